@@ -1,0 +1,71 @@
+"""
+One class for each decision a caller can make about a failure.
+
+They carry values; whoever logs or prints them formats the sentence.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CertificateInvalid",
+    "ComponentHttpError",
+    "ConnectionCut",
+    "ConnectionFailed",
+    "MalformedStanza",
+    "SettingsError",
+    "TimedOut",
+    "WebhookError",
+    "XmlRefused",
+]
+
+
+class ComponentHttpError(Exception):
+    """Everything this package raises on purpose."""
+
+
+class SettingsError(ComponentHttpError):
+    """
+    The settings cannot be used; running the same settings again cannot help.
+
+    `str()` of it is one sentence for the person who wrote them: the file, the key, what was found,
+    what is allowed and, where there is one, the nearest correct name.
+    """
+
+
+class MalformedStanza(ComponentHttpError):
+    """A stanza from the stream lacks what every stanza needs, or an address in it is none."""
+
+
+class XmlRefused(ComponentHttpError):
+    """XML that somebody handed us is not well-formed, or holds what we never accept or send."""
+
+
+class WebhookError(ComponentHttpError):
+    """An attempt ended without a complete HTTP response."""
+
+
+class ConnectionFailed(WebhookError):
+    """No connection came about: DNS, refused, unreachable, or the connect or TLS handshake timed out."""
+
+
+class CertificateInvalid(WebhookError):
+    """The webhook's certificate is not valid, or not for its name; only a person can mend that."""
+
+
+class TimedOut(WebhookError):
+    """The attempt used up its time, counted from connecting to the last byte of the body."""
+
+
+class ConnectionCut(WebhookError):
+    """
+    The connection ended, or stopped being HTTP, before the response was complete.
+
+    Attributes:
+        reused: The connection had carried a request before.
+        started: At least one byte of the response had arrived.
+    """
+
+    def __init__(self, reason: str, *, reused: bool = False, started: bool = False) -> None:
+        super().__init__(reason)
+        self.reused = reused
+        self.started = started
