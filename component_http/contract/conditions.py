@@ -1,0 +1,163 @@
+"""HTTP status or failure -> the stanza error that its sender sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from attrs import field, frozen, validators
+from twisted.words.xish.domish import Element
+
+from component_http.contract.stanza import Stanza
+from component_http.contract.xml import NS_COMPONENT
+
+__all__ = [
+    "CONDITIONS",
+    "CONNECTION_FAILURE",
+    "ERROR_TYPES",
+    "FULL",
+    "INTERNAL",
+    "NS_STANZAS",
+    "SERVICE_UNAVAILABLE",
+    "STATUS_ERRORS",
+    "STOPPING",
+    "TIMEOUT",
+    "TOO_LARGE",
+    "StanzaError",
+    "error_child",
+    "error_of_status",
+    "error_stanza",
+]
+
+NS_STANZAS = "urn:ietf:params:xml:ns:xmpp-stanzas"
+
+ERROR_TYPES = ("auth", "cancel", "continue", "modify", "wait")
+
+CONDITIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "bad-request": "modify",
+        "conflict": "cancel",
+        "feature-not-implemented": "cancel",
+        "forbidden": "auth",
+        "gone": "cancel",
+        "internal-server-error": "cancel",
+        "item-not-found": "cancel",
+        "jid-malformed": "modify",
+        "not-acceptable": "modify",
+        "not-allowed": "cancel",
+        "not-authorized": "auth",
+        "policy-violation": "modify",
+        "recipient-unavailable": "wait",
+        "redirect": "modify",
+        "registration-required": "auth",
+        "remote-server-not-found": "cancel",
+        "remote-server-timeout": "wait",
+        "resource-constraint": "wait",
+        "service-unavailable": "cancel",
+        "subscription-required": "auth",
+        "undefined-condition": "cancel",
+        "unexpected-request": "modify",
+    }
+)
+"""Every defined condition with the error type that goes with it. Source: RFC 6120 section 8.3.3."""
+
+
+@frozen
+class StanzaError:
+    """
+    What is wrong, said the XMPP way.
+
+    Attributes:
+        type: What the sender may do about it: one of `ERROR_TYPES` (RFC 6120 section 8.3.2).
+        condition: One of `CONDITIONS`.
+        text: A sentence for people, or None.
+
+    Raises:
+        ValueError: The type or the condition is unknown.
+    """
+
+    type: str = field(validator=validators.in_(ERROR_TYPES))
+    condition: str = field(validator=validators.in_(CONDITIONS))
+    text: str | None = None
+
+
+CONNECTION_FAILURE = StanzaError("wait", "remote-server-timeout", "Connection failure")
+TIMEOUT = StanzaError("wait", "remote-server-timeout", "Timeout")
+FULL = StanzaError("wait", "resource-constraint")
+STOPPING = StanzaError("wait", "service-unavailable")
+TOO_LARGE = StanzaError("modify", "policy-violation")
+SERVICE_UNAVAILABLE = StanzaError("cancel", "service-unavailable")
+INTERNAL = StanzaError("cancel", "internal-server-error")
+
+STATUS_ERRORS: Mapping[int, StanzaError] = MappingProxyType(
+    {
+        400: StanzaError("modify", "bad-request"),
+        401: StanzaError("auth", "not-authorized"),
+        402: StanzaError("auth", "forbidden", "Payment required"),
+        403: StanzaError("auth", "forbidden"),
+        404: StanzaError("cancel", "item-not-found"),
+        405: StanzaError("cancel", "not-allowed"),
+        406: StanzaError("modify", "not-acceptable"),
+        408: StanzaError("wait", "remote-server-timeout"),
+        409: StanzaError("cancel", "conflict"),
+        410: StanzaError("cancel", "gone"),
+        411: StanzaError("modify", "bad-request"),
+        412: StanzaError("cancel", "conflict"),
+        413: StanzaError("modify", "resource-constraint"),
+        414: StanzaError("modify", "resource-constraint"),
+        415: StanzaError("cancel", "feature-not-implemented"),
+        416: StanzaError("modify", "bad-request"),
+        421: StanzaError("wait", "remote-server-timeout"),
+        422: StanzaError("modify", "bad-request"),
+        423: StanzaError("wait", "resource-constraint"),
+        425: StanzaError("wait", "remote-server-timeout"),
+        429: StanzaError("wait", "resource-constraint"),
+        431: StanzaError("modify", "resource-constraint"),
+        451: StanzaError("auth", "forbidden"),
+        500: StanzaError("cancel", "internal-server-error"),
+        501: StanzaError("cancel", "feature-not-implemented"),
+        502: StanzaError("cancel", "remote-server-timeout", "Bad gateway"),
+        503: StanzaError("wait", "remote-server-timeout", "Service temporarily unavailable"),
+        504: StanzaError("wait", "remote-server-timeout", "Gateway timeout"),
+        507: StanzaError("wait", "resource-constraint"),
+        511: StanzaError("auth", "not-authorized"),
+    }
+)
+"""What a status outside 2xx tells the sender, in ascending order; `SERVICE_UNAVAILABLE` for those not in it."""
+
+
+def error_of_status(status: int, overrides: Mapping[int, StanzaError] = MappingProxyType({})) -> StanzaError:
+    """
+    Translate an HTTP status outside 2xx.
+
+    Args:
+        status: The status code.
+        overrides: What the settings say, asked before `STATUS_ERRORS`.
+    """
+    return overrides.get(status) or STATUS_ERRORS.get(status, SERVICE_UNAVAILABLE)
+
+
+def error_child(error: StanzaError) -> Element:
+    """Make the `<error/>` element of an error stanza (RFC 6120 section 8.3.2)."""
+    element = Element((NS_COMPONENT, "error"))
+    element["type"] = error.type
+    element.addElement((NS_STANZAS, error.condition))
+    if error.text is not None:
+        element.addElement((NS_STANZAS, "text"), content=error.text)
+    return element
+
+
+def error_stanza(stanza: Stanza, error: StanzaError) -> Element:
+    """
+    Make the stanza that tells the sender of `stanza` what went wrong: the same kind and id, the addresses swapped.
+
+    Whether it may be sent at all is `Stanza.bounceable`.
+    """
+    element = Element((NS_COMPONENT, stanza.kind))
+    element["type"] = "error"
+    if stanza.id is not None:
+        element["id"] = stanza.id
+    element["to"] = str(stanza.sender)
+    element["from"] = str(stanza.recipient)
+    element.addChild(error_child(error))
+    return element

@@ -1,0 +1,57 @@
+"""
+What may leave: one bad stanza makes an XMPP server close the component stream for everyone.
+
+Source: XEP-0114 section 3; RFC 6120 sections 8.1 and 11; what Prosody and ejabberd were seen to do (512 KiB, foreign or
+missing `from`).
+"""
+
+from __future__ import annotations
+
+from twisted.words.xish.domish import Element
+
+from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.xml import serialize
+from component_http.errors import XmlRefused
+
+__all__ = ["STANZA_KINDS", "sendable"]
+
+STANZA_KINDS = ("message", "presence", "iq")
+
+
+def sendable(element: Element, domain: str, max_bytes: int) -> str:
+    """
+    Check one stanza and write it as it may go to the server.
+
+    Args:
+        element: A stanza; where it has no `from`, the bare domain is put in.
+        domain: The component's own domain, normalised; every `from` must be in it.
+        max_bytes: UTF-8 bytes it may have at most.
+
+    Returns:
+        Its XML, good inside a component stream.
+
+    Raises:
+        XmlRefused: It may not be sent; the message says why.
+    """
+    if element.name not in STANZA_KINDS:
+        raise XmlRefused(f"<{element.name}/> is not a stanza")
+    sender = element.getAttribute("from")
+    if not sender:
+        element["from"] = domain
+    elif _address(sender, "from").domain != domain:
+        raise XmlRefused(f"'from' is outside the component's own domain {domain}")
+    recipient = element.getAttribute("to")
+    if not recipient:
+        raise XmlRefused("'to' is missing")
+    _address(recipient, "to")
+    text = serialize(element)
+    if len(text) > max_bytes or len(text.encode("utf-8")) > max_bytes:
+        raise XmlRefused(f"larger than {max_bytes} bytes")
+    return text
+
+
+def _address(text: str, attribute: str) -> Address:
+    try:
+        return Address.parse(text)
+    except NotAnAddress as error:
+        raise XmlRefused(f"'{attribute}' is not an address") from error

@@ -1,0 +1,489 @@
+"""
+Webhook response -> replies, nothing, or a refusal.
+
+Whatever a webhook answers ends as a `Verdict`, and whatever a verdict sends is fit for the stream: from the
+component's own domain, to an address, well-formed, within the limits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from json import JSONDecoder
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, NoReturn
+
+from attrs import field, frozen
+from twisted.words.xish.domish import Element
+
+from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.conditions import (
+    CONDITIONS,
+    ERROR_TYPES,
+    INTERNAL,
+    SERVICE_UNAVAILABLE,
+    StanzaError,
+    error_child,
+    error_of_status,
+    error_stanza,
+)
+from component_http.contract.outgoing import sendable
+from component_http.contract.request import (
+    CHAT_STATES,
+    NS_CHAT_STATES,
+    NS_CORRECTION,
+    NS_OOB,
+    NS_REPLY,
+    XML_LANG,
+)
+from component_http.contract.stanza import TYPES, Stanza
+from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
+from component_http.errors import XmlRefused
+
+__all__ = ["MAX_JSON_DEPTH", "MAX_REPLIES", "Outcome", "Response", "Verdict", "give_up", "judge"]
+
+MAX_JSON_DEPTH = 64
+"""Arrays and objects inside each other; a reply needs three. Beyond some hundred the JSON parser itself gives in."""
+
+MAX_REPLIES = 1000
+"""Stanzas in one answer. A body of 1 MiB could hold a hundred thousand, which would block the reactor for seconds."""
+
+Outcome = Literal["replied", "silent", "bounced", "refused_reply"]
+
+
+@frozen
+class Response:
+    """
+    What a webhook answered to one POST.
+
+    Attributes:
+        status: The HTTP status code.
+        headers: Field values by lower-case name; repeated fields are joined with ", " (RFC 9110 section 5.3).
+        body: The body's bytes, or None when it was larger than the client reads.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(factory=dict)
+    body: bytes | None = b""
+
+
+@frozen
+class Verdict:
+    """
+    What follows from one response, or from none.
+
+    Attributes:
+        outcome: How the delivery ends. `replied`: the webhook's own stanzas are sent. `silent`: nothing is to be sent.
+            `bounced`: it failed, or left an iq without an answer. `refused_reply`: the answer cannot be used.
+        stanzas: All that is to be sent, complete and in order; the error of a bounced or refused delivery is among
+            them where its sender may have one.
+        note: What a person should know (what was ignored, why it was refused, that the URL is wrong), or None.
+            Nothing of a body or an address is in it.
+    """
+
+    outcome: Outcome
+    stanzas: tuple[Element, ...] = ()
+    note: str | None = None
+
+
+def judge(
+    stanza: Stanza,
+    response: Response,
+    *,
+    domain: str,
+    limits: Limits,
+    new_id: Callable[[], str],
+    status_errors: Mapping[int, StanzaError] = MappingProxyType({}),
+) -> Verdict:
+    """
+    Decide what becomes of a stanza by the webhook's response to it. Never raises.
+
+    Args:
+        stanza: What was POSTed; its recipient is in `domain`.
+        response: What came back, whatever it is.
+        domain: The component's own domain; no reply comes from anywhere else.
+        limits: What each outgoing stanza keeps to.
+        new_id: Makes the id of a stanza that needs a fresh one.
+        status_errors: What the settings say about a status, before `conditions.STATUS_ERRORS`.
+    """
+    if not 200 <= response.status <= 299:
+        note = f"the webhook answered with status {response.status}"
+        if 300 <= response.status <= 399:
+            note += ": the URL is wrong, for a redirect is never followed"
+        return give_up(stanza, error_of_status(response.status, status_errors), note)
+    if not stanza.answerable:
+        return Verdict("silent")
+    composer = _Composer(stanza=stanza, domain=Address.parse(domain).domain, limits=limits, new_id=new_id)
+    try:
+        replies, note_or_none = _replies(response)
+        stanzas = composer.stanzas(replies or [])
+    except _Refused as refused:
+        return Verdict("refused_reply", (error_stanza(stanza, INTERNAL),) if stanza.is_request else (), str(refused))
+    if not stanza.is_request or any(composer.is_answer(element) for element in stanzas):
+        return Verdict("replied" if stanzas else "silent", stanzas, note_or_none)
+    if replies is not None and not stanzas:
+        return Verdict("replied", (composer.empty_result(),), note_or_none)
+    return Verdict(
+        "bounced",
+        (*stanzas, error_stanza(stanza, SERVICE_UNAVAILABLE)),
+        note_or_none or "the webhook's response holds no answer to the iq",
+    )
+
+
+def give_up(stanza: Stanza, error: StanzaError, note: str) -> Verdict:
+    """
+    End a delivery that failed: no usable response came, or none was waited for.
+
+    Args:
+        stanza: What was to be delivered.
+        error: What its sender is told, if it may be told.
+        note: What happened, for the log.
+    """
+    return Verdict("bounced", (error_stanza(stanza, error),) if stanza.bounceable else (), note)
+
+
+class _Refused(Exception):
+    """The answer cannot be used; the message says why, without repeating any of it."""
+
+
+# --- From bytes to JSON objects
+
+
+@frozen
+class _Number:
+    """A JSON number as it was written: no digit of a long one is lost, and no huge one is worked out."""
+
+    text: str
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_no_constant)
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_JSON_MEDIA_TYPE = re.compile(r"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)")
+_MEDIA_TYPE = re.compile(r"[!#$&^_.+a-z0-9-]{1,60}/[!#$&^_.+a-z0-9-]{1,60}")
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | None]:
+    """
+    Read the reply objects of a 2xx response.
+
+    Returns:
+        Those of a JSON body, [] where it says that there is none, or None where there is nothing to read as a reply;
+        and a note on what was ignored, or None.
+    """
+    if response.status == 204:
+        return [], None
+    if response.status != 200:
+        return None, None
+    body = response.body
+    if body is not None:
+        body = body.removeprefix(_BYTE_ORDER_MARK).strip()
+        if not body:
+            return None, None
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not _JSON_MEDIA_TYPE.fullmatch(media_type):
+        size = "a large body" if body is None else f"{len(body)} bytes"
+        known = f"of {media_type}" if _MEDIA_TYPE.fullmatch(media_type) else "without a media type"
+        return None, f"ignored {size} {known}: only application/json is read as a reply"
+    if body is None:
+        raise _Refused("the response is larger than max_body_bytes")
+    if response.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+        raise _Refused("the response is compressed, which was not asked for")
+    value = _json(body)
+    members = value if isinstance(value, list) else [value]
+    if not all(member is None or isinstance(member, dict) for member in members):
+        raise _Refused("the JSON is not an object, an array of objects or null")
+    return [member for member in members if isinstance(member, dict) and member], None
+
+
+def _json(body: bytes) -> object:
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _Refused("the JSON is not UTF-8") from None
+    if _is_deep(text):
+        raise _Refused(f"the JSON is nested deeper than {MAX_JSON_DEPTH}")
+    try:
+        return _decoder.decode(text)
+    except ValueError:
+        raise _Refused("the JSON does not parse") from None
+
+
+def _is_deep(text: str) -> bool:
+    if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
+        return False
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        first = text[match.start()]
+        if first in "[{":
+            depth += 1
+            if depth > MAX_JSON_DEPTH:
+                return True
+        elif first != '"':
+            depth -= 1
+    return False
+
+
+# --- From JSON objects to stanzas
+
+_Checked = Mapping[str, Any]
+"""Properties that are there, each of a type it may have."""
+
+_TYPES: Mapping[str, tuple[type | UnionType, str]] = {
+    **dict.fromkeys(("to", "from", "kind", "stanza", "type", "id", "lang"), (str, "a string")),
+    **dict.fromkeys(("subject", "thread", "state", "oob_url", "replace", "show", "status"), (str, "a string")),
+    "body": (str | _Number | bool, "a string, a number or a boolean"),
+    "priority": (_Number, "a number"),
+    "reply": (dict, "an object"),
+    "error": (dict, "an object"),
+}
+_STRINGS: Mapping[str, tuple[type | UnionType, str]] = dict.fromkeys(
+    ("id", "to", "type", "condition", "text"), (str, "a string")
+)
+
+_COMMON = frozenset({"to", "from", "kind", "type", "id", "lang", "error"})
+_APPLICABLE: Mapping[str, frozenset[str]] = {
+    "message": _COMMON | {"body", "subject", "thread", "state", "oob_url", "replace", "reply"},
+    "presence": _COMMON | {"show", "status", "priority"},
+    "iq": _COMMON | {"body"},
+}
+_SHOWS = ("away", "chat", "dnd", "xa")
+
+
+def _checked(
+    given: Mapping[str, object], types: Mapping[str, tuple[type | UnionType, str]] = _TYPES, within: str = ""
+) -> _Checked:
+    """Keep the known properties that have a value."""
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in types or value is None:
+            continue
+        allowed, words = types[name]
+        if allowed is dict and value == {}:
+            continue
+        if not isinstance(value, allowed):
+            raise _Refused(f"{within}{name}: not {words}")
+        checked[name] = _LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value
+    return checked
+
+
+@frozen
+class _Composer:
+    """
+    Makes the stanzas that a webhook's reply objects ask for.
+
+    Attributes:
+        stanza: What they answer.
+        domain: Where they may come from.
+        limits: What each of them keeps to.
+        new_id: Makes ids.
+    """
+
+    stanza: Stanza
+    domain: str
+    limits: Limits
+    new_id: Callable[[], str]
+
+    def stanzas(self, replies: Iterable[Mapping[str, object]]) -> tuple[Element, ...]:
+        """
+        Make all of them, in order.
+
+        Raises:
+            _Refused: One of them cannot be sent, so none is.
+        """
+        made: list[Element] = []
+        for reply in replies:
+            made.extend(self._of_reply(_checked(reply)))
+            if len(made) > MAX_REPLIES:
+                raise _Refused(f"more than {MAX_REPLIES} stanzas in one answer")
+        if sum(map(self.is_answer, made)) > 1:
+            raise _Refused("more than one answer to the iq")
+        for element in made:
+            try:
+                sendable(element, self.domain, self.limits.max_bytes)
+            except XmlRefused as error:
+                raise _Refused(str(error)) from None
+        return tuple(made)
+
+    def is_answer(self, element: Element) -> bool:
+        """The element ends the iq that is answered: a result or an error, to the full address that asked."""
+        return (
+            self.stanza.is_request
+            and element.name == "iq"
+            and element.getAttribute("type") in ("error", "result")
+            and element.getAttribute("to") == str(self.stanza.sender)
+        )
+
+    def empty_result(self) -> Element:
+        """Make the answer to the iq that says yes and no more."""
+        element = Element((NS_COMPONENT, "iq"))
+        element["type"] = "result"
+        self._complete(element, None, None)
+        return element
+
+    def _of_reply(self, reply: _Checked) -> list[Element]:
+        if "stanza" in reply:
+            return self._written(reply["stanza"])
+        kind = reply.get("kind", "iq" if self.stanza.kind == "iq" else "message")
+        if kind not in TYPES:
+            raise _Refused(f"kind: not one of {', '.join(TYPES)}")
+        if _APPLICABLE[kind].isdisjoint(reply):
+            return []
+        return [self._described(kind, reply)]
+
+    def _written(self, xml: str) -> list[Element]:
+        """Take over the stanzas that the webhook wrote as XML, and fill in what they lack."""
+        try:
+            elements = parse_stanzas(xml, self.limits)
+        except XmlRefused as error:
+            raise _Refused(f"stanza: {error}") from None
+        for element in elements:
+            if element.name not in TYPES or element.uri != NS_COMPONENT:
+                raise _Refused(f"stanza: not a {', '.join(TYPES)}")
+            if element.name == "iq" or element.hasAttribute("type"):
+                _check_type(element.name, element.getAttribute("type"), "stanza: ")
+            addresses = self._addresses(element.getAttribute("from"), element.getAttribute("to"), "stanza: ")
+            self._complete(element, *addresses)
+        return elements
+
+    def _described(self, kind: str, reply: _Checked) -> Element:
+        """Make the stanza that properties describe."""
+        sender, recipient = self._addresses(reply.get("from"), reply.get("to"))
+        asker = self.stanza.sender
+        to_room = self.stanza.type == "groupchat" and (recipient is None or recipient.bare == asker.bare)
+        element = Element((NS_COMPONENT, kind))
+        stanza_type = reply.get("type")
+        if stanza_type is None:
+            if "error" in reply:
+                stanza_type = "error"
+            elif kind == "message":
+                stanza_type = "groupchat" if to_room else "chat"
+            elif kind == "iq" and self.stanza.is_request and recipient in (None, asker):
+                stanza_type = "result"
+        if kind == "presence" and stanza_type == "available":
+            stanza_type = None
+        if stanza_type is not None or kind == "iq":
+            element["type"] = _check_type(kind, stanza_type)
+        if to_room and stanza_type == "groupchat":
+            recipient = None
+        if "lang" in reply:
+            element[XML_LANG] = reply["lang"]
+        if stanza_type == "error":
+            text = _json_text(reply["body"]) if kind == "message" and "body" in reply else None
+            element.addChild(error_child(_error(reply.get("error", {}), text)))
+        else:
+            _CONTENT[kind](element, reply)
+        has_id_of_request = stanza_type == "error" and recipient in (None, asker)
+        if "id" in reply and not has_id_of_request:
+            element["id"] = reply["id"]
+        self._complete(element, sender, recipient)
+        return element
+
+    def _addresses(
+        self, sender: str | None, recipient: str | None, within: str = ""
+    ) -> tuple[Address | None, Address | None]:
+        """Read the addresses of a reply; those of a bot that echoes the request's count as absent."""
+        given = _address(sender, f"{within}from"), _address(recipient, f"{within}to")
+        return (None, None) if given == (self.stanza.sender, self.stanza.recipient) else given
+
+    def _complete(self, element: Element, sender: Address | None, recipient: Address | None) -> None:
+        """Address a stanza and give it an id, as far as the webhook has not."""
+        stanza = self.stanza
+        stanza_type = element.getAttribute("type")
+        if sender is None:
+            sender = stanza.recipient
+        if recipient is None:
+            recipient = stanza.sender.bare if stanza_type == stanza.type == "groupchat" else stanza.sender
+        if sender.domain != self.domain:
+            raise _Refused(f"from: not an address of {self.domain}")
+        is_error = stanza_type == "error" and element.name != "iq"
+        if is_error and recipient.bare == stanza.sender.bare and not stanza.bounceable:
+            raise _Refused("type: a room, a headline or presence is never answered by an error")
+        element["from"], element["to"] = str(sender), str(recipient)
+        if self.is_answer(element):
+            # From whom it was asked of: the asker takes it from nobody else (RFC 6120 section 8.1.2.1).
+            element["from"], element["id"] = str(stanza.recipient), stanza.id
+        elif not element.getAttribute("id"):
+            if not (is_error and recipient == stanza.sender):
+                element["id"] = self.new_id()
+            elif stanza.id is not None:
+                element["id"] = stanza.id
+
+
+def _address(text: str | None, name: str) -> Address | None:
+    try:
+        return None if text is None else Address.parse(text)
+    except NotAnAddress as error:
+        raise _Refused(f"{name}: not an address: {error}") from None
+
+
+def _check_type(kind: str, value: str | None, within: str = "") -> str:
+    if value not in TYPES[kind]:
+        raise _Refused(f"{within}type: for this {kind} it is one of {', '.join(sorted(TYPES[kind]))}")
+    return value
+
+
+def _one_of(name: str, value: str, allowed: Iterable[str]) -> str:
+    if value not in allowed:
+        raise _Refused(f"{name}: not one of {', '.join(allowed)}")
+    return value
+
+
+def _json_text(value: str | _Number | bool) -> str:
+    if isinstance(value, _Number):
+        return value.text
+    return value if isinstance(value, str) else str(value).lower()
+
+
+def _error(given: Mapping[str, object], text: str | None) -> StanzaError:
+    """Read the `error` property; the message's body is its text unless it has one."""
+    error = _checked(given, _STRINGS, "error.")
+    condition = _one_of("error.condition", error.get("condition", "undefined-condition"), CONDITIONS)
+    error_type = _one_of("error.type", error.get("type", CONDITIONS[condition]), ERROR_TYPES)
+    return StanzaError(error_type, condition, error.get("text", text))
+
+
+def _fill_message(element: Element, reply: _Checked) -> None:
+    for name in ("subject", "body", "thread"):
+        if name in reply:
+            element.addElement((NS_COMPONENT, name), content=_json_text(reply[name]))
+    if "state" in reply:
+        element.addElement((NS_CHAT_STATES, _one_of("state", reply["state"], CHAT_STATES)))
+    if "oob_url" in reply:
+        element.addElement((NS_OOB, "x")).addElement((NS_OOB, "url"), content=reply["oob_url"])
+    if "replace" in reply:
+        element.addElement((NS_CORRECTION, "replace"))["id"] = reply["replace"]
+    if "reply" in reply:
+        given = _checked(reply["reply"], _STRINGS, "reply.")
+        if "id" not in given:
+            raise _Refused("reply.id: it is missing")
+        quoted = element.addElement((NS_REPLY, "reply"))
+        quoted["id"] = given["id"]
+        author = _address(given.get("to"), "reply.to")
+        if author is not None:
+            quoted["to"] = str(author)
+
+
+def _fill_presence(element: Element, reply: _Checked) -> None:
+    if "show" in reply:
+        _one_of("show", reply["show"], _SHOWS)
+    if "priority" in reply:
+        number = reply["priority"].text
+        if not re.fullmatch(r"-?[0-9]{1,3}", number) or not -128 <= int(number) <= 127:
+            raise _Refused("priority: not a whole number from -128 to 127")
+    for name in ("show", "status", "priority"):
+        if name in reply:
+            element.addElement((NS_COMPONENT, name), content=_json_text(reply[name]))
+
+
+_CONTENT: Mapping[str, Callable[[Element, _Checked], None]] = {
+    "message": _fill_message,
+    "presence": _fill_presence,
+    "iq": lambda element, reply: None,
+}

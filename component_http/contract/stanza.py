@@ -1,0 +1,123 @@
+"""The facts of one incoming stanza: who it is from and to, and what may be answered to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from attrs import field, frozen
+from twisted.words.xish.domish import Element
+
+from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.xml import STANZA_NAMESPACES
+from component_http.errors import MalformedStanza
+
+__all__ = ["NS_MUC_USER", "TYPES", "Stanza"]
+
+NS_MUC_USER = "http://jabber.org/protocol/muc#user"
+
+TYPES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "message": frozenset({"chat", "error", "groupchat", "headline", "normal"}),
+        "presence": frozenset(
+            {"error", "probe", "subscribe", "subscribed", "unavailable", "unsubscribe", "unsubscribed"}
+        ),
+        "iq": frozenset({"error", "get", "result", "set"}),
+    }
+)
+"""
+The kinds of stanza, and the values that `type` can have in each.
+
+Source: RFC 6121 sections 4.7.1 and 5.2.2, RFC 6120 section 8.2.3.
+"""
+
+
+@frozen
+class Stanza:
+    """
+    One stanza from the stream, with the addresses and the type it is decided by.
+
+    Attributes:
+        kind: `message`, `presence` or `iq`.
+        type: As it came, unknown ones too; "" where it has none.
+        id: As it came, or None; never None for an iq.
+        sender: Its `from`.
+        recipient: Its `to`: an address of the component.
+        element: All of it; its `to` and `from` are normalised.
+    """
+
+    kind: str
+    type: str
+    id: str | None
+    sender: Address
+    recipient: Address
+    element: Element = field(repr=False)
+
+    @classmethod
+    def from_element(cls, element: Element) -> Stanza:
+        """
+        Read the facts of an element, and write its addresses back into it, normalised.
+
+        Raises:
+            MalformedStanza: It is no stanza, has no usable address, or is an iq without an id or of an unknown type.
+        """
+        kind = element.name
+        if kind not in TYPES or element.uri not in STANZA_NAMESPACES:
+            raise MalformedStanza(f"not a {', '.join(TYPES)}")
+        stanza_type = element.getAttribute("type", "")
+        if kind == "iq" and not (element.hasAttribute("id") and stanza_type in TYPES["iq"]):
+            raise MalformedStanza("an iq without an id, or of an unknown type")
+        return cls(
+            kind=kind,
+            type=stanza_type,
+            id=element.getAttribute("id"),
+            sender=_address(element, "from"),
+            recipient=_address(element, "to"),
+            element=element,
+        )
+
+    @property
+    def is_request(self) -> bool:
+        """It is an iq that must be answered, once (RFC 6120 section 8.2.3)."""
+        return self.kind == "iq" and self.type in ("get", "set")
+
+    @property
+    def bounceable(self) -> bool:
+        """
+        Its sender may be told by a stanza error that delivery failed.
+
+        Never in answer to an error or a result (RFC 6120 section 8.3.1). Never into a room, where an error from an
+        occupant gets it thrown out (XEP-0045 section 9.6): groupchat, a private message in a room, presence.
+        """
+        if self.kind == "message":
+            return self.type not in ("error", "groupchat", "headline") and not any(
+                child.uri == NS_MUC_USER and child.name == "x" for child in self.element.elements()
+            )
+        return self.is_request
+
+    @property
+    def answerable(self) -> bool:
+        """A webhook's reply to it may be sent: it is neither an error nor the result of an iq."""
+        return self.is_request if self.kind == "iq" else self.type != "error"
+
+    @property
+    def has_body(self) -> bool:
+        """It has a `<body/>` of its own namespace, be it empty (RFC 6121 section 5.2.3)."""
+        return next(self.element.elements(self.element.uri, "body"), None) is not None
+
+    @property
+    def conversation(self) -> tuple[str, str, bool]:
+        """What keeps its order: the bare sender, the bare recipient, and whether it is an iq."""
+        return (str(self.sender.bare), str(self.recipient.bare), self.kind == "iq")
+
+
+def _address(element: Element, attribute: str) -> Address:
+    text = element.getAttribute(attribute)
+    if text is None:
+        raise MalformedStanza(f"no '{attribute}'")
+    try:
+        address = Address.parse(text)
+    except NotAnAddress as error:
+        raise MalformedStanza(f"'{attribute}' is not an address: {error}") from error
+    element[attribute] = str(address)
+    return address

@@ -1,0 +1,162 @@
+"""
+What the XML tests are made of: strategies for trees with everything a peer or a bot may put into them, and the two
+ways to say what a tree means, so that trees can be compared.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import strategies as st
+from twisted.words.xish.domish import Element
+
+from component_http.contract.xml import NS_CLIENT, NS_COMPONENT, Limits, StreamParser
+
+__all__ = ["HEADER", "NS_XML", "Reading", "cuts", "hostile_text", "meaning", "pieces", "shape", "trees"]
+
+NS_XML = "http://www.w3.org/XML/1998/namespace"
+HEADER = (
+    b"<?xml version='1.0'?><stream:stream xmlns='jabber:component:accept' "
+    b"xmlns:stream='http://etherx.jabber.org/streams' id='1'>"
+)
+
+_SPECIAL = "<>&'\"]\r\n\t /=:!?-x\x00\x01\x0b\x1f\x7f\x85\xa0\xe9\u2028\ud800\udfff\ufeff\ufffd\ufffe\uffff\U0001f600"
+
+hostile_text = st.text(st.sampled_from(_SPECIAL) | st.characters(), max_size=12) | st.sampled_from(
+    ["]]>", "<!--", "&amp;", "&#0;", "<![CDATA[", "\r\n", "a" * 100]
+)
+_names = st.sampled_from(
+    ["a", "b", "body", "x-y", "_1.2", "ns0", "xmlfoo", "xml", "\xe9l\xe9ment", "\u540d", "type", "class"]
+)
+_uris = st.sampled_from([NS_COMPONENT, NS_CLIENT, "", "urn:a", "urn:b", "a b", 'it\'s "<&>"', "\t\n", "\x01", "ns0"])
+_prefixes = st.sampled_from(["p", "q", "ns0", "ns1", "xml", "xmlns", "xmlfoo", "", "a:b", "1", "\xe9", "p p", "p='"])
+_attribute_names: st.SearchStrategy[Any] = (
+    _names
+    | st.tuples(st.none() | st.just(""), _names)
+    | st.tuples(st.just(NS_XML), st.sampled_from(["lang", "space"]))
+    | st.tuples(_uris.filter(bool), _names)
+)
+
+
+@st.composite
+def _elements(draw: st.DrawFn, children: st.SearchStrategy[list[Any]]) -> Element:
+    uri = draw(st.none() | _uris)
+    element = Element((uri, draw(_names)), draw(st.none() | st.just(uri) | _uris))
+    taken = set()
+    for key, value in draw(st.dictionaries(_attribute_names, hostile_text, max_size=4)).items():
+        name = ("", key) if isinstance(key, str) else (_clean(key[0] or ""), key[1])
+        if name not in taken:
+            taken.add(name)
+            element.attributes[key] = value
+    element.localPrefixes = draw(st.dictionaries(_prefixes, _uris, max_size=2))
+    for child in draw(children):
+        if isinstance(child, Element):
+            child.parent = element
+        element.children.append(child)
+    return element
+
+
+def trees() -> st.SearchStrategy[Element]:
+    """Elements that can be written, with hostile namespaces, prefixes, attributes and text."""
+    return st.recursive(
+        _elements(st.lists(hostile_text, max_size=2)),
+        lambda inner: _elements(st.lists(inner | hostile_text, max_size=4)),
+        max_leaves=8,
+    )
+
+
+def cuts(length: int) -> st.SearchStrategy[list[int]]:
+    """Places to cut that many bytes at."""
+    return st.lists(st.integers(0, length), max_size=12).map(sorted)
+
+
+def pieces(data: bytes, places: list[int]) -> list[bytes]:
+    """The bytes, cut at these places."""
+    ends = [0, *places, len(data)]
+    return [data[begin:end] for begin, end in pairwise(ends)]
+
+
+def _clean(text: str) -> str:
+    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+
+
+def meaning(element: Element, shares: bool = True, default: str | None = None) -> Any:
+    """
+    What an element says, as nested tuples: namespace (None is the stream's own), name, attributes, children.
+
+    Args:
+        element: The element.
+        shares: Its parent is of the stream's own namespace.
+        default: The default namespace around it.
+    """
+    own = {NS_COMPONENT, NS_CLIENT, ""} if shares else {NS_COMPONENT}
+    if element.defaultUri is not None:
+        default = None if element.defaultUri in own else element.defaultUri
+    uri = default if element.uri is None else None if element.uri in own else element.uri
+    attributes = {
+        (_clean(key[0] or ""), key[1]) if isinstance(key, tuple) else ("", key): _clean(value)
+        for key, value in element.attributes.items()
+    }
+    children: list[Any] = []
+    for child in element.children:
+        if isinstance(child, Element):
+            children.append(meaning(child, uri is None, default))
+        elif children and isinstance(children[-1], str):
+            children[-1] += _clean(child)
+        elif child:
+            children.append(_clean(child))
+    return (uri if uri is None else _clean(uri), element.name, tuple(sorted(attributes.items())), tuple(children))
+
+
+def shape(element: Element) -> Any:
+    """Every field of an element that a parser sets, as nested tuples; checks `parent` on the way."""
+    for child in element.children:
+        assert isinstance(child, str) or child.parent is element
+    return (
+        element.uri,
+        element.name,
+        element.defaultUri,
+        dict(element.attributes),
+        dict(element.localPrefixes),
+        [child if isinstance(child, str) else shape(child) for child in element.children],
+    )
+
+
+class Reading:
+    """
+    A stream being read.
+
+    Attributes:
+        events: What happened, in order: `("start", root)`, `("element", stanza)`, `("skipped", start, reason)`,
+            `("end",)`.
+    """
+
+    def __init__(self, limits: Limits | None = None, header: bytes = HEADER) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.parser = StreamParser(
+            Limits() if limits is None else limits,
+            lambda start, reason: self.events.append(("skipped", start, reason)),
+        )
+        self.parser.DocumentStartEvent = lambda root: self.events.append(("start", root))
+        self.parser.ElementEvent = lambda element: self.events.append(("element", element))
+        self.parser.DocumentEndEvent = lambda: self.events.append(("end",))
+        if header:
+            self.parser.parse(header)
+            self.events.clear()
+
+    @property
+    def stanzas(self) -> list[Element]:
+        """The stanzas so far."""
+        return [event[1] for event in self.events if event[0] == "element"]
+
+    @property
+    def skipped(self) -> list[tuple[Element, str]]:
+        """The start tags and reasons so far."""
+        return [event[1:] for event in self.events if event[0] == "skipped"]
+
+    @property
+    def shapes(self) -> list[Any]:
+        """The events in a form that can be compared."""
+        return [(kind, *(shape(x) if isinstance(x, Element) else x for x in rest)) for kind, *rest in self.events]
