@@ -1,0 +1,295 @@
+"""
+The webhook as somebody to POST to: treq over our own agent.
+
+treq makes the request and reads the response's body; `PooledAgent` keeps the limits. What treq adds for browsing,
+cookies, redirects, decoding and encoding the same URL again each time, is left out.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+import idna
+import treq
+from attrs import field, frozen
+from treq.client import HTTPClient
+from twisted.internet.abstract import isIPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, wrapClientTLS
+from twisted.web.http_headers import Headers
+
+from component_http._version import __version__
+from component_http.contract.reply import Response
+from component_http.webhook.agent import BytesProducer, PooledAgent, WholeResponse
+from component_http.webhook.tls import client_tls
+
+__all__ = ["MAX_OTHER_BODY_BYTES", "RESERVED_HEADERS", "WebhookClient", "WebhookUrl"]
+
+MAX_OTHER_BODY_BYTES = 65_536
+"""Bytes read of a body that nobody looks at (any status but 200), so that the connection can be used again."""
+
+RESERVED_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers that HTTP itself or the contract decides; a static header cannot have these names."""
+
+_URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
+_AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?")
+_VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+@frozen
+class WebhookUrl:
+    """
+    A URL that can be POSTed to, taken apart once.
+
+    Attributes:
+        secure: https.
+        host: In ASCII (IDNA where it was not), lower-case; an IPv6 address without brackets.
+        port: Always there.
+        target: Path and query as they are sent: byte for byte as written, save that what is not ASCII is
+            percent-encoded as UTF-8. A fragment is dropped.
+        authorization: The Basic credentials of its user:password, None if it has none.
+    """
+
+    secure: bool
+    host: str
+    port: int
+    target: bytes = field(repr=False)
+    authorization: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> WebhookUrl:
+        """
+        Args:
+            text: An absolute http or https URL; user and password percent-encoded.
+
+        Raises:
+            ValueError: It is none; the sentence shows nothing of it that may be secret.
+
+        Source: RFC 3986; RFC 7617 (user and password, as UTF-8); UTS 46 for the host.
+        """
+        url = _URL.match(text)
+        if url is None or not text.isprintable() or re.search(r"[\s\\]", text):
+            raise ValueError("not an absolute http:// or https:// URL")
+        scheme, authority, target = url.groups()
+        parts = _AUTHORITY.fullmatch(authority)
+        if parts is None:
+            raise ValueError("the URL's host or port is malformed")
+        userinfo, host, port = parts.groups()
+        secure = scheme.lower() == "https"
+        number = int(port) if port else 443 if secure else 80
+        if not 0 < number < 65536:
+            raise ValueError(f"the URL's port {number} is not in 1..65535")
+        return cls(
+            secure,
+            _ascii_host(host),
+            number,
+            quote(target if target.startswith("/") else f"/{target}", safe=_VISIBLE).encode("ascii"),
+            _basic(userinfo) if userinfo else None,
+        )
+
+    @property
+    def host_header(self) -> bytes:
+        """The Host header: with the port where it is not the scheme's own, IPv6 in brackets (RFC 9110 section 7.2)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        usual = 443 if self.secure else 80
+        return (host if self.port == usual else f"{host}:{self.port}").encode("ascii")
+
+    @property
+    def origin(self) -> bytes:
+        """Scheme, host and port: what of the URL may be logged."""
+        return (b"https://" if self.secure else b"http://") + self.host_header
+
+
+class WebhookClient:
+    """
+    Makes POSTs to one webhook: pooled, capped, within one time limit. Implements `component_http.interfaces.Webhook`.
+
+    Of the responses it reads only what the contract needs: redirects are not followed, cookies neither kept nor sent,
+    nothing is decoded. Nothing that a server does ends in another exception than a `WebhookError`, and nothing of
+    it in the log as an error.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        reactor: Any,
+        timeout: float = 60.0,
+        connect_timeout: float = 5.0,
+        max_connections: int = 32,
+        max_body_bytes: int = 1_048_576,
+        headers: Mapping[str, str] | None = None,
+        bearer_token: str | None = None,
+        trust_root: Any = None,
+        user_agent: str = f"component-http/{__version__}",
+    ) -> None:
+        """
+        Opens nothing yet.
+
+        Args:
+            url: Where to POST; user:password in it becomes Basic auth.
+            timeout: Seconds for one POST, from connecting to the last byte of the response's body. Waiting for one
+                of the connections does not count.
+            connect_timeout: Seconds of these for DNS, TCP and TLS.
+            max_connections: Connections, and so requests, at once; more wait in the order they were made.
+            max_body_bytes: A larger body of a response with status 200 is not read, see `post`.
+            headers: Sent with each POST; values are printable ASCII.
+            bearer_token: Sent as `Authorization: Bearer`.
+            trust_root: See `component_http.webhook.tls.client_tls`.
+
+        Raises:
+            ValueError: The URL is none, or a header is reserved, malformed or given twice.
+        """
+        where = WebhookUrl.parse(url)
+        self._origin = where.origin
+        self._url = where.origin + where.target
+        self._headers = _static_headers(headers or {}, where.authorization, bearer_token, user_agent)
+        self._agent = PooledAgent(
+            where.origin,
+            where.host_header,
+            _endpoint(where, reactor, connect_timeout, trust_root),
+            reactor,
+            secure=where.secure,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            max_connections=max_connections,
+            body_limit=lambda status: max_body_bytes if status == 200 else MAX_OTHER_BODY_BYTES,
+        )
+        self._http = _PlainHTTPClient(self._agent)
+
+    def __repr__(self) -> str:
+        return f"<WebhookClient {self._origin.decode('ascii')}>"
+
+    async def post(self, body: bytes, headers: Mapping[str, str]) -> Response:
+        """
+        Make one POST and wait for the whole response; cancelling frees its connection.
+
+        Args:
+            body: The JSON object, UTF-8.
+            headers: What is particular to this attempt; ASCII.
+
+        Returns:
+            The response, whatever its status. `body` is None for a 200 with more than `max_body_bytes`, and of any
+            other status it is empty where it is larger than `MAX_OTHER_BODY_BYTES`.
+
+        Raises:
+            ConnectionFailed: No connection in time, or the client is closed.
+            CertificateInvalid: We do not accept the webhook's certificate.
+            TimedOut: Connected, but no complete response in time.
+            ConnectionCut: The connection ended before the response was complete, or it was not HTTP.
+        """
+        sent = self._headers.copy()
+        for name, value in headers.items():
+            sent.setRawHeaders(name.encode("ascii"), [value.encode("ascii")])
+        answer = await self._http.post(self._url, headers=sent, data=body)
+        content = await treq.content(answer)
+        return Response(
+            answer.code,
+            {
+                name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
+                for name, values in answer.headers.getAllRawHeaders()
+            },
+            content if answer.whole or answer.code != 200 else None,
+        )
+
+    async def close(self) -> None:
+        """Drop the idle connections; waiting and later requests fail with `ConnectionFailed`, running ones go on."""
+        await self._agent.close()
+
+
+class _PlainHTTPClient(HTTPClient):
+    """treq's client, less the agents it wraps around ours for each request; its URLs are encoded already."""
+
+    def __init__(self, agent: Any) -> None:
+        producer: Any = BytesProducer
+        super().__init__(agent, data_to_body_producer=producer)
+        self._plain_agent: PooledAgent = agent
+
+    def request(  # type: ignore[override]
+        self, method: str, url: bytes, *, headers: Headers, data: bytes, **_unused: Any
+    ) -> Deferred[WholeResponse]:
+        """See `treq.request`; what a webhook never needs is ignored."""
+        return self._plain_agent.request(method.encode("ascii"), url, headers, self._data_to_body_producer(data))
+
+
+def _ascii_host(host: str) -> str:
+    if host.startswith("["):
+        host = host[1:-1].lower()
+        if not isIPv6Address(host):
+            raise ValueError("the URL's host is not an IPv6 address, though it stands in brackets")
+        return host
+    if not host.isascii():
+        try:
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise ValueError("the URL's host is not a name that DNS can hold") from error
+    if len(host) > 253 or not re.fullmatch(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?", host):
+        raise ValueError("the URL's host is not a name that DNS can hold")
+    return host.lower()
+
+
+def _basic(userinfo: str) -> bytes:
+    user, _, password = userinfo.partition(":")
+    user, password = unquote(user, errors="surrogateescape"), unquote(password, errors="surrogateescape")
+    if ":" in user:
+        raise ValueError("a user with a colon cannot be sent as Basic auth")
+    return b"Basic " + b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape"))
+
+
+def _endpoint(url: WebhookUrl, reactor: Any, connect_timeout: float, trust_root: Any) -> Any:
+    if "_" in url.host and not url.secure:
+        # Not a host name, says IDNA and so HostnameEndpoint; but containers are named so, and resolvers do not mind.
+        return TCP4ClientEndpoint(reactor, url.host, url.port, timeout=connect_timeout)
+    endpoint: Any = HostnameEndpoint(reactor, url.host, url.port, timeout=connect_timeout)
+    return wrapClientTLS(client_tls(url.host, trust_root), endpoint) if url.secure else endpoint
+
+
+def _static_headers(
+    given: Mapping[str, str], url_authorization: bytes | None, bearer_token: str | None, user_agent: str
+) -> Headers:
+    """What every POST carries; the same name twice, whoever gives it, is a ValueError that does not show the value."""
+    headers = Headers(
+        {
+            b"User-Agent": [user_agent.encode("ascii")],
+            b"Content-Type": [b"application/json"],
+            b"Accept": [b"application/json"],
+            b"Accept-Encoding": [b"identity"],
+        }
+    )
+    seen: set[str] = set()
+    for name, value in given.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or name.lower() in RESERVED_HEADERS:
+            raise ValueError(f"the header {name!r} cannot be set")
+        if not value.isascii() or not value.isprintable() or name.lower() in seen:
+            raise ValueError(f"the header {name!r} is there twice, or its value is not printable ASCII")
+        seen.add(name.lower())
+        headers.setRawHeaders(name.encode("ascii"), [value.encode("ascii")])
+    if bearer_token is not None and not re.fullmatch(r"[!-~]+", bearer_token):
+        raise ValueError("the bearer token is not printable ASCII without blanks")
+    bearer = None if bearer_token is None else b"Bearer " + bearer_token.encode("ascii")
+    authorizations = [each for each in (url_authorization, bearer) if each is not None]
+    if len(authorizations) + ("authorization" in seen) > 1:
+        raise ValueError("the URL, the bearer token and the headers set the Authorization header more than once")
+    if authorizations:
+        headers.setRawHeaders(b"Authorization", authorizations)
+    return headers
