@@ -1,0 +1,102 @@
+"""Carry one delivery through its attempts: for now there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import frozen
+from twisted.logger import Logger
+
+from component_http.contract import conditions, reply
+from component_http.contract.reply import Response, Verdict
+from component_http.contract.stanza import Stanza
+from component_http.errors import CertificateInvalid, TimedOut, WebhookError
+from component_http.interfaces import Observer, Webhook
+
+__all__ = ["Delivery", "Forwarder"]
+
+IGNORED_BODY_LOG_INTERVAL = 60.0
+"""Seconds between two log lines about answers that are no JSON; a wrong media type is wrong for every stanza."""
+
+
+@frozen
+class Delivery:
+    """
+    One stanza on its way to the webhook.
+
+    Attributes:
+        id: The `webhook-id`: unique per stanza, the same on every attempt.
+        stanza: What arrived.
+        body: The request body, the same bytes on every attempt.
+    """
+
+    id: str
+    stanza: Stanza
+    body: bytes
+
+
+class Forwarder:
+    """
+    POST a delivery and read what comes back.
+
+    Args:
+        webhook: Where to.
+        judge: What a response means for a stanza (`contract.reply.judge` with everything but these two given).
+        observer: Told of `attempted` and of each way an attempt can fail.
+        now: The wall clock, seconds since the epoch, for `webhook-timestamp`.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        webhook: Webhook,
+        judge: Callable[[Stanza, Response], Verdict],
+        observer: Observer,
+        now: Callable[[], float],
+    ) -> None:
+        self._webhook = webhook
+        self._judge = judge
+        self._observer = observer
+        self._now = now
+        self._ignored_body_logged = -IGNORED_BODY_LOG_INTERVAL
+
+    async def forward(self, delivery: Delivery) -> Verdict:
+        """
+        Carry a delivery to its end.
+
+        Returns:
+            What became of it. Whatever the webhook does, this raises nothing but `CancelledError`.
+        """
+        headers = {
+            "webhook-id": delivery.id,
+            "webhook-timestamp": str(int(self._now())),
+            "webhook-attempt": "1",
+        }
+        self._observer.count("attempted")
+        try:
+            response = await self._webhook.post(delivery.body, headers)
+        except TimedOut as error:
+            self._observer.count("attempt_timed_out")
+            return reply.give_up(delivery.stanza, conditions.TIMEOUT, str(error))
+        except WebhookError as error:
+            self._observer.count("attempt_failed")
+            if isinstance(error, CertificateInvalid):
+                self._log.error(
+                    "{id}: the webhook's certificate cannot be trusted: {reason}", id=delivery.id, reason=str(error)
+                )
+            return reply.give_up(delivery.stanza, conditions.CONNECTION_FAILURE, str(error))
+        verdict = self._judge(delivery.stanza, response)
+        self._tell(delivery, response, verdict)
+        return verdict
+
+    def _tell(self, delivery: Delivery, response: Response, verdict: Verdict) -> None:
+        """Log what the author of the bot should hear about an answer that is complete but not as it should be."""
+        if 300 <= response.status < 400:
+            self._observer.count("redirected")
+            self._log.error("{id}: {note}", id=delivery.id, note=verdict.note)
+        elif verdict.outcome == "silent" and verdict.note is not None:
+            self._observer.count("body_ignored")
+            if self._now() - self._ignored_body_logged >= IGNORED_BODY_LOG_INTERVAL:
+                self._ignored_body_logged = self._now()
+                self._log.warn("{id}: {note}", id=delivery.id, note=verdict.note)

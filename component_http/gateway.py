@@ -1,0 +1,162 @@
+"""The gateway, put together: every door ends here."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.logger import Logger
+from wokkel.subprotocols import StreamManager, XMPPHandler
+
+from component_http import __version__
+from component_http.contract import reply
+from component_http.contract.xml import Limits
+from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.relay import Relay
+from component_http.errors import SettingsError
+from component_http.interfaces import Webhook
+from component_http.operations.metrics import Counters
+from component_http.settings import Settings
+from component_http.webhook.client import WebhookClient
+from component_http.xmpp.intake import StanzaIntake
+from component_http.xmpp.presence import AlwaysAvailable
+from component_http.xmpp.stream import BorrowedStream, ComponentStream
+from component_http.xmpp.wellknown import wellknown_handlers
+
+__all__ = ["Gateway"]
+
+
+class Gateway(MultiService):
+    """
+    XMPP on one side, a webhook on the other; a Twisted service.
+
+    `Gateway(settings, reactor).setServiceParent(parent)` is all an application needs. Nothing is opened before
+    `startService`.
+
+    Args:
+        settings: What to serve and how, already checked.
+        reactor: The reactor the application runs.
+        manager: A StreamManager with a component's stream of your own to serve instead of opening one. Such a stream
+            keeps the contract with the webhook, but not the protections of ours (see `BorrowedStream`).
+        webhook: Where deliveries go, instead of `component_post_url`; it is not closed by the gateway.
+
+    Attributes:
+        counters: How often each thing happened so far.
+        stream: The StreamManager that the handlers are on.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: Any,
+        *,
+        manager: StreamManager | None = None,
+        webhook: Webhook | None = None,
+    ) -> None:
+        super().__init__()
+        self.counters = Counters()
+        component, delivery = settings.component, settings.delivery
+        limits = Limits(max_bytes=component.max_stanza_bytes)
+        self._drain_timeout = delivery.drain_timeout
+        self._client: WebhookClient | None = None
+        if webhook is None:
+            webhook = self._client = _webhook_client(settings, reactor)
+        outlet: ComponentStream | BorrowedStream
+        if manager is None:
+            self.stream: StreamManager = _component_stream(settings, reactor, limits, self.counters)
+            self.stream.setServiceParent(self)
+            outlet = self.stream
+        else:
+            self.stream = manager
+            outlet = BorrowedStream(manager, component.domain, limits.max_bytes, self.counters)
+        judge = partial(
+            reply.judge, domain=component.domain, limits=limits, new_id=_new_id, status_errors=settings.conditions
+        )
+        self._relay = Relay(
+            Forwarder(webhook, judge, self.counters, time.time),
+            outlet,
+            outlet,
+            self.counters,
+            clock=reactor,
+            new_id=_new_id,
+            max_pending=delivery.max_pending,
+            max_pending_bytes=delivery.max_pending_bytes,
+        )
+        self._handlers: list[XMPPHandler] = [
+            StanzaIntake(
+                self._relay.accept,
+                domain=component.domain,
+                kinds=component.component_post_stanzas,
+                observer=self.counters,
+                forward_bodyless=component.forward_bodyless,
+                forward_errors=component.forward_errors,
+            )
+        ]
+        if "presence" not in component.component_post_stanzas:
+            self._handlers.append(AlwaysAvailable())
+        if component.answer_wellknown_iq:
+            self._handlers.extend(wellknown_handlers(__version__, time.time))
+
+    def addHandler(self, handler: XMPPHandler) -> None:
+        """Put a wokkel protocol handler on the gateway's stream; it sees each stanza before the webhook does."""
+        handler.setHandlerParent(self.stream)
+
+    def startService(self) -> None:
+        for handler in self._handlers:
+            handler.setHandlerParent(self.stream)
+        super().startService()
+
+    def stopService(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        """Let deliveries end while the stream can still carry their replies, then close it."""
+        await self._relay.drain(self._drain_timeout)
+        if self._client is not None:
+            await self._client.close()
+        await super().stopService()
+        for handler in self._handlers:
+            handler.disownHandlerParent(self.stream)
+        self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
+
+
+def _new_id() -> str:
+    return uuid4().hex
+
+
+def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
+    webhook = settings.webhook
+    try:
+        return WebhookClient(
+            settings.component.component_post_url,
+            reactor=reactor,
+            timeout=webhook.timeout,
+            connect_timeout=webhook.connect_timeout,
+            max_connections=webhook.max_connections,
+            max_body_bytes=webhook.max_body_bytes,
+            headers=webhook.headers,
+            bearer_token=webhook.bearer_token,
+        )
+    except ValueError as error:
+        raise SettingsError(f"component.component_post_url or the [webhook] table cannot be used: {error}") from error
+
+
+def _component_stream(settings: Settings, reactor: Any, limits: Limits, counters: Counters) -> ComponentStream:
+    component = settings.component
+    return ComponentStream(
+        clientFromString(reactor, component.server),
+        component.domain,
+        component.secret,
+        limits=limits,
+        observer=counters,
+        clock=reactor,
+        random=Random(),
+    )

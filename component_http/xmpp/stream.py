@@ -1,0 +1,485 @@
+"""
+The component's stream to its XMPP server, as a wokkel StreamManager.
+
+Source: XEP-0114 (Jabber Component Protocol), RFC 6120 sections 4.4 (closing), 4.9 (stream errors) and 11 (XML usage).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from random import Random
+from typing import Any
+
+from constantly import NamedConstant
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.task import deferLater
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+from twisted.words.protocols.jabber import error as jabber_error
+from twisted.words.protocols.jabber import xmlstream
+from twisted.words.protocols.jabber.component import ConnectComponentAuthenticator
+from twisted.words.protocols.jabber.jid import JID
+from twisted.words.xish import domish
+from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, STREAM_ERROR_EVENT, XmlStreamFactoryMixin
+from wokkel.subprotocols import StreamManager
+
+from component_http.contract import conditions
+from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.outgoing import STANZA_KINDS, sendable
+from component_http.contract.stanza import Stanza
+from component_http.contract.xml import Limits, StreamParser, parse_stanzas
+from component_http.errors import MalformedStanza, XmlRefused
+from component_http.interfaces import Observer
+
+__all__ = ["BorrowedStream", "ComponentStream"]
+
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds from the connection to the server's answer to our handshake; a healthy server needs milliseconds."""
+
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+"""Shortest and longest wait between two connections, in seconds."""
+
+STABLE_AFTER = 30.0
+"""Seconds authenticated after which a stream counts as good and the next wait starts small again."""
+
+MAX_PAUSE = 5.0
+"""Seconds that reading may rest; ejabberd cuts off a component that does not read for 15 s."""
+
+MAX_OFFLINE_STANZAS = 1000
+MAX_OFFLINE_BYTES = 8 * 1024 * 1024
+"""What is kept for sending while there is no stream; beyond it `send` says no."""
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds the server has to answer our closing tag before the connection is dropped."""
+
+KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+"""A peer that vanished is noticed after two minutes by the kernel (its default is two hours)."""
+
+REMEDIES = {
+    "not-authorized": (
+        'the secret is not the server\'s: compare it with component_secret of Component "{domain}" in Prosody,'
+        " or with the password of {domain} under ejabberd_service in ejabberd"
+    ),
+    "host-unknown": (
+        'the server has no component {domain}: add Component "{domain}" to Prosody\'s configuration,'
+        " or {domain} to the hosts of an ejabberd_service listener"
+    ),
+    "conflict": (
+        "the server has a session for {domain} already: stop the other process that serves it; if there is none the"
+        ' server still holds a dead one, and Prosody lets go of it with component_conflict_resolve = "kick_old"'
+    ),
+}
+"""What to do about a stream error, by the server's own condition (RFC 6120 section 4.9.3)."""
+
+
+class _Connection(xmlstream.XmlStream):
+    """
+    One connection to the server: our parser and serializer in place of domish's, and the check of all that leaves.
+
+    Attributes:
+        closed: Fires with the reason, in words, when the connection is gone.
+        authenticated: The server has accepted our handshake.
+        complaint: Why the stream broke in the server's own word (a stream error's condition) or ours; None if it
+            just ended.
+    """
+
+    transport: Any
+
+    def __init__(self, owner: ComponentStream) -> None:
+        self._owner = owner
+        self.closed: Deferred[str] = Deferred()
+        self.authenticated = False
+        self.complaint: str | None = None
+        super().__init__(ConnectComponentAuthenticator(owner.domain, owner.secret))
+        self.addObserver(STREAM_ERROR_EVENT, self._broken)
+        self.addObserver(xmlstream.INIT_FAILED_EVENT, self._broken)
+
+    # -- what Twisted calls --
+
+    def _initializeStream(self) -> None:
+        self.stream = StreamParser(self._owner.limits, self._skipped)
+        self.stream.DocumentStartEvent = self.onDocumentStart
+        self.stream.ElementEvent = self.onElement
+        self.stream.DocumentEndEvent = self.onDocumentEnd
+
+    def _callLater(self, *args: Any, **kwargs: Any) -> Any:
+        return self._owner.clock.callLater(*args, **kwargs)
+
+    def connectionMade(self) -> None:
+        self._keep_alive()
+        self._handshake_limit = self._callLater(HANDSHAKE_TIMEOUT, self._handshake_timed_out)
+        super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.complaint is None:
+            super().dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._handshake_limit.active():
+            self._handshake_limit.cancel()
+        super().connectionLost(reason)
+        self.closed.callback(reason.getErrorMessage())
+
+    def onElement(self, element: domish.Element) -> None:
+        if self.authenticated and element.name in STANZA_KINDS:
+            try:
+                Address.parse(element.getAttribute("from") or "")
+                Address.parse(element.getAttribute("to") or "")
+            except NotAnAddress as error:
+                self._owner.malformed(element.name, str(error))
+                return
+        super().onElement(element)
+
+    def send(self, obj: Any) -> None:
+        """Send an element or XML text; once authenticated only what passes the check of `contract.outgoing`."""
+        if not self.authenticated:
+            super().send(obj)
+            return
+        text = self._owner.checked(obj)
+        if text is not None:
+            self.write(text)
+
+    # -- what ComponentStream calls --
+
+    def write(self, text: str) -> None:
+        """Send text that was checked before."""
+        super().send(text)
+
+    def accepted(self) -> None:
+        """The server has accepted the handshake."""
+        self.authenticated = True
+        self.thisEntity = JID(self._owner.domain)  # type: ignore[assignment]
+        self._handshake_limit.cancel()
+
+    def close(self) -> None:
+        """Close politely, and for good after `CLOSE_TIMEOUT`."""
+        if self._headerSent and self.complaint is None:
+            self.write("</stream:stream>")
+        limit = self._callLater(CLOSE_TIMEOUT, self.transport.abortConnection)
+        self.closed.addCallback(_cancelling(limit))
+
+    # -- the rest --
+
+    def _broken(self, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, jabber_error.StreamError):
+            self.complaint = error.condition
+        elif isinstance(error, domish.ParserError):
+            self.complaint = f"the server sent what is not XML we can read ({error})"
+            self.transport.loseConnection()
+        else:
+            self.complaint = f"the server did not take part in the handshake ({error})"
+            self.transport.loseConnection()
+
+    def _handshake_timed_out(self) -> None:
+        self.complaint = f"the server did not answer the handshake within {HANDSHAKE_TIMEOUT:g} s"
+        self.transport.abortConnection()
+
+    def _skipped(self, start: domish.Element, reason: str) -> None:
+        if self.authenticated:
+            self._owner.skipped(start, reason)
+
+    def _keep_alive(self) -> None:
+        set_keep_alive = getattr(self.transport, "setTcpKeepAlive", None)
+        if set_keep_alive is None:
+            return
+        set_keep_alive(True)
+        handle = self.transport.getHandle()
+        if isinstance(handle, socket.socket):
+            for option, value in KEEPALIVE:
+                if hasattr(socket, option):
+                    handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _text(obj: str | bytes) -> str:
+    return obj if isinstance(obj, str) else obj.decode("utf-8", "replace")
+
+
+def _cancelling(call: IDelayedCall) -> Any:
+    def cancel(result: object) -> object:
+        if call.active():
+            call.cancel()
+        return result
+
+    return cancel
+
+
+class _ConnectionFactory(XmlStreamFactoryMixin, Factory):
+    """Makes connections, each with the StreamManager's observers (`addBootstrap`)."""
+
+    protocol = _Connection
+    noisy = False
+
+
+class ComponentStream(StreamManager, Service):
+    """
+    Keeps one authenticated component stream to an XMPP server; an `Outlet` and a `Valve`.
+
+    Handlers are added with `addHandler` as with any StreamManager. What they send, like everything else, passes the
+    check of `contract.outgoing`; what fails it is dropped, counted as `unsendable` and logged.
+
+    Args:
+        endpoint: Where the server listens for components.
+        domain: The component's own domain, normalised.
+        secret: What the server knows it by.
+        limits: For one stanza, in both directions.
+        observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `unsendable`,
+            `offline_full`, `reading_paused`.
+        clock: The reactor, or a clock in tests.
+        random: Source of the jitter between two connections.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        domain: str,
+        secret: str,
+        *,
+        limits: Limits,
+        observer: Observer,
+        clock: Any,
+        random: Random,
+    ) -> None:
+        self.domain = domain
+        self.secret = secret
+        self.limits = limits
+        self.clock = clock
+        self._endpoint = endpoint
+        self._observer = observer
+        self._random = random
+        self._connection: _Connection | None = None
+        self._offline: deque[str] = deque()
+        self._offline_bytes = 0
+        self._failures = 0
+        self._complaints: set[str] = set()
+        self._loop: Deferred[None] | None = None
+        self._resuming: IDelayedCall | None = None
+        factory = _ConnectionFactory(self)
+        factory.addBootstrap(STREAM_CONNECTED_EVENT, self._connection_made)
+        super().__init__(factory, clock)
+
+    # -- service --
+
+    def startService(self) -> None:
+        Service.startService(self)
+        self._loop = Deferred.fromCoroutine(self._stay_connected())
+        self._loop.addErrback(self._loop_ended)
+
+    def stopService(self) -> Deferred[None]:
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        connection = self._connection
+        if connection is None:
+            loop.cancel()
+        else:
+            connection.close()
+        self.resume()
+        await loop
+
+    def _loop_ended(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("the stream gave up by our own mistake", failure=failure)
+
+    async def _stay_connected(self) -> None:
+        while self.running:
+            lost_because = await self._one_connection()
+            if not self.running:
+                return
+            delay = self._next_delay()
+            self._complain(lost_because, delay)
+            await deferLater(self.clock, delay)
+
+    async def _one_connection(self) -> str:
+        """Connect and stay until the connection ends; returns why it ended."""
+        try:
+            connection: Any = await self._endpoint.connect(self.factory)
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._observer.count("connection_failed")
+            return f"cannot connect: {error}"
+        reason = await connection.closed
+        if connection.authenticated:
+            self._observer.count("stream_lost")
+        else:
+            self._observer.count("connection_failed")
+        return connection.complaint or f"the server closed the stream ({reason})"
+
+    def _next_delay(self) -> float:
+        self._failures += 1
+        longest = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(self._failures, 10))
+        return self._random.uniform(FIRST_RETRY, longest)
+
+    def _complain(self, complaint: str, delay: float) -> None:
+        remedy = REMEDIES.get(complaint, "").format(domain=self.domain)
+        self._complain_once(
+            LogLevel.error if remedy else LogLevel.warn, f"{complaint}: {remedy}" if remedy else complaint
+        )
+        self._log.debug("connecting again in {delay:.1f} s", delay=delay)
+
+    def _complain_once(self, level: NamedConstant, complaint: str) -> None:
+        """Log what is wrong with the stream, once until it is mended or something else is wrong."""
+        if complaint not in self._complaints:
+            self._complaints.add(complaint)
+            self._log.emit(level, "{domain}: {complaint} (still trying)", domain=self.domain, complaint=complaint)
+
+    # -- stream --
+
+    def _connection_made(self, connection: _Connection) -> None:
+        self._connection = connection
+        connection.closed.addCallback(self._connection_closed)
+
+    def _connection_closed(self, reason: str) -> str:
+        self._connection = None
+        self._cancel_resuming()
+        return reason
+
+    def _authd(self, xs: _Connection) -> None:
+        """The stream is ready: send what waited, then let the handlers know (wokkel calls this)."""
+        xs.accepted()
+        self._observer.count("connected")
+        self._complaints.clear()
+        self._log.info("connected and authenticated as {domain}", domain=self.domain)
+        stable = self.clock.callLater(STABLE_AFTER, self._stable)
+        xs.closed.addCallback(_cancelling(stable))
+        if self._offline:
+            self._log.info("sending {count} stanzas that waited for the stream", count=len(self._offline))
+        while self._offline:
+            xs.write(self._offline.popleft())
+        self._offline_bytes = 0
+        super()._authd(xs)
+
+    def _stable(self) -> None:
+        self._failures = 0
+
+    def send(self, obj: Any) -> bool:
+        """
+        Send one stanza, or keep it for the next stream as long as there is room.
+
+        Args:
+            obj: A `domish.Element`; or XML text of stanzas, which is parsed and checked like one.
+
+        Returns:
+            False if it was neither sent nor kept.
+        """
+        text = self.checked(obj)
+        if text is None:
+            return False
+        if self._connection is not None and self._connection.authenticated:
+            self._connection.write(text)
+            return True
+        return self._keep(text)
+
+    def checked(self, obj: Any) -> str | None:
+        """
+        The text of what somebody wants to send, if it may be sent.
+
+        Returns:
+            None if it may not; that is counted and logged here.
+        """
+        try:
+            stanzas = parse_stanzas(_text(obj), self.limits) if isinstance(obj, (str, bytes)) else [obj]
+            return "".join(sendable(stanza, self.domain, self.limits.max_bytes) for stanza in stanzas)
+        except XmlRefused as error:
+            self._observer.count("unsendable")
+            self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
+            return None
+
+    def _keep(self, text: str) -> bool:
+        if len(self._offline) < MAX_OFFLINE_STANZAS and self._offline_bytes + len(text) <= MAX_OFFLINE_BYTES:
+            self._offline.append(text)
+            self._offline_bytes += len(text)
+            return True
+        self._observer.count("offline_full")
+        self._complain_once(
+            LogLevel.warn, f"dropping what is sent while there is no stream: {len(self._offline)} stanzas wait already"
+        )
+        return False
+
+    def malformed(self, kind: str, reason: str) -> None:
+        """A stanza arrived whose address is none; there is nobody to answer."""
+        self._observer.count("malformed")
+        self._log.warn("ignored a {kind}: {reason}", kind=kind, reason=reason)
+
+    def skipped(self, start: domish.Element, reason: str) -> None:
+        """A stanza over the limits arrived and was not built; its sender is told."""
+        self._observer.count("oversized")
+        self._log.warn("refused a {kind}: {reason}", kind=start.name, reason=reason)
+        try:
+            stanza = Stanza.from_element(start)
+        except MalformedStanza:
+            return
+        if stanza.bounceable:
+            self.send(conditions.error_stanza(stanza, conditions.TOO_LARGE))
+
+    # -- valve --
+
+    def pause(self) -> None:
+        """Stop reading for a moment, at most `MAX_PAUSE` seconds."""
+        if self._connection is not None and self._resuming is None:
+            self._observer.count("reading_paused")
+            self._resuming = self.clock.callLater(MAX_PAUSE, self.resume)
+            self._connection.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._resuming is not None:
+            self._cancel_resuming()
+            if self._connection is not None:
+                self._connection.transport.resumeProducing()
+
+    def _cancel_resuming(self) -> None:
+        resuming, self._resuming = self._resuming, None
+        if resuming is not None and resuming.active():
+            resuming.cancel()
+
+
+class BorrowedStream:
+    """
+    The stream of a StreamManager that somebody else owns, as an `Outlet` and a `Valve`.
+
+    What we send there is checked and escaped as on our own stream. Everything else is up to the owner: reading is not
+    paused, and sending while offline is queued as the owner queues.
+
+    Args:
+        manager: Has, or will have, a component's stream.
+        domain: The component's own domain, normalised.
+        max_bytes: UTF-8 bytes of one stanza at most.
+        observer: Told `unsendable`.
+    """
+
+    _log = Logger()
+
+    def __init__(self, manager: StreamManager, domain: str, max_bytes: int, observer: Observer) -> None:
+        self._manager = manager
+        self._domain = domain
+        self._max_bytes = max_bytes
+        self._observer = observer
+
+    def send(self, element: domish.Element) -> bool:
+        """Send one stanza, as the owner's stream sends; False if it may not be sent."""
+        try:
+            text = sendable(element, self._domain, self._max_bytes)
+        except XmlRefused as error:
+            self._observer.count("unsendable")
+            self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
+            return False
+        self._manager.send(text)
+        return True
+
+    def pause(self) -> None:
+        """Do nothing: reading is the owner's."""
+
+    def resume(self) -> None:
+        """Do nothing: reading is the owner's."""

@@ -1,0 +1,178 @@
+"""The gateway inside a Twisted application that has a life of its own."""
+
+from __future__ import annotations
+
+import json
+
+from twisted.application.service import MultiService
+from twisted.internet import endpoints
+from twisted.internet.defer import Deferred, DeferredQueue, succeed
+from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+from twisted.words.protocols.jabber.component import ConnectComponentAuthenticator
+from twisted.words.protocols.jabber.xmlstream import XmlStreamFactory
+from twisted.words.xish.domish import Element
+from wokkel.pubsub import NS_PUBSUB, PubSubResource, PubSubService
+from wokkel.subprotocols import StreamManager
+
+from component_http import Gateway
+from component_http.contract.xml import NS_COMPONENT
+from component_http.playground.server import USER, BoxedServer
+from component_http.settings import ComponentSettings, Settings
+
+DOMAIN = "bot.localhost"
+PATIENCE = 20
+
+
+class Echo(Resource):
+    """A bot that lives in the same process."""
+
+    isLeaf = True
+
+    def render_POST(self, request):
+        asked = json.loads(request.content.read())
+        request.setHeader(b"content-type", b"application/json")
+        return json.dumps({"body": f"echo {asked.get('body')}"}).encode()
+
+
+class Shelf(PubSubResource):
+    """A publish-subscribe node that remembers what was put on it (XEP-0060)."""
+
+    def __init__(self):
+        super().__init__()
+        self.published = []
+
+    def publish(self, request):
+        self.published.append(request.nodeIdentifier)
+        return succeed(None)
+
+
+def stanza(kind, **attributes):
+    element = Element((NS_COMPONENT, kind))
+    element["from"] = str(USER)
+    element["to"] = f"bot@{DOMAIN}"
+    element.attributes.update(attributes)
+    return element
+
+
+def publish():
+    iq = stanza("iq", type="set", id="p1")
+    node = iq.addElement((NS_PUBSUB, "pubsub")).addElement("publish")
+    node["node"] = "news"
+    node.addElement("item")
+    return iq
+
+
+class EmbeddingTests(TestCase):
+    """`Gateway(settings, reactor).setServiceParent(parent)` and what an application does with it."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        from twisted.internet import reactor
+
+        self.reactor = reactor
+        self.arrived = DeferredQueue()
+        self.server = BoxedServer(DOMAIN, reactor, self.arrived.put)
+        self.port = self.server.listen()
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.server.close()))
+        site = Site(Echo())
+        site.noisy = False
+        web = reactor.listenTCP(0, site, interface="127.0.0.1")
+        self.addCleanup(web.stopListening)
+        self.settings = Settings(
+            component=ComponentSettings(
+                domain=DOMAIN,
+                server=f"tcp:127.0.0.1:{self.port}",
+                secret=self.server.secret,
+                component_post_url=f"http://127.0.0.1:{web.getHost().port}/",
+            )
+        )
+        self.application = MultiService()
+        self.addCleanup(self.application.stopService)
+
+    async def next_stanza(self):
+        return await self.arrived.get().addTimeout(PATIENCE, self.reactor)
+
+    async def test_a_running_application_starts_and_stops_it(self) -> None:
+        """
+        Added to an application that runs already, the gateway answers; taken out of it, it is gone.
+        """
+        self.application.startService()
+        gateway = Gateway(self.settings, self.reactor)
+        gateway.setServiceParent(self.application)
+        await self.server.connected()
+        message = stanza("message", type="chat", id="m1")
+        message.addElement("body", content="hi")
+        self.server.send(message)
+        reply = await self.next_stanza()
+        self.assertEqual(("echo hi", "chat"), (str(reply.body), reply["type"]))
+        await gateway.disownServiceParent()
+        self.assertEqual(1, gateway.counters["replied"])
+
+    async def test_another_protocol_on_the_same_stream(self) -> None:
+        """
+        A real wokkel handler answers its own protocol; the webhook never sees what it handled.
+        """
+        gateway = Gateway(self.settings, self.reactor)
+        shelf = Shelf()
+        gateway.addHandler(PubSubService(shelf))
+        gateway.setServiceParent(self.application)
+        self.application.startService()
+        await self.server.connected()
+        self.server.send(publish())
+        answer = await self.next_stanza()
+        self.assertEqual(("result", "p1"), (answer["type"], answer["id"]))
+        self.assertEqual(["news"], shelf.published)
+        self.assertEqual(0, gateway.counters["accepted"])
+
+    async def test_a_stream_of_ones_own(self) -> None:
+        """
+        On a StreamManager that the application owns, the gateway keeps the contract and opens no stream itself.
+        """
+        authenticator = ConnectComponentAuthenticator(DOMAIN, self.server.secret)
+        factory = XmlStreamFactory(authenticator)
+        manager = StreamManager(factory, self.reactor)
+        gateway = Gateway(self.settings, self.reactor, manager=manager)
+        gateway.setServiceParent(self.application)
+        self.application.startService()
+        factory.noisy = False
+        factory.stopTrying()
+        stream = await endpoints.clientFromString(self.reactor, self.settings.component.server).connect(factory)
+        self.addCleanup(stream.transport.loseConnection)
+        await self.server.connected()
+        message = stanza("message", type="chat", id="m1")
+        message.addElement("body", content="hi")
+        self.server.send(message)
+        self.assertEqual("echo hi", str((await self.next_stanza()).body))
+        self.server.send(stanza("presence", type="probe"))
+        self.assertEqual(f"bot@{DOMAIN}/default", (await self.next_stanza())["from"])
+
+    async def test_many_settings_one_process(self) -> None:
+        """
+        Two gateways live in one process, each with its own component.
+        """
+        others = DeferredQueue()
+        other = BoxedServer("other.localhost", self.reactor, others.put)
+        port = other.listen()
+        self.addCleanup(lambda: Deferred.fromCoroutine(other.close()))
+        second = Settings(
+            component=ComponentSettings(
+                domain="other.localhost",
+                server=f"tcp:127.0.0.1:{port}",
+                secret=other.secret,
+                component_post_url=self.settings.component.component_post_url,
+            )
+        )
+        for settings in (self.settings, second):
+            Gateway(settings, self.reactor).setServiceParent(self.application)
+        self.application.startService()
+        await self.server.connected()
+        await other.connected()
+        for server, queue, domain in ((self.server, self.arrived, DOMAIN), (other, others, "other.localhost")):
+            message = stanza("message", to=f"bot@{domain}", type="chat")
+            message.addElement("body", content=domain)
+            server.send(message)
+            reply = await queue.get().addTimeout(PATIENCE, self.reactor)
+            self.assertEqual((f"echo {domain}", f"bot@{domain}"), (str(reply.body), reply["from"]))

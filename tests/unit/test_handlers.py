@@ -1,0 +1,303 @@
+"""What happens to a stanza between the stream and the webhook."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.words.xish.domish import Element
+from twisted.words.xish.utility import EventDispatcher
+from twisted.words.xish.xmlstream import BootstrapMixin
+from wokkel.subprotocols import StreamManager, XMPPHandler
+from wokkel.xmppim import MessageProtocol
+
+from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
+from component_http.operations.metrics import Counters
+from component_http.xmpp.intake import StanzaIntake
+from component_http.xmpp.presence import AlwaysAvailable
+from component_http.xmpp.stream import BorrowedStream
+from component_http.xmpp.wellknown import wellknown_handlers
+
+
+class ABorrowedManager(StreamManager):
+    """A StreamManager of somebody else's, with a stream that exists already."""
+
+    def __init__(self):
+        super().__init__(BootstrapMixin(), Clock())
+        self.sent = []
+        stream = EventDispatcher()
+        stream.send = self.sent.append
+        self._connected(stream)
+        self._authd(stream)
+
+    def receive(self, xml):
+        for element in parse_stanzas(xml, Limits()):
+            self.xmlstream.dispatch(element)
+
+    def answers(self):
+        """All that was sent, as elements."""
+        found = []
+        for item in self.sent:
+            found.extend([item] if isinstance(item, Element) else parse_stanzas(item, Limits()))
+        return found
+
+
+class HandlerTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.manager = ABorrowedManager()
+        self.counters = Counters()
+        self.accepted = []
+
+    def add_intake(self, *kinds, **settings):
+        StanzaIntake(
+            self.accepted.append,
+            domain="bot.example.org",
+            kinds=kinds or ("message",),
+            observer=self.counters,
+            **settings,
+        ).setHandlerParent(self.manager)
+
+    def receive(self, kind, inside="", to="bot@bot.example.org", **attributes):
+        given = "".join(f" {name.rstrip('_')}='{value}'" for name, value in attributes.items())
+        self.manager.receive(f"<{kind} from='alice@example.org/phone' to='{to}'{given}>{inside}</{kind}>")
+
+    def answers(self):
+        return [
+            (answer.name, answer.getAttribute("type"), answer["from"], answer["to"])
+            for answer in self.manager.answers()
+        ]
+
+
+class IntakeTests(HandlerTestCase):
+    """Which stanzas become deliveries."""
+
+    def test_listed_kinds_are_taken(self) -> None:
+        """
+        With the default only messages are forwarded.
+        """
+        self.add_intake()
+        self.receive("message")
+        self.receive("presence")
+        self.receive("iq", type="result", id="1")
+        self.assertEqual(["message"], [stanza.kind for stanza in self.accepted])
+        self.assertEqual([], self.answers())
+
+    def test_unlisted_iq_is_answered(self) -> None:
+        """
+        An iq get or set that is not forwarded gets service-unavailable, with its id.
+        """
+        self.add_intake()
+        self.receive("iq", "<query xmlns='urn:example'/>", type="get", id="i1")
+        [answer] = self.manager.answers()
+        self.assertEqual(("error", "i1"), (answer["type"], answer["id"]))
+        self.assertEqual("service-unavailable", answer.error.firstChildElement().name)
+
+    def test_handled_is_left_alone(self) -> None:
+        """
+        What another handler marked as handled is not forwarded, however late that handler was added.
+        """
+        self.add_intake()
+
+        class Greedy(MessageProtocol):
+            def onMessage(self, message):
+                message.handled = True
+
+        Greedy().setHandlerParent(self.manager)
+        self.receive("message", "<body>x</body>", type="chat")
+        self.assertEqual([], self.accepted)
+
+    def test_bodyless_and_errors_can_be_spared(self) -> None:
+        """
+        A bot that does not want chat states and errors does not get them.
+        """
+        self.add_intake("message", forward_bodyless=False, forward_errors=False)
+        self.receive("message", "<active xmlns='http://jabber.org/protocol/chatstates'/>")
+        self.receive("message", "<body>x</body>", type="error")
+        self.receive("message", "<body>x</body>", id="wanted")
+        self.assertEqual(["wanted"], [stanza.id for stanza in self.accepted])
+        self.assertEqual(2, self.counters["not_forwarded"])
+
+    def test_other_domains_are_left_alone(self) -> None:
+        """
+        On a stream that serves more than our domain, the rest is not ours.
+        """
+        self.add_intake()
+        self.receive("message", to="someone@other.example.org")
+        self.assertEqual([], self.accepted)
+        self.assertEqual(1, self.counters["foreign"])
+
+    def test_bad_address_is_ignored(self) -> None:
+        """
+        A borrowed stream checks no addresses, so the intake does.
+        """
+        self.add_intake()
+        self.receive("message", to="a@b..c")
+        self.assertEqual([], self.accepted)
+        self.assertEqual(1, self.counters["malformed"])
+
+
+class BorrowedStreamTests(HandlerTestCase):
+    """Sending on a stream that somebody else owns."""
+
+    def test_what_we_send_is_checked_there_too(self) -> None:
+        """
+        A foreign sender is refused before it reaches the owner's stream.
+        """
+        outlet = BorrowedStream(self.manager, "bot.example.org", 10_000, self.counters)
+        message = Element((NS_COMPONENT, "message"))
+        message["to"] = "alice@example.org"
+        self.assertTrue(outlet.send(message))
+        message["from"] = "bot@elsewhere.example"
+        self.assertFalse(outlet.send(message))
+        self.assertEqual([("message", None, "bot.example.org", "alice@example.org")], self.answers())
+
+
+class PresenceTests(HandlerTestCase):
+    """A bot that is always there."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        AlwaysAvailable().setHandlerParent(self.manager)
+
+    def test_subscribe(self) -> None:
+        """
+        Whoever subscribes is accepted from the bare address and sees the bot online.
+        """
+        self.receive("presence", type="subscribe")
+        self.assertEqual(
+            [
+                ("presence", "subscribed", "bot@bot.example.org", "alice@example.org"),
+                ("presence", None, "bot@bot.example.org/default", "alice@example.org"),
+            ],
+            self.answers(),
+        )
+
+    def test_probe(self) -> None:
+        """
+        A user who logs in again is told that the bot is online, whichever of its addresses is asked.
+        """
+        for address, online in (
+            ("bot@bot.example.org/some", "bot@bot.example.org/default"),
+            ("bot.example.org", "bot.example.org/default"),
+        ):
+            self.receive("presence", to=address, type="probe")
+            self.assertEqual(("presence", None, online, "alice@example.org/phone"), self.answers()[-1])
+
+    def test_unsubscribe(self) -> None:
+        """
+        Whoever unsubscribes sees the bot go.
+        """
+        self.receive("presence", type="unsubscribe")
+        self.assertEqual("unavailable", self.answers()[0][1])
+
+    def test_the_rest_is_not_answered(self) -> None:
+        """
+        Presence that asks nothing gets no answer.
+        """
+        for type_ in ("subscribed", "unsubscribed", "unavailable", "error"):
+            self.receive("presence", type=type_)
+        self.receive("presence")
+        self.assertEqual([], self.answers())
+
+    def test_handled_is_left_alone(self) -> None:
+        """
+        A handler that takes presence itself answers alone.
+        """
+
+        class Mine(XMPPHandler):
+            def connectionInitialized(self):
+                self.xmlstream.addObserver("/presence", self.take)
+
+            def take(self, element):
+                element.handled = True
+
+        Mine().setHandlerParent(self.manager)
+        self.receive("presence", type="subscribe")
+        self.assertEqual([], self.answers())
+
+
+class WellKnownTests(HandlerTestCase):
+    """Questions that the gateway answers itself."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.time = 1_700_000_000.0
+        for handler in wellknown_handlers("1.2.3", lambda: self.time):
+            handler.setHandlerParent(self.manager)
+        self.add_intake("message", "iq")
+
+    def ask(self, inside, to="bot@bot.example.org"):
+        self.receive("iq", inside, to=to, type="get", id="q1")
+        [answer] = self.manager.answers()
+        self.manager.sent.clear()
+        self.assertEqual(("result", "q1", to), (answer["type"], answer["id"], answer["from"]))
+        return answer.firstChildElement()
+
+    def test_none_is_forwarded(self) -> None:
+        """
+        A well-known question never reaches the webhook, even where iqs are forwarded.
+        """
+        self.ask("<ping xmlns='urn:xmpp:ping'/>")
+        self.assertEqual([], self.accepted)
+
+    def test_disco_info(self) -> None:
+        """
+        The domain is a component, an address in it a bot, and both list what they understand.
+        """
+        info = "<query xmlns='http://jabber.org/protocol/disco#info'/>"
+        for address, identity in (("bot.example.org", "component"), ("bot@bot.example.org", "client")):
+            query = self.ask(info, address)
+            self.assertEqual(identity, query.identity["category"])
+            features = {child["var"] for child in query.elements() if child.name == "feature"}
+            self.assertEqual(
+                {
+                    "http://jabber.org/protocol/disco#info",
+                    "http://jabber.org/protocol/disco#items",
+                    "urn:xmpp:ping",
+                    "jabber:iq:version",
+                    "jabber:iq:last",
+                    "urn:xmpp:time",
+                },
+                features,
+            )
+
+    def test_disco_items(self) -> None:
+        """
+        There are no items, which is an answer too.
+        """
+        self.assertEqual([], list(self.ask("<query xmlns='http://jabber.org/protocol/disco#items'/>").elements()))
+
+    def test_version(self) -> None:
+        """
+        The version is that of the gateway.
+        """
+        query = self.ask("<query xmlns='jabber:iq:version'/>")
+        self.assertEqual(("component-http", "1.2.3"), (str(query.firstChildElement()), str(query.version)))
+
+    def test_last_activity(self) -> None:
+        """
+        The domain tells its uptime; a bot is always active.
+        """
+        self.time += 90
+        last = "<query xmlns='jabber:iq:last'/>"
+        self.assertEqual("90", self.ask(last, "bot.example.org")["seconds"])
+        self.assertEqual("0", self.ask(last)["seconds"])
+
+    def test_time(self) -> None:
+        """
+        The time is told in UTC.
+        """
+        time = self.ask("<time xmlns='urn:xmpp:time'/>")
+        self.assertEqual(("+00:00", "2023-11-14T22:13:20Z"), (str(time.tzo), str(time.utc)))
+
+    def test_strangers_are_forgotten(self) -> None:
+        """
+        Questions from ever new addresses do not fill the memory: Twisted's table of addresses is bounded.
+        """
+        from twisted.words.protocols.jabber.jid import internJID
+
+        from component_http.compat import MAX_INTERNED_JIDS
+
+        first = internJID("first@example.org")
+        for number in range(MAX_INTERNED_JIDS + 1):
+            internJID(f"stranger{number}@example.org")
+        self.assertIsNot(first, internJID("first@example.org"))

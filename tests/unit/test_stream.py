@@ -1,0 +1,458 @@
+"""The stream to the XMPP server, with the server played by the test."""
+
+from __future__ import annotations
+
+from hashlib import sha1
+from random import Random
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import LogLevel, capturedLogs
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.words.xish.domish import Element
+from wokkel.subprotocols import XMPPHandler
+
+from component_http.contract.xml import Limits
+from component_http.operations.metrics import Counters
+from component_http.xmpp.stream import (
+    CLOSE_TIMEOUT,
+    HANDSHAKE_TIMEOUT,
+    LAST_RETRY,
+    MAX_OFFLINE_STANZAS,
+    MAX_PAUSE,
+    STABLE_AFTER,
+    ComponentStream,
+)
+
+HEADER = b"<stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' id='s1'>"
+
+
+class Wire(StringTransport):
+    """A transport that ends when it is told to."""
+
+    protocol = None
+    aborted = False
+
+    def abortConnection(self):
+        self.aborted = True
+        self.lose()
+
+    def loseConnection(self):
+        super().loseConnection()
+        self.lose()
+
+    def lose(self):
+        protocol, self.protocol = self.protocol, None
+        if protocol is not None:
+            protocol.connectionLost(Failure(ConnectionDone()))
+
+
+class Server:
+    """The endpoint of a server that does what the test says."""
+
+    def __init__(self):
+        self.attempts = []
+        self.protocol = None
+        self.wire = None
+
+    def connect(self, factory):
+        attempt = Deferred()
+        self.attempts.append((attempt, factory))
+        return attempt
+
+    def refuse(self):
+        self.attempts[-1][0].errback(Failure(ConnectionRefusedError()))
+
+    def accept(self):
+        attempt, factory = self.attempts[-1]
+        self.protocol = factory.buildProtocol(None)
+        self.wire = Wire()
+        self.wire.protocol = self.protocol
+        self.protocol.makeConnection(self.wire)
+        attempt.callback(self.protocol)
+
+    def says(self, data):
+        self.protocol.dataReceived(data if isinstance(data, bytes) else data.encode())
+
+    def authenticate(self):
+        self.accept()
+        self.says(HEADER)
+        self.says("<handshake/>")
+        self.wire.clear()
+
+    def complain(self, condition):
+        self.accept()
+        self.says(HEADER)
+        self.says(
+            f"<stream:error><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
+        )
+
+    @property
+    def heard(self):
+        return self.wire.value().decode()
+
+
+class Longest(Random):
+    """Jitter that always comes out longest."""
+
+    def uniform(self, a, b):
+        return b
+
+
+def message(**attributes):
+    element = Element((None, "message"))
+    element["to"] = "alice@example.org"
+    for name, value in attributes.items():
+        element[name.rstrip("_")] = value
+    return element
+
+
+class StreamTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.server = Server()
+        self.counters = Counters()
+        self.stream = ComponentStream(
+            self.server,
+            "bot.example.org",
+            "s3cret",
+            limits=Limits(max_bytes=10_000),
+            observer=self.counters,
+            clock=self.clock,
+            random=Longest(),
+        )
+        self.stream.startService()
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        stopped = self.stream.stopService()
+        if self.server.wire is not None:
+            self.server.wire.lose()
+        self.successResultOf(stopped)
+        self.assertEqual([], self.clock.getDelayedCalls(), "something is still waiting after the stop")
+
+    def logged(self, logs, level):
+        return [str(event.get("complaint", event)) for event in logs if event["log_level"] is level]
+
+
+class HandshakeTests(StreamTestCase):
+    """Getting in."""
+
+    def test_digest(self) -> None:
+        """
+        The handshake is the SHA-1 of the stream's id and the secret.
+        """
+        self.server.accept()
+        self.server.says(HEADER)
+        self.assertIn(sha1(b"s1s3cret").hexdigest(), self.server.heard)
+        self.assertIn("to='bot.example.org'", self.server.heard)
+
+    def test_silent_server(self) -> None:
+        """
+        A server that accepts and stays silent is left after ten seconds and tried again.
+        """
+        self.server.accept()
+        self.clock.advance(HANDSHAKE_TIMEOUT)
+        self.assertTrue(self.server.wire.aborted)
+        self.clock.advance(2)
+        self.assertEqual(2, len(self.server.attempts))
+
+    def test_header_without_id(self) -> None:
+        """
+        A server that names no stream id is not XEP-0114; it is left and tried again.
+        """
+        self.server.accept()
+        self.server.says(HEADER.replace(b" id='s1'", b""))
+        self.assertTrue(self.server.wire.disconnecting)
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_rubbish(self) -> None:
+        """
+        What is not XML ends the connection without a traceback, and the next one is made.
+        """
+        self.server.accept()
+        self.server.says(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        self.clock.advance(2)
+        self.assertEqual(2, len(self.server.attempts))
+        self.assertEqual(1, self.counters["connection_failed"])
+
+    def test_complaints_are_logged_once_with_the_remedy(self) -> None:
+        """
+        A wrong secret, an unknown host and a conflict are each logged once, by the server's word, with what to do.
+        """
+        for condition, remedy in (
+            ("not-authorized", "secret"),
+            ("host-unknown", "Component"),
+            ("conflict", "component_conflict_resolve"),
+        ):
+            with capturedLogs() as logs:
+                for _ in range(3):
+                    self.server.complain(condition)
+                    self.clock.advance(LAST_RETRY)
+            errors = self.logged(logs, LogLevel.error)
+            self.assertEqual(1, len(errors), errors)
+            self.assertIn(condition, errors[0])
+            self.assertIn(remedy, errors[0])
+
+    def test_complaint_comes_again_after_a_good_stream(self) -> None:
+        """
+        What was mended and breaks again is worth another line.
+        """
+        with capturedLogs() as logs:
+            self.server.complain("conflict")
+            self.clock.advance(LAST_RETRY)
+            self.server.authenticate()
+            self.server.wire.lose()
+            self.clock.advance(LAST_RETRY)
+            self.server.complain("conflict")
+        self.assertEqual(2, len(self.logged(logs, LogLevel.error)))
+
+
+class ReconnectTests(StreamTestCase):
+    """Coming back."""
+
+    def fail_for(self, seconds):
+        """The server refuses; returns after how many seconds of waiting the next attempt was made."""
+        attempts = len(self.server.attempts)
+        self.server.refuse()
+        waited = 0
+        while len(self.server.attempts) == attempts and waited < seconds:
+            self.clock.advance(1)
+            waited += 1
+        return waited
+
+    def test_waits_grow_to_the_cap(self) -> None:
+        """
+        The longest wait doubles from two seconds to a minute and stays there.
+        """
+        self.assertEqual([2, 4, 8, 16, 32, 60, 60], [self.fail_for(100) for _ in range(7)])
+
+    def test_never_shorter_than_a_second(self) -> None:
+        """
+        Jitter never makes a busy loop.
+        """
+        self.assertGreaterEqual(min(Random(1).uniform(1.0, 2.0) for _ in range(1000)), 1.0)
+        self.server.refuse()
+        self.clock.advance(0.99)
+        self.assertEqual(1, len(self.server.attempts))
+
+    def test_short_stream_does_not_reset_the_wait(self) -> None:
+        """
+        A stream that breaks before thirty seconds counts as another failure.
+        """
+        self.fail_for(10)
+        self.fail_for(10)
+        self.server.authenticate()
+        self.clock.advance(STABLE_AFTER - 1)
+        self.server.wire.lose()
+        self.clock.advance(7)
+        self.assertEqual(3, len(self.server.attempts))
+        self.clock.advance(1)
+        self.assertEqual(4, len(self.server.attempts))
+
+    def test_good_stream_resets_the_wait(self) -> None:
+        """
+        After thirty seconds the next loss is followed by a short wait again.
+        """
+        self.fail_for(10)
+        self.fail_for(10)
+        self.server.authenticate()
+        self.clock.advance(STABLE_AFTER)
+        self.server.wire.lose()
+        self.clock.advance(2)
+        self.assertEqual(4, len(self.server.attempts))
+
+
+class SendTests(StreamTestCase):
+    """What leaves."""
+
+    def test_missing_from_is_filled_in(self) -> None:
+        """
+        A stanza without a sender leaves from the component itself.
+        """
+        self.server.authenticate()
+        self.assertTrue(self.stream.send(message()))
+        self.assertIn("from='bot.example.org'", self.server.heard)
+
+    def test_what_the_server_would_not_take_is_dropped(self) -> None:
+        """
+        A foreign sender, no recipient, a bad address, a non-stanza or a giant never reaches the server.
+        """
+        self.server.authenticate()
+        giant = message()
+        giant.addElement("body", content="x" * 10_000)
+        nowhere = message()
+        del nowhere["to"]
+        bad = (
+            message(from_="bot@elsewhere.example"),
+            nowhere,
+            message(to="a@b..c"),
+            Element((None, "stream")),
+            giant,
+        )
+        for element in bad:
+            self.assertFalse(self.stream.send(element))
+        self.stream.xmlstream.send(message(from_="bot@elsewhere.example"))
+        self.assertEqual("", self.server.heard)
+        self.assertEqual(len(bad) + 1, self.counters["unsendable"])
+
+    def test_handlers_text_is_checked_too(self) -> None:
+        """
+        XML text from a handler is parsed and checked like an element.
+        """
+        self.server.authenticate()
+        self.stream.xmlstream.send("<message to='a@example.org'><body>hi</body></message>")
+        self.assertIn("from='bot.example.org'", self.server.heard)
+        self.stream.xmlstream.send("</stream:stream>")
+        self.assertNotIn("</stream:stream>", self.server.heard)
+
+    def test_offline_stanzas_wait_in_order(self) -> None:
+        """
+        What is sent while there is no stream leaves first, in order, when there is one.
+        """
+        self.assertTrue(self.stream.send(message(id="1")))
+        self.assertTrue(self.stream.send(message(id="2")))
+        self.server.accept()
+        self.server.says(HEADER)
+        self.server.says("<handshake/>")
+        heard = self.server.heard
+        self.assertLess(heard.index("id='1'"), heard.index("id='2'"))
+
+    def test_offline_queue_is_bounded_and_says_so(self) -> None:
+        """
+        Beyond the limit nothing more is kept; it is counted, and logged once.
+        """
+        with capturedLogs() as logs:
+            kept = [self.stream.send(message()) for _ in range(MAX_OFFLINE_STANZAS + 3)]
+        self.assertEqual([False] * 3, kept[-3:])
+        self.assertEqual(3, self.counters["offline_full"])
+        self.assertEqual(1, len(self.logged(logs, LogLevel.warn)))
+
+
+class ReceiveTests(StreamTestCase):
+    """What comes in."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.seen = seen = []
+
+        class Ears(XMPPHandler):
+            def connectionInitialized(self):
+                self.xmlstream.addObserver("/message", seen.append)
+
+        Ears().setHandlerParent(self.stream)
+
+    def test_stanzas_reach_handlers(self) -> None:
+        """
+        A handler sees the stanzas of the stream.
+        """
+        self.server.authenticate()
+        self.server.says("<message from='a@example.org' to='bot@bot.example.org'><body>hi</body></message>")
+        self.assertEqual(1, len(self.seen))
+
+    def test_bad_address_reaches_nobody(self) -> None:
+        """
+        A stanza whose address is none is ignored, counted, and harms nothing.
+        """
+        self.server.authenticate()
+        for address in ("a@b..c", "a" * 4000 + "@example.org", ""):
+            self.server.says(f"<message from='{address}' to='bot@bot.example.org'/>")
+        self.server.says("<message from='a@example.org' to='bot@bot.example.org'/>")
+        self.assertEqual(1, len(self.seen))
+        self.assertEqual(3, self.counters["malformed"])
+
+    def test_giant_is_answered_and_the_stream_goes_on(self) -> None:
+        """
+        A stanza over the limit is refused with policy-violation, and the next one arrives.
+        """
+        self.server.authenticate()
+        giant = "x" * 20_000
+        self.server.says(
+            f"<message id='m1' from='a@example.org' to='bot@bot.example.org'><body>{giant}</body></message>"
+        )
+        self.server.says("<message from='a@example.org' to='bot@bot.example.org'/>")
+        self.assertIn("policy-violation", self.server.heard)
+        self.assertIn("id='m1'", self.server.heard)
+        self.assertEqual(1, len(self.seen))
+        self.assertEqual(1, self.counters["oversized"])
+
+    def test_reading_pauses_and_resumes(self) -> None:
+        """
+        A closed valve stops reading, and an open one reads again.
+        """
+        self.server.authenticate()
+        self.stream.pause()
+        self.assertEqual("paused", self.server.wire.producerState)
+        self.stream.resume()
+        self.assertEqual("producing", self.server.wire.producerState)
+
+    def test_pause_never_lasts(self) -> None:
+        """
+        Nobody opens the valve: after five seconds the stream reads anyway.
+        """
+        self.server.authenticate()
+        self.stream.pause()
+        self.clock.advance(MAX_PAUSE)
+        self.assertEqual("producing", self.server.wire.producerState)
+
+    def test_pause_without_a_stream(self) -> None:
+        """
+        With no stream there is nothing to pause, and a later stream reads.
+        """
+        self.stream.pause()
+        self.server.authenticate()
+        self.assertEqual("producing", self.server.wire.producerState)
+
+
+class StopTests(StreamTestCase):
+    """Leaving."""
+
+    def test_polite_close(self) -> None:
+        """
+        The closing tag is sent, and the stop is over when the server has closed.
+        """
+        self.server.authenticate()
+        stopped = self.stream.stopService()
+        self.assertEqual("</stream:stream>", self.server.heard)
+        self.assertNoResult(stopped)
+        self.server.says("</stream:stream>")
+        self.successResultOf(stopped)
+
+    def test_close_does_not_wait_for_ever(self) -> None:
+        """
+        A server that does not answer the closing tag is left after two seconds.
+        """
+        self.server.authenticate()
+        stopped = self.stream.stopService()
+        self.clock.advance(CLOSE_TIMEOUT)
+        self.assertTrue(self.server.wire.aborted)
+        self.successResultOf(stopped)
+
+    def test_stop_while_connecting(self) -> None:
+        """
+        A stop cancels the connection that is being made.
+        """
+        cancelled = []
+        self.server.attempts[0][0].addErrback(cancelled.append)
+        self.successResultOf(self.stream.stopService())
+
+    def test_stop_while_waiting(self) -> None:
+        """
+        A stop between two attempts is the end of attempts.
+        """
+        self.server.refuse()
+        self.successResultOf(self.stream.stopService())
+        self.clock.advance(100)
+        self.assertEqual(1, len(self.server.attempts))
+
+    def test_stop_before_the_handshake(self) -> None:
+        """
+        A stop while the server keeps us waiting closes the connection.
+        """
+        self.server.accept()
+        stopped = self.stream.stopService()
+        self.clock.advance(CLOSE_TIMEOUT)
+        self.successResultOf(stopped)
