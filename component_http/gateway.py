@@ -101,7 +101,7 @@ class Gateway(MultiService):
             )
         ]
         if "presence" not in component.component_post_stanzas:
-            self._handlers.append(AlwaysAvailable())
+            self._handlers.append(AlwaysAvailable(component.domain))
         if component.answer_wellknown_iq:
             self._handlers.extend(wellknown_handlers(__version__, time.time))
 

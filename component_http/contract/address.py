@@ -22,6 +22,10 @@ _REMEMBERED = 4096
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _ASCII_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\]", re.ASCII)
 
+# What stringprep leaves as it is, but for the case of the local part; it takes 2 ms for 1000 characters.
+_ASCII_LOCAL = re.compile(r"[!#-%(-.0-9;=?A-Z\[-~]+", re.ASCII)
+_ASCII_RESOURCE = re.compile(r"[ -~]+", re.ASCII)
+
 # Characters newer than stringprep's Unicode 3.2 (most emoji in room nicks) are let through, as servers do: RFC 3454
 # section 7 forbids them only to whoever hands out a name.
 _local_profile = Profile(nodeprep.mappings, prohibiteds=nodeprep.prohibiteds, check_unassigneds=False)
@@ -77,13 +81,21 @@ def _parse(text: str) -> Address:
     before, at, after = bare.partition("@")
     local, domain = (before, after) if at else (None, before)
     return Address(
-        local=None if local is None else _prepared(_local_profile.prepare, local, "local part"),
+        local=None if local is None else _prepared(_local, local, "local part"),
         domain=_domain(domain),
-        resource=_prepared(_resource_profile.prepare, resource, "resource") if slash else None,
+        resource=_prepared(_resource, resource, "resource") if slash else None,
     )
 
 
 _remembered = lru_cache(_REMEMBERED)(_parse)
+
+
+def _local(text: str) -> str:
+    return text.lower() if _ASCII_LOCAL.fullmatch(text) else _local_profile.prepare(text)
+
+
+def _resource(text: str) -> str:
+    return text if _ASCII_RESOURCE.fullmatch(text) else _resource_profile.prepare(text)
 
 
 def _domain(text: str) -> str:

@@ -9,12 +9,10 @@ from attrs import field, frozen
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address, NotAnAddress
-from component_http.contract.xml import STANZA_NAMESPACES
+from component_http.contract.xml import NS_MUC_USER, STANZA_NAMESPACES
 from component_http.errors import MalformedStanza
 
-__all__ = ["NS_MUC_USER", "TYPES", "Stanza"]
-
-NS_MUC_USER = "http://jabber.org/protocol/muc#user"
+__all__ = ["TYPES", "Stanza"]
 
 TYPES: Mapping[str, frozenset[str]] = MappingProxyType(
     {

@@ -22,12 +22,24 @@ from twisted.words.xish.domish import Element, ParserError, SerializedXML
 
 from component_http.errors import XmlRefused
 
-__all__ = ["NS_CLIENT", "NS_COMPONENT", "STANZA_NAMESPACES", "Limits", "StreamParser", "parse_stanzas", "serialize"]
+__all__ = [
+    "NS_CLIENT",
+    "NS_COMPONENT",
+    "NS_MUC_USER",
+    "STANZA_NAMESPACES",
+    "Limits",
+    "StreamParser",
+    "parse_stanzas",
+    "serialize",
+]
 
 NS_COMPONENT = "jabber:component:accept"
 NS_CLIENT = "jabber:client"
+NS_MUC_USER = "http://jabber.org/protocol/muc#user"
 STANZA_NAMESPACES: frozenset[str | None] = frozenset({NS_COMPONENT, NS_CLIENT, "", None})
 """What means "the stream's own namespace" on a stanza, and on the children that share it."""
+
+_MARK_OF_A_ROOM = NS_MUC_USER.encode()
 
 _NS_XML = "http://www.w3.org/XML/1998/namespace"
 _NS_XMLNS = "http://www.w3.org/2000/xmlns/"
@@ -71,7 +83,6 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _TEXT_SPECIAL = re.compile("[<>&\r\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ATTRIBUTE_SPECIAL = re.compile("[<>&'\t\n\r\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ASCII_NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")
-
 
 _USUAL_ATTRIBUTES: dict[str | tuple[str | None, str], str] = {
     (_NS_XML, "lang"): "xml:lang",
@@ -134,6 +145,7 @@ class _Skipper:
     def __init__(self, start: Element, reason: str, depth: int, within_cdata: bool) -> None:
         self.start = start
         self.reason = reason
+        self._tail = b""
         self._depth = depth
         self._ahead = self._CDATA if within_cdata else self._TEXT
         self._kept = b""
@@ -145,6 +157,10 @@ class _Skipper:
         Returns:
             What follows the stanza, or None as long as it goes on.
         """
+        seen = self._tail + data
+        if _MARK_OF_A_ROOM in seen:
+            _mark_room(self.start)
+        self._tail = seen[1 - len(_MARK_OF_A_ROOM) :]
         data = self._kept + data
         at = 0
         while found := self._ahead.search(data, at):
@@ -427,7 +443,7 @@ class _Reader:
         text = self._text
         if self._open:
             self._open[-1].children.append(text[0] if len(text) == 1 else "".join(text))
-        elif self._strict and "".join(text).strip(" \t\r\n"):
+        elif self._strict and "".join(text).strip(_WHITE):
             raise ParserError("text outside of a stanza")
         text.clear()
 
@@ -438,13 +454,13 @@ class _Reader:
         self._within_cdata = False
 
     def _refuse_doctype(self, *_: object) -> None:
-        raise ParserError("a document type declaration")
+        raise ParserError("a document type declaration is not accepted")
 
     def _refuse_instruction(self, *_: object) -> None:
-        raise ParserError("a processing instruction")
+        raise ParserError("a processing instruction is not accepted")
 
     def _refuse_comment(self, _: str) -> None:
-        raise ParserError("a comment")
+        raise ParserError("a comment is not accepted")
 
     def _from_here(self) -> bytes:
         """What is in, from the tag on that expat is telling us about."""
@@ -473,10 +489,11 @@ class _Reader:
 
     def _skipping_rest(self, reason: str) -> Exception:
         """Expat must not have the next token, which may be a stanza's start tag."""
-        tag = bytes(self._unread)
+        rest = bytes(self._unread)
         if self._open:
-            return self._skipping(tag, self._open[0], reason)
-        if not self.header or tag.startswith((b"</", b"<!", b"<?")):
+            return self._skipping(rest, self._open[0], reason)
+        tag = rest.lstrip()
+        if not self.header or not tag.startswith(b"<") or tag.startswith((b"</", b"<!", b"<?")):
             return ParserError(f"{reason}, outside of a stanza")
         return self._skipping(tag, self._salvaged(tag), reason)
 
@@ -504,7 +521,16 @@ class _Reader:
 
 
 def _start_tag(element: Element) -> Element:
-    return Element((element.uri, element.name), element.defaultUri, element.attributes, element.localPrefixes)
+    tag = Element((element.uri, element.name), element.defaultUri, element.attributes, element.localPrefixes)
+    if any(child.uri == NS_MUC_USER for child in element.elements()):
+        _mark_room(tag)
+    return tag
+
+
+def _mark_room(tag: Element) -> None:
+    """Keep the one fact of a stanza's content that decides whether it may be answered with an error."""
+    if not tag.children:
+        tag.addElement((NS_MUC_USER, "x"))
 
 
 class StreamParser:
@@ -521,8 +547,9 @@ class StreamParser:
 
     Args:
         limits: For one stanza. The stream header may have `max_bytes` too.
-        skipped: Called with the start tag (name, attributes, no children) of a stanza over a limit and the limit as
-            a phrase, when its end tag is in. If the start tag alone is over `max_bytes`, attributes can be missing.
+        skipped: Called with the start tag (name, attributes) of a stanza over a limit and the limit as a phrase, when
+            its end tag is in. Its only child, if any, is an empty `<x xmlns='http://jabber.org/protocol/muc#user'/>`:
+            the stanza may come from a room. If the start tag alone is over `max_bytes`, attributes can be missing.
 
     Attributes:
         DocumentStartEvent: Called with the root's start tag; `defaultUri` is the stream's default namespace.
@@ -753,7 +780,7 @@ class _Writer:
 
     def __init__(self, own: str, *, shared_prefixes: bool) -> None:
         self._own = own
-        self._always_own = frozenset({own, NS_COMPONENT})
+        self._always_own: frozenset[str | None] = frozenset({own, NS_COMPONENT, None})
         self._also_own = STANZA_NAMESPACES | {own}
         self._shared: dict[str, str] | None = {} if shared_prefixes else None
         self._declared_chars = 0
@@ -771,11 +798,10 @@ class _Writer:
                 continue
             element, shares, written, default = item
             own = self._also_own if shares else self._always_own
-            uri = element.defaultUri
-            if uri is not None:
-                default = None if uri in own else uri
-            uri = element.uri
-            namespace = default if uri is None else None if uri in own else uri
+            if element.defaultUri is not None:
+                default = element.defaultUri
+            uri = default if element.uri is None else element.uri
+            namespace = None if uri in own else uri
             name = element.name
             if not (name.isascii() and name.isidentifier()):
                 _check_name(name)

@@ -42,7 +42,8 @@ class Forwarder:
     Args:
         webhook: Where to.
         judge: What a response means for a stanza (`contract.reply.judge` with everything but these two given).
-        observer: Told of `attempted` and of each way an attempt can fail.
+        observer: Told `attempted`, then `attempt_failed`, `attempt_timed_out`, `redirected` or `body_ignored` where it
+            applies.
         now: The wall clock, seconds since the epoch, for `webhook-timestamp`.
     """
 
@@ -76,27 +77,45 @@ class Forwarder:
         self._observer.count("attempted")
         try:
             response = await self._webhook.post(delivery.body, headers)
-        except TimedOut as error:
-            self._observer.count("attempt_timed_out")
-            return reply.give_up(delivery.stanza, conditions.TIMEOUT, str(error))
         except WebhookError as error:
-            self._observer.count("attempt_failed")
-            if isinstance(error, CertificateInvalid):
-                self._log.error(
-                    "{id}: the webhook's certificate cannot be trusted: {reason}", id=delivery.id, reason=str(error)
-                )
-            return reply.give_up(delivery.stanza, conditions.CONNECTION_FAILURE, str(error))
-        verdict = self._judge(delivery.stanza, response)
-        self._tell(delivery, response, verdict)
+            verdict = self._failed(delivery, error)
+        else:
+            verdict = self._judge(delivery.stanza, response)
+            if 300 <= response.status < 400:
+                self._observer.count("redirected")
+                self._log.error("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
+            else:
+                self._tell(delivery, verdict)
         return verdict
 
-    def _tell(self, delivery: Delivery, response: Response, verdict: Verdict) -> None:
-        """Log what the author of the bot should hear about an answer that is complete but not as it should be."""
-        if 300 <= response.status < 400:
-            self._observer.count("redirected")
-            self._log.error("{id}: {note}", id=delivery.id, note=verdict.note)
+    def _failed(self, delivery: Delivery, error: WebhookError) -> Verdict:
+        if isinstance(error, TimedOut):
+            self._observer.count("attempt_timed_out")
+            condition = conditions.TIMEOUT
+        else:
+            self._observer.count("attempt_failed")
+            condition = conditions.CONNECTION_FAILURE
+        verdict = reply.give_up(delivery.stanza, condition, str(error))
+        if isinstance(error, CertificateInvalid):
+            self._log.error(
+                "{id}: gave up: the webhook's certificate cannot be trusted: {note}", id=delivery.id, note=verdict.note
+            )
+        else:
+            self._tell(delivery, verdict)
+        return verdict
+
+    def _tell(self, delivery: Delivery, verdict: Verdict) -> None:
+        """Log what the author of the bot should know; an answer as it should be only at debug level."""
+        if verdict.outcome == "refused_reply":
+            self._log.warn("{id}: the webhook's answer was refused: {note}", id=delivery.id, note=verdict.note)
+        elif verdict.outcome == "bounced":
+            self._log.warn("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
         elif verdict.outcome == "silent" and verdict.note is not None:
             self._observer.count("body_ignored")
             if self._now() - self._ignored_body_logged >= IGNORED_BODY_LOG_INTERVAL:
                 self._ignored_body_logged = self._now()
                 self._log.warn("{id}: {note}", id=delivery.id, note=verdict.note)
+        else:
+            self._log.debug(
+                "{id}: {kind} {outcome}", id=delivery.id, kind=delivery.stanza.kind, outcome=verdict.outcome
+            )

@@ -111,6 +111,7 @@ class Relay:
                 strike.cancel()
 
     def _give_up_all(self) -> None:
+        self._log.warn("gave up {pending} deliveries, for the gateway is stopping", pending=self.pending)
         for running in list(self._running.values()):
             running.cancel()
 
@@ -131,14 +132,6 @@ class Relay:
 
     def _answer(self, delivery: Delivery, verdict: Verdict) -> None:
         self._observer.count(verdict.outcome)
-        if verdict.outcome == "refused_reply":
-            self._log.warn("{id}: the webhook's answer was refused: {note}", id=delivery.id, note=verdict.note)
-        elif verdict.outcome == "bounced":
-            self._log.warn("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
-        else:
-            self._log.debug(
-                "{id}: a {kind}: {outcome}", id=delivery.id, kind=delivery.stanza.kind, outcome=verdict.outcome
-            )
         for element in verdict.stanzas:
             if not self._outlet.send(element):
                 self._observer.count("reply_lost")

@@ -27,7 +27,14 @@ class AlwaysAvailable(XMPPHandler):
     subscribe is answered with subscribed from the bare address, then available from `<bare>/default`; a probe with
     available; unsubscribe with unavailable. Nothing else is answered. It runs after other handlers and leaves
     alone what one of them marked `handled`.
+
+    Args:
+        domain: The component's own domain, normalised; presence to another is left alone.
     """
+
+    def __init__(self, domain: str) -> None:
+        super().__init__()
+        self._domain = domain
 
     def connectionInitialized(self) -> None:
         self.xmlstream.addObserver("/presence", self._arrived, LAST + 1)
@@ -35,12 +42,14 @@ class AlwaysAvailable(XMPPHandler):
     def _arrived(self, element: Element) -> None:
         if getattr(element, "handled", False):
             return
-        element.handled = True  # type: ignore[attr-defined]  # wokkel's own flag
         try:
             user = Address.parse(element.getAttribute("from") or "")
             bot = Address.parse(element.getAttribute("to") or "").bare
         except NotAnAddress:
             return
+        if bot.domain != self._domain:
+            return
+        element.handled = True  # type: ignore[attr-defined]  # wokkel's own flag
         online = f"{bot}/{RESOURCE}"
         type_ = element.getAttribute("type")
         if type_ == "subscribe":

@@ -61,8 +61,9 @@ KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 
 REMEDIES = {
     "not-authorized": (
-        'the secret is not the server\'s: compare it with component_secret of Component "{domain}" in Prosody,'
-        " or with the password of {domain} under ejabberd_service in ejabberd"
+        'the secret is not the server\'s: compare it with component_secret of Component "{domain}" in Prosody, or with'
+        " the password of {domain} under ejabberd_service in ejabberd, which says the same when {domain} is not among"
+        " the hosts there"
     ),
     "host-unknown": (
         'the server has no component {domain}: add Component "{domain}" to Prosody\'s configuration,'
@@ -110,7 +111,7 @@ class _Connection(xmlstream.XmlStream):
         return self._owner.clock.callLater(*args, **kwargs)
 
     def connectionMade(self) -> None:
-        self._keep_alive()
+        self._set_tcp_options()
         self._handshake_limit = self._callLater(HANDSHAKE_TIMEOUT, self._handshake_timed_out)
         super().connectionMade()
 
@@ -128,9 +129,12 @@ class _Connection(xmlstream.XmlStream):
         if self.authenticated and element.name in STANZA_KINDS:
             try:
                 Address.parse(element.getAttribute("from") or "")
-                Address.parse(element.getAttribute("to") or "")
+                recipient = Address.parse(element.getAttribute("to") or "")
             except NotAnAddress as error:
                 self._owner.malformed(element.name, str(error))
+                return
+            if recipient.domain != self._owner.domain:
+                self._owner.foreign(element.name)
                 return
         super().onElement(element)
 
@@ -183,11 +187,12 @@ class _Connection(xmlstream.XmlStream):
         if self.authenticated:
             self._owner.skipped(start, reason)
 
-    def _keep_alive(self) -> None:
-        set_keep_alive = getattr(self.transport, "setTcpKeepAlive", None)
-        if set_keep_alive is None:
+    def _set_tcp_options(self) -> None:
+        """Notice a peer that vanished, and send small stanzas at once; on a connection that is not TCP do nothing."""
+        if not hasattr(self.transport, "setTcpKeepAlive"):
             return
-        set_keep_alive(True)
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
         handle = self.transport.getHandle()
         if isinstance(handle, socket.socket):
             for option, value in KEEPALIVE:
@@ -227,8 +232,8 @@ class ComponentStream(StreamManager, Service):
         domain: The component's own domain, normalised.
         secret: What the server knows it by.
         limits: For one stanza, in both directions.
-        observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `unsendable`,
-            `offline_full`, `reading_paused`.
+        observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `foreign`,
+            `unsendable`, `offline_full`, `reading_paused`.
         clock: The reactor, or a clock in tests.
         random: Source of the jitter between two connections.
     """
@@ -411,6 +416,11 @@ class ComponentStream(StreamManager, Service):
         """A stanza arrived whose address is none; there is nobody to answer."""
         self._observer.count("malformed")
         self._log.warn("ignored a {kind}: {reason}", kind=kind, reason=reason)
+
+    def foreign(self, kind: str) -> None:
+        """A stanza arrived for another domain; an answer from there would end the stream."""
+        self._observer.count("foreign")
+        self._log.warn("ignored a {kind} that is not for {domain}", kind=kind, domain=self.domain)
 
     def skipped(self, start: domish.Element, reason: str) -> None:
         """A stanza over the limits arrived and was not built; its sender is told."""

@@ -5,8 +5,31 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.words.protocols.jabber.xmpp_stringprep import nodeprep, resourceprep
 
 from component_http.contract.address import Address, NotAnAddress
+
+
+class ShortcutTests(SynchronousTestCase):
+    """Addresses in ASCII, which need no stringprep."""
+
+    def test_same_as_stringprep(self) -> None:
+        """
+        Every ASCII character is let through, folded or refused as stringprep does.
+        """
+        for character in map(chr, range(128)):
+            for profile, whole, part in (
+                (nodeprep, "a{}b@example.org", "local"),
+                (resourceprep, "example.org/a{}b", "resource"),
+            ):
+                if part == "local" and character in "@/":
+                    continue  # these end the local part
+                try:
+                    expected = profile.prepare(f"a{character}b")
+                except UnicodeError:
+                    self.assertRaises(NotAnAddress, Address.parse, whole.format(character))
+                else:
+                    self.assertEqual(expected, getattr(Address.parse(whole.format(character)), part))
 
 
 class ReadingTests(SynchronousTestCase):

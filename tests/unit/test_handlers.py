@@ -156,7 +156,7 @@ class PresenceTests(HandlerTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        AlwaysAvailable().setHandlerParent(self.manager)
+        AlwaysAvailable("bot.example.org").setHandlerParent(self.manager)
 
     def test_subscribe(self) -> None:
         """

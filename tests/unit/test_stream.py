@@ -364,6 +364,15 @@ class ReceiveTests(StreamTestCase):
         self.assertEqual(1, len(self.seen))
         self.assertEqual(3, self.counters["malformed"])
 
+    def test_other_domains_reach_nobody(self) -> None:
+        """
+        A stanza for a domain that is not ours cannot be answered without ending the stream; it is ignored.
+        """
+        self.server.authenticate()
+        self.server.says("<message from='a@example.org' to='bot@other.example.org'/>")
+        self.assertEqual([], self.seen)
+        self.assertEqual(1, self.counters["foreign"])
+
     def test_giant_is_answered_and_the_stream_goes_on(self) -> None:
         """
         A stanza over the limit is refused with policy-violation, and the next one arrives.
@@ -378,6 +387,20 @@ class ReceiveTests(StreamTestCase):
         self.assertIn("id='m1'", self.server.heard)
         self.assertEqual(1, len(self.seen))
         self.assertEqual(1, self.counters["oversized"])
+
+    def test_giant_from_a_room_is_not_answered(self) -> None:
+        """
+        An error into a room would get the bot thrown out, so a giant private message from there stays unanswered.
+        """
+        self.server.authenticate()
+        mark = "<x xmlns='http://jabber.org/protocol/muc#user'/>"
+        for inside in (f"{mark}<body>{{}}</body>", f"<body>{{}}</body>{mark}"):
+            giant = inside.format("x" * 20_000)
+            stanza = f"<message id='m1' from='room@example.org/nick' to='bot@bot.example.org'>{giant}</message>"
+            for start in range(0, len(stanza), 1000):
+                self.server.says(stanza[start : start + 1000])
+        self.assertEqual(2, self.counters["oversized"])
+        self.assertEqual("", self.server.heard)
 
     def test_reading_pauses_and_resumes(self) -> None:
         """

@@ -91,10 +91,11 @@ def meaning(element: Element, shares: bool = True, default: str | None = None) -
         shares: Its parent is of the stream's own namespace.
         default: The default namespace around it.
     """
-    own = {NS_COMPONENT, NS_CLIENT, ""} if shares else {NS_COMPONENT}
     if element.defaultUri is not None:
-        default = None if element.defaultUri in own else element.defaultUri
-    uri = default if element.uri is None else None if element.uri in own else element.uri
+        default = element.defaultUri
+    uri = default if element.uri is None else element.uri
+    if uri == NS_COMPONENT or (shares and uri in (NS_CLIENT, "")):
+        uri = None
     attributes = {
         (_clean(key[0] or ""), key[1]) if isinstance(key, tuple) else ("", key): _clean(value)
         for key, value in element.attributes.items()

@@ -1,0 +1,28 @@
+"""
+A gateway as a Twisted application file.
+
+Run it with: twistd -n -y component_http.tac
+It reads component-http.toml beside it. Use a .tac where the gateway shares its process with other services or
+with wokkel handlers of your own; where it does not, `twistd component-http` needs no file like this.
+"""
+
+from pathlib import Path
+
+from twisted.application.service import Application
+from twisted.internet import reactor
+
+from component_http import Gateway, Settings
+from component_http.tap import exit_on_settings_error
+
+application = Application("component-http")
+
+# Where the settings are wrong: one sentence on standard error and exit status 78, before twistd goes into the
+# background.
+with exit_on_settings_error():
+    settings = Settings.from_toml(Path(__file__).with_name("component-http.toml"))
+
+gateway = Gateway(settings, reactor)
+gateway.setServiceParent(application)
+
+# Any wokkel XMPPHandler may join the gateway's stream; it sees each stanza before the webhook does:
+# gateway.addHandler(MyHandler())

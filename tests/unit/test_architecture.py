@@ -1,0 +1,220 @@
+"""Who may know whom, and that importing does nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from attrs import frozen
+from twisted.trial.unittest import SynchronousTestCase
+
+import component_http
+
+PACKAGE = Path(component_http.__path__[0])
+
+PURE = {
+    "__future__",
+    "base64",
+    "codecs",
+    "collections",
+    "contextlib",
+    "datetime",
+    "enum",
+    "functools",
+    "html",
+    "io",
+    "itertools",
+    "json",
+    "math",
+    "operator",
+    "pyexpat",
+    "re",
+    "string",
+    "sys",
+    "types",
+    "typing",
+    "unicodedata",
+    "xml",
+}
+"""Of the standard library, what needs no outside world: no clock, no chance, no file, no socket, no log."""
+
+
+@frozen
+class Room:
+    """
+    What the modules of one room may import.
+
+    Attributes:
+        own: Rooms of this project, beside itself.
+        others: Packages of other people, beside attrs.
+        pure: Nothing of the standard library but `PURE`.
+    """
+
+    own: Collection[str] = ()
+    others: Collection[str] = ()
+    pure: bool = False
+
+
+SEAMS = ("contract", "errors", "interfaces")
+
+ROOMS = {
+    # Values.
+    "errors": Room(pure=True),
+    "_version": Room(pure=True),
+    "contract": Room(["errors"], ["twisted.words.xish", "twisted.words.protocols.jabber"], pure=True),
+    # Seams.
+    "interfaces": Room(["contract", "errors"], ["twisted.words.xish"], pure=True),
+    # Flow.
+    "delivery": Room(
+        SEAMS, ["twisted.internet.defer", "twisted.internet.interfaces", "twisted.logger", "twisted.python"]
+    ),
+    # Edges: each knows one outside library and no other edge.
+    "xmpp": Room([*SEAMS, "_version", "compat"], ["twisted", "wokkel", "constantly", "zope"]),
+    "webhook": Room([*SEAMS, "_version"], ["twisted", "treq", "service_identity", "OpenSSL", "idna", "zope"]),
+    "operations": Room([*SEAMS, "_version"], ["twisted"]),
+    # Beside the path of a stanza.
+    "compat": Room([], ["twisted", "constantly"]),
+    "settings": Room(["contract", "errors"], ["twisted", "zope"]),
+    "testing": Room(SEAMS, ["twisted"]),
+}
+"""The layers of docs/architecture.md. A room that is not here has to be given its place first."""
+
+ASSEMBLY = ("", "gateway", "tap", "cli", "playground")
+"""The only rooms that may know everybody; "" is the package itself, with its public names."""
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """The name of each module below the package ("" for itself), and its file."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."), path
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full name of each module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            assert node.module is not None
+            for alias in node.names:
+                below = PACKAGE.parent.joinpath(*node.module.split("."), alias.name)
+                is_module = below.with_suffix(".py").is_file() or below.is_dir()
+                yield f"{node.module}.{alias.name}" if is_module else node.module
+
+
+def begins_with(name: str, packages: Collection[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def allowed(room: str, name: str) -> bool:
+    """A module of `room` may import `name`."""
+    rules = ROOMS[room]
+    package, _, rest = name.partition(".")
+    if package == "component_http":
+        return rest.partition(".")[0] in (room, *rules.own)
+    if package in sys.stdlib_module_names:
+        return package in PURE or not rules.pure
+    return begins_with(name, ["attrs", *rules.others])
+
+
+class LayerTests(SynchronousTestCase):
+    """Arrows point one way: assembly, then edges and flow, then seams, then values."""
+
+    def test_every_room_has_its_place(self) -> None:
+        """
+        A module that nobody gave a place in the layers is noticed.
+        """
+        rooms = {name.partition(".")[0] for name, _ in modules()}
+        self.assertEqual(set(), rooms - ROOMS.keys() - set(ASSEMBLY))
+
+    def test_rooms_know_only_whom_they_may(self) -> None:
+        """
+        No module imports what the table of layers does not allow it.
+        """
+        forbidden = [
+            f"{module} imports {name}"
+            for module, path in modules()
+            if (room := module.partition(".")[0]) not in ASSEMBLY
+            for name in imports(path)
+            if not allowed(room, name)
+        ]
+        self.assertEqual([], forbidden)
+
+    def test_table_forbids_something(self) -> None:
+        """
+        The table would notice a clock in a value, a library at the wrong edge, and an edge that knows another.
+        """
+        for room, name in [
+            ("contract", "time"),
+            ("contract", "twisted.internet.reactor"),
+            ("contract", "component_http.interfaces"),
+            ("delivery", "treq"),
+            ("delivery", "component_http.webhook.client"),
+            ("xmpp", "treq"),
+            ("xmpp", "component_http.delivery.relay"),
+            ("webhook", "wokkel.subprotocols"),
+            ("webhook", "component_http.xmpp.stream"),
+            ("xmpp", "component_http.settings"),
+        ]:
+            self.assertFalse(allowed(room, name), f"{room} {name}")
+
+
+PROBE = """
+import importlib, json, sys
+sockets, guilty, module = [], {}, None
+sys.addaudithook(lambda event, _: event == "socket.__new__" and sockets.append(module))
+for module in sys.argv[1:]:
+    importlib.import_module(module)
+    if "twisted.internet.reactor" in sys.modules:
+        guilty[module] = "installed a reactor"
+        del sys.modules["twisted.internet.reactor"]
+guilty.update(dict.fromkeys(sockets, "opened a socket"))
+print(json.dumps(guilty))
+"""
+
+
+def guilty_imports(*names: str) -> dict[str, str]:
+    """Import modules one after the other in a fresh interpreter, and say which of them did what."""
+    probe = subprocess.run(
+        [sys.executable, "-c", PROBE, *names],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if probe.returncode:
+        raise AssertionError(probe.stderr)
+    guilty: dict[str, str] = json.loads(probe.stdout)
+    return guilty
+
+
+class ImportTests(SynchronousTestCase):
+    """An application that imports the package keeps the choice of its reactor."""
+
+    def test_importing_does_nothing(self) -> None:
+        """
+        Importing the package and each of its modules installs no reactor and opens no socket.
+        """
+        names = [f"component_http.{name}".rstrip(".") for name, _ in modules()]
+        self.assertEqual({}, guilty_imports(*names))
+
+    def test_probe_notices(self) -> None:
+        """
+        A module that does install a reactor, such as wokkel's own component, is noticed.
+        """
+        guilty = guilty_imports("component_http.compat", "wokkel.component")
+        self.assertEqual("wokkel.component", ", ".join(guilty))
+
+    def test_public_names(self) -> None:
+        """
+        The three names for applications come from the package itself, and nothing else does.
+        """
+        for name in component_http.__all__:
+            self.assertEqual(name, getattr(getattr(component_http, name), "__name__", name))
+        with self.assertRaises(AttributeError):
+            component_http.Gatway  # noqa: B018

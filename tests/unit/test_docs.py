@@ -1,0 +1,444 @@
+"""What the documents say is what the code does."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import runpy
+import shlex
+import tomllib
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, get_args
+
+from attrs import frozen
+from twisted.application.service import MultiService
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.words.protocols.jabber.xmlstream import STREAM_AUTHD_EVENT
+from twisted.words.xish.domish import Element
+from twisted.words.xish.utility import EventDispatcher
+from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, BootstrapMixin
+from wokkel.subprotocols import StreamManager
+
+from component_http import Gateway, Settings
+from component_http.contract import conditions
+from component_http.contract.conditions import StanzaError
+from component_http.contract.reply import Outcome, Response, Verdict, judge
+from component_http.contract.request import request_properties
+from component_http.contract.stanza import Stanza
+from component_http.contract.xml import Limits, parse_stanzas
+from component_http.errors import SettingsError
+from component_http.settings import reference
+from component_http.testing import ScriptedWebhook
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+
+SETTINGS = {"domain": "bot.example.org", "component_post_url": "http://127.0.0.1:8080/"}
+SECRET = {"COMPONENT_HTTP_SECRET": "change-me"}
+
+
+# What is read from the pages.
+
+
+@frozen
+class Block:
+    """
+    One fenced block of a page.
+
+    Attributes:
+        label: What the comment above it says, or "".
+        language: As it stands behind the fence.
+        line: Of its first line in the page.
+    """
+
+    page: Path
+    label: str
+    language: str
+    text: str
+    line: int
+
+
+_BLOCK = re.compile(r"^(?:<!-- (?P<label>[^\n]+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S)
+
+
+def blocks(language: str, *pages: Path) -> list[Block]:
+    return [
+        Block(page, match["label"] or "", match["language"], match["text"], 1 + text[: match.start("text")].count("\n"))
+        for page in pages or PAGES
+        for text in [page.read_text("utf-8")]
+        for match in _BLOCK.finditer(text)
+        if match["language"] == language
+    ]
+
+
+def table(page: Path, *header: str) -> list[list[str]]:
+    """The cells of the one table of a page that has this header, without the marks of code."""
+    lines = [line.strip() for line in page.read_text("utf-8").splitlines()]
+    start = [number for number, line in enumerate(lines) if cells(line) == list(header)]
+    if len(start) != 1:
+        raise AssertionError(f"{page.name} has {len(start)} tables headed {header}")
+    rows = []
+    for line in lines[start[0] + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append(cells(line))
+    return rows
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip().replace("`", "") for cell in line.strip("|").split("|")] if line.startswith("|") else []
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+# What the code does.
+
+
+def a_stanza(xml: str) -> Stanza:
+    [element] = parse_stanzas(xml, Limits())
+    return Stanza.from_element(element)
+
+
+def judged(stanza: Stanza, body: str) -> Verdict:
+    ids = count(1)
+    return judge(
+        stanza,
+        Response(200, {"content-type": "application/json"}, body.encode()),
+        domain="bot.example.org",
+        limits=Limits(),
+        new_id=lambda: f"fresh{next(ids)}",
+    )
+
+
+ADDRESSES = "from='alice@example.org/phone' to='echo@bot.example.org'"
+ASKED = {
+    "chat": f"<message {ADDRESSES} type='chat' id='m1'><body>hello</body></message>",
+    "iq": f"<iq {ADDRESSES} type='get' id='i1'><query xmlns='urn:example'/></iq>",
+}
+
+_ANY = (
+    "<nick xmlns='http://jabber.org/protocol/nick'>al</nick>"
+    "<delay xmlns='urn:xmpp:delay' stamp='2024-05-01T12:00:00Z'/>"
+)
+_ERROR = "<error type='wait'><gone xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
+RICH = {
+    "message": "<body>b</body><subject>s</subject><thread>t</thread>"
+    "<x xmlns='jabber:x:oob'><url>https://example.org/</url></x>"
+    "<composing xmlns='http://jabber.org/protocol/chatstates'/>"
+    "<replace xmlns='urn:xmpp:message-correct:0' id='m0'/>"
+    "<reply xmlns='urn:xmpp:reply:0' id='m0' to='bob@example.org'/>"
+    f"<stanza-id xmlns='urn:xmpp:sid:0' id='s1' by='room.example.org'/>{_ANY}{_ERROR}",
+    "presence": f"<show>away</show><status>lunch</status><priority>5</priority>{_ANY}{_ERROR}",
+    "iq": _ERROR,
+}
+"""The children of a stanza of each kind that has everything."""
+
+
+def a_pretended_stream(manager_of: BootstrapMixin) -> tuple[Any, list[Any]]:
+    """A stream that is up, and what is sent on it."""
+    stream: Any = EventDispatcher()
+    sent: list[Any] = []
+    stream.send = sent.append
+    manager_of.installBootstraps(stream)
+    stream.dispatch(stream, STREAM_CONNECTED_EVENT)
+    stream.dispatch(stream, STREAM_AUTHD_EVENT)
+    return stream, sent
+
+
+class ContractPageTests(SynchronousTestCase):
+    """The page that a bot's author writes by."""
+
+    page = DOCS / "webhook.md"
+
+    def test_status_map(self) -> None:
+        """
+        Each status becomes the error that the page's table says, and no other.
+        """
+        named = {
+            "no connection, TLS failure, connection lost": conditions.CONNECTION_FAILURE,
+            "no whole answer within timeout": conditions.TIMEOUT,
+            "anything else outside 2xx": conditions.SERVICE_UNAVAILABLE,
+            "the gateway is full": conditions.FULL,
+            "the gateway is stopping": conditions.STOPPING,
+            "the stanza is larger than max_stanza_bytes, or nested too deep": conditions.TOO_LARGE,
+        }
+        documented: dict[int, StanzaError] = {}
+        outcomes: dict[str, StanzaError] = {}
+        for outcome, error_type, condition, text in table(self.page, "outcome", "error type", "condition", "text"):
+            error = StanzaError(error_type, condition, text or None)
+            if outcome[0].isdigit():
+                documented.update((int(status), error) for status in outcome.split(", "))
+            else:
+                outcomes[outcome] = error
+        self.assertEqual(dict(conditions.STATUS_ERRORS), documented)
+        self.assertEqual(named, outcomes)
+
+    def test_request_properties(self) -> None:
+        """
+        The table of request properties names each that a stanza of its kind can give, and no other.
+        """
+        documented = {name: where for name, where, _ in table(self.page, "property", "in", "value")}
+        for kind, children in RICH.items():
+            with self.subTest(kind=kind):
+                given = set()
+                for stanza_type in ("error", "result" if kind == "iq" else ""):
+                    stanza = a_stanza(
+                        f"<{kind} {ADDRESSES} type='{stanza_type}' id='1' xml:lang='en'>{children}</{kind}>"
+                    )
+                    given |= set(request_properties(stanza))
+                expected = {name for name, where in documented.items() if re.search(rf"always|all|{kind}", where)}
+                self.assertEqual(expected, given)
+
+    def test_reply_properties(self) -> None:
+        """
+        Each documented reply property is read, and other properties of the request are not.
+        """
+        documented = {name for name, _, _ in table(self.page, "property", "belongs to", "value")}
+        requested = {name for name, _, _ in table(self.page, "property", "in", "value")}
+        for name in documented | requested | {"nonsense"}:
+            with self.subTest(property=name):
+                refused = judged(a_stanza(ASKED["chat"]), json.dumps({name: []})).outcome == "refused_reply"
+                self.assertEqual(name in documented, refused)
+
+    def test_readme_table(self) -> None:
+        """
+        The table of the README has all properties of both directions.
+        """
+        rows = table(ROOT / "README.md", "property", "in the request", "in the reply")
+        self.assertEqual(
+            {name for name, _, _ in table(self.page, "property", "in", "value")},
+            {name for row in rows for name in row[0].split(", ")},
+        )
+
+    def test_headers(self) -> None:
+        """
+        The headers that belong to one attempt are those of the page.
+        """
+        [element] = parse_stanzas(ASKED["chat"], Limits())
+        webhook = ScriptedWebhook()
+        manager = StreamManager(bootstraps := BootstrapMixin(), reactor := MemoryReactorClock())
+        settings = Settings.from_mapping({"component": SETTINGS}, env=SECRET)
+        Gateway(settings, reactor, manager=manager, webhook=webhook).startService()
+        a_pretended_stream(bootstraps)[0].dispatch(element)
+        documented = {name for name, _ in table(self.page, "header", "value")}
+        self.assertEqual(set(webhook.posts[0][1]), {name for name in documented if name.startswith("webhook-")})
+
+    def test_examples_of_answers(self) -> None:
+        """
+        Each answer of the page comes to what the line above it says.
+        """
+        examples = [block for block in blocks("json", self.page) if block.label.startswith("answer to")]
+        self.assertGreater(len(examples), 5)
+        for example in examples:
+            with self.subTest(line=example.line):
+                to, _, expected = example.label.removeprefix("answer to ").partition(": ")
+                verdict = judged(a_stanza(ASKED[to]), example.text)
+                sent = [f"{element.name}/{element.getAttribute('type', '')}" for element in verdict.stanzas]
+                self.assertEqual(expected, " ".join([verdict.outcome, *sent]))
+
+    def test_example_of_a_request(self) -> None:
+        """
+        The stanza of the page becomes the JSON below it.
+        """
+        [stanza] = [block for block in blocks("xml", self.page) if block.label == "request"]
+        [properties] = [block for block in blocks("json", self.page) if block.label == "properties"]
+        given = request_properties(a_stanza(stanza.text))
+        del given["stanza"]
+        self.assertEqual(json.loads(properties.text), given)
+
+    def test_curl(self) -> None:
+        """
+        What a bot's author sends by hand is what the gateway would send.
+        """
+        [command] = [block.text for block in blocks("console", self.page) if "curl" in block.text]
+        words = shlex.split(command)
+        properties = json.loads(words[words.index("-d") + 1])
+        given = request_properties(a_stanza(properties.pop("stanza")))
+        del given["stanza"]
+        self.assertEqual(given, properties)
+
+
+class PagesTests(SynchronousTestCase):
+    """All pages together."""
+
+    def test_json(self) -> None:
+        """
+        Each piece of JSON can be read.
+        """
+        for block in blocks("json"):
+            with self.subTest(page=block.page.name, line=block.line):
+                json.loads(block.text)
+
+    def test_toml(self) -> None:
+        """
+        Each settings file in the pages can be used.
+        """
+        found = blocks("toml")
+        self.assertTrue(found)
+        for block in found:
+            with self.subTest(page=block.page.name, line=block.line):
+                tables = tomllib.loads(block.text)
+                tables["component"].pop("secret_file", None)
+                Settings.from_mapping(tables, env=SECRET)
+
+    def test_flags_exist(self) -> None:
+        """
+        Nothing is said of a flag that does not exist.
+        """
+        ours = {flag for row in reference() for flag in row.flags}
+        others = {"--config", "--help", "--pidfile"}
+        for page in PAGES:
+            named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
+            with self.subTest(page=page.name):
+                self.assertEqual(set(), named - ours - others)
+
+    def test_settings_exist(self) -> None:
+        """
+        Nothing is said of a setting that does not exist, or with a value that it cannot have.
+        """
+        tables = {row.key: row.table for row in reference() if row.table}
+        for page in PAGES:
+            for key, value in re.findall(r"`(\w+) = ([^`]+)`", prose(page)):
+                with self.subTest(page=page.name, key=key):
+                    self.assertIn(key, tables)
+                    example = {"component": dict(SETTINGS)}
+                    if value != '"tls:..."':
+                        example.setdefault(tables[key], {})[key] = tomllib.loads(f"value = {value}")["value"]
+                    Settings.from_mapping(example, env=SECRET)
+
+    def test_wrong_settings(self) -> None:
+        """
+        The sentence about a wrong setting reads as the page shows it.
+        """
+        page = (DOCS / "configuration.md").read_text("utf-8")
+        with self.assertRaises(SettingsError) as caught:
+            Settings.from_mapping({"component": {"domian": "bot.example.org"}}, source="component-http.toml")
+        self.assertIn(f"component-http: {caught.exception}\n", page)
+
+    def test_reference_is_complete(self) -> None:
+        """
+        The configuration reference has each setting with its flags.
+        """
+        text = runpy.run_path(str(DOCS / "conf.py"))["settings_reference"]()
+        for row in reference():
+            with self.subTest(setting=row.key):
+                self.assertIn(f"#### `{row.key}`" if row.table else f"### `[{row.key}]`", text)
+                for flag in row.flags:
+                    self.assertIn(f"`{flag}`", text)
+
+    def test_readme_links(self) -> None:
+        """
+        Each link of the README leads to a file that is there.
+        """
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text("utf-8")):
+            with self.subTest(target=target):
+                self.assertTrue((ROOT / target).is_file())
+
+    def test_migration_counts(self) -> None:
+        """
+        The page for those who come from mod_component_http says how much of it was compared, and with what result.
+        """
+        vectors = json.loads((ROOT / "tests" / "vectors" / "mod_component_http.json").read_text("utf-8"))
+        same = sum(vector["gateway_replies"] == "same" for vector in vectors)
+        text = (DOCS / "migration.md").read_text("utf-8")
+        self.assertIn(f"{len(vectors)} exchanges recorded", text)
+        self.assertIn(f"the same in {same} of them; the other {len(vectors) - same} ", text)
+
+    def test_counters(self) -> None:
+        """
+        The table of counters has each name that the code counts, and no other.
+        """
+        documented = {name for name, _, _ in table(DOCS / "architecture.md", "name", "what happened", "counted by")}
+        counted = {name for path in (ROOT / "component_http").rglob("*.py") for name in _counted(path)}
+        self.assertEqual(counted | set(get_args(Outcome)), documented)
+
+
+def _counted(path: Path) -> Iterator[str]:
+    """The names that a file gives to an observer, or to the relay's method that counts what it refuses."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if (
+            isinstance(node, ast.Call)
+            and re.search(r"observer\.count$|\._refuse$", ast.unparse(node.func))
+            and isinstance(name := node.args[-1], ast.Constant)
+        ):
+            yield str(name.value)
+
+
+class PythonExamplesTests(SynchronousTestCase):
+    """What an embedder copies from the pages."""
+
+    def run_all(self) -> dict[str, Any]:
+        """Run each block for itself, and give all that they define."""
+        defined: dict[str, Any] = {}
+        found = blocks("python")
+        self.assertGreater(len(found), 4)
+        for block in found:
+            code = compile("\n" * (block.line - 1) + block.text, str(block.page), "exec")
+            names: dict[str, Any] = {"__name__": "example"}
+            exec(code, names)
+            defined.update(names)
+        return defined
+
+    def setUp(self) -> None:
+        self.examples = self.run_all()
+        self.reactor = MemoryReactorClock()
+        self.settings = Settings.from_mapping({"component": SETTINGS}, env=SECRET)
+        self.bootstraps = BootstrapMixin()
+        self.manager = StreamManager(self.bootstraps, self.reactor)
+
+    def a_message(self, children: str = "<body>hello</body>") -> Element:
+        [element] = parse_stanzas(f"<message {ADDRESSES} id='m1'>{children}</message>", Limits())
+        return element
+
+    def test_application(self) -> None:
+        """
+        The service of the first example connects to the server when it is started, and not before.
+        """
+        parent = self.examples["bot_service"](self.reactor)
+        self.assertIsInstance(parent, MultiService)
+        self.assertEqual([], self.reactor.tcpClients)
+        parent.startService()
+        [(host, port, *_)] = self.reactor.tcpClients
+        self.assertEqual(("127.0.0.1", 5347), (host, port))
+        self.successResultOf(parent.stopService())
+
+    def test_handler(self) -> None:
+        """
+        The receipts of the example are sent, and the message goes on to the webhook.
+        """
+        webhook = ScriptedWebhook()
+        gateway = Gateway(self.settings, self.reactor, manager=self.manager, webhook=webhook)
+        gateway.addHandler(self.examples["Receipts"]())
+        gateway.startService()
+        stream, sent = a_pretended_stream(self.bootstraps)
+        stream.dispatch(self.a_message("<body>hello</body><request xmlns='urn:xmpp:receipts'/>"))
+        [receipt] = sent
+        self.assertEqual(("alice@example.org/phone", "m1"), (receipt["to"], receipt.received["id"]))
+        self.assertEqual(1, len(webhook.posts))
+        self.assertIsInstance(self.examples["with_receipts"](self.settings, self.reactor), Gateway)
+
+    def test_borrowed_stream(self) -> None:
+        """
+        The gateway of the example serves the stream it is given and opens none.
+        """
+        gateway = self.examples["on_my_stream"](self.settings, self.reactor, self.manager)
+        gateway.startService()
+        self.assertIs(self.manager, gateway.stream)
+        self.assertEqual([], self.reactor.tcpClients)
+        self.successResultOf(gateway.stopService())
+
+    def test_intake(self) -> None:
+        """
+        The intake of the example hands each message to a function.
+        """
+        accepted: list[Stanza] = []
+        self.examples["only_the_stanzas"](self.manager, accepted.append)
+        a_pretended_stream(self.bootstraps)[0].dispatch(self.a_message())
+        self.assertEqual(["m1"], [stanza.id for stanza in accepted])

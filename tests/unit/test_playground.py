@@ -1,0 +1,240 @@
+"""How the playground tells its user what happens."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from component_http.contract.reply import Response
+from component_http.contract.stanza import Stanza
+from component_http.contract.xml import Limits, parse_stanzas
+from component_http.errors import ConnectionFailed
+from component_http.playground.console import MAX_SHOWN, NarratedWebhook, Screen, in_words, printable
+from component_http.testing import ScriptedWebhook, json_response
+
+
+def a_stanza(xml: str) -> Stanza:
+    (element,) = parse_stanzas(xml, Limits())
+    for name, value in (("from", "bot@bot.localhost/default"), ("to", "you@localhost/playground")):
+        if not element.hasAttribute(name):
+            element[name] = value
+    return Stanza.from_element(element)
+
+
+class ScreenTests(SynchronousTestCase):
+    """What reaches the terminal."""
+
+    def setUp(self) -> None:
+        self.out = StringIO()
+
+    def test_a_bot_cannot_steer_the_terminal(self) -> None:
+        """
+        Control characters and characters that turn the text around are written out instead of sent.
+        """
+        self.assertEqual("\\x1b[31mred\\x07 \\u202egnp.exe \\x9b2J", printable("\x1b[31mred\x07 \u202egnp.exe \x9b2J"))
+
+    def test_letters_of_every_language_stay_as_they_are(self) -> None:
+        """
+        Accents, narrow spaces and families of emoji look as they should.
+        """
+        for text in ("h\u00e9llo\u202f!", "\u4f60\u597d", "\U0001f468\u200d\U0001f469", "a\n\tb"):
+            self.assertEqual(text, printable(text))
+
+    def test_what_is_too_long_is_cut_and_says_so(self) -> None:
+        """
+        An answer of a megabyte does not scroll everything away.
+        """
+        Screen(self.out).show("x" * (MAX_SHOWN + 5))
+        self.assertTrue(self.out.getvalue().endswith("\n... and 5 more characters\n"))
+        self.assertLess(len(self.out.getvalue()), MAX_SHOWN + 100)
+
+    def test_lines_after_the_first_are_indented(self) -> None:
+        """
+        A reply of two lines reads as one reply.
+        """
+        Screen(self.out).show("one\ntwo", first="bot> ")
+        self.assertEqual("bot> one\n     two\n", self.out.getvalue())
+
+    def test_no_colour_unless_asked_for(self) -> None:
+        """
+        A file or a pipe gets text and nothing else.
+        """
+        Screen(self.out).show("oops", "bad")
+        self.assertEqual("oops\n", self.out.getvalue())
+
+    def test_colour_where_asked_for(self) -> None:
+        """
+        On a terminal an error is red.
+        """
+        Screen(self.out, colour=True).show("oops", "bad")
+        self.assertEqual("\x1b[31moops\x1b[0m\n", self.out.getvalue())
+
+
+class InWordsTests(SynchronousTestCase):
+    """A stanza as a chat client shows it."""
+
+    def assertWords(self, expected: str, xml: str) -> None:
+        text, _, first = in_words(a_stanza(xml))
+        self.assertEqual(expected, first + text)
+
+    def test_message(self) -> None:
+        """
+        A reply is its sender and its text.
+        """
+        self.assertWords("bot@bot.localhost> hi", "<message type='chat'><body>hi</body></message>")
+
+    def test_message_with_more_than_a_text(self) -> None:
+        """
+        Type, correction, subject and attachment of a message are told.
+        """
+        self.assertWords(
+            "bot@bot.localhost> (headline) (instead of an earlier message) [News] hi (attached: http://a/b.png)",
+            "<message type='headline'><subject>News</subject><body>hi</body><replace xmlns='urn:xmpp:message-correct:0'"
+            " id='1'/><x xmlns='jabber:x:oob'><url>http://a/b.png</url></x></message>",
+        )
+
+    def test_message_without_text(self) -> None:
+        """
+        A chat state is shown in brackets.
+        """
+        self.assertWords(
+            "bot@bot.localhost> (composing)",
+            "<message><composing xmlns='http://jabber.org/protocol/chatstates'/></message>",
+        )
+
+    def test_message_to_somebody_else(self) -> None:
+        """
+        A reply that goes to another address says so.
+        """
+        self.assertWords(
+            "bot@bot.localhost (to bob@localhost)> hi", "<message to='bob@localhost'><body>hi</body></message>"
+        )
+
+    def test_error(self) -> None:
+        """
+        A stanza error is its condition and its text.
+        """
+        self.assertWords(
+            "You would see an error: remote-server-timeout - Connection failure",
+            "<message type='error'><error type='wait'><remote-server-timeout"
+            " xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/><text xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'>"
+            "Connection failure</text></error></message>",
+        )
+
+    def test_presence(self) -> None:
+        """
+        Presence is told as a sentence, with what the bot says about itself.
+        """
+        self.assertWords("bot@bot.localhost is online", "<presence/>")
+        self.assertWords(
+            "bot@bot.localhost is online: away, lunch", "<presence><show>away</show><status>lunch</status></presence>"
+        )
+        self.assertWords("bot@bot.localhost is in your contacts now", "<presence type='subscribed'/>")
+
+    def test_iq(self) -> None:
+        """
+        An answer to an iq is its content, or that there is none.
+        """
+        self.assertWords(
+            "bot@bot.localhost answers: <query xmlns='urn:a'>1</query>",
+            "<iq type='result' id='1'><query xmlns='urn:a'>1</query></iq>",
+        )
+        self.assertWords("bot@bot.localhost answers: (an empty result)", "<iq type='result' id='1'/>")
+
+
+class NarratedWebhookTests(SynchronousTestCase):
+    """Watching a POST."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.out = StringIO()
+
+    def post(self, answer: Response | Exception | Deferred[Response]) -> Deferred[Response]:
+        self.narrated = NarratedWebhook(
+            ScriptedWebhook([answer]), "http://127.0.0.1:8080/", Screen(self.out), self.clock
+        )
+        headers = {"webhook-id": "d1", "webhook-timestamp": "1700000000", "webhook-attempt": "1"}
+        return Deferred.fromCoroutine(self.narrated.post(b'{"body":"hello"}', headers))
+
+    def test_request_is_shown_before_the_answer_is_there(self) -> None:
+        """
+        While the bot thinks, its author sees what it thinks about.
+        """
+        self.assertNoResult(self.post(Deferred()))
+        self.assertEqual(
+            "  --> POST http://127.0.0.1:8080/\n"
+            "      Content-Type: application/json\n"
+            "      webhook-id: d1\n"
+            "      {\n"
+            '        "body": "hello"\n'
+            "      }\n",
+            self.out.getvalue(),
+        )
+        self.assertEqual(1, self.narrated.under_way)
+
+    def test_answer_is_shown_with_the_time_it_took(self) -> None:
+        """
+        Status, media type, milliseconds and the JSON over several lines.
+        """
+        answer: Deferred[Response] = Deferred()
+        posted = self.post(answer)
+        self.clock.advance(0.012)
+        answer.callback(json_response('{"body":"hi"}'))
+        self.assertEqual(200, self.successResultOf(posted).status)
+        self.assertTrue(
+            self.out.getvalue().endswith(
+                "  <-- 200 OK (after 12 ms)\n"
+                "      Content-Type: application/json\n"
+                "      {\n"
+                '        "body": "hi"\n'
+                "      }\n"
+            ),
+            self.out.getvalue(),
+        )
+        self.assertEqual(0, self.narrated.under_way)
+
+    def test_answer_that_is_no_json_is_shown_as_it_is(self) -> None:
+        """
+        The page of an error is seen by whoever has to mend it.
+        """
+        self.successResultOf(self.post(Response(299, {"content-type": "text/html"}, b"<p>no\xff</p>")))
+        self.assertIn(
+            "  <-- 299 (after 0 ms)\n      Content-Type: text/html\n      <p>no\ufffd</p>\n", self.out.getvalue()
+        )
+
+    def test_json_of_any_shape_is_shown(self) -> None:
+        """
+        Numbers too long and lists too deep for a JSON parser are shown as they came.
+        """
+        for body in (b"9" * 5000, b"[" * 5000 + b"]" * 5000):
+            self.successResultOf(self.post(Response(200, {"content-type": "application/json"}, body)))
+            self.assertIn(body[:4000].decode(), self.out.getvalue())
+
+    def test_answer_that_was_too_large_to_read_is_told(self) -> None:
+        """
+        A body over the cap is not shown as an empty one.
+        """
+        self.successResultOf(self.post(Response(200, {}, None)))
+        self.assertIn("larger than the gateway reads", self.out.getvalue())
+
+    def test_no_answer_is_told_and_passed_on(self) -> None:
+        """
+        The gateway hears of a refused connection as ever, and the user too.
+        """
+        self.failureResultOf(self.post(ConnectionFailed("connection refused")), ConnectionFailed)
+        self.assertIn("  <-- no answer: connection refused (after 0 ms)\n", self.out.getvalue())
+        self.assertEqual(0, self.narrated.under_way)
+
+    def test_somebody_can_wait_for_the_end_of_a_post(self) -> None:
+        """
+        The next line waits until the answer to the one before it is there.
+        """
+        answer: Deferred[Response] = Deferred()
+        self.post(answer)
+        ended = Deferred.fromCoroutine(self.narrated.one_ended())
+        self.assertNoResult(ended)
+        answer.callback(Response(204))
+        self.successResultOf(ended)

@@ -1,0 +1,828 @@
+"""What the operator decides, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from component_http.contract.conditions import StanzaError
+from component_http.errors import SettingsError
+from component_http.settings import (
+    ComponentSettings,
+    DeliverySettings,
+    Settings,
+    SpoolSettings,
+    WebhookSettings,
+    reference,
+)
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "component-http.toml"
+
+NOT_SHOWN = "hunter2"
+"""What stands for a secret in these tests, and must be in no sentence."""
+
+
+def a_mapping(**tables: object) -> dict[str, object]:
+    """The least that settings need, with some tables changed; keys given as None are left out."""
+    component: dict[str, object] = {"domain": "bot.example.org", "component_post_url": "http://127.0.0.1:8080/"}
+    changes = tables.pop("component", {})
+    assert isinstance(changes, Mapping)
+    component.update(changes)
+    return {"component": {key: value for key, value in component.items() if value is not None}, **tables}
+
+
+ENVIRONMENT = {"COMPONENT_HTTP_SECRET": NOT_SHOWN}
+
+
+def settings_of(**tables: object) -> Settings:
+    return Settings.from_mapping(a_mapping(**tables), source="bot.toml", env=ENVIRONMENT)
+
+
+class SettingsTestCase(SynchronousTestCase):
+    """A test that reads settings, from a folder of its own where it needs one."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(TemporaryDirectory()))
+
+    def write(self, text: str, name: str = "bot.toml") -> Path:
+        path = self.folder / name
+        path.write_text(text, "utf-8")
+        return path
+
+    def refusal(self, **tables: object) -> str:
+        """The sentence that settings with these tables get."""
+        return str(self.assertRaises(SettingsError, settings_of, **tables))
+
+    def component_refusal(self, **component: object) -> str:
+        """The sentence that settings with these keys in [component] get."""
+        return self.refusal(component=component)
+
+
+class GoodSettingsTests(SettingsTestCase):
+    """Settings that can be used."""
+
+    def test_defaults(self) -> None:
+        """
+        Domain, secret and URL are enough; all else has a default.
+        """
+        settings = settings_of()
+        self.assertEqual("tcp:127.0.0.1:5347", settings.component.server)
+        self.assertEqual(("message",), settings.component.component_post_stanzas)
+        self.assertEqual(60.0, settings.webhook.timeout)
+        self.assertEqual(1, settings.delivery.max_attempts)
+        self.assertEqual("memory", settings.spool.kind)
+        self.assertEqual({}, dict(settings.conditions))
+        self.assertEqual((), settings.warnings())
+
+    def test_three_doors_give_the_same(self) -> None:
+        """
+        A file, flags and the constructor with the same names and values give equal settings.
+        """
+        path = self.write(
+            """
+            [component]
+            domain = "bot.example.org"
+            component_post_url = "http://h/"
+            component_post_stanzas = ["iq", "message"]
+            forward_errors = false
+            [webhook]
+            timeout = 5
+            """
+        )
+        flags = {
+            "domain": "bot.example.org",
+            "post-url": "http://h/",
+            "stanzas": "message,iq",
+            "forward-errors": "false",
+            "webhook-timeout": "5",
+        }
+        built = Settings(
+            component=ComponentSettings(
+                domain="bot.example.org",
+                secret=NOT_SHOWN,
+                component_post_url="http://h/",
+                component_post_stanzas=("message", "iq"),
+                forward_errors=False,
+            ),
+            webhook=WebhookSettings(timeout=5),
+        )
+        self.assertEqual(built, Settings.from_toml(path, ENVIRONMENT))
+        self.assertEqual(built, Settings.from_flags(flags, env=ENVIRONMENT))
+
+    def test_domain_is_normalised(self) -> None:
+        """
+        A domain written with capitals is the domain that the server knows.
+        """
+        self.assertEqual("bot.example.org", settings_of(component={"domain": "Bot.Example.ORG"}).component.domain)
+
+    def test_old_name_of_stanzas(self) -> None:
+        """
+        post_stanza_types, which mod_component_http's code reads, is understood.
+        """
+        settings = settings_of(component={"post_stanza_types": ["presence", "message"]})
+        self.assertEqual(("message", "presence"), settings.component.component_post_stanzas)
+
+    def test_both_names_of_stanzas_may_agree(self) -> None:
+        """
+        Both names of the list may stand in a file when they say the same, in whatever order.
+        """
+        component = {"component_post_stanzas": ["iq", "message"], "post_stanza_types": ["message", "iq"]}
+        self.assertEqual(("message", "iq"), settings_of(component=component).component.component_post_stanzas)
+
+    def test_every_kind_of_endpoint(self) -> None:
+        """
+        The server may be on TCP, on TLS or on a Unix socket.
+        """
+        for server in [
+            "tcp:xmpp.example.org:5347",
+            "tcp:host=localhost:port=5347:timeout=5",
+            "tcp:\\:\\:1:5347",
+            "tls:xmpp.example.org:5347",
+            "ssl:xmpp.example.org:5347",
+            "unix:/run/prosody/component.sock",
+        ]:
+            self.assertEqual(server, settings_of(component={"server": server}).component.server)
+
+    def test_conditions(self) -> None:
+        """
+        A status can be given another stanza error, with or without a text.
+        """
+        settings = settings_of(conditions={"404": "cancel gone", "429": "wait resource-constraint Come back later"})
+        self.assertEqual(
+            {404: StanzaError("cancel", "gone"), 429: StanzaError("wait", "resource-constraint", "Come back later")},
+            dict(settings.conditions),
+        )
+
+    def test_flags_override_the_file(self) -> None:
+        """
+        What a flag says counts, whatever the file says under either name.
+        """
+        path = self.write(
+            """
+            [component]
+            domain = "bot.example.org"
+            component_post_url = "http://h/"
+            post_stanza_types = ["iq"]
+            [webhook]
+            timeout = 5
+            """
+        )
+        settings = Settings.from_flags({"webhook-timeout": "7", "stanzas": "message"}, path, ENVIRONMENT)
+        self.assertEqual(7.0, settings.webhook.timeout)
+        self.assertEqual(("message",), settings.component.component_post_stanzas)
+        self.assertEqual("bot.example.org", settings.component.domain)
+
+    def test_example_is_complete(self) -> None:
+        """
+        The example file has every setting; what it shows behind a # is the default, or an example where there is none.
+        """
+        # A setting's # has no blank after it, a comment's has one.
+        text = re.sub(r"(?m)^#(?=\S)", "", EXAMPLE.read_text("utf-8"))
+        for row in reference():
+            if row.table:
+                self.assertRegex(text, rf"(?m)^{row.key} = ")
+            if row.default not in ("required", "none"):
+                self.assertIn(f"\n{row.key} = {row.default}\n", text)
+        self.write("s", "component-secret")
+        self.write("t", "webhook-token")
+        # The one setting that no value can be given to yet.
+        path = self.write(text.replace('path = "spool.sqlite"', ""))
+        self.assertEqual("bot.example.org", Settings.from_toml(path, {}).component.domain)
+
+    def test_example_as_it_is(self) -> None:
+        """
+        The example file can be used as it is, once the secret's file is there.
+        """
+        self.write("s", "component-secret")
+        path = self.write(EXAMPLE.read_text("utf-8"))
+        defaults = Settings.from_mapping(a_mapping(), env={"COMPONENT_HTTP_SECRET": "s"})
+        found = Settings.from_toml(path, {})
+        self.assertEqual(defaults.webhook, found.webhook)
+        self.assertEqual(defaults.delivery, found.delivery)
+        self.assertEqual(defaults.spool, found.spool)
+
+
+class WrongNameTests(SettingsTestCase):
+    """A name that is no setting's is told with the name that was meant."""
+
+    def test_misspelt_key(self) -> None:
+        """
+        A misspelt key is told with file, table, key and the nearest name.
+        """
+        self.assertEqual(
+            "bot.toml: webhook.time_out is not a setting; did you mean webhook.timeout?",
+            self.refusal(webhook={"time_out": 5}),
+        )
+
+    def test_key_of_another_table(self) -> None:
+        """
+        A key in the wrong table is told with the right one.
+        """
+        self.assertEqual(
+            "bot.toml: component.timeout is not a setting; did you mean webhook.timeout?",
+            self.component_refusal(timeout=5),
+        )
+
+    def test_short_name_of_a_flag(self) -> None:
+        """
+        The short name of a flag, written into a file, leads to the setting's name.
+        """
+        self.assertEqual(
+            "bot.toml: component.stanzas is not a setting; did you mean component.component_post_stanzas?",
+            self.component_refusal(stanzas=["message"]),
+        )
+
+    def test_key_like_nothing(self) -> None:
+        """
+        A key that is like no other is told with those that there are.
+        """
+        self.assertEqual("bot.toml: spool.zzz is not a setting; [spool] has kind, path", self.refusal(spool={"zzz": 1}))
+
+    def test_misspelt_table(self) -> None:
+        """
+        A misspelt table is told with the nearest one, and one like no other with all of them.
+        """
+        self.assertEqual(
+            "bot.toml: [webhok] is not a table of settings; did you mean [webhook]?", self.refusal(webhok={})
+        )
+        self.assertEqual(
+            "bot.toml: [qux] is not a table of settings;"
+            " there are [component], [webhook], [delivery], [spool], [conditions]",
+            self.refusal(qux={}),
+        )
+
+    def test_key_above_the_tables(self) -> None:
+        """
+        A key above the first table is told where it belongs.
+        """
+        self.assertEqual(
+            "bot.toml: domain stands above the first table, but belongs below [component]", self.refusal(domain="x")
+        )
+        self.assertEqual("bot.toml: timeuot is not a setting; did you mean webhook.timeout?", self.refusal(timeuot="x"))
+
+    def test_value_for_a_table(self) -> None:
+        """
+        A value in the place of a table is told as what it is.
+        """
+        self.assertEqual("bot.toml: webhook is 3, but must be a table: [webhook]", self.refusal(webhook=3))
+
+    def test_misspelt_flag(self) -> None:
+        """
+        A misspelt flag is told with the nearest one, also one that lacks its table.
+        """
+        for wrong, right in [("webhook-timeot", "webhook-timeout"), ("timeout", "webhook-timeout")]:
+            error = self.assertRaises(SettingsError, Settings.from_flags, {wrong: "5"})
+            self.assertEqual(f"--{wrong} is not a flag; did you mean --{right}?", str(error))
+
+    def test_missing(self) -> None:
+        """
+        What has to be there and is not is told with what to add, in the words of the door.
+        """
+        self.assertEqual(
+            'bot.toml: component.domain is missing: add domain = "bot.example.org" below [component]',
+            self.component_refusal(domain=None),
+        )
+        error = self.assertRaises(SettingsError, Settings.from_flags, {"domain": "x"}, env=ENVIRONMENT)
+        self.assertEqual(
+            "--post-url is missing: add --post-url=http://127.0.0.1:8080/,"
+            " or --config=FILE with component_post_url below [component]",
+            str(error),
+        )
+
+    def test_two_names_that_disagree(self) -> None:
+        """
+        Both names of the list of stanzas with different values: neither is taken.
+        """
+        self.assertEqual(
+            'bot.toml: component.component_post_stanzas is ["iq"] and component.post_stanza_types is ["message"],'
+            " but they are two names of one setting: remove one of the two",
+            self.component_refusal(component_post_stanzas=["iq"], post_stanza_types=["message"]),
+        )
+
+
+class WrongValueTests(SettingsTestCase):
+    """A value that cannot be used is told with what was found and what is allowed."""
+
+    def test_numbers(self) -> None:
+        """
+        A number out of its range, of the wrong type, or none at all is refused with the range and the unit.
+        """
+        allowed = "must be a number from 0.1 to 3600 (seconds)"
+        for value, found in [
+            (0, "0"),
+            (3601, "3601"),
+            (-1.5, "-1.5"),
+            ("60", '"60"'),
+            (True, "true"),
+            (float("nan"), "NaN"),
+            (float("inf"), "Infinity"),
+            ([], "[]"),
+            ({}, "a table"),
+        ]:
+            self.assertEqual(
+                f"bot.toml: webhook.timeout is {found}, but {allowed}", self.refusal(webhook={"timeout": value})
+            )
+
+    def test_whole_numbers(self) -> None:
+        """
+        A count is a whole number: neither a fraction nor true.
+        """
+        for value, found in [(0, "0"), (1001, "1001"), (1.5, "1.5"), (True, "true"), ("3", '"3"')]:
+            self.assertEqual(
+                f"bot.toml: webhook.max_connections is {found},"
+                " but must be a whole number from 1 to 1000 (connections)",
+                self.refusal(webhook={"max_connections": value}),
+            )
+
+    def test_ends_of_ranges(self) -> None:
+        """
+        Both ends of a range are in it.
+        """
+        self.assertEqual(0.1, WebhookSettings(timeout=0.1).timeout)
+        self.assertEqual(3600, WebhookSettings(timeout=3600).timeout)
+        self.assertEqual(1, WebhookSettings(max_connections=1).max_connections)
+        self.assertEqual(1000, WebhookSettings(max_connections=1000).max_connections)
+
+    def test_switches(self) -> None:
+        """
+        A switch is true or false; a 1 or a "true" is not taken for one.
+        """
+        for value, found in [(1, "1"), ("true", '"true"')]:
+            self.assertEqual(
+                f"bot.toml: component.forward_errors is {found}, but must be true or false",
+                self.component_refusal(forward_errors=value),
+            )
+
+    def test_server_without_its_kind(self) -> None:
+        """
+        A server written in a way of other programs is told in the way of this one.
+        """
+        for wrong, right in [
+            ("localhost:5347", "tcp:localhost:5347"),
+            ("xmpp.example.org", "tcp:xmpp.example.org:5347"),
+            ("tcp://xmpp.example.org:5347", "tcp:xmpp.example.org:5347"),
+            ("tcp:xmpp.example.org", "tcp:xmpp.example.org:5347"),
+            ("tcp:5347", "tcp:127.0.0.1:5347"),
+            ("[::1]:5347", "tcp:\\:\\:1:5347"),
+            ("tcp:::1:5347", "tcp:\\:\\:1:5347"),
+            ("/run/prosody/component.sock", "unix:/run/prosody/component.sock"),
+        ]:
+            sentence = self.component_refusal(server=wrong)
+            self.assertTrue(
+                sentence.startswith(f'bot.toml: component.server is "{wrong}", but must be a Twisted'), sentence
+            )
+            self.assertTrue(sentence.endswith(f'; write "{right}"'), sentence)
+            self.assertEqual(right, settings_of(component={"server": right}).component.server)
+
+    def test_server_that_is_no_endpoint(self) -> None:
+        """
+        What is no endpoint, or has no possible port, is refused before anything is opened.
+        """
+        for server in [
+            "",
+            ":",
+            "tcp:",
+            "tcp:h:0",
+            "tcp:h:65536",
+            "tcp:h:x",
+            "tcp:h:5347:timeout=x",
+            "nix:x:1",
+            "a b",
+            5,
+        ]:
+            self.assertIn("must be a Twisted client endpoint", self.component_refusal(server=server))
+
+    @given(st.text(max_size=40) | st.from_regex(r"(tcp|tls|ssl|unix)(:[a-z0-9=\\/.]{0,6}){0,4}", fullmatch=True))
+    def test_any_server(self, text: str) -> None:
+        """
+        Whatever is written for the server is taken or refused in one sentence.
+        """
+        try:
+            self.assertEqual(text, settings_of(component={"server": text}).component.server)
+        except SettingsError as error:
+            self.assertNotIn("\n", str(error))
+
+    def test_domains(self) -> None:
+        """
+        A domain with a user, a port, a path or a scheme is refused, and told without them.
+        """
+        for wrong in ["bot@x.org", "x.org/bot", "x.org:5347", "http://x.org/", "xmpp://x.org:5347"]:
+            sentence = self.component_refusal(domain=wrong)
+            self.assertIn("must be a domain such as", sentence)
+            self.assertTrue(sentence.endswith('; write "x.org"'), sentence)
+        for hopeless in ["a@b..c", "", ".", "@", "a b", "x" * 4000, 5]:
+            self.assertIn("must be a domain such as", self.component_refusal(domain=hopeless))
+
+    def test_urls(self) -> None:
+        """
+        The webhook's URL is absolute, http or https, and has a host.
+        """
+        for wrong in [
+            "",
+            "/path",
+            "ftp://h/",
+            "http:///x",
+            "http://h:99999/",
+            "http://h:0/",
+            "http://h /",
+            "http://[::1/",
+            5,
+        ]:
+            self.assertIn("must be an absolute URL", self.component_refusal(component_post_url=wrong))
+        self.assertTrue(
+            self.component_refusal(component_post_url="127.0.0.1:8080/bot").endswith(
+                '; write "http://127.0.0.1:8080/bot"'
+            )
+        )
+        self.assertIn("#", self.component_refusal(component_post_url="http://h/#part"))
+
+    def test_stanzas(self) -> None:
+        """
+        The list of stanzas is a list, not empty, of the three kinds.
+        """
+        self.assertTrue(self.component_refusal(component_post_stanzas="iq").endswith('; write ["iq"]'))
+        self.assertTrue(
+            self.component_refusal(component_post_stanzas=["messages"]).endswith('; did you mean "message"?')
+        )
+        for wrong in [[], ["x"], [1], [["iq"]], {}, 5, ""]:
+            self.assertIn("must be a list of one or more of", self.component_refusal(component_post_stanzas=wrong))
+
+    def test_not_yet(self) -> None:
+        """
+        What comes with a later version is refused in so many words.
+        """
+        self.assertEqual(
+            'bot.toml: spool.kind is "sqlite", but must be "memory"; a spool on disk comes with a later version',
+            self.refusal(spool={"kind": "sqlite"}),
+        )
+        self.assertEqual(
+            "bot.toml: delivery.max_attempts is 2,"
+            " but must be 1: this version POSTs each stanza once, retries come with the next",
+            self.refusal(delivery={"max_attempts": 2}),
+        )
+        self.assertEqual(
+            'bot.toml: component.profile is "rest", but must be "mod_component_http"',
+            self.component_refusal(profile="rest"),
+        )
+
+    def test_path_without_a_disk(self) -> None:
+        """
+        A path for a spool in memory is refused: somebody thinks that it is on disk.
+        """
+        self.assertEqual(
+            'bot.toml: spool.path is "x", but spool.kind "memory" has no file: remove path',
+            self.refusal(spool={"path": "x"}),
+        )
+        self.assertRaises(SettingsError, SpoolSettings, path="x")
+
+    def test_headers(self) -> None:
+        """
+        Headers that cannot be sent, or that the gateway sends itself, are refused by name.
+        """
+        for headers, expected in [
+            ({"Host": "x"}, "webhook.headers.Host cannot be set"),
+            ({"content-type": "x"}, "webhook.headers.content-type cannot be set"),
+            ({"Transfer-Encoding": "x"}, "webhook.headers.Transfer-Encoding cannot be set"),
+            ({"Webhook-Id": "x"}, "webhook.headers.Webhook-Id cannot be set"),
+            ({"X Y": "x"}, 'webhook.headers holds the name "X Y"'),
+            ({"X:": "x"}, 'webhook.headers holds the name "X:"'),
+            ({"": "x"}, 'webhook.headers holds the name ""'),
+            ({"X-Key": "a", "x-key": "b"}, "webhook.headers.x-key is there twice, also as X-Key"),
+            ({"X-Key": "a\r\nb"}, "webhook.headers.X-Key must be a string of printable ASCII"),
+            ({"X-Key": 5}, "webhook.headers.X-Key must be a string of printable ASCII"),
+            (["X-Key: a"], "webhook.headers must be a table of strings"),
+        ]:
+            self.assertIn(f"bot.toml: {expected}", self.refusal(webhook={"headers": headers}))
+
+    def test_authorization_twice(self) -> None:
+        """
+        Two settings that both decide the Authorization header are refused by name.
+        """
+        headers = {"authorization": f"Basic {NOT_SHOWN}"}
+        token = str(self.write(NOT_SHOWN, "token"))
+        url = f"http://user:{NOT_SHOWN}@h/"
+        for tables, first, second in [
+            (
+                {"webhook": {"headers": headers, "bearer_token_file": token}},
+                "bearer_token_file",
+                "headers.authorization",
+            ),
+            (
+                {"component": {"component_post_url": url}, "webhook": {"headers": headers}},
+                "headers",
+                "component_post_url",
+            ),
+            (
+                {"component": {"component_post_url": url}, "webhook": {"bearer_token_file": token}},
+                "bearer_token_file",
+                "component_post_url",
+            ),
+        ]:
+            sentence = self.refusal(**tables)
+            self.assertRegex(sentence, f"{first}.*{second}.*both set the Authorization header")
+            self.assertNotIn(NOT_SHOWN, sentence)
+
+    def test_conditions(self) -> None:
+        """
+        A status that is no error, a type or a condition that does not exist is refused with the nearest name.
+        """
+        for table, expected in [
+            ({"404": "cancel item-not-fund"}, 'did you mean "item-not-found"?'),
+            ({"404": "cancle item-not-found"}, 'did you mean "cancel"?'),
+            ({"404": "gone"}, 'conditions.404 is "gone", but must be a type and a condition'),
+            ({"404": 5}, "conditions.404 is 5, but must be"),
+            ({"200": "cancel gone"}, 'conditions holds "200", but'),
+            ({"600": "cancel gone"}, 'conditions holds "600", but'),
+            ({"4xx": "cancel gone"}, 'conditions holds "4xx", but'),
+            (5, "conditions must be a table"),
+        ]:
+            self.assertIn(expected, self.refusal(conditions=table))
+
+    def test_constructors_check_too(self) -> None:
+        """
+        An application that gives a wrong value gets the same sentence, without a file.
+        """
+        error = self.assertRaises(SettingsError, WebhookSettings, timeout=0)
+        self.assertEqual("webhook.timeout is 0, but must be a number from 0.1 to 3600 (seconds)", str(error))
+        self.assertRaises(SettingsError, DeliverySettings, max_pending=0)
+        error = self.assertRaises(SettingsError, ComponentSettings, domain="x", component_post_url="http://h/")
+        self.assertIn("component.secret_file (--secret-file) is missing", str(error))
+
+    def test_flags_show_what_was_typed(self) -> None:
+        """
+        A flag's value that cannot be used is told with the flag, as it was typed.
+        """
+        for flag, text, expected in [
+            ("webhook-timeout", "5s", 'is "5s", but must be a number from 0.1 to 3600 (seconds)'),
+            ("webhook-max-connections", "1.5", 'is "1.5", but must be a whole number from 1 to 1000 (connections)'),
+            ("forward-errors", "no", 'is "no", but must be true or false'),
+            ("stanzas", "message,iqs", 'is "message,iqs", but must be a list'),
+        ]:
+            error = self.assertRaises(SettingsError, Settings.from_flags, {flag: text})
+            self.assertTrue(str(error).startswith(f"--{flag} {expected}"), str(error))
+
+    @given(
+        st.dictionaries(
+            st.sampled_from(["component", "webhook", "delivery", "spool", "conditions"]) | st.text(max_size=8),
+            st.recursive(
+                st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates(),
+                lambda inner: (
+                    st.lists(inner, max_size=3)
+                    | st.dictionaries(
+                        st.sampled_from([row.key for row in reference()]) | st.text(max_size=8), inner, max_size=3
+                    )
+                ),
+                max_leaves=8,
+            ),
+            max_size=4,
+        )
+    )
+    def test_any_mapping(self, tables: dict[str, object]) -> None:
+        """
+        Whatever a file holds is taken, or refused in one line.
+        """
+        try:
+            Settings.from_mapping(tables, source="bot.toml", env=ENVIRONMENT)
+        except SettingsError as error:
+            self.assertTrue(str(error).startswith("bot.toml: "))
+            self.assertNotIn("\n", str(error))
+
+
+class FileTests(SettingsTestCase):
+    """Settings files that cannot be read."""
+
+    def refusal_of(self, path: Path) -> str:
+        """The sentence that a file gets, with the name of its folder left out."""
+        return str(self.assertRaises(SettingsError, Settings.from_toml, path, ENVIRONMENT)).replace(
+            f"{self.folder}/", ""
+        )
+
+    def test_not_there(self) -> None:
+        """
+        A file that is not there, or is a folder, is told by name.
+        """
+        self.assertEqual(
+            "none.toml cannot be read: No such file or directory", self.refusal_of(self.folder / "none.toml")
+        )
+        self.assertIn("cannot be read: Is a directory", self.refusal_of(self.folder))
+
+    def test_syntax(self) -> None:
+        """
+        A mistake in the TOML is told with its line and column.
+        """
+        for text, expected in [
+            ("[component]\ndomain = \n", "bot.toml, line 2, column 10: not valid TOML: Invalid value"),
+            ("[component\n", "bot.toml, line 1, column 11: not valid TOML: Expected ']'"),
+            ("[component]\ndomain", "bot.toml, line 2, column 7: not valid TOML: Expected '='"),
+            ("[webhook]\ntimeout = 1\ntimeout = 2\n", "bot.toml, line 3, column 12: not valid TOML: Cannot overwrite"),
+        ]:
+            self.assertIn(expected, self.refusal_of(self.write(text)))
+
+    def test_not_for_reading(self) -> None:
+        """
+        A file of another kind is refused in one sentence: binary, endless, or made to break a parser.
+        """
+        binary = self.folder / "binary.toml"
+        binary.write_bytes(b"domain = \xff")
+        self.assertIn("is not UTF-8 text, see byte 9", self.refusal_of(binary))
+        self.assertIn("has more than 1048576 bytes", self.refusal_of(Path("/dev/zero")))
+        self.assertIn("nested too deep", self.refusal_of(self.write("a = " + "[" * 100_000)))
+        self.assertIn("too long", self.refusal_of(self.write("a = " + "1" * 10_000)))
+
+    def test_byte_order_mark(self) -> None:
+        """
+        A file that an editor has put a byte order mark into is read.
+        """
+        path = self.write('\ufeff[component]\r\ndomain = "x.org"\r\ncomponent_post_url = "http://h/"\r\n')
+        self.assertEqual("x.org", Settings.from_toml(path, ENVIRONMENT).component.domain)
+
+
+class SecretTests(SettingsTestCase):
+    """Secrets come from a file or the environment, and are never shown."""
+
+    def with_secret(self, text: str, env: Mapping[str, str] | None = None) -> Settings:
+        """Settings whose secret's file has this text."""
+        (self.folder / "secret").write_bytes(text.encode())
+        path = self.write('[component]\ndomain = "x"\ncomponent_post_url = "http://h/"\nsecret_file = "secret"\n')
+        return Settings.from_toml(path, env or {})
+
+    def refusal_of(self, text: str, env: Mapping[str, str] | None = None) -> str:
+        sentence = str(self.assertRaises(SettingsError, self.with_secret, text, env))
+        self.assertNotIn(NOT_SHOWN, sentence)
+        return sentence
+
+    def test_end_of_line(self) -> None:
+        """
+        The secret is the file's one line, with or without its end; blanks in it are a part of it.
+        """
+        for text in ["s3 cret", "s3 cret\n", "s3 cret\r\n"]:
+            self.assertEqual("s3 cret", self.with_secret(text).component.secret)
+
+    def test_empty(self) -> None:
+        """
+        An empty file of a secret is refused by name.
+        """
+        for text in ["", "\n"]:
+            self.assertIn("is empty, but must hold the secret in one line", self.refusal_of(text))
+
+    def test_another_file(self) -> None:
+        """
+        A file that holds more than a secret is not taken for one.
+        """
+        self.assertIn("in one line, and nothing else", self.refusal_of(f"{NOT_SHOWN}\nand more\n"))
+        self.assertIn("has more than 4096 bytes", self.refusal_of(NOT_SHOWN * 4096))
+
+    def test_not_there(self) -> None:
+        """
+        A secret's file that is not there is told with its path and its key.
+        """
+        self.assertRegex(
+            self.component_refusal(secret_file="/nowhere/secret"),
+            '^bot.toml: component.secret_file "/nowhere/secret" cannot be read: No such file or directory$',
+        )
+
+    def test_from_the_environment(self) -> None:
+        """
+        The environment may give the secret; set but empty is the same as not set.
+        """
+        self.assertEqual(NOT_SHOWN, settings_of().component.secret)
+        error = self.assertRaises(
+            SettingsError, Settings.from_mapping, a_mapping(), source="bot.toml", env={"COMPONENT_HTTP_SECRET": ""}
+        )
+        self.assertEqual(
+            "bot.toml: component.secret_file (--secret-file) is missing and COMPONENT_HTTP_SECRET is not in the"
+            " environment: one of them must give the secret that the XMPP server has for the component",
+            str(error),
+        )
+
+    def test_both_the_same(self) -> None:
+        """
+        File and environment may both give the secret, if it is the same.
+        """
+        self.assertEqual(NOT_SHOWN, self.with_secret(f"{NOT_SHOWN}\n", ENVIRONMENT).component.secret)
+
+    def test_both_and_different(self) -> None:
+        """
+        File and environment with different secrets are refused: nobody could say which one was meant.
+        """
+        self.assertIn("holds another secret than the one given directly", self.refusal_of("old", ENVIRONMENT))
+        self.assertIn("COMPONENT_HTTP_SECRET", self.refusal_of("old", ENVIRONMENT))
+
+    def test_in_the_settings_file(self) -> None:
+        """
+        A secret that stands in the settings file itself is refused, with the two places where it may be.
+        """
+        sentence = self.component_refusal(secret=NOT_SHOWN)
+        self.assertEqual(
+            "bot.toml: component.secret must not stand in the open: put it into a file of its own and name that in"
+            " secret_file, or into the environment variable COMPONENT_HTTP_SECRET",
+            sentence,
+        )
+        self.assertIn("bearer_token_file", self.refusal(webhook={"bearer_token": NOT_SHOWN}))
+
+    def test_no_flag(self) -> None:
+        """
+        There is no flag for a secret, and whoever tries one is told why and what instead.
+        """
+        error = self.assertRaises(SettingsError, Settings.from_flags, {"secret": NOT_SHOWN})
+        self.assertEqual(
+            "--secret is not a flag, as every user of the machine would see it:"
+            " use --secret-file or the environment variable COMPONENT_HTTP_SECRET",
+            str(error),
+        )
+
+    def test_bearer_token(self) -> None:
+        """
+        The bearer token is read from its file; a blank within it is refused without showing it.
+        """
+        token = self.write("abc.def\n", "token")
+        self.assertEqual("abc.def", settings_of(webhook={"bearer_token_file": str(token)}).webhook.bearer_token)
+        token.write_text(f"{NOT_SHOWN} x")
+        sentence = self.refusal(webhook={"bearer_token_file": str(token)})
+        self.assertIn("webhook.bearer_token_file", sentence)
+        self.assertNotIn(NOT_SHOWN, sentence)
+
+    def test_never_shown(self) -> None:
+        """
+        Neither the settings' repr nor the URL for the log shows a secret.
+        """
+        settings = settings_of(
+            component={"component_post_url": f"https://user:{NOT_SHOWN}@h:8443/@bot?token={NOT_SHOWN}"},
+            webhook={"headers": {"X-Key": NOT_SHOWN}},
+        )
+        self.assertNotIn(NOT_SHOWN, repr(settings))
+        self.assertEqual("https://h:8443/@bot?...", settings.component.displayed_url)
+
+    def test_never_shown_in_a_wrong_url(self) -> None:
+        """
+        A URL that cannot be used is shown without what may be a password, however wrong it is.
+        """
+        for url in [
+            f"user:{NOT_SHOWN}@h/",
+            f"ftp://user:{NOT_SHOWN}@h/",
+            f"http://user:{NOT_SHOWN}@h:x/",
+            f"http://user:{NOT_SHOWN}/x@h/",
+            f"http://us@er:{NOT_SHOWN}@h :1/",
+            f"http:///?token={NOT_SHOWN}",
+            f"//user:{NOT_SHOWN}\n@h",
+        ]:
+            self.assertNotIn(NOT_SHOWN, self.component_refusal(component_post_url=url), url)
+            self.assertNotIn(NOT_SHOWN, self.component_refusal(server=url.partition("?")[0]), url)
+
+    def test_not_on_the_command_line(self) -> None:
+        """
+        A URL with a password is refused as a flag, where every user of the machine would see it.
+        """
+        for flag in ["post-url", "component-post-url"]:
+            error = self.assertRaises(SettingsError, Settings.from_flags, {flag: f"http://user:{NOT_SHOWN}@h/"})
+            self.assertTrue(str(error).startswith(f"--{flag} must not hold a user or a password"), str(error))
+            self.assertNotIn(NOT_SHOWN, str(error))
+
+    def test_warnings(self) -> None:
+        """
+        A password in the URL and a secret's file that everyone can read are taken, with a warning each.
+        """
+        settings = self.with_secret("s")
+        (self.folder / "secret").chmod(0o600)
+        self.assertEqual((), settings.warnings())
+        (self.folder / "secret").chmod(0o644)
+        (warning,) = settings.warnings()
+        self.assertRegex(warning, "^component.secret_file .* can be read by every user of this machine")
+        (warning,) = settings_of(component={"component_post_url": f"http://u:{NOT_SHOWN}@h/"}).warnings()
+        self.assertIn("component_post_url holds a user or a password", warning)
+        self.assertNotIn(NOT_SHOWN, warning)
+
+
+class ReferenceTests(SynchronousTestCase):
+    """The list of settings that the documents and --help are made from."""
+
+    def test_every_setting_explains_itself(self) -> None:
+        """
+        Each setting says what it is for and what is allowed, and has a default or an example.
+        """
+        for row in reference():
+            self.assertTrue(row.help and row.allowed, row)
+            self.assertNotEqual("none", row.example, row)
+
+    def test_flags(self) -> None:
+        """
+        Keys of [component] are flags as they are, others have their table in front; two have short names.
+        """
+        flags = {(row.table, row.key): row.flags for row in reference()}
+        self.assertEqual(("--secret-file",), flags["component", "secret_file"])
+        self.assertEqual(("--post-url", "--component-post-url"), flags["component", "component_post_url"])
+        self.assertEqual(("--stanzas", "--component-post-stanzas"), flags["component", "component_post_stanzas"])
+        self.assertEqual(("--webhook-max-connections",), flags["webhook", "max_connections"])
+        self.assertEqual((), flags["webhook", "headers"])
+
+    def test_no_secret_is_listed(self) -> None:
+        """
+        What only an application may give is not offered to operators.
+        """
+        self.assertFalse({"secret", "bearer_token"} & {row.key for row in reference()})
