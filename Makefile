@@ -1,0 +1,60 @@
+# Everything here works from a fresh checkout on a machine with Python 3.11 or newer. What is installed goes into
+# $(VENV), except for the servers and interpreters that `make test` talks to: these are Debian packages, installed
+# only where we are root.
+
+VENV ?= .venv
+PYTEST_ARGS ?=
+bin := $(VENV)/bin
+
+.PHONY: help test demo docs lint wheel clean servers
+.NOTPARALLEL:
+
+help:
+	@echo "make test    run all tests, against real XMPP servers where they can be had (PYTEST_ARGS=... goes to pytest)"
+	@echo "make demo    see the gateway at work in this terminal, without an XMPP server"
+	@echo "make docs    build the documents into docs/_build/html"
+	@echo "make lint    ruff and mypy"
+	@echo "make wheel   build the wheel into dist/"
+	@echo "make clean   remove all of it"
+
+test: $(VENV)/.test servers
+	$(bin)/python -m pytest -q -rs $(PYTEST_ARGS)
+
+demo: $(VENV)/.run
+	@$(bin)/python -m component_http.playground.demo
+
+docs: $(VENV)/.docs
+	$(bin)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+lint: $(VENV)/.test $(VENV)/.dev
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+wheel: | $(bin)/python
+	rm -rf build dist
+	$(bin)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
+	@ls dist/*.whl
+
+clean:
+	rm -rf $(VENV) build dist docs/_build component_http.egg-info twisted/plugins/dropin.cache
+	rm -rf .tox .hypothesis .mypy_cache .pytest_cache .ruff_cache _trial_temp*
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+servers:
+	@.ci/prepare servers
+
+$(bin)/python:
+	@.ci/prepare environment $(VENV)
+
+# A stamp for each set of requirements, named after its extra in setup.cfg.
+$(VENV)/.run: setup.cfg pyproject.toml | $(bin)/python
+	@echo "installing component-http into $(VENV)"
+	@$(bin)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.docs $(VENV)/.dev: $(VENV)/.%: setup.cfg pyproject.toml | $(bin)/python
+	@echo "installing component-http and what is needed for $* into $(VENV)"
+	@$(bin)/python -m pip install -q --disable-pip-version-check -e '.[$*]'
+	@touch $@

@@ -1,0 +1,326 @@
+"""Where settings are written down, files and flags, and under which names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import NOTHING, Attribute, AttrsInstance, Factory, field, fields, frozen
+
+from component_http.errors import SettingsError
+from component_http.settings.tables import (
+    SECRET_VARIABLE,
+    About,
+    ComponentSettings,
+    DeliverySettings,
+    SpoolSettings,
+    WebhookSettings,
+    about,
+    read_text,
+)
+from component_http.settings.values import ANSWERS, accepted, accepted_from_flag, hint, nearest, shown
+
+__all__ = [
+    "CONDITIONS",
+    "TABLES",
+    "Given",
+    "ReferenceRow",
+    "from_file",
+    "from_flags",
+    "from_tables",
+    "missing",
+    "reference",
+    "unknown_flag",
+]
+
+_MAX_FILE_BYTES = 1024 * 1024
+"""Bytes of a settings file that are read; a real one has a few hundred, a device has no end."""
+
+_STANZAS = "component.component_post_stanzas"
+_OLD_STANZAS = "component.post_stanza_types"
+"""What mod_component_http's code reads; its README has the other name."""
+
+TABLES: Mapping[str, type[AttrsInstance]] = {
+    table.TABLE: table for table in (ComponentSettings, WebhookSettings, DeliverySettings, SpoolSettings)
+}
+
+CONDITIONS = About(
+    ANSWERS,
+    "the stanza error of an HTTP status, where it should be another than the contract's",
+    "types and conditions are those of RFC 6120 section 8.3",
+    example='404 = "cancel item-not-found No such bot"',
+)
+"""The table [conditions], which is one setting: its keys are HTTP statuses."""
+
+
+@frozen
+class _Setting:
+    """One setting and its names; `table` is "" for [conditions]."""
+
+    table: str
+    key: str
+    about: About
+    default: Any
+
+    @property
+    def name(self) -> str:
+        return f"{self.table}.{self.key}" if self.table else self.key
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Its flags without dashes in front, the shortest first."""
+        if self.about.kind.from_flag is None:
+            return ()
+        prefix = "" if self.table == "component" else f"{self.table}-"
+        return (*self.about.aliases, f"{prefix}{self.key}".replace("_", "-"))
+
+
+_ALL = (
+    *(
+        _Setting(name, attribute.name, about(attribute), attribute.default)
+        for name, table in TABLES.items()
+        for attribute in fields(table)
+    ),
+    _Setting("", "conditions", CONDITIONS, Factory(dict)),
+)
+_HIDDEN = {setting.name for setting in _ALL if setting.about.hidden}
+_SETTINGS = {setting.name: setting for setting in _ALL if not setting.about.hidden}
+_FLAGS = {flag: setting for setting in _SETTINGS.values() for flag in setting.flags}
+
+_NAMES_BY_KEY: dict[str, str] = {
+    **{alias.replace("-", "_"): setting.name for setting in _SETTINGS.values() for alias in setting.about.aliases},
+    **{setting.key: setting.name for setting in reversed(_SETTINGS.values())},
+}
+"""For guessing what somebody meant: the name of a setting by its key, or by a short name of its flag."""
+
+
+@frozen
+class ReferenceRow:
+    """
+    One setting, for a reader.
+
+    Attributes:
+        table: The table in a settings file; "" for `conditions`, which is a table itself.
+        key: Its name there.
+        flags: Its flags with their dashes, the shortest first; none where a flag cannot give it.
+        allowed: What it may be; completes "must be".
+        default: The default as TOML, "required", or "none".
+        example: A value to start from, as TOML.
+        help: What it is for.
+        reason: Why it has this default and these limits.
+    """
+
+    table: str
+    key: str
+    flags: tuple[str, ...]
+    allowed: str
+    default: str
+    example: str
+    help: str
+    reason: str
+
+
+def reference() -> list[ReferenceRow]:
+    """Every setting that a file can give, in the order of a settings file."""
+    rows = []
+    for setting in _SETTINGS.values():
+        if setting.default is NOTHING:
+            default = "required"
+        elif setting.default is None or isinstance(setting.default, type(Factory(dict))):
+            default = "none"
+        else:
+            default = json.dumps(setting.default)
+        known = setting.about
+        flags = tuple(f"--{flag}" for flag in setting.flags)
+        example = known.example or default
+        rows.append(
+            ReferenceRow(
+                setting.table, setting.key, flags, known.kind.allowed, default, example, known.help, known.reason
+            )
+        )
+    return rows
+
+
+@frozen
+class Given:
+    """A value that was accepted, and where it stood."""
+
+    value: Any = field(repr=False)
+    label: str
+
+
+# Files.
+
+
+def from_file(path: str | os.PathLike[str]) -> dict[str, Given]:
+    """
+    Read a settings file; relative paths in it start at its folder.
+
+    Returns:
+        What was given, by the name of the setting.
+
+    Raises:
+        SettingsError: Something in it cannot be used, or the file cannot.
+    """
+    text = read_text(f"{path}", path, _MAX_FILE_BYTES)
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}, {_toml_problem(text, str(error))}") from None
+    except (ValueError, RecursionError):
+        raise SettingsError(f"{path} has a number that is too long, or is nested too deep") from None
+    return from_tables(tables, str(path), Path(path).parent)
+
+
+def _toml_problem(text: str, message: str) -> str:
+    """The place and the problem, from the one text in which `tomllib` gives both."""
+    parts = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
+    if parts is None:
+        return f"not valid TOML: {message}"
+    lines = text.splitlines()
+    line, column = parts[2] or len(lines), parts[3] or len(lines[-1]) + 1 if lines else 1
+    return f"line {line}, column {column}: not valid TOML: {parts[1]}"
+
+
+def from_tables(tables: Mapping[str, object], source: str, folder: Path | None = None) -> dict[str, Given]:
+    """
+    The same for tables that were read already.
+
+    Args:
+        tables: By its name, each table: its values by key.
+        source: How errors call them.
+        folder: Where relative paths start; None leaves them as they are.
+    """
+    given: dict[str, Given] = {}
+    for table, content in tables.items():
+        if table == "conditions":
+            label = f"{source}: {table}"
+            given[table] = Given(accepted(label, content, CONDITIONS.kind), label)
+        elif table not in TABLES:
+            raise SettingsError(f"{source}: {_unknown_table(_bare(table), content)}")
+        elif not isinstance(content, Mapping):
+            raise SettingsError(f"{source}: {table} is {shown(content)}, but must be a table: [{table}]")
+        else:
+            for key, value in content.items():
+                _take(given, source, f"{table}.{_bare(key)}", value, folder)
+    return given
+
+
+def _bare(key: object) -> str:
+    """A key as a sentence may show it: TOML, and an application, can have anything for one."""
+    return key if isinstance(key, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,60}", key) else shown(key)
+
+
+def _take(given: dict[str, Given], source: str, name: str, value: Any, folder: Path | None) -> None:
+    label = f"{source}: {name}"
+    if name in _HIDDEN:
+        raise SettingsError(f"{label} must not stand in the open: {_secret_remedy(name)}")
+    setting = _SETTINGS.get(_STANZAS if name == _OLD_STANZAS else name)
+    if setting is None:
+        raise SettingsError(f"{label} is not a setting{_meant(name)}")
+    value = accepted(label, value, setting.about.kind)
+    if folder is not None and setting.key in ("secret_file", "bearer_token_file", "path"):
+        value = str(folder / value)
+    before = given.get(setting.name)
+    if before is not None and before.value != value:
+        raise SettingsError(
+            f"{before.label} is {shown(before.value)} and {name} is {shown(value)}, but they are two names of one"
+            " setting: remove one of the two"
+        )
+    given[setting.name] = Given(value, label)
+
+
+def _secret_remedy(name: str) -> str:
+    file = f"put it into a file of its own and name that in {name.partition('.')[2]}_file"
+    return f"{file}, or into the environment variable {SECRET_VARIABLE}" if name == "component.secret" else file
+
+
+def _meant(name: str) -> str:
+    """The setting that somebody who wrote `name` most likely meant, in this table or in another."""
+    table, _, key = name.partition(".")
+    if key in _NAMES_BY_KEY:
+        return hint(_NAMES_BY_KEY[key])
+    keys_here = [setting.key for setting in _SETTINGS.values() if setting.table == table]
+    if near := nearest(key, keys_here):
+        return hint(f"{table}.{near}")
+    if near := nearest(key, _NAMES_BY_KEY):
+        return hint(_NAMES_BY_KEY[near])
+    return f"; [{table}] has {', '.join(keys_here)}"
+
+
+def _unknown_table(name: str, content: object) -> str:
+    if isinstance(content, Mapping):
+        tables = [f"[{table}]" for table in (*TABLES, "conditions")]
+        near = nearest(name, [*TABLES, "conditions"])
+        return f"[{name}] is not a table of settings" + (
+            hint(near and f"[{near}]") or f"; there are {', '.join(tables)}"
+        )
+    if f"component.{name}" in (*_HIDDEN, _OLD_STANZAS):
+        return f"{name} stands above the first table, but belongs below [component]"
+    if name in _NAMES_BY_KEY and _NAMES_BY_KEY[name].endswith(f".{name}"):
+        return f"{name} stands above the first table, but belongs below [{_NAMES_BY_KEY[name].partition('.')[0]}]"
+    near = nearest(name, _NAMES_BY_KEY)
+    return f"{name} is not a setting{hint(_NAMES_BY_KEY[near] if near else None)}"
+
+
+# Flags.
+
+
+def from_flags(flags: Mapping[str, str]) -> dict[str, Given]:
+    """
+    Read flags.
+
+    Args:
+        flags: The text of each flag that was given, by its name without the dashes in front.
+
+    Returns:
+        What was given, by the name of the setting.
+    """
+    given = {}
+    for flag, text in flags.items():
+        setting = _FLAGS.get(flag)
+        if setting is None:
+            raise SettingsError(unknown_flag(flag))
+        label = f"--{flag}"
+        given[setting.name] = Given(accepted_from_flag(label, text, setting.about.kind), label)
+    return given
+
+
+def unknown_flag(flag: str, others: tuple[str, ...] = ()) -> str:
+    """
+    The sentence about a flag that does not exist.
+
+    Args:
+        flag: What was written, without the dashes in front.
+        others: Flags that there are beside those of settings.
+    """
+    key = flag.replace("-", "_")
+    if key in ("secret", "bearer_token", "webhook_bearer_token"):
+        name = "component.secret" if key == "secret" else "webhook.bearer_token"
+        instead = "--secret-file" if key == "secret" else "--webhook-bearer-token-file"
+        variable = f" or the environment variable {SECRET_VARIABLE}" if name == "component.secret" else ""
+        return f"--{flag} is not a flag, as every user of the machine would see it: use {instead}{variable}"
+    meant = _SETTINGS[_NAMES_BY_KEY[key]].flags if key in _NAMES_BY_KEY else ()
+    near = meant[0] if meant else nearest(flag, [*_FLAGS, *others])
+    return f"--{flag} is not a flag" + (hint(f"--{near}") if near else "; --help lists them all")
+
+
+def missing(table: str, attribute: Attribute[Any], source: str | None) -> str:
+    """
+    The sentence about a required setting that was not given.
+
+    Args:
+        table: Its table.
+        attribute: Its field.
+        source: The settings file, or None where there is none.
+    """
+    key, example = attribute.name, about(attribute).example
+    if source is not None:
+        return f"{source}: {table}.{key} is missing: add {key} = {example} below [{table}]"
+    flag = _SETTINGS[f"{table}.{key}"].flags[0]
+    return f"--{flag} is missing: add --{flag}={json.loads(example)}, or --config=FILE with {key} below [{table}]"

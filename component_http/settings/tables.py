@@ -1,0 +1,424 @@
+"""
+The settings themselves: what there is, the defaults, the limits and the reason for each.
+
+The reader of settings files, the flags, `--help` and the configuration reference are made from these fields.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from attrs import NOTHING, Attribute, Converter, Factory, evolve, field, frozen
+
+from component_http.errors import SettingsError
+from component_http.settings import values
+from component_http.settings.values import Kind, accepted, displayed_url, file_path, number, shown, whole
+
+__all__ = [
+    "SECRET_VARIABLE",
+    "About",
+    "ComponentSettings",
+    "DeliverySettings",
+    "SpoolSettings",
+    "Table",
+    "WebhookSettings",
+    "about",
+    "read_text",
+    "setting",
+]
+
+SECRET_VARIABLE = "COMPONENT_HTTP_SECRET"
+"""The environment variable that may hold the component's secret; empty is the same as not set."""
+
+_MAX_SECRET_BYTES = 4096
+"""Bytes of a secret's file that are read, so that a wrong path cannot fill the memory."""
+
+
+@frozen
+class About:
+    """
+    What a field knows beside its name and its default.
+
+    Attributes:
+        kind: The values it takes.
+        help: What it is for; a phrase that starts in lower case.
+        reason: Why it has this default and these limits.
+        example: A value to start from, as TOML, where there is no default.
+        aliases: Other names of its flag, shorter ones.
+        hidden: Only an application may give it, neither a file nor a flag.
+    """
+
+    kind: Kind
+    help: str
+    reason: str = ""
+    example: str = ""
+    aliases: tuple[str, ...] = ()
+    hidden: bool = False
+
+
+def about(attribute: Attribute[Any]) -> About:
+    """What is known about a field made by `setting`."""
+    known: About = attribute.metadata["about"]
+    return known
+
+
+def _check(value: object, owner: Any, attribute: Attribute[Any]) -> object:
+    if value is None and attribute.default is None:
+        return None
+    label = f"{owner.TABLE}.{attribute.name}" if owner.TABLE else attribute.name
+    return accepted(label, value, about(attribute).kind)
+
+
+def setting(
+    known: About,
+    *,
+    default: Any = NOTHING,
+    show: bool | Callable[[Any], str] = True,
+    resolve: Callable[[Any, Any], object] | None = None,
+) -> Any:
+    """
+    A field that checks what it is given.
+
+    Args:
+        known: What it takes and what it is for.
+        default: Its default; None also means that None is allowed. Without one the field is required.
+        show: Whether, or how, `repr` shows it.
+        resolve: Makes the value from the one given and the instance, whose earlier fields are set; instead of checking.
+    """
+    converter: Any = (
+        Converter(_check, takes_self=True, takes_field=True) if resolve is None else Converter(resolve, takes_self=True)
+    )
+    return field(default=default, kw_only=True, repr=show, converter=converter, metadata={"about": known})
+
+
+class Table:
+    """
+    Settings that belong together.
+
+    Attributes:
+        TABLE: Its name in a settings file.
+    """
+
+    TABLE: ClassVar[str] = ""
+    __slots__ = ()
+
+
+# Secrets come from files.
+
+
+def read_text(label: str, path: str | os.PathLike[str], limit: int) -> str:
+    """
+    The text of a small file.
+
+    Args:
+        label: How an error calls the file.
+        path: The file.
+        limit: Bytes it may have.
+
+    Raises:
+        SettingsError: It cannot be read, is larger, or is not UTF-8.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise SettingsError(f"{label} cannot be read: {error.strerror or error}") from None
+    if len(content) > limit:
+        raise SettingsError(f"{label} has more than {limit} bytes, so it must be another file than the one meant")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{label} is not UTF-8 text, see byte {error.start}") from None
+
+
+def _read_secret(label: str, path: str) -> str:
+    """The one line in a secret's file, without its end."""
+    secret = read_text(label, path, _MAX_SECRET_BYTES).removesuffix("\n").removesuffix("\r")
+    if not secret:
+        raise SettingsError(f"{label} is empty, but must hold the secret in one line")
+    if not secret.isprintable():
+        raise SettingsError(f"{label} must hold the secret in one line, and nothing else")
+    return secret
+
+
+def _one_secret(given: str | None, key: str, path: str | None, besides: str) -> str | None:
+    """The secret given directly or by a file; given both ways it must be the same, lest an old one stay in use."""
+    if path is None:
+        return given
+    label = f"{key} {shown(path)}"
+    from_file = _read_secret(label, path)
+    if given is not None and given != from_file:
+        raise SettingsError(f"{label} holds another secret than {besides}: remove one of the two")
+    return from_file
+
+
+def _resolve_secret(value: object, owner: ComponentSettings) -> str:
+    given = None if value is None else accepted("component.secret", value, values.SECRET)
+    besides = f"the one given directly or in the environment variable {SECRET_VARIABLE}"
+    secret = _one_secret(given, "component.secret_file", owner.secret_file, besides)
+    if secret is None:
+        raise SettingsError(
+            f"component.secret_file (--secret-file) is missing and {SECRET_VARIABLE} is not in the environment:"
+            " one of them must give the secret that the XMPP server has for the component"
+        )
+    return secret
+
+
+def _resolve_token(value: object, owner: WebhookSettings) -> str | None:
+    key = "webhook.bearer_token_file"
+    given = None if value is None else accepted("webhook.bearer_token", value, values.TOKEN)
+    token = _one_secret(given, key, owner.bearer_token_file, "webhook.bearer_token")
+    return None if token is None else accepted(f"what {key} holds", token, values.TOKEN)
+
+
+# The tables, in the order of a settings file.
+
+
+@frozen
+class ComponentSettings(Table):
+    """
+    The XMPP side: which component, on which server, and what of its stanzas the webhook gets.
+
+    `secret` is the secret to use, once constructed, wherever it came from.
+    """
+
+    TABLE: ClassVar[str] = "component"
+
+    domain: str = setting(
+        About(
+            values.DOMAIN,
+            "the component's own domain, as the XMPP server knows it",
+            example='"bot.example.org"',
+        )
+    )
+    server: str = setting(
+        About(
+            values.SERVER,
+            "where the XMPP server takes component connections, as a Twisted client endpoint",
+            "5347 is the component port of Prosody and ejabberd; it speaks plain TCP, so both ends belong on one"
+            " machine or one trusted network",
+        ),
+        default="tcp:127.0.0.1:5347",
+    )
+    secret_file: str | None = setting(
+        About(
+            file_path("a file with the secret"),
+            "the file that holds the component's secret in one line; in a settings file a relative path starts at its"
+            " folder",
+            f"every user of a machine sees its command lines; the environment variable {SECRET_VARIABLE} may give the"
+            " secret instead, and where both are given they must be the same",
+            example='"secret"',
+        ),
+        default=None,
+    )
+    secret: str = setting(
+        About(values.SECRET, "the secret itself", hidden=True), default=None, show=False, resolve=_resolve_secret
+    )
+    component_post_url: str = setting(
+        About(
+            values.URL,
+            "the webhook: stanzas are POSTed there",
+            "user:password in it goes out as Basic auth and stays out of the log; a flag must not hold them",
+            example='"http://127.0.0.1:8080/"',
+            aliases=("post-url",),
+        ),
+        show=lambda url: repr(displayed_url(url)),
+    )
+    component_post_stanzas: tuple[str, ...] = setting(
+        About(
+            values.STANZAS,
+            "the kinds of stanza that are POSTed; the gateway looks after the others",
+            "the default is mod_component_http's, and so is the older name post_stanza_types that is understood too",
+            aliases=("stanzas",),
+        ),
+        default=("message",),
+    )
+    profile: str = setting(
+        About(
+            values.choice("mod_component_http"),
+            "the shape of requests and responses",
+            "there is one so far, that of Prosody's module",
+        ),
+        default="mod_component_http",
+    )
+    answer_wellknown_iq: bool = setting(
+        About(
+            values.SWITCH,
+            "answer disco, ping, version, last activity and time in the webhook's place, also when iq is POSTed",
+            "clients and servers ask these of every address, and a bot rarely cares",
+        ),
+        default=True,
+    )
+    forward_bodyless: bool = setting(
+        About(
+            values.SWITCH,
+            "POST messages without a body too: chat states, receipts, markers",
+            "mod_component_http does; false spares a simple bot those",
+        ),
+        default=True,
+    )
+    forward_errors: bool = setting(
+        About(
+            values.SWITCH,
+            "POST stanzas of type error too; they are never answered",
+            "mod_component_http does; false spares a simple bot those",
+        ),
+        default=True,
+    )
+    max_stanza_bytes: int = setting(
+        About(
+            whole(10_000, 524_288, "bytes"),
+            "the largest stanza that is taken from the server or sent to it",
+            "RFC 6120 section 13.12 asks for 10000 at least; over a stanza beyond 512 KiB servers close the stream",
+        ),
+        default=262_144,
+    )
+
+    @property
+    def displayed_url(self) -> str:
+        """`component_post_url` as it may be logged: without user, password and query."""
+        return displayed_url(self.component_post_url)
+
+    @property
+    def url_holds_credentials(self) -> bool:
+        """`component_post_url` has a user or a password in it."""
+        return bool(re.match("[a-z]+://[^/?]*@", self.component_post_url, re.IGNORECASE))
+
+
+@frozen
+class WebhookSettings(Table):
+    """
+    The HTTP side.
+
+    `bearer_token` is the token to use, once constructed, or None for none.
+    """
+
+    TABLE: ClassVar[str] = "webhook"
+
+    timeout: float = setting(
+        About(
+            number(0.1, 3600, "seconds"),
+            "the time one POST may take in all, from connecting to the last byte of the response",
+            "a bot that thinks for 20 seconds is normal",
+        ),
+        default=60.0,
+    )
+    connect_timeout: float = setting(
+        About(
+            number(0.1, 300, "seconds"),
+            "the part of timeout that connecting may take, TLS included",
+            "a webhook that is there answers in milliseconds, and one that is not should be found out soon",
+        ),
+        default=5.0,
+    )
+    max_connections: int = setting(
+        About(
+            whole(1, 1000, "connections"),
+            "connections to the webhook at once; more POSTs wait in order",
+            "32 is what small webhooks bear; with more than 1000 a process runs out of sockets",
+        ),
+        default=32,
+    )
+    headers: Mapping[str, str] = setting(
+        About(
+            values.HEADERS,
+            "headers for every POST, such as an API key",
+            "what HTTP itself or the contract with the webhook decides cannot be set; the values stay out of the log",
+            example='X-Api-Key = "..."',
+        ),
+        default=Factory(dict),
+        show=lambda headers: f"<{len(headers)} headers>",
+    )
+    bearer_token_file: str | None = setting(
+        About(
+            file_path("a file with a token"),
+            "the file that holds a bearer token for the webhook in one line; in a settings file a relative path starts"
+            " at its folder",
+            "a token in the settings file itself would be in every copy of it",
+            example='"token"',
+        ),
+        default=None,
+    )
+    bearer_token: str | None = setting(
+        About(values.TOKEN, "the token itself", hidden=True), default=None, show=False, resolve=_resolve_token
+    )
+    max_body_bytes: int = setting(
+        About(
+            whole(1024, 67_108_864, "bytes"),
+            "the largest response body that is read; a larger one is refused",
+            "bodies are held in memory, max_connections of them at once",
+        ),
+        default=1_048_576,
+    )
+
+    def authorization_sources(self) -> list[str]:
+        """The settings here that set the Authorization header."""
+        by_token = ["webhook.bearer_token_file"] if self.bearer_token is not None else []
+        return by_token + [f"webhook.headers.{name}" for name in self.headers if name.lower() == "authorization"]
+
+
+@frozen
+class DeliverySettings(Table):
+    """How stanzas are carried to the webhook."""
+
+    TABLE: ClassVar[str] = "delivery"
+
+    max_attempts: int = setting(
+        About(
+            evolve(whole(1, 1, ""), allowed="1: this version POSTs each stanza once, retries come with the next"),
+            "POSTs of one stanza at most",
+            "mod_component_http makes one",
+        ),
+        default=1,
+    )
+    max_pending: int = setting(
+        About(
+            whole(1, 1_000_000, "stanzas"),
+            "stanzas that wait for the webhook's answer at most; more are refused with a wait error",
+            "it bounds memory while the webhook is slow",
+        ),
+        default=10_000,
+    )
+    max_pending_bytes: int = setting(
+        About(
+            whole(1_048_576, 4_294_967_296, "bytes"),
+            "the same counted in bytes of request bodies",
+            "it bounds memory when the stanzas are large; with less than 1 MiB a single large one would not fit",
+        ),
+        default=67_108_864,
+    )
+    drain_timeout: float = setting(
+        About(
+            number(0, 600, "seconds"),
+            "the time that running POSTs get to end when the gateway is stopped",
+            "service managers kill what is still there after 90 seconds or so",
+        ),
+        default=20.0,
+    )
+
+
+@frozen
+class SpoolSettings(Table):
+    """Where accepted stanzas are kept until they are done."""
+
+    TABLE: ClassVar[str] = "spool"
+
+    kind: str = setting(
+        About(
+            values.choice("memory", later={"sqlite": "a spool on disk comes with a later version"}),
+            "where accepted stanzas are kept until they are done",
+            "memory loses what is under way when the process dies; a spool on disk comes with a later version",
+        ),
+        default="memory",
+    )
+    path: str | None = setting(
+        About(file_path("the spool's file"), "the file of a spool on disk; memory has none", example='"spool.sqlite"'),
+        default=None,
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.path is not None and self.kind == "memory":
+            raise SettingsError(f'spool.path is {shown(self.path)}, but spool.kind "memory" has no file: remove path')

@@ -1,0 +1,512 @@
+"""
+What one value of the settings may be, and the sentence that says so when it is something else.
+
+A `Kind` knows nothing of names, tables or files; whoever asks it gives the label for the sentence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from attrs import NOTHING, frozen
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
+from zope.interface import implementer
+
+from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.conditions import CONDITIONS, ERROR_TYPES, StanzaError
+from component_http.errors import SettingsError
+
+__all__ = [
+    "ANSWERS",
+    "DOMAIN",
+    "HEADERS",
+    "SECRET",
+    "SERVER",
+    "STANZAS",
+    "SWITCH",
+    "TOKEN",
+    "URL",
+    "Kind",
+    "accepted",
+    "accepted_from_flag",
+    "choice",
+    "displayed_url",
+    "file_path",
+    "hint",
+    "nearest",
+    "number",
+    "shown",
+    "whole",
+]
+
+_MAX_SHOWN = 60
+"""Characters of a wrong value that a sentence shows."""
+
+_STANZA_KINDS = ("message", "presence", "iq")
+
+_RESERVED_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+"""Headers that HTTP itself or the contract with the webhook decides."""
+
+
+class _Unfit(Exception):
+    """
+    A value is not allowed.
+
+    Args:
+        allowed: Completes "must ..."; None for what the kind always says.
+        remedy: What to do about it, where that can be guessed.
+        problem: Stands in place of "is ..., but must ...".
+        part: The name of what is wrong, where the value is a table.
+        found: What to show in place of the value.
+    """
+
+    def __init__(
+        self,
+        allowed: str | None = None,
+        *,
+        remedy: str | None = None,
+        problem: str | None = None,
+        part: str | None = None,
+        found: object = NOTHING,
+    ) -> None:
+        super().__init__(allowed)
+        self.allowed = allowed
+        self.remedy = remedy
+        self.problem = problem
+        self.part = part
+        self.found = found
+
+
+def _unchanged(text: str) -> object:
+    return text
+
+
+@frozen
+class Kind:
+    """
+    A kind of value.
+
+    Attributes:
+        allowed: What values there are; completes "must be ...".
+        accept: Gives the value as the settings hold it, or raises; it accepts its own results. For `accepted`.
+        from_flag: Makes a value for `accept` from a flag's text; None where a flag cannot give it.
+    """
+
+    allowed: str
+    accept: Callable[[Any], object]
+    from_flag: Callable[[str], object] | None = _unchanged
+
+
+def accepted(label: str, value: object, kind: Kind) -> Any:
+    """
+    The value as the settings hold it.
+
+    Args:
+        label: Where the value stands, for the sentence.
+        value: What was given.
+        kind: What is allowed.
+
+    Raises:
+        SettingsError: It is not allowed.
+    """
+    try:
+        return kind.accept(value)
+    except _Unfit as unfit:
+        raise SettingsError(_sentence(label, value, kind, unfit)) from None
+
+
+def accepted_from_flag(label: str, text: str, kind: Kind) -> Any:
+    """The same for a flag's text, which the sentence shows as it was typed."""
+    assert kind.from_flag is not None
+    try:
+        return kind.accept(kind.from_flag(text))
+    except _Unfit as unfit:
+        raise SettingsError(_sentence(label, text, kind, unfit)) from None
+
+
+def _sentence(label: str, value: object, kind: Kind, unfit: _Unfit) -> str:
+    where = label if unfit.part is None else f"{label}.{unfit.part}"
+    found = shown(value if unfit.found is NOTHING else unfit.found)
+    problem = unfit.problem or f"is {found}, but must {unfit.allowed or f'be {kind.allowed}'}"
+    return f"{where} {problem}" + (f"; {unfit.remedy}" if unfit.remedy else "")
+
+
+def shown(value: object) -> str:
+    """A value as TOML would write it, short, on one line, without control characters or a URL's credentials."""
+    if isinstance(value, Mapping):
+        return "a table"
+    if isinstance(value, str) and "@" in value and "//" in value:
+        value = _without_credentials(value)
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):
+        return "something that cannot be shown"
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+
+
+def nearest(name: object, candidates: Collection[str]) -> str | None:
+    """The candidate that somebody who wrote `name` most likely meant, or None."""
+    close = difflib.get_close_matches(str(name)[:200].lower(), candidates, n=1)
+    return close[0] if close else None
+
+
+def hint(near: str | None) -> str:
+    """The end of a sentence that offers a name, or nothing."""
+    return f"; did you mean {near}?" if near else ""
+
+
+def _did_you_mean(name: object, candidates: Collection[str]) -> str | None:
+    near = nearest(name, candidates) if len(candidates) > 1 else None
+    return f'did you mean "{near}"?' if near else None
+
+
+def _one_of(names: Collection[str]) -> str:
+    *first, last = [f'"{name}"' for name in names]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+# Numbers, words, paths.
+
+
+def number(low: float, high: float, unit: str) -> Kind:
+    """A number with both ends allowed; the settings hold a float."""
+
+    def accept(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise _Unfit
+        return float(value)
+
+    def from_flag(text: str) -> object:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    return Kind(f"a number from {low:g} to {high:g} ({unit})", accept, from_flag)
+
+
+def whole(low: int, high: int, unit: str) -> Kind:
+    """A whole number with both ends allowed."""
+
+    def accept(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _Unfit
+        return value
+
+    def from_flag(text: str) -> object:
+        try:
+            return int(text)
+        except ValueError:
+            return text
+
+    return Kind(f"a whole number from {low} to {high} ({unit})", accept, from_flag)
+
+
+def _accept_switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Unfit
+    return value
+
+
+SWITCH = Kind("true or false", _accept_switch, lambda text: {"true": True, "false": False}.get(text.lower(), text))
+
+
+def choice(*names: str, later: Mapping[str, str] = MappingProxyType({})) -> Kind:
+    """
+    One of a few words.
+
+    Args:
+        names: The words.
+        later: Words that are not allowed yet, with what to say about each.
+    """
+
+    def accept(value: Any) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise _Unfit(remedy=later.get(str(value)) or _did_you_mean(value, names))
+        return value
+
+    return Kind(_one_of(names), accept)
+
+
+def file_path(what: str) -> Kind:
+    """The path of a file; whether it is there is not asked here."""
+
+    def accept(value: Any) -> str:
+        text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+        if not isinstance(text, str) or not text or "\0" in text:
+            raise _Unfit
+        return text
+
+    return Kind(f"the path of {what}", accept)
+
+
+# The XMPP side.
+
+
+def _accept_domain(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _Unfit
+    try:
+        address = Address.parse(value)
+    except NotAnAddress:
+        meant = re.fullmatch(r"(?:[a-z]+://)?([\w.-]+)(?::\d+)?/?", value)
+        raise _Unfit(remedy=f'write "{meant[1]}"' if meant and meant[1] != value else None) from None
+    if address.local is not None or address.resource is not None:
+        raise _Unfit(remedy=f'write "{address.domain}"')
+    return address.domain
+
+
+DOMAIN = Kind('a domain such as "bot.example.org", without user, port or resource', _accept_domain)
+
+
+@implementer(IReactorPluggableNameResolver)
+class _NoReactor:
+    """Stands where Twisted's endpoint parsers want a reactor that they only keep for later."""
+
+    nameResolver = None
+
+    def installNameResolver(self, resolver: IHostnameResolver) -> IHostnameResolver:
+        """Never called: nothing is resolved while settings are read."""
+        raise NotImplementedError
+
+
+def _accept_server(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _Unfit
+    # Nobody logs in to a component port, but a URL may have been written here.
+    found = _without_credentials(value) if "@" in value else value
+    problem = _network_endpoint_problem(value)
+    if problem:
+        raise _Unfit(found=found, remedy=problem)
+    try:
+        clientFromString(_NoReactor(), value)
+    except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
+        unknown = str(error).startswith("Unknown endpoint type")
+        said = None if unknown else f"Twisted says {shown(str(error))}"
+        raise _Unfit(found=found, remedy=_server_remedy(value) or said) from None
+    return value
+
+
+SERVER = Kind(
+    'a Twisted client endpoint such as "tcp:127.0.0.1:5347", "unix:PATH" or "tls:HOST:PORT"',
+    _accept_server,
+)
+
+
+def _network_endpoint_problem(text: str) -> str | None:
+    """What is wrong with an endpoint that has a host and a port; Twisted's own words for that help nobody."""
+    kind, *arguments = re.split(r"(?<!\\):", text)
+    if kind.lower() not in ("tcp", "tls", "ssl"):
+        return None
+    if arguments and arguments[0].startswith("//"):
+        return _server_remedy(text) or "a // is not a part of it"
+    positional = [argument for argument in arguments if "=" not in argument]
+    named = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if len(positional) > 2:
+        return _server_remedy(text.partition(":")[2]) or "a colon in the host is written \\:"
+    port = named.get("port") or positional[-1] if positional else named.get("port", "")
+    if len(positional) + len({"host", "port"} & named.keys()) == 1:
+        return f'write "{kind}:127.0.0.1:{port}"' if port.isdecimal() else f'write "{kind}:{port}:5347"'
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        return "a port is a number from 1 to 65535"
+    return None
+
+
+def _server_remedy(text: str) -> str | None:
+    """What somebody who wrote this most likely meant."""
+    if re.fullmatch(r"\.{0,2}/[^/@\s][^@\s]*", text):
+        return f'write "unix:{text}"'
+    ipv6, _, port = text.rpartition(":")
+    if _is_ipv6(ipv6.strip("[]")):
+        host = ipv6.strip("[]")
+    elif meant := re.fullmatch(r"(?:[a-z]+://)?([\w.-]+)(?::(\d+))?/?", text):
+        host, port = meant[1], meant[2] or "5347"
+    else:
+        return None
+    return 'write "tcp:{}:{}"'.format(host.replace(":", "\\:"), port)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _accept_stanzas(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise _Unfit(remedy=f"write [{shown(value)}]" if value in _STANZA_KINDS else None)
+    if not isinstance(value, Collection) or isinstance(value, Mapping) or not value:
+        raise _Unfit
+    for name in value:
+        if not isinstance(name, str) or name not in _STANZA_KINDS:
+            raise _Unfit(remedy=_did_you_mean(name, _STANZA_KINDS))
+    return tuple(kind for kind in _STANZA_KINDS if kind in value)
+
+
+STANZAS = Kind(
+    'a list of one or more of "message", "presence" and "iq"',
+    _accept_stanzas,
+    lambda text: [name.strip() for name in text.split(",")],
+)
+
+
+def _accept_conditions(value: Any) -> Mapping[int, StanzaError]:
+    if not isinstance(value, Mapping):
+        raise _Unfit(problem="must be a table of stanza errors, by HTTP status")
+    errors: dict[int, StanzaError] = {}
+    for status, meaning in value.items():
+        name = str(status)
+        if not re.fullmatch(r"[345][0-9]{2}", name):
+            raise _Unfit(problem=f"holds {shown(status)}, but a status that can become an error is from 300 to 599")
+        errors[int(name)] = meaning if isinstance(meaning, StanzaError) else _stanza_error(name, meaning)
+    return MappingProxyType(errors)
+
+
+def _stanza_error(status: str, meaning: Any) -> StanzaError:
+    words = meaning.split(None, 2) if isinstance(meaning, str) else []
+    if len(words) < 2:
+        raise _Unfit(part=status, found=meaning)
+    if words[0] not in ERROR_TYPES:
+        raise _Unfit(
+            f"begin with the error's type, {_one_of(ERROR_TYPES)}",
+            part=status,
+            found=meaning,
+            remedy=_did_you_mean(words[0], ERROR_TYPES),
+        )
+    if words[1] not in CONDITIONS:
+        raise _Unfit(
+            "name a condition of RFC 6120 section 8.3.3 after the type",
+            part=status,
+            found=meaning,
+            remedy=_did_you_mean(words[1], CONDITIONS),
+        )
+    return StanzaError(*words)
+
+
+ANSWERS = Kind('a type and a condition such as "cancel item-not-found"; a text may follow', _accept_conditions, None)
+
+
+# The HTTP side.
+
+
+def _url_parts(url: str) -> SplitResult | None:
+    """The parts of a URL that can be POSTed to, or None."""
+    if not url.isprintable() or re.search(r"[\s\\]", url):
+        return None
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return None
+    return parts if usable else None
+
+
+def _accept_url(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _Unfit
+    parts = _url_parts(value)
+    if parts is None:
+        found = _without_credentials(value)
+        bare = value and "//" not in value and _url_parts(f"http://{value}") is not None
+        raise _Unfit(found=found, remedy=f'write "http://{found}"' if bare else None)
+    if parts.fragment:
+        raise _Unfit(remedy="leave out what follows the #, it is never sent")
+    return value
+
+
+def _url_from_flag(text: str) -> object:
+    if "@" in text.partition("//")[2].partition("/")[0]:
+        raise _Unfit(
+            problem="must not hold a user or a password on the command line, where every user of the machine sees it:"
+            " give component_post_url in a settings file named by --config"
+        )
+    return text
+
+
+URL = Kind('an absolute URL such as "http://127.0.0.1:8080/"', _accept_url, _url_from_flag)
+
+
+def displayed_url(url: str) -> str:
+    """A usable URL without what in it may be secret: user, password and query."""
+    start, mark, _ = re.sub(r"//[^/?]*@", "//", url, count=1).partition("?")
+    return f"{start}?..." if mark else start
+
+
+def _without_credentials(text: str) -> str:
+    """A text that was perhaps meant as a URL, without all that might be a user, a password or a query in it."""
+    start, mark, _ = re.sub(r"^(.*?//)?.*@", lambda match: match[1] or "", text, flags=re.DOTALL).partition("?")
+    return f"{start}?..." if mark else start
+
+
+def _accept_headers(value: Any) -> Mapping[str, str]:
+    # The values stay out of every sentence: one of them may be a key.
+    if not isinstance(value, Mapping):
+        raise _Unfit(problem="must be a table of strings, by header name")
+    seen: dict[str, str] = {}
+    for name, text in value.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise _Unfit(problem=f"holds the name {shown(name)}, but a header's name is of letters, digits and -")
+        lower = name.lower()
+        if lower in _RESERVED_HEADERS or lower.startswith("webhook-"):
+            raise _Unfit(part=name, problem="cannot be set: the gateway decides about this header itself")
+        if lower in seen:
+            raise _Unfit(part=name, problem=f"is there twice, also as {seen[lower]}: case does not count in headers")
+        if not isinstance(text, str) or not text.isascii() or not text.isprintable() or text != text.strip():
+            raise _Unfit(part=name, problem="must be a string of printable ASCII without a blank at either end")
+        seen[lower] = name
+    return MappingProxyType(dict(value))
+
+
+HEADERS = Kind("a table of strings, by header name", _accept_headers, None)
+
+
+# Secrets: their sentences show nothing of them.
+
+
+def _accept_secret(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise _Unfit(problem="must be a string that is not empty")
+    return value
+
+
+SECRET = Kind("a string that is not empty", _accept_secret, None)
+
+
+def _accept_token(value: Any) -> str:
+    # RFC 6750 section 2.1 allows fewer characters; a blank or a control character is what would break the header.
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
+        raise _Unfit(problem="must be a string of printable ASCII without blanks")
+    return value
+
+
+TOKEN = Kind("a string of printable ASCII without blanks", _accept_token, None)

@@ -1,0 +1,154 @@
+"""
+The door for operators: `twistd component-http`.
+
+Everything that can be wrong with the settings is found here, before twistd goes into the background: one sentence on
+standard error and exit status 78 (EX_CONFIG of sysexits.h), which tells a service manager that trying again is no use.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+from twisted.python import usage
+
+from component_http._version import __version__
+from component_http.errors import SettingsError
+from component_http.settings import SECRET_VARIABLE, ReferenceRow, Settings, reference, unknown_flag
+
+if TYPE_CHECKING:
+    from component_http.gateway import Gateway
+
+__all__ = ["Options", "exit_on_settings_error", "makeService"]
+
+_log = Logger()
+
+
+@contextmanager
+def exit_on_settings_error() -> Iterator[None]:
+    """
+    Turn a `SettingsError` into its sentence on standard error and the end of the process.
+
+    Raises:
+        SystemExit: With status 78, in place of the `SettingsError`.
+    """
+    try:
+        yield
+    except SettingsError as error:
+        print(f"component-http: {error}", file=sys.stderr)
+        raise SystemExit(os.EX_CONFIG) from None
+
+
+def _help(row: ReferenceRow) -> str:
+    if row.default == "none":
+        return row.help
+    if row.default == "required":
+        return f"{row.help} (required)"
+    # As it would be typed: TOML's quotes and brackets are not for the shell.
+    default = re.sub(r'[\[\]" ]', "", row.default)
+    several = "; several with commas between them" if row.default.startswith("[") else ""
+    return f"{row.help} (default {default}{several})"
+
+
+def _parameters() -> list[list[str | None]]:
+    """One flag for each setting, in the shape of `usage.Options`; a second name only says whose it is."""
+    parameters: list[list[str | None]] = [["config", "c", None, "a settings file (TOML); flags override what it says"]]
+    for row in reference():
+        for name in row.flags:
+            text = _help(row) if name == row.flags[0] else f"the same as {row.flags[0]}"
+            parameters.append([name.removeprefix("--"), None, None, text])
+    return parameters
+
+
+class Options(usage.Options):
+    """The command line; holds the text of each flag that was given, and None for the others."""
+
+    optParameters = _parameters()
+
+    synopsis = "[--config=FILE] [options]"
+
+    longdesc = (
+        "Serves an XMPP component by POSTing its stanzas to a webhook. The flags have the names of the settings file's"
+        " keys, and for all but [component] its table in front. The component's secret comes from the file that"
+        f" --secret-file names, or from the environment variable {SECRET_VARIABLE}."
+    )
+
+    def opt_version(self) -> None:
+        """Print the version and exit."""
+        print(f"component-http {__version__}")
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Read the command line.
+
+        Raises:
+            SystemExit: With status 78 if it cannot be used; its sentence is on standard error by then.
+        """
+        arguments = list(sys.argv[1:] if options is None else options)
+        with exit_on_settings_error():
+            self._refuse_unknown(arguments)
+            try:
+                super().parseOptions(arguments)
+            except usage.UsageError as error:
+                raise SettingsError(f"{error}; --help lists all flags") from None
+
+    def _refuse_unknown(self, arguments: Sequence[str]) -> None:
+        """Only whole names are known: a start of one could mean another flag in the next version."""
+        takes_value = {name.removesuffix("="): name.endswith("=") for name in self.longOpt}
+        remaining = iter(arguments)
+        for argument in remaining:
+            if argument == "--":
+                return
+            if not argument.startswith("--"):
+                if argument == "-c":
+                    next(remaining, None)
+                continue
+            name, equals, _ = argument.removeprefix("--").partition("=")
+            if name == "_shell-completion":
+                return
+            if name not in takes_value:
+                raise SettingsError(unknown_flag(name, tuple(takes_value)))
+            if takes_value[name] and not equals:
+                next(remaining, None)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """There are none beside flags."""
+        if arguments:
+            raise usage.UsageError(f'"{arguments[0]}" is not a flag: each has -- in front')
+
+    def settings(self) -> Settings:
+        """
+        The settings that this command line and its file give.
+
+        Raises:
+            SettingsError: They cannot be used.
+        """
+        config = self["config"]
+        return Settings.from_flags(
+            {name: text for name, text in self.items() if text is not None and name != "config"}, config
+        )
+
+
+def makeService(options: Options) -> Gateway:
+    """
+    Make the service that twistd runs.
+
+    Raises:
+        SystemExit: With status 78 if the settings cannot be used; the sentence is on standard error by then.
+    """
+    with exit_on_settings_error():
+        settings = options.settings()
+    for warning in settings.warnings():
+        _log.warn("{warning}", warning=warning)
+
+    from twisted.internet import reactor
+
+    from component_http.gateway import Gateway
+
+    return Gateway(settings, reactor)
