@@ -17,7 +17,7 @@ from twisted.words.protocols.jabber import jid
 
 __all__ = ["MAX_INTERNED_JIDS"]
 
-MAX_INTERNED_JIDS = 10_000
+MAX_INTERNED_JIDS = 1000
 """Addresses that `internJID` keeps; wokkel's handlers intern whatever a stranger writes in a stanza."""
 
 

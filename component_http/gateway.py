@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
 from wokkel.subprotocols import StreamManager, XMPPHandler
@@ -24,10 +24,10 @@ from component_http.interfaces import Webhook
 from component_http.operations.metrics import Counters
 from component_http.settings import Settings
 from component_http.webhook.client import WebhookClient
-from component_http.xmpp.intake import StanzaIntake
+from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
-from component_http.xmpp.wellknown import wellknown_handlers
+from component_http.xmpp.wellknown import WellKnown
 
 __all__ = ["Gateway"]
 
@@ -63,36 +63,90 @@ class Gateway(MultiService):
     ) -> None:
         super().__init__()
         self.counters = Counters()
-        component, delivery = settings.component, settings.delivery
-        limits = Limits(max_bytes=component.max_stanza_bytes)
-        self._drain_timeout = delivery.drain_timeout
-        self._client: WebhookClient | None = None
-        if webhook is None:
-            webhook = self._client = _webhook_client(settings, reactor)
-        outlet: ComponentStream | BorrowedStream
+        self._settings = settings
+        self._reactor = reactor
+        self._webhook = webhook
+        self._limits = Limits(max_bytes=settings.component.max_stanza_bytes)
+        self._client = None if webhook else _webhook_client(settings, reactor)
+        self._relay: Relay | None = None
+        self._handlers: list[LateHandler] = []
+        self._stopping: list[Deferred[None]] = []
+        self._outlet: ComponentStream | BorrowedStream
         if manager is None:
-            self.stream: StreamManager = _component_stream(settings, reactor, limits, self.counters)
+            self.stream: StreamManager = _component_stream(settings, reactor, self._limits, self.counters)
             self.stream.setServiceParent(self)
-            outlet = self.stream
+            self._outlet = self.stream
         else:
             self.stream = manager
-            outlet = BorrowedStream(manager, component.domain, limits.max_bytes, self.counters)
+            self._outlet = BorrowedStream(manager, settings.component.domain, self._limits, self.counters)
+
+    def addHandler(self, handler: XMPPHandler) -> None:
+        """Put a wokkel protocol handler on the gateway's stream; it sees each stanza before the webhook does."""
+        handler.setHandlerParent(self.stream)
+
+    def startService(self) -> None:
+        if self._stopping:
+            raise RuntimeError("the gateway is stopping: wait for stopService before starting it again")
+        self._relay = self._new_relay()
+        self._handlers = self._new_handlers(self._relay)
+        for handler in self._handlers:
+            handler.setHandlerParent(self.stream)
+        super().startService()
+
+    def stopService(self) -> Deferred[None]:
+        """Let deliveries end, at most `drain_timeout`, then close the stream; fires when both are done."""
+        if self._relay is None:
+            return succeed(None)
+        stopped: Deferred[None] = Deferred()
+        self._stopping.append(stopped)
+        if len(self._stopping) == 1:
+            Deferred.fromCoroutine(self._stop(self._relay)).addBoth(self._stopped)
+        return stopped
+
+    async def _stop(self, relay: Relay) -> None:
+        await relay.drain(self._settings.delivery.drain_timeout)
+        if self._client is not None:
+            await self._client.close()
+        await super().stopService()
+        for handler in self._handlers:
+            handler.disownHandlerParent(self.stream)
+        self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
+
+    def _stopped(self, result: Any) -> None:
+        self._relay = self._client = None
+        stopping, self._stopping = self._stopping, []
+        for stopped in stopping:
+            stopped.callback(result)
+
+    def _new_relay(self) -> Relay:
+        settings, delivery = self._settings, self._settings.delivery
+        if self._webhook is None and self._client is None:
+            self._client = _webhook_client(settings, self._reactor)
+        webhook = self._webhook or self._client
+        assert webhook is not None
         judge = partial(
-            reply.judge, domain=component.domain, limits=limits, new_id=_new_id, status_errors=settings.conditions
+            reply.judge,
+            domain=settings.component.domain,
+            limits=self._limits,
+            new_id=_new_id,
+            status_errors=settings.conditions,
         )
-        self._relay = Relay(
+        return Relay(
             Forwarder(webhook, judge, self.counters, time.time),
-            outlet,
-            outlet,
+            self._outlet,
+            self._outlet,
             self.counters,
-            clock=reactor,
+            clock=self._reactor,
             new_id=_new_id,
             max_pending=delivery.max_pending,
             max_pending_bytes=delivery.max_pending_bytes,
         )
-        self._handlers: list[XMPPHandler] = [
+
+    def _new_handlers(self, relay: Relay) -> list[LateHandler]:
+        component = self._settings.component
+        handlers: list[LateHandler] = [
             StanzaIntake(
-                self._relay.accept,
+                relay.accept,
                 domain=component.domain,
                 kinds=component.component_post_stanzas,
                 observer=self.counters,
@@ -101,31 +155,10 @@ class Gateway(MultiService):
             )
         ]
         if "presence" not in component.component_post_stanzas:
-            self._handlers.append(AlwaysAvailable(component.domain))
+            handlers.append(AlwaysAvailable(component.domain, self.counters))
         if component.answer_wellknown_iq:
-            self._handlers.extend(wellknown_handlers(__version__, time.time))
-
-    def addHandler(self, handler: XMPPHandler) -> None:
-        """Put a wokkel protocol handler on the gateway's stream; it sees each stanza before the webhook does."""
-        handler.setHandlerParent(self.stream)
-
-    def startService(self) -> None:
-        for handler in self._handlers:
-            handler.setHandlerParent(self.stream)
-        super().startService()
-
-    def stopService(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        """Let deliveries end while the stream can still carry their replies, then close it."""
-        await self._relay.drain(self._drain_timeout)
-        if self._client is not None:
-            await self._client.close()
-        await super().stopService()
-        for handler in self._handlers:
-            handler.disownHandlerParent(self.stream)
-        self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
+            handlers.append(WellKnown(component.domain, self.counters, __version__, time.time))
+        return handlers
 
 
 def _new_id() -> str:

@@ -142,13 +142,13 @@ def makeService(options: Options) -> Gateway:
     Raises:
         SystemExit: With status 78 if the settings cannot be used; the sentence is on standard error by then.
     """
-    with exit_on_settings_error():
-        settings = options.settings()
-    for warning in settings.warnings():
-        _log.warn("{warning}", warning=warning)
-
     from twisted.internet import reactor
 
     from component_http.gateway import Gateway
 
-    return Gateway(settings, reactor)
+    with exit_on_settings_error():
+        settings = options.settings()
+        gateway = Gateway(settings, reactor)
+    for warning in settings.warnings():
+        _log.warn("{warning}", warning=warning)
+    return gateway

@@ -79,11 +79,13 @@ class Verdict:
             them where its sender may have one.
         note: What a person should know (what was ignored, why it was refused, that the URL is wrong), or None.
             Nothing of a body or an address is in it.
+        ignored_body: A response that is not JSON by its media type had a body: the mistake that people make.
     """
 
     outcome: Outcome
     stanzas: tuple[Element, ...] = ()
     note: str | None = None
+    ignored_body: bool = False
 
 
 def judge(
@@ -111,22 +113,22 @@ def judge(
         if 300 <= response.status <= 399:
             note += ": the URL is wrong, for a redirect is never followed"
         return give_up(stanza, error_of_status(response.status, status_errors), note)
-    if not stanza.answerable:
-        return Verdict("silent")
     composer = _Composer(stanza=stanza, domain=Address.parse(domain).domain, limits=limits, new_id=new_id)
     try:
         replies, note_or_none = _replies(response)
-        stanzas = composer.stanzas(replies or [])
+        stanzas = composer.stanzas(replies or []) if stanza.answerable else ()
     except _Refused as refused:
         return Verdict("refused_reply", (error_stanza(stanza, INTERNAL),) if stanza.is_request else (), str(refused))
+    ignored = note_or_none is not None
     if not stanza.is_request or any(composer.is_answer(element) for element in stanzas):
-        return Verdict("replied" if stanzas else "silent", stanzas, note_or_none)
+        return Verdict("replied" if stanzas else "silent", stanzas, note_or_none, ignored)
     if replies is not None and not stanzas:
         return Verdict("replied", (composer.empty_result(),), note_or_none)
     return Verdict(
         "bounced",
         (*stanzas, error_stanza(stanza, SERVICE_UNAVAILABLE)),
         note_or_none or "the webhook's response holds no answer to the iq",
+        ignored,
     )
 
 

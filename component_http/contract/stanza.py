@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address, NotAnAddress
@@ -41,7 +41,9 @@ class Stanza:
         id: As it came, or None; never None for an iq.
         sender: Its `from`.
         recipient: Its `to`: an address of the component.
-        element: All of it; its `to` and `from` are normalised.
+        through_room: It carries `<x xmlns='http://jabber.org/protocol/muc#user'/>`, as all that comes from a room's
+            occupants does but groupchat (XEP-0045 section 7.5).
+        element: All of it; its `to` and `from` are normalised. In what `facts` gives: nothing but its name.
     """
 
     kind: str
@@ -49,7 +51,8 @@ class Stanza:
     id: str | None
     sender: Address
     recipient: Address
-    element: Element = field(repr=False)
+    through_room: bool
+    element: Element = field(repr=False, eq=False)
 
     @classmethod
     def from_element(cls, element: Element) -> Stanza:
@@ -71,8 +74,13 @@ class Stanza:
             id=element.getAttribute("id"),
             sender=_address(element, "from"),
             recipient=_address(element, "to"),
+            through_room=any(child.uri == NS_MUC_USER and child.name == "x" for child in element.elements()),
             element=element,
         )
+
+    def facts(self) -> Stanza:
+        """The same without its content: what is needed to answer it, at a price in memory that is known."""
+        return evolve(self, element=Element((self.element.uri, self.kind)))
 
     @property
     def is_request(self) -> bool:
@@ -88,9 +96,7 @@ class Stanza:
         occupant gets it thrown out (XEP-0045 section 9.6): groupchat, a private message in a room, presence.
         """
         if self.kind == "message":
-            return self.type not in ("error", "groupchat", "headline") and not any(
-                child.uri == NS_MUC_USER and child.name == "x" for child in self.element.elements()
-            )
+            return self.type not in ("error", "groupchat", "headline") and not self.through_room
         return self.is_request
 
     @property

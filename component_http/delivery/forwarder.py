@@ -26,7 +26,7 @@ class Delivery:
 
     Attributes:
         id: The `webhook-id`: unique per stanza, the same on every attempt.
-        stanza: What arrived.
+        stanza: What arrived; only its facts, for its content is in `body`.
         body: The request body, the same bytes on every attempt.
     """
 
@@ -106,15 +106,15 @@ class Forwarder:
 
     def _tell(self, delivery: Delivery, verdict: Verdict) -> None:
         """Log what the author of the bot should know; an answer as it should be only at debug level."""
-        if verdict.outcome == "refused_reply":
-            self._log.warn("{id}: the webhook's answer was refused: {note}", id=delivery.id, note=verdict.note)
-        elif verdict.outcome == "bounced":
-            self._log.warn("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
-        elif verdict.outcome == "silent" and verdict.note is not None:
+        if verdict.ignored_body:
             self._observer.count("body_ignored")
             if self._now() - self._ignored_body_logged >= IGNORED_BODY_LOG_INTERVAL:
                 self._ignored_body_logged = self._now()
                 self._log.warn("{id}: {note}", id=delivery.id, note=verdict.note)
+        elif verdict.outcome == "refused_reply":
+            self._log.warn("{id}: the webhook's answer was refused: {note}", id=delivery.id, note=verdict.note)
+        elif verdict.outcome == "bounced":
+            self._log.warn("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
         else:
             self._log.debug(
                 "{id}: {kind} {outcome}", id=delivery.id, kind=delivery.stanza.kind, outcome=verdict.outcome

@@ -83,7 +83,7 @@ class Relay:
         if len(self._running) >= self._max_pending or self._pending_bytes + len(body) > self._max_pending_bytes:
             self._refuse(stanza, conditions.FULL, "refused_full")
             return
-        delivery = Delivery(self._new_id(), stanza, body)
+        delivery = Delivery(self._new_id(), stanza.facts(), body)
         self._observer.count("accepted")
         self._pending_bytes += len(body)
         running = Deferred.fromCoroutine(self._carry(delivery))

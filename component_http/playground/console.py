@@ -15,6 +15,7 @@ from argparse import Namespace
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
+from io import StringIO
 from threading import Thread
 from typing import Any, TextIO
 
@@ -57,6 +58,9 @@ MAX_LINE_BYTES = 100_000
 
 MAX_SHOWN = 8_000
 """Characters that are shown of one request, response or reply: some screens full."""
+
+MAX_INDENTED = 100_000
+"""Characters of JSON over several lines; what would be more, such as a list in thousands of lists, stays as it came."""
 
 FAILURES = (
     "bounced",
@@ -105,8 +109,13 @@ def printable(text: str) -> str:
 def _pretty(body: bytes) -> str:
     """A body for reading: JSON over several lines, anything else as it is."""
     text = body.decode("utf-8-sig", "replace")
+    indented = StringIO()
     with suppress(ValueError, RecursionError):
-        text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(text)):
+            if indented.tell() + len(part) > MAX_INDENTED:
+                return text
+            indented.write(part)
+        return indented.getvalue()
     return text
 
 

@@ -44,13 +44,13 @@ class _Authenticator(ListenComponentAuthenticator):
     """Lets in who knows the secret and comes for our domain."""
 
     def __init__(self, secret: str, domain: str) -> None:
-        super().__init__(secret)  # type: ignore[no-untyped-call]
+        super().__init__(secret)
         self._domain = domain
 
     def onHandshake(self, handshake: str) -> None:
         stream: Any = self.xmlstream
         if stream.thisEntity.full() == self._domain:
-            super().onHandshake(handshake)  # type: ignore[no-untyped-call]
+            super().onHandshake(handshake)
         else:
             stream.sendStreamError(StreamError("host-unknown"))
 
@@ -80,13 +80,17 @@ class BoxedServer:
 
     def listen(self) -> int:
         """Take connections from this machine, and say at which port."""
+        self._port = self._reactor.listenTCP(0, self.factory(), interface="127.0.0.1")
+        port: int = self._port.getHost().port
+        return port
+
+    def factory(self) -> xmlstream.XmlStreamServerFactory:
+        """What makes the connections; for those who listen themselves."""
         factory = xmlstream.XmlStreamServerFactory(lambda: _Authenticator(self.secret, self._domain))
         factory.protocol = _Connection
         factory.noisy = False
         factory.addBootstrap(xmlstream.STREAM_AUTHD_EVENT, self._authenticated)
-        self._port = self._reactor.listenTCP(0, factory, interface="127.0.0.1")
-        port: int = self._port.getHost().port
-        return port
+        return factory
 
     async def connected(self) -> None:
         """Wait until the component is there."""

@@ -281,6 +281,9 @@ def _accept_domain(value: Any) -> str:
         raise _Unfit(remedy=f'write "{meant[1]}"' if meant and meant[1] != value else None) from None
     if address.local is not None or address.resource is not None:
         raise _Unfit(remedy=f'write "{address.domain}"')
+    if "_" in address.domain or address.domain.startswith("["):
+        # Twisted's stream header takes host names only.
+        raise _Unfit(remedy="it must be a host name: letters, digits, - and dots")
     return address.domain
 
 

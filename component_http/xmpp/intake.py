@@ -1,8 +1,9 @@
-"""Elements from the stream -> stanzas for the relay."""
+"""Elements from the stream -> stanzas for the relay; and what all that comes after other people's handlers shares."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import ClassVar
 
 from twisted.logger import Logger
 from twisted.words.xish.domish import Element
@@ -13,19 +14,79 @@ from component_http.contract.stanza import Stanza
 from component_http.errors import MalformedStanza
 from component_http.interfaces import Observer
 
-__all__ = ["LAST", "StanzaIntake"]
+__all__ = ["LateHandler", "StanzaIntake"]
 
-LAST = -100
-"""The observer priority of the intake: after every other handler, also after those that answer what is left over."""
+LAST = -0.5
+"""
+The observer priority of the intake: after all handlers of usual priority, which is 0.
+
+Before wokkel's `FallbackHandler`, which has -1: it heeds `handled` but does not set it, so that an iq would be answered
+twice if it came first.
+"""
+
+BEFORE_LAST = -0.25
+"""The priority of what answers in the webhook's place."""
 
 
-class StanzaIntake(XMPPHandler):
+class LateHandler(XMPPHandler):
+    """
+    A handler that comes after those of usual priority, and leaves alone what one of them marked `handled`.
+
+    It sees stanzas for its own domain only, and none any more once it was taken off its stream.
+
+    Args:
+        domain: The component's own domain, normalised.
+        observer: Told `malformed` and `foreign`, by the last handler only.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ()
+    PRIORITY: ClassVar[float] = BEFORE_LAST
+    _log = Logger()
+
+    def __init__(self, domain: str, observer: Observer) -> None:
+        super().__init__()
+        self._domain = domain
+        self._observer = observer
+
+    def take(self, stanza: Stanza) -> bool:
+        """
+        Deal with one stanza.
+
+        Returns:
+            Whether it is dealt with; it is marked `handled` then.
+        """
+        raise NotImplementedError
+
+    def connectionInitialized(self) -> None:
+        for path in self.PATHS:
+            self.xmlstream.addObserver(path, self._arrived, self.PRIORITY)
+
+    def _arrived(self, element: Element) -> None:
+        # `element.handled` would be a child of that name, if it has one.
+        if self.parent is None or vars(element).get("handled", False):
+            return
+        try:
+            stanza = Stanza.from_element(element)
+        except MalformedStanza as error:
+            self._ignored("malformed", element, str(error))
+            return
+        if stanza.recipient.domain != self._domain:
+            self._ignored("foreign", element, "it is for another domain")
+        elif self.take(stanza):
+            element.handled = True  # type: ignore[attr-defined]  # wokkel's own flag
+
+    def _ignored(self, event: str, element: Element, reason: str) -> None:
+        if self.PRIORITY == LAST:
+            self._observer.count(event)
+            self._log.warn("ignored a {kind}: {reason}", kind=element.name, reason=reason)
+
+
+class StanzaIntake(LateHandler):
     """
     Hands on the stanzas that nobody else took.
 
-    It runs last and leaves alone what a handler marked `handled`. What it takes it marks `handled` too. An iq get or
-    set that is not forwarded is answered with service-unavailable (RFC 6120 section 8.4), so a stream with an intake
-    needs no wokkel `FallbackHandler`.
+    An iq get or set that is not forwarded is answered with service-unavailable (RFC 6120 section 8.4), so a stream with
+    an intake needs no wokkel `FallbackHandler`; one that is there finds every iq of the domain handled.
 
     It can be added to any StreamManager whose stream is a component's. There it keeps the contract with the webhook;
     the protections of our own stream (limits for one stanza, the check of all that leaves, bounded sending while
@@ -33,14 +94,15 @@ class StanzaIntake(XMPPHandler):
 
     Args:
         accept: Takes a stanza in charge (`Relay.accept`).
-        domain: The component's own domain; stanzas to another are left alone.
+        domain: The component's own domain, normalised; stanzas to another are left alone.
         kinds: Which of `message`, `presence` and `iq` are forwarded.
-        observer: Told `malformed`, `not_forwarded`, `foreign`.
+        observer: Told `malformed`, `foreign` and `not_forwarded`.
         forward_bodyless: Forward messages without a body.
         forward_errors: Forward messages and presence of type error.
     """
 
-    _log = Logger()
+    PATHS = ("/message", "/presence", "/iq")
+    PRIORITY = LAST
 
     def __init__(
         self,
@@ -52,37 +114,21 @@ class StanzaIntake(XMPPHandler):
         forward_bodyless: bool = True,
         forward_errors: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(domain, observer)
         self._accept = accept
-        self._domain = domain
         self._kinds = frozenset(kinds)
-        self._observer = observer
         self._forward_bodyless = forward_bodyless
         self._forward_errors = forward_errors
 
-    def connectionInitialized(self) -> None:
-        for path in ("/message", "/presence", "/iq"):
-            self.xmlstream.addObserver(path, self._arrived, LAST)
-
-    def _arrived(self, element: Element) -> None:
-        if getattr(element, "handled", False):
-            return
-        try:
-            stanza = Stanza.from_element(element)
-        except MalformedStanza as error:
-            self._observer.count("malformed")
-            self._log.warn("ignored a {kind}: {reason}", kind=element.name, reason=str(error))
-            return
-        if stanza.recipient.domain != self._domain:
-            self._observer.count("foreign")
-            return
-        element.handled = True  # type: ignore[attr-defined]  # wokkel's own flag
+    def take(self, stanza: Stanza) -> bool:
+        """Hand it on, or answer that nobody serves it; either way it is dealt with."""
         if self._wanted(stanza):
             self._accept(stanza)
         else:
             self._observer.count("not_forwarded")
             if stanza.is_request:
                 self.send(conditions.error_stanza(stanza, conditions.SERVICE_UNAVAILABLE))
+        return True
 
     def _wanted(self, stanza: Stanza) -> bool:
         if stanza.kind not in self._kinds:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from constantly import NamedConstant
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.task import deferLater
@@ -84,6 +85,7 @@ class _Connection(xmlstream.XmlStream):
     Attributes:
         closed: Fires with the reason, in words, when the connection is gone.
         authenticated: The server has accepted our handshake.
+        ending: Nothing more is sent: one side has closed the stream, or it broke.
         complaint: Why the stream broke in the server's own word (a stream error's condition) or ours; None if it
             just ended.
     """
@@ -92,8 +94,10 @@ class _Connection(xmlstream.XmlStream):
 
     def __init__(self, owner: ComponentStream) -> None:
         self._owner = owner
+        self._limit: IDelayedCall | None = None
         self.closed: Deferred[str] = Deferred()
         self.authenticated = False
+        self.ending = False
         self.complaint: str | None = None
         super().__init__(ConnectComponentAuthenticator(owner.domain, owner.secret))
         self.addObserver(STREAM_ERROR_EVENT, self._broken)
@@ -111,8 +115,8 @@ class _Connection(xmlstream.XmlStream):
         return self._owner.clock.callLater(*args, **kwargs)
 
     def connectionMade(self) -> None:
-        self._set_tcp_options()
-        self._handshake_limit = self._callLater(HANDSHAKE_TIMEOUT, self._handshake_timed_out)
+        self._limit_to(HANDSHAKE_TIMEOUT, self._handshake_timed_out)
+        _set_tcp_options(self.transport)
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
@@ -120,8 +124,8 @@ class _Connection(xmlstream.XmlStream):
             super().dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._handshake_limit.active():
-            self._handshake_limit.cancel()
+        self.ending = True
+        self._no_limit()
         super().connectionLost(reason)
         self.closed.callback(reason.getErrorMessage())
 
@@ -131,23 +135,33 @@ class _Connection(xmlstream.XmlStream):
                 Address.parse(element.getAttribute("from") or "")
                 recipient = Address.parse(element.getAttribute("to") or "")
             except NotAnAddress as error:
-                self._owner.malformed(element.name, str(error))
+                self._owner.ignored("malformed", element.name, str(error))
                 return
             if recipient.domain != self._owner.domain:
-                self._owner.foreign(element.name)
+                self._owner.ignored("foreign", element.name, "it is for another domain")
                 return
+            # wokkel's handlers ask for it, and would else find a child of that name.
+            element.handled = False  # type: ignore[attr-defined]
         super().onElement(element)
+
+    def onDocumentEnd(self) -> None:
+        if not self.ending:
+            self.close()
+        self.transport.loseConnection()
 
     def send(self, obj: Any) -> None:
         """Send an element or XML text; once authenticated only what passes the check of `contract.outgoing`."""
-        if not self.authenticated:
+        if self.authenticated:
+            self._owner.send(obj)
+        else:
             super().send(obj)
-            return
-        text = self._owner.checked(obj)
-        if text is not None:
-            self.write(text)
 
     # -- what ComponentStream calls --
+
+    @property
+    def ready(self) -> bool:
+        """Stanzas can be sent."""
+        return self.authenticated and not self.ending
 
     def write(self, text: str) -> None:
         """Send text that was checked before."""
@@ -157,14 +171,15 @@ class _Connection(xmlstream.XmlStream):
         """The server has accepted the handshake."""
         self.authenticated = True
         self.thisEntity = JID(self._owner.domain)  # type: ignore[assignment]
-        self._handshake_limit.cancel()
+        self._no_limit()
 
     def close(self) -> None:
-        """Close politely, and for good after `CLOSE_TIMEOUT`."""
-        if self._headerSent and self.complaint is None:
-            self.write("</stream:stream>")
-        limit = self._callLater(CLOSE_TIMEOUT, self.transport.abortConnection)
-        self.closed.addCallback(_cancelling(limit))
+        """Close the stream politely (RFC 6120 section 4.4), and for good after `CLOSE_TIMEOUT`."""
+        if not self.ending:
+            self.ending = True
+            if self._headerSent:
+                self.write("</stream:stream>")
+            self._limit_to(CLOSE_TIMEOUT, self.transport.abortConnection)
 
     # -- the rest --
 
@@ -174,10 +189,10 @@ class _Connection(xmlstream.XmlStream):
             self.complaint = error.condition
         elif isinstance(error, domish.ParserError):
             self.complaint = f"the server sent what is not XML we can read ({error})"
-            self.transport.loseConnection()
         else:
             self.complaint = f"the server did not take part in the handshake ({error})"
-            self.transport.loseConnection()
+        self.close()
+        self.transport.loseConnection()
 
     def _handshake_timed_out(self) -> None:
         self.complaint = f"the server did not answer the handshake within {HANDSHAKE_TIMEOUT:g} s"
@@ -187,30 +202,64 @@ class _Connection(xmlstream.XmlStream):
         if self.authenticated:
             self._owner.skipped(start, reason)
 
-    def _set_tcp_options(self) -> None:
-        """Notice a peer that vanished, and send small stanzas at once; on a connection that is not TCP do nothing."""
-        if not hasattr(self.transport, "setTcpKeepAlive"):
-            return
-        self.transport.setTcpNoDelay(True)
-        self.transport.setTcpKeepAlive(True)
-        handle = self.transport.getHandle()
+    def _limit_to(self, seconds: float, strike: Callable[[], object]) -> None:
+        """Let the connection reach its next state in time; there is one such limit at a time."""
+        self._no_limit()
+        self._limit = self._callLater(seconds, strike)
+
+    def _no_limit(self) -> None:
+        _cancel(self._limit)
+        self._limit = None
+
+
+def _set_tcp_options(transport: Any) -> None:
+    """Notice a peer that vanished, and send small stanzas at once; on a connection that is not TCP do nothing."""
+    while transport is not None:
+        handle = transport.getHandle() if hasattr(transport, "getHandle") else None
         if isinstance(handle, socket.socket):
-            for option, value in KEEPALIVE:
-                if hasattr(socket, option):
-                    handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+            if handle.family in (socket.AF_INET, socket.AF_INET6):
+                handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in KEEPALIVE:
+                    if hasattr(socket, option):
+                        handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+            return
+        transport = getattr(transport, "transport", None)  # TLS runs over another one
 
 
-def _text(obj: str | bytes) -> str:
-    return obj if isinstance(obj, str) else obj.decode("utf-8", "replace")
+class _OutgoingCheck:
+    """
+    Lets through what may leave for the server, as text.
 
+    Args:
+        domain: The component's own domain, normalised.
+        limits: For one stanza.
+        observer: Told `unsendable`.
+    """
 
-def _cancelling(call: IDelayedCall) -> Any:
-    def cancel(result: object) -> object:
-        if call.active():
-            call.cancel()
-        return result
+    _log = Logger()
 
-    return cancel
+    def __init__(self, domain: str, limits: Limits, observer: Observer) -> None:
+        self._domain = domain
+        self._limits = limits
+        self._observer = observer
+
+    def text(self, obj: Any) -> str | None:
+        """
+        The text of a stanza, or of some given as XML text.
+
+        Returns:
+            None if it may not be sent; that is counted and logged here.
+        """
+        try:
+            if isinstance(obj, bytes):
+                obj = obj.decode("utf-8", "replace")
+            stanzas = parse_stanzas(obj, self._limits) if isinstance(obj, str) else [obj]
+            return "".join(sendable(stanza, self._domain, self._limits.max_bytes) for stanza in stanzas)
+        except XmlRefused as error:
+            self._observer.count("unsendable")
+            self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
+            return None
 
 
 class _ConnectionFactory(XmlStreamFactoryMixin, Factory):
@@ -233,7 +282,7 @@ class ComponentStream(StreamManager, Service):
         secret: What the server knows it by.
         limits: For one stanza, in both directions.
         observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `foreign`,
-            `unsendable`, `offline_full`, `reading_paused`.
+            `unsendable`, `offline_full`, `offline_lost`, `reading_paused`.
         clock: The reactor, or a clock in tests.
         random: Source of the jitter between two connections.
     """
@@ -263,8 +312,11 @@ class ComponentStream(StreamManager, Service):
         self._offline_bytes = 0
         self._failures = 0
         self._complaints: set[str] = set()
+        self._check = _OutgoingCheck(domain, limits, observer)
         self._loop: Deferred[None] | None = None
+        self._stopping: list[Deferred[None]] = []
         self._resuming: IDelayedCall | None = None
+        self._stable: IDelayedCall | None = None
         factory = _ConnectionFactory(self)
         factory.addBootstrap(STREAM_CONNECTED_EVENT, self._connection_made)
         super().__init__(factory, clock)
@@ -273,33 +325,54 @@ class ComponentStream(StreamManager, Service):
 
     def startService(self) -> None:
         Service.startService(self)
-        self._loop = Deferred.fromCoroutine(self._stay_connected())
-        self._loop.addErrback(self._loop_ended)
+        if self._loop is None:
+            self._begin()  # else a stop is under way; the server knows one stream of a component at a time
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
-        return Deferred.fromCoroutine(self._close())
+        if self._loop is None:
+            return succeed(None)
+        stopped: Deferred[None] = Deferred()
+        self._stopping.append(stopped)
+        if len(self._stopping) == 1:
+            closed = Deferred.fromCoroutine(self._close(self._loop))
+            closed.addErrback(self._loop_ended).addCallback(self._closed)
+        return stopped
 
-    async def _close(self) -> None:
-        loop, self._loop = self._loop, None
-        if loop is None:
-            return
-        connection = self._connection
-        if connection is None:
+    def _begin(self) -> None:
+        self._loop = Deferred.fromCoroutine(self._stay_connected())
+        self._loop.addErrback(self._loop_ended)
+
+    async def _close(self, loop: Deferred[None]) -> None:
+        self.resume()
+        if self._connection is None:
             loop.cancel()
         else:
-            connection.close()
-        self.resume()
+            self._connection.close()
         await loop
+        if self._offline:
+            self._log.warn("stopped with {count} stanzas that waited for a stream: lost", count=len(self._offline))
+        while self._offline:
+            self._observer.count("offline_lost")
+            self._offline.popleft()
+        self._offline_bytes = 0
+
+    def _closed(self, _: None) -> None:
+        self._loop = None
+        stopping, self._stopping = self._stopping, []
+        for stopped in stopping:
+            stopped.callback(None)
+        if self.running and self._loop is None:
+            self._begin()
 
     def _loop_ended(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             self._log.failure("the stream gave up by our own mistake", failure=failure)
 
     async def _stay_connected(self) -> None:
-        while self.running:
+        while not self._stopping:
             lost_because = await self._one_connection()
-            if not self.running:
+            if self._stopping:
                 return
             delay = self._next_delay()
             self._complain(lost_because, delay)
@@ -315,10 +388,8 @@ class ComponentStream(StreamManager, Service):
             self._observer.count("connection_failed")
             return f"cannot connect: {error}"
         reason = await connection.closed
-        if connection.authenticated:
-            self._observer.count("stream_lost")
-        else:
-            self._observer.count("connection_failed")
+        if not self._stopping:
+            self._observer.count("stream_lost" if connection.authenticated else "connection_failed")
         return connection.complaint or f"the server closed the stream ({reason})"
 
     def _next_delay(self) -> float:
@@ -347,17 +418,21 @@ class ComponentStream(StreamManager, Service):
 
     def _connection_closed(self, reason: str) -> str:
         self._connection = None
-        self._cancel_resuming()
+        _cancel(self._stable)
+        self._stable = None
+        _cancel(self._resuming)
+        self._resuming = None
         return reason
 
     def _authd(self, xs: _Connection) -> None:
         """The stream is ready: send what waited, then let the handlers know (wokkel calls this)."""
+        if xs.ending:
+            return
         xs.accepted()
         self._observer.count("connected")
         self._complaints.clear()
         self._log.info("connected and authenticated as {domain}", domain=self.domain)
-        stable = self.clock.callLater(STABLE_AFTER, self._stable)
-        xs.closed.addCallback(_cancelling(stable))
+        self._stable = self.clock.callLater(STABLE_AFTER, self._reset_delay)
         if self._offline:
             self._log.info("sending {count} stanzas that waited for the stream", count=len(self._offline))
         while self._offline:
@@ -365,7 +440,7 @@ class ComponentStream(StreamManager, Service):
         self._offline_bytes = 0
         super()._authd(xs)
 
-    def _stable(self) -> None:
+    def _reset_delay(self) -> None:
         self._failures = 0
 
     def send(self, obj: Any) -> bool:
@@ -378,33 +453,19 @@ class ComponentStream(StreamManager, Service):
         Returns:
             False if it was neither sent nor kept.
         """
-        text = self.checked(obj)
+        text = self._check.text(obj)
         if text is None:
             return False
-        if self._connection is not None and self._connection.authenticated:
+        if self._connection is not None and self._connection.ready:
             self._connection.write(text)
             return True
         return self._keep(text)
 
-    def checked(self, obj: Any) -> str | None:
-        """
-        The text of what somebody wants to send, if it may be sent.
-
-        Returns:
-            None if it may not; that is counted and logged here.
-        """
-        try:
-            stanzas = parse_stanzas(_text(obj), self.limits) if isinstance(obj, (str, bytes)) else [obj]
-            return "".join(sendable(stanza, self.domain, self.limits.max_bytes) for stanza in stanzas)
-        except XmlRefused as error:
-            self._observer.count("unsendable")
-            self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
-            return None
-
     def _keep(self, text: str) -> bool:
-        if len(self._offline) < MAX_OFFLINE_STANZAS and self._offline_bytes + len(text) <= MAX_OFFLINE_BYTES:
+        size = len(text.encode("utf-8"))
+        if len(self._offline) < MAX_OFFLINE_STANZAS and self._offline_bytes + size <= MAX_OFFLINE_BYTES:
             self._offline.append(text)
-            self._offline_bytes += len(text)
+            self._offline_bytes += size
             return True
         self._observer.count("offline_full")
         self._complain_once(
@@ -412,15 +473,10 @@ class ComponentStream(StreamManager, Service):
         )
         return False
 
-    def malformed(self, kind: str, reason: str) -> None:
-        """A stanza arrived whose address is none; there is nobody to answer."""
-        self._observer.count("malformed")
+    def ignored(self, event: str, kind: str, reason: str) -> None:
+        """A stanza arrived that cannot be answered without ending the stream: there is no address to or from."""
+        self._observer.count(event)
         self._log.warn("ignored a {kind}: {reason}", kind=kind, reason=reason)
-
-    def foreign(self, kind: str) -> None:
-        """A stanza arrived for another domain; an answer from there would end the stream."""
-        self._observer.count("foreign")
-        self._log.warn("ignored a {kind} that is not for {domain}", kind=kind, domain=self.domain)
 
     def skipped(self, start: domish.Element, reason: str) -> None:
         """A stanza over the limits arrived and was not built; its sender is told."""
@@ -445,14 +501,16 @@ class ComponentStream(StreamManager, Service):
     def resume(self) -> None:
         """Read again."""
         if self._resuming is not None:
-            self._cancel_resuming()
+            _cancel(self._resuming)
+            self._resuming = None
             if self._connection is not None:
                 self._connection.transport.resumeProducing()
 
-    def _cancel_resuming(self) -> None:
-        resuming, self._resuming = self._resuming, None
-        if resuming is not None and resuming.active():
-            resuming.cancel()
+
+def _cancel(call: IDelayedCall | None) -> None:
+    """Cancel what may have run already, or never was."""
+    if call is not None and call.active():
+        call.cancel()
 
 
 class BorrowedStream:
@@ -465,28 +523,20 @@ class BorrowedStream:
     Args:
         manager: Has, or will have, a component's stream.
         domain: The component's own domain, normalised.
-        max_bytes: UTF-8 bytes of one stanza at most.
+        limits: For one stanza.
         observer: Told `unsendable`.
     """
 
-    _log = Logger()
-
-    def __init__(self, manager: StreamManager, domain: str, max_bytes: int, observer: Observer) -> None:
+    def __init__(self, manager: StreamManager, domain: str, limits: Limits, observer: Observer) -> None:
         self._manager = manager
-        self._domain = domain
-        self._max_bytes = max_bytes
-        self._observer = observer
+        self._check = _OutgoingCheck(domain, limits, observer)
 
     def send(self, element: domish.Element) -> bool:
         """Send one stanza, as the owner's stream sends; False if it may not be sent."""
-        try:
-            text = sendable(element, self._domain, self._max_bytes)
-        except XmlRefused as error:
-            self._observer.count("unsendable")
-            self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
-            return False
-        self._manager.send(text)
-        return True
+        text = self._check.text(element)
+        if text is not None:
+            self._manager.send(text)
+        return text is not None
 
     def pause(self) -> None:
         """Do nothing: reading is the owner's."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+from attrs import evolve
 from twisted.application.service import MultiService
 from twisted.internet import endpoints
-from twisted.internet.defer import Deferred, DeferredQueue, succeed
+from twisted.internet.defer import Deferred, DeferredQueue, gatherResults, succeed
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -146,6 +148,39 @@ class EmbeddingTests(TestCase):
         message.addElement("body", content="hi")
         self.server.send(message)
         self.assertEqual("echo hi", str((await self.next_stanza()).body))
+        self.server.send(stanza("presence", type="probe"))
+        self.assertEqual(f"bot@{DOMAIN}/default", (await self.next_stanza())["from"])
+
+    async def test_stop_and_start_again(self) -> None:
+        """
+        A gateway that was stopped, however often it was told to, can be started again and answers as before.
+        """
+        gateway = Gateway(self.settings, self.reactor)
+        gateway.setServiceParent(self.application)
+        self.application.startService()
+        while gateway.counters["connected"] < 1:
+            await deferLater(self.reactor, 0.01)
+        await gatherResults([gateway.stopService(), gateway.stopService()])
+        await gateway.stopService()
+        gateway.startService()
+        while gateway.counters["connected"] < 2:
+            await deferLater(self.reactor, 0.01)
+        message = stanza("message", type="chat", id="m1")
+        message.addElement("body", content="again")
+        self.server.send(message)
+        self.assertEqual("echo again", str((await self.next_stanza()).body))
+
+    async def test_a_socket_of_the_file_system(self) -> None:
+        """
+        `unix:` is a server like any other: it needs no option of TCP.
+        """
+        path = self.mktemp()
+        port = self.reactor.listenUNIX(path, self.server.factory())
+        self.addCleanup(port.stopListening)
+        settings = evolve(self.settings, component=evolve(self.settings.component, server=f"unix:{path}"))
+        Gateway(settings, self.reactor).setServiceParent(self.application)
+        self.application.startService()
+        await self.server.connected()
         self.server.send(stanza("presence", type="probe"))
         self.assertEqual(f"bot@{DOMAIN}/default", (await self.next_stanza())["from"])
 

@@ -361,14 +361,19 @@ class PagesTests(SynchronousTestCase):
 
 
 def _counted(path: Path) -> Iterator[str]:
-    """The names that a file gives to an observer, or to the relay's method that counts what it refuses."""
+    """The names that a file gives to an observer, or to a method of its own that counts what it turns away."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if (
-            isinstance(node, ast.Call)
-            and re.search(r"observer\.count$|\._refuse$", ast.unparse(node.func))
-            and isinstance(name := node.args[-1], ast.Constant)
-        ):
-            yield str(name.value)
+        if isinstance(node, ast.Call) and node.args:
+            callee = ast.unparse(node.func)
+            if re.search(r"observer\.count$|\._?ignored$", callee):
+                named = node.args[0]
+            elif callee.endswith("._refuse"):
+                named = node.args[-1]
+            else:
+                continue
+            for part in ast.walk(named):
+                if isinstance(part, ast.Constant):
+                    yield str(part.value)
 
 
 class PythonExamplesTests(SynchronousTestCase):

@@ -7,6 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 from twisted.words.xish.utility import EventDispatcher
 from twisted.words.xish.xmlstream import BootstrapMixin
+from wokkel.disco import DiscoHandler
+from wokkel.generic import FallbackHandler
 from wokkel.subprotocols import StreamManager, XMPPHandler
 from wokkel.xmppim import MessageProtocol
 
@@ -15,7 +17,7 @@ from component_http.operations.metrics import Counters
 from component_http.xmpp.intake import StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.stream import BorrowedStream
-from component_http.xmpp.wellknown import wellknown_handlers
+from component_http.xmpp.wellknown import WellKnown
 
 
 class ABorrowedManager(StreamManager):
@@ -48,13 +50,15 @@ class HandlerTestCase(SynchronousTestCase):
         self.accepted = []
 
     def add_intake(self, *kinds, **settings):
-        StanzaIntake(
+        intake = StanzaIntake(
             self.accepted.append,
             domain="bot.example.org",
             kinds=kinds or ("message",),
             observer=self.counters,
             **settings,
-        ).setHandlerParent(self.manager)
+        )
+        intake.setHandlerParent(self.manager)
+        return intake
 
     def receive(self, kind, inside="", to="bot@bot.example.org", **attributes):
         given = "".join(f" {name.rstrip('_')}='{value}'" for name, value in attributes.items())
@@ -105,6 +109,34 @@ class IntakeTests(HandlerTestCase):
         self.receive("message", "<body>x</body>", type="chat")
         self.assertEqual([], self.accepted)
 
+    def test_a_child_named_handled_is_no_mark(self) -> None:
+        """
+        Nobody can hide a stanza from the webhook by what is in it.
+        """
+        self.add_intake()
+        self.receive("message", "<handled/><body>x</body>", type="chat")
+        self.assertEqual(1, len(self.accepted))
+
+    def test_fallback_of_the_application_is_not_heard(self) -> None:
+        """
+        With wokkel's FallbackHandler on the same stream an iq still has one answer.
+        """
+        FallbackHandler().setHandlerParent(self.manager)
+        self.add_intake()
+        self.receive("iq", "<query xmlns='urn:example'/>", type="get", id="i1")
+        self.assertEqual(1, len(self.answers()))
+
+    def test_off_the_stream_it_is_silent(self) -> None:
+        """
+        Taken off a stream that goes on, the intake leaves everything to those who stay.
+        """
+        intake = self.add_intake()
+        intake.disownHandlerParent(self.manager)
+        self.receive("message", "<body>x</body>", type="chat")
+        self.receive("iq", "<query xmlns='urn:example'/>", type="get", id="i1")
+        self.assertEqual([], self.accepted)
+        self.assertEqual([], self.answers())
+
     def test_bodyless_and_errors_can_be_spared(self) -> None:
         """
         A bot that does not want chat states and errors does not get them.
@@ -142,7 +174,7 @@ class BorrowedStreamTests(HandlerTestCase):
         """
         A foreign sender is refused before it reaches the owner's stream.
         """
-        outlet = BorrowedStream(self.manager, "bot.example.org", 10_000, self.counters)
+        outlet = BorrowedStream(self.manager, "bot.example.org", Limits(), self.counters)
         message = Element((NS_COMPONENT, "message"))
         message["to"] = "alice@example.org"
         self.assertTrue(outlet.send(message))
@@ -156,7 +188,7 @@ class PresenceTests(HandlerTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        AlwaysAvailable("bot.example.org").setHandlerParent(self.manager)
+        AlwaysAvailable("bot.example.org", self.counters).setHandlerParent(self.manager)
 
     def test_subscribe(self) -> None:
         """
@@ -221,8 +253,7 @@ class WellKnownTests(HandlerTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.time = 1_700_000_000.0
-        for handler in wellknown_handlers("1.2.3", lambda: self.time):
-            handler.setHandlerParent(self.manager)
+        WellKnown("bot.example.org", self.counters, "1.2.3", lambda: self.time).setHandlerParent(self.manager)
         self.add_intake("message", "iq")
 
     def ask(self, inside, to="bot@bot.example.org"):
@@ -288,6 +319,42 @@ class WellKnownTests(HandlerTestCase):
         """
         time = self.ask("<time xmlns='urn:xmpp:time'/>")
         self.assertEqual(("+00:00", "2023-11-14T22:13:20Z"), (str(time.tzo), str(time.utc)))
+
+    def test_two_questions_in_one_iq_get_one_answer(self) -> None:
+        """
+        An iq must hold one question (RFC 6120 section 8.2.3); with two of them it is nobody's and answered once.
+        """
+        two = "<ping xmlns='urn:xmpp:ping'/><query xmlns='http://jabber.org/protocol/disco#info'/>"
+        self.receive("iq", two, type="get", id="q1")
+        self.assertEqual([], self.answers())
+        self.assertEqual(["iq"], [stanza.kind for stanza in self.accepted])
+
+    def test_unknown_node(self) -> None:
+        """
+        A node that nobody has is item-not-found.
+        """
+        self.receive("iq", "<query xmlns='http://jabber.org/protocol/disco#info' node='n'/>", type="get", id="q1")
+        [answer] = self.manager.answers()
+        self.assertEqual("item-not-found", answer.error.firstChildElement().name)
+
+    def test_addresses_that_only_servers_know(self) -> None:
+        """
+        A resource with characters newer than stringprep is answered like any other.
+        """
+        self.manager.receive(
+            "<iq from='alice@example.org/\U0001f980' to='bot.example.org' type='get' id='q1'>"
+            "<query xmlns='http://jabber.org/protocol/disco#info'/></iq>"
+        )
+        [answer] = self.manager.answers()
+        self.assertEqual(("result", "alice@example.org/\U0001f980"), (answer["type"], answer["to"]))
+
+    def test_a_handler_of_usual_priority_comes_first(self) -> None:
+        """
+        An application with a disco handler of its own answers alone, and our features are in its answer.
+        """
+        DiscoHandler().setHandlerParent(self.manager)
+        query = self.ask("<query xmlns='http://jabber.org/protocol/disco#info'/>")
+        self.assertIn("urn:xmpp:time", {child.getAttribute("var") for child in query.elements()})
 
     def test_strangers_are_forgotten(self) -> None:
         """

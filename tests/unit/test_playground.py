@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from io import StringIO
 
 from twisted.internet.defer import Deferred
@@ -212,6 +213,19 @@ class NarratedWebhookTests(SynchronousTestCase):
         for body in (b"9" * 5000, b"[" * 5000 + b"]" * 5000):
             self.successResultOf(self.post(Response(200, {"content-type": "application/json"}, body)))
             self.assertIn(body[:4000].decode(), self.out.getvalue())
+
+    def test_indentation_takes_little_room(self) -> None:
+        """
+        Lists in lists that would be megabytes of white space are shown as they came, in a moment.
+        """
+        for depth in (100, 400, 900):
+            body = b"[" * depth + b",".join([b"0"] * 2000) + b"]" * depth
+            tracemalloc.start()
+            self.successResultOf(self.post(Response(200, {"content-type": "application/json"}, body)))
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            self.assertIn(body.decode(), self.out.getvalue())
+            self.assertLess(peak, 1 << 20)
 
     def test_answer_that_was_too_large_to_read_is_told(self) -> None:
         """

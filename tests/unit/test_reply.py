@@ -854,11 +854,13 @@ class IqTests(ReadingTestCase):
 
     def test_results_are_never_answered(self) -> None:
         """
-        What a webhook says to a result or an error goes nowhere, good or bad.
+        What a webhook says to a result or an error goes nowhere; JSON that does not parse is still a mistake.
         """
         for stanza in (an_iq("result"), an_iq("error"), a_message("error"), a_presence("error")):
-            for body in (b'{"body": "x"}', b"{", b'{"type": "bogus"}'):
+            for body in (b'{"body": "x"}', b'{"type": "bogus"}'):
                 self.assert_silent(verdict_of(stanza, body))
+            unreadable = verdict_of(stanza, b"{")
+            self.assertEqual(("refused_reply", ()), (unreadable.outcome, unreadable.stanzas))
             self.assertEqual(
                 ("bounced", ()), (verdict_of(stanza, status=500).outcome, verdict_of(stanza, status=500).stanzas)
             )

@@ -416,7 +416,7 @@ class WrongValueTests(SettingsTestCase):
             sentence = self.component_refusal(domain=wrong)
             self.assertIn("must be a domain such as", sentence)
             self.assertTrue(sentence.endswith('; write "x.org"'), sentence)
-        for hopeless in ["a@b..c", "", ".", "@", "a b", "x" * 4000, 5]:
+        for hopeless in ["a@b..c", "", ".", "@", "a b", "x" * 4000, 5, "my_bot.x.org", "[::1]"]:
             self.assertIn("must be a domain such as", self.component_refusal(domain=hopeless))
 
     def test_urls(self) -> None:

@@ -479,3 +479,62 @@ class StopTests(StreamTestCase):
         stopped = self.stream.stopService()
         self.clock.advance(CLOSE_TIMEOUT)
         self.successResultOf(stopped)
+
+    def test_second_stop_waits_for_the_first(self) -> None:
+        """
+        Whoever asks to stop is told when it is over, also the second time, and a stop of what is stopped is over.
+        """
+        self.server.authenticate()
+        first, second = self.stream.stopService(), self.stream.stopService()
+        self.assertNoResult(first)
+        self.assertNoResult(second)
+        self.server.wire.lose()
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.successResultOf(self.stream.stopService())
+
+    def test_start_during_the_stop(self) -> None:
+        """
+        A start before the old stream is closed makes one new stream, after that.
+        """
+        self.server.authenticate()
+        self.stream.stopService()
+        self.stream.startService()
+        self.clock.advance(1)
+        self.assertEqual(1, len(self.server.attempts))
+        self.server.wire.lose()
+        self.assertEqual(2, len(self.server.attempts))
+        self.server.authenticate()
+        self.assertEqual(2, self.counters["connected"])
+
+    def test_late_handshake(self) -> None:
+        """
+        A server that accepts us after we left hears nothing more, and what waited is counted as lost.
+        """
+        self.stream.send(message())
+        self.server.accept()
+        self.server.says(HEADER)
+        self.server.wire.clear()
+        self.stream.stopService()
+        self.server.says("<handshake/>")
+        self.assertEqual("</stream:stream>", self.server.heard)
+        self.server.wire.lose()
+        self.assertEqual(1, self.counters["offline_lost"])
+
+    def test_sending_while_the_stream_ends(self) -> None:
+        """
+        What is sent after the server's closing tag waits for the next stream.
+        """
+        self.server.authenticate()
+        self.server.wire.protocol, protocol = None, self.server.wire.protocol  # the server leaves the socket open
+        self.server.says("</stream:stream>")
+        self.assertTrue(self.stream.send(message(id="later")))
+        self.assertEqual("</stream:stream>", self.server.heard)
+        self.server.wire.protocol = protocol
+        self.clock.advance(CLOSE_TIMEOUT)
+        self.assertTrue(self.server.wire.aborted)
+        self.clock.advance(2)
+        self.server.accept()
+        self.server.says(HEADER)
+        self.server.says("<handshake/>")
+        self.assertIn("id='later'", self.server.heard)

@@ -488,6 +488,69 @@ class LimitTests(SynchronousTestCase):
             reading.parser.parse(b"<m>" + text + b"</m>")
             self.assertEqual([text.decode()], [str(stanza) for stanza in reading.stanzas])
 
+    def test_declarations_that_are_none(self) -> None:
+        """
+        What looks like a long declaration in text, CDATA, a comment, a value or an end tag's place declares nothing.
+        """
+        for quote in (b"'", b'"'):
+            long = b" xmlns=" + quote + b"u>" * 1000
+            other = b"'" if quote == b'"' else b'"'
+            for content in (
+                b"try" + long,
+                b"&lt;a" + long + quote,
+                b"<b/>" + long + b"<b></b >" + long + quote,
+                b"<![CDATA[<a" + long + b"]]>]]&gt;" + long,
+                b"<!--><a" + long + b"--><b/>" + long,
+                b"<b c=" + other + b"a" + long + other + b"/>" + long,
+                b"<b c='' d = " + other + long + other + b" xmlns='urn:b' ></b>",
+            ):
+                stanza = b"<m>" + content + b"</m>"
+                for size in (1, 7, 513, 100_000):
+                    reading = Reading()
+                    for at in range(0, len(stanza), size):
+                        reading.parser.parse(stanza[at : at + size])
+                    self.assertEqual([], reading.skipped, content[:30])
+                    self.assertEqual(["m"], [read.name for read in reading.stanzas])
+                if b"<!" not in content:
+                    self.assertEqual(1, len(parse_stanzas(stanza.decode(), Limits())))
+
+    @thrifty(150)
+    @given(st.data())
+    def test_long_declaration_among_others(self, data: st.DataObject) -> None:
+        """
+        Whatever is around it and wherever it is cut, a stanza is skipped if a start tag of it has one, and only then.
+        """
+        long = b"xmlns:p='" + b"u" * 513 + b"'"
+        harmless = [
+            b"x>",
+            b" " + long,
+            b'xmlns="' + b"v" * 600,
+            b"<![CDATA[]] <a " + long + b">]]>",
+            b"<!-- <a " + long + b"> - ->-->",
+            b'<a b="' + long + b">\" c=''/>",
+            b"<a\n></a >",
+        ]
+        harmful = [b"<a " + long + b"/>", b"<a b='>' c = \"xmlns='\"\r\n" + long + b" d=''/>"]
+        contents = data.draw(st.lists(st.sampled_from(harmless * 2 + harmful), max_size=6))
+        stream = b"<m id='1'>" + b"".join(contents) + b"</m><n/>"
+        reading = Reading()
+        for segment in pieces(stream, data.draw(cuts(len(stream)))):
+            reading.parser.parse(segment)
+        expected = "skipped" if set(contents) & set(harmful) else "element"
+        self.assertEqual(
+            [(expected, "m"), ("element", "n")], [(kind, element.name) for kind, element, *_ in reading.events]
+        )
+
+    def test_known_sender_of_a_long_declaration(self) -> None:
+        """
+        What looks like a declaration in an attribute does not hide who sent a stanza that has a real one.
+        """
+        decoy = "xmlns='" + "u" * 600
+        reading = Reading()
+        reading.parser.parse(f"<m a=\"{decoy}\" id='1' xmlns:p=\"{'u' * 513}\" p:b=''/>".encode())
+        ((start, _),) = reading.skipped
+        self.assertEqual({"a": decoy, "id": "1"}, start.attributes)
+
     def test_multiplied_namespace_name(self) -> None:
         """
         One long namespace name and many attributes with its prefix do not become their product.
@@ -812,6 +875,36 @@ class SerializeTests(SynchronousTestCase):
         (again,) = parse_stanzas(serialize(message), Limits())
         self.assertEqual(("\t\n\r '\"", "\t\n\r"), (again["a"], str(again)))
 
+    def test_quotation_marks(self) -> None:
+        """
+        A value is written in apostrophes, unless it holds more of them than of quotation marks.
+        """
+        for value, written in (
+            ("a", "'a'"),
+            ('"', "'\"'"),
+            ("it's", '"it\'s"'),
+            ("'\"", "'&apos;\"'"),
+            ("'\"'", "\"'&quot;'\""),
+            ("<&\t\n\r>'", '"&lt;&amp;&#9;&#10;&#13;>\'"'),
+        ):
+            self.assertEqual(f"<m a={written}/>", serialize(Element((None, "m"), attribs={"a": value})))
+
+    @thrifty(100)
+    @given(
+        st.sampled_from("'\""),
+        st.lists(st.sampled_from(["'", '"', "&#39;", "&#34;", "&#38;", "&#60;", "&#9;", "&#xD;", ">", "=", "\xe9"])),
+    )
+    def test_echoed_attribute_stays_short(self, mark: str, parts: list[str]) -> None:
+        """
+        An attribute that comes back, as an id does, is hardly longer than it was when it came.
+        """
+        value = "".join(part for part in parts if part != mark) * 1000
+        stanza = f"<iq id={mark}{value}{mark}/>"
+        (element,) = parse_stanzas(stanza, Limits(max_bytes=MEBIBYTE))
+        text = serialize(element)
+        self.assertLessEqual(len(text), 1.2 * len(stanza))
+        self.assertEqual([meaning(element)], [*map(meaning, parse_stanzas(text, Limits(max_bytes=MEBIBYTE)))])
+
     def test_prefixes_for_names_in_text(self) -> None:
         """
         Prefixes stay declared where they were, because text may use them.
@@ -871,7 +964,7 @@ class SerializeTests(SynchronousTestCase):
         html = Element((None, "message")).addElement(("urn:html", "body"))
         html.addRawXml("a &lt; <b title=\"it's\">c</b><x xmlns='urn:x'/> d")
         self.assertEqual(
-            "<message><body xmlns='urn:html'>a &lt; <b title='it&apos;s'>c</b><x xmlns='urn:x'/> d</body></message>",
+            "<message><body xmlns='urn:html'>a &lt; <b title=\"it's\">c</b><x xmlns='urn:x'/> d</body></message>",
             serialize(html.parent),
         )
         for raw in ("<b>", "</body>", "</_><_>", "<!-- -->", "&e;", "<p:a/>"):

@@ -25,7 +25,7 @@ HEADER = (
 _SPECIAL = "<>&'\"]\r\n\t /=:!?-x\x00\x01\x0b\x1f\x7f\x85\xa0\xe9\u2028\ud800\udfff\ufeff\ufffd\ufffe\uffff\U0001f600"
 
 hostile_text = st.text(st.sampled_from(_SPECIAL) | st.characters(), max_size=12) | st.sampled_from(
-    ["]]>", "<!--", "&amp;", "&#0;", "<![CDATA[", "\r\n", "a" * 100]
+    ["]]>", "<!--", "&amp;", "&#0;", "<![CDATA[", "\r\n", "a" * 100, "''\"", '\'""']
 )
 _names = st.sampled_from(
     ["a", "b", "body", "x-y", "_1.2", "ns0", "xmlfoo", "xml", "\xe9l\xe9ment", "\u540d", "type", "class"]
