@@ -54,6 +54,9 @@ MAX_OFFLINE_STANZAS = 1000
 MAX_OFFLINE_BYTES = 8 * 1024 * 1024
 """What is kept for sending while there is no stream; beyond it `send` says no."""
 
+MAX_COMPLAINTS = 100
+"""Different things that can be wrong at once before they are told again; rubbish from a server differs each time."""
+
 CLOSE_TIMEOUT = 2.0
 """Seconds the server has to answer our closing tag before the connection is dropped."""
 
@@ -406,6 +409,8 @@ class ComponentStream(StreamManager, Service):
 
     def _complain_once(self, level: NamedConstant, complaint: str) -> None:
         """Log what is wrong with the stream, once until it is mended or something else is wrong."""
+        if len(self._complaints) > MAX_COMPLAINTS:
+            self._complaints.clear()
         if complaint not in self._complaints:
             self._complaints.add(complaint)
             self._log.emit(level, "{domain}: {complaint} (still trying)", domain=self.domain, complaint=complaint)
@@ -430,9 +435,8 @@ class ComponentStream(StreamManager, Service):
             return
         xs.accepted()
         self._observer.count("connected")
-        self._complaints.clear()
         self._log.info("connected and authenticated as {domain}", domain=self.domain)
-        self._stable = self.clock.callLater(STABLE_AFTER, self._reset_delay)
+        self._stable = self.clock.callLater(STABLE_AFTER, self._all_is_well)
         if self._offline:
             self._log.info("sending {count} stanzas that waited for the stream", count=len(self._offline))
         while self._offline:
@@ -440,8 +444,9 @@ class ComponentStream(StreamManager, Service):
         self._offline_bytes = 0
         super()._authd(xs)
 
-    def _reset_delay(self) -> None:
+    def _all_is_well(self) -> None:
         self._failures = 0
+        self._complaints.clear()
 
     def send(self, obj: Any) -> bool:
         """

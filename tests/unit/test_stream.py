@@ -205,6 +205,7 @@ class HandshakeTests(StreamTestCase):
             self.server.complain("conflict")
             self.clock.advance(LAST_RETRY)
             self.server.authenticate()
+            self.clock.advance(STABLE_AFTER)
             self.server.wire.lose()
             self.clock.advance(LAST_RETRY)
             self.server.complain("conflict")
