@@ -18,6 +18,7 @@ __all__ = [
     "NS_CORRECTION",
     "NS_OOB",
     "NS_REPLY",
+    "RESERVED_HEADERS",
     "XML_LANG",
     "request_body",
     "request_properties",
@@ -33,6 +34,26 @@ NS_REPLY = "urn:xmpp:reply:0"
 NS_STANZA_ID = "urn:xmpp:sid:0"
 
 CHAT_STATES = ("active", "composing", "gone", "inactive", "paused")
+
+RESERVED_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+"""Headers of the POST that HTTP itself or the contract decides; nobody else can set them. Nor any `webhook-` one."""
 
 # Not ASCII only: PHP, Node and Python all read UTF-8, and it is what people see in their own logs.
 _encoder = JSONEncoder(ensure_ascii=False, separators=(",", ":"))

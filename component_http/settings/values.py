@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.conditions import CONDITIONS, ERROR_TYPES, StanzaError
+from component_http.contract.request import RESERVED_HEADERS
 from component_http.errors import SettingsError
 
 __all__ = [
@@ -52,25 +53,6 @@ _MAX_SHOWN = 60
 """Characters of a wrong value that a sentence shows."""
 
 _STANZA_KINDS = ("message", "presence", "iq")
-
-_RESERVED_HEADERS = frozenset(
-    {
-        "accept-encoding",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "expect",
-        "host",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-    }
-)
-"""Headers that HTTP itself or the contract with the webhook decides."""
 
 
 class _Unfit(Exception):
@@ -480,7 +462,7 @@ def _accept_headers(value: Any) -> Mapping[str, str]:
         if not isinstance(name, str) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise _Unfit(problem=f"holds the name {shown(name)}, but a header's name is of letters, digits and -")
         lower = name.lower()
-        if lower in _RESERVED_HEADERS or lower.startswith("webhook-"):
+        if lower in RESERVED_HEADERS or lower.startswith("webhook-"):
             raise _Unfit(part=name, problem="cannot be set: the gateway decides about this header itself")
         if lower in seen:
             raise _Unfit(part=name, problem=f"is there twice, also as {seen[lower]}: case does not count in headers")

@@ -24,32 +24,14 @@ from twisted.web.http_headers import Headers
 
 from component_http._version import __version__
 from component_http.contract.reply import Response
+from component_http.contract.request import RESERVED_HEADERS
 from component_http.webhook.agent import BytesProducer, PooledAgent, WholeResponse
 from component_http.webhook.tls import client_tls
 
-__all__ = ["MAX_OTHER_BODY_BYTES", "RESERVED_HEADERS", "WebhookClient", "WebhookUrl"]
+__all__ = ["MAX_OTHER_BODY_BYTES", "WebhookClient", "WebhookUrl"]
 
 MAX_OTHER_BODY_BYTES = 65_536
 """Bytes read of a body that nobody looks at (any status but 200), so that the connection can be used again."""
-
-RESERVED_HEADERS = frozenset(
-    {
-        "accept-encoding",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "cookie",
-        "expect",
-        "host",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-"""Headers that HTTP itself or the contract decides; a static header cannot have these names."""
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from functools import partial
 from itertools import count
 
@@ -197,6 +199,21 @@ class LimitTests(DeliveryTestCase):
         answers[0].callback(Response(204))
         relay.accept(a_stanza(body="x" * 4_000))
         self.assertEqual(2, self.counters["accepted"])
+
+    def test_what_waits_holds_no_tree(self) -> None:
+        """
+        A stanza of ten thousand elements costs its bytes while it waits, and not a hundred times as much.
+        """
+        element = a_stanza().element
+        for _ in range(9_000):
+            element.addElement("a")
+        gone = weakref.ref(element)
+        relay = self.a_relay([Deferred()])
+        relay.accept(Stanza.from_element(element))
+        del element
+        gc.collect()
+        self.assertEqual(1, relay.pending)
+        self.assertIsNone(gone())
 
     def test_reading_pauses_while_crowded(self) -> None:
         """
