@@ -87,6 +87,8 @@ class Gateway(MultiService):
     def startService(self) -> None:
         if self._stopping:
             raise RuntimeError("the gateway is stopping: wait for stopService before starting it again")
+        for warning in self._settings.warnings():
+            self._log.warn("{warning}", warning=warning)
         self._relay = self._new_relay()
         self._handlers = self._new_handlers(self._relay)
         for handler in self._handlers:

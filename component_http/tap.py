@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -147,8 +148,16 @@ def makeService(options: Options) -> Gateway:
     from component_http.gateway import Gateway
 
     with exit_on_settings_error():
-        settings = options.settings()
-        gateway = Gateway(settings, reactor)
-    for warning in settings.warnings():
-        _log.warn("{warning}", warning=warning)
+        gateway = Gateway(options.settings(), reactor)
+    reactor.addSystemEventTrigger("before", "shutdown", _heed_no_more_signals)
     return gateway
+
+
+def _heed_no_more_signals() -> None:
+    """Twisted's own handlers would stop the reactor a second time, which is an error to it."""
+
+    def already(number: int, _frame: object) -> None:
+        _log.info("stopping already; {signal} changes nothing", signal=signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, already)

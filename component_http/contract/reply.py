@@ -191,7 +191,10 @@ def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | 
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not _JSON_MEDIA_TYPE.fullmatch(media_type):
         size = "a large body" if body is None else f"{len(body)} bytes"
-        known = f"of {media_type}" if _MEDIA_TYPE.fullmatch(media_type) else "without a media type"
+        if _MEDIA_TYPE.fullmatch(media_type):
+            known = f"of {media_type}"
+        else:
+            known = "of a media type that is none" if media_type else "without a media type"
         return None, f"ignored {size} {known}: only application/json is read as a reply"
     if body is None:
         raise _Refused("the response is larger than max_body_bytes")

@@ -63,6 +63,7 @@ MAX_INDENTED = 100_000
 """Characters of JSON over several lines; what would be more, such as a list in thousands of lists, stays as it came."""
 
 FAILURES = (
+    "body_ignored",
     "bounced",
     "foreign",
     "malformed",
@@ -162,7 +163,7 @@ class Screen:
         try:
             self._out.write(text)
             self._out.flush()
-        except BrokenPipeError:
+        except OSError:
             # Python would complain again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
 
@@ -748,7 +749,7 @@ def play(
     """
     from twisted.internet import reactor
 
-    out = sys.stdout
+    out = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (a terminal that was closed)
     typed = sys.stdin is not None and sys.stdin.isatty()
     descriptor = sys.stdin.fileno() if sys.stdin is not None else os.open(os.devnull, os.O_RDONLY)
     if hasattr(out, "reconfigure"):

@@ -143,7 +143,7 @@ class Settings(Table):
                 elif attribute.default is NOTHING:
                     raise SettingsError(missing(name, attribute, source))
             if name == ComponentSettings.TABLE and env.get(SECRET_VARIABLE):
-                values["secret"] = env[SECRET_VARIABLE]
+                values["secret"] = env[SECRET_VARIABLE].removesuffix("\n").removesuffix("\r")
             parts[name] = _naming(source, table, values)
         if "conditions" in given:
             parts["conditions"] = given["conditions"].value

@@ -24,6 +24,7 @@ from zope.interface import implementer
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.conditions import CONDITIONS, ERROR_TYPES, StanzaError
 from component_http.contract.request import RESERVED_HEADERS
+from component_http.contract.url import WebhookUrl
 from component_http.errors import SettingsError
 
 __all__ = [
@@ -327,6 +328,8 @@ def _network_endpoint_problem(text: str) -> str | None:
 
 def _server_remedy(text: str) -> str | None:
     """What somebody who wrote this most likely meant."""
+    if text.isdecimal():
+        return f'write "tcp:127.0.0.1:{text}"'
     if re.fullmatch(r"\.{0,2}/[^/@\s][^@\s]*", text):
         return f'write "unix:{text}"'
     ipv6, _, port = text.rpartition(":")
@@ -426,6 +429,10 @@ def _accept_url(value: Any) -> str:
         raise _Unfit(found=found, remedy=f'write "http://{found}"' if bare else None)
     if parts.fragment:
         raise _Unfit(remedy="leave out what follows the #, it is never sent")
+    try:
+        WebhookUrl.parse(value)
+    except ValueError as error:
+        raise _Unfit(found=_without_credentials(value), remedy=str(error)) from None
     return value
 
 
@@ -479,8 +486,8 @@ HEADERS = Kind("a table of strings, by header name", _accept_headers, None)
 
 
 def _accept_secret(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise _Unfit(problem="must be a string that is not empty")
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise _Unfit(problem="must be a string in one line, of characters that can be seen, and not empty")
     return value
 
 

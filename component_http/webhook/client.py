@@ -8,98 +8,35 @@ cookies, redirects, decoding and encoding the same URL again each time, is left 
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, unquote
 
-import idna
 import treq
-from attrs import field, frozen
 from treq.client import HTTPClient
-from twisted.internet.abstract import isIPv6Address
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.web.http_headers import Headers
 
 from component_http._version import __version__
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
+from component_http.contract.url import WebhookUrl
 from component_http.webhook.agent import BytesProducer, PooledAgent, WholeResponse
 from component_http.webhook.tls import client_tls
 
-__all__ = ["MAX_OTHER_BODY_BYTES", "WebhookClient", "WebhookUrl"]
+__all__ = ["MAX_OTHER_BODY_BYTES", "WebhookClient"]
 
 MAX_OTHER_BODY_BYTES = 65_536
 """Bytes read of a body that nobody looks at (any status but 200), so that the connection can be used again."""
 
-_URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
-_AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?")
-_VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
+NEXT_ADDRESS_SECONDS = 0.1
+"""
+Seconds until a host's next address is tried beside the one before (RFC 8305 section 8 wants 0.1 at least).
 
-
-@frozen
-class WebhookUrl:
-    """
-    A URL that can be POSTed to, taken apart once.
-
-    Attributes:
-        secure: https.
-        host: In ASCII (IDNA where it was not), lower-case; an IPv6 address without brackets.
-        port: Always there.
-        target: Path and query as they are sent: byte for byte as written, save that what is not ASCII is
-            percent-encoded as UTF-8. A fragment is dropped.
-        authorization: The Basic credentials of its user:password, None if it has none.
-    """
-
-    secure: bool
-    host: str
-    port: int
-    target: bytes = field(repr=False)
-    authorization: bytes | None = field(default=None, repr=False)
-
-    @classmethod
-    def parse(cls, text: str) -> WebhookUrl:
-        """
-        Args:
-            text: An absolute http or https URL; user and password percent-encoded.
-
-        Raises:
-            ValueError: It is none; the sentence shows nothing of it that may be secret.
-
-        Source: RFC 3986; RFC 7617 (user and password, as UTF-8); UTS 46 for the host.
-        """
-        url = _URL.match(text)
-        if url is None or not text.isprintable() or re.search(r"[\s\\]", text):
-            raise ValueError("not an absolute http:// or https:// URL")
-        scheme, authority, target = url.groups()
-        parts = _AUTHORITY.fullmatch(authority)
-        if parts is None:
-            raise ValueError("the URL's host or port is malformed")
-        userinfo, host, port = parts.groups()
-        secure = scheme.lower() == "https"
-        number = int(port) if port else 443 if secure else 80
-        if not 0 < number < 65536:
-            raise ValueError(f"the URL's port {number} is not in 1..65535")
-        return cls(
-            secure,
-            _ascii_host(host),
-            number,
-            quote(target if target.startswith("/") else f"/{target}", safe=_VISIBLE).encode("ascii"),
-            _basic(userinfo) if userinfo else None,
-        )
-
-    @property
-    def host_header(self) -> bytes:
-        """The Host header: with the port where it is not the scheme's own, IPv6 in brackets (RFC 9110 section 7.2)."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        usual = 443 if self.secure else 80
-        return (host if self.port == usual else f"{host}:{self.port}").encode("ascii")
-
-    @property
-    def origin(self) -> bytes:
-        """Scheme, host and port: what of the URL may be logged."""
-        return (b"https://" if self.secure else b"http://") + self.host_header
+Twisted also waits this long before it says that the only address refuses, and 0.3 s, its default, is long to hold a
+connection's place.
+"""
 
 
 class WebhookClient:
@@ -214,35 +151,18 @@ class _PlainHTTPClient(HTTPClient):
         return self._plain_agent.request(method.encode("ascii"), url, headers, self._data_to_body_producer(data))
 
 
-def _ascii_host(host: str) -> str:
-    if host.startswith("["):
-        host = host[1:-1].lower()
-        if not isIPv6Address(host):
-            raise ValueError("the URL's host is not an IPv6 address, though it stands in brackets")
-        return host
-    if not host.isascii():
-        try:
-            host = idna.encode(host, uts46=True).decode("ascii")
-        except idna.IDNAError as error:
-            raise ValueError("the URL's host is not a name that DNS can hold") from error
-    if len(host) > 253 or not re.fullmatch(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?", host):
-        raise ValueError("the URL's host is not a name that DNS can hold")
-    return host.lower()
-
-
-def _basic(userinfo: str) -> bytes:
-    user, _, password = userinfo.partition(":")
-    user, password = unquote(user, errors="surrogateescape"), unquote(password, errors="surrogateescape")
-    if ":" in user:
-        raise ValueError("a user with a colon cannot be sent as Basic auth")
-    return b"Basic " + b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape"))
-
-
 def _endpoint(url: WebhookUrl, reactor: Any, connect_timeout: float, trust_root: Any) -> Any:
-    if "_" in url.host and not url.secure:
-        # Not a host name, says IDNA and so HostnameEndpoint; but containers are named so, and resolvers do not mind.
-        return TCP4ClientEndpoint(reactor, url.host, url.port, timeout=connect_timeout)
-    endpoint: Any = HostnameEndpoint(reactor, url.host, url.port, timeout=connect_timeout)
+    endpoint: Any
+    if isIPv6Address(url.host):
+        endpoint = TCP6ClientEndpoint(reactor, url.host, url.port, timeout=connect_timeout)
+    elif isIPAddress(url.host) or "_" in url.host:
+        # An underscore is in no host name, says IDNA and so HostnameEndpoint; but containers are named so, and
+        # resolvers do not mind.
+        endpoint = TCP4ClientEndpoint(reactor, url.host, url.port, timeout=connect_timeout)
+    else:
+        endpoint = HostnameEndpoint(
+            reactor, url.host, url.port, timeout=connect_timeout, attemptDelay=NEXT_ADDRESS_SECONDS
+        )
     return wrapClientTLS(client_tls(url.host, trust_root), endpoint) if url.secure else endpoint
 
 

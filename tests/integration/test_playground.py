@@ -140,10 +140,10 @@ class ConversationTests(TestCase):
 
     async def test_answer_of_another_media_type(self) -> None:
         """
-        Every answer that is ignored for its Content-Type says so, for that is the mistake people make.
+        Every answer that is ignored for its Content-Type says so and did not go well: it is the mistake people make.
         """
         html = Response(200, {"content-type": "text/html"}, b'{"body": "hi"}')
-        self.assertEqual([True, True], await self.converse("hello", "hello", script=[html, html]))
+        self.assertEqual([False, False], await self.converse("hello", "hello", script=[html, html]))
         self.assertEqual(2, self.out.getvalue().count("only a body of Content-Type application/json is read"))
 
     async def test_subscribing(self) -> None:

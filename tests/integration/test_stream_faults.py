@@ -4,6 +4,9 @@ Everything that can be wrong with the stream to the server, as the real process 
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -223,3 +226,34 @@ def test_a_gateway_that_never_got_in_stops_at_once() -> None:
         stage.server.refuse(stage.server.accept(), "not-authorized")
         stage.gateway.wait_for_log("still trying")
         stage.gateway.stop()
+
+
+def test_a_stop_lets_the_bot_finish_however_often_it_is_asked_for() -> None:
+    """
+    SIGTERM while a bot thinks: its reply still leaves, a second SIGTERM changes nothing, and then it is over.
+    """
+    thought = threading.Event()
+
+    def slow(request: Request) -> Answer:
+        thought.wait(PATIENT)
+        return reply(body="pong")
+
+    with ExitStack() as stack:
+        server = stack.enter_context(ScriptedServer())
+        webhook = stack.enter_context(ScriptedWebhook(slow))
+        gateway = stack.enter_context(
+            GatewayProcess(domain=DOMAIN, server=server.endpoint, secret=server.secret, post_url=webhook.url)
+        )
+        stack.callback(thought.set)
+        peer = server.connected()
+        gateway.wait_until_authenticated()
+        peer.send(f"<message from='a@localhost/x' to='bot@{DOMAIN}' type='chat' id='1'><body>ping</body></message>")
+        webhook.wait_for(1, settled=False)
+        os.kill(gateway.pid, signal.SIGTERM)
+        gateway.wait_for_log("waiting for 1 deliveries")
+        os.kill(gateway.pid, signal.SIGTERM)
+        gateway.wait_for_log("stopping already")
+        thought.set()
+        peer.wait_for(lambda element: says(element, "pong"), "the reply")
+        peer.wait(lambda: peer.stream_closed, "the end of the stream")
+        gateway.stop()

@@ -19,6 +19,7 @@ PACKAGE = Path(component_http.__path__[0])
 PURE = {
     "__future__",
     "base64",
+    "ipaddress",
     "codecs",
     "collections",
     "contextlib",
@@ -33,6 +34,7 @@ PURE = {
     "operator",
     "pyexpat",
     "re",
+    "urllib",
     "string",
     "sys",
     "types",
@@ -65,7 +67,7 @@ ROOMS = {
     # Values.
     "errors": Room(pure=True),
     "_version": Room(pure=True),
-    "contract": Room(["errors"], ["twisted.words.xish", "twisted.words.protocols.jabber"], pure=True),
+    "contract": Room(["errors"], ["twisted.words.xish", "twisted.words.protocols.jabber", "idna"], pure=True),
     # Seams.
     "interfaces": Room(["contract", "errors"], ["twisted.words.xish"], pure=True),
     # Flow.
@@ -74,7 +76,7 @@ ROOMS = {
     ),
     # Edges: each knows one outside library and no other edge.
     "xmpp": Room([*SEAMS, "_version", "compat"], ["twisted", "wokkel", "constantly", "zope"]),
-    "webhook": Room([*SEAMS, "_version"], ["twisted", "treq", "service_identity", "OpenSSL", "idna", "zope"]),
+    "webhook": Room([*SEAMS, "_version"], ["twisted", "treq", "service_identity", "OpenSSL", "zope"]),
     "operations": Room([*SEAMS, "_version"], ["twisted"]),
     # Beside the path of a stanza.
     "compat": Room([], ["twisted", "constantly"]),

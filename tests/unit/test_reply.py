@@ -133,7 +133,7 @@ class MediaTypeTests(ReadingTestCase):
             ("text/html; charset=utf-8", "of text/html"),
             ("application/jsonp", "of application/jsonp"),
             ("", "without a media type"),
-            ("<body>", "without a media type"),
+            ("<body>", "of a media type that is none"),
         ):
             verdict = verdict_of(a_message(), b'{"body": "x"}', headers={"content-type": media_type})
             self.assertEqual(("silent", ()), (verdict.outcome, verdict.stanzas))

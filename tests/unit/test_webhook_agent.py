@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from component_http.contract.url import WebhookUrl
 from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 from component_http.webhook.agent import (
     FAREWELL_SECONDS,
@@ -30,7 +31,7 @@ from component_http.webhook.agent import (
     PooledAgent,
     WholeResponse,
 )
-from component_http.webhook.client import WebhookClient, WebhookUrl
+from component_http.webhook.client import WebhookClient
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 

@@ -1,0 +1,115 @@
+"""The webhook's URL: checked and taken apart once, by whoever reads the settings and by whoever makes the requests."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from ipaddress import IPv6Address
+from urllib.parse import quote, unquote
+
+import idna
+from attrs import field, frozen
+
+__all__ = ["WebhookUrl"]
+
+_URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
+_AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?")
+_VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+@frozen
+class WebhookUrl:
+    """
+    A URL that can be POSTed to, taken apart once.
+
+    Attributes:
+        secure: https.
+        host: In ASCII (IDNA where it was not), lower-case; an IPv6 address without brackets.
+        port: Always there.
+        target: Path and query as they are sent: byte for byte as written, save that what is not ASCII is
+            percent-encoded as UTF-8. A fragment is dropped.
+        authorization: The Basic credentials of its user:password, None if it has none.
+    """
+
+    secure: bool
+    host: str
+    port: int
+    target: bytes = field(repr=False)
+    authorization: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> WebhookUrl:
+        """
+        Args:
+            text: An absolute http or https URL; user and password percent-encoded.
+
+        Raises:
+            ValueError: It is none; the sentence shows nothing of it that may be secret.
+
+        Source: RFC 3986; RFC 7617 (user and password, as UTF-8); UTS 46 for the host.
+        """
+        url = _URL.match(text)
+        if url is None or not text.isprintable() or re.search(r"[\s\\]", text):
+            raise ValueError("not an absolute http:// or https:// URL")
+        scheme, authority, target = url.groups()
+        parts = _AUTHORITY.fullmatch(authority)
+        if parts is None:
+            raise ValueError("the URL's host or port is malformed")
+        userinfo, host, port = parts.groups()
+        secure = scheme.lower() == "https"
+        number = int(port) if port else 443 if secure else 80
+        if not 0 < number < 65536:
+            raise ValueError(f"the URL's port {number} is not in 1..65535")
+        if secure and "_" in host:
+            raise ValueError("no certificate can be for a host with an underscore, so https cannot work there")
+        return cls(
+            secure,
+            _ascii_host(host),
+            number,
+            quote(target if target.startswith("/") else f"/{target}", safe=_VISIBLE).encode("ascii"),
+            _basic(userinfo) if userinfo else None,
+        )
+
+    @property
+    def host_header(self) -> bytes:
+        """The Host header: with the port where it is not the scheme's own, IPv6 in brackets (RFC 9110 section 7.2)."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        usual = 443 if self.secure else 80
+        return (host if self.port == usual else f"{host}:{self.port}").encode("ascii")
+
+    @property
+    def origin(self) -> bytes:
+        """Scheme, host and port: what of the URL may be logged."""
+        return (b"https://" if self.secure else b"http://") + self.host_header
+
+
+def _ascii_host(host: str) -> str:
+    if host.startswith("["):
+        host = host[1:-1].lower()
+        if not _is_ipv6(host):
+            raise ValueError("the URL's host is not an IPv6 address, though it stands in brackets")
+        return host
+    if not host.isascii():
+        try:
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise ValueError("the URL's host is not a name that DNS can hold") from error
+    if len(host) > 253 or not re.fullmatch(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?", host):
+        raise ValueError("the URL's host is not a name that DNS can hold")
+    return host.lower()
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _basic(userinfo: str) -> bytes:
+    user, _, password = userinfo.partition(":")
+    user, password = unquote(user, errors="surrogateescape"), unquote(password, errors="surrogateescape")
+    if ":" in user:
+        raise ValueError("a user with a colon cannot be sent as Basic auth")
+    return b"Basic " + b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape"))
