@@ -157,9 +157,9 @@ class Gateway(MultiService):
             )
         ]
         if "presence" not in component.component_post_stanzas:
-            handlers.append(AlwaysAvailable(component.domain, self.counters))
+            handlers.append(AlwaysAvailable(component.domain))
         if component.answer_wellknown_iq:
-            handlers.append(WellKnown(component.domain, self.counters, __version__, time.time))
+            handlers.append(WellKnown(component.domain, __version__, time.time))
         return handlers
 
 

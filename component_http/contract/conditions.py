@@ -149,15 +149,10 @@ def error_child(error: StanzaError) -> Element:
 
 def error_stanza(stanza: Stanza, error: StanzaError) -> Element:
     """
-    Make the stanza that tells the sender of `stanza` what went wrong: the same kind and id, the addresses swapped.
+    Make the stanza that tells the sender of `stanza` what went wrong.
 
     Whether it may be sent at all is `Stanza.bounceable`.
     """
-    element = Element((NS_COMPONENT, stanza.kind))
-    element["type"] = "error"
-    if stanza.id is not None:
-        element["id"] = stanza.id
-    element["to"] = str(stanza.sender)
-    element["from"] = str(stanza.recipient)
+    element = stanza.response("error")
     element.addChild(error_child(error))
     return element

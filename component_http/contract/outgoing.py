@@ -10,12 +10,11 @@ from __future__ import annotations
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.stanza import STANZA_KINDS
 from component_http.contract.xml import serialize
 from component_http.errors import XmlRefused
 
-__all__ = ["STANZA_KINDS", "sendable"]
-
-STANZA_KINDS = ("message", "presence", "iq")
+__all__ = ["sendable"]
 
 
 def sendable(element: Element, domain: str, max_bytes: int) -> str:

@@ -123,7 +123,7 @@ def judge(
     if not stanza.is_request or any(composer.is_answer(element) for element in stanzas):
         return Verdict("replied" if stanzas else "silent", stanzas, note_or_none, ignored)
     if replies is not None and not stanzas:
-        return Verdict("replied", (composer.empty_result(),), note_or_none)
+        return Verdict("replied", (stanza.response("result"),), note_or_none)
     return Verdict(
         "bounced",
         (*stanzas, error_stanza(stanza, SERVICE_UNAVAILABLE)),
@@ -324,13 +324,6 @@ class _Composer:
             and element.getAttribute("type") in ("error", "result")
             and element.getAttribute("to") == str(self.stanza.sender)
         )
-
-    def empty_result(self) -> Element:
-        """Make the answer to the iq that says yes and no more."""
-        element = Element((NS_COMPONENT, "iq"))
-        element["type"] = "result"
-        self._complete(element, None, None)
-        return element
 
     def _of_reply(self, reply: _Checked) -> list[Element]:
         if "stanza" in reply:

@@ -9,10 +9,10 @@ from attrs import evolve, field, frozen
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address, NotAnAddress
-from component_http.contract.xml import NS_MUC_USER, STANZA_NAMESPACES
+from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, STANZA_NAMESPACES
 from component_http.errors import MalformedStanza
 
-__all__ = ["TYPES", "Stanza"]
+__all__ = ["STANZA_KINDS", "TYPES", "Stanza"]
 
 TYPES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -28,6 +28,8 @@ The kinds of stanza, and the values that `type` can have in each.
 
 Source: RFC 6121 sections 4.7.1 and 5.2.2, RFC 6120 section 8.2.3.
 """
+
+STANZA_KINDS = tuple(TYPES)
 
 
 @frozen
@@ -81,6 +83,16 @@ class Stanza:
     def facts(self) -> Stanza:
         """The same without its content: what is needed to answer it, at a price in memory that is known."""
         return evolve(self, element=Element((self.element.uri, self.kind)))
+
+    def response(self, response_type: str) -> Element:
+        """Make an empty stanza of the same kind back to the sender: the same id, the addresses swapped."""
+        element = Element((NS_COMPONENT, self.kind))
+        element["type"] = response_type
+        if self.id is not None:
+            element["id"] = self.id
+        element["to"] = str(self.sender)
+        element["from"] = str(self.recipient)
+        return element
 
     @property
     def is_request(self) -> bool:

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 import idna
 from attrs import field, frozen
 
-__all__ = ["WebhookUrl"]
+__all__ = ["WebhookUrl", "is_ipv6"]
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?")
@@ -86,7 +86,7 @@ class WebhookUrl:
 def _ascii_host(host: str) -> str:
     if host.startswith("["):
         host = host[1:-1].lower()
-        if not _is_ipv6(host):
+        if not is_ipv6(host):
             raise ValueError("the URL's host is not an IPv6 address, though it stands in brackets")
         return host
     if not host.isascii():
@@ -99,7 +99,8 @@ def _ascii_host(host: str) -> str:
     return host.lower()
 
 
-def _is_ipv6(text: str) -> bool:
+def is_ipv6(text: str) -> bool:
+    """Whether it is an IPv6 address, written without brackets (RFC 4291 section 2.2)."""
     try:
         IPv6Address(text)
     except ValueError:

@@ -27,10 +27,9 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address, NotAnAddress
-from component_http.contract.outgoing import STANZA_KINDS
 from component_http.contract.reply import Response
 from component_http.contract.request import request_properties
-from component_http.contract.stanza import Stanza
+from component_http.contract.stanza import STANZA_KINDS, Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas, serialize
 from component_http.errors import (
     CertificateInvalid,

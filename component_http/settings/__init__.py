@@ -40,6 +40,7 @@ from component_http.settings.tables import (
     Table,
     WebhookSettings,
     setting,
+    without_line_end,
 )
 from component_http.settings.values import shown
 
@@ -143,7 +144,7 @@ class Settings(Table):
                 elif attribute.default is NOTHING:
                     raise SettingsError(missing(name, attribute, source))
             if name == ComponentSettings.TABLE and env.get(SECRET_VARIABLE):
-                values["secret"] = env[SECRET_VARIABLE].removesuffix("\n").removesuffix("\r")
+                values["secret"] = without_line_end(env[SECRET_VARIABLE])
             parts[name] = _naming(source, table, values)
         if "conditions" in given:
             parts["conditions"] = given["conditions"].value

@@ -28,6 +28,7 @@ __all__ = [
     "about",
     "read_text",
     "setting",
+    "without_line_end",
 ]
 
 SECRET_VARIABLE = "COMPONENT_HTTP_SECRET"
@@ -134,9 +135,14 @@ def read_text(label: str, path: str | os.PathLike[str], limit: int) -> str:
         raise SettingsError(f"{label} is not UTF-8 text, see byte {error.start}") from None
 
 
+def without_line_end(text: str) -> str:
+    """A text without the end of its line, which editors and shells add to what is only a secret."""
+    return text.removesuffix("\n").removesuffix("\r")
+
+
 def _read_secret(label: str, path: str) -> str:
     """The one line in a secret's file, without its end."""
-    secret = read_text(label, path, _MAX_SECRET_BYTES).removesuffix("\n").removesuffix("\r")
+    secret = without_line_end(read_text(label, path, _MAX_SECRET_BYTES))
     if not secret:
         raise SettingsError(f"{label} is empty, but must hold the secret in one line")
     if not secret.isprintable():

@@ -7,7 +7,6 @@ A `Kind` knows nothing of names, tables or files; whoever asks it gives the labe
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import json
 import os
 import re
@@ -24,7 +23,8 @@ from zope.interface import implementer
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.conditions import CONDITIONS, ERROR_TYPES, StanzaError
 from component_http.contract.request import RESERVED_HEADERS
-from component_http.contract.url import WebhookUrl
+from component_http.contract.stanza import STANZA_KINDS
+from component_http.contract.url import WebhookUrl, is_ipv6
 from component_http.errors import SettingsError
 
 __all__ = [
@@ -52,8 +52,6 @@ __all__ = [
 
 _MAX_SHOWN = 60
 """Characters of a wrong value that a sentence shows."""
-
-_STANZA_KINDS = ("message", "presence", "iq")
 
 
 class _Unfit(Exception):
@@ -333,7 +331,7 @@ def _server_remedy(text: str) -> str | None:
     if re.fullmatch(r"\.{0,2}/[^/@\s][^@\s]*", text):
         return f'write "unix:{text}"'
     ipv6, _, port = text.rpartition(":")
-    if _is_ipv6(ipv6.strip("[]")):
+    if is_ipv6(ipv6.strip("[]")):
         host = ipv6.strip("[]")
     elif meant := re.fullmatch(r"(?:[a-z]+://)?([\w.-]+)(?::(\d+))?/?", text):
         host, port = meant[1], meant[2] or "5347"
@@ -342,23 +340,15 @@ def _server_remedy(text: str) -> str | None:
     return 'write "tcp:{}:{}"'.format(host.replace(":", "\\:"), port)
 
 
-def _is_ipv6(text: str) -> bool:
-    try:
-        ipaddress.IPv6Address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _accept_stanzas(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
-        raise _Unfit(remedy=f"write [{shown(value)}]" if value in _STANZA_KINDS else None)
+        raise _Unfit(remedy=f"write [{shown(value)}]" if value in STANZA_KINDS else None)
     if not isinstance(value, Collection) or isinstance(value, Mapping) or not value:
         raise _Unfit
     for name in value:
-        if not isinstance(name, str) or name not in _STANZA_KINDS:
-            raise _Unfit(remedy=_did_you_mean(name, _STANZA_KINDS))
-    return tuple(kind for kind in _STANZA_KINDS if kind in value)
+        if not isinstance(name, str) or name not in STANZA_KINDS:
+            raise _Unfit(remedy=_did_you_mean(name, STANZA_KINDS))
+    return tuple(kind for kind in STANZA_KINDS if kind in value)
 
 
 STANZAS = Kind(

@@ -36,17 +36,14 @@ class LateHandler(XMPPHandler):
 
     Args:
         domain: The component's own domain, normalised.
-        observer: Told `malformed` and `foreign`, by the last handler only.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ()
     PRIORITY: ClassVar[float] = BEFORE_LAST
-    _log = Logger()
 
-    def __init__(self, domain: str, observer: Observer) -> None:
+    def __init__(self, domain: str) -> None:
         super().__init__()
         self._domain = domain
-        self._observer = observer
 
     def take(self, stanza: Stanza) -> bool:
         """
@@ -76,9 +73,7 @@ class LateHandler(XMPPHandler):
             element.handled = True  # type: ignore[attr-defined]  # wokkel's own flag
 
     def _ignored(self, event: str, element: Element, reason: str) -> None:
-        if self.PRIORITY == LAST:
-            self._observer.count(event)
-            self._log.warn("ignored a {kind}: {reason}", kind=element.name, reason=reason)
+        """Leave alone what is not for us; the intake, which sees it after us, says so."""
 
 
 class StanzaIntake(LateHandler):
@@ -103,6 +98,7 @@ class StanzaIntake(LateHandler):
 
     PATHS = ("/message", "/presence", "/iq")
     PRIORITY = LAST
+    _log = Logger()
 
     def __init__(
         self,
@@ -114,7 +110,8 @@ class StanzaIntake(LateHandler):
         forward_bodyless: bool = True,
         forward_errors: bool = True,
     ) -> None:
-        super().__init__(domain, observer)
+        super().__init__(domain)
+        self._observer = observer
         self._accept = accept
         self._kinds = frozenset(kinds)
         self._forward_bodyless = forward_bodyless
@@ -129,6 +126,10 @@ class StanzaIntake(LateHandler):
             if stanza.is_request:
                 self.send(conditions.error_stanza(stanza, conditions.SERVICE_UNAVAILABLE))
         return True
+
+    def _ignored(self, event: str, element: Element, reason: str) -> None:
+        self._observer.count(event)
+        self._log.warn("ignored a {kind}: {reason}", kind=element.name, reason=reason)
 
     def _wanted(self, stanza: Stanza) -> bool:
         if stanza.kind not in self._kinds:

@@ -30,8 +30,8 @@ from wokkel.subprotocols import StreamManager
 
 from component_http.contract import conditions
 from component_http.contract.address import Address, NotAnAddress
-from component_http.contract.outgoing import STANZA_KINDS, sendable
-from component_http.contract.stanza import Stanza
+from component_http.contract.outgoing import sendable
+from component_http.contract.stanza import STANZA_KINDS, Stanza
 from component_http.contract.xml import Limits, StreamParser, parse_stanzas
 from component_http.errors import MalformedStanza, XmlRefused
 from component_http.interfaces import Observer

@@ -35,8 +35,6 @@ from zope.interface import implementer
 from component_http.contract import conditions
 from component_http.contract.address import Address
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_COMPONENT
-from component_http.interfaces import Observer
 from component_http.xmpp.intake import LateHandler
 
 __all__ = ["WellKnown"]
@@ -57,7 +55,6 @@ class WellKnown(LateHandler):
 
     Args:
         domain: The component's own domain, normalised.
-        observer: See `LateHandler`.
         version: What XEP-0092 shall say.
         now: The wall clock, seconds since the epoch.
     """
@@ -65,8 +62,8 @@ class WellKnown(LateHandler):
     PATHS = ("/iq[@type='get']",)
     _log = Logger()
 
-    def __init__(self, domain: str, observer: Observer, version: str, now: Callable[[], float]) -> None:
-        super().__init__(domain, observer)
+    def __init__(self, domain: str, version: str, now: Callable[[], float]) -> None:
+        super().__init__(domain)
         self._version = version
         self._now = now
         self._started = now()
@@ -92,10 +89,7 @@ class WellKnown(LateHandler):
         return True
 
     def _send(self, answer: Element | None, stanza: Stanza) -> None:
-        result = Element((NS_COMPONENT, "iq"), attribs={"type": "result"})
-        result["id"] = stanza.id
-        result["from"] = str(stanza.recipient)
-        result["to"] = str(stanza.sender)
+        result = stanza.response("result")
         if answer is not None:
             result.addChild(answer)
         self.send(result)

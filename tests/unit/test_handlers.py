@@ -188,7 +188,7 @@ class PresenceTests(HandlerTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        AlwaysAvailable("bot.example.org", self.counters).setHandlerParent(self.manager)
+        AlwaysAvailable("bot.example.org").setHandlerParent(self.manager)
 
     def test_subscribe(self) -> None:
         """
@@ -253,7 +253,7 @@ class WellKnownTests(HandlerTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.time = 1_700_000_000.0
-        WellKnown("bot.example.org", self.counters, "1.2.3", lambda: self.time).setHandlerParent(self.manager)
+        WellKnown("bot.example.org", "1.2.3", lambda: self.time).setHandlerParent(self.manager)
         self.add_intake("message", "iq")
 
     def ask(self, inside, to="bot@bot.example.org"):
