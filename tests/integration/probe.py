@@ -15,10 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Self
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser, fromstring, tostring
 
+from tests.integration.closing import Closing
 from tests.integration.waiting import PATIENCE, eventually
 
 __all__ = [
@@ -91,7 +90,7 @@ class StreamReader:
         return complete
 
 
-class Peer:
+class Peer(Closing):
     """
     One connected socket that carries a stream, with everything that came over it; a closing tag is answered.
 
@@ -114,14 +113,6 @@ class Peer:
         self._said_goodbye = False
         self._thread = threading.Thread(target=self._read, name="peer", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _read(self) -> None:
         while True:
@@ -255,7 +246,7 @@ class Probe(Peer):
         self.take()
 
 
-class ScriptedServer:
+class ScriptedServer(Closing):
     """
     The server's side of a component stream, one connection at a time as the test asks for them.
 
@@ -269,14 +260,6 @@ class ScriptedServer:
         self.port: int = self._listener.getsockname()[1]
         self.endpoint = f"tcp:host=127.0.0.1:port={self.port}"
         self._peers: list[Peer] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
     def accept(self, seconds: float = PATIENCE) -> Peer:
         """

@@ -24,6 +24,7 @@ from typing import Any, Self
 from attrs import define, frozen
 
 import component_http
+from tests.integration.closing import Closing
 from tests.integration.waiting import PATIENCE, eventually
 
 __all__ = ["NO_REPLY", "Answer", "Bot", "GatewayProcess", "Request", "ScriptedWebhook", "reply", "toml", "twistd"]
@@ -310,7 +311,7 @@ class Request:
         return decoded
 
 
-class ScriptedWebhook:
+class ScriptedWebhook(Closing):
     """
     An HTTP server of keep-alive connections that records every POST and answers as the test says.
 
@@ -361,14 +362,6 @@ class ScriptedWebhook:
         self.url = f"http://127.0.0.1:{self.port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _opened(self, connection: socket.socket) -> int:
         with self._changed:

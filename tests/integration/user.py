@@ -8,13 +8,13 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as FutureTimeout
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from xml.etree.ElementTree import Element, fromstring
 
 from slixmpp import JID, ClientXMPP
 from slixmpp.exceptions import IqError
 
+from tests.integration.closing import Closing
 from tests.integration.waiting import PATIENCE
 
 __all__ = ["User"]
@@ -22,7 +22,7 @@ __all__ = ["User"]
 T = TypeVar("T")
 
 
-class User:
+class User(Closing):
     """
     An account on a server of this machine, without TLS, its event loop in a thread of its own.
 
@@ -42,14 +42,6 @@ class User:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"user {jid}", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _do(self, work: Coroutine[Any, Any, T], what: str, seconds: float = PATIENCE) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
