@@ -1,0 +1,632 @@
+"""Whose turn it is, and when there is no room for more."""
+
+from __future__ import annotations
+
+import weakref
+
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from twisted.trial.unittest import SynchronousTestCase
+
+from component_http.delivery.backlog import Backlog, BacklogLimits, RefusalNotices
+
+ALICE, BOB, MALLORY = "alice@example.org", "bob@example.org", "mallory@example.org"
+BOT, OTHER_BOT = "bot@bot.localhost", "other@bot.localhost"
+
+WIDE = BacklogLimits(max_pending=1000, max_pending_bytes=1_000_000)
+
+
+def a_chat(sender=ALICE, recipient=BOT):
+    return (sender, recipient, False)
+
+
+def a_backlog(*arrivals, limits=WIDE, max_running=1, size=10):
+    """What is pending after deliveries of these conversations came, in this order; their ids are 0, 1, 2..."""
+    backlog = Backlog(limits, max_running)
+    for number, conversation in enumerate(arrivals):
+        backlog.add(str(number), conversation, size)
+    return backlog
+
+
+def turns(backlog, number=1000):
+    """The ids of up to so many turns, where each delivery ends at once."""
+    ids = []
+    while len(ids) < number and (delivery_id := backlog.next()) is not None:
+        ids.append(delivery_id)
+        backlog.remove(delivery_id)
+    return ids
+
+
+class OrderTests(SynchronousTestCase):
+    """A conversation goes one by one, in the order it came; one that is stuck stalls no other."""
+
+    def test_order_of_arrival(self) -> None:
+        """
+        Deliveries of one conversation run in the order they came.
+        """
+        self.assertEqual(["0", "1", "2"], turns(a_backlog(a_chat(), a_chat(), a_chat())))
+
+    def test_one_at_a_time(self) -> None:
+        """
+        While a delivery runs, the next of its conversation does not.
+        """
+        backlog = a_backlog(a_chat(), a_chat(), max_running=2)
+        self.assertEqual(("0", None), (backlog.next(), backlog.next()))
+
+    def test_next_after_the_end(self) -> None:
+        """
+        As soon as a delivery has ended, it is the turn of the next of its conversation.
+        """
+        backlog = a_backlog(a_chat(), a_chat())
+        backlog.remove(backlog.next())
+        self.assertEqual("1", backlog.next())
+
+    def test_conversations_run_side_by_side(self) -> None:
+        """
+        Other recipients, other senders and iqs are other conversations, and do not wait.
+        """
+        backlog = a_backlog(a_chat(), a_chat(ALICE, OTHER_BOT), a_chat(BOB), (ALICE, BOT, True), max_running=10)
+        self.assertEqual({"0", "1", "2", "3"}, {backlog.next() for _ in range(4)})
+
+    def test_resting_keeps_followers_back(self) -> None:
+        """
+        While a delivery waits for another attempt, the next of its conversation stays behind it.
+        """
+        backlog = a_backlog(a_chat(), a_chat())
+        backlog.rest(backlog.next())
+        self.assertIsNone(backlog.next())
+
+    def test_resting_frees_its_place(self) -> None:
+        """
+        While a delivery waits for another attempt, another conversation runs in its place.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB))
+        backlog.rest(backlog.next())
+        self.assertEqual("1", backlog.next())
+
+    def test_risen_before_its_followers(self) -> None:
+        """
+        A delivery that has waited for its next attempt runs before those that came after it.
+        """
+        backlog = a_backlog(a_chat(), a_chat())
+        backlog.rest(backlog.next())
+        backlog.rise("0")
+        self.assertEqual(["0", "1"], turns(backlog))
+
+    def test_risen_goes_to_the_end(self) -> None:
+        """
+        A delivery that has waited for its next attempt does not overtake who became ready before.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB), a_chat(MALLORY))
+        backlog.rest(backlog.next())
+        backlog.rise("0")
+        self.assertEqual(["1", "2", "0"], turns(backlog))
+
+    def test_ended_while_resting(self) -> None:
+        """
+        If a delivery ends while it waits for another attempt, the next of its conversation is ready.
+        """
+        backlog = a_backlog(a_chat(), a_chat())
+        backlog.rest(backlog.next())
+        backlog.remove("0")
+        self.assertEqual("1", backlog.next())
+
+    def test_ended_in_the_middle(self) -> None:
+        """
+        A delivery that ends in the middle of its conversation is left out.
+        """
+        backlog = a_backlog(a_chat(), a_chat(), a_chat())
+        backlog.remove("1")
+        self.assertEqual(["0", "2"], turns(backlog))
+
+    def test_ended_behind_a_running_one(self) -> None:
+        """
+        The end of one that waits lets nobody overtake the one that runs.
+        """
+        backlog = a_backlog(a_chat(), a_chat(), a_chat(), max_running=2)
+        backlog.next()
+        backlog.remove("1")
+        self.assertEqual((1, None), (backlog.running, backlog.next()))
+
+    def test_ended_before_its_turn(self) -> None:
+        """
+        If a ready delivery ends, the next of its conversation has its place in the round.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB), a_chat(ALICE))
+        backlog.remove("0")
+        self.assertEqual(["2", "1"], turns(backlog))
+
+    def test_last_one_ended_before_its_turn(self) -> None:
+        """
+        A conversation whose only delivery has ended has no turn any more.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(ALICE, OTHER_BOT), a_chat(BOB))
+        backlog.remove("0")
+        backlog.remove("2")
+        self.assertEqual(["1"], turns(backlog))
+
+    def test_running_at_most(self) -> None:
+        """
+        No more than `max_running` run at once; the end of one is the turn of another.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB), a_chat(MALLORY), max_running=2)
+        self.assertEqual(["0", "1", None], [backlog.next() for _ in range(3)])
+        backlog.remove("0")
+        self.assertEqual("2", backlog.next())
+
+
+class RoundTests(SynchronousTestCase):
+    """Turns go round by sender, then by conversation, so that nobody suffers from the flood of another."""
+
+    def test_flood_delays_by_one_turn(self) -> None:
+        """
+        With a thousand stanzas of one sender waiting, in one conversation or in many, another sender's first one
+        waits for one of them at most.
+        """
+        for recipients in (1, 100, 1000):
+            flood = [a_chat(MALLORY, f"bot-{number % recipients}@bot.localhost") for number in range(1000)]
+            backlog = a_backlog(*flood)
+            turns(backlog, 7)
+            backlog.add("calm", a_chat(ALICE), 10)
+            self.assertIn("calm", turns(backlog, 2))
+
+    def test_senders_take_turns(self) -> None:
+        """
+        A sender with many conversations has one turn for each of another sender, not one for each conversation.
+        """
+        backlog = a_backlog(a_chat(ALICE, BOT), a_chat(ALICE, OTHER_BOT), a_chat(ALICE, "third"), a_chat(BOB, BOT))
+        self.assertEqual(["0", "3", "1", "2"], turns(backlog))
+
+    def test_conversations_take_turns(self) -> None:
+        """
+        Within a sender, a long conversation has one turn for each of a short one.
+        """
+        backlog = a_backlog(a_chat(), a_chat(), a_chat(), a_chat(ALICE, OTHER_BOT))
+        self.assertEqual(["0", "3", "1", "2"], turns(backlog))
+
+    def test_new_conversation_does_not_overtake(self) -> None:
+        """
+        A sender who was just served does not come first again by starting another conversation.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB), max_running=2)
+        backlog.next()
+        backlog.add("new", a_chat(ALICE, OTHER_BOT), 10)
+        self.assertEqual("1", backlog.next())
+
+    def test_new_conversation_keeps_the_place(self) -> None:
+        """
+        A sender who is waiting for a turn does not lose it by starting another conversation.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB), a_chat(ALICE, OTHER_BOT))
+        self.assertEqual("0", backlog.next())
+
+
+class RefusalTests(SynchronousTestCase):
+    """Memory is bounded, and who floods is refused first."""
+
+    LIMITS = BacklogLimits(max_pending=100, max_pending_bytes=1000, max_per_conversation=100)
+
+    def a_crowd(self, number, size=1, limits=LIMITS):
+        """So many pending, each of another sender."""
+        return a_backlog(*(a_chat(f"guest-{n}@example.org") for n in range(number)), limits=limits, size=size)
+
+    def test_room(self) -> None:
+        """
+        The last one that fits is not refused.
+        """
+        self.assertIsNone(self.a_crowd(99).refusal(a_chat(), 1))
+
+    def test_full(self) -> None:
+        """
+        One that would be more than `max_pending` is refused.
+        """
+        self.assertEqual("refused_full", self.a_crowd(100).refusal(a_chat(), 1))
+
+    def test_full_of_bytes(self) -> None:
+        """
+        One that would make more than `max_pending_bytes` is refused, one that just fits is not.
+        """
+        backlog = self.a_crowd(9, size=100)
+        self.assertEqual([None, "refused_full"], [backlog.refusal(a_chat(), size) for size in (100, 101)])
+
+    def test_conversation_full(self) -> None:
+        """
+        One that would be more than `max_per_conversation` in its conversation is refused; one of another is not.
+        """
+        limits = evolve(self.LIMITS, max_per_conversation=3)
+        backlog = a_backlog(*[a_chat()] * 3, limits=limits)
+        self.assertEqual("refused_conversation_full", backlog.refusal(a_chat(), 1))
+        self.assertIsNone(backlog.refusal(a_chat(ALICE, OTHER_BOT), 1))
+
+    def test_share_does_not_matter_while_there_is_room(self) -> None:
+        """
+        Up to half of the limit one sender may hold it all, and not more.
+        """
+        backlog = a_backlog(*[a_chat()] * 49, limits=self.LIMITS, size=1)
+        self.assertIsNone(backlog.refusal(a_chat(), 1))
+        backlog.add("fiftieth", a_chat(), 1)
+        self.assertEqual("refused_unfair", backlog.refusal(a_chat(), 1))
+
+    def test_share_above_half(self) -> None:
+        """
+        Above half, a sender may hold a tenth of the limit, over all its conversations.
+        """
+        backlog = self.a_crowd(60)
+        for number in range(9):
+            backlog.add(f"alice-{number}", a_chat(ALICE, f"bot-{number}@bot.localhost"), 1)
+        self.assertIsNone(backlog.refusal(a_chat(), 1))
+        backlog.add("tenth", a_chat(), 1)
+        self.assertEqual("refused_unfair", backlog.refusal(a_chat(), 1))
+
+    def test_share_of_bytes(self) -> None:
+        """
+        Above half of the bytes, a sender may hold a tenth of the bytes.
+        """
+        backlog = self.a_crowd(6, size=100)
+        backlog.add("alice", a_chat(), 60)
+        self.assertEqual([None, "refused_unfair"], [backlog.refusal(a_chat(), size) for size in (40, 41)])
+
+    def test_limits_are_looked_at_apart(self) -> None:
+        """
+        A sender with a large share of the bytes is not refused while only the number of deliveries is above half.
+        """
+        backlog = self.a_crowd(60)
+        backlog.add("alice", a_chat(), 200)
+        self.assertIsNone(backlog.refusal(a_chat(), 200))
+
+    def test_flood_leaves_room(self) -> None:
+        """
+        While one sender's flood is refused, another sender has room.
+        """
+        backlog = a_backlog(*[a_chat(MALLORY)] * 50, limits=self.LIMITS, size=1)
+        self.assertEqual(["refused_unfair", None], [backlog.refusal(a_chat(sender), 1) for sender in (MALLORY, ALICE)])
+
+    def test_first_is_never_unfair(self) -> None:
+        """
+        A sender with nothing pending may send one that is larger than its share.
+        """
+        self.assertIsNone(self.a_crowd(6, size=100).refusal(a_chat(), 300))
+
+    def test_room_again(self) -> None:
+        """
+        What has ended makes room, for all and for its sender.
+        """
+        backlog = a_backlog(*[a_chat()] * 50, limits=self.LIMITS, size=1)
+        backlog.remove("25")
+        self.assertIsNone(backlog.refusal(a_chat(), 1))
+
+    def test_restored_beyond_the_limits(self) -> None:
+        """
+        What was accepted before a restart is taken, even if the limits are lower now.
+        """
+        backlog = self.a_crowd(120)
+        self.assertEqual((120, "refused_full"), (backlog.pending, backlog.refusal(a_chat(), 1)))
+
+
+class CrowdedTests(SynchronousTestCase):
+    """Reading pauses at a high mark and goes on at a low one."""
+
+    LIMITS = BacklogLimits(max_pending=100, max_pending_bytes=1000)
+
+    def marks(self, number, size):
+        backlog = a_backlog(*[a_chat()] * number, limits=self.LIMITS, size=size)
+        return backlog.crowded, backlog.relieved
+
+    def test_calm(self) -> None:
+        """
+        Up to half of both limits it is relieved.
+        """
+        self.assertEqual((False, True), self.marks(50, 10))
+
+    def test_between(self) -> None:
+        """
+        From half to three quarters of a limit it is neither.
+        """
+        self.assertEqual([(False, False)] * 4, [self.marks(*x) for x in ((51, 1), (75, 1), (1, 501), (1, 750))])
+
+    def test_crowded(self) -> None:
+        """
+        Above three quarters of either limit it is crowded.
+        """
+        self.assertEqual([(True, False)] * 2, [self.marks(76, 1), self.marks(1, 751)])
+
+
+class BooksTests(SynchronousTestCase):
+    """What is pending is known exactly, and what has ended is forgotten."""
+
+    def test_counts(self) -> None:
+        """
+        What runs, rests or waits is pending; only what runs is running.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB), a_chat(BOB), max_running=2, size=10)
+        backlog.next()
+        backlog.next()
+        backlog.rest("0")
+        self.assertEqual((3, 30, 1), (backlog.pending, backlog.pending_bytes, backlog.running))
+
+    def test_all_that_is_pending(self) -> None:
+        """
+        All that is pending is listed in the order it came, whatever its state.
+        """
+        backlog = a_backlog(a_chat(BOB), a_chat(ALICE), a_chat(BOB), a_chat(ALICE))
+        backlog.rest(backlog.next())
+        backlog.next()
+        backlog.remove("2")
+        self.assertEqual(["0", "1", "3"], list(backlog))
+
+    def test_ended_while_listed(self) -> None:
+        """
+        A drain may end each delivery as it is listed.
+        """
+        backlog = a_backlog(a_chat(), a_chat(), a_chat())
+        for delivery_id in backlog:
+            backlog.remove(delivery_id)
+        self.assertEqual((0, 0, 0), (backlog.pending, backlog.pending_bytes, backlog.running))
+
+    def test_known(self) -> None:
+        """
+        A delivery is known from its arrival to its end.
+        """
+        backlog = a_backlog(a_chat(), a_chat())
+        backlog.remove("0")
+        self.assertEqual([False, True], ["0" in backlog, "1" in backlog])
+
+    def test_known_id_again(self) -> None:
+        """
+        An id that is pending cannot come again.
+        """
+        with self.assertRaisesRegex(ValueError, "0 is pending already"):
+            a_backlog(a_chat()).add("0", a_chat(BOB), 1)
+
+    def test_unknown_id(self) -> None:
+        """
+        An id that is not pending can neither rest, rise nor end.
+        """
+        backlog = a_backlog(a_chat())
+        for change in (backlog.rest, backlog.rise, backlog.remove):
+            with self.assertRaises(KeyError):
+                change("stranger")
+
+    def test_wrong_state(self) -> None:
+        """
+        Only what runs can rest, only what rests can rise.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB), a_chat(MALLORY), a_chat(ALICE), a_chat(BOB), max_running=2)
+        backlog.rest(backlog.next())
+        backlog.next()
+        for delivery_id in "0", "2", "3", "4":
+            with self.assertRaisesRegex(ValueError, f"{delivery_id} is not running"):
+                backlog.rest(delivery_id)
+        for delivery_id in "1", "2", "3", "4":
+            with self.assertRaisesRegex(ValueError, f"{delivery_id} is not resting"):
+                backlog.rise(delivery_id)
+        self.assertEqual((5, 1), (backlog.pending, backlog.running))
+
+
+class Watched(str):
+    """A string that can be seen to be forgotten."""
+
+    __slots__ = ("__weakref__",)
+
+
+def remembered(watched):
+    """Which of these somebody still has, given weak references to them."""
+    return [name for name in (reference() for reference in watched) if name is not None]
+
+
+class BacklogMachine(RuleBasedStateMachine):
+    """
+    Anything that can happen to a backlog, next to one that only keeps lists.
+
+    It also counts turns: between becoming ready and its own turn, a sender sees at most one turn of any other, and
+    so does a conversation within its sender. The names it gives to the backlog it does not keep, to see who does.
+    """
+
+    LIMITS = BacklogLimits(max_pending=12, max_pending_bytes=40, max_per_conversation=4, fair_share=0.25)
+    MAX_RUNNING = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backlog = Backlog(self.LIMITS, self.MAX_RUNNING)
+        self.arrived = 0
+        self.pending = {}
+        self.running = set()
+        self.resting = set()
+        self.senders_seen = {}
+        self.conversations_seen = {}
+        self.watched = []
+
+    def ready(self):
+        """The first delivery of each conversation that has none running or resting."""
+        first = {}
+        for delivery_id, (conversation, _) in self.pending.items():
+            first.setdefault(conversation, delivery_id)
+        return {conversation: d for conversation, d in first.items() if d not in self.running | self.resting}
+
+    def note_who_is_ready(self) -> None:
+        ready = self.ready()
+        senders = {conversation[0] for conversation in ready}
+        self.senders_seen = {sender: self.senders_seen.get(sender, set()) for sender in senders}
+        self.conversations_seen = {c: self.conversations_seen.get(c, set()) for c in ready}
+
+    def one_of(self, deliveries, data):
+        return data.draw(st.sampled_from(sorted(deliveries)))
+
+    @rule(
+        sender=st.sampled_from("abc"),
+        recipient=st.sampled_from("xy"),
+        is_iq=st.booleans(),
+        size=st.integers(0, 9),
+        restored=st.booleans(),
+    )
+    def arrives(self, sender, recipient, is_iq, size, restored) -> None:
+        conversation = (sender, recipient, is_iq)
+        refusal = self.backlog.refusal(conversation, size)
+        assert self.expected_refusal(conversation, size) == refusal
+        if refusal is None or restored:
+            delivery_id = f"d{self.arrived}"
+            self.arrived += 1
+            names = Watched(delivery_id), Watched(sender), Watched(recipient)
+            self.backlog.add(names[0], (*names[1:], is_iq), size)
+            self.watched += map(weakref.ref, names)
+            self.pending[delivery_id] = (conversation, size)
+            self.note_who_is_ready()
+
+    def expected_refusal(self, conversation, size):
+        limits = self.LIMITS
+        all_sizes = [size] + [s for _, s in self.pending.values()]
+        own_sizes = [size] + [s for c, s in self.pending.values() if c[0] == conversation[0]]
+        if len(all_sizes) > limits.max_pending or sum(all_sizes) > limits.max_pending_bytes:
+            return "refused_full"
+        if [c for c, _ in self.pending.values()].count(conversation) >= limits.max_per_conversation:
+            return "refused_conversation_full"
+        too_many = len(all_sizes) > 6 and len(own_sizes) > 3
+        too_large = sum(all_sizes) > 20 and sum(own_sizes) > 10
+        return "refused_unfair" if (too_many or too_large) and len(own_sizes) > 1 else None
+
+    @rule()
+    def turn(self) -> None:
+        turn = self.backlog.next()
+        ready = self.ready()
+        if turn is None:
+            assert not ready or len(self.running) == self.MAX_RUNNING
+            return
+        delivery_id = str(turn)
+        assert len(self.running) < self.MAX_RUNNING
+        conversation = self.pending[delivery_id][0]
+        assert ready[conversation] == delivery_id
+        for other in self.senders_seen.keys() - {conversation[0]}:
+            assert conversation[0] not in self.senders_seen[other], f"{other} waited for two turns of {conversation}"
+            self.senders_seen[other].add(conversation[0])
+        for other in self.conversations_seen.keys() - {conversation}:
+            if other[0] == conversation[0]:
+                assert conversation not in self.conversations_seen[other]
+                self.conversations_seen[other].add(conversation)
+        del self.senders_seen[conversation[0]]
+        del self.conversations_seen[conversation]
+        self.running.add(delivery_id)
+        self.note_who_is_ready()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def rests(self, data) -> None:
+        delivery_id = self.one_of(self.running, data)
+        self.backlog.rest(delivery_id)
+        self.running.remove(delivery_id)
+        self.resting.add(delivery_id)
+
+    @precondition(lambda self: self.resting)
+    @rule(data=st.data())
+    def rises(self, data) -> None:
+        delivery_id = self.one_of(self.resting, data)
+        self.backlog.rise(delivery_id)
+        self.resting.remove(delivery_id)
+        self.note_who_is_ready()
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data())
+    def ends(self, data) -> None:
+        self.end(self.one_of(self.pending, data))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def answered(self, data) -> None:
+        self.end(self.one_of(self.running, data))
+
+    def end(self, delivery_id) -> None:
+        self.backlog.remove(delivery_id)
+        del self.pending[delivery_id]
+        self.running.discard(delivery_id)
+        self.resting.discard(delivery_id)
+        self.note_who_is_ready()
+
+    @precondition(lambda self: len(self.pending) > self.LIMITS.max_pending)
+    @rule()
+    def all_end(self) -> None:
+        for delivery_id in self.backlog:
+            self.end(str(delivery_id))
+        assert self.backlog.pending == 0
+
+    @invariant()
+    def books_are_right(self) -> None:
+        backlog = self.backlog
+        size = sum(size for _, size in self.pending.values())
+        assert list(self.pending) == list(backlog)
+        assert (len(self.pending), size, len(self.running)) == (backlog.pending, backlog.pending_bytes, backlog.running)
+        assert (len(self.pending) > 9 or size > 30) == backlog.crowded
+        assert (len(self.pending) <= 6 and size <= 20) == backlog.relieved
+
+    @invariant()
+    def the_rest_is_forgotten(self) -> None:
+        pending = set(self.pending).union(*(conversation for conversation, _ in self.pending.values()))
+        self.watched = [reference for reference in self.watched if reference() is not None]
+        assert pending.issuperset(remembered(self.watched))
+
+
+class ScheduleTests(BacklogMachine.TestCase):  # type: ignore[valid-type]
+    """
+    Whatever happens in whatever order: at most `max_running` run, one delivery of a conversation runs or rests, its
+    order is kept, nobody starves, nothing is lost, the counts are exact, and what has ended leaves no trace.
+    """
+
+    settings = settings(deadline=None, stateful_step_count=100)
+
+
+class RefusalNoticesTests(SynchronousTestCase):
+    """A sender whose stanzas are refused is told once in a while."""
+
+    def test_once_per_second(self) -> None:
+        """
+        A sender is told once in a second, and again when the second is over.
+        """
+        notices = RefusalNotices()
+        self.assertEqual([True, False, False, True], [notices.may_tell(ALICE, now) for now in (5.0, 5.0, 5.9, 6.0)])
+
+    def test_senders_are_told_apart(self) -> None:
+        """
+        That one sender was told does not keep another from being told.
+        """
+        notices = RefusalNotices()
+        self.assertEqual([True, True], [notices.may_tell(sender, 5.0) for sender in (ALICE, BOB)])
+
+    def test_not_told_does_not_count(self) -> None:
+        """
+        A sender who keeps asking is still told once a second: only what was told counts.
+        """
+        notices = RefusalNotices()
+        self.assertEqual(3, sum(notices.may_tell(ALICE, tenth / 10) for tenth in range(30)))
+
+    def test_clock_set_back(self) -> None:
+        """
+        A clock that was set back by an hour does not silence anybody for an hour.
+        """
+        notices = RefusalNotices()
+        self.assertEqual([True, True], [notices.may_tell(ALICE, now) for now in (4000.0, 400.0)])
+
+    def test_forgotten(self) -> None:
+        """
+        Who was told longer ago than the interval is not remembered.
+        """
+        notices = RefusalNotices(2.0)
+        told = [Watched(f"guest-{number}@example.org") for number in range(100)]
+        for sender in told:
+            notices.may_tell(sender, 5.0)
+        watched = [weakref.ref(sender) for sender in told]
+        del told, sender
+        notices.may_tell(ALICE, 7.0)
+        self.assertEqual([], remembered(watched))
+
+    @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9))))
+    def test_any_schedule(self, questions) -> None:
+        """
+        Whoever asks when: each is told exactly if it was not told within the interval before.
+        """
+        notices, now, told = RefusalNotices(10.0), 0, {}
+        for sender, later in questions:
+            now += later
+            may = now - told.get(sender, -10) >= 10
+            self.assertEqual(may, notices.may_tell(sender, now))
+            if may:
+                told[sender] = now
