@@ -447,6 +447,9 @@ class PooledAgent:
     how many wait. A waiting request that is cancelled leaves the queue. An idle connection is used again, the last
     one first, and leaves the pool as soon as its peer closes it, and after some seconds (see `IDLE_SECONDS`).
 
+    A fresh request has its turn like any other, but never gets a used connection: it opens one, and where there are as
+    many as allowed, the one that has been idle longest makes room first.
+
     The time limit starts when a request has its turn, not while it waits for one: the limit is about the webhook,
     and whoever queues deliveries has deadlines of its own.
     """
@@ -486,8 +489,8 @@ class PooledAgent:
         self._factory = _ConnectionFactory(
             lambda: Connection(clock, secure=secure, parked=self._parked, gone=self._connection_gone)
         )
-        # In arrival order; a dictionary, because one that is cancelled must leave without a search.
-        self._waiting: dict[Deferred[Connection | None], None] = {}
+        # In arrival order, True if fresh; a dictionary, because one that is cancelled must leave without a search.
+        self._waiting: dict[Deferred[Connection | None], bool] = {}
         self._idle: dict[Connection, Any] = {}
         self._connections: set[Connection] = set()
         self._connecting = 0
@@ -500,6 +503,8 @@ class PooledAgent:
         uri: bytes,
         headers: Headers | None = None,
         bodyProducer: Any = None,
+        *,
+        fresh: bool = False,
     ) -> Deferred[Any]:
         """
         Make a request and read the whole response; cancelling ends it at any point and frees what it held.
@@ -508,6 +513,7 @@ class PooledAgent:
             uri: Absolute and percent-encoded; sent byte for byte from the path on.
             headers: Not changed here; the Host header is ours.
             bodyProducer: Must have written everything when its `startProducing` returns, as `BytesProducer` has.
+            fresh: Use a connection that has carried no request before.
 
         Returns:
             Fires with a `WholeResponse`, or fails with a `WebhookError`, nothing else.
@@ -520,7 +526,7 @@ class PooledAgent:
         sent = Headers() if headers is None else headers.copy()
         sent.setRawHeaders(b"host", [self._host])
         request = _Request(method, target, sent, bodyProducer, persistent=True)
-        return Deferred.fromCoroutine(self._carry(request))
+        return Deferred.fromCoroutine(self._carry(request, fresh))
 
     async def close(self) -> None:
         """
@@ -537,8 +543,8 @@ class PooledAgent:
         for connection in [each for each in self._connections if each.leaving]:
             await connection.when_gone()
 
-    async def _carry(self, request: Any) -> WholeResponse:
-        connection = await self._turn()
+    async def _carry(self, request: Any, fresh: bool) -> WholeResponse:
+        connection = await self._turn(fresh)
         began = self._clock.seconds()
         if connection is None:
             connecting = Deferred.fromCoroutine(self._connect())
@@ -547,14 +553,19 @@ class PooledAgent:
         done = connection.exchange(request, self._body_limit)
         return await done.addTimeout(left, self._clock, self._too_late)
 
-    def _turn(self) -> Deferred[Connection | None]:
+    def _turn(self, fresh: bool) -> Deferred[Connection | None]:
         """Fire with an idle connection, or with None for leave to open one, in the order of asking."""
         if self._closed:
             return fail(ConnectionFailed("closed"))
-        turn: Deferred[Connection | None] = Deferred(lambda turn: self._waiting.pop(turn, None))
-        self._waiting[turn] = None
+        turn: Deferred[Connection | None] = Deferred(self._turn_cancelled)
+        self._waiting[turn] = fresh
         self._serve()
         return turn
+
+    def _turn_cancelled(self, turn: Deferred[Connection | None]) -> None:
+        # The next one may not be as choosy about its connection.
+        self._waiting.pop(turn, None)
+        self._serve()
 
     def _next_turn(self) -> Deferred[Connection | None]:
         turn = next(iter(self._waiting))
@@ -567,19 +578,29 @@ class PooledAgent:
             return
         self._serving = True
         try:
-            while self._waiting and (self._idle or self._sockets < self._max_connections):
-                if self._idle:
-                    connection, timer = self._idle.popitem()
-                    timer.cancel()
-                    if connection.stale():
-                        connection.leave()
-                    else:
-                        self._next_turn().callback(connection)
-                else:
-                    self._connecting += 1
-                    self._next_turn().callback(None)
+            while self._waiting and self._serve_first():
+                pass
         finally:
             self._serving = False
+
+    def _serve_first(self) -> bool:
+        """Do the next thing for the request that waits longest; False if only time can help it."""
+        fresh = next(iter(self._waiting.values()))
+        if self._idle and not fresh:
+            connection, timer = self._idle.popitem()
+            timer.cancel()
+            if connection.stale():
+                connection.leave()
+            else:
+                self._next_turn().callback(connection)
+        elif self._sockets < self._max_connections:
+            self._connecting += 1
+            self._next_turn().callback(None)
+        elif self._idle and not any(connection.leaving for connection in self._connections):
+            self._dismiss(next(iter(self._idle)))
+        else:
+            return False
+        return True
 
     @property
     def _sockets(self) -> int:

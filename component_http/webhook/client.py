@@ -99,13 +99,14 @@ class WebhookClient:
     def __repr__(self) -> str:
         return f"<WebhookClient {self._origin.decode('ascii')}>"
 
-    async def post(self, body: bytes, headers: Mapping[str, str]) -> Response:
+    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
         """
         Make one POST and wait for the whole response; cancelling frees its connection.
 
         Args:
             body: The JSON object, UTF-8.
             headers: What is particular to this attempt; ASCII.
+            fresh: Use a connection that has carried no request before; an idle one is closed where there is no room.
 
         Returns:
             The response, whatever its status. `body` is None for a 200 with more than `max_body_bytes`, and of any
@@ -120,7 +121,7 @@ class WebhookClient:
         sent = self._headers.copy()
         for name, value in headers.items():
             sent.setRawHeaders(name.encode("ascii"), [value.encode("ascii")])
-        answer = await self._http.post(self._url, headers=sent, data=body)
+        answer = await self._http.request("POST", self._url, headers=sent, data=body, fresh=fresh)
         content = await treq.content(answer)
         return Response(
             answer.code,
@@ -145,10 +146,11 @@ class _PlainHTTPClient(HTTPClient):
         self._plain_agent: PooledAgent = agent
 
     def request(  # type: ignore[override]
-        self, method: str, url: bytes, *, headers: Headers, data: bytes, **_unused: Any
+        self, method: str, url: bytes, *, headers: Headers, data: bytes, fresh: bool = False, **_unused: Any
     ) -> Deferred[WholeResponse]:
         """See `treq.request`; what a webhook never needs is ignored."""
-        return self._plain_agent.request(method.encode("ascii"), url, headers, self._data_to_body_producer(data))
+        producer = self._data_to_body_producer(data)
+        return self._plain_agent.request(method.encode("ascii"), url, headers, producer, fresh=fresh)
 
 
 def _endpoint(url: WebhookUrl, reactor: Any, connect_timeout: float, trust_root: Any) -> Any:

@@ -91,9 +91,11 @@ class WebhookCase(TestCase):
         self.clients.append(client)
         return client
 
-    def post(self, client: WebhookClient, name: str = "a", body: bytes = b"{}") -> Deferred[Response]:
+    def post(
+        self, client: WebhookClient, name: str = "a", body: bytes = b"{}", *, fresh: bool = False
+    ) -> Deferred[Response]:
         """A POST on its way, with this webhook-id."""
-        answered = Deferred.fromCoroutine(client.post(body, {"webhook-id": name}))
+        answered = Deferred.fromCoroutine(client.post(body, {"webhook-id": name}, fresh=fresh))
         self.running.append(answered)
         return answered
 
@@ -188,6 +190,17 @@ class ConnectionTests(WebhookCase):
         webhook = self.serve(say(answer(Connection="close")))
         await self.post(self.client(webhook))
         await webhook.when_all_closed()
+
+    async def test_fresh_connection(self) -> None:
+        """
+        A fresh request goes over a new connection, for which an idle one makes room, and never over a kept one.
+        """
+        webhook = self.serve(say(answer()))
+        client = self.client(webhook, max_connections=1)
+        for fresh in (False, True, False, True):
+            await self.post(client, fresh=fresh)
+        self.assertEqual([1, 2, 1], [len(connection.requests) for connection in webhook.connections])
+        self.assertEqual([False, False, True], [connection.open for connection in webhook.connections])
 
     async def test_closing_the_client(self) -> None:
         """

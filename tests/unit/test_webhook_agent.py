@@ -89,11 +89,21 @@ class Origin:
 
     def connect(self, factory: Any) -> Deferred[Any]:
         self.asked += 1
-        connected: Deferred[Any] = Deferred()
+        connected: Deferred[Any] = Deferred(lambda _: self._pending.remove((factory, connected)))
         self._pending.append((factory, connected))
         if self.closed:
             self.refuse()
         return connected
+
+    @property
+    def sockets(self) -> int:
+        """Connections that are open, closing or coming about."""
+        return self.pending + sum(wire.open for wire in self.wires)
+
+    @property
+    def pending(self) -> int:
+        """Connections that were asked for and neither accepted nor refused."""
+        return len(self._pending)
 
     def accept(self) -> Wire:
         """Let the connection that was asked for first come about."""
@@ -139,8 +149,10 @@ class AgentCase(SynchronousTestCase):
             body_limit=lambda status: 1000 if status == 200 else 100,
         )
 
-    def post(self, agent: PooledAgent, path: bytes = b"/", body: bytes = b"{}") -> Deferred[Any]:
-        answer = agent.request(b"POST", b"http://bot" + path, None, BytesProducer(body))
+    def post(
+        self, agent: PooledAgent, path: bytes = b"/", body: bytes = b"{}", *, fresh: bool = False
+    ) -> Deferred[Any]:
+        answer = agent.request(b"POST", b"http://bot" + path, None, BytesProducer(body), fresh=fresh)
         self.answers += (answer,)
         return answer
 
@@ -444,6 +456,217 @@ class KeptConnectionTests(AgentCase):
         wire.lose(ConnectionLost())
         error = self.cut(answer)
         self.assertEqual((False, True), (error.reused, error.started))
+
+
+class FreshConnectionTests(AgentCase):
+    """Requests that want a connection which has carried no request before."""
+
+    def idle(self, number: int) -> tuple[PooledAgent, list[Wire]]:
+        """An agent that may have so many connections and has them, all idle, the first one longest."""
+        agent = self.agent(max_connections=number)
+        for _ in range(number):
+            self.post(agent)
+        wires = [self.origin.accept() for _ in range(number)]
+        for wire in wires:
+            wire.say(OK)
+            wire.clear()
+        return agent, wires
+
+    def test_idle_connection_is_left_alone(self) -> None:
+        """
+        While more connections are allowed, a fresh request opens one, and the idle one stays for the next request.
+        """
+        agent = self.agent(max_connections=2)
+        self.post(agent)
+        used = self.origin.accept()
+        used.say(OK)
+        used.clear()
+        self.post(agent, b"/fresh", fresh=True)
+        self.post(agent, b"/next")
+        self.assertEqual([b"/fresh"], self.origin.accept().asked())
+        self.assertEqual([b"/next"], used.asked())
+
+    def test_idle_connection_makes_room(self) -> None:
+        """
+        With one connection, which is idle, that one is closed, and only when it is gone another one is opened.
+        """
+        agent, wire = self.used()
+        answer = self.post(agent, b"/fresh", fresh=True)
+        self.assertTrue(wire.disconnecting)
+        self.assertEqual(1, self.origin.asked)
+        self.clock.advance(0)
+        opened = self.origin.accept()
+        self.assertEqual([b"/fresh"], opened.asked())
+        opened.say(OK)
+        self.assertEqual(200, self.successResultOf(answer).code)
+
+    def test_longest_idle_connection_makes_room(self) -> None:
+        """
+        Of several idle connections the one that has been idle longest is closed, and no other.
+        """
+        agent, wires = self.idle(3)
+        self.post(agent, fresh=True)
+        self.clock.advance(0)
+        self.assertEqual([False, True, True], [wire.open for wire in wires])
+
+    def test_server_that_never_says_goodbye(self) -> None:
+        """
+        A connection that makes room and does not close holds the fresh request up for a second at most, and no other
+        idle connection is closed for it.
+        """
+        self.origin = Origin(self.clock, deaf=True)
+        agent, wires = self.idle(2)
+        waiting = [self.post(agent, fresh=True) for _ in range(2)]
+        self.assertEqual([True, False], [wire.disconnecting for wire in wires])
+        self.clock.advance(FAREWELL_SECONDS)
+        self.clock.advance(0)
+        self.assertEqual(3, self.origin.asked)
+        self.origin.accept().say(OK)
+        self.successResultOf(waiting[0])
+
+    def test_closing_connection_is_room_enough(self) -> None:
+        """
+        When a connection is closing already, a fresh request takes its place and closes no other.
+        """
+        agent = self.agent(max_connections=2)
+        for _ in range(2):
+            self.post(agent)
+        closing, kept = self.origin.accept(), self.origin.accept()
+        kept.say(OK)
+        closing.say(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        self.post(agent, fresh=True)
+        self.clock.advance(0)
+        self.assertEqual((3, True), (self.origin.asked, kept.open))
+
+    def test_busy_connections(self) -> None:
+        """
+        When every connection is busy, a fresh request waits for the first that is not, and has that one closed.
+        """
+        agent, wire, running = self.connected()
+        self.post(agent, b"/fresh", fresh=True)
+        wire.clear()
+        wire.say(OK)
+        self.successResultOf(running)
+        self.assertEqual([], wire.asked())
+        self.clock.advance(0)
+        self.assertEqual([b"/fresh"], self.origin.accept().asked())
+
+    def test_waits_its_turn(self) -> None:
+        """
+        A fresh request behind others waits until they had their turns.
+        """
+        agent, wire, _ = self.connected()
+        for path, fresh in ((b"/1", False), (b"/fresh", True), (b"/2", False)):
+            self.post(agent, path, fresh=fresh)
+        wire.clear()
+        wire.say(OK)
+        self.assertEqual([b"/1"], wire.asked())
+        wire.say(OK)
+        self.clock.advance(0)
+        opened = self.origin.accept()
+        self.assertEqual([b"/fresh"], opened.asked())
+        opened.say(OK)
+        self.assertEqual([b"/2"], opened.asked())
+
+    def test_connection_is_kept_for_others(self) -> None:
+        """
+        After a fresh request its connection serves usual ones, but no other fresh one.
+        """
+        agent, wire, _ = self.connected()
+        wire.say(OK)
+        for path in (b"/fresh", b"/again"):
+            self.post(agent, path, fresh=True)
+            self.clock.advance(0)
+            opened = self.origin.accept()
+            self.assertEqual([path], opened.asked())
+            opened.say(OK)
+        self.post(agent, b"/usual")
+        self.assertEqual([b"/usual"], opened.asked())
+
+    def test_cancelled_while_room_is_made(self) -> None:
+        """
+        A fresh request that is cancelled while a connection closes for it leaves the place to the next request.
+        """
+        agent, _ = self.used()
+        cancelled = self.post(agent, b"/fresh", fresh=True)
+        self.post(agent, b"/next")
+        cancelled.cancel()
+        self.failureResultOf(cancelled)
+        self.clock.advance(0)
+        self.assertEqual([b"/next"], self.origin.accept().asked())
+
+    def test_cancelled_in_front_of_others(self) -> None:
+        """
+        When a fresh request that waits for room is cancelled, the next one takes an idle connection at once.
+        """
+        agent, wires = self.idle(2)
+        cancelled = self.post(agent, b"/fresh", fresh=True)
+        self.post(agent, b"/next")
+        self.assertEqual([], wires[1].asked())
+        cancelled.cancel()
+        self.failureResultOf(cancelled)
+        self.assertEqual([b"/next"], wires[1].asked())
+
+    def test_closing_the_agent(self) -> None:
+        """
+        A fresh request that waits for room fails when the agent is closed, and nothing is opened for it.
+        """
+        agent, wire = self.used()
+        waiting = self.post(agent, fresh=True)
+        closing = Deferred.fromCoroutine(agent.close())
+        self.failureResultOf(waiting, ConnectionFailed)
+        self.clock.advance(0)
+        self.successResultOf(closing)
+        self.assertEqual((1, False), (self.origin.asked, wire.open))
+
+
+STEPS = st.sampled_from(["post", "fresh", "accept", "refuse", "say", "lose", "cancel", "pass"])
+
+
+class PoolTests(AgentCase):
+    """Whatever happens in whatever order."""
+
+    @given(st.integers(1, 3), st.booleans(), st.lists(st.tuples(STEPS, st.integers(0, 9)), max_size=60))
+    def test_any_order_of_events(self, most: int, deaf: bool, steps: list[tuple[str, int]]) -> None:
+        """
+        There are never more sockets than allowed, a fresh request is the first on its connection, and in the end every
+        request has its answer or an error.
+        """
+        self.setUp()
+        self.origin = Origin(self.clock, deaf=deaf)
+        agent = self.agent(max_connections=most)
+        answers: list[Deferred[Any]] = []
+        ends: list[object] = []
+        carried: dict[Wire, list[bytes]] = {}
+
+        def do(step: str, number: int) -> None:
+            wires = [wire for wire in self.origin.wires if wire.open]
+            if step in ("post", "fresh"):
+                answers.append(self.post(agent, b"/" + step.encode(), fresh=step == "fresh"))
+                answers[-1].addBoth(ends.append)
+            elif step == "accept" and self.origin.pending:
+                self.origin.accept()
+            elif step == "refuse" and self.origin.pending:
+                self.origin.refuse()
+            elif step == "say" and wires:
+                wires[number % len(wires)].say(OK)
+            elif step == "lose" and wires:
+                wires[number % len(wires)].lose(ConnectionDone())
+            elif step == "cancel" and answers:
+                answers[number % len(answers)].cancel()
+            elif step == "pass":
+                self.clock.pump([FAREWELL_SECONDS, 0])
+            self.assertLessEqual(self.origin.sockets, most)
+            for wire in self.origin.wires:
+                carried.setdefault(wire, []).extend(wire.asked())
+
+        for step, number in steps:
+            do(step, number)
+        for _ in range(2 * len(answers)):
+            for step, number in (("accept", 0), ("say", 0), ("say", 1), ("say", 2), ("pass", 0)):
+                do(step, number)
+        self.assertEqual(len(answers), len(ends))
+        self.assertNotIn(b"/fresh", [path for paths in carried.values() for path in paths[1:]])
 
 
 class TimeLimitTests(AgentCase):
