@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from functools import partial
 from random import Random
@@ -16,16 +17,23 @@ from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
 from component_http.contract import reply
+from component_http.contract.conditions import error_of_status
 from component_http.contract.xml import Limits
+from component_http.delivery.backlog import Backlog, BacklogLimits
+from component_http.delivery.breaker import Breaker
 from component_http.delivery.forwarder import Forwarder
-from component_http.delivery.relay import Relay
+from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.relay import Relay, Status
+from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import SettingsError
 from component_http.interfaces import Webhook
 from component_http.operations.metrics import Counters
-from component_http.settings import Settings
+from component_http.settings import DeliverySettings, Settings
+from component_http.spool.memory import MemorySpool
 from component_http.webhook.client import WebhookClient
 from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
+from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.wellknown import WellKnown
 
@@ -66,19 +74,23 @@ class Gateway(MultiService):
         self._settings = settings
         self._reactor = reactor
         self._webhook = webhook
+        self._random = Random()
         self._limits = Limits(max_bytes=settings.component.max_stanza_bytes)
+        self._rooms = Rooms()
         self._client = None if webhook else _webhook_client(settings, reactor)
         self._relay: Relay | None = None
         self._handlers: list[LateHandler] = []
         self._stopping: list[Deferred[None]] = []
         self._outlet: ComponentStream | BorrowedStream
         if manager is None:
-            self.stream: StreamManager = _component_stream(settings, reactor, self._limits, self.counters)
+            self.stream: StreamManager = _component_stream(settings, reactor, self._limits, self.counters, self._rooms)
             self.stream.setServiceParent(self)
             self._outlet = self.stream
         else:
             self.stream = manager
-            self._outlet = BorrowedStream(manager, settings.component.domain, self._limits, self.counters)
+            self._outlet = BorrowedStream(
+                manager, settings.component.domain, self._limits, self.counters, sent=self._rooms.sent
+            )
 
     def addHandler(self, handler: XMPPHandler) -> None:
         """Put a wokkel protocol handler on the gateway's stream; it sees each stanza before the webhook does."""
@@ -95,18 +107,40 @@ class Gateway(MultiService):
             handler.setHandlerParent(self.stream)
         super().startService()
 
+    def status(self) -> Status | None:
+        """How things stand between the stream and the webhook; None before the start and after the stop."""
+        return None if self._relay is None else self._relay.status()
+
+    def drain(self, timeout: float | None = None) -> Deferred[None]:
+        """
+        Accept nothing more, and let what is accepted end; `stopService` begins with this.
+
+        Until the gateway is stopped it stays connected and refuses what comes.
+
+        Args:
+            timeout: Seconds after which what has not ended is answered with a wait error; None for `drain_timeout`. Of
+                several drains the earliest end counts, so that `drain(0)` cuts one short.
+
+        Returns:
+            Fires when nothing is pending.
+        """
+        if self._relay is None:
+            return succeed(None)
+        seconds = self._settings.delivery.drain_timeout if timeout is None else timeout
+        return Deferred.fromCoroutine(self._relay.drain(seconds))
+
     def stopService(self) -> Deferred[None]:
-        """Let deliveries end, at most `drain_timeout`, then close the stream; fires when both are done."""
+        """Drain, then close the stream; fires when both are done."""
         if self._relay is None:
             return succeed(None)
         stopped: Deferred[None] = Deferred()
         self._stopping.append(stopped)
         if len(self._stopping) == 1:
-            Deferred.fromCoroutine(self._stop(self._relay)).addBoth(self._stopped)
+            Deferred.fromCoroutine(self._stop()).addBoth(self._stopped)
         return stopped
 
-    async def _stop(self, relay: Relay) -> None:
-        await relay.drain(self._settings.delivery.drain_timeout)
+    async def _stop(self) -> None:
+        await self.drain()
         if self._client is not None:
             await self._client.close()
         await super().stopService()
@@ -133,15 +167,38 @@ class Gateway(MultiService):
             new_id=_new_id,
             status_errors=settings.conditions,
         )
+        forwarder = Forwarder(
+            webhook,
+            judge,
+            self.counters,
+            policy=RetryPolicy(
+                max_attempts=delivery.max_attempts,
+                base=delivery.retry_base,
+                cap=delivery.retry_cap,
+                longest_pause=delivery.longest_pause,
+            ),
+            budget=RetryBudget(delivery.retry_budget_percent, delivery.retry_budget_per_second),
+            breaker=_breaker(delivery),
+            on_gone=error_of_status(410, settings.conditions) if delivery.on_gone == "disable" else None,
+            clock=self._reactor.seconds,
+            now=time.time,
+            draw=self._random.random,
+        )
         return Relay(
-            Forwarder(webhook, judge, self.counters, time.time),
+            forwarder,
+            MemorySpool(),
+            Backlog(_backlog_limits(delivery), settings.webhook.max_connections),
             self._outlet,
             self._outlet,
             self.counters,
             clock=self._reactor,
             new_id=_new_id,
-            max_pending=delivery.max_pending,
-            max_pending_bytes=delivery.max_pending_bytes,
+            deadlines={
+                "message": delivery.message_deadline,
+                "iq": delivery.iq_deadline,
+                "presence": delivery.presence_deadline,
+            },
+            loop_guard=LoopGuard(*delivery.loop_guard) if delivery.loop_guard else None,
         )
 
     def _new_handlers(self, relay: Relay) -> list[LateHandler]:
@@ -152,6 +209,8 @@ class Gateway(MultiService):
                 domain=component.domain,
                 kinds=component.component_post_stanzas,
                 observer=self.counters,
+                rooms=self._rooms,
+                forward_history=component.forward_history,
                 forward_bodyless=component.forward_bodyless,
                 forward_errors=component.forward_errors,
             )
@@ -165,6 +224,29 @@ class Gateway(MultiService):
 
 def _new_id() -> str:
     return uuid4().hex
+
+
+def _breaker(delivery: DeliverySettings) -> Breaker:
+    """A breaker as set; with one attempt only there is none, so it is one that never opens."""
+    return Breaker(
+        in_a_row=delivery.breaker_in_a_row if delivery.max_attempts > 1 else sys.maxsize,
+        share=delivery.breaker_percent / 100,
+        requests=delivery.breaker_requests if delivery.max_attempts > 1 else sys.maxsize,
+        window=delivery.breaker_window,
+        probe_interval=delivery.breaker_probe_interval,
+    )
+
+
+def _backlog_limits(delivery: DeliverySettings) -> BacklogLimits:
+    return BacklogLimits(
+        max_pending=delivery.max_pending,
+        max_pending_bytes=delivery.max_pending_bytes,
+        max_per_conversation=delivery.max_per_conversation,
+        fair_above=delivery.fair_above_percent / 100,
+        fair_share=delivery.fair_share_percent / 100,
+        pause_above=delivery.pause_above_percent / 100,
+        resume_below=delivery.resume_below_percent / 100,
+    )
 
 
 def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
@@ -184,7 +266,9 @@ def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
         raise SettingsError(f"component.component_post_url or the [webhook] table cannot be used: {error}") from error
 
 
-def _component_stream(settings: Settings, reactor: Any, limits: Limits, counters: Counters) -> ComponentStream:
+def _component_stream(
+    settings: Settings, reactor: Any, limits: Limits, counters: Counters, rooms: Rooms
+) -> ComponentStream:
     component = settings.component
     return ComponentStream(
         clientFromString(reactor, component.server),
@@ -194,4 +278,5 @@ def _component_stream(settings: Settings, reactor: Any, limits: Limits, counters
         observer=counters,
         clock=reactor,
         random=Random(),
+        sent=rooms.sent,
     )

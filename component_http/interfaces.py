@@ -7,26 +7,29 @@ or an embedding application can put something else in its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
 from component_http.contract.reply import Response
+from component_http.delivery.delivery import Delivery
 
-__all__ = ["Observer", "Outlet", "Valve", "Webhook"]
+__all__ = ["Observer", "Outlet", "Spool", "Valve", "Webhook"]
 
 
 class Webhook(Protocol):
     """Somebody who answers an HTTP POST."""
 
-    async def post(self, body: bytes, headers: Mapping[str, str]) -> Response:
+    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
         """
-        Make one POST and wait for the whole response.
+        Make one POST and wait for the whole response; cancelling ends it.
 
         Args:
             body: The JSON object, UTF-8.
             headers: What is particular to this attempt (`webhook-id` and so on).
+            fresh: Use a connection that has carried no request before.
 
         Returns:
             The response, whatever its status; redirects are not followed.
@@ -37,8 +40,50 @@ class Webhook(Protocol):
         ...  # pragma: no cover
 
 
+class Spool(Protocol):
+    """
+    Where accepted deliveries are kept until they have ended.
+
+    What it does it does in the order it was asked to, and its Deferreds fire in that order.
+    """
+
+    def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
+        """
+        Keep a delivery with its request body.
+
+        Returns:
+            Fires when it is kept: from then on it is accepted.
+        """
+        ...  # pragma: no cover
+
+    def body(self, delivery_id: str) -> Deferred[bytes]:
+        """Fire with the request body of a delivery that is kept."""
+        ...  # pragma: no cover
+
+    def end(self, delivery_id: str, replies: Sequence[Element]) -> Deferred[None]:
+        """
+        Keep a delivery no longer.
+
+        Args:
+            replies: What is to be sent for it.
+
+        Returns:
+            Fires when that is done, so that the replies may leave.
+        """
+        ...  # pragma: no cover
+
+
 class Outlet(Protocol):
-    """Where stanzas leave for the XMPP server."""
+    """
+    Where stanzas leave for the XMPP server.
+
+    Attributes:
+        crowded: So much waits to leave, because the server does not read or is not there, that whoever makes more
+            of it should rest.
+    """
+
+    @property
+    def crowded(self) -> bool: ...  # pragma: no cover
 
     def send(self, element: Element) -> bool:
         """
@@ -47,6 +92,10 @@ class Outlet(Protocol):
         Returns:
             False if it was neither sent nor kept (it is counted and logged there).
         """
+        ...  # pragma: no cover
+
+    def when_clear(self) -> Deferred[None]:
+        """Fire as soon as it is not crowded; at once if it is not now. Cancelling it forgets it."""
         ...  # pragma: no cover
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 from twisted.python import usage
@@ -149,15 +149,16 @@ def makeService(options: Options) -> Gateway:
 
     with exit_on_settings_error():
         gateway = Gateway(options.settings(), reactor)
-    reactor.addSystemEventTrigger("before", "shutdown", _heed_no_more_signals)
+    reactor.addSystemEventTrigger("before", "shutdown", _drain_no_longer_when_asked_again, gateway, reactor)
     return gateway
 
 
-def _heed_no_more_signals() -> None:
-    """Twisted's own handlers would stop the reactor a second time, which is an error to it."""
+def _drain_no_longer_when_asked_again(gateway: Gateway, reactor: Any) -> None:
+    """Let a second signal end the drain; Twisted's own handlers would stop the reactor twice, an error to it."""
 
-    def already(number: int, _frame: object) -> None:
-        _log.info("stopping already; {signal} changes nothing", signal=signal.Signals(number).name)
+    def now(number: int) -> None:
+        _log.info("{signal} again: stopping at once", signal=signal.Signals(number).name)
+        gateway.drain(0)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, already)
+        signal.signal(number, lambda number, _frame: reactor.callFromThread(now, number))

@@ -1,16 +1,27 @@
-"""Stand-ins for the seams of `component_http.interfaces`, for tests of this package and of those who embed it."""
+"""
+Stand-ins for the seams of `component_http.interfaces` and for the XMPP server, for tests of this package and of those
+who embed it.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from secrets import token_hex
+from typing import Any
 
-from twisted.internet.defer import Deferred
+from attrs import evolve
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.error import ConnectionLost
+from twisted.words.protocols.jabber import xmlstream
+from twisted.words.protocols.jabber.component import ListenComponentAuthenticator
+from twisted.words.protocols.jabber.error import StreamError
 from twisted.words.xish.domish import Element
 
 from component_http.contract.reply import Response
+from component_http.contract.xml import NS_COMPONENT, Limits, StreamParser, serialize
 
-__all__ = ["RecordingOutlet", "RecordingValve", "ScriptedWebhook", "json_response"]
+__all__ = ["Answer", "ComponentServer", "RecordingOutlet", "RecordingValve", "ScriptedWebhook", "json_response"]
 
 
 def json_response(body: str, status: int = 200) -> Response:
@@ -18,30 +29,82 @@ def json_response(body: str, status: int = 200) -> Response:
     return Response(status, {"content-type": "application/json"}, body.encode())
 
 
+Answer = Response | Exception | Awaitable[Response | Exception]
+"""
+What a `ScriptedWebhook` can be told to answer: a response, an error to raise (one of the `WebhookError`s of
+`component_http.errors`, as any webhook's), or either of them later.
+"""
+
+
 class ScriptedWebhook:
     """
-    A `Webhook` that gives the answers it was told to give, one for each POST.
+    A `Webhook` that gives the answers it was told to give, and counts.
 
-    An answer is a `Response`, an exception to raise, or a `Deferred` of one of them for an answer that comes later.
-    When the script is used up, every POST is answered 204.
+    The script has one answer for each POST, in the order in which they are answered. After that a function is asked
+    or, if there is none, every POST is answered 204.
+
+    Cancelling a POST cancels the `Deferred` or coroutine that it waits for. One that is cancelled while the webhook is
+    paused takes no answer from the script.
 
     Attributes:
         posts: Body and headers of each POST so far.
+        fresh: For each of them, whether it asked for a connection that carried no request before.
+        under_way: POSTs that have begun and not ended.
+        most_under_way: The most that ever were under way at once.
+        paused: POSTs are held back now.
     """
 
-    def __init__(self, script: Iterable[Response | Exception | Deferred[Response]] = ()) -> None:
-        self._script = deque(script)
+    def __init__(
+        self, script: Iterable[Answer] = (), *, answer: Callable[[bytes, Mapping[str, str]], Answer] | None = None
+    ) -> None:
+        """
+        Args:
+            script: Answers, each given once.
+            answer: Called with body and headers for an answer when the script is used up.
+        """
         self.posts: list[tuple[bytes, dict[str, str]]] = []
+        self.fresh: list[bool] = []
+        self.under_way = 0
+        self.most_under_way = 0
+        self.paused = False
+        self._script = deque(script)
+        self._answer = answer
+        self._held: list[Deferred[None]] = []
 
-    async def post(self, body: bytes, headers: Mapping[str, str]) -> Response:
+    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
         """See `component_http.interfaces.Webhook.post`."""
         self.posts.append((body, dict(headers)))
-        answer = self._script.popleft() if self._script else Response(204)
-        if isinstance(answer, Deferred):
-            answer = await answer
+        self.fresh.append(fresh)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            if self.paused or self._held:
+                held: Deferred[None] = Deferred(self._held.remove)
+                self._held.append(held)
+                await held
+            answer = self._next_answer(body, headers)
+            if isinstance(answer, Awaitable):
+                answer = await answer
+        finally:
+            self.under_way -= 1
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return evolve(answer, headers={name.lower(): value for name, value in answer.headers.items()})
+
+    def pause(self) -> None:
+        """Hold every POST back that comes from now on; those under way are answered as usual."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Answer the POSTs that were held back, in the order they came, and later ones at once."""
+        self.paused = False
+        while self._held and not self.paused:
+            self._held.pop(0).callback(None)
+
+    def _next_answer(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+        if self._script:
+            return self._script.popleft()
+        return Response(204) if self._answer is None else self._answer(body, headers)
 
 
 class RecordingOutlet:
@@ -56,6 +119,27 @@ class RecordingOutlet:
     def __init__(self) -> None:
         self.sent: list[Element] = []
         self.full = False
+        self._crowded = False
+        self._waiting: list[Deferred[None]] = []
+
+    @property
+    def crowded(self) -> bool:
+        """See `component_http.interfaces.Outlet`; set it to True, and to False again, as a test needs it."""
+        return self._crowded
+
+    @crowded.setter
+    def crowded(self, crowded: bool) -> None:
+        self._crowded = crowded
+        while self._waiting and not self._crowded:
+            self._waiting.pop(0).callback(None)
+
+    def when_clear(self) -> Deferred[None]:
+        """See `component_http.interfaces.Outlet.when_clear`."""
+        if not self._crowded:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        return waiting
 
     def send(self, element: Element) -> bool:
         """See `component_http.interfaces.Outlet.send`."""
@@ -82,3 +166,205 @@ class RecordingValve:
     def resume(self) -> None:
         """See `component_http.interfaces.Valve.resume`."""
         self.paused = False
+
+
+class ComponentServer:
+    """
+    The server's side of XEP-0114 without a server, for an application with a real gateway in it.
+
+    It lets one component in and does for it what a server does: it routes between the component and the test, and
+    nothing else. On request it does what a server should not.
+
+    Args:
+        domain: The component's.
+        reactor: Listens.
+        arrived: Called with each stanza that the component sends, in order.
+
+    Attributes:
+        secret: The component's, made up anew each time: the port is open to everyone on this machine.
+        refusal: Whoever comes is refused with this condition of a stream error (RFC 6120 section 4.9.3), such as
+            `conflict`; None to let in who knows the secret.
+    """
+
+    def __init__(self, domain: str, reactor: Any, arrived: Callable[[Element], object]) -> None:
+        self.secret = token_hex(16)
+        self.refusal: str | None = None
+        self._domain = domain
+        self._reactor = reactor
+        self._arrived = arrived
+        self._port: Any = None
+        self._component: Any = None
+        self._open: dict[Any, Deferred[None]] = {}
+        self._waiting: list[Deferred[None]] = []
+        self._pings: dict[str, Deferred[None]] = {}
+
+    def listen(self) -> int:
+        """Take connections from this machine, and say at which port."""
+        self._port = self._reactor.listenTCP(0, self.factory(), interface="127.0.0.1")
+        port: int = self._port.getHost().port
+        return port
+
+    def factory(self) -> xmlstream.XmlStreamServerFactory:
+        """What makes the connections; for those who listen themselves."""
+        factory = xmlstream.XmlStreamServerFactory(lambda: _Authenticator(self.secret, self._objection))
+        factory.protocol = _Connection
+        factory.noisy = False
+        factory.addBootstrap(xmlstream.STREAM_CONNECTED_EVENT, self._opened)
+        factory.addBootstrap(xmlstream.STREAM_AUTHD_EVENT, self._authenticated)
+        return factory
+
+    async def connected(self) -> None:
+        """Wait until the component is there."""
+        if self._component is None:
+            waiting: Deferred[None] = Deferred()
+            self._waiting.append(waiting)
+            await waiting
+
+    def send(self, element: Element) -> None:
+        """
+        Send one stanza to the component, as the server of its sender does.
+
+        Raises:
+            ConnectionLost: The component is not there.
+        """
+        self._connection().send(serialize(element))
+
+    async def round_trip(self) -> None:
+        """
+        Wait until the component has dealt with all that was sent to it, and all it sent meanwhile has arrived.
+
+        This is a ping from the server itself (XEP-0199), for a stream keeps its order. A POST that is under way is not
+        waited for.
+
+        Raises:
+            ConnectionLost: The component went away.
+        """
+        ping = Element((NS_COMPONENT, "iq"))
+        ping.attributes.update(type="get", id=token_hex(8), to=self._domain)
+        ping["from"] = _HOST
+        ping.addElement((_NS_PING, "ping"))
+        answered: Deferred[None] = Deferred()
+        self._pings[ping["id"]] = answered
+        try:
+            self.send(ping)
+            await answered
+        finally:
+            self._pings.pop(ping["id"], None)
+
+    def pause(self) -> None:
+        """
+        Read nothing more from the component that is there now.
+
+        Raises:
+            ConnectionLost: There is none.
+        """
+        self._connection().transport.pauseProducing()
+
+    def resume(self) -> None:
+        """
+        Read again.
+
+        Raises:
+            ConnectionLost: The component is not there any more.
+        """
+        self._connection().transport.resumeProducing()
+
+    def cut(self) -> None:
+        """
+        Break the connection without a word, as a dying server or network does; the component may come again.
+
+        Raises:
+            ConnectionLost: There is none.
+        """
+        connection = self._connection()
+        self._forget(connection)
+        connection.transport.abortConnection()
+
+    async def close(self) -> None:
+        """Take no more connections, end those there are, and wait until they are gone."""
+        if self._port is not None:
+            await maybeDeferred(self._port.stopListening)
+        for connection, gone in list(self._open.items()):
+            connection.transport.abortConnection()
+            await gone
+
+    def _connection(self) -> Any:
+        if self._component is None:
+            raise ConnectionLost("the component is not connected")
+        return self._component
+
+    def _objection(self, domain: str, knows_the_secret: bool) -> str | None:
+        """The condition to refuse a component with, or None."""
+        if self.refusal is not None:
+            return self.refusal
+        if domain != self._domain:
+            return "host-unknown"
+        if not knows_the_secret:
+            return "not-authorized"
+        return "conflict" if self._component is not None else None
+
+    def _opened(self, connection: Any) -> None:
+        self._open[connection] = Deferred()
+        connection.addObserver(xmlstream.STREAM_END_EVENT, lambda reason: self._ended(connection))
+
+    def _ended(self, connection: Any) -> None:
+        self._forget(connection)
+        self._open.pop(connection).callback(None)
+
+    def _authenticated(self, connection: Any) -> None:
+        self._component = connection
+        connection.addObserver("/*", self._received)
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            deferred.callback(None)
+
+    def _forget(self, connection: Any) -> None:
+        if self._component is connection:
+            self._component = None
+            for deferred in list(self._pings.values()):
+                deferred.errback(ConnectionLost("the component went away"))
+
+    def _received(self, element: Element) -> None:
+        if element.name == "iq" and element.getAttribute("to") == _HOST:
+            answered = self._pings.pop(element.getAttribute("id", ""), None)
+            if answered is not None:
+                answered.callback(None)
+                return
+        self._arrived(element)
+
+
+_HOST = "localhost"
+"""What the server calls itself."""
+
+_NS_PING = "urn:xmpp:ping"
+
+
+class _Connection(xmlstream.XmlStream):
+    """A component's connection, read by the project's own parser."""
+
+    def _initializeStream(self) -> None:
+        self.stream = StreamParser(Limits(), lambda start, reason: None)
+        self.stream.DocumentStartEvent = self.onDocumentStart
+        self.stream.ElementEvent = self.onElement
+        self.stream.DocumentEndEvent = self.onDocumentEnd
+
+    def onDocumentEnd(self) -> None:
+        self.sendFooter()
+        super().onDocumentEnd()
+
+
+class _Authenticator(ListenComponentAuthenticator):
+    """Lets a component in, unless there is an objection."""
+
+    def __init__(self, secret: str, objection: Callable[[str, bool], str | None]) -> None:
+        super().__init__(secret)
+        self._objection = objection
+
+    def onHandshake(self, handshake: str) -> None:
+        stream: Any = self.xmlstream
+        expected = xmlstream.hashPassword(stream.sid, self.secret)
+        condition = self._objection(stream.thisEntity.full(), handshake == expected)
+        if condition is None:
+            super().onHandshake(handshake)
+        else:
+            stream.sendStreamError(StreamError(condition))

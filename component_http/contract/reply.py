@@ -48,7 +48,7 @@ MAX_JSON_DEPTH = 64
 MAX_REPLIES = 1000
 """Stanzas in one answer. A body of 1 MiB could hold a hundred thousand, which would block the reactor for seconds."""
 
-Outcome = Literal["replied", "silent", "bounced", "refused_reply"]
+Outcome = Literal["replied", "silent", "bounced", "expired", "refused_reply"]
 
 
 @frozen
@@ -74,9 +74,10 @@ class Verdict:
 
     Attributes:
         outcome: How the delivery ends. `replied`: the webhook's own stanzas are sent. `silent`: nothing is to be sent.
-            `bounced`: it failed, or left an iq without an answer. `refused_reply`: the answer cannot be used.
-        stanzas: All that is to be sent, complete and in order; the error of a bounced or refused delivery is among
-            them where its sender may have one.
+            `bounced`: it failed, or left an iq without an answer. `expired`: its deadline came first. `refused_reply`:
+            the answer cannot be used.
+        stanzas: All that is to be sent, complete and in order; the error of a bounced, expired or refused delivery is
+            among them where its sender may have one.
         note: What a person should know (what was ignored, why it was refused, that the URL is wrong), or None.
             Nothing of a body or an address is in it.
         ignored_body: A response that is not JSON by its media type had a body: the mistake that people make.

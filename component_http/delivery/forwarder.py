@@ -1,50 +1,53 @@
-"""Carry one delivery through its attempts: for now there is one."""
+"""Carry one delivery through its attempts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
 
-from attrs import frozen
+from attrs import evolve
 from twisted.logger import Logger
 
 from component_http.contract import conditions, reply
-from component_http.contract.reply import Response, Verdict
+from component_http.contract.conditions import StanzaError
+from component_http.contract.reply import Outcome, Response, Verdict
 from component_http.contract.stanza import Stanza
+from component_http.delivery.breaker import Breaker, is_failure
+from component_http.delivery.delivery import Delivery
+from component_http.delivery.retry import AttemptResult, GiveUp, Retry, RetryBudget, RetryPolicy
 from component_http.errors import CertificateInvalid, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
 
-__all__ = ["Delivery", "Forwarder"]
+__all__ = ["Forwarder"]
 
-IGNORED_BODY_LOG_INTERVAL = 60.0
-"""Seconds between two log lines about answers that are no JSON; a wrong media type is wrong for every stanza."""
-
-
-@frozen
-class Delivery:
-    """
-    One stanza on its way to the webhook.
-
-    Attributes:
-        id: The `webhook-id`: unique per stanza, the same on every attempt.
-        stanza: What arrived; only its facts, for its content is in `body`.
-        body: The request body, the same bytes on every attempt.
-    """
-
-    id: str
-    stanza: Stanza
-    body: bytes
+LOG_INTERVAL = 60.0
+"""Seconds between two log lines about what is wrong for every stanza: a media type, a certificate."""
 
 
 class Forwarder:
     """
-    POST a delivery and read what comes back.
+    POST a delivery, read what comes back, and decide whether to try again.
+
+    Everything it knows is about the webhook; what becomes of deliveries that wait is the relay's.
 
     Args:
         webhook: Where to.
         judge: What a response means for a stanza (`contract.reply.judge` with everything but these two given).
         observer: Told `attempted`, then `attempt_failed`, `attempt_timed_out`, `redirected` or `body_ignored` where it
-            applies.
-        now: The wall clock, seconds since the epoch, for `webhook-timestamp`.
+            applies; `retried`, `retried_stale`, `throttled`, `webhook_paused`, `breaker_opened`, `breaker_closed`,
+            `gone`.
+        policy: Whether and when to try again.
+        budget: How much trying again the webhook has to bear.
+        breaker: Whether it is asked at all.
+        on_gone: After a 410 nothing is POSTed any more, and senders are told this; None: a 410 is about one stanza.
+        clock: Seconds of a clock that never jumps.
+        now: The wall clock, seconds since the epoch.
+        draw: A random number from 0 to 1, for the jitter.
+
+    Attributes:
+        gone: The webhook said 410 and is not asked any more: what senders are told; else None.
+        untrusted: The webhook's certificate was not valid when it was last asked.
     """
 
     _log = Logger()
@@ -54,62 +57,192 @@ class Forwarder:
         webhook: Webhook,
         judge: Callable[[Stanza, Response], Verdict],
         observer: Observer,
+        *,
+        policy: RetryPolicy,
+        budget: RetryBudget,
+        breaker: Breaker,
+        on_gone: StanzaError | None,
+        clock: Callable[[], float],
         now: Callable[[], float],
+        draw: Callable[[], float],
     ) -> None:
         self._webhook = webhook
         self._judge = judge
         self._observer = observer
+        self._policy = policy
+        self._budget = budget
+        self._breaker = breaker
+        self._on_gone = on_gone
+        self._clock = clock
         self._now = now
-        self._ignored_body_logged = -IGNORED_BODY_LOG_INTERVAL
+        self._draw = draw
+        self._logged: dict[str, float] = {}
+        self.gone: StanzaError | None = None
+        self.untrusted = False
 
-    async def forward(self, delivery: Delivery) -> Verdict:
+    @property
+    def breaker_state(self) -> Literal["closed", "open", "half_open"]:
+        """Whether the webhook is asked as usual, not at all, or by one delivery that probes."""
+        return self._breaker.state
+
+    def wait(self) -> float:
+        """Seconds until an attempt may begin: 0 for now, infinite while it depends on one that is under way."""
+        return self._breaker.wait(self._clock())
+
+    def wait_to_retry(self) -> float:
         """
-        Carry a delivery to its end.
+        Ask for leave to try a delivery again.
 
         Returns:
-            What became of it. Whatever the webhook does, this raises nothing but `CancelledError`.
+            0 when it is granted; else the seconds after which to ask again.
         """
+        wait = self._budget.withdraw(self._clock())
+        if wait:
+            self._observer.count("throttled")
+        return wait
+
+    async def attempt(self, delivery: Delivery, body: bytes) -> Verdict | Retry:
+        """
+        Make one attempt; only when `wait` says 0.
+
+        Args:
+            delivery: What to carry; it takes note of the attempt.
+            body: Its request body.
+
+        Returns:
+            What became of the delivery, or when to try again. Whatever the webhook does, this raises nothing but
+            `CancelledError`.
+        """
+        probe = self._breaker.begin(self._clock())
+        delivery.tries += 1
+        fresh = False
+        try:
+            while True:
+                result = await self._post(delivery, body, fresh)
+                step = self._next_step(delivery, result, fresh=fresh, probe=probe)
+                if not (isinstance(step, Retry) and step.fresh):
+                    break
+                self._observer.count("retried_stale")
+                self._budget.spend(self._clock())
+                fresh = True
+        except BaseException:
+            self._breaker_learns(None, probe)
+            raise
+        self._breaker_learns(is_failure(result), probe)
+        if step.pause:
+            self._observer.count("webhook_paused")
+            self._breaker.hold(step.pause, self._clock())
+        self._look_at_certificate(result)
+        if isinstance(step, Retry):
+            self._note_failure(delivery, step, result)
+            return step
+        return self._verdict(delivery, result, step)
+
+    def expire(self, delivery: Delivery) -> Verdict:
+        """End a delivery whose deadline has come."""
+        return self._given_up(delivery, "expired")
+
+    async def _post(self, delivery: Delivery, body: bytes, fresh: bool) -> AttemptResult:
         headers = {
             "webhook-id": delivery.id,
             "webhook-timestamp": str(int(self._now())),
-            "webhook-attempt": "1",
+            "webhook-attempt": str(delivery.tries),
         }
         self._observer.count("attempted")
+        self._budget.request_made(self._clock())
         try:
-            response = await self._webhook.post(delivery.body, headers)
+            return await self._webhook.post(body, headers, fresh=fresh)
         except WebhookError as error:
-            verdict = self._failed(delivery, error)
-        else:
-            verdict = self._judge(delivery.stanza, response)
-            if 300 <= response.status < 400:
-                self._observer.count("redirected")
-                self._log.error("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
-            else:
-                self._tell(delivery, verdict)
-        return verdict
+            self._observer.count("attempt_timed_out" if isinstance(error, TimedOut) else "attempt_failed")
+            return error
 
-    def _failed(self, delivery: Delivery, error: WebhookError) -> Verdict:
-        if isinstance(error, TimedOut):
-            self._observer.count("attempt_timed_out")
-            condition = conditions.TIMEOUT
-        else:
-            self._observer.count("attempt_failed")
-            condition = conditions.CONNECTION_FAILURE
-        verdict = reply.give_up(delivery.stanza, condition, str(error))
-        if isinstance(error, CertificateInvalid):
+    def _next_step(self, delivery: Delivery, result: AttemptResult, *, fresh: bool, probe: bool) -> Retry | GiveUp:
+        now = self._now()
+        return self._policy.after(
+            result,
+            attempts=delivery.attempts,
+            tries=delivery.tries,
+            fresh=fresh,
+            probe=probe,
+            left=delivery.deadline - self._clock(),
+            now=datetime.fromtimestamp(now, UTC),
+            draw=self._draw(),
+        )
+
+    def _breaker_learns(self, failed: bool | None, probe: bool) -> None:
+        before = self._breaker.state
+        self._breaker.end(failed, self._clock(), probe=probe)
+        after = self._breaker.state
+        if after == "open" and before == "closed":
+            self._observer.count("breaker_opened")
+            self._log.warn("the webhook fails: it is asked by one stanza at a time until it answers, the others wait")
+        elif after == "closed" and before != "closed":
+            self._observer.count("breaker_closed")
+            self._log.info("the webhook answers again")
+
+    def _look_at_certificate(self, result: AttemptResult) -> None:
+        if isinstance(result, CertificateInvalid):
+            self.untrusted = True
+            if self._may_log("certificate"):
+                self._log.error("the webhook's certificate cannot be trusted: {reason}", reason=str(result))
+        elif isinstance(result, Response):
+            self.untrusted = False
+
+    def _note_failure(self, delivery: Delivery, step: Retry, result: AttemptResult) -> None:
+        delivery.attempts += step.counted
+        # What is kept while it waits: not a response's body, and not what a traceback holds.
+        delivery.failure = Response(result.status) if isinstance(result, Response) else type(result)(str(result))
+        self._observer.count("retried")
+        self._log.debug(
+            "{id}: attempt {number} failed, the next in {seconds:.1f} s",
+            id=delivery.id,
+            number=delivery.tries,
+            seconds=step.seconds,
+        )
+
+    def _verdict(self, delivery: Delivery, result: AttemptResult, step: GiveUp) -> Verdict:
+        delivery.failure = result
+        if step.reason == "deadline":
+            return self._given_up(delivery, "expired")
+        if step.reason == "attempts" or not isinstance(result, Response):
+            return self._given_up(delivery, "bounced")
+        verdict = self._judge(delivery.stanza, result)
+        if result.status == 410 and self._on_gone is not None and self.gone is None:
+            self.gone = self._on_gone
+            self._observer.count("gone")
             self._log.error(
-                "{id}: gave up: the webhook's certificate cannot be trusted: {note}", id=delivery.id, note=verdict.note
+                "the webhook answered 410 Gone: nothing is POSTed until the gateway is started again"
+                ' (delivery.on_gone is "disable")'
             )
-        else:
-            self._tell(delivery, verdict)
+        self._tell(delivery, verdict, result)
         return verdict
 
-    def _tell(self, delivery: Delivery, verdict: Verdict) -> None:
+    def _given_up(self, delivery: Delivery, outcome: Outcome) -> Verdict:
+        failure = delivery.failure
+        if isinstance(failure, Response):
+            verdict = self._judge(delivery.stanza, failure)
+        elif failure is None or isinstance(failure, TimedOut):
+            note = "it waited for its turn" if failure is None else str(failure)
+            verdict = reply.give_up(delivery.stanza, conditions.TIMEOUT, note)
+        else:
+            verdict = reply.give_up(delivery.stanza, conditions.CONNECTION_FAILURE, str(failure))
+        verdict = evolve(verdict, outcome=outcome)
+        self._log.warn(
+            "{id}: gave up {when}: {note}",
+            id=delivery.id,
+            when="at its deadline" if outcome == "expired" else f"after attempt {delivery.tries}",
+            note=verdict.note,
+        )
+        return verdict
+
+    def _tell(self, delivery: Delivery, verdict: Verdict, response: Response) -> None:
         """Log what the author of the bot should know; an answer as it should be only at debug level."""
-        if verdict.ignored_body:
+        if 300 <= response.status < 400:
+            self._observer.count("redirected")
+            self._log.error("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
+        elif verdict.ignored_body:
             self._observer.count("body_ignored")
-            if self._now() - self._ignored_body_logged >= IGNORED_BODY_LOG_INTERVAL:
-                self._ignored_body_logged = self._now()
+            if self._may_log("ignored body"):
                 self._log.warn("{id}: {note}", id=delivery.id, note=verdict.note)
         elif verdict.outcome == "refused_reply":
             self._log.warn("{id}: the webhook's answer was refused: {note}", id=delivery.id, note=verdict.note)
@@ -119,3 +252,10 @@ class Forwarder:
             self._log.debug(
                 "{id}: {kind} {outcome}", id=delivery.id, kind=delivery.stanza.kind, outcome=verdict.outcome
             )
+
+    def _may_log(self, about: str) -> bool:
+        now = self._clock()
+        if now - self._logged.get(about, -LOG_INTERVAL) < LOG_INTERVAL:
+            return False
+        self._logged[about] = now
+        return True

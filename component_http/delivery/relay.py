@@ -1,41 +1,74 @@
-"""Accept stanzas, have them carried to the webhook, send what comes back, and stop calmly."""
+"""Accept stanzas, have them carried to the webhook in turn, send what comes back, and stop calmly."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from attrs import evolve, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.words.xish.domish import Element
 
 from component_http.contract import conditions, reply
 from component_http.contract.reply import Verdict
 from component_http.contract.request import request_body
 from component_http.contract.stanza import Stanza
-from component_http.delivery.forwarder import Delivery, Forwarder
-from component_http.interfaces import Observer, Outlet, Valve
+from component_http.delivery.backlog import Backlog, RefusalNotices
+from component_http.delivery.deadlines import Deadlines
+from component_http.delivery.delivery import Delivery
+from component_http.delivery.forwarder import LOG_INTERVAL, Forwarder
+from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.retry import Retry
+from component_http.interfaces import Observer, Outlet, Spool, Valve
 
-__all__ = ["Relay"]
+__all__ = ["Relay", "Status"]
 
-CROWDED = 1000
-"""Deliveries under way above which reading from the stream pauses: enough to keep any webhook busy, small in memory."""
+
+@frozen
+class Status:
+    """
+    How things stand.
+
+    Attributes:
+        pending: Deliveries accepted and not ended.
+        pending_bytes: Bytes of their request bodies.
+        running: Those of them with a POST under way.
+        webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: one of them is
+            probing it. `gone`: it said 410 and is not asked any more.
+        obstacles: Why no more should be sent here now, a phrase each; none means that all is well.
+    """
+
+    pending: int
+    pending_bytes: int
+    running: int
+    webhook: str
+    obstacles: tuple[str, ...]
 
 
 class Relay:
     """
-    The owner of every running delivery.
+    The owner of every delivery, from its acceptance to its end.
+
+    A delivery waits in the backlog for its turn, makes an attempt, and either ends or rests before the next one. Its
+    deadline ends it in whatever state it is.
 
     Args:
-        forwarder: Carries one delivery.
-        outlet: Where replies and errors go.
-        valve: Where stanzas come from; closed while more than `CROWDED` deliveries are under way.
-        observer: Told `accepted`, then one of `replied`, `silent`, `bounced`, `refused_reply` for each; or
-            `refused_full` or `refused_stopping` instead of `accepted`.
-        clock: For the time a drain may take.
+        forwarder: Makes one attempt at a time.
+        spool: Keeps accepted deliveries.
+        backlog: Whose turn it is, and how much there may be; empty.
+        outlet: Where replies and errors go; while it is crowded no attempt begins.
+        valve: Where stanzas come from; closed while the backlog is crowded.
+        observer: Told `accepted`, then one of `replied`, `silent`, `bounced`, `expired`, `refused_reply` for each; or
+            `refused_full`, `refused_conversation_full`, `refused_unfair`, `refused_gone` or `refused_stopping` instead
+            of `accepted`, and `refusals_untold` where its sender was not told; `loop_guarded`, `reply_lost`.
+        clock: Runs the waits and deadlines.
         new_id: Makes delivery ids.
-        max_pending: Deliveries held in memory at most; more are refused with a wait error.
-        max_pending_bytes: The same in bytes of request bodies.
+        deadlines: Seconds a delivery may take, by the kind of its stanza.
+        loop_guard: Ends the talk of two bots; None for none.
     """
 
     _log = Logger()
@@ -43,32 +76,69 @@ class Relay:
     def __init__(
         self,
         forwarder: Forwarder,
+        spool: Spool,
+        backlog: Backlog,
         outlet: Outlet,
         valve: Valve,
         observer: Observer,
         *,
         clock: IReactorTime,
         new_id: Callable[[], str],
-        max_pending: int,
-        max_pending_bytes: int,
+        deadlines: Mapping[str, float],
+        loop_guard: LoopGuard | None,
     ) -> None:
         self._forwarder = forwarder
+        self._spool = spool
+        self._backlog = backlog
         self._outlet = outlet
         self._valve = valve
         self._observer = observer
         self._clock = clock
         self._new_id = new_id
-        self._max_pending = max_pending
-        self._max_pending_bytes = max_pending_bytes
-        self._running: dict[str, Deferred[None]] = {}
-        self._pending_bytes = 0
+        self._seconds = deadlines
+        self._loop_guard = loop_guard
+        self._notices = RefusalNotices()
+        self._refusals: dict[str, float] = {}
+        # What is pending, by delivery id; then what each of them is at, where it is not just waiting for its turn.
+        self._deliveries: dict[str, Delivery] = {}
+        self._deadlines = Deadlines()
+        self._attempts: dict[str, Deferred[None]] = {}
+        self._resting: dict[str, IDelayedCall] = {}
+        self._throttled: dict[str, None] = {}
+        # The timers of the relay itself, and what it waits for.
+        self._next_deadline: IDelayedCall | None = None
+        self._next_start: IDelayedCall | None = None
+        self._next_retry: IDelayedCall | None = None
+        self._clear: Deferred[None] | None = None
+        self._starting = False
         self._stopping = False
-        self._drained: Deferred[None] | None = None
+        self._given_up = False
+        self._end_of_drain: IDelayedCall | None = None
+        self._drained: list[Deferred[None]] = []
 
     @property
     def pending(self) -> int:
         """Deliveries accepted and not ended."""
-        return len(self._running)
+        return self._backlog.pending
+
+    def status(self) -> Status:
+        """How things stand now."""
+        forwarder, backlog = self._forwarder, self._backlog
+        found = {
+            "the gateway is stopping": self._stopping,
+            "the webhook said that it is gone": forwarder.gone is not None,
+            "the webhook's certificate cannot be trusted": forwarder.untrusted,
+            "too many stanzas wait for the webhook": backlog.crowded,
+        }
+        return Status(
+            pending=backlog.pending,
+            pending_bytes=backlog.pending_bytes,
+            running=len(self._attempts),
+            webhook="gone" if forwarder.gone else forwarder.breaker_state,
+            obstacles=tuple(phrase for phrase, is_so in found.items() if is_so),
+        )
+
+    # -- in --
 
     def accept(self, stanza: Stanza) -> None:
         """
@@ -78,71 +148,248 @@ class Relay:
         """
         if self._stopping:
             self._refuse(stanza, conditions.STOPPING, "refused_stopping")
-            return
-        body = request_body(stanza)
-        if len(self._running) >= self._max_pending or self._pending_bytes + len(body) > self._max_pending_bytes:
-            self._refuse(stanza, conditions.FULL, "refused_full")
-            return
-        delivery = Delivery(self._new_id(), stanza.facts(), body)
+        elif self._forwarder.gone is not None:
+            self._refuse(stanza, self._forwarder.gone, "refused_gone")
+        elif refusal := self._backlog.refusal(stanza.conversation, 0):
+            self._refuse(stanza, conditions.FULL, refusal)
+        else:
+            body = request_body(stanza)
+            if refusal := self._backlog.refusal(stanza.conversation, len(body)):
+                self._refuse(stanza, conditions.FULL, refusal)
+            else:
+                self._store(stanza, body)
+
+    def _store(self, stanza: Stanza, body: bytes) -> None:
+        deadline = self._clock.seconds() + self._seconds[stanza.kind]
+        delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline)
+        self._spool.store(delivery, body).addCallback(self._stored, delivery).addErrback(self._mistaken, delivery)
+
+    def _stored(self, _: None, delivery: Delivery) -> None:
+        self._deliveries[delivery.id] = delivery
+        self._backlog.add(delivery.id, delivery.stanza.conversation, delivery.size)
+        self._deadlines.add(delivery.id, delivery.stanza.kind, delivery.deadline)
         self._observer.count("accepted")
-        self._pending_bytes += len(body)
-        running = Deferred.fromCoroutine(self._carry(delivery))
-        self._running[delivery.id] = running
-        running.addBoth(self._ended, delivery)
-        if len(self._running) > CROWDED:
+        self._watch_deadlines()
+        self._start()
+        # While the webhook answers, what is held back now gets in later; else it should be told that there is no room.
+        if self._backlog.crowded and self._forwarder.breaker_state == "closed":
             self._valve.pause()
-
-    async def drain(self, timeout: float) -> None:
-        """
-        Accept nothing more, let what is under way end, and give up what has not ended by then.
-
-        Args:
-            timeout: Seconds to wait; what is left is answered with a wait error.
-        """
-        self._stopping = True
-        if self._running:
-            self._log.info(
-                "waiting for {pending} deliveries, at most {timeout} s", pending=self.pending, timeout=timeout
-            )
-            self._drained = Deferred()
-            strike = self._clock.callLater(timeout, self._give_up_all)
-            await self._drained
-            if strike.active():
-                strike.cancel()
-
-    def _give_up_all(self) -> None:
-        self._log.warn("gave up {pending} deliveries, for the gateway is stopping", pending=self.pending)
-        for running in list(self._running.values()):
-            running.cancel()
 
     def _refuse(self, stanza: Stanza, error: conditions.StanzaError, event: str) -> None:
         self._observer.count(event)
-        for element in reply.give_up(stanza, error, event).stanzas:
-            self._outlet.send(element)
+        now = self._clock.seconds()
+        if now - self._refusals.get(event, -LOG_INTERVAL) >= LOG_INTERVAL:
+            self._refusals[event] = now
+            self._log.warn("refusing stanzas: {event}", event=event)
+        sender = stanza.conversation[0]
+        if stanza.is_request or (stanza.bounceable and self._notices.may_tell(sender, now)):
+            self._send(conditions.error_stanza(stanza, error))
+        else:
+            self._observer.count("refusals_untold")
 
-    async def _carry(self, delivery: Delivery) -> None:
+    # -- attempts --
+
+    def _start(self) -> None:
+        """Begin as many attempts as may begin now."""
+        # What begins may end at once and call this again: a loop, because a long queue would nest too deep.
+        if self._starting:
+            return
+        self._starting = True
         try:
-            verdict = await self._forwarder.forward(delivery)
-        except CancelledError:
-            verdict = reply.give_up(delivery.stanza, conditions.STOPPING, "the gateway is stopping")
-        except Exception:
-            self._log.failure("{id}: our own mistake", id=delivery.id)
-            verdict = reply.give_up(delivery.stanza, conditions.INTERNAL, "our own mistake")
-        self._answer(delivery, verdict)
+            while self._may_start():
+                delivery_id = self._backlog.next()
+                if delivery_id is None:
+                    break
+                self._attempt(self._deliveries[delivery_id])
+        finally:
+            self._starting = False
 
-    def _answer(self, delivery: Delivery, verdict: Verdict) -> None:
+    def _may_start(self) -> bool:
+        if self._given_up or self._forwarder.gone is not None:
+            return False
+        if self._outlet.crowded:
+            if self._clear is None:
+                self._clear = self._outlet.when_clear()
+                self._clear.addCallback(self._cleared)
+            return False
+        wait = self._forwarder.wait()
+        if wait:
+            self._next_start = self._not_later(self._next_start, wait, self._start_after_wait)
+        return not wait
+
+    def _cleared(self, _: None) -> None:
+        self._clear = None
+        self._start()
+
+    def _start_after_wait(self) -> None:
+        self._next_start = None
+        self._start()
+
+    def _attempt(self, delivery: Delivery) -> None:
+        attempt: Deferred[Any] = Deferred.fromCoroutine(self._carry(delivery))
+        self._attempts[delivery.id] = attempt
+        attempt.addBoth(self._attempted, delivery).addErrback(self._mistaken, delivery)
+
+    async def _carry(self, delivery: Delivery) -> Verdict | Retry:
+        return await self._forwarder.attempt(delivery, await self._spool.body(delivery.id))
+
+    def _attempted(self, result: Verdict | Retry | Failure, delivery: Delivery) -> None:
+        if self._attempts.pop(delivery.id, None) is None:
+            return  # it was ended meanwhile, and this is what is left of a cancelled attempt
+        if isinstance(result, Failure):
+            self._mistaken(result, delivery)
+        elif isinstance(result, Retry):
+            self._rest(delivery, result.seconds)
+        else:
+            self._end(delivery, result)
+            if self._forwarder.gone is not None:
+                self._give_up_all(self._forwarder.gone, "the webhook is gone")
+
+    def _rest(self, delivery: Delivery, seconds: float) -> None:
+        self._backlog.rest(delivery.id)
+        self._resting[delivery.id] = self._clock.callLater(seconds, self._rested, delivery.id)
+        self._start()
+
+    def _rested(self, delivery_id: str) -> None:
+        del self._resting[delivery_id]
+        self._throttled[delivery_id] = None
+        self._rise()
+
+    def _rise(self) -> None:
+        """Let those that have rested take part again, as many as the retry budget allows now."""
+        if self._next_retry is not None:
+            return
+        while self._throttled:
+            wait = self._forwarder.wait_to_retry()
+            if wait:
+                self._next_retry = self._clock.callLater(wait, self._rise_after_wait)
+                break
+            delivery_id = next(iter(self._throttled))
+            del self._throttled[delivery_id]
+            self._backlog.rise(delivery_id)
+        self._start()
+
+    def _rise_after_wait(self) -> None:
+        self._next_retry = None
+        self._rise()
+
+    # -- out --
+
+    def _end(self, delivery: Delivery, verdict: Verdict) -> None:
+        """End a delivery, whatever it is at; its replies leave once the spool has noted that."""
+        del self._deliveries[delivery.id]
+        self._deadlines.remove(delivery.id)
+        self._throttled.pop(delivery.id, None)
+        if resting := self._resting.pop(delivery.id, None):
+            resting.cancel()
+        if attempt := self._attempts.pop(delivery.id, None):
+            attempt.cancel()
+        verdict = self._guarded(delivery, verdict)
+        ended = self._spool.end(delivery.id, verdict.stanzas)
+        ended.addCallback(self._ended, delivery, verdict).addErrback(self._log_mistake, delivery)
+
+    def _ended(self, _: None, delivery: Delivery, verdict: Verdict) -> None:
+        self._backlog.remove(delivery.id)
         self._observer.count(verdict.outcome)
         for element in verdict.stanzas:
-            if not self._outlet.send(element):
-                self._observer.count("reply_lost")
-
-    def _ended(self, result: object, delivery: Delivery) -> None:
-        if isinstance(result, Failure):
-            self._log.failure("{id}: our own mistake", failure=result, id=delivery.id)
-        del self._running[delivery.id]
-        self._pending_bytes -= len(delivery.body)
-        if len(self._running) <= CROWDED // 2:
+            self._send(element)
+        if self._backlog.relieved:
             self._valve.resume()
-        if self._drained is not None and not self._running:
-            drained, self._drained = self._drained, None
-            drained.callback(None)
+        self._start()
+        if self._stopping and not self._backlog.pending:
+            self._all_ended()
+
+    def _guarded(self, delivery: Delivery, verdict: Verdict) -> Verdict:
+        """Send nothing where two bots talk to each other; an iq is always answered, and never starts such a talk."""
+        guard, stanza = self._loop_guard, delivery.stanza
+        if guard is None or verdict.outcome != "replied" or stanza.kind == "iq":
+            return verdict
+        if guard.allows(stanza.conversation, len(verdict.stanzas), self._clock.seconds()):
+            return verdict
+        self._observer.count("loop_guarded")
+        self._log.warn("{id}: the webhook's answer was held back: more replies than loop_guard allows", id=delivery.id)
+        return evolve(verdict, outcome="refused_reply", stanzas=())
+
+    def _send(self, element: Element) -> None:
+        if not self._outlet.send(element):
+            self._observer.count("reply_lost")
+
+    def _mistaken(self, failure: Failure, delivery: Delivery) -> None:
+        """A bug of ours is not silence for whoever waits for an answer."""
+        self._log_mistake(failure, delivery)
+        if delivery.id in self._deliveries:
+            self._end(delivery, reply.give_up(delivery.stanza, conditions.INTERNAL, "our own mistake"))
+
+    def _log_mistake(self, failure: Failure, delivery: Delivery) -> None:
+        self._log.failure("{id}: our own mistake", failure=failure, id=delivery.id)
+
+    # -- deadlines --
+
+    def _watch_deadlines(self) -> None:
+        earliest = self._deadlines.next()
+        if earliest is not None:
+            wait = max(0.0, earliest - self._clock.seconds())
+            self._next_deadline = self._not_later(self._next_deadline, wait, self._deadline_came)
+
+    def _deadline_came(self) -> None:
+        self._next_deadline = None
+        # None of these is to begin because another of them makes room.
+        self._starting = True
+        for delivery_id in self._deadlines.due(self._clock.seconds()):
+            delivery = self._deliveries[delivery_id]
+            self._end(delivery, self._forwarder.expire(delivery))
+        self._starting = False
+        self._watch_deadlines()
+        self._start()
+
+    def _not_later(self, call: IDelayedCall | None, wait: float, function: Callable[[], None]) -> IDelayedCall | None:
+        """Have `function` called after `wait` seconds; `call` is when it would be called already."""
+        if math.isinf(wait):
+            return call
+        if call is None:
+            return self._clock.callLater(wait, function)
+        if self._clock.seconds() + wait < call.getTime():
+            call.reset(wait)
+        return call
+
+    # -- stop --
+
+    async def drain(self, timeout: float) -> None:
+        """
+        Accept nothing more, let what is accepted end, and give up what has not ended by then.
+
+        Args:
+            timeout: Seconds to wait; what is left is answered with a wait error. A second drain can end the first one
+                earlier, not later.
+        """
+        self._stopping = True
+        if not self._backlog.pending:
+            self._all_ended()
+            return
+        self._log.info("waiting for {pending} deliveries, at most {timeout} s", pending=self.pending, timeout=timeout)
+        drained: Deferred[None] = Deferred()
+        self._drained.append(drained)
+        self._end_of_drain = self._not_later(self._end_of_drain, timeout, self._drain_over)
+        await drained
+
+    def _drain_over(self) -> None:
+        self._end_of_drain = None
+        self._log.warn("gave up {pending} deliveries, for the gateway is stopping", pending=self.pending)
+        self._give_up_all(conditions.STOPPING, "the gateway is stopping")
+
+    def _give_up_all(self, error: conditions.StanzaError, note: str) -> None:
+        self._given_up = True
+        for delivery in list(self._deliveries.values()):
+            self._end(delivery, reply.give_up(delivery.stanza, error, note))
+
+    def _all_ended(self) -> None:
+        for call in (self._end_of_drain, self._next_deadline, self._next_start, self._next_retry):
+            if call is not None:
+                call.cancel()
+        self._end_of_drain = self._next_deadline = self._next_start = self._next_retry = None
+        if self._clear is not None:
+            self._clear.cancel()
+        self._valve.resume()
+        drained, self._drained = self._drained, []
+        for each in drained:
+            each.callback(None)

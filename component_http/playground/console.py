@@ -1,5 +1,5 @@
 """
-Talk to a bot from the terminal, and see what goes back and forth: a real gateway between a boxed server and the bot.
+Talk to a bot from the terminal, and see what goes back and forth: a real gateway between a server in a box and the bot.
 
 `component-http playground` ends here. Nothing of it runs in production.
 """
@@ -43,8 +43,8 @@ from component_http.errors import (
 )
 from component_http.gateway import Gateway
 from component_http.interfaces import Webhook
-from component_http.playground.server import USER, BoxedServer
 from component_http.settings import SECRET_VARIABLE, DeliverySettings, Settings
+from component_http.testing import ComponentServer
 from component_http.webhook.client import WebhookClient
 
 __all__ = ["Lines", "NarratedWebhook", "Playground", "Screen", "in_words", "main", "play", "printable"]
@@ -67,7 +67,7 @@ FAILURES = (
     "foreign",
     "malformed",
     "not_forwarded",
-    "offline_full",
+    "outgoing_full",
     "oversized",
     "refused_full",
     "refused_reply",
@@ -91,6 +91,9 @@ HELP = """\
   /quit            leave (so does Ctrl-D)"""
 
 PROMPT = "you> "
+
+USER = Address("you", "localhost", "playground")
+"""Whoever sits at the terminal."""
 
 
 # What is shown, and how.
@@ -286,7 +289,7 @@ class NarratedWebhook:
         self._waiting.append(ended)
         await ended
 
-    async def post(self, body: bytes, headers: Mapping[str, str]) -> Response:
+    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
         """See `component_http.interfaces.Webhook.post`."""
         lines = [f"POST {self._url}", "Content-Type: application/json"]
         lines += [f"{name}: {value}" for name, value in headers.items() if name not in UNREMARKABLE]
@@ -294,7 +297,7 @@ class NarratedWebhook:
         self.under_way += 1
         started = self._clock.seconds()
         try:
-            response = await self._webhook.post(body, headers)
+            response = await self._webhook.post(body, headers, fresh=fresh)
         except WebhookError as error:
             self._ended(error, started, f"no answer: {error}")
             raise
@@ -429,7 +432,7 @@ class Playground:
         self.url = self._settings.component.displayed_url
         self._client = None if webhook is not None else _client(post_url, reactor)
         self._webhook = NarratedWebhook(webhook or self._client, self.url, screen, reactor)  # type: ignore[arg-type]
-        self._server = BoxedServer(self._domain, reactor, self._arrived)
+        self._server = ComponentServer(self._domain, reactor, self._arrived)
         self._gateway: Gateway | None = None
         self._leaving = False
         self._log_observer: Any = self._logged

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from attrs import NOTHING, Attribute, Converter, Factory, evolve, field, frozen
+from attrs import NOTHING, Attribute, Converter, Factory, field, frozen
 
 from component_http.errors import SettingsError
 from component_http.settings import values
@@ -266,6 +266,14 @@ class ComponentSettings(Table):
         ),
         default=True,
     )
+    forward_history: bool = setting(
+        About(
+            values.SWITCH,
+            "POST what a room shows of its past when a bot joins it, too",
+            "it is long answered, and an echo bot would answer all of it again",
+        ),
+        default=False,
+    )
     forward_errors: bool = setting(
         About(
             values.SWITCH,
@@ -374,17 +382,138 @@ class DeliverySettings(Table):
 
     max_attempts: int = setting(
         About(
-            evolve(whole(1, 1, ""), allowed="1: this version POSTs each stanza once, retries come with the next"),
-            "POSTs of one stanza at most",
-            "mod_component_http makes one",
+            whole(1, 100, "attempts"),
+            "attempts at one stanza that may fail by the webhook's fault; 1 is exactly one POST, whatever happens",
+            "while the webhook cannot be reached or is busy they are not counted: then only the deadline ends them",
         ),
-        default=1,
+        default=10,
+    )
+    message_deadline: float = setting(
+        About(
+            number(1, 86_400, "seconds"),
+            "the time a message has to be answered in; after it the sender gets a stanza error",
+            "long enough to restart or redeploy a bot, short enough for a person to remember the question",
+        ),
+        default=900.0,
+    )
+    iq_deadline: float = setting(
+        About(
+            number(1, 86_400, "seconds"),
+            "the same for an iq",
+            "clients stop waiting for an answer after 30 seconds or so",
+        ),
+        default=25.0,
+    )
+    presence_deadline: float = setting(
+        About(
+            number(1, 86_400, "seconds"),
+            "the same for a presence; its sender is never told",
+            "presence that is older says nothing any more",
+        ),
+        default=60.0,
+    )
+    retry_base: float = setting(
+        About(
+            number(0.01, 60, "seconds"),
+            "the longest wait before the second attempt; it doubles with each, and the wait is drawn from zero to it",
+            "full jitter keeps stanzas that failed together from coming back together",
+        ),
+        default=0.5,
+    )
+    retry_cap: float = setting(
+        About(
+            number(0.01, 3600, "seconds"),
+            "the longest wait before any attempt, unless the webhook asks for more by Retry-After",
+            "a webhook that is back is found within a minute",
+        ),
+        default=60.0,
+    )
+    retry_budget_percent: float = setting(
+        About(
+            number(0, 1000, "percent"),
+            "attempts again, in percent of all POSTs; beyond it they wait, but are never given up for that",
+            "a webhook that fails because of its load must not get twice the load for it",
+        ),
+        default=20.0,
+    )
+    retry_budget_per_second: float = setting(
+        About(
+            number(0.1, 1000, "attempts per second"),
+            "attempts again that are always granted beside these",
+            "where there is little load, it is no danger",
+        ),
+        default=3.0,
+    )
+    longest_pause: float = setting(
+        About(
+            number(0, 3600, "seconds"),
+            "how long a 503 with Retry-After can stop all POSTs",
+            "a webhook that asks for an hour is asked again after a minute",
+        ),
+        default=60.0,
+    )
+    breaker_in_a_row: int = setting(
+        About(
+            whole(1, 1000, "failures"),
+            "failures in a row after which POSTs stop, but for one at a time that probes",
+            "a webhook that is gone is not asked by every stanza",
+        ),
+        default=5,
+    )
+    breaker_requests: int = setting(
+        About(
+            whole(1, 10_000, "responses"),
+            "outcomes within breaker_window that are enough to judge by their share of failures",
+            "a share of few says nothing",
+        ),
+        default=20,
+    )
+    breaker_percent: float = setting(
+        About(
+            number(1, 100, "percent"),
+            "share of failures among them at which POSTs stop likewise",
+            "a webhook that fails every second time is in trouble",
+        ),
+        default=50.0,
+    )
+    breaker_window: float = setting(
+        About(
+            number(1, 600, "seconds"),
+            "how far back outcomes are judged",
+            "older failures say nothing about now",
+        ),
+        default=10.0,
+    )
+    breaker_probe_interval: float = setting(
+        About(
+            number(0.1, 600, "seconds"),
+            "the time between two probes while POSTs are stopped",
+            "a webhook that is back is found within seconds, and asking is no burden",
+        ),
+        default=2.0,
+    )
+    on_gone: str = setting(
+        About(
+            values.choice("bounce", "disable"),
+            "what a 410 Gone means: an error for the one stanza, or that nothing is POSTed until the next start",
+            "some webhook hosts say so of an address that was deleted on purpose",
+        ),
+        default="bounce",
+    )
+    loop_guard: tuple[int, float] | None = setting(
+        About(
+            values.LOOP_GUARD,
+            "replies in one conversation at most within a time, such as 20/10s; none are sent beyond it, iqs excepted",
+            "it ends the talk of two bots that answer each other; a fixed limit would hit healthy load",
+            example='"20/10s"',
+        ),
+        default=None,
     )
     max_pending: int = setting(
         About(
-            whole(1, 1_000_000, "stanzas"),
-            "stanzas that wait for the webhook's answer at most; more are refused with a wait error",
-            "it bounds memory while the webhook is slow",
+            whole(10, 1_000_000, "stanzas"),
+            "accepted stanzas that wait for their end at most; more are refused with a wait error",
+            "it bounds memory while the webhook is slow or away",
         ),
         default=10_000,
     )
@@ -396,14 +525,66 @@ class DeliverySettings(Table):
         ),
         default=67_108_864,
     )
+    max_per_conversation: int = setting(
+        About(
+            whole(1, 1_000_000, "stanzas"),
+            "the same in one conversation: from one bare address to one bare address, iqs apart",
+            "a conversation goes one by one, and nobody waits for the thousandth answer",
+        ),
+        default=1000,
+    )
+    fair_above_percent: float = setting(
+        About(
+            number(0, 100, "percent"),
+            "how full max_pending or max_pending_bytes is before a sender's own share is looked at",
+            "as long as there is room, nobody is refused for his share",
+        ),
+        default=50.0,
+    )
+    fair_share_percent: float = setting(
+        About(
+            number(0.1, 100, "percent"),
+            "the share of the limit that one sender may hold from then on",
+            "so that one who floods takes no room from others",
+        ),
+        default=10.0,
+    )
+    pause_above_percent: float = setting(
+        About(
+            number(1, 100, "percent"),
+            "how full either limit is when reading from the XMPP server pauses, at most 5 seconds at a time",
+            "what waits at the server needs no refusal; servers cut off who does not read for long",
+        ),
+        default=75.0,
+    )
+    resume_below_percent: float = setting(
+        About(
+            number(0, 100, "percent"),
+            "how full both are when it goes on",
+            "well below pause_above_percent, so that it does not flutter",
+        ),
+        default=50.0,
+    )
     drain_timeout: float = setting(
         About(
             number(0, 600, "seconds"),
-            "the time that running POSTs get to end when the gateway is stopped",
+            "the time accepted stanzas get to end when the gateway is stopped; after it senders get a wait error",
             "service managers kill what is still there after 90 seconds or so",
         ),
         default=20.0,
     )
+
+    def __attrs_post_init__(self) -> None:
+        if self.resume_below_percent > self.pause_above_percent:
+            raise SettingsError(
+                f"delivery.resume_below_percent is {self.resume_below_percent:g}, but must not be above"
+                f" delivery.pause_above_percent, which is {self.pause_above_percent:g}"
+            )
+        if self.retry_base > self.retry_cap:
+            raise SettingsError(
+                f"delivery.retry_base is {self.retry_base:g}, but must not be above delivery.retry_cap, which is"
+                f" {self.retry_cap:g}"
+            )
 
 
 @frozen

@@ -31,6 +31,7 @@ __all__ = [
     "ANSWERS",
     "DOMAIN",
     "HEADERS",
+    "LOOP_GUARD",
     "SECRET",
     "SERVER",
     "STANZAS",
@@ -356,6 +357,21 @@ STANZAS = Kind(
     _accept_stanzas,
     lambda text: [name.strip() for name in text.split(",")],
 )
+
+
+def _accept_loop_guard(value: Any) -> tuple[int, float]:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6}(?:\.\d{1,3})?)\s*s\s*", value, re.ASCII)
+        value = (int(match[1]), float(match[2])) if match else None
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise _Unfit
+    replies, seconds = value
+    if not isinstance(replies, int) or not 1 <= replies <= 10_000 or not 1 <= seconds <= 3600:
+        raise _Unfit
+    return replies, float(seconds)
+
+
+LOOP_GUARD = Kind('replies and seconds, such as "20/10s": from 1 to 10000 within 1 to 3600 s', _accept_loop_guard)
 
 
 def _accept_conditions(value: Any) -> Mapping[int, StanzaError]:

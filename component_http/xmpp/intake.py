@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import ClassVar
 
 from twisted.logger import Logger
@@ -13,6 +14,7 @@ from component_http.contract import conditions
 from component_http.contract.stanza import Stanza
 from component_http.errors import MalformedStanza
 from component_http.interfaces import Observer
+from component_http.xmpp.rooms import Rooms
 
 __all__ = ["LateHandler", "StanzaIntake"]
 
@@ -26,6 +28,9 @@ twice if it came first.
 
 BEFORE_LAST = -0.25
 """The priority of what answers in the webhook's place."""
+
+FIRST = 1.0
+"""The priority of who only watches: before all handlers, so that none of them can hide anything by `handled`."""
 
 
 class LateHandler(XMPPHandler):
@@ -87,11 +92,16 @@ class StanzaIntake(LateHandler):
     the protections of our own stream (limits for one stanza, the check of all that leaves, bounded sending while
     offline) are that stream's and not the intake's.
 
+    What a room sends back of our own messages is never handed on, nor is its history unless asked for.
+
     Args:
         accept: Takes a stanza in charge (`Relay.accept`).
         domain: The component's own domain, normalised; stanzas to another are left alone.
         kinds: Which of `message`, `presence` and `iq` are forwarded.
-        observer: Told `malformed`, `foreign` and `not_forwarded`.
+        observer: Told `malformed`, `foreign`, `not_forwarded`, `reflection` and `history`.
+        rooms: Told of all presence, and asked about messages. It should be told of all that leaves, too; an intake's
+            own one knows its occupants from presence only.
+        forward_history: Forward what was said in a room before we came.
         forward_bodyless: Forward messages without a body.
         forward_errors: Forward messages and presence of type error.
     """
@@ -107,6 +117,8 @@ class StanzaIntake(LateHandler):
         domain: str,
         kinds: Collection[str],
         observer: Observer,
+        rooms: Rooms | None = None,
+        forward_history: bool = False,
         forward_bodyless: bool = True,
         forward_errors: bool = True,
     ) -> None:
@@ -114,12 +126,31 @@ class StanzaIntake(LateHandler):
         self._observer = observer
         self._accept = accept
         self._kinds = frozenset(kinds)
+        self._rooms = Rooms() if rooms is None else rooms
+        self._forward_history = forward_history
         self._forward_bodyless = forward_bodyless
         self._forward_errors = forward_errors
 
+    def connectionInitialized(self) -> None:
+        super().connectionInitialized()
+        self.xmlstream.addObserver("/presence", self._watch, FIRST)
+
+    def _watch(self, element: Element) -> None:
+        """Let the rooms know of a presence, whoever takes it."""
+        if self.parent is not None:
+            with suppress(MalformedStanza):
+                presence = Stanza.from_element(element)
+                if presence.recipient.domain == self._domain:
+                    self._rooms.presence_arrived(presence)
+
     def take(self, stanza: Stanza) -> bool:
-        """Hand it on, or answer that nobody serves it; either way it is dealt with."""
-        if self._wanted(stanza):
+        """Hand it on, leave it, or answer that nobody serves it; in each case it is dealt with."""
+        repeated = self._rooms.repeated(stanza)
+        if repeated == "reflection":
+            self._observer.count("reflection")
+        elif repeated == "history" and not self._forward_history:
+            self._observer.count("history")
+        elif self._wanted(stanza):
             self._accept(stanza)
         else:
             self._observer.count("not_forwarded")

@@ -15,7 +15,7 @@ from typing import Any
 from constantly import NamedConstant
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import Logger, LogLevel
@@ -27,6 +27,7 @@ from twisted.words.protocols.jabber.jid import JID
 from twisted.words.xish import domish
 from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, STREAM_ERROR_EVENT, XmlStreamFactoryMixin
 from wokkel.subprotocols import StreamManager
+from zope.interface import implementer
 
 from component_http.contract import conditions
 from component_http.contract.address import Address, NotAnAddress
@@ -50,9 +51,16 @@ STABLE_AFTER = 30.0
 MAX_PAUSE = 5.0
 """Seconds that reading may rest; ejabberd cuts off a component that does not read for 15 s."""
 
-MAX_OFFLINE_STANZAS = 1000
-MAX_OFFLINE_BYTES = 8 * 1024 * 1024
-"""What is kept for sending while there is no stream; beyond it `send` says no."""
+MAX_WAITING_STANZAS = 10_000
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""What is kept for sending while there is no stream or the server does not read; beyond it `send` says no."""
+
+CROWDED_STANZAS = 1000
+CROWDED_BYTES = 8 * 1024 * 1024
+"""What waits when the outlet begins to be crowded; it is so until half of it waits."""
+
+SLICE = 100
+"""Stanzas written at once of those that waited, so that nobody else waits for long."""
 
 MAX_COMPLAINTS = 100
 """Different things that can be wrong at once before they are told again; rubbish from a server differs each time."""
@@ -80,7 +88,11 @@ REMEDIES = {
 }
 """What to do about a stream error, by the server's own condition (RFC 6120 section 4.9.3)."""
 
+CROWDED = "much waits for a stream, or for a server that does not read: reading and POSTs rest until less does"
+FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
 
+
+@implementer(IPushProducer)
 class _Connection(xmlstream.XmlStream):
     """
     One connection to the server: our parser and serializer in place of domish's, and the check of all that leaves.
@@ -88,6 +100,8 @@ class _Connection(xmlstream.XmlStream):
     Attributes:
         closed: Fires with the reason, in words, when the connection is gone.
         authenticated: The server has accepted our handshake.
+        held: The transport takes no more for now.
+        leaving: It will be closed, within `CLOSE_TIMEOUT`.
         ending: Nothing more is sent: one side has closed the stream, or it broke.
         complaint: Why the stream broke in the server's own word (a stream error's condition) or ours; None if it
             just ended.
@@ -100,6 +114,8 @@ class _Connection(xmlstream.XmlStream):
         self._limit: IDelayedCall | None = None
         self.closed: Deferred[str] = Deferred()
         self.authenticated = False
+        self.held = False
+        self.leaving = False
         self.ending = False
         self.complaint: str | None = None
         super().__init__(ConnectComponentAuthenticator(owner.domain, owner.secret))
@@ -125,6 +141,19 @@ class _Connection(xmlstream.XmlStream):
     def dataReceived(self, data: bytes) -> None:
         if self.complaint is None:
             super().dataReceived(data)
+            self._owner.was_read()
+
+    def pauseProducing(self) -> None:
+        if not self.held:
+            self.held = True
+            self._owner.writing_held()
+
+    def resumeProducing(self) -> None:
+        self.held = False
+        self._owner.writing_resumed()
+
+    def stopProducing(self) -> None:
+        """Do nothing: `connectionLost` follows."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.ending = True
@@ -166,23 +195,32 @@ class _Connection(xmlstream.XmlStream):
         """Stanzas can be sent."""
         return self.authenticated and not self.ending
 
-    def write(self, text: str) -> None:
-        """Send text that was checked before."""
-        super().send(text)
+    def write(self, xml: str | bytes) -> None:
+        """Send what was checked before."""
+        super().send(xml)
 
     def accepted(self) -> None:
         """The server has accepted the handshake."""
         self.authenticated = True
         self.thisEntity = JID(self._owner.domain)  # type: ignore[assignment]
         self._no_limit()
+        self.transport.registerProducer(self, True)
+
+    def leave(self) -> None:
+        """Be gone in `CLOSE_TIMEOUT` at the latest; until it is closed it can be written to."""
+        if not self.leaving:
+            self.leaving = True
+            self._limit_to(CLOSE_TIMEOUT, self.transport.abortConnection)
 
     def close(self) -> None:
         """Close the stream politely (RFC 6120 section 4.4), and for good after `CLOSE_TIMEOUT`."""
         if not self.ending:
+            self.leave()
             self.ending = True
+            if self.authenticated:
+                self.transport.unregisterProducer()  # a transport that has one does not close
             if self._headerSent:
                 self.write("</stream:stream>")
-            self._limit_to(CLOSE_TIMEOUT, self.transport.abortConnection)
 
     # -- the rest --
 
@@ -238,14 +276,18 @@ class _OutgoingCheck:
         domain: The component's own domain, normalised.
         limits: For one stanza.
         observer: Told `unsendable`.
+        sent: Told each stanza that was let through.
     """
 
     _log = Logger()
 
-    def __init__(self, domain: str, limits: Limits, observer: Observer) -> None:
+    def __init__(
+        self, domain: str, limits: Limits, observer: Observer, sent: Callable[[domish.Element], object]
+    ) -> None:
         self._domain = domain
         self._limits = limits
         self._observer = observer
+        self._sent = sent
 
     def text(self, obj: Any) -> str | None:
         """
@@ -258,11 +300,67 @@ class _OutgoingCheck:
             if isinstance(obj, bytes):
                 obj = obj.decode("utf-8", "replace")
             stanzas = parse_stanzas(obj, self._limits) if isinstance(obj, str) else [obj]
-            return "".join(sendable(stanza, self._domain, self._limits.max_bytes) for stanza in stanzas)
+            text = "".join(sendable(stanza, self._domain, self._limits.max_bytes) for stanza in stanzas)
         except XmlRefused as error:
             self._observer.count("unsendable")
             self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
             return None
+        for stanza in stanzas:
+            self._sent(stanza)
+        return text
+
+
+def _tell_nobody(stanza: domish.Element) -> None:
+    """Nobody is interested in what leaves."""
+
+
+class _Waiting:
+    """
+    What waits to leave, first come, first served; each a stanza, or several as one text.
+
+    Attributes:
+        crowded: `CROWDED_STANZAS` or `CROWDED_BYTES` waited, and more than half of that still does.
+    """
+
+    def __init__(self) -> None:
+        self.crowded = False
+        self._stanzas: deque[bytes] = deque()
+        self._bytes = 0
+        self._waiters: list[Deferred[None]] = []
+
+    def __len__(self) -> int:
+        return len(self._stanzas)
+
+    def add(self, stanza: bytes) -> bool:
+        """Keep one more; False if there is no room."""
+        if len(self._stanzas) >= MAX_WAITING_STANZAS or self._bytes + len(stanza) > MAX_WAITING_BYTES:
+            return False
+        self._stanzas.append(stanza)
+        self._bytes += len(stanza)
+        if len(self._stanzas) >= CROWDED_STANZAS or self._bytes >= CROWDED_BYTES:
+            self.crowded = True
+        return True
+
+    def take(self) -> bytes:
+        """Give the first; once it is written, `settle`."""
+        stanza = self._stanzas.popleft()
+        self._bytes -= len(stanza)
+        return stanza
+
+    def settle(self) -> None:
+        """See whether it is still crowded, and tell those who waited if not."""
+        if self.crowded and len(self._stanzas) <= CROWDED_STANZAS // 2 and self._bytes <= CROWDED_BYTES // 2:
+            self.crowded = False
+            while self._waiters and not self.crowded:
+                self._waiters.pop(0).callback(None)
+
+    def when_clear(self) -> Deferred[None]:
+        """See `component_http.interfaces.Outlet.when_clear`."""
+        if not self.crowded:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred(self._waiters.remove)
+        self._waiters.append(waiter)
+        return waiter
 
 
 class _ConnectionFactory(XmlStreamFactoryMixin, Factory):
@@ -279,15 +377,19 @@ class ComponentStream(StreamManager, Service):
     Handlers are added with `addHandler` as with any StreamManager. What they send, like everything else, passes the
     check of `contract.outgoing`; what fails it is dropped, counted as `unsendable` and logged.
 
+    What cannot be written now, for there is no stream or its transport takes no more, waits in one queue. While that is
+    crowded, reading rests as well: what the server sends makes more to be sent.
+
     Args:
         endpoint: Where the server listens for components.
         domain: The component's own domain, normalised.
         secret: What the server knows it by.
         limits: For one stanza, in both directions.
         observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `foreign`,
-            `unsendable`, `offline_full`, `offline_lost`, `reading_paused`.
+            `unsendable`, `outgoing_full`, `outgoing_lost`, `reading_paused`, `writing_held`.
         clock: The reactor, or a clock in tests.
         random: Source of the jitter between two connections.
+        sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).
     """
 
     _log = Logger()
@@ -302,6 +404,7 @@ class ComponentStream(StreamManager, Service):
         observer: Observer,
         clock: Any,
         random: Random,
+        sent: Callable[[domish.Element], object] = _tell_nobody,
     ) -> None:
         self.domain = domain
         self.secret = secret
@@ -311,14 +414,15 @@ class ComponentStream(StreamManager, Service):
         self._observer = observer
         self._random = random
         self._connection: _Connection | None = None
-        self._offline: deque[str] = deque()
-        self._offline_bytes = 0
+        self._waiting = _Waiting()
         self._failures = 0
         self._complaints: set[str] = set()
-        self._check = _OutgoingCheck(domain, limits, observer)
+        self._check = _OutgoingCheck(domain, limits, observer, sent)
         self._loop: Deferred[None] | None = None
         self._stopping: list[Deferred[None]] = []
         self._resuming: IDelayedCall | None = None
+        self._asked_to_pause = False
+        self._draining: IDelayedCall | None = None
         self._stable: IDelayedCall | None = None
         factory = _ConnectionFactory(self)
         factory.addBootstrap(STREAM_CONNECTED_EVENT, self._connection_made)
@@ -334,6 +438,7 @@ class ComponentStream(StreamManager, Service):
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
         if self._loop is None:
+            self._give_up_waiting()
             return succeed(None)
         stopped: Deferred[None] = Deferred()
         self._stopping.append(stopped)
@@ -347,18 +452,24 @@ class ComponentStream(StreamManager, Service):
         self._loop.addErrback(self._loop_ended)
 
     async def _close(self, loop: Deferred[None]) -> None:
-        self.resume()
+        self._read_again()
         if self._connection is None:
             loop.cancel()
+        elif self._connection.ready:
+            self._connection.leave()
+            self._drain()
         else:
             self._connection.close()
         await loop
-        if self._offline:
-            self._log.warn("stopped with {count} stanzas that waited for a stream: lost", count=len(self._offline))
-        while self._offline:
-            self._observer.count("offline_lost")
-            self._offline.popleft()
-        self._offline_bytes = 0
+        self._give_up_waiting()
+
+    def _give_up_waiting(self) -> None:
+        if self._waiting:
+            self._log.warn("stopped with {count} stanzas that waited to be sent: lost", count=len(self._waiting))
+        while self._waiting:
+            self._observer.count("outgoing_lost")
+            self._waiting.take()
+        self._waiting.settle()
 
     def _closed(self, _: None) -> None:
         self._loop = None
@@ -427,6 +538,9 @@ class ComponentStream(StreamManager, Service):
         self._stable = None
         _cancel(self._resuming)
         self._resuming = None
+        self._asked_to_pause = False
+        _cancel(self._draining)
+        self._draining = None
         return reason
 
     def _authd(self, xs: _Connection) -> None:
@@ -437,11 +551,9 @@ class ComponentStream(StreamManager, Service):
         self._observer.count("connected")
         self._log.info("connected and authenticated as {domain}", domain=self.domain)
         self._stable = self.clock.callLater(STABLE_AFTER, self._all_is_well)
-        if self._offline:
-            self._log.info("sending {count} stanzas that waited for the stream", count=len(self._offline))
-        while self._offline:
-            xs.write(self._offline.popleft())
-        self._offline_bytes = 0
+        if self._waiting:
+            self._log.info("sending {count} stanzas that waited for the stream", count=len(self._waiting))
+        self._drain()
         super()._authd(xs)
 
     def _all_is_well(self) -> None:
@@ -450,7 +562,7 @@ class ComponentStream(StreamManager, Service):
 
     def send(self, obj: Any) -> bool:
         """
-        Send one stanza, or keep it for the next stream as long as there is room.
+        Send one stanza, or keep it until the stream is there and takes it, as long as there is room.
 
         Args:
             obj: A `domish.Element`; or XML text of stanzas, which is parsed and checked like one.
@@ -461,22 +573,66 @@ class ComponentStream(StreamManager, Service):
         text = self._check.text(obj)
         if text is None:
             return False
-        if self._connection is not None and self._connection.ready:
-            self._connection.write(text)
+        connection = self._connection
+        if connection is not None and connection.ready and not connection.held and not self._waiting:
+            connection.write(text)
             return True
-        return self._keep(text)
+        return self._keep(text.encode("utf-8"))
 
-    def _keep(self, text: str) -> bool:
-        size = len(text.encode("utf-8"))
-        if len(self._offline) < MAX_OFFLINE_STANZAS and self._offline_bytes + size <= MAX_OFFLINE_BYTES:
-            self._offline.append(text)
-            self._offline_bytes += size
-            return True
-        self._observer.count("offline_full")
-        self._complain_once(
-            LogLevel.warn, f"dropping what is sent while there is no stream: {len(self._offline)} stanzas wait already"
-        )
-        return False
+    @property
+    def crowded(self) -> bool:
+        """See `component_http.interfaces.Outlet`."""
+        return self._waiting.crowded
+
+    def when_clear(self) -> Deferred[None]:
+        """See `component_http.interfaces.Outlet.when_clear`; it fires when the stream is stopped, too."""
+        return self._waiting.when_clear()
+
+    def _keep(self, stanza: bytes) -> bool:
+        was_crowded = self._waiting.crowded
+        if not self._waiting.add(stanza):
+            self._observer.count("outgoing_full")
+            self._complain_once(LogLevel.warn, FULL)
+            return False
+        if self._waiting.crowded and not was_crowded:
+            self._complain_once(LogLevel.warn, CROWDED)
+            self._rest()
+        return True
+
+    def _drain(self) -> None:
+        """Write what waits as far as the transport takes it, a slice at a time; if we leave, close after the last."""
+        _cancel(self._draining)
+        self._draining = None
+        connection = self._connection
+        if connection is None or not connection.ready:
+            return
+        for _ in range(SLICE):
+            if connection.held or not self._waiting:
+                break
+            connection.write(self._waiting.take())
+        if self._waiting and not connection.held:
+            self._draining = self.clock.callLater(0, self._drain)
+        was_crowded = self._waiting.crowded
+        self._waiting.settle()
+        if was_crowded and not self._waiting.crowded:
+            self._complaints.discard(FULL)
+            if not self._asked_to_pause:
+                self._read_again()
+        if connection.leaving and not self._waiting:
+            connection.close()
+
+    def writing_held(self) -> None:
+        """The transport takes no more for now."""
+        self._observer.count("writing_held")
+
+    def writing_resumed(self) -> None:
+        """The transport takes more."""
+        self._drain()
+
+    def was_read(self) -> None:
+        """Something came; if too much waits to leave, let it be all for a moment."""
+        if self._waiting.crowded:
+            self._rest()
 
     def ignored(self, event: str, kind: str, reason: str) -> None:
         """A stanza arrived that cannot be answered without ending the stream: there is no address to or from."""
@@ -498,13 +654,26 @@ class ComponentStream(StreamManager, Service):
 
     def pause(self) -> None:
         """Stop reading for a moment, at most `MAX_PAUSE` seconds."""
-        if self._connection is not None and self._resuming is None:
-            self._observer.count("reading_paused")
-            self._resuming = self.clock.callLater(MAX_PAUSE, self.resume)
-            self._connection.transport.pauseProducing()
+        if self._connection is not None:
+            self._asked_to_pause = True
+            self._rest()
 
     def resume(self) -> None:
-        """Read again."""
+        """Read again, unless too much waits to leave."""
+        self._asked_to_pause = False
+        if not self._waiting.crowded:
+            self._read_again()
+
+    def _rest(self) -> None:
+        connection = self._connection
+        if connection is not None and connection.ready and not connection.leaving and self._resuming is None:
+            self._observer.count("reading_paused")
+            self._resuming = self.clock.callLater(MAX_PAUSE, self._read_again)
+            connection.transport.pauseProducing()
+
+    def _read_again(self) -> None:
+        """Read, whoever asked for a pause; who still wants one has to ask again."""
+        self._asked_to_pause = False
         if self._resuming is not None:
             _cancel(self._resuming)
             self._resuming = None
@@ -523,18 +692,26 @@ class BorrowedStream:
     The stream of a StreamManager that somebody else owns, as an `Outlet` and a `Valve`.
 
     What we send there is checked and escaped as on our own stream. Everything else is up to the owner: reading is not
-    paused, and sending while offline is queued as the owner queues.
+    paused, sending while offline is queued as the owner queues, and nothing is known of a crowd.
 
     Args:
         manager: Has, or will have, a component's stream.
         domain: The component's own domain, normalised.
         limits: For one stanza.
         observer: Told `unsendable`.
+        sent: Told each stanza that we send (`Rooms.sent`).
     """
 
-    def __init__(self, manager: StreamManager, domain: str, limits: Limits, observer: Observer) -> None:
+    def __init__(
+        self,
+        manager: StreamManager,
+        domain: str,
+        limits: Limits,
+        observer: Observer,
+        sent: Callable[[domish.Element], object] = _tell_nobody,
+    ) -> None:
         self._manager = manager
-        self._check = _OutgoingCheck(domain, limits, observer)
+        self._check = _OutgoingCheck(domain, limits, observer, sent)
 
     def send(self, element: domish.Element) -> bool:
         """Send one stanza, as the owner's stream sends; False if it may not be sent."""
@@ -542,6 +719,15 @@ class BorrowedStream:
         if text is not None:
             self._manager.send(text)
         return text is not None
+
+    @property
+    def crowded(self) -> bool:
+        """Never: how much waits is the owner's to know."""
+        return False
+
+    def when_clear(self) -> Deferred[None]:
+        """Fire at once."""
+        return succeed(None)
 
     def pause(self) -> None:
         """Do nothing: reading is the owner's."""

@@ -111,11 +111,14 @@ class Peer(Closing):
         self.broken: ParseError | None = None
         self.gone = False
         self._said_goodbye = False
+        self._reads = threading.Event()
+        self._reads.set()
         self._thread = threading.Thread(target=self._read, name="peer", daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
         while True:
+            self._reads.wait()
             try:
                 data = self._socket.recv(65536)
             except OSError:
@@ -147,6 +150,15 @@ class Peer(Closing):
     def stream_closed(self) -> bool:
         """The other side closed its stream by the closing tag."""
         return self._reader.closed
+
+    @contextmanager
+    def not_reading(self) -> Iterator[None]:
+        """Leave what comes to the network's buffers for a while; one more piece of it may be read."""
+        self._reads.clear()
+        try:
+            yield
+        finally:
+            self._reads.set()
 
     def send(self, data: str | bytes) -> None:
         """Send raw XML."""
@@ -214,6 +226,7 @@ class Peer(Closing):
         """Close the connection without a word and wait for the reading thread."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+        self._reads.set()
         self._thread.join(PATIENCE)
         self._socket.close()
 

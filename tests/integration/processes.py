@@ -134,6 +134,13 @@ class Process:
         assert found is not None, status
         return int(found[1])
 
+    def peak_kib(self) -> int:
+        """The most memory it ever held, in KiB."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+        assert found is not None, status
+        return int(found[1])
+
 
 class GatewayProcess(Process):
     """
@@ -191,7 +198,12 @@ class GatewayProcess(Process):
     def stop(self) -> None:
         """Ask it to end, and see that it ended in order and without a bug of ours in all its log."""
         self.assert_sound()
-        status = self.terminate()
+        self.terminate()
+        self.assert_ended_in_order()
+
+    def assert_ended_in_order(self) -> None:
+        """It ends, or has ended, as one does that was asked to, and without a bug of ours in all its log."""
+        status = self.wait()
         # twistd ends by the signal that stopped it, once everything is shut down.
         assert status in (0, -signal.SIGTERM), f"exit status {status}\n{self.log()}"
         assert "stopped; in all" in self.log() and "Server Shut Down" in self.log(), self.log()

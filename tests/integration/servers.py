@@ -25,7 +25,7 @@ from xml.etree.ElementTree import tostring
 from tests.integration.counterparts import need, unusable
 from tests.integration.probe import Peer, Probe, wait_for_port
 
-__all__ = ["DOMAINS", "SERVERS", "USERS", "USER_DOMAIN", "Ejabberd", "Prosody", "Server", "free_port"]
+__all__ = ["DOMAINS", "ROOMS", "SERVERS", "USERS", "USER_DOMAIN", "Ejabberd", "Prosody", "Server", "free_port"]
 
 USER_DOMAIN = "localhost"
 USERS = {"alice": "wonderland", "bob": "builder"}
@@ -35,6 +35,9 @@ DOMAINS = {
     "probe.localhost": "secret of the probe",
 }
 """The components that may connect, with their secrets."""
+
+ROOMS = "rooms.localhost"
+"""The chat rooms; whoever enters one that is not there makes it, and it is open at once."""
 
 STARTING = 60.0
 """Seconds a server may take to listen; ejabberd needs three on an idle machine."""
@@ -180,7 +183,10 @@ class Prosody(Server):
             "allow_registration = true\n"
             "run_as_root = true\n"  # else mod_posix, which makes SIGTERM a polite end, refuses to
             "c2s_require_encryption = false\nallow_unencrypted_plain_auth = true\n"
-            f"VirtualHost {json.dumps(USER_DOMAIN)}\n" + components
+            f"VirtualHost {json.dumps(USER_DOMAIN)}\n"
+            f'Component {json.dumps(ROOMS)} "muc"\n'
+            '  modules_disabled = { "s2s" }\n'
+            "  muc_room_locking = false\n" + components
         )
         as_root = ["--root"] if os.geteuid() == 0 else []
         with (self.folder / "output.log").open("ab") as output:
@@ -230,7 +236,13 @@ class Ejabberd(Server):
                     "hosts": {domain: {"password": secret} for domain, secret in self.domains.items()},
                 },
             ],
-            "modules": {"mod_roster": {}, "mod_disco": {}, "mod_ping": {}, "mod_register": {}},
+            "modules": {
+                "mod_roster": {},
+                "mod_disco": {},
+                "mod_ping": {},
+                "mod_register": {},
+                "mod_muc": {"hosts": [ROOMS]},
+            },
         }
         configuration = self.folder / "ejabberd.yml"
         configuration.write_text(json.dumps(settings, indent=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from attrs import evolve
 from twisted.application.service import MultiService
@@ -20,10 +21,19 @@ from wokkel.subprotocols import StreamManager
 
 from component_http import Gateway
 from component_http.contract.xml import NS_COMPONENT
-from component_http.playground.server import USER, BoxedServer
 from component_http.settings import ComponentSettings, Settings
+from component_http.testing import ComponentServer
+from tests.unit.test_docs import DOCS, blocks
+
+[_EXAMPLE] = [block for block in blocks("python", DOCS / "embedding.md") if "ComponentServer(" in block.text]
+_EXAMPLES: dict[str, Any] = {"__name__": __name__}
+exec(_EXAMPLE.text, _EXAMPLES)
+
+BotTests = _EXAMPLES["BotTests"]
+"""The page's own example of a test on a real connection."""
 
 DOMAIN = "bot.localhost"
+USER = "alice@localhost/phone"
 PATIENCE = 20
 
 
@@ -52,7 +62,7 @@ class Shelf(PubSubResource):
 
 def stanza(kind, **attributes):
     element = Element((NS_COMPONENT, kind))
-    element["from"] = str(USER)
+    element["from"] = USER
     element["to"] = f"bot@{DOMAIN}"
     element.attributes.update(attributes)
     return element
@@ -76,7 +86,7 @@ class EmbeddingTests(TestCase):
 
         self.reactor = reactor
         self.arrived = DeferredQueue()
-        self.server = BoxedServer(DOMAIN, reactor, self.arrived.put)
+        self.server = ComponentServer(DOMAIN, reactor, self.arrived.put)
         self.port = self.server.listen()
         self.addCleanup(lambda: Deferred.fromCoroutine(self.server.close()))
         site = Site(Echo())
@@ -189,7 +199,7 @@ class EmbeddingTests(TestCase):
         Two gateways live in one process, each with its own component.
         """
         others = DeferredQueue()
-        other = BoxedServer("other.localhost", self.reactor, others.put)
+        other = ComponentServer("other.localhost", self.reactor, others.put)
         port = other.listen()
         self.addCleanup(lambda: Deferred.fromCoroutine(other.close()))
         second = Settings(

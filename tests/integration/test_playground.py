@@ -74,7 +74,7 @@ def dawdle(request: processes.Request) -> processes.Answer:
 
 
 class ConversationTests(TestCase):
-    """The boxed server, the real gateway, and a webhook that answers by script."""
+    """The server in its box, the real gateway, and a webhook that answers by script."""
 
     timeout = PATIENCE
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.integration.exchange import says
-from tests.integration.probe import COMPONENT, Peer, ScriptedServer
+from tests.integration.probe import COMPONENT, Peer, ScriptedServer, child, stanza_error
 from tests.integration.processes import Answer, GatewayProcess, Request, ScriptedWebhook, reply
 
 DOMAIN = "bot.localhost"
@@ -204,6 +204,30 @@ def test_replies_made_while_offline_are_sent_on_the_next_stream() -> None:
         again.wait_for(lambda element: says(element, "late"), "the reply")
 
 
+def test_a_server_that_does_not_read_is_waited_for() -> None:
+    """
+    While the server reads nothing, seventy megabytes of replies need no such memory; when it reads all of them come.
+    """
+    senders, rounds, words = 20, 60, "x" * 60_000
+    bot = f"bot@{DOMAIN}"
+    with staged() as stage:
+        peer = stage.server.connected()
+        stage.serves(peer)
+        stage.webhook.answer = lambda request: reply(body=f"{request.json['body']} {words}")
+        before = stage.gateway.resident_kib()
+        with peer.not_reading():
+            for number in range(rounds):
+                for sender in range(senders):
+                    peer.send(f"<message from='a{sender}@localhost' to='{bot}'><body>{number}</body></message>")
+            stage.gateway.wait_for_log("waits for a stream, or for a server that does not read")
+        peer.wait(lambda: len(peer.elements) >= senders * rounds, "the replies", PATIENT)
+        assert stage.gateway.peak_kib() - before < 50_000
+        replies = [(element.get("to"), (child(element, "body").text or "").split()[0]) for element in peer.take()]
+        for sender in range(senders):
+            heard = [number for to, number in replies if to == f"a{sender}@localhost"]
+            assert heard == [str(number) for number in range(rounds)]
+
+
 def test_the_stream_is_closed_politely() -> None:
     """
     A gateway that is told to stop says goodbye to the server before it hangs up.
@@ -228,9 +252,10 @@ def test_a_gateway_that_never_got_in_stops_at_once() -> None:
         stage.gateway.stop()
 
 
-def test_a_stop_lets_the_bot_finish_however_often_it_is_asked_for() -> None:
+@pytest.mark.parametrize("again", [False, True])
+def test_a_stop_lets_the_bot_finish(again: bool) -> None:
     """
-    SIGTERM while a bot thinks: its reply still leaves, a second SIGTERM changes nothing, and then it is over.
+    SIGTERM while a bot thinks: its reply still leaves. A second one ends the wait: the sender gets an error at once.
     """
     thought = threading.Event()
 
@@ -251,9 +276,12 @@ def test_a_stop_lets_the_bot_finish_however_often_it_is_asked_for() -> None:
         webhook.wait_for(1, settled=False)
         os.kill(gateway.pid, signal.SIGTERM)
         gateway.wait_for_log("waiting for 1 deliveries")
-        os.kill(gateway.pid, signal.SIGTERM)
-        gateway.wait_for_log("stopping already")
-        thought.set()
-        peer.wait_for(lambda element: says(element, "pong"), "the reply")
+        if again:
+            os.kill(gateway.pid, signal.SIGTERM)
+            error = peer.wait_for(lambda element: element.get("type") == "error", "the error")
+            assert stanza_error(error) == ("wait", "service-unavailable")
+        else:
+            thought.set()
+            peer.wait_for(lambda element: says(element, "pong"), "the reply")
         peer.wait(lambda: peer.stream_closed, "the end of the stream")
-        gateway.stop()
+        gateway.assert_ended_in_order()

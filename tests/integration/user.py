@@ -157,6 +157,23 @@ class User(Closing):
     async def _send_presence(self, to: str, kind: str) -> None:
         self.client.send_presence(pto=to, ptype=kind)
 
+    def show(self, to: str, status: str) -> None:
+        """Send somebody presence with a text."""
+        self._do(self._show(to, status), "sending presence")
+
+    async def _show(self, to: str, status: str) -> None:
+        self.client.send_presence(pto=to, pstatus=status)
+
+    def join(self, room: str, nick: str) -> None:
+        """Enter a chat room, and wait until the room says so."""
+        self._do(self._join(f"{room}/{nick}"), "entering a room")
+        self.saw(f"{room}/{nick}", "available")
+
+    async def _join(self, occupant: str) -> None:
+        presence = self.client.make_presence(pto=occupant)
+        presence.append(fromstring("<x xmlns='http://jabber.org/protocol/muc'/>"))
+        presence.send()
+
     def subscription(self, to: str) -> str:
         """What the roster says about an address: `to`, `both`, `none`, ..."""
         return str(self._do(self._subscription(to), "the roster"))

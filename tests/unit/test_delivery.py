@@ -5,9 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import weakref
+from collections.abc import Callable
 from functools import partial
 from itertools import count
+from types import MappingProxyType
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
@@ -15,30 +19,42 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
 from component_http.contract import reply
+from component_http.contract.conditions import StanzaError, error_of_status
 from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_COMPONENT, Limits
-from component_http.delivery.forwarder import IGNORED_BODY_LOG_INTERVAL, Forwarder
-from component_http.delivery.relay import CROWDED, Relay
-from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut
+from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits
+from component_http.delivery.backlog import Backlog, BacklogLimits
+from component_http.delivery.breaker import Breaker
+from component_http.delivery.forwarder import LOG_INTERVAL, Forwarder
+from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.relay import Relay
+from component_http.delivery.retry import RetryBudget, RetryPolicy
+from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 from component_http.operations.metrics import Counters
+from component_http.spool.memory import MemorySpool
 from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook, json_response
 
+DOMAIN = "bot.example.org"
+ENDS = ("replied", "silent", "bounced", "expired", "refused_reply")
 
-def a_stanza(kind="message", type_="chat", id_="m1", body="hello"):
+
+def a_stanza(kind="message", type_="chat", id_="m1", body="hello", sender="alice@example.org/phone", to="bot"):
     element = Element((NS_COMPONENT, kind))
-    element["from"] = "alice@example.org/phone"
-    element["to"] = "bot@bot.example.org"
-    element["type"] = type_
+    element["from"] = sender
+    element["to"] = f"{to}@{DOMAIN}"
+    if type_:
+        element["type"] = type_
     element["id"] = id_
     if kind == "message":
         element.addElement("body", content=body)
-    else:
+    elif kind == "iq":
         element.addElement(("urn:example", "query"))
     return Stanza.from_element(element)
 
 
 class DeliveryTestCase(SynchronousTestCase):
+    """A relay with all that belongs to it, and a clock that the test moves."""
+
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
@@ -46,19 +62,45 @@ class DeliveryTestCase(SynchronousTestCase):
         self.outlet = RecordingOutlet()
         self.valve = RecordingValve()
 
-    def a_relay(self, script=(), *, max_pending=10_000, max_pending_bytes=1_000_000):
-        self.webhook = ScriptedWebhook(script)
+    def a_relay(
+        self,
+        script=(),
+        *,
+        max_attempts=10,
+        breaker=None,
+        budget=None,
+        limits=None,
+        max_running=32,
+        on_gone: StanzaError | None = None,
+        loop_guard=None,
+        draw: Callable[[], float] = lambda: 0.5,
+        webhook=None,
+    ):
+        self.webhook = webhook or ScriptedWebhook(script)
         ids = (f"d{number}" for number in count(1))
-        judge = partial(reply.judge, domain="bot.example.org", limits=Limits(), new_id=lambda: "fresh")
+        forwarder = Forwarder(
+            self.webhook,
+            partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh"),
+            self.counters,
+            policy=RetryPolicy(max_attempts=max_attempts),
+            budget=budget or RetryBudget(),
+            breaker=breaker or Breaker(),
+            on_gone=on_gone,
+            clock=self.clock.seconds,
+            now=self.clock.seconds,
+            draw=draw,
+        )
         return Relay(
-            Forwarder(self.webhook, judge, self.counters, self.clock.seconds),
+            forwarder,
+            MemorySpool(),
+            Backlog(limits or BacklogLimits(), max_running),
             self.outlet,
             self.valve,
             self.counters,
             clock=self.clock,
             new_id=lambda: next(ids),
-            max_pending=max_pending,
-            max_pending_bytes=max_pending_bytes,
+            deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
+            loop_guard=loop_guard,
         )
 
     def sent(self):
@@ -67,6 +109,19 @@ class DeliveryTestCase(SynchronousTestCase):
             (element.name, element.getAttribute("type"), element.error and element.error.firstChildElement().name)
             for element in self.outlet.sent
         ]
+
+    def posted(self):
+        """The ids of the stanzas that were POSTed, in order."""
+        return [json.loads(body)["id"] for body, _ in self.webhook.posts]
+
+    def attempts(self):
+        """`webhook-attempt` of each POST, in order."""
+        return [headers["webhook-attempt"] for _, headers in self.webhook.posts]
+
+    def assert_accounts(self, relay):
+        """What was accepted is the sum of the ways a delivery can end and what is pending."""
+        ended = sum(self.counters[end] for end in ENDS)
+        self.assertEqual(self.counters["accepted"], ended + relay.pending)
 
 
 class AnswerTests(DeliveryTestCase):
@@ -97,7 +152,7 @@ class AnswerTests(DeliveryTestCase):
         A webhook that cannot be reached or takes too long becomes a stanza error of type wait.
         """
         failures = [ConnectionFailed("refused"), TimedOut("60 s"), CertificateInvalid("expired")]
-        relay = self.a_relay(failures)
+        relay = self.a_relay(failures, max_attempts=1)
         for _ in failures:
             relay.accept(a_stanza())
         self.assertEqual([("message", "error", "remote-server-timeout")] * 3, self.sent())
@@ -116,13 +171,13 @@ class AnswerTests(DeliveryTestCase):
         What was accepted is the sum of the ways a delivery can end and what is under way.
         """
         relay = self.a_relay(
-            [json_response('{"body": "x"}'), json_response("{}"), json_response('"no"'), Response(500), Deferred()]
+            [json_response('{"body": "x"}'), json_response("{}"), json_response('"no"'), Response(404), Deferred()]
         )
         for _ in range(5):
             relay.accept(a_stanza())
-        ends = {end: self.counters[end] for end in ("replied", "silent", "refused_reply", "bounced")}
-        self.assertEqual({"replied": 1, "silent": 1, "refused_reply": 1, "bounced": 1}, ends)
-        self.assertEqual(self.counters["accepted"], sum(ends.values()) + relay.pending)
+        self.assertEqual([1, 1, 1, 0, 1], [self.counters[end] for end in ENDS])
+        self.assertEqual(1, relay.pending)
+        self.assert_accounts(relay)
 
     def test_lost_reply_is_counted(self) -> None:
         """
@@ -148,7 +203,7 @@ class LogTests(DeliveryTestCase):
         with capturedLogs() as logs:
             for _ in range(3):
                 relay.accept(a_stanza())
-            self.clock.advance(IGNORED_BODY_LOG_INTERVAL)
+            self.clock.advance(LOG_INTERVAL)
             relay.accept(a_stanza())
         self.assertEqual(2, len(self.warnings(logs)))
         self.assertIn("text/html", self.warnings(logs)[0])
@@ -173,6 +228,340 @@ class LogTests(DeliveryTestCase):
         self.assertIn("URL", note)
 
 
+class OrderTests(DeliveryTestCase):
+    """Whose turn it is."""
+
+    def test_one_at_a_time_in_a_conversation(self) -> None:
+        """
+        The next stanza of a conversation is POSTed when the one before it has ended, and replies leave in that order.
+        """
+        answers = [Deferred(), Deferred()]
+        relay = self.a_relay(answers)
+        relay.accept(a_stanza(id_="m1"))
+        relay.accept(a_stanza(id_="m2"))
+        self.assertEqual(["m1"], self.posted())
+        answers[0].callback(json_response('{"body": "one"}'))
+        self.assertEqual(["m1", "m2"], self.posted())
+        answers[1].callback(json_response('{"body": "two"}'))
+        self.assertEqual(["one", "two"], [str(element.body) for element in self.outlet.sent])
+
+    def test_conversations_run_side_by_side(self) -> None:
+        """
+        Two senders, two bots, or an iq and a message do not wait for each other.
+        """
+        relay = self.a_relay([Deferred() for _ in range(4)])
+        relay.accept(a_stanza(id_="m1"))
+        relay.accept(a_stanza(id_="m2", sender="bob@example.org"))
+        relay.accept(a_stanza(id_="m3", to="other"))
+        relay.accept(a_stanza("iq", "get", id_="i1"))
+        relay.accept(a_stanza(id_="m4", sender="alice@example.org/laptop"))
+        self.assertEqual(["m1", "m2", "m3", "i1"], self.posted())
+
+    def test_no_more_than_so_many_at_once(self) -> None:
+        """
+        Beyond the connections there are, conversations wait for their turn.
+        """
+        answers = [Deferred() for _ in range(3)]
+        relay = self.a_relay(answers, max_running=2)
+        for sender in "abc":
+            relay.accept(a_stanza(id_=sender, sender=f"{sender}@example.org"))
+        self.assertEqual(["a", "b"], self.posted())
+        answers[0].callback(Response(204))
+        self.assertEqual(["a", "b", "c"], self.posted())
+
+    def test_a_rest_holds_no_place(self) -> None:
+        """
+        A conversation that waits for its next attempt keeps its own order and stalls no other.
+        """
+        relay = self.a_relay([Response(503)], max_running=1)
+        relay.accept(a_stanza(id_="m1"))
+        relay.accept(a_stanza(id_="m2"))
+        relay.accept(a_stanza(id_="b1", sender="bob@example.org"))
+        self.assertEqual(["m1", "b1"], self.posted())
+        self.clock.advance(1)
+        self.assertEqual(["m1", "b1", "m1", "m2"], self.posted())
+
+    def test_long_queue(self) -> None:
+        """
+        A thousand deliveries that all end at once nest no deeper than one.
+        """
+        first = Deferred()
+        relay = self.a_relay([first])
+        for number in range(1000):
+            relay.accept(a_stanza(id_=str(number)))
+        first.callback(Response(204))
+        self.assertEqual([str(number) for number in range(1000)], self.posted())
+        self.assertEqual(0, relay.pending)
+
+
+class RetryTests(DeliveryTestCase):
+    """Trying again."""
+
+    def test_same_id_and_bytes(self) -> None:
+        """
+        Every attempt has the same id and the same bytes, its own number and its own time.
+        """
+        self.a_relay([Response(503), Response(500)]).accept(a_stanza())
+        self.clock.pump([1, 1])
+        posts = self.webhook.posts
+        self.assertEqual({(posts[0][0], "d1")}, {(body, headers["webhook-id"]) for body, headers in posts})
+        self.assertEqual(["1", "2", "3"], self.attempts())
+        self.assertEqual(
+            ["1700000000", "1700000001", "1700000002"], [headers["webhook-timestamp"] for _, headers in posts]
+        )
+
+    def test_a_later_answer_is_the_reply(self) -> None:
+        """
+        A webhook that answers at the second attempt has answered, and nobody hears of the first.
+        """
+        self.a_relay([TimedOut("60 s"), json_response('{"body": "pong"}')]).accept(a_stanza())
+        self.assertEqual([], self.sent())
+        self.clock.advance(1)
+        self.assertEqual([("message", "chat", None)], self.sent())
+        self.assertEqual(1, self.counters["retried"])
+
+    def test_last_counted_attempt(self) -> None:
+        """
+        After max_attempts that failed by its fault the sender gets one error, that of the last.
+        """
+        relay = self.a_relay([Response(500)] * 3 + [Response(507)], max_attempts=4)
+        relay.accept(a_stanza())
+        self.clock.pump([60] * 10)
+        self.assertEqual(["1", "2", "3", "4"], self.attempts())
+        self.assertEqual([("message", "error", "resource-constraint")], self.sent())
+        self.assertEqual(1, self.counters["bounced"])
+
+    def test_busy_is_not_counted(self) -> None:
+        """
+        A webhook that is away or busy is asked until the deadline, and then the sender hears why.
+        """
+        relay = self.a_relay([Response(503)] * 1000, max_attempts=2)
+        relay.accept(a_stanza())
+        self.clock.pump([1] * 899)
+        self.assertEqual(1, relay.pending)
+        self.assertGreater(len(self.webhook.posts), 10)
+        self.clock.advance(1)
+        self.assertEqual([("message", "error", "remote-server-timeout")], self.sent())
+        self.assertEqual(1, self.counters["expired"])
+
+    def test_stale_connection(self) -> None:
+        """
+        A kept connection that turns out to be dead is no failure: the same attempt goes out on a new one at once.
+        """
+        self.a_relay([ConnectionCut("closed", reused=True), json_response('{"body": "pong"}')]).accept(a_stanza())
+        self.assertEqual([("message", "chat", None)], self.sent())
+        self.assertEqual(["1", "1"], self.attempts())
+        self.assertEqual([False, True], self.webhook.fresh)
+        self.assertEqual((1, 0), (self.counters["retried_stale"], self.counters["retried"]))
+
+    def test_one_attempt_is_one_post(self) -> None:
+        """
+        With max_attempts = 1 there is one POST whatever happens, and no breaker.
+        """
+        failures = [ConnectionCut("closed", reused=True), ConnectionFailed("refused"), Response(503), Response(500)]
+        breaker = Breaker(in_a_row=2**31, requests=2**31)
+        relay = self.a_relay(failures * 5, max_attempts=1, breaker=breaker)
+        for _ in range(20):
+            relay.accept(a_stanza())
+        self.assertEqual(["1"] * 20, self.attempts())
+        self.assertEqual(20, self.counters["bounced"])
+
+    def test_retry_after(self) -> None:
+        """
+        A conversation waits as long as the webhook asks, others do not.
+        """
+        relay = self.a_relay([Response(429, {"retry-after": "7"})])
+        relay.accept(a_stanza(id_="m1"))
+        relay.accept(a_stanza(id_="b1", sender="bob@example.org"))
+        self.clock.advance(6.9)
+        self.assertEqual(["m1", "b1"], self.posted())
+        self.clock.advance(0.1)
+        self.assertEqual(["m1", "b1", "m1"], self.posted())
+
+    def test_retry_after_of_a_503(self) -> None:
+        """
+        A 503 that says how long pauses all of the webhook.
+        """
+        relay = self.a_relay([Response(503, {"retry-after": "7"})])
+        relay.accept(a_stanza(id_="m1"))
+        relay.accept(a_stanza(id_="b1", sender="bob@example.org"))
+        self.clock.advance(6.9)
+        self.assertEqual(["m1"], self.posted())
+        self.clock.advance(0.1)
+        self.assertEqual({"m1", "b1"}, set(self.posted()[1:]))
+        self.assertEqual(1, self.counters["webhook_paused"])
+
+    def test_retry_after_beyond_the_deadline(self) -> None:
+        """
+        A webhook that wants to be asked after the deadline is not waited for.
+        """
+        self.a_relay([Response(429, {"retry-after": "26"})]).accept(a_stanza("iq", "get"))
+        self.assertEqual([("iq", "error", "resource-constraint")], self.sent())
+        self.assertEqual(1, self.counters["expired"])
+
+    def test_budget_delays(self) -> None:
+        """
+        Retries beyond the budget wait for it, one after the other, and none is given up for that.
+        """
+        budget = RetryBudget(percent=0, per_second=0.1)
+        relay = self.a_relay([Response(429)] * 3, budget=budget, draw=lambda: 0.0)
+        for sender in "abc":
+            relay.accept(a_stanza(id_=sender, sender=f"{sender}@example.org"))
+        self.clock.advance(0)
+        self.assertEqual(["a", "b", "c", "a"], self.posted())
+        self.clock.advance(10)
+        self.assertEqual(["a", "b", "c", "a", "b"], self.posted())
+        self.clock.advance(10)
+        self.assertEqual(["a", "b", "c", "a", "b", "c"], self.posted())
+        self.assertGreater(self.counters["throttled"], 0)
+
+    def test_what_rests_keeps_no_answer(self) -> None:
+        """
+        The body of a failed answer is not held for the time until the next attempt.
+        """
+
+        class Headers(dict[str, str]):
+            """A dict that can be watched."""
+
+        headers = Headers()
+        gone = weakref.ref(headers)
+        relay = self.a_relay([Response(500, headers, b"x" * 60_000)])
+        relay.accept(a_stanza())
+        del headers
+        gc.collect()
+        self.assertEqual(1, relay.pending)
+        self.assertIsNone(gone())
+
+
+class BreakerTests(DeliveryTestCase):
+    """A webhook that is gone."""
+
+    def test_waits_instead_of_failing(self) -> None:
+        """
+        After five failures in a row one delivery at a time probes and the others wait; all arrive when it is back.
+        """
+        relay = self.a_relay([ConnectionFailed("refused")] * 8)
+        for number in range(50):
+            relay.accept(a_stanza(id_=str(number), sender=f"u{number}@example.org"))
+        self.assertEqual(5, len(self.webhook.posts))
+        self.assertEqual("open", relay.status().webhook)
+        self.clock.pump([0.1] * 59)
+        self.assertEqual(7, len(self.webhook.posts))
+        self.clock.pump([0.1] * 100)
+        self.assertEqual((50, 0), (self.counters["silent"], relay.pending))
+        self.assertEqual("closed", relay.status().webhook)
+        self.assertEqual((1, 1), (self.counters["breaker_opened"], self.counters["breaker_closed"]))
+
+    def test_iqs_meet_their_deadline(self) -> None:
+        """
+        While the webhook is gone an iq is answered at its deadline, asked or not.
+        """
+        relay = self.a_relay([ConnectionFailed("refused")] * 100)
+        for number in range(10):
+            relay.accept(a_stanza("iq", "get", id_=f"i{number}", sender=f"u{number}@example.org"))
+        self.clock.pump([0.1] * 251)
+        self.assertEqual([("iq", "error", "remote-server-timeout")] * 10, self.sent())
+        self.assertEqual(0, relay.pending)
+
+    def test_hanging_probe(self) -> None:
+        """
+        A probe that its deadline cuts off leaves room for the next one.
+        """
+        failures = [ConnectionFailed("refused")] * 5
+        hanging = Deferred()
+        relay = self.a_relay([*failures, hanging])
+        for number in range(6):
+            relay.accept(a_stanza("iq", "get", id_=str(number), sender=f"u{number}@example.org"))
+        self.clock.pump([0.1] * 21)
+        self.assertEqual("half_open", relay.status().webhook)
+        self.clock.pump([1] * 25)
+        relay.accept(a_stanza(id_="later"))
+        self.assertEqual(["later"], self.posted()[6:])
+
+    def test_log(self) -> None:
+        """
+        One warning says that the webhook fails, one line that it answers again.
+        """
+        relay = self.a_relay([ConnectionFailed("refused")] * 6)
+        with capturedLogs() as logs:
+            for number in range(20):
+                relay.accept(a_stanza(id_=str(number), sender=f"u{number}@example.org"))
+            self.clock.pump([1] * 20)
+        self.assertEqual(1, len([event for event in logs if event["log_level"] is LogLevel.warn]))
+        self.assertEqual(1, len([event for event in logs if "answers again" in event["log_format"]]))
+
+
+class GoneTests(DeliveryTestCase):
+    """A webhook that says 410."""
+
+    def test_one_stanza(self) -> None:
+        """
+        By default it is an error for the one stanza.
+        """
+        relay = self.a_relay([Response(410)])
+        relay.accept(a_stanza())
+        relay.accept(a_stanza())
+        self.assertEqual([("message", "error", "gone")], self.sent())
+        self.assertEqual(2, len(self.webhook.posts))
+
+    def test_disabled(self) -> None:
+        """
+        With on_gone = "disable" nothing is POSTed any more, and everybody is told that the webhook is gone.
+        """
+        gone = Deferred()
+        relay = self.a_relay([gone], on_gone=error_of_status(410))
+        for _ in range(3):
+            relay.accept(a_stanza())
+        gone.callback(Response(410))
+        relay.accept(a_stanza("iq", "get"))
+        self.assertEqual([("message", "error", "gone")] * 3 + [("iq", "error", "gone")], self.sent())
+        self.assertEqual(1, len(self.webhook.posts))
+        self.assertEqual((3, 1), (self.counters["bounced"], self.counters["refused_gone"]))
+        self.assertEqual("gone", relay.status().webhook)
+        self.assert_accounts(relay)
+
+
+class DeadlineTests(DeliveryTestCase):
+    """No delivery takes longer than it may."""
+
+    def test_iq_under_way(self) -> None:
+        """
+        A webhook that thinks too long about an iq is cut off at the iq's deadline.
+        """
+        cancelled = []
+        self.a_relay([Deferred(cancelled.append)]).accept(a_stanza("iq", "set"))
+        self.clock.advance(24.9)
+        self.assertEqual([], self.sent())
+        self.clock.advance(0.1)
+        self.assertEqual([("iq", "error", "remote-server-timeout")], self.sent())
+        self.assertEqual(1, len(cancelled))
+
+    def test_iqs_that_wait(self) -> None:
+        """
+        Iqs behind a slow one of the same sender are answered at their deadline, too.
+        """
+        relay = self.a_relay([Deferred(), Deferred()])
+        for number in range(3):
+            relay.accept(a_stanza("iq", "get", id_=f"i{number}"))
+        self.clock.advance(25)
+        self.assertEqual([("iq", "error", "remote-server-timeout")] * 3, self.sent())
+        self.assertEqual((3, 0), (self.counters["expired"], relay.pending))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_kinds(self) -> None:
+        """
+        A message has 15 minutes and a presence one; nobody is told of the presence.
+        """
+        relay = self.a_relay([Deferred(), Deferred()])
+        relay.accept(a_stanza())
+        relay.accept(a_stanza("presence", None))
+        self.clock.advance(60)
+        self.assertEqual((1, 1), (self.counters["expired"], relay.pending))
+        self.clock.advance(840)
+        self.assertEqual((2, 0), (self.counters["expired"], relay.pending))
+        self.assertEqual([("message", "error", "remote-server-timeout")], self.sent())
+
+
 class LimitTests(DeliveryTestCase):
     """How much is held at once."""
 
@@ -180,25 +569,73 @@ class LimitTests(DeliveryTestCase):
         """
         Beyond max_pending a stanza is refused with a wait error and not accepted.
         """
-        relay = self.a_relay([Deferred(), Deferred()], max_pending=2)
-        for _ in range(3):
-            relay.accept(a_stanza())
+        relay = self.a_relay([Deferred() for _ in range(2)], limits=BacklogLimits(max_pending=2))
+        for sender in "abc":
+            relay.accept(a_stanza(sender=f"{sender}@example.org"))
         self.assertEqual([("message", "error", "resource-constraint")], self.sent())
-        self.assertEqual(2, self.counters["accepted"])
-        self.assertEqual(1, self.counters["refused_full"])
+        self.assertEqual((2, 1), (self.counters["accepted"], self.counters["refused_full"]))
 
     def test_full_of_bytes(self) -> None:
         """
         A few large stanzas fill the gateway as many small ones do, and room that is freed can be used again.
         """
         answers = [Deferred(), Deferred()]
-        relay = self.a_relay(answers, max_pending_bytes=10_000)
+        relay = self.a_relay(answers, limits=BacklogLimits(max_pending_bytes=10_000, fair_share=1.0))
         relay.accept(a_stanza(body="x" * 4_000))
         relay.accept(a_stanza(body="x" * 4_000))
         self.assertEqual(1, self.counters["refused_full"])
         answers[0].callback(Response(204))
         relay.accept(a_stanza(body="x" * 4_000))
         self.assertEqual(2, self.counters["accepted"])
+
+    def test_full_conversation(self) -> None:
+        """
+        One conversation has its own limit, which is nobody else's.
+        """
+        relay = self.a_relay([Deferred(), Deferred()], limits=BacklogLimits(max_per_conversation=2))
+        for _ in range(3):
+            relay.accept(a_stanza())
+        relay.accept(a_stanza(sender="bob@example.org"))
+        self.assertEqual((3, 1), (self.counters["accepted"], self.counters["refused_conversation_full"]))
+
+    def test_unfair_share(self) -> None:
+        """
+        Above half of the limit a sender with more than a tenth of it is refused, and others are not.
+        """
+        relay = self.a_relay([Deferred()] * 60, limits=BacklogLimits(max_pending=100), max_running=1)
+        for number in range(60):
+            relay.accept(a_stanza(to=f"bot{number}"))
+        relay.accept(a_stanza(sender="bob@example.org"))
+        self.assertEqual((51, 10), (self.counters["accepted"], self.counters["refused_unfair"]))
+
+    def test_refusals_are_not_echoed(self) -> None:
+        """
+        A sender is told once a second that there is no room, the rest is counted; each iq is answered.
+        """
+        relay = self.a_relay([Deferred()], limits=BacklogLimits(max_pending=1))
+        relay.accept(a_stanza())
+        for _ in range(10):
+            relay.accept(a_stanza())
+            relay.accept(a_stanza("iq", "get"))
+        told = [kind for kind, _, _ in self.sent()]
+        self.assertEqual((1, 10), (told.count("message"), told.count("iq")))
+        self.assertEqual(9, self.counters["refusals_untold"])
+        self.clock.advance(1)
+        relay.accept(a_stanza())
+        self.assertEqual(12, len(self.sent()))
+
+    def test_refusals_spare_rooms(self) -> None:
+        """
+        Nobody is told where an error would throw the bot out of a room.
+        """
+        relay = self.a_relay([Deferred()], limits=BacklogLimits(max_pending=1))
+        relay.accept(a_stanza())
+        relay.accept(a_stanza(type_="groupchat", sender="room@rooms.example.org/alice"))
+        private = a_stanza().element
+        private.addElement((NS_MUC_USER, "x"))
+        relay.accept(Stanza.from_element(private))
+        self.assertEqual([], self.sent())
+        self.assertEqual(2, self.counters["refusals_untold"])
 
     def test_what_waits_holds_no_tree(self) -> None:
         """
@@ -217,30 +654,82 @@ class LimitTests(DeliveryTestCase):
 
     def test_reading_pauses_while_crowded(self) -> None:
         """
-        The valve is closed above the mark and opened when half of it is done.
+        The valve is closed above three quarters of a limit and opened at half of it.
         """
-        answers = [Deferred() for _ in range(CROWDED + 1)]
-        relay = self.a_relay(answers)
-        for _ in range(CROWDED):
-            relay.accept(a_stanza())
+        answers = [Deferred() for _ in range(76)]
+        relay = self.a_relay(answers, limits=BacklogLimits(max_pending=100), max_running=100)
+        for number in range(75):
+            relay.accept(a_stanza(sender=f"u{number}@example.org"))
         self.assertFalse(self.valve.paused)
-        relay.accept(a_stanza())
+        relay.accept(a_stanza(sender="u75@example.org"))
         self.assertTrue(self.valve.paused)
-        for answer in answers[: CROWDED // 2]:
+        self.assertIn("too many stanzas wait for the webhook", relay.status().obstacles)
+        for answer in answers[:25]:
             answer.callback(Response(204))
         self.assertTrue(self.valve.paused)
-        answers[CROWDED // 2].callback(Response(204))
+        answers[25].callback(Response(204))
         self.assertFalse(self.valve.paused)
+
+    def test_reading_goes_on_while_the_webhook_is_gone(self) -> None:
+        """
+        Nothing is held back at the server for a webhook that is not there: who cannot get in is told.
+        """
+        relay = self.a_relay([ConnectionFailed("refused")] * 5, limits=BacklogLimits(max_pending=20))
+        for number in range(25):
+            relay.accept(a_stanza(sender=f"u{number}@example.org"))
+        self.assertFalse(self.valve.paused)
+        self.assertEqual(5, self.counters["refused_full"])
+
+    def test_nothing_begins_while_the_outlet_is_crowded(self) -> None:
+        """
+        As long as replies cannot leave, no more of them are asked for.
+        """
+        relay = self.a_relay()
+        self.outlet.crowded = True
+        relay.accept(a_stanza())
+        relay.accept(a_stanza())
+        self.assertEqual([], self.posted())
+        self.outlet.crowded = False
+        self.assertEqual(2, len(self.posted()))
+
+
+class LoopGuardTests(DeliveryTestCase):
+    """Two bots that answer each other."""
+
+    def test_dies_out(self) -> None:
+        """
+        Beyond so many replies in a conversation the webhook's answer is not sent.
+        """
+        relay = self.a_relay([json_response('{"body": "and you?"}')] * 10, loop_guard=LoopGuard(3, 10.0))
+        for _ in range(5):
+            relay.accept(a_stanza())
+        self.assertEqual(3, len(self.outlet.sent))
+        self.assertEqual((3, 2, 2), tuple(self.counters[name] for name in ("replied", "refused_reply", "loop_guarded")))
+        self.clock.advance(10)
+        relay.accept(a_stanza())
+        self.assertEqual(4, len(self.outlet.sent))
+
+    def test_spares_iqs(self) -> None:
+        """
+        An iq is answered however many there are.
+        """
+        relay = self.a_relay([json_response("{}")] * 5, loop_guard=LoopGuard(1, 10.0))
+        for number in range(5):
+            relay.accept(a_stanza("iq", "get", id_=str(number)))
+        self.assertEqual([("iq", "result", None)] * 5, self.sent())
 
 
 class DrainTests(DeliveryTestCase):
     """Stopping calmly."""
 
+    def a_drain(self, relay, timeout=20.0):
+        return Deferred.fromCoroutine(relay.drain(timeout))
+
     def test_idle(self) -> None:
         """
         With nothing under way a drain is over at once.
         """
-        self.successResultOf(Deferred.fromCoroutine(self.a_relay().drain(20)))
+        self.successResultOf(self.a_drain(self.a_relay()))
 
     def test_waits_for_what_is_under_way(self) -> None:
         """
@@ -249,7 +738,7 @@ class DrainTests(DeliveryTestCase):
         answer = Deferred()
         relay = self.a_relay([answer])
         relay.accept(a_stanza())
-        drained = Deferred.fromCoroutine(relay.drain(20))
+        drained = self.a_drain(relay)
         self.clock.advance(19)
         self.assertNoResult(drained)
         answer.callback(json_response('{"body": "pong"}'))
@@ -257,27 +746,226 @@ class DrainTests(DeliveryTestCase):
         self.assertEqual([("message", "chat", None)], self.sent())
         self.assertEqual([], self.clock.getDelayedCalls())
 
+    def test_delivers_what_waits(self) -> None:
+        """
+        What was accepted before is still POSTed, also what rests before another attempt.
+        """
+        relay = self.a_relay([Response(503)])
+        relay.accept(a_stanza(id_="m1"))
+        relay.accept(a_stanza(id_="m2"))
+        drained = self.a_drain(relay)
+        self.clock.advance(1)
+        self.successResultOf(drained)
+        self.assertEqual(["m1", "m1", "m2"], self.posted())
+        self.assertEqual([], self.clock.getDelayedCalls())
+
     def test_gives_up_in_time(self) -> None:
         """
-        What has not ended by the timeout is answered with a wait error.
+        What has not ended by the timeout is answered with a wait error: under way, at rest or in the queue.
         """
-        relay = self.a_relay([Deferred(), Deferred()])
+        relay = self.a_relay([Deferred(), Deferred(), Response(429, {"retry-after": "60"})])
         relay.accept(a_stanza())
         relay.accept(a_stanza("iq", "set"))
-        drained = Deferred.fromCoroutine(relay.drain(20))
+        relay.accept(a_stanza(sender="bob@example.org"))
+        relay.accept(a_stanza())
+        drained = self.a_drain(relay)
         self.clock.advance(20)
         self.successResultOf(drained)
-        self.assertEqual(
-            [("message", "error", "service-unavailable"), ("iq", "error", "service-unavailable")], self.sent()
-        )
-        self.assertEqual(0, relay.pending)
+        self.assertEqual(["message", "iq", "message", "message"], [kind for kind, _, _ in self.sent()])
+        self.assertEqual({"service-unavailable"}, {condition for _, _, condition in self.sent()})
+        self.assertEqual((0, 4), (relay.pending, self.counters["bounced"]))
+        self.assertEqual(3, len(self.webhook.posts))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_second_drain_ends_the_first(self) -> None:
+        """
+        Who cannot wait any longer drains again with no time, and both are over.
+        """
+        relay = self.a_relay([Deferred()])
+        relay.accept(a_stanza())
+        first, second = self.a_drain(relay), self.a_drain(relay, 0.0)
+        self.clock.advance(0)
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.assertEqual([("message", "error", "service-unavailable")], self.sent())
+
+    def test_second_drain_prolongs_nothing(self) -> None:
+        """
+        A later end than the first does not count.
+        """
+        relay = self.a_relay([Deferred()])
+        relay.accept(a_stanza())
+        first, second = self.a_drain(relay, 1.0), self.a_drain(relay)
+        self.clock.advance(1)
+        self.successResultOf(first)
+        self.successResultOf(second)
 
     def test_accepts_nothing_more(self) -> None:
         """
         A stanza that arrives during the drain is refused with a wait error.
         """
         relay = self.a_relay()
-        self.successResultOf(Deferred.fromCoroutine(relay.drain(20)))
+        self.successResultOf(self.a_drain(relay))
         relay.accept(a_stanza("iq", "get"))
         self.assertEqual([("iq", "error", "service-unavailable")], self.sent())
         self.assertEqual([], self.webhook.posts)
+        self.assertIn("the gateway is stopping", relay.status().obstacles)
+
+
+OUTCOMES: MappingProxyType[str, Response | WebhookError] = MappingProxyType(
+    {
+        "reply": json_response('{"body": "pong"}'),
+        "nothing": Response(204),
+        "rubbish": json_response("]"),
+        "unknown": Response(404),
+        "error": Response(500),
+        "busy": Response(503),
+        "later": Response(503, {"retry-after": "3"}),
+        "refused": ConnectionFailed("refused"),
+        "cut": ConnectionCut("cut", reused=False, started=True),
+        "stale": ConnectionCut("closed", reused=True),
+        "late": TimedOut("60 s"),
+        "untrusted": CertificateInvalid("expired"),
+    }
+)
+"""Everything that can come of a POST, by a word for it."""
+
+
+class _Random:
+    """A `Webhook` that does what a schedule says, and looks that no promise of order is broken."""
+
+    def __init__(self, next_outcome: Callable[[], str], clock: Clock) -> None:
+        self._next_outcome = next_outcome
+        self._clock = clock
+        self._under_way: set[tuple[str, str, bool]] = set()
+        self.bodies: dict[str, bytes] = {}
+        self.first_posts: dict[tuple[str, str, bool], list[str]] = {}
+        self.most_at_once = 0
+
+    async def post(self, body, headers, *, fresh=False):
+        stanza = json.loads(body)
+        conversation = (stanza["from"].partition("/")[0], stanza["to"], stanza["kind"] == "iq")
+        assert conversation not in self._under_way, "two of one conversation at once"
+        assert self.bodies.setdefault(headers["webhook-id"], body) == body, "other bytes"
+        order = self.first_posts.setdefault(conversation, [])
+        if stanza["id"] not in order:
+            order.append(stanza["id"])
+        assert order[-1] == stanza["id"], "out of order"
+        self._under_way.add(conversation)
+        self.most_at_once = max(self.most_at_once, len(self._under_way))
+        try:
+            seconds, _, word = self._next_outcome().rpartition(" ")
+            if seconds:
+                waiting: Deferred[None] = Deferred()
+                call = self._clock.callLater(float(seconds), waiting.callback, None)
+                try:
+                    await waiting
+                finally:
+                    if call.active():
+                        call.cancel()
+            outcome = OUTCOMES[word]
+        finally:
+            self._under_way.discard(conversation)
+        if isinstance(outcome, WebhookError):
+            raise outcome
+        return outcome
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("stanza"),
+            st.sampled_from(
+                [
+                    ("message", "chat"),
+                    ("message", "chat"),
+                    ("message", "error"),
+                    ("message", "groupchat"),
+                    ("iq", "get"),
+                    ("iq", "set"),
+                    ("iq", "result"),
+                    ("presence", None),
+                ]
+            ),
+            st.sampled_from(["alice", "bob", "carol"]),
+            st.sampled_from(["bot", "other"]),
+        ),
+        st.tuples(st.just("advance"), st.sampled_from([0.0, 0.1, 1.0, 5.0, 30.0])),
+        st.tuples(st.just("crowded"), st.booleans()),
+    ),
+    max_size=60,
+)
+WORDS = st.tuples(st.sampled_from(["", "0.5 ", "20 ", "100 "]), st.sampled_from(sorted(OUTCOMES))).map("".join)
+
+
+class AccountingTests(DeliveryTestCase):
+    """Nothing is lost, whatever happens."""
+
+    @given(
+        STEPS,
+        st.lists(WORDS, min_size=1, max_size=20),
+        st.integers(1, 4),
+        st.sampled_from([1, 2, 10]),
+        st.sampled_from([None, 0.0, 5.0]),
+        st.floats(0, 1, exclude_max=True),
+    )
+    @settings(deadline=None)
+    def test_random_schedules(self, steps, words, max_running, max_attempts, drain, draw) -> None:
+        """
+        At every moment what was accepted has ended in one way or is pending; each iq is answered once, in time; a
+        conversation keeps its order; no more than so many POSTs run at once.
+        """
+        self.setUp()
+        script = iter(words * 1000)
+        webhook = _Random(lambda: next(script), self.clock)
+        breaker = Breaker() if max_attempts > 1 else Breaker(in_a_row=2**31, requests=2**31)
+        relay = self.a_relay(
+            webhook=webhook,
+            breaker=breaker,
+            max_attempts=max_attempts,
+            max_running=max_running,
+            limits=BacklogLimits(max_pending=20, max_per_conversation=8),
+            draw=lambda: draw,
+        )
+        asked: dict[str, float] = {}
+        for number, step in enumerate(steps):
+            if step[0] == "stanza":
+                _, (kind, type_), sender, to = step
+                if type_ in ("get", "set"):
+                    asked[str(number)] = self.clock.seconds()
+                relay.accept(a_stanza(kind, type_, id_=str(number), sender=f"{sender}@example.org/r", to=to))
+            elif step[0] == "advance":
+                self.advance(step[1])
+            else:
+                self.outlet.crowded = step[1]
+            self.assert_accounts(relay)
+            self.assertLessEqual(relay.pending, 20)
+            self.assert_iqs_in_time(asked)
+        self.outlet.crowded = False
+        if drain is None:
+            for _ in range(91):
+                self.advance(10.0)
+                self.assert_iqs_in_time(asked)
+        else:
+            drained = Deferred.fromCoroutine(relay.drain(drain))
+            self.advance(drain)
+            self.successResultOf(drained)
+        self.assertEqual(0, relay.pending)
+        self.assert_accounts(relay)
+        answered = [element["id"] for element in self.outlet.sent if element.name == "iq"]
+        self.assertEqual(sorted(asked), sorted(answered))
+        self.assertLessEqual(webhook.most_at_once, max_running)
+        if max_attempts == 1:
+            self.assertEqual(len(webhook.bodies), self.counters["attempted"])
+
+    def advance(self, seconds: float) -> None:
+        """Move on in steps that are short enough for every timer to fire at about its time."""
+        end = self.clock.seconds() + seconds
+        while self.clock.seconds() < end:
+            self.clock.advance(min(0.5, end - self.clock.seconds()))
+        self.clock.advance(0)
+
+    def assert_iqs_in_time(self, asked: dict[str, float]) -> None:
+        answered = {element["id"] for element in self.outlet.sent if element.name == "iq"}
+        late = [id_ for id_, at in asked.items() if id_ not in answered and self.clock.seconds() > at + 25.0]
+        self.assertEqual([], late)

@@ -30,6 +30,7 @@ from component_http.contract.reply import Outcome, Response, Verdict, judge
 from component_http.contract.request import request_properties
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
+from component_http.delivery.backlog import Refusal
 from component_http.errors import SettingsError
 from component_http.settings import reference
 from component_http.testing import ScriptedWebhook
@@ -357,7 +358,7 @@ class PagesTests(SynchronousTestCase):
         """
         documented = {name for name, _, _ in table(DOCS / "architecture.md", "name", "what happened", "counted by")}
         counted = {name for path in (ROOT / "component_http").rglob("*.py") for name in _counted(path)}
-        self.assertEqual(counted | set(get_args(Outcome)), documented)
+        self.assertEqual(counted | {*get_args(Outcome), *get_args(Refusal)}, documented)
 
 
 def _counted(path: Path) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
@@ -16,7 +18,8 @@ from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
 from component_http.operations.metrics import Counters
 from component_http.xmpp.intake import StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
-from component_http.xmpp.stream import BorrowedStream
+from component_http.xmpp.rooms import Rooms
+from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.wellknown import WellKnown
 
 
@@ -167,8 +170,139 @@ class IntakeTests(HandlerTestCase):
         self.assertEqual(1, self.counters["malformed"])
 
 
+class RoomTests(HandlerTestCase):
+    """What comes from a room and never reaches the webhook."""
+
+    OWN = "<x xmlns='http://jabber.org/protocol/muc#user'><status code='110'/></x>"
+    PAST = "<body>x</body><delay xmlns='urn:xmpp:delay' from='room@rooms.example.org' stamp='2024-05-01T12:00:00Z'/>"
+
+    def from_room(self, kind, inside="", nick="alice", **attributes):
+        given = "".join(f" {name.rstrip('_')}='{value}'" for name, value in attributes.items())
+        self.manager.receive(
+            f"<{kind} from='room@rooms.example.org/{nick}' to='bot@bot.example.org'{given}>{inside}</{kind}>"
+        )
+
+    def test_our_own_messages(self) -> None:
+        """
+        A bot that wrote into a room does not get its own message; others' messages it does.
+        """
+        rooms = Rooms()
+        self.add_intake(rooms=rooms)
+        rooms.sent(self.a_message("room@rooms.example.org", id="ours"))
+        self.from_room("message", "<body>x</body>", nick="echo", type="groupchat", id="ours")
+        self.from_room("message", "<body>x</body>", type="groupchat", id="theirs")
+        self.assertEqual(["theirs"], [stanza.id for stanza in self.accepted])
+        self.assertEqual(1, self.counters["reflection"])
+
+    def test_our_nick_is_known_where_presence_is_not_forwarded(self) -> None:
+        """
+        The room's word on who we are is heeded though presence is answered by the gateway itself.
+        """
+        self.add_intake("message")
+        AlwaysAvailable("bot.example.org").setHandlerParent(self.manager)
+        self.from_room("presence", self.OWN, nick="echo")
+        self.from_room("message", "<body>x</body>", nick="echo", type="groupchat")
+        self.assertEqual([], self.accepted)
+        self.assertEqual([], self.answers())
+
+    def test_our_nick_is_known_where_a_handler_takes_presence(self) -> None:
+        """
+        So it is though a handler of the application has taken it.
+        """
+        self.add_intake("message", "presence")
+
+        class Greedy(XMPPHandler):
+            def connectionInitialized(self):
+                self.xmlstream.addObserver("/presence", lambda element: setattr(element, "handled", True))
+
+        Greedy().setHandlerParent(self.manager)
+        self.from_room("presence", self.OWN, nick="echo")
+        self.from_room("message", "<body>x</body>", nick="echo", type="groupchat")
+        self.assertEqual([], self.accepted)
+
+    def test_presence_of_ours_is_forwarded(self) -> None:
+        """
+        A bot that wants presence is told that it is in the room.
+        """
+        self.add_intake("presence")
+        self.from_room("presence", self.OWN, nick="echo")
+        self.assertEqual(["presence"], [stanza.kind for stanza in self.accepted])
+
+    def test_history(self) -> None:
+        """
+        What was said before we came is not forwarded.
+        """
+        self.add_intake()
+        self.from_room("message", self.PAST, type="groupchat")
+        self.assertEqual([], self.accepted)
+        self.assertEqual(1, self.counters["history"])
+
+    def test_history_can_be_asked_for(self) -> None:
+        """
+        A bot that wants to know what was said gets it, its own messages still left out.
+        """
+        self.add_intake("message", "presence", forward_history=True)
+        self.from_room("presence", self.OWN, nick="echo")
+        self.from_room("message", self.PAST, nick="echo", type="groupchat", id="ours")
+        self.from_room("message", self.PAST, type="groupchat", id="theirs")
+        self.assertEqual([None, "theirs"], [stanza.id for stanza in self.accepted])
+
+    def test_nobody_after_the_intake_gets_it(self) -> None:
+        """
+        What was kept from the webhook is dealt with.
+        """
+        self.add_intake()
+        left = []
+        self.manager.xmlstream.addObserver("/message", lambda element: left.append(element.handled), -1)
+        self.from_room("message", self.PAST, type="groupchat")
+        self.assertEqual([True], left)
+
+    def test_malformed_presence_is_ignored_once(self) -> None:
+        """
+        Presence without a usable address is counted once.
+        """
+        self.add_intake()
+        self.receive("presence", to="a@b..c")
+        self.assertEqual(1, self.counters["malformed"])
+
+    def a_message(self, to, **attributes):
+        message = Element((NS_COMPONENT, "message"), attribs={"type": "groupchat", **attributes})
+        message["from"], message["to"] = "bot@bot.example.org", to
+        return message
+
+
 class BorrowedStreamTests(HandlerTestCase):
     """Sending on a stream that somebody else owns."""
+
+    def test_what_leaves_our_own_stream_is_told(self) -> None:
+        """
+        Whoever asked is told each stanza that leaves, also of those that a handler sends as one text.
+        """
+        told = []
+        stream = ComponentStream(
+            None,
+            "bot.example.org",
+            "s3cret",
+            limits=Limits(),
+            observer=self.counters,
+            clock=Clock(),
+            random=Random(),
+            sent=told.append,
+        )
+        stream.send("<message to='alice@example.org'/><presence to='bob@example.org'/>")
+        self.assertEqual(["alice@example.org", "bob@example.org"], [one["to"] for one in told])
+
+    def test_what_leaves_is_told(self) -> None:
+        """
+        Whoever asked is told each stanza that leaves, with its sender, and none that is refused.
+        """
+        told = []
+        outlet = BorrowedStream(self.manager, "bot.example.org", Limits(), self.counters, sent=told.append)
+        for to in ("alice@example.org", "a@b..c"):
+            message = Element((NS_COMPONENT, "message"))
+            message["to"] = to
+            outlet.send(message)
+        self.assertEqual([("bot.example.org", "alice@example.org")], [(one["from"], one["to"]) for one in told])
 
     def test_what_we_send_is_checked_there_too(self) -> None:
         """

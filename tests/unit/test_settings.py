@@ -75,7 +75,7 @@ class GoodSettingsTests(SettingsTestCase):
         self.assertEqual("tcp:127.0.0.1:5347", settings.component.server)
         self.assertEqual(("message",), settings.component.component_post_stanzas)
         self.assertEqual(60.0, settings.webhook.timeout)
-        self.assertEqual(1, settings.delivery.max_attempts)
+        self.assertEqual(10, settings.delivery.max_attempts)
         self.assertEqual("memory", settings.spool.kind)
         self.assertEqual({}, dict(settings.conditions))
         self.assertEqual((), settings.warnings())
@@ -453,6 +453,27 @@ class WrongValueTests(SettingsTestCase):
         for wrong in [[], ["x"], [1], [["iq"]], {}, 5, ""]:
             self.assertIn("must be a list of one or more of", self.component_refusal(component_post_stanzas=wrong))
 
+    def test_loop_guard(self) -> None:
+        """
+        The loop guard is replies per seconds, and nothing else.
+        """
+        self.assertEqual((20, 10.0), settings_of(delivery={"loop_guard": " 20 / 10 s"}).delivery.loop_guard)
+        for wrong in ("20", "20/10m", "0/10s", "20/0s", "-1/10s", "20/10s/1", 20, True, (20, 10, 1)):
+            self.assertIn("delivery.loop_guard is ", self.refusal(delivery={"loop_guard": wrong}))
+
+    def test_marks_in_order(self) -> None:
+        """
+        Reading cannot go on above the mark at which it pauses, and waits cannot begin above their cap.
+        """
+        self.assertIn(
+            "delivery.resume_below_percent is 80, but must not be above delivery.pause_above_percent",
+            self.refusal(delivery={"resume_below_percent": 80}),
+        )
+        self.assertIn(
+            "delivery.retry_base is 2, but must not be above delivery.retry_cap",
+            self.refusal(delivery={"retry_base": 2, "retry_cap": 1}),
+        )
+
     def test_not_yet(self) -> None:
         """
         What comes with a later version is refused in so many words.
@@ -460,11 +481,6 @@ class WrongValueTests(SettingsTestCase):
         self.assertEqual(
             'bot.toml: spool.kind is "sqlite", but must be "memory"; a spool on disk comes with a later version',
             self.refusal(spool={"kind": "sqlite"}),
-        )
-        self.assertEqual(
-            "bot.toml: delivery.max_attempts is 2,"
-            " but must be 1: this version POSTs each stanza once, retries come with the next",
-            self.refusal(delivery={"max_attempts": 2}),
         )
         self.assertEqual(
             'bot.toml: component.profile is "rest", but must be "mod_component_http"',
