@@ -114,6 +114,7 @@ class RecordingOutlet:
     Attributes:
         sent: The stanzas, in order.
         full: Set it to True and nothing more is taken.
+        crowded: Set it to True and who makes more should rest; set it to False and those who wait are told.
     """
 
     def __init__(self) -> None:
@@ -124,7 +125,7 @@ class RecordingOutlet:
 
     @property
     def crowded(self) -> bool:
-        """See `component_http.interfaces.Outlet`; set it to True, and to False again, as a test needs it."""
+        """See `component_http.interfaces.Outlet`."""
         return self._crowded
 
     @crowded.setter
@@ -166,6 +167,12 @@ class RecordingValve:
     def resume(self) -> None:
         """See `component_http.interfaces.Valve.resume`."""
         self.paused = False
+
+
+_HOST = "localhost"
+"""What the component's server calls itself."""
+
+_NS_PING = "urn:xmpp:ping"
 
 
 class ComponentServer:
@@ -331,12 +338,6 @@ class ComponentServer:
                 answered.callback(None)
                 return
         self._arrived(element)
-
-
-_HOST = "localhost"
-"""What the server calls itself."""
-
-_NS_PING = "urn:xmpp:ping"
 
 
 class _Connection(xmlstream.XmlStream):
