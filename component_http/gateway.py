@@ -18,6 +18,7 @@ from wokkel.subprotocols import StreamManager, XMPPHandler
 from component_http import __version__
 from component_http.contract import reply
 from component_http.contract.conditions import error_of_status
+from component_http.contract.reply import MAX_REPLIES
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
@@ -77,7 +78,7 @@ class Gateway(MultiService):
         self._random = Random()
         self._limits = Limits(max_bytes=settings.component.max_stanza_bytes)
         self._rooms = Rooms()
-        self._client = None if webhook else _webhook_client(settings, reactor)
+        self._client = None if webhook is not None else _webhook_client(settings, reactor)
         self._relay: Relay | None = None
         self._handlers: list[LateHandler] = []
         self._stopping: list[Deferred[None]] = []
@@ -156,10 +157,11 @@ class Gateway(MultiService):
 
     def _new_relay(self) -> Relay:
         settings, delivery = self._settings, self._settings.delivery
-        if self._webhook is None and self._client is None:
-            self._client = _webhook_client(settings, self._reactor)
-        webhook = self._webhook or self._client
-        assert webhook is not None
+        webhook = self._webhook
+        if webhook is None:
+            if self._client is None:
+                self._client = _webhook_client(settings, self._reactor)
+            webhook = self._client
         judge = partial(
             reply.judge,
             domain=settings.component.domain,
@@ -187,7 +189,7 @@ class Gateway(MultiService):
         return Relay(
             forwarder,
             MemorySpool(),
-            Backlog(_backlog_limits(delivery), settings.webhook.max_connections),
+            Backlog(backlog_limits(delivery), settings.webhook.max_connections),
             self._outlet,
             self._outlet,
             self.counters,
@@ -237,7 +239,8 @@ def _breaker(delivery: DeliverySettings) -> Breaker:
     )
 
 
-def _backlog_limits(delivery: DeliverySettings) -> BacklogLimits:
+def backlog_limits(delivery: DeliverySettings) -> BacklogLimits:
+    """The limits as the backlog has them, with fractions for percents."""
     return BacklogLimits(
         max_pending=delivery.max_pending,
         max_pending_bytes=delivery.max_pending_bytes,
@@ -279,4 +282,6 @@ def _component_stream(
         clock=reactor,
         random=Random(),
         sent=rooms.sent,
+        # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
+        max_waiting=settings.delivery.max_pending + settings.webhook.max_connections * MAX_REPLIES,
     )

@@ -98,6 +98,10 @@ class Outlet(Protocol):
         """Fire as soon as it is not crowded; at once if it is not now. Cancelling it forgets it."""
         ...  # pragma: no cover
 
+    def when_sent(self) -> Deferred[None]:
+        """Fire as soon as nothing waits to leave; at once if nothing does. Cancelling it forgets it."""
+        ...  # pragma: no cover
+
 
 class Valve(Protocol):
     """Where stanzas come in, and can be held back for a moment."""

@@ -149,16 +149,27 @@ def makeService(options: Options) -> Gateway:
 
     with exit_on_settings_error():
         gateway = Gateway(options.settings(), reactor)
-    reactor.addSystemEventTrigger("before", "shutdown", _drain_no_longer_when_asked_again, gateway, reactor)
+    reactor.callWhenRunning(_heed_signals, gateway, reactor)
     return gateway
 
 
-def _drain_no_longer_when_asked_again(gateway: Gateway, reactor: Any) -> None:
-    """Let a second signal end the drain; Twisted's own handlers would stop the reactor twice, an error to it."""
+def _heed_signals(gateway: Gateway, reactor: Any) -> None:
+    """Leave the first signal to Twisted, and let each later one end the drain; Twisted's own handlers object to it."""
+    stopping = False
 
-    def now(number: int) -> None:
+    def arrived(number: int, frame: object) -> None:
+        nonlocal stopping
+        if stopping:
+            reactor.callFromThread(again, number)
+        else:
+            stopping = True
+            handlers[number](number, frame)
+
+    def again(number: int) -> None:
         _log.info("{signal} again: stopping at once", signal=signal.Signals(number).name)
         gateway.drain(0)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _frame: reactor.callFromThread(now, number))
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in handlers.items():
+        if callable(handler):  # else it is ignored on purpose, as by nohup
+            signal.signal(number, arrived)

@@ -142,6 +142,10 @@ class RecordingOutlet:
         self._waiting.append(waiting)
         return waiting
 
+    def when_sent(self) -> Deferred[None]:
+        """See `component_http.interfaces.Outlet.when_sent`; something waits to leave while it is crowded."""
+        return self.when_clear()
+
     def send(self, element: Element) -> bool:
         """See `component_http.interfaces.Outlet.send`."""
         if not self.full:

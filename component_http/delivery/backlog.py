@@ -126,14 +126,20 @@ class Backlog:
         return self._running
 
     @property
+    def used(self) -> float:
+        """How much of the overall limits is used, of that which is used more: 0 to 1, and more after a restart."""
+        limits = self._limits
+        return max(self.pending / limits.max_pending, self._pending_bytes / limits.max_pending_bytes)
+
+    @property
     def crowded(self) -> bool:
         """More than `pause_above` of either overall limit is used: reading should pause."""
-        return self._fills_more_than(self._limits.pause_above)
+        return self.used > self._limits.pause_above
 
     @property
     def relieved(self) -> bool:
         """At most `resume_below` of both overall limits is used: reading should go on."""
-        return not self._fills_more_than(self._limits.resume_below)
+        return self.used <= self._limits.resume_below
 
     def __contains__(self, delivery_id: object) -> bool:
         return delivery_id in self._queue_of
@@ -252,10 +258,6 @@ class Backlog:
             self._enter_round(queue)
         if not sender.pending:
             del self._senders[sender.name]
-
-    def _fills_more_than(self, fraction: float) -> bool:
-        limits = self._limits
-        return self.pending > fraction * limits.max_pending or self._pending_bytes > fraction * limits.max_pending_bytes
 
     def _queue_led_by(self, delivery_id: str, state: Literal["running", "resting"]) -> _ConversationQueue:
         queue = self._queue_of[delivery_id]

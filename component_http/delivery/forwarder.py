@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Literal
 
-from attrs import evolve
+from attrs import evolve, frozen
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from component_http.contract import conditions, reply
@@ -19,10 +20,32 @@ from component_http.delivery.retry import AttemptResult, GiveUp, Retry, RetryBud
 from component_http.errors import CertificateInvalid, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
 
-__all__ = ["Forwarder"]
+__all__ = ["Attempted", "Forwarder"]
 
 LOG_INTERVAL = 60.0
 """Seconds between two log lines about what is wrong for every stanza: a media type, a certificate."""
+
+HANGING = 10.0
+"""
+Seconds without an answer after which an attempt that the delivery's deadline cuts off is the webhook's failure.
+
+An iq has less time than an attempt may take, so a webhook that hangs on iqs would else never be found out. Where the
+delivery had waited long, and the webhook had less time than this, it is not to blame.
+"""
+
+
+@frozen
+class Attempted:
+    """
+    What an attempt came to.
+
+    Attributes:
+        next: The end of the delivery, or when to try again.
+        rest: Seconds that the webhook wants no other delivery of the same conversation for, where this one ended.
+    """
+
+    next: Verdict | Retry
+    rest: float = 0.0
 
 
 class Forwarder:
@@ -41,7 +64,7 @@ class Forwarder:
         budget: How much trying again the webhook has to bear.
         breaker: Whether it is asked at all.
         on_gone: After a 410 nothing is POSTed any more, and senders are told this; None: a 410 is about one stanza.
-        clock: Seconds of a clock that never jumps.
+        clock: Seconds of the reactor's clock.
         now: The wall clock, seconds since the epoch.
         draw: A random number from 0 to 1, for the jitter.
 
@@ -101,32 +124,34 @@ class Forwarder:
             self._observer.count("throttled")
         return wait
 
-    async def attempt(self, delivery: Delivery, body: bytes) -> Verdict | Retry:
+    async def attempt(self, delivery: Delivery, body: Awaitable[bytes]) -> Attempted:
         """
         Make one attempt; only when `wait` says 0.
 
         Args:
             delivery: What to carry; it takes note of the attempt.
-            body: Its request body.
+            body: Gives its request body.
 
-        Returns:
-            What became of the delivery, or when to try again. Whatever the webhook does, this raises nothing but
-            `CancelledError`.
+        Raises:
+            CancelledError: It was cancelled. Whatever a webhook does is a result; any other exception is a mistake.
         """
-        probe = self._breaker.begin(self._clock())
+        began = self._clock()
+        probe = self._breaker.begin(began)
         delivery.tries += 1
         fresh = False
         try:
+            content = await body
             while True:
-                result = await self._post(delivery, body, fresh)
+                result = await self._post(delivery, content, fresh)
                 step = self._next_step(delivery, result, fresh=fresh, probe=probe)
                 if not (isinstance(step, Retry) and step.fresh):
                     break
                 self._observer.count("retried_stale")
                 self._budget.spend(self._clock())
                 fresh = True
-        except BaseException:
-            self._breaker_learns(None, probe)
+        except BaseException as error:
+            hangs = isinstance(error, CancelledError) and self._hangs(delivery, began)
+            self._breaker_learns(hangs or None, probe)
             raise
         self._breaker_learns(is_failure(result), probe)
         if step.pause:
@@ -135,12 +160,20 @@ class Forwarder:
         self._look_at_certificate(result)
         if isinstance(step, Retry):
             self._note_failure(delivery, step, result)
-            return step
-        return self._verdict(delivery, result, step)
+            return Attempted(step)
+        return Attempted(self._verdict(delivery, result, step), step.rest)
 
     def expire(self, delivery: Delivery) -> Verdict:
         """End a delivery whose deadline has come."""
         return self._given_up(delivery, "expired")
+
+    def _hangs(self, delivery: Delivery, began: float) -> bool:
+        """An attempt that is cut off now was cut off by the deadline, and had its time."""
+        now = self._clock()
+        if now < delivery.deadline or now - began < HANGING:
+            return False
+        self._observer.count("attempt_timed_out")
+        return True
 
     async def _post(self, delivery: Delivery, body: bytes, fresh: bool) -> AttemptResult:
         headers = {
@@ -190,8 +223,7 @@ class Forwarder:
 
     def _note_failure(self, delivery: Delivery, step: Retry, result: AttemptResult) -> None:
         delivery.attempts += step.counted
-        # What is kept while it waits: not a response's body, and not what a traceback holds.
-        delivery.failure = Response(result.status) if isinstance(result, Response) else type(result)(str(result))
+        delivery.failure = _without_content(result)
         self._observer.count("retried")
         self._log.debug(
             "{id}: attempt {number} failed, the next in {seconds:.1f} s",
@@ -219,18 +251,19 @@ class Forwarder:
 
     def _given_up(self, delivery: Delivery, outcome: Outcome) -> Verdict:
         failure = delivery.failure
+        if failure is None:
+            note = "the webhook did not answer in time" if delivery.tries else "its turn did not come in time"
+            failure = TimedOut(note)
         if isinstance(failure, Response):
             verdict = self._judge(delivery.stanza, failure)
-        elif failure is None or isinstance(failure, TimedOut):
-            note = "it waited for its turn" if failure is None else str(failure)
-            verdict = reply.give_up(delivery.stanza, conditions.TIMEOUT, note)
         else:
-            verdict = reply.give_up(delivery.stanza, conditions.CONNECTION_FAILURE, str(failure))
+            error = conditions.TIMEOUT if isinstance(failure, TimedOut) else conditions.CONNECTION_FAILURE
+            verdict = reply.give_up(delivery.stanza, error, str(failure))
         verdict = evolve(verdict, outcome=outcome)
         self._log.warn(
             "{id}: gave up {when}: {note}",
             id=delivery.id,
-            when="at its deadline" if outcome == "expired" else f"after attempt {delivery.tries}",
+            when="for its deadline" if outcome == "expired" else f"after attempt {delivery.tries}",
             note=verdict.note,
         )
         return verdict
@@ -259,3 +292,10 @@ class Forwarder:
             return False
         self._logged[about] = now
         return True
+
+
+def _without_content(result: AttemptResult) -> AttemptResult:
+    """What is kept of a failure while the delivery rests: not a response's body, nor what a traceback holds."""
+    if isinstance(result, Response):
+        return Response(result.status)
+    return TimedOut(str(result)) if isinstance(result, TimedOut) else WebhookError(str(result))

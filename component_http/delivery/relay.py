@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import evolve, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,15 +17,34 @@ from component_http.contract import conditions, reply
 from component_http.contract.reply import Verdict
 from component_http.contract.request import request_body
 from component_http.contract.stanza import Stanza
-from component_http.delivery.backlog import Backlog, RefusalNotices
+from component_http.delivery.backlog import Backlog, Conversation, RefusalNotices
 from component_http.delivery.deadlines import Deadlines
 from component_http.delivery.delivery import Delivery
-from component_http.delivery.forwarder import LOG_INTERVAL, Forwarder
+from component_http.delivery.forwarder import LOG_INTERVAL, Attempted, Forwarder
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.retry import Retry
 from component_http.interfaces import Observer, Outlet, Spool, Valve
 
 __all__ = ["Relay", "Status"]
+
+REFUSALS = {
+    "refused_full": "max_pending or max_pending_bytes is reached",
+    "refused_conversation_full": "max_per_conversation is reached",
+    "refused_unfair": "there is little room, and one sender holds more than fair_share_percent of it",
+    "refused_gone": "the webhook is gone",
+    "refused_stopping": "the gateway is stopping",
+    "refused_unstored": "they cannot be kept",
+}
+"""Why a stanza is refused, in words for the log."""
+
+NOT_READY_ABOVE = 0.8
+"""How full the backlog is, as a part of its limits, when no more should be sent here."""
+
+MAX_RESTS = 10_000
+"""Conversations that are known to want a rest beyond the delivery that was told so; the oldest are forgotten."""
+
+SLICE = 200
+"""Deliveries given up at once; after that others get a turn."""
 
 
 @frozen
@@ -100,11 +119,14 @@ class Relay:
         self._notices = RefusalNotices()
         self._refusals: dict[str, float] = {}
         # What is pending, by delivery id; then what each of them is at, where it is not just waiting for its turn.
+        self._storing: set[str] = set()
         self._deliveries: dict[str, Delivery] = {}
+        self._ending: set[str] = set()
         self._deadlines = Deadlines()
         self._attempts: dict[str, Deferred[None]] = {}
         self._resting: dict[str, IDelayedCall] = {}
         self._throttled: dict[str, None] = {}
+        self._rest_until: dict[Conversation, float] = {}
         # The timers of the relay itself, and what it waits for.
         self._next_deadline: IDelayedCall | None = None
         self._next_start: IDelayedCall | None = None
@@ -112,8 +134,9 @@ class Relay:
         self._clear: Deferred[None] | None = None
         self._starting = False
         self._stopping = False
-        self._given_up = False
+        self._given_up: tuple[conditions.StanzaError, str] | None = None
         self._end_of_drain: IDelayedCall | None = None
+        self._sent: Deferred[None] | None = None
         self._drained: list[Deferred[None]] = []
 
     @property
@@ -128,7 +151,7 @@ class Relay:
             "the gateway is stopping": self._stopping,
             "the webhook said that it is gone": forwarder.gone is not None,
             "the webhook's certificate cannot be trusted": forwarder.untrusted,
-            "too many stanzas wait for the webhook": backlog.crowded,
+            "too many stanzas wait for the webhook": backlog.used > NOT_READY_ABOVE,
         }
         return Status(
             pending=backlog.pending,
@@ -162,25 +185,37 @@ class Relay:
     def _store(self, stanza: Stanza, body: bytes) -> None:
         deadline = self._clock.seconds() + self._seconds[stanza.kind]
         delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline)
-        self._spool.store(delivery, body).addCallback(self._stored, delivery).addErrback(self._mistaken, delivery)
+        self._storing.add(delivery.id)
+        stored = self._spool.store(delivery, body)
+        stored.addCallbacks(self._stored, self._not_stored, callbackArgs=(delivery,), errbackArgs=(delivery,))
+        stored.addErrback(self._mistaken, delivery)
 
     def _stored(self, _: None, delivery: Delivery) -> None:
+        self._storing.discard(delivery.id)
         self._deliveries[delivery.id] = delivery
         self._backlog.add(delivery.id, delivery.stanza.conversation, delivery.size)
         self._deadlines.add(delivery.id, delivery.stanza.kind, delivery.deadline)
         self._observer.count("accepted")
+        if self._given_up is not None:
+            self._give_up(delivery)
+            return
         self._watch_deadlines()
         self._start()
         # While the webhook answers, what is held back now gets in later; else it should be told that there is no room.
-        if self._backlog.crowded and self._forwarder.breaker_state == "closed":
+        if self._backlog.crowded and not self._forwarder.wait():
             self._valve.pause()
+
+    def _not_stored(self, failure: Failure, delivery: Delivery) -> None:
+        self._storing.discard(delivery.id)
+        self._log_mistake(failure, delivery)
+        self._refuse(delivery.stanza, conditions.INTERNAL, "refused_unstored")
 
     def _refuse(self, stanza: Stanza, error: conditions.StanzaError, event: str) -> None:
         self._observer.count(event)
         now = self._clock.seconds()
         if now - self._refusals.get(event, -LOG_INTERVAL) >= LOG_INTERVAL:
             self._refusals[event] = now
-            self._log.warn("refusing stanzas: {event}", event=event)
+            self._log.warn("refusing stanzas: {reason}", reason=REFUSALS[event])
         sender = stanza.conversation[0]
         if stanza.is_request or (stanza.bounceable and self._notices.may_tell(sender, now)):
             self._send(conditions.error_stanza(stanza, error))
@@ -200,17 +235,18 @@ class Relay:
                 delivery_id = self._backlog.next()
                 if delivery_id is None:
                     break
-                self._attempt(self._deliveries[delivery_id])
+                if delivery_id not in self._ending:
+                    self._attempt(self._deliveries[delivery_id])
         finally:
             self._starting = False
 
     def _may_start(self) -> bool:
-        if self._given_up or self._forwarder.gone is not None:
+        if self._given_up is not None or not self._backlog.pending:
             return False
         if self._outlet.crowded:
             if self._clear is None:
                 self._clear = self._outlet.when_clear()
-                self._clear.addCallback(self._cleared)
+                self._clear.addCallbacks(self._cleared, _forget)
             return False
         wait = self._forwarder.wait()
         if wait:
@@ -226,29 +262,54 @@ class Relay:
         self._start()
 
     def _attempt(self, delivery: Delivery) -> None:
-        attempt: Deferred[Any] = Deferred.fromCoroutine(self._carry(delivery))
+        wait = self._rest_of(delivery)
+        if wait:
+            self._rest(delivery, wait)
+            return
+        body = self._spool.body(delivery.id)
+        attempt: Deferred[Any] = Deferred.fromCoroutine(self._forwarder.attempt(delivery, body))
         self._attempts[delivery.id] = attempt
         attempt.addBoth(self._attempted, delivery).addErrback(self._mistaken, delivery)
 
-    async def _carry(self, delivery: Delivery) -> Verdict | Retry:
-        return await self._forwarder.attempt(delivery, await self._spool.body(delivery.id))
-
-    def _attempted(self, result: Verdict | Retry | Failure, delivery: Delivery) -> None:
+    def _attempted(self, result: Attempted | Failure, delivery: Delivery) -> None:
         if self._attempts.pop(delivery.id, None) is None:
             return  # it was ended meanwhile, and this is what is left of a cancelled attempt
         if isinstance(result, Failure):
             self._mistaken(result, delivery)
-        elif isinstance(result, Retry):
-            self._rest(delivery, result.seconds)
+            return
+        if self._forwarder.gone is not None and self._given_up is None:
+            self._give_up_all(self._forwarder.gone, "the webhook is gone")
+        if not isinstance(result.next, Retry):
+            if result.rest:
+                self._let_rest(delivery.stanza.conversation, result.rest)
+            self._end(delivery, result.next)
+        elif self._given_up is not None:
+            self._give_up(delivery)
         else:
-            self._end(delivery, result)
-            if self._forwarder.gone is not None:
-                self._give_up_all(self._forwarder.gone, "the webhook is gone")
+            self._rest(delivery, result.next.seconds)
+            self._start()
+
+    def _let_rest(self, conversation: Conversation, seconds: float) -> None:
+        """The webhook wants nothing of a conversation for a while, and the delivery that was told so has ended."""
+        self._rest_until.pop(conversation, None)
+        self._rest_until[conversation] = self._clock.seconds() + seconds
+        if len(self._rest_until) > MAX_RESTS:
+            del self._rest_until[next(iter(self._rest_until))]
+
+    def _rest_of(self, delivery: Delivery) -> float:
+        """Seconds that the webhook still wants nothing of this delivery's conversation; its deadline may come first."""
+        conversation = delivery.stanza.conversation
+        until = self._rest_until.get(conversation)
+        if until is None:
+            return 0.0
+        wait = until - self._clock.seconds()
+        if wait <= 0:
+            del self._rest_until[conversation]
+        return max(0.0, wait)
 
     def _rest(self, delivery: Delivery, seconds: float) -> None:
         self._backlog.rest(delivery.id)
         self._resting[delivery.id] = self._clock.callLater(seconds, self._rested, delivery.id)
-        self._start()
 
     def _rested(self, delivery_id: str) -> None:
         del self._resting[delivery_id]
@@ -276,8 +337,10 @@ class Relay:
     # -- out --
 
     def _end(self, delivery: Delivery, verdict: Verdict) -> None:
-        """End a delivery, whatever it is at; its replies leave once the spool has noted that."""
-        del self._deliveries[delivery.id]
+        """End a delivery, whatever it is at; its replies leave once the spool has noted that. Only the first counts."""
+        if delivery.id in self._ending:
+            return
+        self._ending.add(delivery.id)
         self._deadlines.remove(delivery.id)
         self._throttled.pop(delivery.id, None)
         if resting := self._resting.pop(delivery.id, None):
@@ -286,9 +349,12 @@ class Relay:
             attempt.cancel()
         verdict = self._guarded(delivery, verdict)
         ended = self._spool.end(delivery.id, verdict.stanzas)
+        ended.addErrback(self._log_mistake, delivery)
         ended.addCallback(self._ended, delivery, verdict).addErrback(self._log_mistake, delivery)
 
     def _ended(self, _: None, delivery: Delivery, verdict: Verdict) -> None:
+        del self._deliveries[delivery.id]
+        self._ending.discard(delivery.id)
         self._backlog.remove(delivery.id)
         self._observer.count(verdict.outcome)
         for element in verdict.stanzas:
@@ -296,8 +362,7 @@ class Relay:
         if self._backlog.relieved:
             self._valve.resume()
         self._start()
-        if self._stopping and not self._backlog.pending:
-            self._all_ended()
+        self._look_whether_drained()
 
     def _guarded(self, delivery: Delivery, verdict: Verdict) -> Verdict:
         """Send nothing where two bots talk to each other; an iq is always answered, and never starts such a talk."""
@@ -311,7 +376,12 @@ class Relay:
         return evolve(verdict, outcome="refused_reply", stanzas=())
 
     def _send(self, element: Element) -> None:
-        if not self._outlet.send(element):
+        try:
+            sent = self._outlet.send(element)
+        except Exception:
+            self._log.failure("cannot send a {kind}", kind=element.name)
+            sent = False
+        if not sent:
             self._observer.count("reply_lost")
 
     def _mistaken(self, failure: Failure, delivery: Delivery) -> None:
@@ -334,11 +404,14 @@ class Relay:
     def _deadline_came(self) -> None:
         self._next_deadline = None
         # None of these is to begin because another of them makes room.
-        self._starting = True
-        for delivery_id in self._deadlines.due(self._clock.seconds()):
-            delivery = self._deliveries[delivery_id]
-            self._end(delivery, self._forwarder.expire(delivery))
-        self._starting = False
+        starting, self._starting = self._starting, True
+        try:
+            for delivery_id in self._deadlines.due(self._clock.seconds()):
+                delivery = self._deliveries.get(delivery_id)
+                if delivery is not None and delivery_id not in self._ending:
+                    self._end(delivery, self._forwarder.expire(delivery))
+        finally:
+            self._starting = starting
         self._watch_deadlines()
         self._start()
 
@@ -356,40 +429,86 @@ class Relay:
 
     async def drain(self, timeout: float) -> None:
         """
-        Accept nothing more, let what is accepted end, and give up what has not ended by then.
+        Accept nothing more, let what is accepted end and its replies leave, and give up what has not ended by then.
 
         Args:
             timeout: Seconds to wait; what is left is answered with a wait error. A second drain can end the first one
                 earlier, not later.
         """
         self._stopping = True
-        if not self._backlog.pending:
-            self._all_ended()
-            return
-        self._log.info("waiting for {pending} deliveries, at most {timeout} s", pending=self.pending, timeout=timeout)
         drained: Deferred[None] = Deferred()
         self._drained.append(drained)
-        self._end_of_drain = self._not_later(self._end_of_drain, timeout, self._drain_over)
+        self._end_of_drain = self._not_later(self._end_of_drain, max(0.0, timeout), self._drain_over)
+        if self._under_way:
+            self._log.info(
+                "waiting for {pending} deliveries, at most {timeout} s", pending=self.pending, timeout=timeout
+            )
+        self._look_whether_drained()
         await drained
+
+    @property
+    def _under_way(self) -> int:
+        return len(self._deliveries) + len(self._storing)
+
+    def _look_whether_drained(self) -> None:
+        """When all has ended, wait for what is still to leave, as long as the drain may take."""
+        if not self._drained or self._under_way or self._sent is not None:
+            return
+        if self._end_of_drain is None:
+            self._all_over(None)
+        else:
+            self._sent = self._outlet.when_sent()
+            self._sent.addCallbacks(self._all_over, _forget)
 
     def _drain_over(self) -> None:
         self._end_of_drain = None
-        self._log.warn("gave up {pending} deliveries, for the gateway is stopping", pending=self.pending)
-        self._give_up_all(conditions.STOPPING, "the gateway is stopping")
+        if self._under_way:
+            self._log.warn("gave up {pending} deliveries, for the gateway is stopping", pending=self.pending)
+            self._give_up_all(conditions.STOPPING, "the gateway is stopping")
+        else:
+            self._all_over(None)
 
     def _give_up_all(self, error: conditions.StanzaError, note: str) -> None:
-        self._given_up = True
-        for delivery in list(self._deliveries.values()):
-            self._end(delivery, reply.give_up(delivery.stanza, error, note))
+        """
+        Begin nothing more, and answer all that is pending with an error.
 
-    def _all_ended(self) -> None:
+        If the webhook is gone, attempts under way may still end; if the time is over, they are cut off.
+        """
+        self._given_up = error, note
+        self._clock.callLater(0, self._give_up_next)
+
+    def _give_up_next(self) -> None:
+        cut_off = self._stopping and self._end_of_drain is None
+        left = [
+            delivery
+            for delivery_id, delivery in self._deliveries.items()
+            if delivery_id not in self._ending and (cut_off or delivery_id not in self._attempts)
+        ]
+        for delivery in left[:SLICE]:
+            self._give_up(delivery)
+        if len(left) > SLICE:
+            self._clock.callLater(0, self._give_up_next)
+
+    def _give_up(self, delivery: Delivery) -> None:
+        assert self._given_up is not None
+        error, note = self._given_up
+        self._end(delivery, reply.give_up(delivery.stanza, error, note))
+
+    def _all_over(self, _: None) -> None:
         for call in (self._end_of_drain, self._next_deadline, self._next_start, self._next_retry):
             if call is not None:
                 call.cancel()
         self._end_of_drain = self._next_deadline = self._next_start = self._next_retry = None
-        if self._clear is not None:
-            self._clear.cancel()
+        for waiting in (self._clear, self._sent):
+            if waiting is not None:
+                waiting.cancel()
+        self._clear = self._sent = None
         self._valve.resume()
         drained, self._drained = self._drained, []
         for each in drained:
             each.callback(None)
+
+
+def _forget(failure: Failure) -> None:
+    """Nobody waits for it any more."""
+    failure.trap(CancelledError)

@@ -32,6 +32,9 @@ _COUNTED = frozenset({408, 421, 423, 425, 500, 507, *range(520, 600)})
 _BUDGET_SECONDS = 10.0
 """How far back unused parts of the budget reach: a burst of retries after a calm time is no larger than this allows."""
 
+_LONGEST_REST = 86_400.0
+"""Seconds; a webhook that asks for more has miscounted."""
+
 _SHORTEST_WAIT = 0.001
 """Seconds; any shorter one is lost in the rounding of a clock, and whoever waits would ask again at the same time."""
 
@@ -86,10 +89,12 @@ class GiveUp:
         reason: `final`: the result stands, also where it is a success. `attempts`: no more are allowed.
             `deadline`: the next one would begin too late.
         pause: Seconds for which nothing at all is to be POSTed to this webhook.
+        rest: Seconds for which nothing of the same conversation is.
     """
 
     reason: Literal["final", "attempts", "deadline"]
     pause: float = 0.0
+    rest: float = 0.0
 
 
 @frozen
@@ -146,14 +151,14 @@ class RetryPolicy:
             return GiveUp("attempts")
         if outcome == "stale" and not fresh:
             return Retry(0.0, counted=False, fresh=True) if left > 0 else GiveUp("deadline")
-        counted = outcome in ("counted", "stale") and not probe
-        if counted and attempts + 1 >= self.max_attempts:
-            return GiveUp("attempts")
         asked = pause = 0.0
         if isinstance(result, Response):
-            asked = _retry_after(result.headers.get("retry-after", ""), now)
+            asked = min(_LONGEST_REST, _retry_after(result.headers.get("retry-after", ""), now))
             if result.status == 503:
                 pause = min(asked, self.longest_pause)
+        counted = outcome in ("counted", "stale") and not probe
+        if counted and attempts + 1 >= self.max_attempts:
+            return GiveUp("attempts", rest=asked)
         if outcome == "slow":
             drawn = self.cap / 2 * (1 + draw)
         else:
@@ -161,7 +166,7 @@ class RetryPolicy:
             drawn = draw * min(self.cap, self.base * 2.0 ** min(tries - 1, 64), left)
         seconds = max(drawn, asked)
         if left < self.base or seconds >= left:
-            return GiveUp("deadline", pause)
+            return GiveUp("deadline", pause, asked)
         return Retry(seconds, counted, pause=pause)
 
 

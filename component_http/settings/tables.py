@@ -580,6 +580,12 @@ class DeliverySettings(Table):
                 f"delivery.resume_below_percent is {self.resume_below_percent:g}, but must not be above"
                 f" delivery.pause_above_percent, which is {self.pause_above_percent:g}"
             )
+        shortest = min(self.message_deadline, self.iq_deadline, self.presence_deadline)
+        if self.retry_base >= shortest:
+            raise SettingsError(
+                f"delivery.retry_base is {self.retry_base:g}, but must be below the shortest deadline, which is"
+                f" {shortest:g}: nothing of that kind would be tried again"
+            )
         if self.retry_base > self.retry_cap:
             raise SettingsError(
                 f"delivery.retry_base is {self.retry_base:g}, but must not be above delivery.retry_cap, which is"

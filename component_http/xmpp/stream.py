@@ -322,18 +322,20 @@ class _Waiting:
         crowded: `CROWDED_STANZAS` or `CROWDED_BYTES` waited, and more than half of that still does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_stanzas: int) -> None:
         self.crowded = False
+        self._max_stanzas = max_stanzas
         self._stanzas: deque[bytes] = deque()
         self._bytes = 0
-        self._waiters: list[Deferred[None]] = []
+        self._until_clear: list[Deferred[None]] = []
+        self._until_sent: list[Deferred[None]] = []
 
     def __len__(self) -> int:
         return len(self._stanzas)
 
     def add(self, stanza: bytes) -> bool:
         """Keep one more; False if there is no room."""
-        if len(self._stanzas) >= MAX_WAITING_STANZAS or self._bytes + len(stanza) > MAX_WAITING_BYTES:
+        if len(self._stanzas) >= self._max_stanzas or self._bytes + len(stanza) > MAX_WAITING_BYTES:
             return False
         self._stanzas.append(stanza)
         self._bytes += len(stanza)
@@ -348,19 +350,28 @@ class _Waiting:
         return stanza
 
     def settle(self) -> None:
-        """See whether it is still crowded, and tell those who waited if not."""
+        """See whether it is still crowded, or empty, and tell those who waited."""
         if self.crowded and len(self._stanzas) <= CROWDED_STANZAS // 2 and self._bytes <= CROWDED_BYTES // 2:
             self.crowded = False
-            while self._waiters and not self.crowded:
-                self._waiters.pop(0).callback(None)
+            while self._until_clear and not self.crowded:
+                self._until_clear.pop(0).callback(None)
+        while self._until_sent and not self._stanzas:
+            self._until_sent.pop(0).callback(None)
 
     def when_clear(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_clear`."""
-        if not self.crowded:
-            return succeed(None)
-        waiter: Deferred[None] = Deferred(self._waiters.remove)
-        self._waiters.append(waiter)
-        return waiter
+        return _fire_later(self._until_clear) if self.crowded else succeed(None)
+
+    def when_sent(self) -> Deferred[None]:
+        """See `component_http.interfaces.Outlet.when_sent`."""
+        return _fire_later(self._until_sent) if self._stanzas else succeed(None)
+
+
+def _fire_later(waiting: list[Deferred[None]]) -> Deferred[None]:
+    """One more in a list of those that somebody will fire; cancelled it leaves the list."""
+    waiter: Deferred[None] = Deferred(waiting.remove)
+    waiting.append(waiter)
+    return waiter
 
 
 class _ConnectionFactory(XmlStreamFactoryMixin, Factory):
@@ -390,6 +401,7 @@ class ComponentStream(StreamManager, Service):
         clock: The reactor, or a clock in tests.
         random: Source of the jitter between two connections.
         sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).
+        max_waiting: Stanzas that may wait to be sent.
     """
 
     _log = Logger()
@@ -405,6 +417,7 @@ class ComponentStream(StreamManager, Service):
         clock: Any,
         random: Random,
         sent: Callable[[domish.Element], object] = _tell_nobody,
+        max_waiting: int = MAX_WAITING_STANZAS,
     ) -> None:
         self.domain = domain
         self.secret = secret
@@ -414,7 +427,7 @@ class ComponentStream(StreamManager, Service):
         self._observer = observer
         self._random = random
         self._connection: _Connection | None = None
-        self._waiting = _Waiting()
+        self._waiting = _Waiting(max_waiting)
         self._failures = 0
         self._complaints: set[str] = set()
         self._check = _OutgoingCheck(domain, limits, observer, sent)
@@ -588,6 +601,10 @@ class ComponentStream(StreamManager, Service):
         """See `component_http.interfaces.Outlet.when_clear`; it fires when the stream is stopped, too."""
         return self._waiting.when_clear()
 
+    def when_sent(self) -> Deferred[None]:
+        """See `component_http.interfaces.Outlet.when_sent`; it fires when the stream is stopped, too."""
+        return self._waiting.when_sent()
+
     def _keep(self, stanza: bytes) -> bool:
         was_crowded = self._waiting.crowded
         if not self._waiting.add(stanza):
@@ -726,6 +743,10 @@ class BorrowedStream:
         return False
 
     def when_clear(self) -> Deferred[None]:
+        """Fire at once."""
+        return succeed(None)
+
+    def when_sent(self) -> Deferred[None]:
         """Fire at once."""
         return succeed(None)
 

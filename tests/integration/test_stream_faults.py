@@ -267,7 +267,13 @@ def test_a_stop_lets_the_bot_finish(again: bool) -> None:
         server = stack.enter_context(ScriptedServer())
         webhook = stack.enter_context(ScriptedWebhook(slow))
         gateway = stack.enter_context(
-            GatewayProcess(domain=DOMAIN, server=server.endpoint, secret=server.secret, post_url=webhook.url)
+            GatewayProcess(
+                domain=DOMAIN,
+                server=server.endpoint,
+                secret=server.secret,
+                post_url=webhook.url,
+                sections={"delivery": {"drain_timeout": 3 * PATIENT}},
+            )
         )
         stack.callback(thought.set)
         peer = server.connected()

@@ -370,7 +370,7 @@ class RetryAfterTests(SynchronousTestCase):
         A number of any length is beyond the deadline, or a small one with zeros before it.
         """
         for digits in (400, 5_000, 1_000_000):
-            self.assertEqual(GiveUp("deadline"), after(Response(429, {"retry-after": "9" * digits})))
+            self.assertEqual(GiveUp("deadline", rest=86400.0), after(Response(429, {"retry-after": "9" * digits})))
             self.assertEqual(7.0, self.asked("7".zfill(digits)))
 
     def test_ends_of_time(self) -> None:
@@ -379,14 +379,15 @@ class RetryAfterTests(SynchronousTestCase):
         """
         self.assertEqual(0.0, self.asked("Mon, 01 Jan 0001 00:00:00 +1400"))
         last = Response(429, {"retry-after": "Fri, 31 Dec 9999 23:59:59 -1200"})
-        self.assertEqual(GiveUp("deadline"), after(last))
+        self.assertEqual(GiveUp("deadline", rest=86400.0), after(last))
 
     def test_beyond_the_deadline(self) -> None:
         """
-        Who is asked to wait until the deadline or longer gives up at once.
+        Who is asked to wait until the deadline or longer gives up at once, and leaves the wait to those behind.
         """
         for status in (429, 500, 502):
-            self.assertEqual(GiveUp("deadline"), after(Response(status, {"retry-after": "25"}), left=25.0))
+            late = after(Response(status, {"retry-after": "25"}), left=25.0)
+            self.assertEqual(GiveUp("deadline", rest=25.0), late)
         self.assertEqual(24.0, seconds_of(after(Response(429, {"retry-after": "24"}), left=25.0)))
 
     def test_busy_webhook_rests(self) -> None:
@@ -402,9 +403,17 @@ class RetryAfterTests(SynchronousTestCase):
         A 503 lets the webhook rest also where its own delivery cannot wait so long.
         """
         busy = Response(503, {"retry-after": "90"})
-        self.assertEqual(GiveUp("deadline", pause=60.0), after(busy, left=25.0))
-        self.assertEqual(GiveUp("deadline", pause=60.0), after(busy, left=0.1))
+        self.assertEqual(GiveUp("deadline", pause=60.0, rest=90.0), after(busy, left=25.0))
+        self.assertEqual(GiveUp("deadline", pause=60.0, rest=90.0), after(busy, left=0.1))
         self.assertEqual(GiveUp("deadline"), after(Response(503), left=0.1))
+
+    def test_last_attempt_leaves_the_wait(self) -> None:
+        """
+        Also where no more attempts are allowed those behind wait as long as was asked; with one attempt nobody does.
+        """
+        tired = Response(500, {"retry-after": "7"})
+        self.assertEqual(GiveUp("attempts", rest=7.0), after(tired, attempts=9))
+        self.assertEqual(GiveUp("attempts"), after(tired, policy=RetryPolicy(max_attempts=1)))
 
     def test_nobody_else_can_ask(self) -> None:
         """

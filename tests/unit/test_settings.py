@@ -473,6 +473,10 @@ class WrongValueTests(SettingsTestCase):
             "delivery.retry_base is 2, but must not be above delivery.retry_cap",
             self.refusal(delivery={"retry_base": 2, "retry_cap": 1}),
         )
+        self.assertIn(
+            "delivery.retry_base is 25, but must be below the shortest deadline, which is 25",
+            self.refusal(delivery={"retry_base": 25}),
+        )
 
     def test_not_yet(self) -> None:
         """

@@ -1,0 +1,219 @@
+"""That what is set is what is done: from a setting to what a sender or a webhook sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.words.protocols.jabber.xmlstream import STREAM_AUTHD_EVENT
+from twisted.words.xish.utility import EventDispatcher
+from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, BootstrapMixin
+from wokkel.subprotocols import StreamManager
+
+from component_http.contract.reply import Response
+from component_http.contract.xml import Limits, parse_stanzas
+from component_http.delivery.backlog import BacklogLimits
+from component_http.errors import CertificateInvalid, ConnectionFailed
+from component_http.gateway import Gateway, backlog_limits
+from component_http.settings import DeliverySettings, Settings
+from component_http.testing import ScriptedWebhook, json_response
+
+PONG = json_response('{"body": "pong"}')
+
+
+class SettingsAtWorkTests(SynchronousTestCase):
+    """Each setting of [delivery], with another value than its default."""
+
+    def a_gateway(self, script: Iterable[Any], **delivery: object) -> Gateway:
+        """A gateway on a stream that is only pretended, with a clock that the test moves."""
+        settings = Settings.from_mapping(
+            {
+                "component": {
+                    "domain": "bot.example.org",
+                    "component_post_url": "http://127.0.0.1:8080/",
+                    "component_post_stanzas": ["message", "presence", "iq"],
+                },
+                "delivery": delivery,
+            },
+            env={"COMPONENT_HTTP_SECRET": "not used"},
+        )
+        self.reactor, self.webhook = MemoryReactorClock(), ScriptedWebhook(script)
+        bootstraps, self.stream, self.sent = BootstrapMixin(), EventDispatcher(), []
+        self.stream.send = self.sent.append
+        manager = StreamManager(bootstraps, self.reactor)
+        bootstraps.installBootstraps(self.stream)
+        gateway = Gateway(settings, self.reactor, manager=manager, webhook=self.webhook)
+        gateway.startService()
+        self.addCleanup(self.stop, gateway, self.reactor)
+        self.stream.dispatch(self.stream, STREAM_CONNECTED_EVENT)
+        self.stream.dispatch(self.stream, STREAM_AUTHD_EVENT)
+        return gateway
+
+    def stop(self, gateway: Gateway, reactor: MemoryReactorClock) -> None:
+        stopped = gateway.stopService()
+        gateway.drain(0)
+        reactor.pump([0, 0])
+        self.successResultOf(stopped)
+
+    def say(self, *senders: str, kind: str = "message", type_: str = "chat", size: int = 1) -> None:
+        """Let each of them send one stanza."""
+        for sender in senders:
+            body = f"<body>{'x' * size}</body>" if kind == "message" else ""
+            type_of = f"type='{type_}'" if type_ else ""
+            xml = f"<{kind} from='{sender}@example.org/x' to='bot@bot.example.org' id='1' {type_of}>{body}</{kind}>"
+            [element] = parse_stanzas(xml, Limits())
+            self.stream.dispatch(element)
+
+    def test_max_attempts(self) -> None:
+        """
+        max_attempts is how often a webhook may fail at one stanza.
+        """
+        self.a_gateway([Response(500)] * 9, max_attempts=3)
+        self.say("alice")
+        self.reactor.pump([1] * 20)
+        self.assertEqual(3, len(self.webhook.posts))
+
+    def test_one_attempt(self) -> None:
+        """
+        With max_attempts = 1 each stanza is POSTed once, and no number of failures opens a breaker.
+        """
+        gateway = self.a_gateway([Response(500)] * 200, max_attempts=1)
+        for _ in range(200):
+            self.say("alice")
+        self.assertEqual((200, 0), (len(self.webhook.posts), gateway.counters["retried"]))
+        self.assertEqual(0, gateway.counters["breaker_opened"])
+
+    def test_deadlines(self) -> None:
+        """
+        Each kind of stanza has its own deadline.
+        """
+        gateway = self.a_gateway(
+            [Deferred() for _ in range(3)], message_deadline=30, iq_deadline=10, presence_deadline=20
+        )
+        self.say("alice")
+        self.say("alice", kind="iq", type_="get")
+        self.say("bob", kind="presence", type_="")
+        for expired in (1, 2, 3):
+            self.reactor.pump([9.9])
+            self.assertEqual(expired - 1, gateway.counters["expired"])
+            self.reactor.pump([0.1])
+            self.assertEqual(expired, gateway.counters["expired"])
+
+    def test_waits(self) -> None:
+        """
+        retry_base is the longest wait before the second attempt, and retry_cap that before any.
+        """
+        self.a_gateway([Response(429)] * 200, retry_base=0.1, retry_cap=0.2, retry_budget_percent=1000)
+        self.say("alice")
+        self.reactor.pump([0.01] * 11)
+        self.assertGreaterEqual(len(self.webhook.posts), 2)
+        self.reactor.pump([0.01] * 100)
+        self.assertGreaterEqual(len(self.webhook.posts), 2 + 100 // 21)
+
+    def test_retry_budget(self) -> None:
+        """
+        retry_budget_percent and retry_budget_per_second bound how often there are attempts again.
+        """
+        for settings, low, high in (
+            ({"retry_budget_percent": 0, "retry_budget_per_second": 0.1}, 1, 3),
+            ({"retry_budget_percent": 1000, "retry_budget_per_second": 0.1}, 50, 1000),
+            ({"retry_budget_percent": 0, "retry_budget_per_second": 100}, 50, 1000),
+        ):
+            self.a_gateway([Response(429)] * 1000, retry_base=0.01, retry_cap=0.01, **settings)
+            self.say(*(f"u{number}" for number in range(20)))
+            self.reactor.pump([0.1] * 10)
+            retries = len(self.webhook.posts) - 20
+            self.assertTrue(low <= retries <= high, f"{settings}: {retries}")
+
+    def test_longest_pause(self) -> None:
+        """
+        longest_pause is how long a 503 can stop all POSTs.
+        """
+        self.a_gateway([Response(503, {"retry-after": "60"})], longest_pause=5)
+        self.say("alice", "bob")
+        self.reactor.pump([4.9])
+        self.assertEqual(1, len(self.webhook.posts))
+        self.reactor.pump([0.1])
+        self.assertEqual(2, len(self.webhook.posts))
+
+    def test_breaker(self) -> None:
+        """
+        breaker_in_a_row failures stop all POSTs but a probe each breaker_probe_interval.
+        """
+        gateway = self.a_gateway([ConnectionFailed("refused")] * 50, breaker_in_a_row=3, breaker_probe_interval=7)
+        self.say("a", "b", "c", "d")
+        self.assertEqual((3, "open"), (len(self.webhook.posts), gateway.status().webhook))
+        self.reactor.pump([6.9])
+        self.assertEqual(3, len(self.webhook.posts))
+        self.reactor.pump([0.1])
+        self.assertEqual(4, len(self.webhook.posts))
+
+    def test_breaker_by_share(self) -> None:
+        """
+        breaker_percent of breaker_requests within breaker_window stop them likewise.
+        """
+        script = [Response(204), Response(204), Response(204), Response(500), Response(500)]
+        for settings, state in (
+            ({"breaker_requests": 5, "breaker_percent": 40}, "open"),
+            ({"breaker_requests": 6, "breaker_percent": 40}, "closed"),
+            ({"breaker_requests": 5, "breaker_percent": 41}, "closed"),
+            ({"breaker_requests": 5, "breaker_percent": 40, "breaker_window": 1}, "closed"),
+        ):
+            gateway = self.a_gateway(list(script), **settings)
+            self.say("a", "b", "c")
+            self.reactor.advance(5)
+            self.say("d", "e")
+            self.assertEqual(state, gateway.status().webhook, settings)
+
+    def test_on_gone(self) -> None:
+        """
+        on_gone says whether a 410 is about one stanza or about all.
+        """
+        for on_gone, posts in (("bounce", 2), ("disable", 1)):
+            self.a_gateway([Response(410)], on_gone=on_gone)
+            self.say("alice", "bob")
+            self.assertEqual(posts, len(self.webhook.posts))
+
+    def test_loop_guard(self) -> None:
+        """
+        loop_guard is how many replies there are in a conversation.
+        """
+        gateway = self.a_gateway([PONG] * 9, loop_guard="2/10s")
+        self.say(*["alice"] * 5)
+        self.assertEqual((2, 3), (len(self.sent), gateway.counters["loop_guarded"]))
+
+    def test_limits(self) -> None:
+        """
+        Every limit of the backlog is one that was set.
+        """
+        settings = DeliverySettings(
+            max_pending=11,
+            max_pending_bytes=2_000_000,
+            max_per_conversation=3,
+            fair_above_percent=1,
+            fair_share_percent=2,
+            pause_above_percent=5,
+            resume_below_percent=4,
+        )
+        self.assertEqual(BacklogLimits(11, 2_000_000, 3, 0.01, 0.02, 0.05, 0.04), backlog_limits(settings))
+        gateway = self.a_gateway([Deferred() for _ in range(9)], max_per_conversation=2)
+        self.say(*["alice"] * 3)
+        self.assertEqual(1, gateway.counters["refused_conversation_full"])
+
+    def test_status(self) -> None:
+        """
+        An application can ask how things stand, while it runs.
+        """
+        gateway = self.a_gateway([CertificateInvalid("expired"), Deferred()])
+        self.say("alice", "bob")
+        status = gateway.status()
+        self.assertEqual((2, 1, "closed"), (status.pending, status.running, status.webhook))
+        self.assertEqual(("the webhook's certificate cannot be trusted",), status.obstacles)
+        gateway.drain(0)
+        self.reactor.pump([0, 0])
+        self.assertIn("the gateway is stopping", gateway.status().obstacles)
+        self.stop(gateway, self.reactor)
+        self.assertIsNone(gateway.status())
