@@ -4,13 +4,15 @@
 
 VENV ?= .venv
 PYTEST_ARGS ?=
+SOAK_ARGS ?=
 bin := $(VENV)/bin
 
-.PHONY: help test demo docs lint wheel clean servers
+.PHONY: help test soak demo docs lint wheel clean servers
 .NOTPARALLEL:
 
 help:
 	@echo "make test    run all tests, against real XMPP servers where they can be had (PYTEST_ARGS=... goes to pytest)"
+	@echo "make soak    hold the gateway under load and faults, about 30 minutes (SOAK_ARGS=... names scenarios, --seed, --short)"
 	@echo "make demo    see the gateway at work in this terminal, without an XMPP server"
 	@echo "make docs    build the documents into docs/_build/html"
 	@echo "make lint    ruff and mypy"
@@ -19,6 +21,9 @@ help:
 
 test: $(VENV)/.test servers
 	$(bin)/python -m pytest -q -rs $(PYTEST_ARGS)
+
+soak: $(VENV)/.test servers
+	$(bin)/python -m tests.soak $(SOAK_ARGS)
 
 demo: $(VENV)/.run
 	@$(bin)/python -m component_http.playground.demo

@@ -475,19 +475,17 @@ class Relay:
         If the webhook is gone, attempts under way may still end; if the time is over, they are cut off.
         """
         self._given_up = error, note
-        self._clock.callLater(0, self._give_up_next)
-
-    def _give_up_next(self) -> None:
         cut_off = self._stopping and self._end_of_drain is None
-        left = [
-            delivery
-            for delivery_id, delivery in self._deliveries.items()
-            if delivery_id not in self._ending and (cut_off or delivery_id not in self._attempts)
-        ]
+        left = [delivery for delivery in self._deliveries.values() if cut_off or delivery.id not in self._attempts]
+        self._clock.callLater(0, self._give_up_next, left)
+
+    def _give_up_next(self, left: list[Delivery]) -> None:
         for delivery in left[:SLICE]:
-            self._give_up(delivery)
-        if len(left) > SLICE:
-            self._clock.callLater(0, self._give_up_next)
+            if delivery.id in self._deliveries:
+                self._give_up(delivery)
+        del left[:SLICE]
+        if left:
+            self._clock.callLater(0, self._give_up_next, left)
 
     def _give_up(self, delivery: Delivery) -> None:
         assert self._given_up is not None

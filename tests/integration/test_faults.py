@@ -1,0 +1,25 @@
+"""
+What the gateway promises, while its webhook, its server and its load do their worst: some seconds of each scenario.
+
+The full forms, with the figures about time and memory, are run by `make soak`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.soak.scenarios import SCENARIOS, Plan
+
+SEED = 1
+
+IN_FULL_ONLY = {"F11D"}
+"""Scenarios that only measure."""
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in IN_FULL_ONLY])
+def test_promises_hold_under_fault(name: str) -> None:
+    """
+    Nothing is lost, answered twice or out of order, and the limits of the scenario are kept.
+    """
+    report = SCENARIOS[name](Plan(short=True, seed=SEED))
+    assert not report.missed(timing=False), report.text()

@@ -1,0 +1,359 @@
+"""The three processes of a run, put together, and the books they keep put side by side."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from tests.integration.closing import Closing
+from tests.integration.processes import BUGS, Process, toml, twistd
+from tests.integration.waiting import eventually
+from tests.soak.control import CHECKOUT, Child
+from tests.soak.report import Report
+
+__all__ = ["DOMAIN", "ENDINGS", "SECRET", "Books", "Rig", "summary_of"]
+
+DOMAIN = "bot.localhost"
+SECRET = "bot's <secret> & more"
+
+ENDINGS = ("replied", "silent", "bounced", "expired", "refused_reply")
+"""The counters of the ways in which an accepted stanza can end."""
+
+SILENT = ("silent", "refused_reply")
+"""Those of them that a message's sender hears nothing of."""
+
+RSS_INTERVAL = 0.2
+"""Seconds between two looks at the gateway's memory."""
+
+
+class SoakGateway(Process):
+    """
+    The gateway of a run.
+
+    Args:
+        sections: All settings.
+        plugin: Run `twistd component-http` instead of `gateway.tac`: without lag meter and without counters before
+            its end, but with the signals as they are in earnest.
+    """
+
+    def __init__(self, sections: Mapping[str, Mapping[str, object]], plugin: bool) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="component-http-soak-gateway-"))
+        (folder / "secret").touch(mode=0o600)
+        (folder / "secret").write_text(SECRET + "\n")
+        (folder / "gateway.toml").write_text(toml(sections))
+        application = str(Path(__file__).with_name("gateway.tac"))
+        what = ["component-http", "--config", "gateway.toml"] if plugin else ["-y", application]
+        super().__init__([*twistd(), "-n", "--pidfile=", *what], folder, {"PYTHONPATH": str(CHECKOUT)})
+
+    def status(self) -> dict[str, Any]:
+        """What the lag meter wrote last."""
+        try:
+            status: dict[str, Any] = json.loads((self.folder / "status.json").read_text())
+        except FileNotFoundError:
+            return {"time": 0.0, "lag_ms": {}, "counters": {}}
+        return status
+
+    def peak_mib(self) -> float:
+        """The most memory it ever held (VmHWM)."""
+        found = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
+        return int(found[1]) / 1024 if found else 0.0
+
+    def cpu_seconds(self) -> float:
+        """Processor time it took so far, in user and system mode."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / 100
+
+
+@define
+class Books:
+    """
+    All accounts at the end of a run.
+
+    Attributes:
+        load: The load's report.
+        webhook: The webhook's.
+        counters: The gateway's own.
+        lag_ms: The gateway's lag.
+        memory: Seconds since the start and MiB held then.
+        peak_mib: The most it held.
+        log: All it logged.
+    """
+
+    load: dict[str, Any]
+    webhook: dict[str, Any]
+    counters: dict[str, int]
+    lag_ms: dict[str, float]
+    memory: list[tuple[float, float]] = field(repr=False)
+    peak_mib: float = 0.0
+    log: str = field(default="", repr=False)
+
+    def count(self, *names: str) -> int:
+        """The sum of some of the gateway's counters."""
+        return sum(self.counters.get(name, 0) for name in names)
+
+    @property
+    def untold(self) -> int:
+        """Refused stanzas whose senders were not told, for they had been told of another within the second."""
+        return self.count("refusals_untold")
+
+    @property
+    def lost(self) -> int:
+        """
+        What was sent and neither answered, bounced, refused nor ended without a word as the contract has it (`SILENT`);
+        negative if something was answered and counted among these too.
+        """
+        unaccounted: int = self.load["outstanding"] - self.untold - self.count(*SILENT)
+        return unaccounted
+
+    @property
+    def stray(self) -> int:
+        """What the gateway accepted beyond what it says became of it; 0 if its own books are right."""
+        return self.count("accepted") - self.count(*ENDINGS)
+
+    def resident_mib(self, share: float) -> float:
+        """Memory held when this share of the time had gone, the mean of some looks around that moment."""
+        if not self.memory:
+            return 0.0
+        middle = min(len(self.memory) - 1, int(share * len(self.memory)))
+        near = [mib for _, mib in self.memory[max(0, middle - 5) : middle + 6]]
+        return sum(near) / len(near)
+
+    def group(self, name: str) -> dict[str, Any]:
+        """The load's report about one of its groups."""
+        group: dict[str, Any] = self.load["groups"][name]
+        return group
+
+
+class Rig(Closing):
+    """
+    The gateway between a load and a webhook.
+
+    Args:
+        seed: For the webhook's faults.
+        faults: How the webhook behaves at first (`tests.soak.webhook.Faults`).
+        sections: More settings of the gateway.
+        overrides: Settings that win over a scenario's own, to try something out.
+        plugin: Run the gateway as an operator does.
+        server: Component port of a real server with `load.localhost`; None to play the server.
+        load_secret: What `load.localhost` has to know there.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        faults: Mapping[str, Any] | None = None,
+        sections: Mapping[str, Mapping[str, object]] | None = None,
+        overrides: Mapping[str, Mapping[str, object]] | None = None,
+        plugin: bool = False,
+        server: int | None = None,
+        load_secret: str = "",
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="component-http-soak-"))
+        self._closing: list[Callable[[], None]] = [lambda: shutil.rmtree(self.folder, ignore_errors=True)]
+        self._done = threading.Event()
+        self._memory: list[tuple[float, float]] = []
+        self.peak_mib = 0.0
+        try:
+            self.webhook = self._child("tests.soak.webhook", seed=seed, **(faults or {}))
+            webhook_port = self.webhook.ask("listen")
+            if server is None:
+                self.load = self._child("tests.soak.load", domain=DOMAIN, secret=SECRET)
+            else:
+                self.load = self._child("tests.soak.load", domain=DOMAIN, secret=load_secret, port=server)
+            port = self.load.ask("open")
+            settings: dict[str, dict[str, object]] = {
+                "component": {
+                    "domain": DOMAIN,
+                    "server": f"tcp:127.0.0.1:{port}",
+                    "secret_file": "secret",
+                    "component_post_url": f"http://127.0.0.1:{webhook_port}/",
+                }
+            }
+            for given in (sections or {}, overrides or {}):
+                for section, values in given.items():
+                    settings.setdefault(section, {}).update(values)
+            self.gateway = SoakGateway(settings, plugin)
+            self._closing.append(self.gateway.remove)
+            self.gateway.wait_for_log(f"authenticated as {DOMAIN}")
+            eventually(lambda: self.load.ask("state")["ready"], "the load's stream", detail=self.gateway.log)
+        except BaseException:
+            self.close()
+            raise
+        self._started = time.monotonic()
+        self._thread = threading.Thread(target=self._watch_memory, daemon=True)
+        self._thread.start()
+        self._closing.append(self._stop_watching)
+
+    def _child(self, module: str, **arguments: Any) -> Child:
+        child = Child(module, self.folder / "errors.log", **arguments)
+        self._closing.append(child.close)
+        return child
+
+    def _watch_memory(self) -> None:
+        while not self._done.wait(RSS_INTERVAL):
+            try:
+                self._memory.append((time.monotonic() - self._started, self.gateway.resident_kib() / 1024))
+                self.peak_mib = max(self.peak_mib, self.gateway.peak_mib())
+            except (OSError, AssertionError):
+                return  # it has ended
+
+    def _stop_watching(self) -> None:
+        self._done.set()
+        self._thread.join(5.0)
+
+    def start(self, seconds: float, *groups: Mapping[str, Any]) -> None:
+        """Begin to send."""
+        self.load.ask("start", groups=groups, seconds=seconds)
+
+    def run(self, seconds: float, *groups: Mapping[str, Any]) -> None:
+        """Send for a time."""
+        self.start(seconds, *groups)
+        self.wait_for_generator(seconds + 30)
+
+    def wait_for_generator(self, seconds: float) -> None:
+        """Wait until all that is due was made."""
+        eventually(lambda: not self.load.ask("state")["generating"], "the end of the load", seconds=seconds)
+
+    def waiting(self) -> int:
+        """How many stanzas were sent, or are about to be, and are not accounted for yet."""
+        counters: dict[str, int] = self.gateway.status()["counters"]
+        state: dict[str, int] = self.load.ask("state")
+        accounted = sum(counters.get(name, 0) for name in ("refusals_untold", *SILENT))
+        return state["outstanding"] + state["queued"] - accounted
+
+    def settle(self, seconds: float) -> float:
+        """
+        Wait until everything sent is accounted for, or the time is over.
+
+        Returns:
+            How long that took.
+        """
+        since = time.monotonic()
+        while time.monotonic() < since + seconds:
+            state = self.load.ask("state")
+            if not state["generating"] and self.waiting() <= 0:
+                time.sleep(0.3)  # for what must not come: second answers
+                return time.monotonic() - since
+            time.sleep(0.1)
+        return time.monotonic() - since
+
+    def watch(self, seconds: float) -> list[dict[str, Any]]:
+        """
+        Let time pass.
+
+        Returns:
+            The gateway's status about twice a second.
+        """
+        seen = []
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            time.sleep(min(0.5, max(0.0, until - time.monotonic())))
+            seen.append(self.gateway.status())
+        return seen
+
+    def finish(self, *, stop: bool = True) -> Books:
+        """
+        Stop the gateway, if it was not stopped before, and close the books.
+        """
+        if stop and self.gateway.running:
+            self.peak_mib = max(self.peak_mib, self.gateway.peak_mib())
+            self.gateway.terminate(60.0)
+        status = self.gateway.status()
+        log = self.gateway.log()
+        return Books(
+            load=self.load.ask("report"),
+            webhook=self.webhook.ask("report"),
+            counters=status["counters"] or summary_of(log),
+            lag_ms=status["lag_ms"],
+            memory=self._memory,
+            peak_mib=self.peak_mib,
+            log=log,
+        )
+
+    def close(self) -> None:
+        """End all three."""
+        while self._closing:
+            self._closing.pop()()
+
+
+def summary_of(log: str) -> dict[str, int]:
+    """The counters in the line with which the gateway ends."""
+    found = re.findall(r"stopped; in all: (.*)", log)
+    return {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", found[-1])} if found else {}
+
+
+def account(report: Report, books: Books, *, groups: Sequence[str] = (), retried: bool = True) -> None:
+    """
+    Enter what every run has to show: nothing lost, nothing twice, nothing out of order, and the books agree.
+
+    Args:
+        report: Where to.
+        books: At the end of the run.
+        groups: Whose latencies to show; all if there are none.
+        retried: The webhook must never be asked again what it has answered.
+    """
+    load, webhook = books.load, books.webhook
+    report.figures.update(
+        sent=load["sent"],
+        answered=load["replied"],
+        bounced=load["bounced"],
+        untold=books.untold,
+        **{"ended in silence": books.count(*SILENT)},
+        lost=books.lost,
+        duplicates=load["duplicates"],
+        **{"out of order": load["out_of_order"]},
+        requests=webhook.get("requests", 0),
+        **{"connections at once": webhook["most"].get("connections", 0)},
+        **{"peak MiB": round(books.peak_mib, 1)},
+    )
+    if load["held"]:
+        report.figures["not sent for want of reading"] = load["held"]
+    conditions: dict[str, int] = {}
+    for name, group in load["groups"].items():
+        for condition, count in group["conditions"].items():
+            conditions[condition] = conditions.get(condition, 0) + count
+        if (not groups or name in groups) and group["p50"] is not None:
+            label = f" of {name}" if len(load["groups"]) > 1 else ""
+            report.figures[f"p50/p99/max s{label}"] = f"{group['p50']:.3f}/{group['p99']:.3f}/{group['longest']:.3f}"
+    if conditions:
+        report.figures["errors"] = conditions
+    if books.lag_ms:
+        lag = books.lag_ms
+        report.figures["lag ms p50/p99/p99.9/max"] = f"{lag['p50']}/{lag['p99']}/{lag['p999']}/{lag['max']}"
+        report.check("F15: p99.9 of the reactor's lag under 100 ms", lag["p999"] < 100, timing=True)
+    report.check("nothing lost", books.lost == 0)
+    report.check("no answer twice", load["duplicates"] == 0)
+    report.check("replies in order", load["out_of_order"] == 0)
+    report.check("requests in order", webhook.get("out_of_order", 0) == 0)
+    report.check("one stanza at a time in a conversation", webhook["most"].get("in_a_conversation", 0) <= 1)
+    report.check("the same bytes on each attempt", webhook.get("changed_bodies", 0) == 0)
+    report.check("no attempt numbers backwards", webhook.get("attempts_backwards", 0) == 0)
+    report.check("no stanza but answers", not load["strange"])
+    report.check("at most 32 connections", webhook["most"].get("connections", 0) <= 32)
+    report.check("every accepted stanza ended once, by the gateway's own counters", books.stray == 0)
+    if retried:
+        report.check("an answered request is not made again", webhook.get("asked_again_after_200", 0) == 0)
+    for name, group in load["groups"].items():
+        if group["kind"] == "iq":
+            report.check(f"every iq of {name} answered", group["unanswered"] == 0)
+    bug = BUGS.search(books.log)
+    report.check("no bug in the log", bug is None)
+    if bug is not None:
+        report.notes.append(books.log[max(0, bug.start() - 200) : bug.start() + 1500])
+    if books.stray:
+        report.notes.append(f"the gateway's counters: {books.counters}")
+    if webhook["overlaps"]:
+        report.figures["attempts at once in a conversation"] = webhook["most"]["attempts_at_once"]
+        report.notes.append(f"at once in a conversation: {webhook['overlaps']}")
+    if load["strange"]:
+        report.notes.append(f"strange: {load['strange']}")
