@@ -25,13 +25,14 @@ __all__ = ["MAX_IDS", "MAX_OCCUPANTS", "Rooms"]
 NS_MUC = "http://jabber.org/protocol/muc"
 
 MAX_IDS = 16_384
-"""Messages to rooms that are known by their id; more than can wait for a stream, in 4 MiB."""
+"""Messages to rooms that are known by their id; more than can wait for a stream, in 5 MiB."""
 
 MAX_OCCUPANTS = 4096
 """
-Occupants of rooms that are known to be ours; 20 MiB if their addresses are as long as can be.
+Occupants of rooms that are known to be ours; 2 MiB, however long their addresses are.
 
-Strangers can claim rooms and so push out others; what we say there is still known by its ids.
+Strangers can claim to be rooms, but push out only each other: first go those that we never asked to let us in. Of who
+is pushed out it is still known by the ids what they say.
 """
 
 
@@ -41,14 +42,21 @@ class _Occupant:
     What one of our addresses is in one room.
 
     Attributes:
-        nick: The resource of its occupant address.
+        nick: The fingerprint of the resource of its occupant address.
+        asked: We asked to enter; else the room says so unasked, as it does where others share the stream.
         confirmed: The room said so; else it is what we asked for.
         entering: The room may still send what was said before we came.
     """
 
-    nick: str
+    nick: bytes
+    asked: bool
     confirmed: bool
     entering: bool
+
+    @property
+    def settled(self) -> bool:
+        """What is said under another nick is not ours: a stream is in order, so all of the time before has come."""
+        return self.confirmed and not self.entering
 
 
 class Rooms:
@@ -60,11 +68,18 @@ class Rooms:
 
     Who says goodbye to a room is known until the room has confirmed it: what was said before may still come back. To
     know an occupant for longer than it is one does no harm, for a room sends nothing to those who left.
+
+    Two things look the same: a delayed message that a room sends from its past under the author's address, as Openfire
+    does, and a new one that its author's client had to send twice. They are of the past from our request to enter until
+    an occupant says something without delay, or the room tells its subject under its own address or without delay.
+    So the first new one is taken for the past in a room that tells its subject with a delay under a person's address;
+    and where we ask to enter once more, what is said before the room has read it ends that time too early.
     """
 
     def __init__(self) -> None:
-        self._ids: OrderedDict[bytes, None] = OrderedDict()
-        self._occupants: OrderedDict[tuple[Address, Address], _Occupant] = OrderedDict()
+        # By the message, who of us sent it; by who of us it is in which room, what it is there. All are fingerprints.
+        self._ids: OrderedDict[bytes, bytes] = OrderedDict()
+        self._occupants: OrderedDict[bytes, _Occupant] = OrderedDict()
 
     def sent(self, element: Element) -> None:
         """
@@ -74,8 +89,9 @@ class Rooms:
             element: A stanza that passed the check of `contract.outgoing`.
         """
         if element.name == "message" and element.getAttribute("type") == "groupchat" and element.getAttribute("id"):
-            sent = _fingerprint(*_addresses(element), element["id"])
-            self._ids[sent] = None
+            ours, room = _addresses(element)
+            sent = _message_key(ours, room, element["id"])
+            self._ids[sent] = _occupant_key(ours, room)
             self._ids.move_to_end(sent)
             if len(self._ids) > MAX_IDS:
                 self._ids.popitem(last=False)
@@ -85,25 +101,30 @@ class Rooms:
     def _asked(self, ours: Address, occupant: Address) -> None:
         """We ask to enter; one who is in the room already keeps the nick until the room confirms another."""
         if occupant.resource is not None:
-            known = self._occupants.get((ours, occupant.bare))
+            key = _occupant_key(ours, occupant)
+            known = self._occupants.get(key)
             if known is not None and known.confirmed:
-                self._know(ours, occupant.bare, evolve(known, entering=True))
+                self._know(key, evolve(known, asked=True, entering=True))
             else:
-                self._know(ours, occupant.bare, _Occupant(occupant.resource, confirmed=False, entering=True))
+                nick = _fingerprint(occupant.resource)
+                self._know(key, _Occupant(nick, asked=True, confirmed=False, entering=True))
 
     def presence_arrived(self, presence: Stanza) -> None:
         """Learn from presence who of a room's occupants we are, or that we are none any more."""
-        ours, room, nick = presence.recipient, presence.sender.bare, presence.sender.resource
-        known = self._occupants.get((ours, room))
+        nick = presence.sender.resource
+        if nick is None:
+            return
+        key = _occupant_key(presence.recipient, presence.sender)
+        known = self._occupants.get(key)
         if presence.type == "error":
-            if known is not None and not known.confirmed and nick == known.nick:
-                del self._occupants[ours, room]
-        elif presence.through_room and nick is not None and "110" in (codes := _status_codes(presence.element)):
+            if known is not None and not known.confirmed and known.nick == _fingerprint(nick):
+                del self._occupants[key]
+        elif presence.through_room and "110" in (codes := _status_codes(presence.element)):
             if presence.type == "":
-                entering = known is None or known.entering
-                self._know(ours, room, _Occupant(nick, confirmed=True, entering=entering))
+                asked, entering = (False, True) if known is None else (known.asked, known.entering)
+                self._know(key, _Occupant(_fingerprint(nick), asked=asked, confirmed=True, entering=entering))
             elif known is not None and presence.type == "unavailable" and "303" not in codes:
-                del self._occupants[ours, room]
+                del self._occupants[key]
 
     def repeated(self, stanza: Stanza) -> Literal["reflection", "history"] | None:
         """
@@ -115,20 +136,26 @@ class Rooms:
         """
         if stanza.kind != "message" or stanza.type == "error":
             return None
+        groupchat = stanza.type == "groupchat"
         ours, room = stanza.recipient, stanza.sender.bare
-        known = self._occupants.get((ours, room))
-        if known is not None and known.nick == stanza.sender.resource:
-            self._know(ours, room, known)
-            return "reflection"
-        if stanza.type != "groupchat":
-            return None
-        if stanza.id and _fingerprint(ours, room, stanza.id) in self._ids:
-            return "reflection"
+        key = _occupant_key(ours, room)
+        known = self._occupants.get(key)
         delays = list(stanza.element.elements(NS_DELAY, "delay"))
+        if groupchat and known is not None and known.entering and _ends_the_past(stanza, delays):
+            known = evolve(known, entering=False)
+            self._know(key, known)
+        # What is not said to all comes from persons, too, and a webhook can be made to enter a person's address. From a
+        # room it cannot be our own before the room has confirmed us (section 7.2.2: always, by status 110).
+        if known is not None and (known.confirmed or groupchat) and known.nick == _fingerprint(stanza.sender.resource):
+            self._know(key, known)
+            return "reflection"
+        if not groupchat:
+            return None
+        # People choose ids, too, and not always rare ones. Another resource of ours has a nick of its own.
+        author = self._ids.get(_message_key(ours, room, stanza.id)) if stanza.id else None
+        if author is not None and not (author == key and known is not None and known.settled):
+            return "reflection"
         if not delays or _is_subject(stanza):
-            # Only what was said before comes before the subject (section 7.1).
-            if known is not None and known.entering:
-                self._know(ours, room, evolve(known, entering=False))
             return None
         # A person's client marks what it had to send twice as delayed, too; and Openfire writes not the room's address
         # into what is of the past, but the person's.
@@ -136,9 +163,12 @@ class Rooms:
             return "history"
         return None
 
-    def _know(self, ours: Address, room: Address, occupant: _Occupant) -> None:
-        self._occupants[ours, room] = occupant
-        self._occupants.move_to_end((ours, room))
+    def _know(self, key: bytes, occupant: _Occupant) -> None:
+        """Remember; if too many are known, the newest unasked one goes, or else the one heard of longest ago."""
+        is_new = key not in self._occupants
+        self._occupants[key] = occupant
+        if is_new or occupant.asked:
+            self._occupants.move_to_end(key, last=occupant.asked)
         if len(self._occupants) > MAX_OCCUPANTS:
             self._occupants.popitem(last=False)
 
@@ -152,10 +182,19 @@ def _asks_to_enter(presence: Element) -> bool:
     return not presence.hasAttribute("type") and next(presence.elements(NS_MUC, "x"), None) is not None
 
 
-def _fingerprint(bot: Address, room: Address, id: str) -> bytes:
-    """What is kept of an id that was sent: 16 bytes, however long it and the addresses are."""
-    text = f"{bot.bare}\n{room.bare}\n{id}"
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _message_key(ours: Address, room: Address, id: str) -> bytes:
+    """A message in a room, whichever of a bot's resources sent it."""
+    return _fingerprint(f"{ours.bare}\n{room.bare}\n{id}")
+
+
+def _occupant_key(ours: Address, room: Address) -> bytes:
+    """One of our addresses, with its resource, in one room."""
+    return _fingerprint(f"{ours}\n{room.bare}")
+
+
+def _fingerprint(text: str | None) -> bytes:
+    """What is kept of a text: 16 bytes, however long it is."""
+    return blake2b((text or "").encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _status_codes(presence: Element) -> set[str]:
@@ -170,6 +209,17 @@ def _status_codes(presence: Element) -> set[str]:
 def _is_subject(message: Stanza) -> bool:
     """It tells the room's subject (section 7.2.15), which was not said before, but is so now."""
     return not message.has_body and next(message.element.elements(message.element.uri, "subject"), None) is not None
+
+
+def _ends_the_past(message: Stanza, delays: list[Element]) -> bool:
+    """
+    All that the room says from now on is new: only what was said before comes before the subject (section 7.1).
+
+    An old subject may be of the past itself, and a room may greet us before its past, from its bare address.
+    """
+    if _is_subject(message):
+        return not delays or _is_delayed_by(message.sender.bare, delays)
+    return not delays and message.sender.resource is not None
 
 
 def _is_delayed_by(room: Address, delays: Iterable[Element]) -> bool:

@@ -53,9 +53,9 @@ class RoomsTestCase(SynchronousTestCase):
         xml = f"<presence type='error' from='{ROOM}/{nick}' to='{BOT}'>{error}</presence>"
         self.rooms.presence_arrived(Stanza.from_element(element(xml)))
 
-    def enter(self, nick, bot=BOT):
-        self.join(nick, bot)
-        self.presence(nick, 110, to=bot)
+    def enter(self, nick, bot=BOT, room=ROOM):
+        self.join(nick, bot, room)
+        self.presence(nick, 110, to=bot, room=room)
 
     def heard(self, nick, inside="<body>x</body>", to=BOT, room=ROOM, type_="groupchat", id="theirs"):
         """What is thought of a message that arrives from an occupant."""
@@ -157,6 +157,23 @@ class OccupantTests(RoomsTestCase):
         self.enter("echo")
         self.assertEqual("reflection", self.heard("echo", type_="chat"))
 
+    def test_a_person_is_no_room(self) -> None:
+        """
+        A bot that was made to enter a person's address still gets what that person writes to it.
+        """
+        self.join("phone", room="alice@example.org")
+        for type_ in ("chat", "normal", "headline"):
+            self.assertIsNone(self.heard("phone", room="alice@example.org", type_=type_))
+
+    def test_nobody_else_makes_a_person_a_room(self) -> None:
+        """
+        Nor do others change that, whatever they send.
+        """
+        self.join("phone", room="alice@example.org")
+        self.presence("phone", 110, room="mallory@evil.example")
+        self.presence("phone", 110, room="example.org")
+        self.assertIsNone(self.heard("phone", room="alice@example.org", type_="chat"))
+
     def test_errors_are_new(self) -> None:
         """
         What the room could not deliver for us is told, though it comes from our own address and has our id.
@@ -194,14 +211,39 @@ class OccupantTests(RoomsTestCase):
         Beyond the limit the occupant is forgotten that was heard of longest ago.
         """
         self.enter("echo")
-        self.presence("echo", 110, room="silent@rooms.example.org")
+        self.enter("echo", room="silent@rooms.example.org")
         for number in range(MAX_OCCUPANTS - 2):
-            self.presence("echo", 110, room=f"room{number}@rooms.example.org")
+            self.enter("echo", room=f"room{number}@rooms.example.org")
         self.heard("echo")
-        self.presence("echo", 110, room="last@rooms.example.org")
+        self.enter("echo", room="last@rooms.example.org")
         self.assertEqual(
             ("reflection", None), (self.heard("echo"), self.heard("echo", room="silent@rooms.example.org"))
         )
+
+    def test_strangers_push_out_only_strangers(self) -> None:
+        """
+        However many addresses of ours somebody welcomes, and however much is said there, our rooms stay known.
+        """
+        self.enter("echo")
+        self.presence("echo", 110, room="borrowed@rooms.example.org")
+        for number in range(MAX_OCCUPANTS + 1):
+            self.presence("x", 110, to=f"x{number}@bot.example.org", room="mallory@evil.example")
+            self.heard("x", to=f"x{number}@bot.example.org", room="mallory@evil.example")
+        self.enter("echo", room="late@rooms.example.org")
+        for room in (ROOM, "borrowed@rooms.example.org", "late@rooms.example.org"):
+            self.assertEqual("reflection", self.heard("echo", room=room))
+
+    def test_what_we_asked_for_after_all(self) -> None:
+        """
+        A room that had us in before we asked is as well known as any from when we ask.
+        """
+        self.presence("echo", 110)
+        self.enter("echo")
+        for number in range(MAX_OCCUPANTS - 1):
+            self.enter("echo", room=f"room{number}@rooms.example.org")
+        self.heard("echo")
+        self.enter("echo", room="last@rooms.example.org")
+        self.assertEqual("reflection", self.heard("echo"))
 
     @given(
         st.lists(
@@ -274,6 +316,65 @@ class IdTests(RoomsTestCase):
         self.say("ours", f"{BOT}/one")
         self.assertEqual("reflection", self.heard("echo", id="ours", to=f"{BOT}/two"))
 
+    def test_ids_of_others_are_theirs(self) -> None:
+        """
+        Where the room has told our nick, a person whose client counts its messages as we do is heard.
+        """
+        self.enter("echo")
+        self.say("1")
+        self.heard("alice", "<subject/>", id="subject")
+        self.assertEqual((None, "reflection"), (self.heard("alice", id="1"), self.heard("echo", id="1")))
+
+    def test_the_first_word_of_another_may_have_an_id_of_ours(self) -> None:
+        """
+        What is said without delay is of now, and so by whoever has the nick, though no subject has come.
+        """
+        self.enter("echo")
+        self.say("1")
+        self.assertIsNone(self.heard("alice", id="1"))
+
+    def test_an_id_where_nothing_is_confirmed(self) -> None:
+        """
+        In a room that never confirms a nick, which may have given us another, the id counts.
+        """
+        self.join("echo")
+        self.say("ours")
+        self.heard("alice", "<subject/>", id="subject")
+        self.assertEqual("reflection", self.heard("echo2", id="ours"))
+
+    def test_an_id_of_our_past(self) -> None:
+        """
+        While the room tells what was said before, our own messages under another nick are known by the id.
+        """
+        self.say("ours")
+        self.enter("echo2")
+        self.assertEqual("reflection", self.heard("echo", f"<body>x</body>{BY_A_PERSON}", id="ours"))
+        self.enter("echo2")
+        self.assertEqual("reflection", self.heard("echo", f"<body>x</body>{BY_THE_ROOM}", id="ours"))
+
+    def test_an_id_after_a_change_of_nick(self) -> None:
+        """
+        From then on who has our old nick is somebody else, whatever ids he chooses.
+        """
+        self.enter("echo")
+        self.say("ours")
+        self.heard("alice", "<subject/>", id="subject")
+        self.presence("echo", 110, 303, type_="unavailable")
+        self.assertEqual("reflection", self.heard("echo", id="ours"))
+        self.presence("echo2", 110)
+        self.assertIsNone(self.heard("echo", id="ours"))
+
+    def test_a_bot_in_a_room_twice(self) -> None:
+        """
+        A bot that is in a room with two resources, under two nicks, hears itself under neither.
+        """
+        self.enter("one", f"{BOT}/one")
+        self.enter("two", f"{BOT}/two")
+        self.say("ours", f"{BOT}/one")
+        for resource in ("one", "two"):
+            self.heard("alice", "<subject/>", to=f"{BOT}/{resource}", id="subject")
+            self.assertEqual("reflection", self.heard("one", to=f"{BOT}/{resource}", id="ours"))
+
     def test_ids_are_bounded(self) -> None:
         """
         Beyond the limit the id is forgotten that was sent longest ago.
@@ -315,12 +416,64 @@ class HistoryTests(RoomsTestCase):
         """
         What somebody's client had to send twice, and marked as delayed, is new once we are in the room.
         """
-        for end in ("<subject/>", f"<subject>s</subject>{BY_THE_ROOM}", "<body>x</body>"):
+        ends = ("<subject/>", "<subject>s</subject>", f"<subject>s</subject>{BY_THE_ROOM}", "<body>x</body>")
+        for end in ends:
             self.enter("echo")
             self.heard("alice", end)
             for delay in (BY_A_PERSON, BY_NOBODY):
                 self.assertIsNone(self.heard("alice", f"<body>x</body>{delay}"))
             self.assertEqual("history", self.heard("alice", f"<body>x</body>{BY_THE_ROOM}"))
+
+    def test_an_old_subject_within_the_past(self) -> None:
+        """
+        A subject of former times, as Openfire has them among what was said, does not make new what follows it.
+        """
+        self.enter("echo")
+        said = f"<body>x</body>{BY_A_PERSON}"
+        for delay in (BY_A_PERSON, BY_NOBODY):
+            story = [self.heard("alice", inside) for inside in (said, f"<subject>old</subject>{delay}", said)]
+            self.assertEqual(["history", None, "history"], story)
+
+    def test_a_greeting_before_the_past(self) -> None:
+        """
+        What the room itself tells who enters, as that all can see his address, does not make new what follows it.
+        """
+        self.enter("echo")
+        xml = f"<message type='groupchat' from='{ROOM}' to='{BOT}'><body>This room is not anonymous.</body></message>"
+        self.assertIsNone(self.rooms.repeated(Stanza.from_element(element(xml))))
+        self.assertEqual("history", self.heard("alice", f"<body>x</body>{BY_A_PERSON}"))
+
+    def test_our_own_words_are_of_now(self) -> None:
+        """
+        Once our own message has come back as it was said, or the subject that we set, the past is over.
+        """
+        for own in ("<body>x</body>", "<subject>ours</subject>", f"<subject>ours</subject>{BY_THE_ROOM}"):
+            self.enter("echo")
+            self.assertEqual("reflection", self.heard("echo", own))
+            self.assertIsNone(self.heard("alice", f"<body>x</body>{BY_A_PERSON}"))
+
+    def test_private_words_end_nothing(self) -> None:
+        """
+        What somebody whispers while the room tells its past does not make new what follows it.
+        """
+        self.enter("echo")
+        self.heard("alice", type_="chat")
+        self.assertEqual("history", self.heard("alice", f"<body>x</body>{BY_A_PERSON}"))
+
+    @given(
+        st.lists(st.sampled_from([f"<subject>old</subject>{BY_A_PERSON}", f"<body>x</body>{BY_A_PERSON}"])),
+        st.sampled_from(["<subject/>", "<subject>s</subject>", "<body>x</body>"]),
+    )
+    def test_whatever_was_said(self, past, end) -> None:
+        """
+        However a room tells its past, nothing with words in it is new until something undelayed has come.
+        """
+        self.rooms = Rooms()
+        self.enter("echo")
+        for inside in past:
+            self.assertEqual("history" if "body" in inside else None, self.heard("alice", inside))
+        self.assertIsNone(self.heard("alice", end))
+        self.assertIsNone(self.heard("alice", f"<body>x</body>{BY_A_PERSON}"))
 
     def test_entering_again(self) -> None:
         """
