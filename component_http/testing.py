@@ -32,7 +32,8 @@ def json_response(body: str, status: int = 200) -> Response:
 Answer = Response | Exception | Awaitable[Response | Exception]
 """
 What a `ScriptedWebhook` can be told to answer: a response, an error to raise (one of the `WebhookError`s of
-`component_http.errors`, as any webhook's), or either of them later.
+`component_http.errors`, as any webhook's), or either of them later. A `Deferred` or coroutine is the answer to one
+POST; give each its own.
 """
 
 
@@ -155,7 +156,7 @@ class RecordingOutlet:
 
 class RecordingValve:
     """
-    A `Valve` that knows whether it is closed.
+    A `Valve` that knows whether it is closed, and unlike a stream's stays so until somebody opens it.
 
     Attributes:
         paused: Reading is held back now.
@@ -265,6 +266,9 @@ class ComponentServer:
     def pause(self) -> None:
         """
         Read nothing more from the component that is there now.
+
+        Until it reads again the server may not notice that the component has gone: then `connected` still fires at
+        once, and a component that comes again is refused with `conflict`.
 
         Raises:
             ConnectionLost: There is none.

@@ -53,17 +53,20 @@ MAX_PAUSE = 5.0
 
 MAX_WAITING_STANZAS = 10_000
 MAX_WAITING_BYTES = 64 * 1024 * 1024
-"""What is kept for sending while there is no stream or the server does not read; beyond it `send` says no."""
+"""
+What is kept for sending while there is no stream or the server does not read, the number unless the owner gives
+another; beyond it `send` says no.
+"""
 
 CROWDED_STANZAS = 1000
 CROWDED_BYTES = 8 * 1024 * 1024
 """What waits when the outlet begins to be crowded; it is so until half of it waits."""
 
-SLICE = 100
-"""Stanzas written at once of those that waited, so that nobody else waits for long."""
-
 MAX_COMPLAINTS = 100
 """Different things that can be wrong at once before they are told again; rubbish from a server differs each time."""
+
+LOG_INTERVAL = 60.0
+"""Seconds before the same is logged again of what waits; with a slow server crowds come and go all the time."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds the server has to answer our closing tag before the connection is dropped."""
@@ -430,12 +433,12 @@ class ComponentStream(StreamManager, Service):
         self._waiting = _Waiting(max_waiting)
         self._failures = 0
         self._complaints: set[str] = set()
+        self._warned: dict[str, float] = {}
         self._check = _OutgoingCheck(domain, limits, observer, sent)
         self._loop: Deferred[None] | None = None
         self._stopping: list[Deferred[None]] = []
         self._resuming: IDelayedCall | None = None
         self._asked_to_pause = False
-        self._draining: IDelayedCall | None = None
         self._stable: IDelayedCall | None = None
         factory = _ConnectionFactory(self)
         factory.addBootstrap(STREAM_CONNECTED_EVENT, self._connection_made)
@@ -552,8 +555,6 @@ class ComponentStream(StreamManager, Service):
         _cancel(self._resuming)
         self._resuming = None
         self._asked_to_pause = False
-        _cancel(self._draining)
-        self._draining = None
         return reason
 
     def _authd(self, xs: _Connection) -> None:
@@ -609,32 +610,36 @@ class ComponentStream(StreamManager, Service):
         was_crowded = self._waiting.crowded
         if not self._waiting.add(stanza):
             self._observer.count("outgoing_full")
-            self._complain_once(LogLevel.warn, FULL)
+            self._warn_now_and_then(FULL)
             return False
         if self._waiting.crowded and not was_crowded:
-            self._complain_once(LogLevel.warn, CROWDED)
+            self._warn_now_and_then(CROWDED)
             self._rest()
         return True
 
+    def _warn_now_and_then(self, complaint: str) -> None:
+        """Log what is wrong with what waits, unless that was done less than `LOG_INTERVAL` ago."""
+        now = self.clock.seconds()
+        last = self._warned.get(complaint)
+        if last is None or not last <= now < last + LOG_INTERVAL:  # a clock that was set back keeps nothing quiet
+            self._warned[complaint] = now
+            self._log.warn("{domain}: {complaint}", domain=self.domain, complaint=complaint)
+
     def _drain(self) -> None:
-        """Write what waits as far as the transport takes it, a slice at a time; if we leave, close after the last."""
-        _cancel(self._draining)
-        self._draining = None
+        """
+        Write what waits as far as the transport takes it; if we leave, close after the last.
+
+        A transport takes 64 KiB before it holds us, and TLS some 64,000 bytes more, so nobody else waits for long.
+        """
         connection = self._connection
         if connection is None or not connection.ready:
             return
-        for _ in range(SLICE):
-            if connection.held or not self._waiting:
-                break
+        while self._waiting and not connection.held:
             connection.write(self._waiting.take())
-        if self._waiting and not connection.held:
-            self._draining = self.clock.callLater(0, self._drain)
         was_crowded = self._waiting.crowded
-        self._waiting.settle()
-        if was_crowded and not self._waiting.crowded:
-            self._complaints.discard(FULL)
-            if not self._asked_to_pause:
-                self._read_again()
+        self._waiting.settle()  # whoever is told may send, or stop us
+        if was_crowded and not self._waiting.crowded and not self._asked_to_pause:
+            self._read_again()
         if connection.leaving and not self._waiting:
             connection.close()
 
@@ -671,9 +676,8 @@ class ComponentStream(StreamManager, Service):
 
     def pause(self) -> None:
         """Stop reading for a moment, at most `MAX_PAUSE` seconds."""
-        if self._connection is not None:
-            self._asked_to_pause = True
-            self._rest()
+        self._rest()
+        self._asked_to_pause = self._resuming is not None
 
     def resume(self) -> None:
         """Read again, unless too much waits to leave."""

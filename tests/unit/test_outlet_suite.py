@@ -1,4 +1,7 @@
-"""What an `Outlet` promises, asked of each that there is: the streams, and the stand-in that tests use for them."""
+"""
+What an `Outlet` and a `Valve` promise, asked of each that there is: the streams, and the stand-ins that tests use for
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,16 @@ from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, BootstrapMixin
 from wokkel.subprotocols import StreamManager
 
 from component_http.contract.xml import Limits
-from component_http.interfaces import Outlet
+from component_http.interfaces import Outlet, Valve
 from component_http.operations.metrics import Counters
-from component_http.testing import RecordingOutlet
-from component_http.xmpp.stream import CROWDED_STANZAS, MAX_WAITING_STANZAS, BorrowedStream, ComponentStream
+from component_http.testing import RecordingOutlet, RecordingValve
+from component_http.xmpp.stream import (
+    CROWDED_STANZAS,
+    MAX_PAUSE,
+    MAX_WAITING_STANZAS,
+    BorrowedStream,
+    ComponentStream,
+)
 
 DOMAIN = "bot.example.org"
 
@@ -62,6 +71,14 @@ class OutletPromises:
         """
         self.assertFalse(self.outlet.crowded)
         self.successResultOf(self.outlet.when_clear())
+
+    def test_nothing_waits(self) -> None:
+        """
+        Nobody has to wait until all has left where nothing waits to leave, nor when something has just left.
+        """
+        self.successResultOf(self.outlet.when_sent())
+        self.outlet.send(message("m1"))
+        self.successResultOf(self.outlet.when_sent())
 
 
 class CrowdPromises(OutletPromises):
@@ -129,6 +146,86 @@ class CrowdPromises(OutletPromises):
         self.clear()
         self.successResultOf(stays)
 
+    def test_sent(self) -> None:
+        """
+        Who waits until all has left is told when the last one has, and not before.
+        """
+        self.crowd()
+        self.outlet.send(message("last"))
+        waiter = self.outlet.when_sent().addCallback(lambda _: self.left()[-1])
+        self.assertNoResult(waiter)
+        self.clear()
+        self.assertEqual("last", self.successResultOf(waiter))
+        self.successResultOf(self.outlet.when_sent())
+
+    def test_cancelled_wait_for_the_last(self) -> None:
+        """
+        One who waits no longer until all has left is forgotten; the others are told.
+        """
+        self.crowd()
+        gone, stays = self.outlet.when_sent(), self.outlet.when_sent()
+        gone.cancel()
+        self.failureResultOf(gone, CancelledError)
+        self.clear()
+        self.successResultOf(stays)
+
+
+class ValvePromises:
+    """
+    What every valve promises.
+
+    Attributes:
+        valve: It.
+    """
+
+    valve: Valve
+
+    def reading(self) -> bool:
+        """Whether stanzas come in."""
+        raise NotImplementedError
+
+    def test_open(self) -> None:
+        """
+        However often a valve was closed, whoever opens it has it open.
+        """
+        self.valve.pause()
+        self.valve.pause()
+        self.valve.resume()
+        self.assertTrue(self.reading())
+
+    def test_open_already(self) -> None:
+        """
+        A valve that nobody has closed is open, and may be opened.
+        """
+        self.assertTrue(self.reading())
+        self.valve.resume()
+        self.assertTrue(self.reading())
+
+
+class ClosingPromises(ValvePromises):
+    """What a valve promises that can be closed at all."""
+
+    def test_closed(self) -> None:
+        """
+        A closed valve lets nothing in, also when it was open before and when it is closed twice.
+        """
+        for _ in range(2):
+            self.valve.pause()
+            self.assertFalse(self.reading())
+            self.valve.pause()
+            self.assertFalse(self.reading())
+            self.valve.resume()
+
+
+class RecordingValveTests(ClosingPromises, SynchronousTestCase):
+    """The stand-in."""
+
+    def setUp(self) -> None:
+        self.valve: RecordingValve = RecordingValve()
+
+    def reading(self) -> bool:
+        return not self.valve.paused
+
 
 class RecordingOutletTests(CrowdPromises, SynchronousTestCase):
     """The stand-in."""
@@ -149,13 +246,13 @@ class RecordingOutletTests(CrowdPromises, SynchronousTestCase):
         self.outlet.full = self.outlet.crowded = False
 
 
-class ComponentStreamTests(CrowdPromises, SynchronousTestCase):
+class ComponentStreamTests(CrowdPromises, ClosingPromises, SynchronousTestCase):
     """Our own stream, over a connection in memory."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.transport = StringTransport()
-        self.outlet: ComponentStream = ComponentStream(
+        self.valve = self.outlet = ComponentStream(
             self,  # the endpoint
             DOMAIN,
             "s3cret",
@@ -188,16 +285,37 @@ class ComponentStreamTests(CrowdPromises, SynchronousTestCase):
 
     def clear(self) -> None:
         self.transport.producer.resumeProducing()
-        self.clock.advance(0)
+
+    def reading(self) -> bool:
+        return self.transport.producerState == "producing"
 
     def send_while_held(self, count: int) -> None:
         self.transport.producer.pauseProducing()
         for number in range(count):
             self.outlet.send(message(f"x{number}"))
 
+    def test_never_closed_for_long(self) -> None:
+        """
+        A valve that is closed again and again is open when five seconds have gone by since the first time.
+        """
+        for _ in range(5):
+            self.valve.pause()
+            self.clock.advance(MAX_PAUSE / 5)
+        self.assertTrue(self.reading())
 
-class BorrowedStreamTests(OutletPromises, SynchronousTestCase):
-    """A stream of somebody else's, of whose crowds nothing is known."""
+    def test_stop(self) -> None:
+        """
+        Who waits until all has left is told as well when the stream is stopped.
+        """
+        self.crowd()
+        waiter = self.outlet.when_sent()
+        self.outlet.stopService()
+        self.transport.producer.connectionLost()
+        self.successResultOf(waiter)
+
+
+class BorrowedStreamTests(OutletPromises, ValvePromises, SynchronousTestCase):
+    """A stream of somebody else's, of whose crowds nothing is known, and which is always read."""
 
     def setUp(self) -> None:
         bootstraps = BootstrapMixin()
@@ -208,7 +326,10 @@ class BorrowedStreamTests(OutletPromises, SynchronousTestCase):
         bootstraps.installBootstraps(stream)
         stream.dispatch(stream, STREAM_CONNECTED_EVENT)
         stream.dispatch(stream, STREAM_AUTHD_EVENT)
-        self.outlet = BorrowedStream(manager, DOMAIN, Limits(), Counters())
+        self.valve = self.outlet = BorrowedStream(manager, DOMAIN, Limits(), Counters())
 
     def left(self) -> list[str]:
         return ids_of("".join(self.sent))
+
+    def reading(self) -> bool:
+        return True

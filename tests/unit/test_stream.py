@@ -27,10 +27,10 @@ from component_http.xmpp.stream import (
     FULL,
     HANDSHAKE_TIMEOUT,
     LAST_RETRY,
+    LOG_INTERVAL,
     MAX_PAUSE,
     MAX_WAITING_BYTES,
     MAX_WAITING_STANZAS,
-    SLICE,
     STABLE_AFTER,
     ComponentStream,
 )
@@ -165,7 +165,12 @@ class StreamTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.server = Server()
         self.counters = Counters()
-        self.stream = ComponentStream(
+        self.stream = self.a_stream()
+        self.stream.startService()
+        self.addCleanup(self.stop)
+
+    def a_stream(self, **options) -> ComponentStream:
+        return ComponentStream(
             self.server,
             "bot.example.org",
             "s3cret",
@@ -173,9 +178,8 @@ class StreamTestCase(SynchronousTestCase):
             observer=self.counters,
             clock=self.clock,
             random=Longest(),
+            **options,
         )
-        self.stream.startService()
-        self.addCleanup(self.stop)
 
     def stop(self) -> None:
         stopped = self.stream.stopService()
@@ -379,29 +383,41 @@ class SendTests(StreamTestCase):
         heard = self.server.heard
         self.assertLess(heard.index("id='1'"), heard.index("id='2'"))
 
-    def test_what_is_sent_meanwhile_waits_its_turn(self) -> None:
+    def test_long_queue_leaves_at_once(self) -> None:
         """
-        A long queue leaves a slice at a time, so that nobody else waits for long, and what is sent meanwhile is last.
+        All that waited for the stream leaves as soon as it is there, if the transport takes it.
         """
-        ids = self.send_many(2 * SLICE + 1)
+        ids = self.send_many(MAX_WAITING_STANZAS)
         self.server.open()
         self.server.says("<handshake/>")
+        self.assertEqual(ids, self.server.heard_ids)
+
+    def test_what_is_sent_meanwhile_waits_its_turn(self) -> None:
+        """
+        What is sent while older stanzas still wait for room leaves after them.
+        """
+        ids = self.send_many(3)
+        self.server.open()
+        self.server.wire.fill_after = 1
+        self.server.says("<handshake/>")
         self.stream.send(message(id="last"))
-        self.assertEqual(ids[:SLICE], self.server.heard_ids)
-        self.clock.advance(0)
+        self.assertEqual(ids[:1], self.server.heard_ids)
+        self.server.wire.empty()
         self.assertEqual([*ids, "last"], self.server.heard_ids)
 
-    def test_slices_end_with_the_stream(self) -> None:
+    def test_each_stanza_leaves_once(self) -> None:
         """
-        What was not written when the stream is lost leaves on the next one, each stanza once.
+        What was not written when the stream is lost leaves on the next one, and nothing else does.
         """
-        ids = self.send_many(SLICE + 2)
-        self.server.authenticate()
+        ids = self.send_many(4)
+        self.server.open()
+        self.server.wire.fill_after = 2
+        self.server.says("<handshake/>")
         self.server.wire.lose()
         self.clock.advance(LAST_RETRY)
         self.server.open()
         self.server.says("<handshake/>")
-        self.assertEqual(ids[SLICE:], self.server.heard_ids)
+        self.assertEqual(ids[2:], self.server.heard_ids)
 
     def test_number_of_waiting_stanzas_is_bounded(self) -> None:
         """
@@ -412,6 +428,15 @@ class SendTests(StreamTestCase):
         self.assertEqual([False] * 3, kept[-3:])
         self.assertEqual(3, self.counters["outgoing_full"])
         self.assertEqual([CROWDED, FULL], self.logged(logs, LogLevel.warn))
+
+    def test_number_of_the_owners_choice(self) -> None:
+        """
+        An owner who makes more at once, or less, says how many stanzas are kept.
+        """
+        for number in (2, MAX_WAITING_STANZAS + 1):
+            stream = self.a_stream(max_waiting=number)
+            self.assertTrue(all(stream.send(message()) for _ in range(number)))
+            self.assertFalse(stream.send(message()))
 
     def test_bytes_of_waiting_stanzas_are_bounded(self) -> None:
         """
@@ -499,10 +524,6 @@ class CrowdedTests(StreamTestCase):
         self.server.authenticate()
         self.server.wire.fill()
 
-    def drain(self) -> None:
-        self.server.wire.empty()
-        self.clock.advance(0)
-
     def test_from_the_mark_until_half_of_it(self) -> None:
         """
         A thousand stanzas are a crowd, until five hundred are left.
@@ -513,7 +534,6 @@ class CrowdedTests(StreamTestCase):
         self.assertTrue(self.stream.crowded)
         self.server.wire.fill_after = CROWDED_STANZAS // 2 - 1
         self.server.wire.empty()
-        self.clock.advance(0)
         self.assertTrue(self.stream.crowded)
         self.server.wire.fill_after = 1
         self.server.wire.empty()
@@ -531,7 +551,6 @@ class CrowdedTests(StreamTestCase):
         self.assertTrue(self.stream.crowded)
         self.server.wire.fill_after = count - CROWDED_BYTES // 2 // LARGE - 1
         self.server.wire.empty()
-        self.clock.advance(0)
         self.assertTrue(self.stream.crowded)
         self.server.wire.fill_after = 1
         self.server.wire.empty()
@@ -546,9 +565,11 @@ class CrowdedTests(StreamTestCase):
         self.assertTrue(self.stream.crowded)
         clear = self.stream.when_clear()
         self.clock.advance(LAST_RETRY)
-        self.server.authenticate()
+        self.server.open()
+        self.server.wire.fill_after = 1
+        self.server.says("<handshake/>")
         self.assertNoResult(clear)
-        self.clock.advance(0)
+        self.server.wire.empty()
         self.successResultOf(clear)
 
     def test_clear_while_handling_the_clear(self) -> None:
@@ -557,10 +578,56 @@ class CrowdedTests(StreamTestCase):
         """
         ids = self.send_many(CROWDED_STANZAS)
         more = self.stream.when_clear().addCallback(lambda _: self.send_many(CROWDED_STANZAS, "more"))
-        self.drain()
+        self.server.wire.fill_after = CROWDED_STANZAS // 2
+        self.server.wire.empty()
         ids += self.successResultOf(more)
-        self.successResultOf(self.stream.when_clear())
+        again = self.stream.when_clear()
+        self.assertNoResult(again)
+        self.server.wire.empty()
+        self.successResultOf(again)
         self.assertEqual(ids, self.server.heard_ids)
+
+    def test_what_the_told_send_is_held_like_the_rest(self) -> None:
+        """
+        What is sent by one who was told that all has left is written as far as there is room, and the rest waits.
+        """
+        ids = self.send_many(3)
+        more = self.stream.when_sent().addCallback(lambda _: self.send_many(3, "more"))
+        self.server.wire.fill_after = len(ids) + 2
+        self.server.wire.empty()
+        ids += self.successResultOf(more)
+        self.assertEqual(ids[:-1], self.server.heard_ids)
+        self.assertNoResult(self.stream.when_sent())
+        self.server.wire.empty()
+        self.assertEqual(ids, self.server.heard_ids)
+
+    def test_one_who_is_told_stops_the_stream(self) -> None:
+        """
+        One who waits for the last stanza to leave and stops the stream then says goodbye after it, once.
+        """
+        ids = self.send_many(CROWDED_STANZAS)
+        stopping = []
+        self.stream.when_sent().addCallback(lambda _: stopping.append(self.stream.stopService()))
+        self.server.wire.empty()
+        self.assertEqual(ids, self.server.heard_ids)
+        self.assertTrue(self.server.heard.endswith("</stream:stream>"))
+        self.assertEqual(1, self.server.heard.count("</stream:stream>"))
+        self.server.says("</stream:stream>")
+        self.successResultOf(stopping[0])
+
+    def test_sent_is_later_than_clear(self) -> None:
+        """
+        Who waits until all has left is not told when it is only clear.
+        """
+        self.send_many(CROWDED_STANZAS)
+        clear, sent = self.stream.when_clear(), self.stream.when_sent()
+        self.server.wire.fill_after = CROWDED_STANZAS - 1
+        self.server.wire.empty()
+        self.successResultOf(clear)
+        self.assertNoResult(sent)
+        self.server.wire.fill_after = 1
+        self.server.wire.empty()
+        self.successResultOf(sent)
 
     def test_one_who_is_told_crowds_it_again(self) -> None:
         """
@@ -570,10 +637,10 @@ class CrowdedTests(StreamTestCase):
         first, second = self.stream.when_clear(), self.stream.when_clear()
         first.addCallback(lambda _: self.send_many(CROWDED_STANZAS))
         self.server.wire.fill_after = CROWDED_STANZAS // 2
-        self.drain()
+        self.server.wire.empty()
         self.successResultOf(first)
         self.assertNoResult(second)
-        self.drain()
+        self.server.wire.empty()
         self.successResultOf(second)
 
     def test_one_who_waits_sends_the_other_away(self) -> None:
@@ -583,20 +650,21 @@ class CrowdedTests(StreamTestCase):
         self.send_many(CROWDED_STANZAS)
         first, second = self.stream.when_clear(), self.stream.when_clear()
         first.addCallback(lambda _: second.cancel())
-        self.drain()
+        self.server.wire.empty()
         self.successResultOf(first)
         self.failureResultOf(second, CancelledError)
 
     def test_stop_ends_the_wait(self) -> None:
         """
-        When the stream is stopped nobody waits for its crowd any longer.
+        When the stream is stopped nobody waits any longer, be it for the end of the crowd or for the last stanza.
         """
         self.send_many(CROWDED_STANZAS)
-        clear = self.stream.when_clear()
+        clear, sent = self.stream.when_clear(), self.stream.when_sent()
         stopped = self.stream.stopService()
         self.clock.advance(CLOSE_TIMEOUT)
         self.successResultOf(stopped)
         self.successResultOf(clear)
+        self.successResultOf(sent)
         self.assertEqual(CROWDED_STANZAS, self.counters["outgoing_lost"])
 
     def test_second_stop_ends_the_wait(self) -> None:
@@ -605,20 +673,41 @@ class CrowdedTests(StreamTestCase):
         """
         self.stop()
         self.send_many(CROWDED_STANZAS)
-        clear = self.stream.when_clear()
+        clear, sent = self.stream.when_clear(), self.stream.when_sent()
         self.successResultOf(self.stream.stopService())
         self.successResultOf(clear)
+        self.successResultOf(sent)
 
-    def test_full_is_told_again_after_it_was_clear(self) -> None:
-        """
-        A queue that was full, was emptied and is full again is worth another line.
-        """
+    def crowds(self, count, each):
+        """Be crowded and full so many times, and clear for some seconds after each; returns what was said of it."""
         with capturedLogs() as logs:
-            for _ in range(2):
+            for _ in range(count):
                 self.send_many(MAX_WAITING_STANZAS + 2)
-                self.drain()
+                self.server.wire.empty()
+                self.clock.advance(each)
                 self.server.wire.fill()
-        self.assertEqual([CROWDED, FULL, FULL], self.logged(logs, LogLevel.warn))
+        return self.logged(logs, LogLevel.warn)
+
+    def test_crowds_that_flutter_are_told_once(self) -> None:
+        """
+        Crowds that come and go within a minute are worth one line of each kind.
+        """
+        self.assertEqual([CROWDED, FULL], self.crowds(3, LOG_INTERVAL / 3))
+
+    def test_later_crowd_is_told_again(self) -> None:
+        """
+        A crowd a minute later is worth another line, though the stream is the same.
+        """
+        self.assertEqual([CROWDED, FULL] * 3, self.crowds(3, LOG_INTERVAL))
+
+    def test_clock_that_was_set_back(self) -> None:
+        """
+        A crowd after the clock was set back is told, and not only when the old time has come again.
+        """
+        self.clock.rightNow = 1e9
+        self.assertEqual([CROWDED, FULL], self.crowds(1, 0))
+        self.clock.rightNow = 1.0
+        self.assertEqual([CROWDED, FULL], self.crowds(1, 0))
 
 
 class ReceiveTests(StreamTestCase):
@@ -726,6 +815,19 @@ class ReceiveTests(StreamTestCase):
         self.stream.pause()
         self.assertEqual("producing", self.server.wire.producerState)
 
+    def test_pause_in_the_handshake_is_forgotten(self) -> None:
+        """
+        A valve that could not be closed in the handshake does not keep reading at rest after a crowd.
+        """
+        self.server.open()
+        self.stream.pause()
+        self.server.says("<handshake/>")
+        self.server.wire.fill()
+        self.send_many(CROWDED_STANZAS)
+        self.assertEqual("paused", self.server.wire.producerState)
+        self.server.wire.empty()
+        self.assertEqual("producing", self.server.wire.producerState)
+
 
 class CrowdedReadingTests(StreamTestCase):
     """What the server sends makes more to be sent; so while that is crowded, reading rests."""
@@ -740,16 +842,12 @@ class CrowdedReadingTests(StreamTestCase):
     def reading(self):
         return self.server.wire.producerState == "producing"
 
-    def drain(self) -> None:
-        self.server.wire.empty()
-        self.clock.advance(0)
-
     def test_until_it_is_clear(self) -> None:
         """
         Reading rests from the mark on and goes on as soon as it is clear.
         """
         self.assertFalse(self.reading)
-        self.drain()
+        self.server.wire.empty()
         self.assertTrue(self.reading)
         self.assertEqual(1, self.counters["reading_paused"])
 
@@ -773,7 +871,7 @@ class CrowdedReadingTests(StreamTestCase):
         self.stream.pause()
         self.stream.resume()
         self.assertFalse(self.reading)
-        self.drain()
+        self.server.wire.empty()
         self.assertTrue(self.reading)
 
     def test_closed_valve_outlives_it(self) -> None:
@@ -781,7 +879,7 @@ class CrowdedReadingTests(StreamTestCase):
         It is clear, but the valve is closed; reading goes on when that is opened.
         """
         self.stream.pause()
-        self.drain()
+        self.server.wire.empty()
         self.assertFalse(self.reading)
         self.stream.resume()
         self.assertTrue(self.reading)
@@ -801,9 +899,11 @@ class CrowdedReadingTests(StreamTestCase):
         """
         self.server.wire.lose()
         self.clock.advance(LAST_RETRY)
-        self.server.authenticate()
+        self.server.open()
+        self.server.wire.fill_after = 1
+        self.server.says("<handshake/>")
         self.assertFalse(self.reading)
-        self.clock.advance(0)
+        self.server.wire.empty()
         self.assertTrue(self.reading)
 
     def test_stop_reads(self) -> None:
@@ -833,16 +933,17 @@ class StopTests(StreamTestCase):
 
     def test_what_waits_leaves_before_the_closing_tag(self) -> None:
         """
-        Whatever waits for room when the stream is stopped is written first, a slice at a time, and then the goodbye.
+        Whatever waits for room when the stream is stopped is written first, as there is room, and then the goodbye.
         """
         self.server.authenticate()
         self.server.wire.fill()
-        ids = self.send_many(SLICE + 1)
+        ids = self.send_many(3)
         self.stream.stopService()
         self.assertEqual("", self.server.heard)
+        self.server.wire.fill_after = 2
         self.server.wire.empty()
         self.assertNotIn("</stream:stream>", self.server.heard)
-        self.clock.advance(0)
+        self.server.wire.empty()
         self.assertEqual(ids, self.server.heard_ids)
         self.assertTrue(self.server.heard.endswith("</stream:stream>"))
         self.assertEqual(0, self.counters["outgoing_lost"])
