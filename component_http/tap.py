@@ -25,7 +25,7 @@ from component_http.settings import SECRET_VARIABLE, ReferenceRow, Settings, ref
 if TYPE_CHECKING:
     from component_http.gateway import Gateway
 
-__all__ = ["Options", "exit_on_settings_error", "makeService"]
+__all__ = ["Options", "exit_on_settings_error", "heed_signals", "makeService"]
 
 _log = Logger()
 
@@ -149,12 +149,18 @@ def makeService(options: Options) -> Gateway:
 
     with exit_on_settings_error():
         gateway = Gateway(options.settings(), reactor)
-    reactor.callWhenRunning(_heed_signals, gateway, reactor)
+    reactor.callWhenRunning(heed_signals, gateway, reactor)
     return gateway
 
 
-def _heed_signals(gateway: Gateway, reactor: Any) -> None:
-    """Leave the first signal to Twisted, and let each later one end the drain; Twisted's own handlers object to it."""
+def heed_signals(gateway: Gateway, reactor: Any) -> None:
+    """
+    Leave the first SIGTERM or SIGINT to Twisted, and let each later one end the drain; Twisted's own handlers object.
+
+    Args:
+        gateway: Whose drain.
+        reactor: It runs already, for it sets its own handlers when it starts: give this to `callWhenRunning`.
+    """
     stopping = False
 
     def arrived(number: int, frame: object) -> None:

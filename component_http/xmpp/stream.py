@@ -71,6 +71,9 @@ LOG_INTERVAL = 60.0
 CLOSE_TIMEOUT = 2.0
 """Seconds the server has to answer our closing tag before the connection is dropped."""
 
+READ_BYTES = 8192
+"""Bytes read at once: some dozens of stanzas, so that no webhook's answer waits for hundreds of them."""
+
 KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 """A peer that vanished is noticed after two minutes by the kernel (its default is two hours)."""
 
@@ -257,10 +260,11 @@ class _Connection(xmlstream.XmlStream):
 
 
 def _set_tcp_options(transport: Any) -> None:
-    """Notice a peer that vanished, and send small stanzas at once; on a connection that is not TCP do nothing."""
+    """Read little at a time, notice a peer that vanished, and send small stanzas at once; not in memory."""
     while transport is not None:
         handle = transport.getHandle() if hasattr(transport, "getHandle") else None
         if isinstance(handle, socket.socket):
+            transport.bufferSize = READ_BYTES
             if handle.family in (socket.AF_INET, socket.AF_INET6):
                 handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -12,7 +12,7 @@ from twisted.application.service import Application
 from twisted.internet import reactor
 
 from component_http import Gateway, Settings
-from component_http.tap import exit_on_settings_error
+from component_http.tap import exit_on_settings_error, heed_signals
 
 application = Application("component-http")
 
@@ -23,6 +23,9 @@ with exit_on_settings_error():
 
 gateway = Gateway(settings, reactor)
 gateway.setServiceParent(application)
+
+# A second SIGTERM ends the wait for what is under way.
+reactor.callWhenRunning(heed_signals, gateway, reactor)
 
 # Any wokkel XMPPHandler may join the gateway's stream; it sees each stanza before the webhook does:
 # gateway.addHandler(MyHandler())

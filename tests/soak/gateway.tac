@@ -1,5 +1,5 @@
 # The gateway as an application of its own, with a lag meter beside it: `twistd -n -y gateway.tac`, in a folder that
-# holds gateway.toml. The signals are twistd's here; scenarios about signals run `twistd component-http`.
+# holds gateway.toml.
 
 import os
 
@@ -9,6 +9,7 @@ from twisted.internet.task import LoopingCall
 
 from component_http.gateway import Gateway
 from component_http.settings import Settings
+from component_http.tap import heed_signals
 from tests.soak.lag import LagMeter
 
 application = Application("component-http")
@@ -16,6 +17,7 @@ gateway = Gateway(Settings.from_toml("gateway.toml"), reactor)
 gateway.setServiceParent(application)
 meter = LagMeter(reactor, "status.json", lambda: gateway.counters)
 reactor.callWhenRunning(meter.start)
+reactor.callWhenRunning(heed_signals, gateway, reactor)
 reactor.addSystemEventTrigger("after", "shutdown", meter.write)
 
 

@@ -41,11 +41,11 @@ class SoakGateway(Process):
 
     Args:
         sections: All settings.
-        plugin: Run `twistd component-http` instead of `gateway.tac`: without lag meter and without counters before
-            its end, but with the signals as they are in earnest.
+        plugin: Run `twistd component-http` instead of `gateway.tac`: as an operator does; without lag meter and without
+            counters before its end.
     """
 
-    def __init__(self, sections: Mapping[str, Mapping[str, object]], plugin: bool) -> None:
+    def __init__(self, sections: Mapping[str, Mapping[str, object]], plugin: bool = False) -> None:
         folder = Path(tempfile.mkdtemp(prefix="component-http-soak-gateway-"))
         (folder / "secret").touch(mode=0o600)
         (folder / "secret").write_text(SECRET + "\n")
@@ -142,7 +142,6 @@ class Rig(Closing):
         faults: How the webhook behaves at first (`tests.soak.webhook.Faults`).
         sections: More settings of the gateway.
         overrides: Settings that win over a scenario's own, to try something out.
-        plugin: Run the gateway as an operator does.
         server: Component port of a real server with `load.localhost`; None to play the server.
         load_secret: What `load.localhost` has to know there.
     """
@@ -154,7 +153,6 @@ class Rig(Closing):
         faults: Mapping[str, Any] | None = None,
         sections: Mapping[str, Mapping[str, object]] | None = None,
         overrides: Mapping[str, Mapping[str, object]] | None = None,
-        plugin: bool = False,
         server: int | None = None,
         load_secret: str = "",
     ) -> None:
@@ -182,7 +180,7 @@ class Rig(Closing):
             for given in (sections or {}, overrides or {}):
                 for section, values in given.items():
                     settings.setdefault(section, {}).update(values)
-            self.gateway = SoakGateway(settings, plugin)
+            self.gateway = SoakGateway(settings)
             self._closing.append(self.gateway.remove)
             self.gateway.wait_for_log(f"authenticated as {DOMAIN}")
             eventually(lambda: self.load.ask("state")["ready"], "the load's stream", detail=self.gateway.log)

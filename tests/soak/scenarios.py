@@ -341,7 +341,7 @@ def stopping(plan: Plan) -> Report:
     drain = plan.pick(20.0, 3.0)
     report = Report("F11", f"100/s; SIGTERM in the midst of it; drain_timeout {drain:g} s", plan.seed)
     sections: Sections = {"delivery": {"drain_timeout": drain}}
-    with plan.rig(sections, faults={"latency": 0.3}, plugin=True) as rig:
+    with plan.rig(sections, faults={"latency": 0.3}) as rig:
         rig.start(plan.pick(20.0, 4.0), _users(100, 20))
         time.sleep(plan.pick(10.0, 2.0))
         _stop_books(report, rig, _signal(rig, 1), drain + 2)
@@ -351,7 +351,7 @@ def stopping(plan: Plan) -> Report:
 def stopping_at_once(plan: Plan) -> Report:
     """F11B"""
     report = Report("F11B", "100/s; a webhook that hangs; SIGTERM, and again after 1 s", plan.seed)
-    with plan.rig({"delivery": {"drain_timeout": 20.0}}, faults={"latency": 30.0}, plugin=True) as rig:
+    with plan.rig({"delivery": {"drain_timeout": 20.0}}, faults={"latency": 30.0}) as rig:
         rig.start(plan.pick(10.0, 4.0), _users(100, 20))
         time.sleep(plan.pick(5.0, 2.0))
         _stop_books(report, rig, _signal(rig, 2), 1 + 4)
