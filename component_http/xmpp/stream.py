@@ -517,9 +517,11 @@ class ComponentStream(StreamManager, Service):
         self._resuming = None
         self._asked_to_pause = False
         self._barrier.lost()
+        if self._stopping:
+            self._outbox.confirm(self._outbox.written)  # it was closed politely, and there is no next one
         before = self._outbox.unconfirmed
         self._outbox.lost()
-        if before and not self._stopping:
+        if before:
             self._log.info("{count} stanzas will be written again: the server may not have them", count=before)
         return reason
 
