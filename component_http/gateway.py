@@ -282,8 +282,8 @@ def _component_stream(
         clock=reactor,
         random=Random(),
         sent=rooms.sent,
-        # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
         confirm=component.write_barrier,
         lifetimes={**LIFETIMES, "iq": settings.delivery.iq_deadline},
+        # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
         max_waiting=settings.delivery.max_pending + settings.webhook.max_connections * MAX_REPLIES,
     )

@@ -82,6 +82,11 @@ class Outbox:
         """How many were ever noted as unconfirmed; what a barrier confirms is up to here."""
         return self._written
 
+    @property
+    def awaited(self) -> bool:
+        """Somebody waits until all is sent."""
+        return bool(self._until_sent)
+
     def add(self, stanza: Outgoing) -> bool:
         """Let one more wait; False if there is no room."""
         size = len(stanza.xml)

@@ -57,7 +57,10 @@ CONFIRM_TIMEOUT = 2.0
 """Seconds that who waits until all is sent gives the server to say that it has it."""
 
 LIFETIMES = MappingProxyType({"message": 86_400.0, "presence": 60.0, "iq": 25.0})
-"""Seconds for which a stanza is of use, by its kind; what is about a subscription lives as long as a message."""
+"""
+Seconds for which a stanza is of use, by its kind: an iq that is an answer, for who asked waits no longer. An iq that
+asks, and what is about a subscription, lives as long as a message.
+"""
 
 SUBSCRIPTION = ("subscribe", "subscribed", "unsubscribe", "unsubscribed")
 
@@ -66,9 +69,6 @@ MAX_COMPLAINTS = 100
 
 LOG_INTERVAL = 60.0
 """Seconds before the same is logged again of what waits; with a slow server crowds come and go all the time."""
-
-BARRIER_FIRST = 2.0
-"""The observer priority of who takes our own pings out of what arrives: before everybody."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds the server has to answer our closing tag before the connection is dropped."""
@@ -179,6 +179,8 @@ class _Connection(xmlstream.XmlStream):
                 return
             if recipient.domain != self._owner.domain:
                 self._owner.ignored("foreign", element.name, "it is for another domain")
+                return
+            if element.name == "iq" and self._owner.is_own_ping(element):
                 return
             # wokkel's handlers ask for it, and would else find a child of that name.
             element.handled = False  # type: ignore[attr-defined]
@@ -387,7 +389,6 @@ class ComponentStream(StreamManager, Service):
             self._outbox,
             write=self._write_now,
             dead=self._dead,
-            reading=lambda: self._resuming is None,
             observer=observer,
             clock=clock,
             on=confirm,
@@ -537,12 +538,11 @@ class ComponentStream(StreamManager, Service):
             self._log.info("sending {count} stanzas that waited for the stream", count=len(self._outbox))
         self._barrier.connected()
         self._drain()
-        xs.addObserver("/iq", self._iq_arrived, BARRIER_FIRST)
         super()._authd(xs)
 
-    def _iq_arrived(self, element: domish.Element) -> None:
-        if self._barrier.returned(element):
-            element.handled = True  # type: ignore[attr-defined]
+    def is_own_ping(self, element: domish.Element) -> bool:
+        """Whether an iq that arrived is a ping of ours that came back, which no handler is to see."""
+        return self._barrier.returned(element)
 
     def _all_is_well(self) -> None:
         self._failures = 0
@@ -580,7 +580,7 @@ class ComponentStream(StreamManager, Service):
             self._outbox.note(outgoing)
 
     def _lifetime(self, stanza: domish.Element) -> float:
-        if stanza.name == "presence" and stanza.getAttribute("type") in SUBSCRIPTION:
+        if _is_request(stanza) or (stanza.name == "presence" and stanza.getAttribute("type") in SUBSCRIPTION):
             return self._lifetimes["message"]
         return self._lifetimes[stanza.name]
 
@@ -597,15 +597,20 @@ class ComponentStream(StreamManager, Service):
         """See `component_http.interfaces.Outlet.when_sent`; it fires when the stream is stopped, too."""
         sent = self._outbox.when_sent()
         if not sent.called:
-            self._barrier.send()
-            patience = self.clock.callLater(CONFIRM_TIMEOUT, self._confirm_all)
-            sent.addBoth(_cancel_after, patience)
+            self._barrier.wrote()
+            self._be_patient(sent)
         return sent
 
-    def _confirm_all(self) -> None:
-        """Nobody waits any longer to hear of what was written; of what was not, as long as need be."""
-        self._outbox.confirm(self._outbox.written)
+    def _be_patient(self, sent: Deferred[None]) -> None:
+        patience = self.clock.callLater(CONFIRM_TIMEOUT, self._confirm, self._outbox.written, sent)
+        sent.addBoth(_cancel_after, patience)
+
+    def _confirm(self, written: int, sent: Deferred[None]) -> None:
+        """Nobody waits any longer to hear of what was written by then; of what was not, as long as need be."""
+        self._outbox.confirm(written)
         self._outbox.settle()
+        if not sent.called:
+            self._be_patient(sent)
 
     def _keep(self, stanza: Outgoing) -> bool:
         was_crowded = self._outbox.crowded
@@ -705,6 +710,7 @@ class ComponentStream(StreamManager, Service):
         if connection is not None and connection.ready and not connection.leaving and self._resuming is None:
             self._observer.count("reading_paused")
             self._resuming = self.clock.callLater(MAX_PAUSE, self._read_again)
+            self._barrier.paused()
             connection.transport.pauseProducing()
 
     def _read_again(self) -> None:
@@ -713,7 +719,7 @@ class ComponentStream(StreamManager, Service):
         if self._resuming is not None:
             _cancel(self._resuming)
             self._resuming = None
-            self._barrier.heard()
+            self._barrier.resumed()
             if self._connection is not None:
                 self._connection.transport.resumeProducing()
 

@@ -19,7 +19,7 @@ from wokkel.subprotocols import XMPPHandler
 from component_http.contract.outgoing import sendable
 from component_http.contract.xml import Limits
 from component_http.operations.metrics import Counters
-from component_http.xmpp.outbox import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS
+from component_http.xmpp.outbox import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS, MAX_UNCONFIRMED
 from component_http.xmpp.stream import (
     CLOSE_TIMEOUT,
     CROWDED,
@@ -1061,12 +1061,6 @@ class BarrierTests(StreamTestCase):
     def a_stream(self, **options) -> ComponentStream:
         return super().a_stream(**{"confirm": True, **options})
 
-    def stop(self) -> None:
-        stopped = self.stream.stopService()
-        if self.server.wire is not None and self.server.wire.protocol is not None:
-            self.server.wire.lose()
-        self.successResultOf(stopped)
-
     def pings(self):
         """The ids of the pings to ourselves that were written."""
         return re.findall(r"<iq [^>]*\bid='(\w+)'", self.server.heard)
@@ -1075,10 +1069,13 @@ class BarrierTests(StreamTestCase):
         """The ids of the messages that were written."""
         return re.findall(r"<message [^>]*\bid='(\w+)'", self.server.heard)
 
-    def returns(self, id):
-        self.server.says(
-            f"<iq type='get' id='{id}' from='bot.example.org' to='bot.example.org'><ping xmlns='urn:xmpp:ping'/></iq>"
-        )
+    def returns(self, id, type="get"):
+        ours = "bot.example.org"
+        self.server.says(f"<iq type='{type}' id='{id}' from='{ours}' to='{ours}'><ping xmlns='urn:xmpp:ping'/></iq>")
+
+    def silence(self, seconds):
+        """Let time pass in which nothing is heard."""
+        self.clock.pump([0.5] * (2 * seconds))
 
     def reconnect(self):
         """Lose the stream and let it come again; what is heard is what the new one began with."""
@@ -1145,8 +1142,42 @@ class BarrierTests(StreamTestCase):
         self.server.authenticate()
         self.clock.advance(15)
         self.returns(self.pings()[0])
-        self.assertEqual([True], [element.handled for element in heard])
+        self.assertEqual([], heard)
         self.assertEqual(1, len(self.pings()))
+
+    def test_answer_of_the_server(self) -> None:
+        """
+        A server that answers the ping itself, be it by an error, has what was written before it, too.
+        """
+        for type_ in ("result", "error"):
+            self.server.authenticate()
+            self.send_many(1)
+            self.clock.advance(1)
+            self.returns(self.pings()[-1], type_)
+            self.server.wire.lose()
+            self.clock.advance(8)
+            self.server.open()
+            self.server.says("<handshake/>")
+            self.assertEqual([], self.ids())
+            self.server.wire.lose()
+            self.clock.advance(8)
+        self.assertEqual(2, self.counters["barrier_returned"])
+
+    def test_other_answers(self) -> None:
+        """
+        What answers something else that was asked of ourselves goes to the handlers.
+        """
+        heard = []
+
+        class Curious(XMPPHandler):
+            def connectionInitialized(self):
+                self.xmlstream.addObserver("/iq", heard.append)
+
+        self.stream.addHandler(Curious())
+        self.server.authenticate()
+        self.returns("other", "result")
+        self.server.says("<iq type='get' id='x' from='bot.example.org' to='bot.example.org'><q xmlns='x'/></iq>")
+        self.assertEqual(["other", "x"], [element["id"] for element in heard])
 
     def test_ping_of_somebody_else(self) -> None:
         """
@@ -1155,7 +1186,12 @@ class BarrierTests(StreamTestCase):
         self.server.authenticate()
         with capturedLogs() as logs:
             self.returns("foreign")
+            self.returns("foreigner")
+            self.server.says(
+                "<iq type='get' from='bot.example.org' to='bot.example.org'><ping xmlns='urn:xmpp:ping'/></iq>"
+            )
         self.assertEqual(1, len(self.logged(logs, LogLevel.warn)))
+        self.assertEqual(0, self.counters["barrier_returned"])
 
     def test_late_return(self) -> None:
         """
@@ -1187,6 +1223,8 @@ class BarrierTests(StreamTestCase):
     def test_out_of_date(self) -> None:
         """
         What waited longer than it is of use is dropped: an iq's answer after its deadline, presence after a minute.
+
+        Nobody but who asks knows how long a question is of use, so it waits as long as a message.
         """
         self.server.authenticate()
         self.server.wire.lose()
@@ -1195,6 +1233,7 @@ class BarrierTests(StreamTestCase):
             ("presence", "unavailable"),
             ("presence", "subscribed"),
             ("iq", "error"),
+            ("iq", "set"),
         ):
             element = Element((None, name))
             element.attributes.update({"type": type_, "id": f"{name}_{type_}", "to": "a@example.org"})
@@ -1202,31 +1241,98 @@ class BarrierTests(StreamTestCase):
             self.stream.send(element)
         self.clock.advance(53)
         self.reconnect()
-        self.assertEqual(["message_chat", "presence_subscribed"], self.server.heard_ids)
+        self.assertEqual(["message_chat", "presence_subscribed", "iq_set"], self.server.heard_ids)
         self.assertEqual(2, self.counters["outgoing_expired"])
 
     def test_server_that_has_gone(self) -> None:
         """
-        Forty-five seconds of silence with a ping out, and the stream is lost.
+        Forty-five seconds of silence, a ping among them, and the stream is lost.
         """
         self.server.authenticate()
-        self.clock.advance(15)
-        self.clock.pump([1] * 44)
+        self.silence(44)
         self.assertFalse(self.server.wire.aborted)
-        self.clock.advance(1)
+        self.silence(1)
         self.assertTrue(self.server.wire.aborted)
         self.assertEqual(1, self.counters["stream_lost"])
 
     def test_any_byte_counts(self) -> None:
         """
-        A server that says anything is there; what is not read cannot be missed.
+        A server that says anything is there.
+        """
+        self.server.authenticate()
+        self.silence(40)
+        self.server.says(" ")
+        self.silence(19)
+        self.assertFalse(self.server.wire.aborted)
+
+    def test_pause(self) -> None:
+        """
+        What is not read cannot be missed: after a pause the server has all its time again.
+        """
+        self.server.authenticate()
+        self.silence(43)
+        self.stream.pause()
+        self.silence(4)
+        self.stream.resume()
+        self.silence(25)
+        self.assertFalse(self.server.wire.aborted)
+
+    def test_pauses_cost_no_patience(self) -> None:
+        """
+        A ping that is behind much that is read slowly has not been kept by the server.
+        """
+        self.server.authenticate()
+        self.stream.send(message(id="a"))
+        self.silence(1)
+        for _ in range(20):
+            self.stream.pause()
+            self.silence(5)
+            self.server.says(" ")
+        self.assertEqual(0, self.counters["barrier_ignored"])
+        self.silence(10)
+        self.returns(self.pings()[0])
+        self.assertEqual(1, self.counters["barrier_returned"])
+
+    def test_ping_that_is_late(self) -> None:
+        """
+        Where we were held up ourselves, the server gets its time to return a ping all the same.
+        """
+        self.server.authenticate()
+        self.clock.advance(3600)
+        self.silence(29)
+        self.assertFalse(self.server.wire.aborted)
+        self.silence(1)
+        self.assertTrue(self.server.wire.aborted)
+
+    def test_silent_server_that_returns_no_pings(self) -> None:
+        """
+        Where no ping ever came back, silence ends one stream only, so that nothing is written again for ever.
+        """
+        self.server.authenticate()
+        self.send_many(1)
+        self.silence(60)
+        self.assertTrue(self.server.wire.aborted)
+        with capturedLogs() as logs:
+            self.reconnect()
+            self.assertEqual(["m0"], self.ids())
+            self.silence(100)
+        self.assertFalse(self.server.wire.aborted)
+        self.assertEqual(1, self.counters["barrier_ignored"])
+        self.assertEqual(1, len(self.logged(logs, LogLevel.warn)))
+        self.reconnect()
+        self.assertEqual([], self.ids())
+
+    def test_silence_of_a_server_that_returned_pings(self) -> None:
+        """
+        Where a ping has come back before, silence ends every stream.
         """
         self.server.authenticate()
         self.clock.advance(15)
-        self.clock.pump([1] * 40)
-        self.server.says(" ")
-        self.clock.advance(10)
-        self.assertFalse(self.server.wire.aborted)
+        self.returns(self.pings()[0])
+        for _ in range(3):
+            self.silence(45)
+            self.assertTrue(self.server.wire.aborted)
+            self.reconnect()
 
     def test_server_that_returns_no_pings(self) -> None:
         """
@@ -1257,6 +1363,81 @@ class BarrierTests(StreamTestCase):
         sent = self.stream.when_sent()
         self.clock.advance(2)
         self.successResultOf(sent)
+
+    def test_confirmed_at_once_for_who_waits(self) -> None:
+        """
+        Who waits until all has been sent does not wait for the next ping's turn, whatever one is out already.
+        """
+        self.server.authenticate()
+        self.stream.send(message(id="a"))
+        self.clock.advance(1)
+        self.server.wire.fill()
+        self.stream.send(message(id="b"))
+        sent = self.stream.when_sent()
+        self.returns(self.pings()[0])
+        self.assertEqual(1, len(self.pings()))
+        self.server.wire.empty()
+        self.assertEqual(2, len(self.pings()))
+        self.assertNoResult(sent)
+        self.returns(self.pings()[1])
+        self.successResultOf(sent)
+
+    def test_patience_begins_with_writing(self) -> None:
+        """
+        What is written while somebody waits has its two seconds; if the stream is lost meanwhile it is written again.
+        """
+        self.server.authenticate()
+        self.server.wire.fill()
+        self.stream.send(message(id="a"))
+        sent = self.stream.when_sent()
+        self.clock.advance(1.9)
+        self.server.wire.empty()
+        self.clock.advance(0.1)
+        self.assertNoResult(sent)
+        self.reconnect()
+        self.assertEqual(["a"], self.ids())
+        self.assertNoResult(sent)
+        self.clock.pump([1] * 4)
+        self.successResultOf(sent)
+
+    def test_nobody_waits_any_more(self) -> None:
+        """
+        Who does not want to wait any longer leaves nothing behind, and what is unconfirmed stays so.
+        """
+        self.server.authenticate()
+        self.stream.send(message(id="a"))
+        sent = self.stream.when_sent()
+        sent.cancel()
+        self.failureResultOf(sent, CancelledError)
+        self.clock.advance(2)
+        self.reconnect()
+        self.assertEqual(["a"], self.ids())
+
+    def test_stop_loses_nothing_that_was_written(self) -> None:
+        """
+        Of what was written and not confirmed, a stop says nothing; what waits to be written again is lost.
+        """
+        self.server.authenticate()
+        self.send_many(2)
+        self.stop()
+        self.assertEqual(0, self.counters["outgoing_lost"])
+        self.stream.startService()
+        self.server.authenticate()
+        self.send_many(2)
+        self.server.wire.lose()
+        self.stop()
+        self.assertEqual(2, self.counters["outgoing_lost"])
+
+    def test_never_confirmed(self) -> None:
+        """
+        Of very many that the server does not confirm the oldest are not written again; what is left is in order.
+        """
+        self.server.authenticate()
+        ids = self.send_many(MAX_UNCONFIRMED + 3)
+        self.assertEqual(3, self.counters["unconfirmed_forgotten"])
+        self.returns(self.pings()[0])
+        self.reconnect()
+        self.assertEqual(ids[100:], self.ids())
 
     def test_switched_off(self) -> None:
         """
