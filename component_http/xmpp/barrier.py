@@ -93,7 +93,7 @@ class Barrier:
         self.working = False
 
     def connected(self) -> None:
-        """A stream is ready, and what had waited was written."""
+        """A stream is ready; what waits is written next."""
         self._out = self._paused_at = None
         self._warned = False
         self.working = self._on
@@ -121,14 +121,16 @@ class Barrier:
         self._heard_at = self._clock.seconds()
 
     def paused(self) -> None:
-        """We read no more for now; what we do not read cannot be missed."""
+        """We read no more for now; the clocks rest, for what we do not read cannot be missed."""
         self._paused_at = self._clock.seconds()
 
     def resumed(self) -> None:
-        """We read again."""
+        """We read again; what came meanwhile is read in a moment."""
         if self._paused_at is not None:
-            now = self._heard_at = self._clock.seconds()
+            now = self._clock.seconds()
             self._sent_at += now - max(self._paused_at, self._sent_at)
+            self._heard_at += now - max(self._paused_at, self._heard_at)
+            self._heard_at = max(self._heard_at, now - SILENCE + SOON)
             self._paused_at = None
             if self._out is not None:
                 self._plan_look(now)

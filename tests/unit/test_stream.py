@@ -1267,15 +1267,31 @@ class BarrierTests(StreamTestCase):
 
     def test_pause(self) -> None:
         """
-        What is not read cannot be missed: after a pause the server has all its time again.
+        What is not read cannot be missed: the clock rests in a pause, and goes on after it.
         """
         self.server.authenticate()
-        self.silence(43)
+        self.silence(30)
         self.stream.pause()
         self.silence(4)
         self.stream.resume()
-        self.silence(25)
+        self.silence(14)
         self.assertFalse(self.server.wire.aborted)
+        self.silence(1)
+        self.assertTrue(self.server.wire.aborted)
+
+    def test_pause_at_the_end(self) -> None:
+        """
+        What came in a pause is read before the time is over.
+        """
+        self.server.authenticate()
+        self.clock.pump([0.5] * 89)
+        self.stream.pause()
+        self.silence(4)
+        self.stream.resume()
+        self.clock.advance(0.9)
+        self.assertFalse(self.server.wire.aborted)
+        self.clock.advance(0.1)
+        self.assertTrue(self.server.wire.aborted)
 
     def test_pauses_cost_no_patience(self) -> None:
         """
