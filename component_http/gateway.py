@@ -35,7 +35,7 @@ from component_http.webhook.client import WebhookClient
 from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.rooms import Rooms
-from component_http.xmpp.stream import BorrowedStream, ComponentStream
+from component_http.xmpp.stream import LIFETIMES, BorrowedStream, ComponentStream
 from component_http.xmpp.wellknown import WellKnown
 
 __all__ = ["Gateway"]
@@ -282,6 +282,8 @@ def _component_stream(
         clock=reactor,
         random=Random(),
         sent=rooms.sent,
+        confirm=component.write_barrier,
+        lifetimes={**LIFETIMES, "iq": settings.delivery.iq_deadline},
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
         max_waiting=settings.delivery.max_pending + settings.webhook.max_connections * MAX_REPLIES,
     )

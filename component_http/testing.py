@@ -345,7 +345,10 @@ class ComponentServer:
             if answered is not None:
                 answered.callback(None)
                 return
-        self._arrived(element)
+        if element.getAttribute("to") == self._domain:
+            self.send(element)  # to itself
+        else:
+            self._arrived(element)
 
 
 class _Connection(xmlstream.XmlStream):

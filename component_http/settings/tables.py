@@ -291,6 +291,15 @@ class ComponentSettings(Table):
         default=262_144,
     )
 
+    write_barrier: bool = setting(
+        About(
+            values.SWITCH,
+            "ask the server by a ping to ourselves what it has received, and write the rest again after a lost stream",
+            "the component protocol has no acknowledgements; the same ping shows within 45 s that a server has gone",
+        ),
+        default=True,
+    )
+
     @property
     def displayed_url(self) -> str:
         """`component_post_url` as it may be logged: without user, password and query."""

@@ -7,9 +7,9 @@ Source: XEP-0114 (Jabber Component Protocol), RFC 6120 sections 4.4 (closing), 4
 from __future__ import annotations
 
 import socket
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from constantly import NamedConstant
@@ -36,6 +36,8 @@ from component_http.contract.stanza import STANZA_KINDS, Stanza
 from component_http.contract.xml import Limits, StreamParser, parse_stanzas
 from component_http.errors import MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
+from component_http.xmpp.barrier import Barrier
+from component_http.xmpp.outbox import MAX_STANZAS, Outbox, Outgoing
 
 __all__ = ["BorrowedStream", "ComponentStream"]
 
@@ -51,16 +53,16 @@ STABLE_AFTER = 30.0
 MAX_PAUSE = 5.0
 """Seconds that reading may rest; ejabberd cuts off a component that does not read for 15 s."""
 
-MAX_WAITING_STANZAS = 10_000
-MAX_WAITING_BYTES = 64 * 1024 * 1024
+CONFIRM_TIMEOUT = 2.0
+"""Seconds that who waits until all is sent gives the server to say that it has it."""
+
+LIFETIMES = MappingProxyType({"message": 86_400.0, "presence": 60.0, "iq": 25.0})
 """
-What is kept for sending while there is no stream or the server does not read, the number unless the owner gives
-another; beyond it `send` says no.
+Seconds for which a stanza is of use, by its kind: an iq that is an answer, for who asked waits no longer. An iq that
+asks, and what is about a subscription, lives as long as a message.
 """
 
-CROWDED_STANZAS = 1000
-CROWDED_BYTES = 8 * 1024 * 1024
-"""What waits when the outlet begins to be crowded; it is so until half of it waits."""
+SUBSCRIPTION = ("subscribe", "subscribed", "unsubscribe", "unsubscribed")
 
 MAX_COMPLAINTS = 100
 """Different things that can be wrong at once before they are told again; rubbish from a server differs each time."""
@@ -177,6 +179,8 @@ class _Connection(xmlstream.XmlStream):
                 return
             if recipient.domain != self._owner.domain:
                 self._owner.ignored("foreign", element.name, "it is for another domain")
+                return
+            if element.name == "iq" and self._owner.is_own_ping(element):
                 return
             # wokkel's handlers ask for it, and would else find a child of that name.
             element.handled = False  # type: ignore[attr-defined]
@@ -296,12 +300,12 @@ class _OutgoingCheck:
         self._observer = observer
         self._sent = sent
 
-    def text(self, obj: Any) -> str | None:
+    def passed(self, obj: Any) -> tuple[str, list[domish.Element]] | None:
         """
-        The text of a stanza, or of some given as XML text.
+        Check a stanza, or some given as XML text.
 
         Returns:
-            None if it may not be sent; that is counted and logged here.
+            Their text and themselves; None if they may not be sent, which is counted and logged here.
         """
         try:
             if isinstance(obj, bytes):
@@ -314,71 +318,11 @@ class _OutgoingCheck:
             return None
         for stanza in stanzas:
             self._sent(stanza)
-        return text
+        return text, stanzas
 
 
 def _tell_nobody(stanza: domish.Element) -> None:
     """Nobody is interested in what leaves."""
-
-
-class _Waiting:
-    """
-    What waits to leave, first come, first served; each a stanza, or several as one text.
-
-    Attributes:
-        crowded: `CROWDED_STANZAS` or `CROWDED_BYTES` waited, and more than half of that still does.
-    """
-
-    def __init__(self, max_stanzas: int) -> None:
-        self.crowded = False
-        self._max_stanzas = max_stanzas
-        self._stanzas: deque[bytes] = deque()
-        self._bytes = 0
-        self._until_clear: list[Deferred[None]] = []
-        self._until_sent: list[Deferred[None]] = []
-
-    def __len__(self) -> int:
-        return len(self._stanzas)
-
-    def add(self, stanza: bytes) -> bool:
-        """Keep one more; False if there is no room."""
-        if len(self._stanzas) >= self._max_stanzas or self._bytes + len(stanza) > MAX_WAITING_BYTES:
-            return False
-        self._stanzas.append(stanza)
-        self._bytes += len(stanza)
-        if len(self._stanzas) >= CROWDED_STANZAS or self._bytes >= CROWDED_BYTES:
-            self.crowded = True
-        return True
-
-    def take(self) -> bytes:
-        """Give the first; once it is written, `settle`."""
-        stanza = self._stanzas.popleft()
-        self._bytes -= len(stanza)
-        return stanza
-
-    def settle(self) -> None:
-        """See whether it is still crowded, or empty, and tell those who waited."""
-        if self.crowded and len(self._stanzas) <= CROWDED_STANZAS // 2 and self._bytes <= CROWDED_BYTES // 2:
-            self.crowded = False
-            while self._until_clear and not self.crowded:
-                self._until_clear.pop(0).callback(None)
-        while self._until_sent and not self._stanzas:
-            self._until_sent.pop(0).callback(None)
-
-    def when_clear(self) -> Deferred[None]:
-        """See `component_http.interfaces.Outlet.when_clear`."""
-        return _fire_later(self._until_clear) if self.crowded else succeed(None)
-
-    def when_sent(self) -> Deferred[None]:
-        """See `component_http.interfaces.Outlet.when_sent`."""
-        return _fire_later(self._until_sent) if self._stanzas else succeed(None)
-
-
-def _fire_later(waiting: list[Deferred[None]]) -> Deferred[None]:
-    """One more in a list of those that somebody will fire; cancelled it leaves the list."""
-    waiter: Deferred[None] = Deferred(waiting.remove)
-    waiting.append(waiter)
-    return waiter
 
 
 class _ConnectionFactory(XmlStreamFactoryMixin, Factory):
@@ -409,6 +353,8 @@ class ComponentStream(StreamManager, Service):
         random: Source of the jitter between two connections.
         sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).
         max_waiting: Stanzas that may wait to be sent.
+        confirm: Ask the server whether it has what we wrote, and write again what it has not when a stream was lost.
+        lifetimes: Seconds for which a stanza is of use, by its kind.
     """
 
     _log = Logger()
@@ -424,7 +370,9 @@ class ComponentStream(StreamManager, Service):
         clock: Any,
         random: Random,
         sent: Callable[[domish.Element], object] = _tell_nobody,
-        max_waiting: int = MAX_WAITING_STANZAS,
+        max_waiting: int = MAX_STANZAS,
+        confirm: bool = True,
+        lifetimes: Mapping[str, float] = LIFETIMES,
     ) -> None:
         self.domain = domain
         self.secret = secret
@@ -434,7 +382,17 @@ class ComponentStream(StreamManager, Service):
         self._observer = observer
         self._random = random
         self._connection: _Connection | None = None
-        self._waiting = _Waiting(max_waiting)
+        self._outbox = Outbox(observer, max_waiting)
+        self._lifetimes = lifetimes
+        self._barrier = Barrier(
+            domain,
+            self._outbox,
+            write=self._write_now,
+            dead=self._dead,
+            observer=observer,
+            clock=clock,
+            on=confirm,
+        )
         self._failures = 0
         self._complaints: set[str] = set()
         self._warned: dict[str, float] = {}
@@ -484,12 +442,12 @@ class ComponentStream(StreamManager, Service):
         self._give_up_waiting()
 
     def _give_up_waiting(self) -> None:
-        if self._waiting:
-            self._log.warn("stopped with {count} stanzas that waited to be sent: lost", count=len(self._waiting))
-        while self._waiting:
+        lost = self._outbox.drop()
+        if lost:
+            self._log.warn("stopped with {count} stanzas that waited to be sent: lost", count=lost)
+        for _ in range(lost):
             self._observer.count("outgoing_lost")
-            self._waiting.take()
-        self._waiting.settle()
+        self._outbox.settle()
 
     def _closed(self, _: None) -> None:
         self._loop = None
@@ -559,6 +517,13 @@ class ComponentStream(StreamManager, Service):
         _cancel(self._resuming)
         self._resuming = None
         self._asked_to_pause = False
+        self._barrier.lost()
+        if self._stopping:
+            self._outbox.confirm(self._outbox.written)  # it was closed politely, and there is no next one
+        before = self._outbox.unconfirmed
+        self._outbox.lost()
+        if before:
+            self._log.info("{count} stanzas will be written again: the server may not have them", count=before)
         return reason
 
     def _authd(self, xs: _Connection) -> None:
@@ -569,10 +534,15 @@ class ComponentStream(StreamManager, Service):
         self._observer.count("connected")
         self._log.info("connected and authenticated as {domain}", domain=self.domain)
         self._stable = self.clock.callLater(STABLE_AFTER, self._all_is_well)
-        if self._waiting:
-            self._log.info("sending {count} stanzas that waited for the stream", count=len(self._waiting))
+        if self._outbox:
+            self._log.info("sending {count} stanzas that waited for the stream", count=len(self._outbox))
+        self._barrier.connected()
         self._drain()
         super()._authd(xs)
+
+    def is_own_ping(self, element: domish.Element) -> bool:
+        """Whether an iq that arrived is a ping of ours that came back, which no handler is to see."""
+        return self._barrier.returned(element)
 
     def _all_is_well(self) -> None:
         self._failures = 0
@@ -588,35 +558,67 @@ class ComponentStream(StreamManager, Service):
         Returns:
             False if it was neither sent nor kept.
         """
-        text = self._check.text(obj)
-        if text is None:
+        passed = self._check.passed(obj)
+        if passed is None:
             return False
+        text, stanzas = passed
+        outgoing = Outgoing(
+            text.encode("utf-8"),
+            self.clock.seconds() + max(map(self._lifetime, stanzas)),
+            not any(map(_is_request, stanzas)),
+        )
         connection = self._connection
-        if connection is not None and connection.ready and not connection.held and not self._waiting:
-            connection.write(text)
-            return True
-        return self._keep(text.encode("utf-8"))
+        if connection is None or not connection.ready or connection.held or self._outbox:
+            return self._keep(outgoing)
+        self._write(connection, outgoing)
+        self._barrier.wrote()
+        return True
+
+    def _write(self, connection: _Connection, outgoing: Outgoing) -> None:
+        connection.write(outgoing.xml)
+        if self._barrier.working:
+            self._outbox.note(outgoing)
+
+    def _lifetime(self, stanza: domish.Element) -> float:
+        if _is_request(stanza) or (stanza.name == "presence" and stanza.getAttribute("type") in SUBSCRIPTION):
+            return self._lifetimes["message"]
+        return self._lifetimes[stanza.name]
 
     @property
     def crowded(self) -> bool:
         """See `component_http.interfaces.Outlet`."""
-        return self._waiting.crowded
+        return self._outbox.crowded
 
     def when_clear(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_clear`; it fires when the stream is stopped, too."""
-        return self._waiting.when_clear()
+        return self._outbox.when_clear()
 
     def when_sent(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_sent`; it fires when the stream is stopped, too."""
-        return self._waiting.when_sent()
+        sent = self._outbox.when_sent()
+        if not sent.called:
+            self._barrier.wrote()
+            self._be_patient(sent)
+        return sent
 
-    def _keep(self, stanza: bytes) -> bool:
-        was_crowded = self._waiting.crowded
-        if not self._waiting.add(stanza):
+    def _be_patient(self, sent: Deferred[None]) -> None:
+        patience = self.clock.callLater(CONFIRM_TIMEOUT, self._confirm, self._outbox.written, sent)
+        sent.addBoth(_cancel_after, patience)
+
+    def _confirm(self, written: int, sent: Deferred[None]) -> None:
+        """Nobody waits any longer to hear of what was written by then; of what was not, as long as need be."""
+        self._outbox.confirm(written)
+        self._outbox.settle()
+        if not sent.called:
+            self._be_patient(sent)
+
+    def _keep(self, stanza: Outgoing) -> bool:
+        was_crowded = self._outbox.crowded
+        if not self._outbox.add(stanza):
             self._observer.count("outgoing_full")
             self._warn_now_and_then(FULL)
             return False
-        if self._waiting.crowded and not was_crowded:
+        if self._outbox.crowded and not was_crowded:
             self._warn_now_and_then(CROWDED)
             self._rest()
         return True
@@ -638,13 +640,17 @@ class ComponentStream(StreamManager, Service):
         connection = self._connection
         if connection is None or not connection.ready:
             return
-        while self._waiting and not connection.held:
-            connection.write(self._waiting.take())
-        was_crowded = self._waiting.crowded
-        self._waiting.settle()  # whoever is told may send, or stop us
-        if was_crowded and not self._waiting.crowded and not self._asked_to_pause:
+        now = self.clock.seconds()
+        while self._outbox and not connection.held:
+            outgoing = self._outbox.take(now)
+            if outgoing is not None:
+                self._write(connection, outgoing)
+        self._barrier.wrote()
+        was_crowded = self._outbox.crowded
+        self._outbox.settle()  # whoever is told may send, or stop us
+        if was_crowded and not self._outbox.crowded and not self._asked_to_pause:
             self._read_again()
-        if connection.leaving and not self._waiting:
+        if connection.leaving and not self._outbox:
             connection.close()
 
     def writing_held(self) -> None:
@@ -655,9 +661,19 @@ class ComponentStream(StreamManager, Service):
         """The transport takes more."""
         self._drain()
 
+    def _write_now(self, xml: str) -> None:
+        if self._connection is not None and self._connection.ready:
+            self._connection.write(xml)
+
+    def _dead(self, reason: str) -> None:
+        if self._connection is not None:
+            self._connection.complaint = reason
+            self._connection.transport.abortConnection()
+
     def was_read(self) -> None:
         """Something came; if too much waits to leave, let it be all for a moment."""
-        if self._waiting.crowded:
+        self._barrier.heard()
+        if self._outbox.crowded:
             self._rest()
 
     def ignored(self, event: str, kind: str, reason: str) -> None:
@@ -686,7 +702,7 @@ class ComponentStream(StreamManager, Service):
     def resume(self) -> None:
         """Read again, unless too much waits to leave."""
         self._asked_to_pause = False
-        if not self._waiting.crowded:
+        if not self._outbox.crowded:
             self._read_again()
 
     def _rest(self) -> None:
@@ -694,6 +710,7 @@ class ComponentStream(StreamManager, Service):
         if connection is not None and connection.ready and not connection.leaving and self._resuming is None:
             self._observer.count("reading_paused")
             self._resuming = self.clock.callLater(MAX_PAUSE, self._read_again)
+            self._barrier.paused()
             connection.transport.pauseProducing()
 
     def _read_again(self) -> None:
@@ -702,8 +719,19 @@ class ComponentStream(StreamManager, Service):
         if self._resuming is not None:
             _cancel(self._resuming)
             self._resuming = None
+            self._barrier.resumed()
             if self._connection is not None:
                 self._connection.transport.resumeProducing()
+
+
+def _is_request(stanza: domish.Element) -> bool:
+    """Who asked it is told that the stream is lost, and asks again if he likes."""
+    return stanza.name == "iq" and stanza.getAttribute("type") in ("get", "set")
+
+
+def _cancel_after(result: Any, call: IDelayedCall) -> Any:
+    _cancel(call)
+    return result
 
 
 def _cancel(call: IDelayedCall | None) -> None:
@@ -740,10 +768,10 @@ class BorrowedStream:
 
     def send(self, element: domish.Element) -> bool:
         """Send one stanza, as the owner's stream sends; False if it may not be sent."""
-        text = self._check.text(element)
-        if text is not None:
-            self._manager.send(text)
-        return text is not None
+        passed = self._check.passed(element)
+        if passed is not None:
+            self._manager.send(passed[0])
+        return passed is not None
 
     @property
     def crowded(self) -> bool:

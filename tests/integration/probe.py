@@ -94,6 +94,10 @@ class Peer(Closing):
     """
     One connected socket that carries a stream, with everything that came over it; a closing tag is answered.
 
+    Args:
+        connection: The socket.
+        routes: It is a server's side, so what a component sends to itself goes back to it.
+
     Attributes:
         elements: Top-level elements as they came.
         raw_bytes: How many bytes came.
@@ -101,7 +105,7 @@ class Peer(Closing):
         gone: The other side closed the connection, or it broke.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, *, routes: bool = False) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connection
         self._reader = StreamReader()
@@ -111,6 +115,7 @@ class Peer(Closing):
         self.broken: ParseError | None = None
         self.gone = False
         self._said_goodbye = False
+        self._routes = routes
         self._reads = threading.Event()
         self._reads.set()
         self._thread = threading.Thread(target=self._read, name="peer", daemon=True)
@@ -129,7 +134,7 @@ class Peer(Closing):
                 elif self.broken is None:
                     self.raw_bytes += len(data)
                     try:
-                        self.elements.extend(self._reader.feed(data))
+                        self.elements.extend(one for one in self._reader.feed(data) if not self._routed(one))
                     except ParseError as error:
                         self.broken = error
                     if self._reader.closed and not self._said_goodbye:
@@ -140,6 +145,15 @@ class Peer(Closing):
                 self._changed.notify_all()
             if not data:
                 return
+
+    def _routed(self, element: Element) -> bool:
+        """A ping of the component to itself goes back to it, as any server does."""
+        if not (self._routes and element.tag == f"{{{COMPONENT}}}iq" and element.get("from") == element.get("to")):
+            return False
+        with suppress(OSError):
+            attributes = " ".join(f"{name}='{value}'" for name, value in element.items())
+            self._socket.sendall(f"<iq {attributes}><ping xmlns='{PING}'/></iq>".encode())
+        return True
 
     @property
     def header(self) -> dict[str, str] | None:
@@ -285,7 +299,7 @@ class ScriptedServer(Closing):
         except TimeoutError:
             raise AssertionError(f"the gateway did not connect within {seconds:g} s") from None
         connection.settimeout(None)
-        peer = Peer(connection)
+        peer = Peer(connection, routes=True)
         self._peers.append(peer)
         return peer
 

@@ -12,11 +12,8 @@ from tests.soak.scenarios import SCENARIOS, Plan
 
 SEED = 1
 
-IN_FULL_ONLY = {"F11D"}
-"""Scenarios that only measure."""
 
-
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in IN_FULL_ONLY])
+@pytest.mark.parametrize("name", list(SCENARIOS))
 def test_promises_hold_under_fault(name: str) -> None:
     """
     Nothing is lost, answered twice or out of order, and the limits of the scenario are kept.

@@ -281,6 +281,20 @@ def test_after_a_restart_of_the_server_all_is_as_before(world: World) -> None:
     world.gateway.assert_sound()
 
 
+def test_the_server_says_what_it_has(world: World, alice: User) -> None:
+    """
+    A gateway's ping to itself comes back through the server, so it knows that its replies were received.
+    """
+    gateway = world.start_gateway("spare.localhost")
+    gateway.wait_until_authenticated()
+    alice.say("bot@spare.localhost", "hello")
+    alice.heard(lambda one: one["body"] == "You said: hello", "the reply")
+    gateway.stop()
+    [summary] = gateway.lines("stopped; in all")
+    assert "barrier_returned" in summary and "barrier_ignored" not in summary and "outgoing_lost" not in summary
+    assert gateway.warnings() == []
+
+
 def turned_away(world: World, domain: str, secret: str) -> GatewayProcess:
     """
     Returns:

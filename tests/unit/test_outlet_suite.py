@@ -22,10 +22,9 @@ from component_http.contract.xml import Limits
 from component_http.interfaces import Outlet, Valve
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet, RecordingValve
+from component_http.xmpp.outbox import CROWDED_STANZAS, MAX_STANZAS
 from component_http.xmpp.stream import (
-    CROWDED_STANZAS,
     MAX_PAUSE,
-    MAX_WAITING_STANZAS,
     BorrowedStream,
     ComponentStream,
 )
@@ -260,6 +259,7 @@ class ComponentStreamTests(CrowdPromises, ClosingPromises, SynchronousTestCase):
             observer=Counters(),
             clock=self.clock,
             random=Random(),
+            confirm=False,
         )
         self.outlet.startService()
 
@@ -281,7 +281,7 @@ class ComponentStreamTests(CrowdPromises, ClosingPromises, SynchronousTestCase):
         self.send_while_held(CROWDED_STANZAS)
 
     def fill(self) -> None:
-        self.send_while_held(MAX_WAITING_STANZAS)
+        self.send_while_held(MAX_STANZAS)
 
     def clear(self) -> None:
         self.transport.producer.resumeProducing()

@@ -19,18 +19,15 @@ from wokkel.subprotocols import XMPPHandler
 from component_http.contract.outgoing import sendable
 from component_http.contract.xml import Limits
 from component_http.operations.metrics import Counters
+from component_http.xmpp.outbox import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS, MAX_UNCONFIRMED
 from component_http.xmpp.stream import (
     CLOSE_TIMEOUT,
     CROWDED,
-    CROWDED_BYTES,
-    CROWDED_STANZAS,
     FULL,
     HANDSHAKE_TIMEOUT,
     LAST_RETRY,
     LOG_INTERVAL,
     MAX_PAUSE,
-    MAX_WAITING_BYTES,
-    MAX_WAITING_STANZAS,
     STABLE_AFTER,
     ComponentStream,
 )
@@ -178,7 +175,7 @@ class StreamTestCase(SynchronousTestCase):
             observer=self.counters,
             clock=self.clock,
             random=Longest(),
-            **options,
+            **{"confirm": False, **options},
         )
 
     def stop(self) -> None:
@@ -387,7 +384,7 @@ class SendTests(StreamTestCase):
         """
         All that waited for the stream leaves as soon as it is there, if the transport takes it.
         """
-        ids = self.send_many(MAX_WAITING_STANZAS)
+        ids = self.send_many(MAX_STANZAS)
         self.server.open()
         self.server.says("<handshake/>")
         self.assertEqual(ids, self.server.heard_ids)
@@ -424,7 +421,7 @@ class SendTests(StreamTestCase):
         Beyond the limit nothing more is kept; it is counted, and logged once.
         """
         with capturedLogs() as logs:
-            kept = [self.stream.send(message()) for _ in range(MAX_WAITING_STANZAS + 3)]
+            kept = [self.stream.send(message()) for _ in range(MAX_STANZAS + 3)]
         self.assertEqual([False] * 3, kept[-3:])
         self.assertEqual(3, self.counters["outgoing_full"])
         self.assertEqual([CROWDED, FULL], self.logged(logs, LogLevel.warn))
@@ -433,7 +430,7 @@ class SendTests(StreamTestCase):
         """
         An owner who makes more at once, or less, says how many stanzas are kept.
         """
-        for number in (2, MAX_WAITING_STANZAS + 1):
+        for number in (2, MAX_STANZAS + 1):
             stream = self.a_stream(max_waiting=number)
             self.assertTrue(all(stream.send(message()) for _ in range(number)))
             self.assertFalse(stream.send(message()))
@@ -442,7 +439,7 @@ class SendTests(StreamTestCase):
         """
         Few stanzas that are large are as much as many.
         """
-        kept = [self.stream.send(large()) for _ in range(MAX_WAITING_BYTES // LARGE + 1)]
+        kept = [self.stream.send(large()) for _ in range(MAX_BYTES // LARGE + 1)]
         self.assertEqual([True, False], kept[-2:])
         self.assertEqual(1, self.counters["outgoing_full"])
 
@@ -682,7 +679,7 @@ class CrowdedTests(StreamTestCase):
         """Be crowded and full so many times, and clear for some seconds after each; returns what was said of it."""
         with capturedLogs() as logs:
             for _ in range(count):
-                self.send_many(MAX_WAITING_STANZAS + 2)
+                self.send_many(MAX_STANZAS + 2)
                 self.server.wire.empty()
                 self.clock.advance(each)
                 self.server.wire.fill()
@@ -1056,3 +1053,418 @@ class StopTests(StreamTestCase):
         self.server.says(HEADER)
         self.server.says("<handshake/>")
         self.assertIn("id='later'", self.server.heard)
+
+
+class BarrierTests(StreamTestCase):
+    """What the server is known to have, and what is written again."""
+
+    def a_stream(self, **options) -> ComponentStream:
+        return super().a_stream(**{"confirm": True, **options})
+
+    def pings(self):
+        """The ids of the pings to ourselves that were written."""
+        return re.findall(r"<iq [^>]*\bid='(\w+)'", self.server.heard)
+
+    def ids(self):
+        """The ids of the messages that were written."""
+        return re.findall(r"<message [^>]*\bid='(\w+)'", self.server.heard)
+
+    def returns(self, id, type="get"):
+        ours = "bot.example.org"
+        self.server.says(f"<iq type='{type}' id='{id}' from='{ours}' to='{ours}'><ping xmlns='urn:xmpp:ping'/></iq>")
+
+    def silence(self, seconds):
+        """Let time pass in which nothing is heard."""
+        self.clock.pump([0.5] * (2 * seconds))
+
+    def reconnect(self):
+        """Lose the stream and let it come again; what is heard is what the new one began with."""
+        self.server.wire.lose()
+        self.clock.advance(8)
+        self.server.open()
+        self.server.says("<handshake/>")
+
+    def test_written_again(self) -> None:
+        """
+        What was written when the stream was lost is written again on the next one, in order, before all that is new.
+        """
+        self.server.authenticate()
+        self.send_many(3)
+        self.server.wire.lose()
+        self.stream.send(message(id="new"))
+        for _ in range(2):
+            self.reconnect()
+            self.assertEqual(["m0", "m1", "m2", "new"], self.ids())
+
+    def test_confirmed(self) -> None:
+        """
+        What was written before a ping that came back is never written again, what came after it is.
+        """
+        self.server.authenticate()
+        self.send_many(2)
+        self.clock.advance(1)
+        [ping] = self.pings()
+        self.stream.send(message(id="later"))
+        self.returns(ping)
+        self.reconnect()
+        self.assertEqual(["later"], self.ids())
+        self.assertEqual((1, 1), (self.counters["barrier_sent"], self.counters["barrier_returned"]))
+
+    def test_cadence(self) -> None:
+        """
+        There is one ping at a time: after a hundred stanzas, a second after the first, else every fifteen seconds.
+        """
+        self.server.authenticate()
+        self.send_many(100)
+        self.assertEqual(1, len(self.pings()))
+        self.send_many(150)
+        self.clock.advance(5)
+        self.assertEqual(1, len(self.pings()))
+        self.returns(self.pings()[0])
+        self.assertEqual(2, len(self.pings()))
+        self.returns(self.pings()[1])
+        self.clock.advance(14.9)
+        self.assertEqual(2, len(self.pings()))
+        self.clock.advance(0.1)
+        self.assertEqual(3, len(self.pings()))
+
+    def test_nobody_else_hears_of_it(self) -> None:
+        """
+        A ping that came back reaches no handler, and is not answered.
+        """
+        heard = []
+
+        class Curious(XMPPHandler):
+            def connectionInitialized(self):
+                self.xmlstream.addObserver("/iq", heard.append)
+
+        self.stream.addHandler(Curious())
+        self.server.authenticate()
+        self.clock.advance(15)
+        self.returns(self.pings()[0])
+        self.assertEqual([], heard)
+        self.assertEqual(1, len(self.pings()))
+
+    def test_answer_of_the_server(self) -> None:
+        """
+        A server that answers the ping itself, be it by an error, has what was written before it, too.
+        """
+        for type_ in ("result", "error"):
+            self.server.authenticate()
+            self.send_many(1)
+            self.clock.advance(1)
+            self.returns(self.pings()[-1], type_)
+            self.server.wire.lose()
+            self.clock.advance(8)
+            self.server.open()
+            self.server.says("<handshake/>")
+            self.assertEqual([], self.ids())
+            self.server.wire.lose()
+            self.clock.advance(8)
+        self.assertEqual(2, self.counters["barrier_returned"])
+
+    def test_other_answers(self) -> None:
+        """
+        What answers something else that was asked of ourselves goes to the handlers.
+        """
+        heard = []
+
+        class Curious(XMPPHandler):
+            def connectionInitialized(self):
+                self.xmlstream.addObserver("/iq", heard.append)
+
+        self.stream.addHandler(Curious())
+        self.server.authenticate()
+        self.returns("other", "result")
+        self.server.says("<iq type='get' id='x' from='bot.example.org' to='bot.example.org'><q xmlns='x'/></iq>")
+        self.assertEqual(["other", "x"], [element["id"] for element in heard])
+
+    def test_ping_of_somebody_else(self) -> None:
+        """
+        A ping from our own address that we did not send is somebody else's who serves the domain, and is said.
+        """
+        self.server.authenticate()
+        with capturedLogs() as logs:
+            self.returns("foreign")
+            self.returns("foreigner")
+            self.server.says(
+                "<iq type='get' from='bot.example.org' to='bot.example.org'><ping xmlns='urn:xmpp:ping'/></iq>"
+            )
+        self.assertEqual(1, len(self.logged(logs, LogLevel.warn)))
+        self.assertEqual(0, self.counters["barrier_returned"])
+
+    def test_late_return(self) -> None:
+        """
+        A ping of the last stream that comes late confirms nothing, and is no stranger.
+        """
+        self.server.authenticate()
+        self.send_many(1)
+        self.clock.advance(1)
+        [ping] = self.pings()
+        self.reconnect()
+        with capturedLogs() as logs:
+            self.returns(ping)
+        self.assertEqual([], self.logged(logs, LogLevel.warn))
+        self.reconnect()
+        self.assertEqual(["m0"], self.ids())
+
+    def test_requests_are_not_repeated(self) -> None:
+        """
+        A question is not asked again: who asked knows that the stream was lost.
+        """
+        self.server.authenticate()
+        for type_ in ("get", "set", "result"):
+            iq = Element((None, "iq"))
+            iq.attributes.update({"type": type_, "id": type_, "from": "bot.example.org", "to": "example.org"})
+            self.stream.send(iq)
+        self.reconnect()
+        self.assertEqual(["result"], self.pings())
+
+    def test_out_of_date(self) -> None:
+        """
+        What waited longer than it is of use is dropped: an iq's answer after its deadline, presence after a minute.
+
+        Nobody but who asks knows how long a question is of use, so it waits as long as a message.
+        """
+        self.server.authenticate()
+        self.server.wire.lose()
+        for name, type_ in (
+            ("message", "chat"),
+            ("presence", "unavailable"),
+            ("presence", "subscribed"),
+            ("iq", "error"),
+            ("iq", "set"),
+        ):
+            element = Element((None, name))
+            element.attributes.update({"type": type_, "id": f"{name}_{type_}", "to": "a@example.org"})
+            element["from"] = "bot.example.org"
+            self.stream.send(element)
+        self.clock.advance(53)
+        self.reconnect()
+        self.assertEqual(["message_chat", "presence_subscribed", "iq_set"], self.server.heard_ids)
+        self.assertEqual(2, self.counters["outgoing_expired"])
+
+    def test_server_that_has_gone(self) -> None:
+        """
+        Forty-five seconds of silence, a ping among them, and the stream is lost.
+        """
+        self.server.authenticate()
+        self.silence(44)
+        self.assertFalse(self.server.wire.aborted)
+        self.silence(1)
+        self.assertTrue(self.server.wire.aborted)
+        self.assertEqual(1, self.counters["stream_lost"])
+
+    def test_any_byte_counts(self) -> None:
+        """
+        A server that says anything is there.
+        """
+        self.server.authenticate()
+        self.silence(40)
+        self.server.says(" ")
+        self.silence(19)
+        self.assertFalse(self.server.wire.aborted)
+
+    def test_pause(self) -> None:
+        """
+        What is not read cannot be missed: the clock rests in a pause, and goes on after it.
+        """
+        self.server.authenticate()
+        self.silence(30)
+        self.stream.pause()
+        self.silence(4)
+        self.stream.resume()
+        self.silence(14)
+        self.assertFalse(self.server.wire.aborted)
+        self.silence(1)
+        self.assertTrue(self.server.wire.aborted)
+
+    def test_pause_at_the_end(self) -> None:
+        """
+        What came in a pause is read before the time is over.
+        """
+        self.server.authenticate()
+        self.clock.pump([0.5] * 89)
+        self.stream.pause()
+        self.silence(4)
+        self.stream.resume()
+        self.clock.advance(0.9)
+        self.assertFalse(self.server.wire.aborted)
+        self.clock.advance(0.1)
+        self.assertTrue(self.server.wire.aborted)
+
+    def test_pauses_cost_no_patience(self) -> None:
+        """
+        A ping that is behind much that is read slowly has not been kept by the server.
+        """
+        self.server.authenticate()
+        self.stream.send(message(id="a"))
+        self.silence(1)
+        for _ in range(20):
+            self.stream.pause()
+            self.silence(5)
+            self.server.says(" ")
+        self.assertEqual(0, self.counters["barrier_ignored"])
+        self.silence(10)
+        self.returns(self.pings()[0])
+        self.assertEqual(1, self.counters["barrier_returned"])
+
+    def test_ping_that_is_late(self) -> None:
+        """
+        Where we were held up ourselves, the server gets its time to return a ping all the same.
+        """
+        self.server.authenticate()
+        self.clock.advance(3600)
+        self.silence(29)
+        self.assertFalse(self.server.wire.aborted)
+        self.silence(1)
+        self.assertTrue(self.server.wire.aborted)
+
+    def test_silent_server_that_returns_no_pings(self) -> None:
+        """
+        Where no ping ever came back, silence ends one stream only, so that nothing is written again for ever.
+        """
+        self.server.authenticate()
+        self.send_many(1)
+        self.silence(60)
+        self.assertTrue(self.server.wire.aborted)
+        with capturedLogs() as logs:
+            self.reconnect()
+            self.assertEqual(["m0"], self.ids())
+            self.silence(100)
+        self.assertFalse(self.server.wire.aborted)
+        self.assertEqual(1, self.counters["barrier_ignored"])
+        self.assertEqual(1, len(self.logged(logs, LogLevel.warn)))
+        self.reconnect()
+        self.assertEqual([], self.ids())
+
+    def test_silence_of_a_server_that_returned_pings(self) -> None:
+        """
+        Where a ping has come back before, silence ends every stream.
+        """
+        self.server.authenticate()
+        self.clock.advance(15)
+        self.returns(self.pings()[0])
+        for _ in range(3):
+            self.silence(45)
+            self.assertTrue(self.server.wire.aborted)
+            self.reconnect()
+
+    def test_server_that_returns_no_pings(self) -> None:
+        """
+        Where pings do not come back that is said once, and nothing is kept that would never be confirmed.
+        """
+        self.server.authenticate()
+        with capturedLogs() as logs:
+            for _ in range(200):
+                self.send_many(1)
+                self.clock.advance(1)
+                self.server.says(" ")
+        self.assertEqual(1, len(self.logged(logs, LogLevel.warn)))
+        self.assertEqual((1, 1), (self.counters["barrier_sent"], self.counters["barrier_ignored"]))
+        self.reconnect()
+        self.assertEqual([], self.ids())
+
+    def test_sent_means_confirmed(self) -> None:
+        """
+        Who waits until all has been sent waits for the server to have it, which is asked at once, two seconds at most.
+        """
+        self.server.authenticate()
+        self.stream.send(message(id="a"))
+        sent = self.stream.when_sent()
+        self.assertNoResult(sent)
+        self.returns(self.pings()[0])
+        self.successResultOf(sent)
+        self.stream.send(message(id="b"))
+        sent = self.stream.when_sent()
+        self.clock.advance(2)
+        self.successResultOf(sent)
+
+    def test_confirmed_at_once_for_who_waits(self) -> None:
+        """
+        Who waits until all has been sent does not wait for the next ping's turn, whatever one is out already.
+        """
+        self.server.authenticate()
+        self.stream.send(message(id="a"))
+        self.clock.advance(1)
+        self.server.wire.fill()
+        self.stream.send(message(id="b"))
+        sent = self.stream.when_sent()
+        self.returns(self.pings()[0])
+        self.assertEqual(1, len(self.pings()))
+        self.server.wire.empty()
+        self.assertEqual(2, len(self.pings()))
+        self.assertNoResult(sent)
+        self.returns(self.pings()[1])
+        self.successResultOf(sent)
+
+    def test_patience_begins_with_writing(self) -> None:
+        """
+        What is written while somebody waits has its two seconds; if the stream is lost meanwhile it is written again.
+        """
+        self.server.authenticate()
+        self.server.wire.fill()
+        self.stream.send(message(id="a"))
+        sent = self.stream.when_sent()
+        self.clock.advance(1.9)
+        self.server.wire.empty()
+        self.clock.advance(0.1)
+        self.assertNoResult(sent)
+        self.reconnect()
+        self.assertEqual(["a"], self.ids())
+        self.assertNoResult(sent)
+        self.clock.pump([1] * 4)
+        self.successResultOf(sent)
+
+    def test_nobody_waits_any_more(self) -> None:
+        """
+        Who does not want to wait any longer leaves nothing behind, and what is unconfirmed stays so.
+        """
+        self.server.authenticate()
+        self.stream.send(message(id="a"))
+        sent = self.stream.when_sent()
+        sent.cancel()
+        self.failureResultOf(sent, CancelledError)
+        self.clock.advance(2)
+        self.reconnect()
+        self.assertEqual(["a"], self.ids())
+
+    def test_stop_loses_nothing_that_was_written(self) -> None:
+        """
+        Of what was written and not confirmed, a stop says nothing; what waits to be written again is lost.
+        """
+        self.server.authenticate()
+        self.send_many(2)
+        self.stop()
+        self.assertEqual(0, self.counters["outgoing_lost"])
+        self.stream.startService()
+        self.server.authenticate()
+        self.send_many(2)
+        self.server.wire.lose()
+        self.stop()
+        self.assertEqual(2, self.counters["outgoing_lost"])
+
+    def test_never_confirmed(self) -> None:
+        """
+        Of very many that the server does not confirm the oldest are not written again; what is left is in order.
+        """
+        self.server.authenticate()
+        ids = self.send_many(MAX_UNCONFIRMED + 3)
+        self.assertEqual(3, self.counters["unconfirmed_forgotten"])
+        self.returns(self.pings()[0])
+        self.reconnect()
+        self.assertEqual(ids[100:], self.ids())
+
+    def test_switched_off(self) -> None:
+        """
+        Without the barrier nothing is asked and nothing is written again.
+        """
+        self.stop()
+        self.stream = self.a_stream(confirm=False)
+        self.stream.startService()
+        self.server.authenticate()
+        self.send_many(200)
+        self.clock.advance(100)
+        self.assertEqual([], self.pings())
+        self.reconnect()
+        self.assertEqual([], self.ids())

@@ -1,0 +1,171 @@
+"""What leaves for the server, in one queue: until it is written, and until the server is known to have it."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, succeed
+
+from component_http.interfaces import Observer
+
+__all__ = ["CROWDED_BYTES", "CROWDED_STANZAS", "MAX_BYTES", "MAX_STANZAS", "MAX_UNCONFIRMED", "Outbox", "Outgoing"]
+
+MAX_STANZAS = 10_000
+MAX_BYTES = 64 * 1024 * 1024
+"""What is kept for sending while there is no stream or the server does not read."""
+
+CROWDED_STANZAS = 1000
+CROWDED_BYTES = 8 * 1024 * 1024
+"""What waits when it begins to be crowded; it is so until half of it waits."""
+
+MAX_UNCONFIRMED = 10_000
+MAX_UNCONFIRMED_BYTES = 16 * 1024 * 1024
+"""
+What was written and may have to be written again; the oldest is forgotten beyond it.
+
+A server that works confirms a hundred stanzas at a time.
+"""
+
+
+@frozen
+class Outgoing:
+    """
+    A stanza that leaves, or several as one text.
+
+    Attributes:
+        xml: As it is written.
+        expires: When it is of no use any more, in seconds of the stream's clock.
+        again: It is written again if the stream is lost before the server is known to have it.
+    """
+
+    xml: bytes
+    expires: float
+    again: bool
+
+
+class Outbox:
+    """
+    First come, first served; and after a lost stream, first of all what nobody knows the fate of.
+
+    Args:
+        observer: Told `outgoing_expired` and `unconfirmed_forgotten`.
+        max_stanzas: Stanzas that may wait.
+
+    Attributes:
+        crowded: `CROWDED_STANZAS` or `CROWDED_BYTES` waited, and more than half of that still does.
+    """
+
+    def __init__(self, observer: Observer, max_stanzas: int = MAX_STANZAS) -> None:
+        self.crowded = False
+        self._observer = observer
+        self._max_stanzas = max_stanzas
+        self._waiting: deque[Outgoing] = deque()
+        self._waiting_bytes = 0
+        self._unconfirmed: deque[Outgoing] = deque()
+        self._unconfirmed_bytes = 0
+        self._written = 0  # numbers of what is unconfirmed: from _written - len(_unconfirmed) on
+        self._until_clear: list[Deferred[None]] = []
+        self._until_sent: list[Deferred[None]] = []
+
+    def __len__(self) -> int:
+        """Stanzas that wait to be written."""
+        return len(self._waiting)
+
+    @property
+    def unconfirmed(self) -> int:
+        """Stanzas that were written, and that the server is not known to have."""
+        return len(self._unconfirmed)
+
+    @property
+    def written(self) -> int:
+        """How many were ever noted as unconfirmed; what a barrier confirms is up to here."""
+        return self._written
+
+    @property
+    def awaited(self) -> bool:
+        """Somebody waits until all is sent."""
+        return bool(self._until_sent)
+
+    def add(self, stanza: Outgoing) -> bool:
+        """Let one more wait; False if there is no room."""
+        size = len(stanza.xml)
+        if len(self._waiting) >= self._max_stanzas or self._waiting_bytes + size > MAX_BYTES:
+            return False
+        self._waiting.append(stanza)
+        self._waiting_bytes += size
+        self._see_whether_crowded()
+        return True
+
+    def take(self, now: float) -> Outgoing | None:
+        """Give the first that is still of use, to be written; None if there is none. Afterwards `settle`."""
+        while self._waiting:
+            stanza = self._waiting.popleft()
+            self._waiting_bytes -= len(stanza.xml)
+            if stanza.expires > now:
+                return stanza
+            self._observer.count("outgoing_expired")
+        return None
+
+    def note(self, stanza: Outgoing) -> None:
+        """Remember what is written, as far as it would be written again."""
+        if not stanza.again:
+            return
+        self._written += 1
+        self._unconfirmed.append(stanza)
+        self._unconfirmed_bytes += len(stanza.xml)
+        while len(self._unconfirmed) > MAX_UNCONFIRMED or self._unconfirmed_bytes > MAX_UNCONFIRMED_BYTES:
+            self._forget()
+            self._observer.count("unconfirmed_forgotten")
+
+    def confirm(self, written: int) -> None:
+        """The server has what was written up to here (see `written`). Afterwards `settle`."""
+        while self._unconfirmed and self._written - len(self._unconfirmed) < written:
+            self._forget()
+
+    def lost(self) -> None:
+        """The stream is gone: what is unconfirmed waits again, before all others."""
+        self._waiting.extendleft(reversed(self._unconfirmed))
+        self._waiting_bytes += self._unconfirmed_bytes
+        self._unconfirmed.clear()
+        self._unconfirmed_bytes = 0
+        self._see_whether_crowded()
+
+    def drop(self) -> int:
+        """Empty it; returns how many waited to be written."""
+        count = len(self._waiting)
+        self._waiting.clear()
+        self._unconfirmed.clear()
+        self._waiting_bytes = self._unconfirmed_bytes = 0
+        return count
+
+    def settle(self) -> None:
+        """See whether it is still crowded, or empty, and tell those who waited; they may send, or stop the stream."""
+        if self.crowded and len(self._waiting) <= CROWDED_STANZAS // 2 and self._waiting_bytes <= CROWDED_BYTES // 2:
+            self.crowded = False
+            while self._until_clear and not self.crowded:
+                self._until_clear.pop(0).callback(None)
+        while self._until_sent and not self._waiting and not self._unconfirmed:
+            self._until_sent.pop(0).callback(None)
+
+    def when_clear(self) -> Deferred[None]:
+        """See `component_http.interfaces.Outlet.when_clear`."""
+        return _fire_later(self._until_clear) if self.crowded else succeed(None)
+
+    def when_sent(self) -> Deferred[None]:
+        """See `component_http.interfaces.Outlet.when_sent`."""
+        return _fire_later(self._until_sent) if self._waiting or self._unconfirmed else succeed(None)
+
+    def _forget(self) -> None:
+        self._unconfirmed_bytes -= len(self._unconfirmed.popleft().xml)
+
+    def _see_whether_crowded(self) -> None:
+        if len(self._waiting) >= CROWDED_STANZAS or self._waiting_bytes >= CROWDED_BYTES:
+            self.crowded = True
+
+
+def _fire_later(waiting: list[Deferred[None]]) -> Deferred[None]:
+    """One more in a list of those that somebody will fire; cancelled it leaves the list."""
+    waiter: Deferred[None] = Deferred(waiting.remove)
+    waiting.append(waiter)
+    return waiter
