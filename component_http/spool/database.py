@@ -71,9 +71,13 @@ class SpoolLock:
     The right to use a spool's file.
 
     It is held by an open file beside it, so it survives a fork and ends with the last process that has it.
+
+    Attributes:
+        path: The spool's file.
     """
 
-    def __init__(self, file: IO[str]) -> None:
+    def __init__(self, path: Path, file: IO[str]) -> None:
+        self.path = path
         self._file = file
 
     def note_process(self) -> None:
@@ -119,7 +123,7 @@ def lock(path: Path) -> SpoolLock:
             f"the spool {path} is in use by another gateway{who}: stop that one, or give this one a spool.path of its"
             " own"
         ) from None
-    held = SpoolLock(file)
+    held = SpoolLock(path, file)
     held.note_process()
     return held
 
