@@ -305,15 +305,15 @@ class SqliteSpool:
 
     def _done(self, group: Sequence[_Operation]) -> list[_Fired]:
         """Carry out a group. Where that fails for some of it, the rest is done without them."""
+        parts: list[list[_Operation]]
         try:
             return self._carry_out(group, self._take_notes())
         except Exception as error:
             if is_full(error):
                 # What has ended makes room, and reading needs none.
-                parts = [[one for one in group if isinstance(one, _End)], [], []]
-                for one in group:
-                    if not isinstance(one, _End):
-                        parts[1 + isinstance(one, _Store)].append(one)
+                ends: list[_Operation] = [one for one in group if isinstance(one, _End)]
+                stores: list[_Operation] = [one for one in group if isinstance(one, _Store)]
+                parts = [ends, [one for one in group if not isinstance(one, (_End, _Store))], stores]
             elif len(group) > 1 and not isinstance(error, (sqlite3.OperationalError, ComponentHttpError)):
                 parts = [[one] for one in group]
             else:
