@@ -238,7 +238,7 @@ class Relay:
         self._storing.discard(delivery.id)
         self._storing_bytes -= delivery.size
         if failure.check(SpoolError):
-            self._refuse(delivery.stanza, conditions.FULL, "refused_unstored", f": {failure.getErrorMessage()}")
+            self._refuse(delivery.stanza, conditions.FULL, "refused_unstored", failure.getErrorMessage())
         else:
             self._log_mistake(failure, delivery)
             self._refuse(delivery.stanza, conditions.INTERNAL, "refused_unstored")
@@ -247,7 +247,7 @@ class Relay:
     def _refuse(self, stanza: Stanza, error: conditions.StanzaError, event: str, why: str = "") -> None:
         self._observer.count(event)
         if self._may_log(event):
-            self._log.warn("refusing stanzas: {reason}{why}", reason=REFUSALS[event], why=why)
+            self._log.warn("refusing stanzas: {reason}", reason=": ".join(filter(None, (REFUSALS[event], why))))
         sender = stanza.conversation[0]
         if stanza.is_request or (stanza.bounceable and self._notices.may_tell(sender, self._clock.seconds())):
             self._send(conditions.error_stanza(stanza, error))

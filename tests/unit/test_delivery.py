@@ -334,7 +334,7 @@ class SpoolTests(DeliveryTestCase):
         self.assertEqual("wait", self.outlet.sent[3].error["type"])
         self.assertEqual((0, 4), (self.counters["accepted"], self.counters["refused_unstored"]))
         self.assertEqual([LogLevel.warn] * 2, [event["log_level"] for event in logs])
-        self.assertEqual(": database or disk is full", logs[0]["why"])
+        self.assertEqual("the spool cannot keep them: database or disk is full", logs[0]["reason"])
 
     def test_drain_does_not_wait_for_what_was_not_stored(self) -> None:
         """
