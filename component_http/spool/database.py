@@ -54,6 +54,9 @@ SCHEMA: Schema = MappingProxyType(
 APPLICATION_ID = 0x63487470
 """What tells a spool from other programs' SQLite databases."""
 
+LEAST_SQLITE = (3, 33)
+"""The first that has UPDATE ... FROM."""
+
 MAX_WAL_BYTES = 16 * 1024 * 1024
 """What is left of the write-ahead log's file after it was longer."""
 
@@ -139,7 +142,7 @@ def _see_folder(path: Path) -> None:
         )
 
 
-def prepare(path: Path, *, schema: Schema = SCHEMA) -> None:
+def prepare(path: Path, *, schema: Schema = SCHEMA, sqlite: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:
     """
     See that a spool's file can be used, make it if there is none, and bring its schema up to date.
 
@@ -148,11 +151,17 @@ def prepare(path: Path, *, schema: Schema = SCHEMA) -> None:
     Args:
         path: The file; this process has its lock.
         schema: As `SCHEMA`.
+        sqlite: The version of the library.
 
     Raises:
         SpoolUnusable: It is corrupt, is something else than a spool, or comes from a later version.
         SettingsError: It cannot be read and written.
     """
+    if sqlite < LEAST_SQLITE:
+        raise SettingsError(
+            f'spool.kind is "sqlite", but that needs SQLite {_dotted(LEAST_SQLITE)} or later, and this Python has'
+            f' {_dotted(sqlite)}: take another Python, or "memory"'
+        )
     _make_private(path)
     try:
         with closing(opened(path, schema=schema)) as connection:
@@ -165,6 +174,10 @@ def prepare(path: Path, *, schema: Schema = SCHEMA) -> None:
         return
     if verdict != "ok":
         raise _damaged(path, verdict)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _make_private(path: Path) -> None:

@@ -66,10 +66,12 @@ class LockTests(FileCase):
         over, end = os.pipe()
         child = os.fork()
         if not child:
-            held.note_process()
-            os.write(told, b".")
-            os.read(over, 1)
-            os._exit(0)
+            try:
+                held.note_process()
+                os.write(told, b".")
+                os.read(over, 1)
+            finally:
+                os._exit(0)
         held.release()
         os.read(ready, 1)
         sentence = str(self.assertRaises(SettingsError, lock, self.path))
@@ -248,6 +250,18 @@ class PrepareTests(FileCase):
         prepare(self.path)
         self.assertEqual([(max(SCHEMA),)], self.look("PRAGMA user_version"))
         self.assertEqual([("d1",)], self.look("SELECT id FROM deliveries"))
+
+    def test_old_sqlite(self) -> None:
+        """
+        An SQLite that cannot do what is asked of it is told before anything is written.
+        """
+        error = self.assertRaises(SettingsError, prepare, self.path, sqlite=(3, 31, 1))
+        self.assertEqual(
+            'spool.kind is "sqlite", but that needs SQLite 3.33 or later, and this Python has 3.31.1: take another'
+            ' Python, or "memory"',
+            str(error),
+        )
+        self.assertFalse(self.path.exists())
 
     def test_folder_in_its_place(self) -> None:
         """
