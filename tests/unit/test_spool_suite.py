@@ -60,7 +60,8 @@ class SpoolSuite:
         self.spool = self.a_spool()
 
     def tearDown(self) -> Deferred[None]:
-        return self.spool.close()
+        closed: Deferred[None] = self.spool.close()
+        return closed
 
     async def test_keeps_the_bytes(self) -> None:
         """
