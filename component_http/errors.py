@@ -13,6 +13,8 @@ __all__ = [
     "ConnectionFailed",
     "MalformedStanza",
     "SettingsError",
+    "SpoolError",
+    "SpoolUnusable",
     "TimedOut",
     "WebhookError",
     "XmlRefused",
@@ -30,6 +32,14 @@ class SettingsError(ComponentHttpError):
     `str()` of it is one sentence for the person who wrote them: the file, the key, what was found,
     what is allowed and, where there is one, the nearest correct name.
     """
+
+
+class SpoolUnusable(SettingsError):
+    """The spool's file is none that this version can use; setting it aside helps."""
+
+
+class SpoolError(ComponentHttpError):
+    """The spool cannot do what it was asked to now: the disk is full or fails. What it has is still there."""
 
 
 class MalformedStanza(ComponentHttpError):

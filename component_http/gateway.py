@@ -10,9 +10,11 @@ from typing import Any
 from uuid import uuid4
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import clientFromString
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
@@ -26,11 +28,13 @@ from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryBudget, RetryPolicy
-from component_http.errors import SettingsError
-from component_http.interfaces import Webhook
+from component_http.errors import SettingsError, SpoolError, SpoolUnusable
+from component_http.interfaces import Spool, Webhook
 from component_http.operations.metrics import Counters
 from component_http.settings import DeliverySettings, Settings
+from component_http.spool import database
 from component_http.spool.memory import MemorySpool
+from component_http.spool.sqlite import SqliteSpool
 from component_http.webhook.client import WebhookClient
 from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
@@ -39,6 +43,9 @@ from component_http.xmpp.stream import LIFETIMES, BorrowedStream, ComponentStrea
 from component_http.xmpp.wellknown import WellKnown
 
 __all__ = ["Gateway"]
+
+RESTORE_AGAIN = 5.0
+"""Seconds after which a spool that could not be read is read again."""
 
 
 class Gateway(MultiService):
@@ -80,6 +87,9 @@ class Gateway(MultiService):
         self._rooms = Rooms()
         self._client = None if webhook is not None else _webhook_client(settings, reactor)
         self._relay: Relay | None = None
+        self._spool: Spool | None = None
+        self._spool_lock: database.SpoolLock | None = None
+        self._restoring: Deferred[None] | None = None
         self._handlers: list[LateHandler] = []
         self._stopping: list[Deferred[None]] = []
         self._outlet: ComponentStream | BorrowedStream
@@ -97,13 +107,70 @@ class Gateway(MultiService):
         """Put a wokkel protocol handler on the gateway's stream; it sees each stanza before the webhook does."""
         handler.setHandlerParent(self.stream)
 
+    def prepare(self, *, set_aside: bool = False) -> None:
+        """
+        Take the spool's file, see that it can be used, and bring it up to date; nothing for a spool in memory.
+
+        `startService` does it where it has not been done. Do it before, where an error should come early: before the
+        process goes into the background, or before the reactor runs, for the file is read once.
+
+        Args:
+            set_aside: A file that cannot be used is renamed, and an empty one takes its place.
+
+        Raises:
+            SettingsError: It cannot be used, or another gateway has it.
+        """
+        path = self._settings.spool.file()
+        if path is None or self._spool_lock is not None:
+            return
+        lock = database.lock(path)
+        try:
+            try:
+                database.prepare(path)
+            except SpoolUnusable as error:
+                if not set_aside:
+                    raise
+                self._log.error("{error}; it is {aside} now", error=str(error), aside=database.quarantine(path))
+                database.prepare(path)
+        except BaseException:
+            lock.release()
+            raise
+        self._spool_lock = lock
+
     def startService(self) -> None:
         if self._stopping:
             raise RuntimeError("the gateway is stopping: wait for stopService before starting it again")
+        self.prepare()
         for warning in self._settings.warnings():
             self._log.warn("{warning}", warning=warning)
-        self._relay = self._new_relay()
-        self._handlers = self._new_handlers(self._relay)
+        self._spool = spool = self._new_spool()
+        self._relay = relay = self._new_relay(spool)
+        if spool.durable:
+            self._restoring = Deferred.fromCoroutine(self._restore(spool, relay))
+            self._restoring.addErrback(self._not_restored)
+        else:
+            self._serve(relay)
+
+    async def _restore(self, spool: Spool, relay: Relay) -> None:
+        while True:
+            try:
+                deliveries = await spool.restore()
+                break
+            except SpoolError as error:
+                self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
+            await deferLater(self._reactor, RESTORE_AGAIN)
+        self._restoring = None
+        if deliveries:
+            self._log.info("{number} deliveries from the spool", number=len(deliveries))
+        relay.restore(deliveries)
+        self._serve(relay)
+
+    def _not_restored(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("nothing is served", failure=failure)
+
+    def _serve(self, relay: Relay) -> None:
+        self._handlers = self._new_handlers(relay)
         for handler in self._handlers:
             handler.setHandlerParent(self.stream)
         super().startService()
@@ -119,11 +186,12 @@ class Gateway(MultiService):
         Until the gateway is stopped it stays connected and refuses what comes.
 
         Args:
-            timeout: Seconds after which what has not ended is answered with a wait error; None for `drain_timeout`. Of
-                several drains the earliest end counts, so that `drain(0)` cuts one short.
+            timeout: Seconds after which what has not ended is answered with a wait error, or stays in a spool on disk,
+                but for iqs; None for `drain_timeout`. Of several drains the earliest end counts, so that `drain(0)`
+                cuts one short.
 
         Returns:
-            Fires when nothing is pending.
+            Fires when nothing is under way any more.
         """
         if self._relay is None:
             return succeed(None)
@@ -131,7 +199,7 @@ class Gateway(MultiService):
         return Deferred.fromCoroutine(self._relay.drain(seconds))
 
     def stopService(self) -> Deferred[None]:
-        """Drain, then close the stream; fires when both are done."""
+        """Drain, then close the stream and the spool; fires when all is done."""
         if self._relay is None:
             return succeed(None)
         stopped: Deferred[None] = Deferred()
@@ -141,21 +209,40 @@ class Gateway(MultiService):
         return stopped
 
     async def _stop(self) -> None:
+        if self._restoring is not None:
+            self._restoring.cancel()
         await self.drain()
         if self._client is not None:
             await self._client.close()
-        await super().stopService()
+        if self.running:
+            await super().stopService()
         for handler in self._handlers:
             handler.disownHandlerParent(self.stream)
+        self._handlers = []
+        if self._spool is not None:
+            await self._spool.close()
+        if self._spool_lock is not None:
+            self._spool_lock.release()
         self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
 
     def _stopped(self, result: Any) -> None:
-        self._relay = self._client = None
+        self._relay = self._client = self._spool = self._spool_lock = self._restoring = None
         stopping, self._stopping = self._stopping, []
         for stopped in stopping:
             stopped.callback(result)
 
-    def _new_relay(self) -> Relay:
+    def _new_spool(self) -> Spool:
+        if self._spool_lock is None:
+            return MemorySpool()
+        self._spool_lock.note_process()
+        return SqliteSpool(
+            self._spool_lock.path,
+            self._reactor,
+            deadlines=_deadlines(self._settings.delivery),
+            synchronous="NORMAL" if self._settings.spool.synchronous == "NORMAL" else "FULL",
+        )
+
+    def _new_relay(self, spool: Spool) -> Relay:
         settings, delivery = self._settings, self._settings.delivery
         webhook = self._webhook
         if webhook is None:
@@ -188,18 +275,14 @@ class Gateway(MultiService):
         )
         return Relay(
             forwarder,
-            MemorySpool(),
+            spool,
             Backlog(backlog_limits(delivery), settings.webhook.max_connections),
             self._outlet,
             self._outlet,
             self.counters,
             clock=self._reactor,
             new_id=_new_id,
-            deadlines={
-                "message": delivery.message_deadline,
-                "iq": delivery.iq_deadline,
-                "presence": delivery.presence_deadline,
-            },
+            deadlines=_deadlines(delivery),
             loop_guard=LoopGuard(*delivery.loop_guard) if delivery.loop_guard else None,
         )
 
@@ -226,6 +309,15 @@ class Gateway(MultiService):
 
 def _new_id() -> str:
     return uuid4().hex
+
+
+def _deadlines(delivery: DeliverySettings) -> dict[str, float]:
+    """Seconds that a delivery may take, by the kind of its stanza."""
+    return {
+        "message": delivery.message_deadline,
+        "iq": delivery.iq_deadline,
+        "presence": delivery.presence_deadline,
+    }
 
 
 def _breaker(delivery: DeliverySettings) -> Breaker:

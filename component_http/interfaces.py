@@ -44,8 +44,15 @@ class Spool(Protocol):
     """
     Where accepted deliveries are kept until they have ended.
 
-    What it does it does in the order it was asked to, and its Deferreds fire in that order.
+    What it does it does in the order it was asked to, and its Deferreds fire in that order. Each of them fails with
+    `component_http.errors.SpoolError` if the spool cannot do it now.
+
+    Attributes:
+        durable: What it keeps outlives the process.
     """
+
+    @property
+    def durable(self) -> bool: ...  # pragma: no cover
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         """
@@ -54,6 +61,10 @@ class Spool(Protocol):
         Returns:
             Fires when it is kept: from then on it is accepted.
         """
+        ...  # pragma: no cover
+
+    def note(self, delivery: Delivery) -> None:
+        """Keep how often a delivery was tried, some time soon; if that fails, nobody hears of it."""
         ...  # pragma: no cover
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
@@ -70,6 +81,18 @@ class Spool(Protocol):
         Returns:
             Fires when that is done, so that the replies may leave.
         """
+        ...  # pragma: no cover
+
+    def restore(self) -> Deferred[list[Delivery]]:
+        """
+        Fire with all that is kept, in the order in which it was stored; before anything else is asked of the spool.
+
+        Their deadlines are those of the reactor's clock again.
+        """
+        ...  # pragma: no cover
+
+    def close(self) -> Deferred[None]:
+        """Do what was asked, and let go of what is open; fires when nothing is. It may be used again then."""
         ...  # pragma: no cover
 
 

@@ -29,6 +29,9 @@ __all__ = ["Options", "exit_on_settings_error", "heed_signals", "makeService"]
 
 _log = Logger()
 
+QUARANTINE = "quarantine-spool"
+"""The one flag that is a switch."""
+
 
 @contextmanager
 def exit_on_settings_error() -> Iterator[None]:
@@ -70,6 +73,8 @@ class Options(usage.Options):
     """The command line; holds the text of each flag that was given, and None for the others."""
 
     optParameters = _parameters()
+
+    optFlags = [[QUARANTINE, None, "where the spool's file cannot be used: set it aside, and begin with an empty one"]]
 
     synopsis = "[--config=FILE] [options]"
 
@@ -132,7 +137,8 @@ class Options(usage.Options):
         """
         config = self["config"]
         return Settings.from_flags(
-            {name: text for name, text in self.items() if text is not None and name != "config"}, config
+            {name: text for name, text in self.items() if text is not None and name not in ("config", QUARANTINE)},
+            config,
         )
 
 
@@ -141,7 +147,8 @@ def makeService(options: Options) -> Gateway:
     Make the service that twistd runs.
 
     Raises:
-        SystemExit: With status 78 if the settings cannot be used; the sentence is on standard error by then.
+        SystemExit: With status 78 if the settings or the spool cannot be used; the sentence is on standard error by
+            then.
     """
     from twisted.internet import reactor
 
@@ -149,6 +156,8 @@ def makeService(options: Options) -> Gateway:
 
     with exit_on_settings_error():
         gateway = Gateway(options.settings(), reactor)
+        # The spool's lock survives the fork into the background.
+        gateway.prepare(set_aside=bool(options[QUARANTINE]))
     reactor.callWhenRunning(heed_signals, gateway, reactor)
     return gateway
 

@@ -148,13 +148,15 @@ class Backlog:
         """The ids of all that was pending when it began, in order of arrival; they may be removed on the way."""
         return iter(list(self._queue_of))
 
-    def refusal(self, conversation: Conversation, size: int) -> Refusal | None:
+    def refusal(self, conversation: Conversation, size: int, others: int = 0, other_bytes: int = 0) -> Refusal | None:
         """
         Say why there is no room for a delivery.
 
         Args:
             conversation: The one it belongs to.
             size: Bytes of its request body.
+            others: Deliveries that are to be added before it.
+            other_bytes: Their sizes in all.
 
         Returns:
             None if there is room, or the name of what to count: `refused_full` if it would exceed an overall limit,
@@ -163,7 +165,7 @@ class Backlog:
             with nothing pending is never unfair, however small the share.
         """
         limits = self._limits
-        pending, pending_bytes = self.pending + 1, self._pending_bytes + size
+        pending, pending_bytes = self.pending + others + 1, self._pending_bytes + other_bytes + size
         if pending > limits.max_pending or pending_bytes > limits.max_pending_bytes:
             return "refused_full"
         queue = self._queues.get(conversation)

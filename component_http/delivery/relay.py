@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import evolve, frozen
@@ -17,12 +17,13 @@ from component_http.contract import conditions, reply
 from component_http.contract.reply import Verdict
 from component_http.contract.request import request_body
 from component_http.contract.stanza import Stanza
-from component_http.delivery.backlog import Backlog, Conversation, RefusalNotices
+from component_http.delivery.backlog import Backlog, Conversation, Refusal, RefusalNotices
 from component_http.delivery.deadlines import Deadlines
 from component_http.delivery.delivery import Delivery
 from component_http.delivery.forwarder import LOG_INTERVAL, Attempted, Forwarder
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.retry import Retry
+from component_http.errors import SpoolError
 from component_http.interfaces import Observer, Outlet, Spool, Valve
 
 __all__ = ["Relay", "Status"]
@@ -33,7 +34,7 @@ REFUSALS = {
     "refused_unfair": "there is little room, and one sender holds more than fair_share_percent of it",
     "refused_gone": "the webhook is gone",
     "refused_stopping": "the gateway is stopping",
-    "refused_unstored": "they cannot be kept",
+    "refused_unstored": "the spool cannot keep them",
 }
 """Why a stanza is refused, in words for the log."""
 
@@ -42,6 +43,9 @@ NOT_READY_ABOVE = 0.8
 
 MAX_RESTS = 10_000
 """Conversations that are known to want a rest beyond the delivery that was told so; the oldest are forgotten."""
+
+SPOOL_REST = 5.0
+"""Seconds that a delivery rests whose request body the spool could not read."""
 
 SLICE = 200
 """Deliveries given up at once; after that others get a turn."""
@@ -81,9 +85,10 @@ class Relay:
         backlog: Whose turn it is, and how much there may be; empty.
         outlet: Where replies and errors go; while it is crowded no attempt begins.
         valve: Where stanzas come from; closed while the backlog is crowded.
-        observer: Told `accepted`, then one of `replied`, `silent`, `bounced`, `expired`, `refused_reply` for each; or
-            `refused_full`, `refused_conversation_full`, `refused_unfair`, `refused_gone` or `refused_stopping` instead
-            of `accepted`, and `refusals_untold` where its sender was not told; `loop_guarded`, `reply_lost`.
+        observer: Told `accepted` or `restored`, then one of `replied`, `silent`, `bounced`, `expired`, `refused_reply`
+            for each; or `refused_full`, `refused_conversation_full`, `refused_unfair`, `refused_gone`,
+            `refused_stopping` or `refused_unstored` instead of `accepted`, and `refusals_untold` where its sender was
+            not told; `loop_guarded`, `reply_lost`, `spool_failed`.
         clock: Runs the waits and deadlines.
         new_id: Makes delivery ids.
         deadlines: Seconds a delivery may take, by the kind of its stanza.
@@ -117,9 +122,11 @@ class Relay:
         self._seconds = deadlines
         self._loop_guard = loop_guard
         self._notices = RefusalNotices()
-        self._refusals: dict[str, float] = {}
-        # What is pending, by delivery id; then what each of them is at, where it is not just waiting for its turn.
+        self._logged: dict[str, float] = {}
+        # What is to be pending, and its bytes in all.
         self._storing: set[str] = set()
+        self._storing_bytes = 0
+        # What is pending, by delivery id; then what each of them is at, where it is not just waiting for its turn.
         self._deliveries: dict[str, Delivery] = {}
         self._ending: set[str] = set()
         self._deadlines = Deadlines()
@@ -135,6 +142,7 @@ class Relay:
         self._starting = False
         self._stopping = False
         self._given_up: tuple[conditions.StanzaError, str] | None = None
+        self._leaving = False
         self._end_of_drain: IDelayedCall | None = None
         self._sent: Deferred[None] | None = None
         self._drained: list[Deferred[None]] = []
@@ -173,28 +181,44 @@ class Relay:
             self._refuse(stanza, conditions.STOPPING, "refused_stopping")
         elif self._forwarder.gone is not None:
             self._refuse(stanza, self._forwarder.gone, "refused_gone")
-        elif refusal := self._backlog.refusal(stanza.conversation, 0):
+        elif refusal := self._refusal(stanza.conversation, 0):
             self._refuse(stanza, conditions.FULL, refusal)
         else:
             body = request_body(stanza)
-            if refusal := self._backlog.refusal(stanza.conversation, len(body)):
+            if refusal := self._refusal(stanza.conversation, len(body)):
                 self._refuse(stanza, conditions.FULL, refusal)
             else:
                 self._store(stanza, body)
+
+    def restore(self, deliveries: Iterable[Delivery]) -> None:
+        """
+        Take in charge again what the spool has kept; before anything is accepted.
+
+        Args:
+            deliveries: As `Spool.restore` gives them.
+        """
+        for delivery in deliveries:
+            self._take(delivery)
+            self._observer.count("restored")
+        self._watch_deadlines()
+        self._start()
+
+    def _refusal(self, conversation: Conversation, size: int) -> Refusal | None:
+        return self._backlog.refusal(conversation, size, len(self._storing), self._storing_bytes)
 
     def _store(self, stanza: Stanza, body: bytes) -> None:
         deadline = self._clock.seconds() + self._seconds[stanza.kind]
         delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline)
         self._storing.add(delivery.id)
+        self._storing_bytes += delivery.size
         stored = self._spool.store(delivery, body)
         stored.addCallbacks(self._stored, self._not_stored, callbackArgs=(delivery,), errbackArgs=(delivery,))
         stored.addErrback(self._mistaken, delivery)
 
     def _stored(self, _: None, delivery: Delivery) -> None:
         self._storing.discard(delivery.id)
-        self._deliveries[delivery.id] = delivery
-        self._backlog.add(delivery.id, delivery.stanza.conversation, delivery.size)
-        self._deadlines.add(delivery.id, delivery.stanza.kind, delivery.deadline)
+        self._storing_bytes -= delivery.size
+        self._take(delivery)
         self._observer.count("accepted")
         if self._given_up is not None:
             self._give_up(delivery)
@@ -205,22 +229,38 @@ class Relay:
         if self._backlog.crowded and not self._forwarder.wait():
             self._valve.pause()
 
+    def _take(self, delivery: Delivery) -> None:
+        self._deliveries[delivery.id] = delivery
+        self._backlog.add(delivery.id, delivery.stanza.conversation, delivery.size)
+        self._deadlines.add(delivery.id, delivery.stanza.kind, delivery.deadline)
+
     def _not_stored(self, failure: Failure, delivery: Delivery) -> None:
         self._storing.discard(delivery.id)
-        self._log_mistake(failure, delivery)
-        self._refuse(delivery.stanza, conditions.INTERNAL, "refused_unstored")
+        self._storing_bytes -= delivery.size
+        if failure.check(SpoolError):
+            self._refuse(delivery.stanza, conditions.FULL, "refused_unstored", failure.getErrorMessage())
+        else:
+            self._log_mistake(failure, delivery)
+            self._refuse(delivery.stanza, conditions.INTERNAL, "refused_unstored")
+        self._look_whether_drained()
 
-    def _refuse(self, stanza: Stanza, error: conditions.StanzaError, event: str) -> None:
+    def _refuse(self, stanza: Stanza, error: conditions.StanzaError, event: str, why: str = "") -> None:
         self._observer.count(event)
-        now = self._clock.seconds()
-        if now - self._refusals.get(event, -LOG_INTERVAL) >= LOG_INTERVAL:
-            self._refusals[event] = now
-            self._log.warn("refusing stanzas: {reason}", reason=REFUSALS[event])
+        if self._may_log(event):
+            self._log.warn("refusing stanzas: {reason}", reason=": ".join(filter(None, (REFUSALS[event], why))))
         sender = stanza.conversation[0]
-        if stanza.is_request or (stanza.bounceable and self._notices.may_tell(sender, now)):
+        if stanza.is_request or (stanza.bounceable and self._notices.may_tell(sender, self._clock.seconds())):
             self._send(conditions.error_stanza(stanza, error))
         else:
             self._observer.count("refusals_untold")
+
+    def _may_log(self, about: str) -> bool:
+        """Whether it is a minute since the last line about the same."""
+        now = self._clock.seconds()
+        if now - self._logged.get(about, -LOG_INTERVAL) < LOG_INTERVAL:
+            return False
+        self._logged[about] = now
+        return True
 
     # -- attempts --
 
@@ -269,14 +309,18 @@ class Relay:
         body = self._spool.body(delivery.id)
         attempt: Deferred[Any] = Deferred.fromCoroutine(self._forwarder.attempt(delivery, body))
         self._attempts[delivery.id] = attempt
+        self._spool.note(delivery)
         attempt.addBoth(self._attempted, delivery).addErrback(self._mistaken, delivery)
 
     def _attempted(self, result: Attempted | Failure, delivery: Delivery) -> None:
         if self._attempts.pop(delivery.id, None) is None:
             return  # it was ended meanwhile, and this is what is left of a cancelled attempt
         if isinstance(result, Failure):
-            self._mistaken(result, delivery)
-            return
+            if not result.check(SpoolError):
+                self._mistaken(result, delivery)
+                return
+            self._spool_failed(result, "it cannot read what is to be POSTed, so that waits")
+            result = Attempted(Retry(SPOOL_REST, counted=False))
         if self._forwarder.gone is not None and self._given_up is None:
             self._give_up_all(self._forwarder.gone, "the webhook is gone")
         if not isinstance(result.next, Retry):
@@ -286,6 +330,7 @@ class Relay:
         elif self._given_up is not None:
             self._give_up(delivery)
         else:
+            self._spool.note(delivery)
             self._rest(delivery, result.next.seconds)
             self._start()
 
@@ -341,16 +386,32 @@ class Relay:
         if delivery.id in self._ending:
             return
         self._ending.add(delivery.id)
+        self._let_go(delivery)
+        verdict = self._guarded(delivery, verdict)
+        ended = self._spool.end(delivery.id, verdict.stanzas)
+        ended.addErrback(self._not_noted, delivery)
+        ended.addCallback(self._ended, delivery, verdict).addErrback(self._log_mistake, delivery)
+
+    def _let_go(self, delivery: Delivery) -> None:
+        """Stop whatever a delivery is at."""
         self._deadlines.remove(delivery.id)
         self._throttled.pop(delivery.id, None)
         if resting := self._resting.pop(delivery.id, None):
             resting.cancel()
         if attempt := self._attempts.pop(delivery.id, None):
             attempt.cancel()
-        verdict = self._guarded(delivery, verdict)
-        ended = self._spool.end(delivery.id, verdict.stanzas)
-        ended.addErrback(self._log_mistake, delivery)
-        ended.addCallback(self._ended, delivery, verdict).addErrback(self._log_mistake, delivery)
+
+    def _not_noted(self, failure: Failure, delivery: Delivery) -> None:
+        """What has ended has ended; if the spool does not learn of it in time, it is delivered again."""
+        if failure.check(SpoolError):
+            self._spool_failed(failure, "what ends now may be delivered again after a restart")
+        else:
+            self._log_mistake(failure, delivery)
+
+    def _spool_failed(self, failure: Failure, effect: str) -> None:
+        self._observer.count("spool_failed")
+        if self._may_log(effect):
+            self._log.error("the spool fails: {effect}: {reason}", effect=effect, reason=failure.getErrorMessage())
 
     def _ended(self, _: None, delivery: Delivery, verdict: Verdict) -> None:
         del self._deliveries[delivery.id]
@@ -432,8 +493,8 @@ class Relay:
         Accept nothing more, let what is accepted end and its replies leave, and give up what has not ended by then.
 
         Args:
-            timeout: Seconds to wait; what is left is answered with a wait error. A second drain can end the first one
-                earlier, not later.
+            timeout: Seconds to wait; what is left is answered with a wait error, or stays in a spool that is durable,
+                but for iqs. A second drain can end the first one earlier, not later.
         """
         self._stopping = True
         drained: Deferred[None] = Deferred()
@@ -463,7 +524,10 @@ class Relay:
     def _drain_over(self) -> None:
         self._end_of_drain = None
         if self._under_way:
-            self._log.warn("gave up {pending} deliveries, for the gateway is stopping", pending=self.pending)
+            if self._spool.durable:
+                self._log.info("{pending} deliveries stay in the spool, iqs excepted", pending=self.pending)
+            else:
+                self._log.warn("gave up {pending} deliveries, for the gateway is stopping", pending=self.pending)
             self._give_up_all(conditions.STOPPING, "the gateway is stopping")
         else:
             self._all_over(None)
@@ -472,10 +536,12 @@ class Relay:
         """
         Begin nothing more, and answer all that is pending with an error.
 
-        If the webhook is gone, attempts under way may still end; if the time is over, they are cut off.
+        If the webhook is gone, attempts under way may still end; if the time is over, they are cut off, and what a
+        durable spool has is left there.
         """
         self._given_up = error, note
         cut_off = self._stopping and self._end_of_drain is None
+        self._leaving = cut_off and self._spool.durable
         left = [delivery for delivery in self._deliveries.values() if cut_off or delivery.id not in self._attempts]
         self._clock.callLater(0, self._give_up_next, left)
 
@@ -490,7 +556,18 @@ class Relay:
     def _give_up(self, delivery: Delivery) -> None:
         assert self._given_up is not None
         error, note = self._given_up
-        self._end(delivery, reply.give_up(delivery.stanza, error, note))
+        if self._leaving and delivery.stanza.kind != "iq":
+            self._leave(delivery)
+        else:
+            self._end(delivery, reply.give_up(delivery.stanza, error, note))
+
+    def _leave(self, delivery: Delivery) -> None:
+        """Do nothing more about a delivery that the spool keeps for the next start; it stays pending."""
+        if delivery.id in self._ending:
+            return
+        self._let_go(delivery)
+        del self._deliveries[delivery.id]
+        self._look_whether_drained()
 
     def _all_over(self, _: None) -> None:
         for call in (self._end_of_drain, self._next_deadline, self._next_start, self._next_retry):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from attrs import NOTHING, Attribute, Converter, Factory, field, frozen
@@ -33,6 +34,12 @@ __all__ = [
 
 SECRET_VARIABLE = "COMPONENT_HTTP_SECRET"
 """The environment variable that may hold the component's secret; empty is the same as not set."""
+
+STATE_VARIABLE = "STATE_DIRECTORY"
+"""The environment variable that may name the folder for an sqlite spool."""
+
+SPOOL_FILE = "component-http.sqlite3"
+"""The name of an sqlite spool's file, unless it is set."""
 
 _MAX_SECRET_BYTES = 4096
 """Bytes of a secret's file that are read, so that a wrong path cannot fill the memory."""
@@ -610,16 +617,45 @@ class SpoolSettings(Table):
 
     kind: str = setting(
         About(
-            values.choice("memory", later={"sqlite": "a spool on disk comes with a later version"}),
+            values.choice("memory", "sqlite"),
             "where accepted stanzas are kept until they are done",
-            "memory loses what is under way when the process dies; a spool on disk comes with a later version",
+            "memory loses what is under way when the process dies; sqlite keeps it in a file, and waits for the disk"
+            " before a stanza is accepted and before its answer is sent",
         ),
         default="memory",
     )
     path: str | None = setting(
-        About(file_path("the spool's file"), "the file of a spool on disk; memory has none", example='"spool.sqlite"'),
+        About(
+            file_path("the spool's file"),
+            f"the file of an sqlite spool, {SPOOL_FILE} in the folder that the environment variable {STATE_VARIABLE}"
+            " names, or else in the current folder; in a settings file a relative path starts at its folder",
+            "systemd sets that variable for a unit with StateDirectory",
+            example='"spool.sqlite3"',
+        ),
         default=None,
     )
+    synchronous: str = setting(
+        About(
+            values.choice("FULL", "NORMAL"),
+            "whether an sqlite spool waits until the disk has each transaction",
+            "after a loss of power NORMAL may lack the last second; a kill -9 costs neither of them anything",
+        ),
+        default="FULL",
+    )
+
+    def file(self, env: Mapping[str, str] = os.environ) -> Path | None:
+        """
+        The spool's file, as an absolute path; None for a spool in memory.
+
+        Args:
+            env: Where `STATE_DIRECTORY` is looked up.
+        """
+        if self.kind == "memory":
+            return None
+        if self.path is not None:
+            return Path(self.path).absolute()
+        # systemd names several folders with colons between them.
+        return Path(env.get(STATE_VARIABLE, "").partition(":")[0], SPOOL_FILE).absolute()
 
     def __attrs_post_init__(self) -> None:
         if self.path is not None and self.kind == "memory":

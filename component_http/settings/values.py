@@ -221,18 +221,12 @@ def _accept_switch(value: Any) -> bool:
 SWITCH = Kind("true or false", _accept_switch, lambda text: {"true": True, "false": False}.get(text.lower(), text))
 
 
-def choice(*names: str, later: Mapping[str, str] = MappingProxyType({})) -> Kind:
-    """
-    One of a few words.
-
-    Args:
-        names: The words.
-        later: Words that are not allowed yet, with what to say about each.
-    """
+def choice(*names: str) -> Kind:
+    """One of a few words."""
 
     def accept(value: Any) -> str:
         if not isinstance(value, str) or value not in names:
-            raise _Unfit(remedy=later.get(str(value)) or _did_you_mean(value, names))
+            raise _Unfit(remedy=_did_you_mean(value, names))
         return value
 
     return Kind(_one_of(names), accept)

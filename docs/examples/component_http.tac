@@ -16,12 +16,13 @@ from component_http.tap import exit_on_settings_error, heed_signals
 
 application = Application("component-http")
 
-# Where the settings are wrong: one sentence on standard error and exit status 78, before twistd goes into the
+# Where the settings are wrong, or the spool is another gateway's: one sentence on standard error and exit status 78, before twistd goes into the
 # background.
 with exit_on_settings_error():
     settings = Settings.from_toml(Path(__file__).with_name("component-http.toml"))
+    gateway = Gateway(settings, reactor)
+    gateway.prepare()
 
-gateway = Gateway(settings, reactor)
 gateway.setServiceParent(application)
 
 # A second SIGTERM ends the wait for what is under way.

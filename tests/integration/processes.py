@@ -114,6 +114,11 @@ class Process:
             self._process.send_signal(signal.SIGTERM)
         return self.wait(seconds)
 
+    def kill(self) -> None:
+        """End it at once, as by kill -9."""
+        self._process.kill()
+        self.wait()
+
     def remove(self) -> None:
         """End it whatever it does, and delete its folder."""
         if self.running:

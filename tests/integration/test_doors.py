@@ -213,6 +213,8 @@ def test_warnings_are_logged(folder: Path, port: ComponentPort) -> None:
     gateway = int((folder / "gateway.pid").read_text())
     try:
         eventually(lambda: "holds a user or a password" in log.read_text(), "the warning", detail=log.read_text)
+        # Before its reactor runs a SIGTERM ends the process without a word.
+        eventually(lambda: port.accepted, "the handshake", detail=log.read_text)
     finally:
         os.kill(gateway, signal.SIGTERM)
     eventually(lambda: "Server Shut Down" in log.read_text(), "the end", detail=log.read_text)

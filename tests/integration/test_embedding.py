@@ -21,7 +21,8 @@ from wokkel.subprotocols import StreamManager
 
 from component_http import Gateway
 from component_http.contract.xml import NS_COMPONENT
-from component_http.settings import ComponentSettings, Settings
+from component_http.errors import SettingsError
+from component_http.settings import ComponentSettings, Settings, SpoolSettings
 from component_http.testing import ComponentServer
 from tests.unit.test_docs import DOCS, blocks
 
@@ -165,7 +166,41 @@ class EmbeddingTests(TestCase):
         """
         A gateway that was stopped, however often it was told to, can be started again and answers as before.
         """
-        gateway = Gateway(self.settings, self.reactor)
+        await self.stop_and_start_again(self.settings)
+
+    async def test_stop_and_start_again_with_a_spool_on_disk(self) -> None:
+        """
+        So can one with a spool on disk, and nobody else has the file meanwhile.
+        """
+        settings = self.on_disk()
+        gateway = await self.stop_and_start_again(settings)
+        self.assertRaises(SettingsError, Gateway(settings, self.reactor).startService)
+        await gateway.stopService()
+        other = Gateway(settings, self.reactor)
+        other.prepare()
+        other.prepare()
+        self.assertRaises(SettingsError, gateway.startService)
+        other.startService()
+        await other.stopService()
+
+    async def test_stopped_before_it_has_begun(self) -> None:
+        """
+        A gateway that is stopped while it reads its spool stops, and can be started again.
+        """
+        gateway = Gateway(self.on_disk(), self.reactor)
+        gateway.startService()
+        self.assertEqual(0, gateway.status().pending)
+        await gateway.stopService()
+        self.assertEqual(0, gateway.counters["connected"])
+        gateway.startService()
+        await self.server.connected()
+        await gateway.stopService()
+
+    def on_disk(self) -> Settings:
+        return evolve(self.settings, spool=SpoolSettings(kind="sqlite", path="spool.sqlite3"))
+
+    async def stop_and_start_again(self, settings: Settings) -> Gateway:
+        gateway = Gateway(settings, self.reactor)
         gateway.setServiceParent(self.application)
         self.application.startService()
         while gateway.counters["connected"] < 1:
@@ -179,6 +214,7 @@ class EmbeddingTests(TestCase):
         message.addElement("body", content="again")
         self.server.send(message)
         self.assertEqual("echo again", str((await self.next_stanza()).body))
+        return gateway
 
     async def test_a_socket_of_the_file_system(self) -> None:
         """

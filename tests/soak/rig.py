@@ -117,7 +117,7 @@ class Books:
     @property
     def stray(self) -> int:
         """What the gateway accepted beyond what it says became of it; 0 if its own books are right."""
-        return self.count("accepted") - self.count(*ENDINGS)
+        return self.count("accepted", "restored") - self.count(*ENDINGS)
 
     def resident_mib(self, share: float) -> float:
         """Memory held when this share of the time had gone, the mean of some looks around that moment."""

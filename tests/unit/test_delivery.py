@@ -31,7 +31,14 @@ from component_http.delivery.forwarder import LOG_INTERVAL, Forwarder
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import SLICE, Relay
 from component_http.delivery.retry import RetryBudget, RetryPolicy
-from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
+from component_http.errors import (
+    CertificateInvalid,
+    ConnectionCut,
+    ConnectionFailed,
+    SpoolError,
+    TimedOut,
+    WebhookError,
+)
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
 from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook, json_response
@@ -60,6 +67,7 @@ class DeliveryTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
+        self.numbers = count(1)
         self.counters = Counters()
         self.outlet = RecordingOutlet()
         self.valve = RecordingValve()
@@ -80,7 +88,7 @@ class DeliveryTestCase(SynchronousTestCase):
         spool=None,
     ):
         self.webhook = webhook or ScriptedWebhook(script)
-        ids = (f"d{number}" for number in count(1))
+        ids = (f"d{number}" for number in self.numbers)
         forwarder = Forwarder(
             self.webhook,
             partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh"),
@@ -122,9 +130,9 @@ class DeliveryTestCase(SynchronousTestCase):
         return [headers["webhook-attempt"] for _, headers in self.webhook.posts]
 
     def assert_accounts(self, relay):
-        """What was accepted is the sum of the ways a delivery can end and what is pending."""
+        """What was accepted or restored is the sum of the ways a delivery can end and what is pending."""
         ended = sum(self.counters[end] for end in ENDS)
-        self.assertEqual(self.counters["accepted"], ended + relay.pending)
+        self.assertEqual(self.counters["accepted"] + self.counters["restored"], ended + relay.pending)
 
 
 class AnswerTests(DeliveryTestCase):
@@ -238,7 +246,8 @@ class SlowSpool(MemorySpool):
         super().__init__()
         self._clock = clock
         self._seconds = seconds
-        self.broken = False
+        self.broken: Exception | None = None
+        self.noted: list[tuple[str, int, int]] = []
 
     def _later(self, done: Deferred[Any]) -> Deferred[Any]:
         later: Deferred[Any] = Deferred()
@@ -246,13 +255,34 @@ class SlowSpool(MemorySpool):
         return later
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
-        return self._later(fail(OSError("no disk")) if self.broken else super().store(delivery, body))
+        return self._later(fail(self.broken) if self.broken else super().store(delivery, body))
+
+    def note(self, delivery: Delivery) -> None:
+        self.noted.append((delivery.id, delivery.tries, delivery.attempts))
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
-        return self._later(super().body(delivery_id))
+        return self._later(fail(self.broken) if self.broken else super().body(delivery_id))
 
     def end(self, delivery_id: str, replies: Sequence[Element]) -> Deferred[None]:
-        return self._later(super().end(delivery_id, replies))
+        return self._later(fail(self.broken) if self.broken else super().end(delivery_id, replies))
+
+
+class KeepingSpool(SlowSpool):
+    """One that keeps what it has over a restart."""
+
+    durable = True
+
+    def __init__(self, clock: Clock, seconds: float = 0.01) -> None:
+        super().__init__(clock, seconds)
+        self.kept: dict[str, Delivery] = {}
+
+    def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
+        self.kept[delivery.id] = delivery
+        return super().store(delivery, body)
+
+    def end(self, delivery_id: str, replies: Sequence[Element]) -> Deferred[None]:
+        del self.kept[delivery_id]
+        return super().end(delivery_id, replies)
 
 
 class SpoolTests(DeliveryTestCase):
@@ -277,13 +307,103 @@ class SpoolTests(DeliveryTestCase):
         What cannot be kept is refused, and an iq hears so.
         """
         spool = SlowSpool(self.clock, 0.01)
-        spool.broken = True
+        spool.broken = OSError("no disk")
         relay = self.a_relay(spool=spool)
         relay.accept(a_stanza("iq", "get"))
         self.clock.advance(0.01)
         self.assertEqual([("iq", "error", "internal-server-error")], self.sent())
         self.assertEqual((0, 1), (self.counters["accepted"], self.counters["refused_unstored"]))
         self.assertEqual(1, len(self.flushLoggedErrors(OSError)))
+
+    def test_disk_full(self) -> None:
+        """
+        With a full disk senders are asked to wait, and the log says why once a minute, as of no mistake of ours.
+        """
+        spool = SlowSpool(self.clock, 0.01)
+        spool.broken = SpoolError("database or disk is full")
+        relay = self.a_relay(spool=spool)
+        with capturedLogs() as logs:
+            for second in range(3):
+                relay.accept(a_stanza("iq", "get", id_=str(second)))
+                self.clock.advance(0.01)
+            self.clock.advance(60)
+            relay.accept(a_stanza())
+            self.clock.advance(0.01)
+        self.assertEqual([("iq", "error", "resource-constraint")] * 3, self.sent()[:3])
+        self.assertEqual(("message", "error", "resource-constraint"), self.sent()[3])
+        self.assertEqual("wait", self.outlet.sent[3].error["type"])
+        self.assertEqual((0, 4), (self.counters["accepted"], self.counters["refused_unstored"]))
+        self.assertEqual([LogLevel.warn] * 2, [event["log_level"] for event in logs])
+        self.assertEqual("the spool cannot keep them: database or disk is full", logs[0]["reason"])
+
+    def test_drain_does_not_wait_for_what_was_not_stored(self) -> None:
+        """
+        A stanza that came just before the stop, and could not be kept, does not hold it up.
+        """
+        spool = SlowSpool(self.clock, 0.01)
+        spool.broken = SpoolError("database or disk is full")
+        relay = self.a_relay(spool=spool)
+        relay.accept(a_stanza())
+        drained = Deferred.fromCoroutine(relay.drain(20.0))
+        self.clock.advance(0.01)
+        self.successResultOf(drained)
+
+    def test_unread(self) -> None:
+        """
+        While the spool cannot be read a delivery waits, and costs no attempt.
+        """
+        spool = SlowSpool(self.clock, 0.01)
+        relay = self.a_relay(spool=spool)
+        relay.accept(a_stanza())
+        spool.broken = SpoolError("disk I/O error")
+        with capturedLogs() as logs:
+            self.clock.pump([0.01] + [1.0] * 20)
+        self.assertEqual([LogLevel.error], [event["log_level"] for event in logs if "effect" in event])
+        self.assertEqual((0, 1), (len(self.webhook.posts), relay.pending))
+        spool.broken = None
+        self.clock.pump([1.0] * 10)
+        self.assertEqual((1, 1), (len(self.webhook.posts), self.counters["silent"]))
+        self.assert_accounts(relay)
+
+    def test_end_not_noted(self) -> None:
+        """
+        A reply leaves even if the spool cannot note it; the log says what that means.
+        """
+        spool = SlowSpool(self.clock, 0.01)
+        relay = self.a_relay([json_response('{"body": "pong"}')], spool=spool)
+        relay.accept(a_stanza())
+        self.clock.pump([0.01])
+        with capturedLogs() as logs:
+            self.clock.advance(0.005)
+            spool.broken = SpoolError("disk I/O error")
+            self.clock.advance(0.005)
+            self.clock.advance(0.01)
+        self.assertEqual([("message", "chat", None)], self.sent())
+        self.assertEqual([LogLevel.error], [event["log_level"] for event in logs if "effect" in event])
+        self.assertEqual(1, self.counters["spool_failed"])
+        self.assert_accounts(relay)
+
+    def test_notes_each_attempt(self) -> None:
+        """
+        The spool learns that an attempt begins, and that it failed.
+        """
+        spool = SlowSpool(self.clock, 0.01)
+        relay = self.a_relay([Response(500), Response(204)], spool=spool)
+        relay.accept(a_stanza())
+        self.clock.pump([0.01] * 200)
+        self.assertEqual([("d1", 1, 0), ("d1", 1, 1), ("d1", 2, 1)], spool.noted)
+
+    def test_what_is_being_stored_takes_room(self) -> None:
+        """
+        A spool that takes long cannot make the gateway take more than max_pending.
+        """
+        spool = SlowSpool(self.clock, 10.0)
+        relay = self.a_relay([Deferred() for _ in range(3)], spool=spool, limits=BacklogLimits(max_pending=3))
+        for number in range(5):
+            relay.accept(a_stanza("iq", "get", id_=str(number), sender=f"u{number}@example.org"))
+        self.assertEqual(2, self.counters["refused_full"])
+        self.clock.advance(10.0)
+        self.assertEqual(3, relay.pending)
 
     def test_drain_waits_for_what_is_being_stored(self) -> None:
         """
@@ -306,6 +426,103 @@ class SpoolTests(DeliveryTestCase):
             relay.accept(a_stanza(id_=str(number), sender=f"u{number}@example.org"))
         self.clock.pump([0.01] * 1000)
         self.assertEqual((20, 0), (self.counters["silent"], self.counters["bounced"]))
+
+
+class RestartTests(DeliveryTestCase):
+    """What a spool on disk keeps from one run to the next."""
+
+    def stop(self, relay, timeout=5.0):
+        drained = Deferred.fromCoroutine(relay.drain(timeout))
+        self.clock.advance(timeout)
+        self.clock.pump([0.01] * 10)
+        self.successResultOf(drained)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_left_for_the_next_start(self) -> None:
+        """
+        At a stop messages stay in the spool, whatever they are at, and nobody hears an error; iqs are answered.
+        """
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay([Response(429), *(Deferred() for _ in range(9))], spool=spool, max_running=3)
+        relay.accept(a_stanza(id_="resting", sender="a@example.org"))
+        self.clock.pump([0.01] * 3)
+        for sender in "abcd":
+            relay.accept(a_stanza(id_=f"m-{sender}", sender=f"{sender}@example.org"))
+        relay.accept(a_stanza("presence", "", id_="p", sender="e@example.org"))
+        relay.accept(a_stanza("iq", "get", id_="i1"))
+        self.clock.pump([0.01] * 3)
+        self.stop(relay)
+        self.assertEqual([("iq", "error", "service-unavailable")], self.sent())
+        self.assertEqual("wait", self.outlet.sent[0].error["type"])
+        self.assertEqual(["resting", "m-a", "m-b", "m-c", "m-d", "p"], [each.stanza.id for each in spool.kept.values()])
+        self.assertEqual((6, 1), (relay.pending, self.counters["bounced"]))
+        self.assert_accounts(relay)
+
+    def test_left_while_being_stored(self) -> None:
+        """
+        What is being stored when the time is over stays too, and is waited for.
+        """
+        spool = KeepingSpool(self.clock, 1.0)
+        relay = self.a_relay(spool=spool)
+        relay.accept(a_stanza())
+        drained = Deferred.fromCoroutine(relay.drain(0.5))
+        self.clock.pump([0.5, 0.0])
+        self.assertNoResult(drained)
+        self.clock.pump([0.5, 0.0])
+        self.successResultOf(drained)
+        self.assertEqual((["d1"], []), (list(spool.kept), self.sent()))
+        self.assert_accounts(relay)
+
+    def test_ends_within_the_drain(self) -> None:
+        """
+        What ends in time is answered and does not stay.
+        """
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay([json_response('{"body": "pong"}')], spool=spool)
+        relay.accept(a_stanza())
+        drained = Deferred.fromCoroutine(relay.drain(5.0))
+        self.clock.pump([0.01] * 5)
+        self.successResultOf(drained)
+        self.assertEqual(({}, [("message", "chat", None)]), (spool.kept, self.sent()))
+
+    def test_restored(self) -> None:
+        """
+        What was kept is POSTed in its order, before what comes new, and counted as what it is.
+        """
+        spool = KeepingSpool(self.clock)
+        first = self.a_relay([Deferred() for _ in range(2)], spool=spool)
+        for id_ in ("m1", "m2", "m3"):
+            first.accept(a_stanza(id_=id_))
+        first.accept(a_stanza(id_="m4", sender="bob@example.org"))
+        self.clock.pump([0.01] * 3)
+        self.stop(first)
+        self.counters = Counters()
+        relay = self.a_relay(spool=spool)
+        relay.restore(list(spool.kept.values()))
+        relay.accept(a_stanza(id_="m5"))
+        self.clock.pump([0.01] * 30)
+        alices = [id_ for id_ in self.posted() if id_ != "m4"]
+        self.assertEqual((["m1", "m2", "m3", "m5"], 5), (alices, len(self.posted())))
+        self.assertEqual(["2", "2", "1", "1", "1"], sorted(self.attempts(), reverse=True))
+        self.assertEqual((4, 1, 5), tuple(self.counters[name] for name in ("restored", "accepted", "silent")))
+        self.assert_accounts(relay)
+
+    def test_restored_too_late(self) -> None:
+        """
+        What is restored after its time ends at once, and its sender hears so.
+        """
+        spool = KeepingSpool(self.clock)
+        first = self.a_relay([Deferred()], spool=spool)
+        first.accept(a_stanza())
+        self.clock.pump([0.01])
+        self.stop(first)
+        [delivery] = spool.kept.values()
+        delivery.deadline = self.clock.seconds()
+        relay = self.a_relay([Deferred()], spool=spool)
+        relay.restore([delivery])
+        self.clock.pump([0.0, 0.01])
+        self.assertEqual([("message", "error", "remote-server-timeout")], self.sent())
+        self.assertEqual((0, 1), (relay.pending, self.counters["expired"]))
 
 
 class OrderTests(DeliveryTestCase):
@@ -1175,15 +1392,18 @@ class AccountingTests(DeliveryTestCase):
         st.sampled_from([1, 2, 10]),
         st.sampled_from([None, 0.0, 5.0]),
         st.floats(0, 1, exclude_max=True),
-        st.booleans(),
+        st.sampled_from(["memory", "slow", "durable"]),
     )
     @settings(deadline=None)
-    def test_random_schedules(self, steps, words, max_running, max_attempts, drain, draw, slow) -> None:
+    def test_random_schedules(self, steps, words, max_running, max_attempts, drain, draw, keeping) -> None:
         """
         At every moment what was accepted has ended in one way or is pending; each iq is answered once, in time; a
-        conversation keeps its order; no more than so many POSTs run at once.
+        conversation keeps its order; no more than so many POSTs run at once. At a stop nothing but iqs ends unless it
+        was to, if the spool is durable.
         """
         self.setUp()
+        spools = {"memory": MemorySpool(), "slow": SlowSpool(self.clock, 0.01), "durable": KeepingSpool(self.clock)}
+        spool = spools[keeping]
         script = iter(words * 1000)
         webhook = _Random(lambda: next(script), self.clock)
         breaker = Breaker() if max_attempts > 1 else Breaker(in_a_row=2**31, requests=2**31)
@@ -1194,7 +1414,7 @@ class AccountingTests(DeliveryTestCase):
             max_running=max_running,
             limits=BacklogLimits(max_pending=20, max_per_conversation=8),
             draw=lambda: draw,
-            spool=SlowSpool(self.clock, 0.01) if slow else MemorySpool(),
+            spool=spool,
         )
         asked: dict[str, float] = {}
         for number, step in enumerate(steps):
@@ -1208,7 +1428,7 @@ class AccountingTests(DeliveryTestCase):
             else:
                 self.outlet.crowded = step[1]
             self.assert_accounts(relay)
-            self.assertLessEqual(relay.pending, 20 + slow * len(steps))
+            self.assertLessEqual(relay.pending, 20)
             self.assert_iqs_in_time(asked)
         if drain is None:
             self.outlet.crowded = False
@@ -1221,7 +1441,9 @@ class AccountingTests(DeliveryTestCase):
             self.clock.pump([0.01] * 10)
             self.successResultOf(drained)
             self.assertEqual([], self.clock.getDelayedCalls())
-        self.assertEqual(0, relay.pending)
+        kept = [each.stanza.kind for each in spool.kept.values()] if keeping == "durable" else []
+        self.assertNotIn("iq", kept)
+        self.assertEqual(len(kept) if drain is not None else 0, relay.pending)
         self.assert_accounts(relay)
         answered = [element["id"] for element in self.outlet.sent if element.name == "iq"]
         self.assertEqual(sorted(asked), sorted(answered))

@@ -294,7 +294,7 @@ class PagesTests(SynchronousTestCase):
         Nothing is said of a flag that does not exist.
         """
         ours = {flag for row in reference() for flag in row.flags}
-        others = {"--config", "--help", "--pidfile"}
+        others = {"--config", "--help", "--pidfile", "--quarantine-spool"}
         for page in PAGES:
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
             with self.subTest(page=page.name):

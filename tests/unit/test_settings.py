@@ -178,6 +178,19 @@ class GoodSettingsTests(SettingsTestCase):
         self.assertEqual(("message",), settings.component.component_post_stanzas)
         self.assertEqual("bot.example.org", settings.component.domain)
 
+    def test_file_of_the_spool(self) -> None:
+        """
+        The spool's file is what path says, or else stands in the first folder of STATE_DIRECTORY, or in the current
+        one.
+        """
+        self.assertIsNone(SpoolSettings().file({"STATE_DIRECTORY": "/var/lib/bot"}))
+        here = SpoolSettings(kind="sqlite")
+        self.assertEqual(Path("/var/lib/bot/component-http.sqlite3"), here.file({"STATE_DIRECTORY": "/var/lib/bot:/x"}))
+        self.assertEqual(Path.cwd() / "component-http.sqlite3", here.file({}))
+        elsewhere = SpoolSettings(kind="sqlite", path="sub/spool")
+        self.assertEqual(Path.cwd() / "sub" / "spool", elsewhere.file({"STATE_DIRECTORY": "/var/lib/bot"}))
+        self.assertEqual("NORMAL", settings_of(spool={"synchronous": "NORMAL"}).spool.synchronous)
+
     def test_example_is_complete(self) -> None:
         """
         The example file has every setting; what it shows behind a # is the default, or an example where there is none.
@@ -191,8 +204,8 @@ class GoodSettingsTests(SettingsTestCase):
                 self.assertIn(f"\n{row.key} = {row.default}\n", text)
         self.write("s", "component-secret")
         self.write("t", "webhook-token")
-        # The one setting that no value can be given to yet.
-        path = self.write(text.replace('path = "spool.sqlite"', ""))
+        # The one setting that does not go with the default of another.
+        path = self.write(text.replace('path = "spool.sqlite3"', ""))
         self.assertEqual("bot.example.org", Settings.from_toml(path, {}).component.domain)
 
     def test_example_as_it_is(self) -> None:
@@ -242,7 +255,9 @@ class WrongNameTests(SettingsTestCase):
         """
         A key that is like no other is told with those that there are.
         """
-        self.assertEqual("bot.toml: spool.zzz is not a setting; [spool] has kind, path", self.refusal(spool={"zzz": 1}))
+        self.assertEqual(
+            "bot.toml: spool.zzz is not a setting; [spool] has kind, path, synchronous", self.refusal(spool={"zzz": 1})
+        )
 
     def test_misspelt_table(self) -> None:
         """
@@ -483,12 +498,21 @@ class WrongValueTests(SettingsTestCase):
         What comes with a later version is refused in so many words.
         """
         self.assertEqual(
-            'bot.toml: spool.kind is "sqlite", but must be "memory"; a spool on disk comes with a later version',
-            self.refusal(spool={"kind": "sqlite"}),
-        )
-        self.assertEqual(
             'bot.toml: component.profile is "rest", but must be "mod_component_http"',
             self.component_refusal(profile="rest"),
+        )
+
+    def test_spool(self) -> None:
+        """
+        A spool is in memory or in a file, and a word that is like one of the two is told.
+        """
+        self.assertEqual(
+            'bot.toml: spool.kind is "sqlite3", but must be "memory" or "sqlite"; did you mean "sqlite"?',
+            self.refusal(spool={"kind": "sqlite3"}),
+        )
+        self.assertEqual(
+            'bot.toml: spool.synchronous is "OFF", but must be "FULL" or "NORMAL"',
+            self.refusal(spool={"kind": "sqlite", "synchronous": "OFF"}),
         )
 
     def test_path_without_a_disk(self) -> None:

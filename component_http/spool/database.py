@@ -1,0 +1,313 @@
+"""The file of a spool on disk: private, of one gateway at a time, and of a schema that is known."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Literal
+from urllib.parse import quote
+
+from component_http.errors import SettingsError, SpoolError, SpoolUnusable
+
+__all__ = ["SCHEMA", "SpoolLock", "Synchronous", "is_damage", "is_full", "lock", "opened", "prepare", "quarantine"]
+
+Synchronous = Literal["FULL", "NORMAL"]
+
+Schema = Mapping[int, Sequence[str]]
+
+SCHEMA: Schema = MappingProxyType(
+    {
+        1: (
+            # Accepted and not ended. `accepted` and `deadline` are seconds since the epoch, `uri` is the namespace of
+            # the stanza's element, `tries`, `attempts` and `size` are those of `Delivery`.
+            """
+            CREATE TABLE deliveries (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                id TEXT NOT NULL UNIQUE,
+                kind TEXT NOT NULL,
+                type TEXT NOT NULL,
+                stanza_id TEXT,
+                sender TEXT NOT NULL,
+                recipient TEXT NOT NULL,
+                through_room INTEGER NOT NULL,
+                uri TEXT NOT NULL,
+                accepted REAL NOT NULL,
+                deadline REAL NOT NULL,
+                tries INTEGER NOT NULL,
+                attempts INTEGER NOT NULL,
+                size INTEGER NOT NULL,
+                body BLOB NOT NULL
+            )
+            """,
+        ),
+    }
+)
+"""By its number, what makes each version of the schema from the one before; 0 is an empty file."""
+
+APPLICATION_ID = 0x63487470
+"""What tells a spool from other programs' SQLite databases."""
+
+LEAST_SQLITE = (3, 33)
+"""The first that has UPDATE ... FROM."""
+
+MAX_WAL_BYTES = 16 * 1024 * 1024
+"""What is left of the write-ahead log's file after it was longer."""
+
+BUSY = 5.0
+"""Seconds to wait for another program that writes."""
+
+_COMPANIONS = ("-wal", "-shm")
+"""What SQLite puts beside a file, by the ends of their names."""
+
+_REMEDY = "start with --quarantine-spool to set it aside and begin with an empty one"
+
+
+class SpoolLock:
+    """
+    The right to use a spool's file.
+
+    It is held by an open file beside it, so it survives a fork and ends with the last process that has it.
+
+    Attributes:
+        path: The spool's file.
+    """
+
+    def __init__(self, path: Path, file: IO[str]) -> None:
+        self.path = path
+        self._file = file
+
+    def note_process(self) -> None:
+        """Write down which process holds it, for the sentence that a second one gets; again after a fork."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(f"{os.getpid()}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Let others use the file."""
+        self._file.close()
+
+
+def lock(path: Path) -> SpoolLock:
+    """
+    Keep other gateways from a spool's file.
+
+    Args:
+        path: The spool's file; it need not be there yet, but its folder must.
+
+    Raises:
+        SettingsError: Another gateway has it, or the folder cannot be written to.
+    """
+    _see_folder(path)
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsError(
+            f"spool.path is {path}, but {path}.lock cannot be written: {error.strerror}; give both to the user that"
+            " the gateway runs as"
+        ) from None
+    file = os.fdopen(descriptor, "r+", encoding="ascii", errors="replace")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = file.read(20).strip()
+        file.close()
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise SettingsError(f"spool.path is {path}, but its file system has no locks: {error.strerror}") from None
+        who = f" (process {holder})" if holder.isdecimal() else ""
+        raise SettingsError(
+            f"the spool {path} is in use by another gateway{who}: stop that one, or give this one a spool.path of its"
+            " own"
+        ) from None
+    held = SpoolLock(path, file)
+    held.note_process()
+    return held
+
+
+def _see_folder(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise SettingsError(f"spool.path is {path}, but there is no folder {folder}: make it, or name another file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SettingsError(
+            f"spool.path is {path}, but the folder {folder} cannot be written to: give it to the user that the gateway"
+            " runs as, or name a file elsewhere"
+        )
+
+
+def prepare(path: Path, *, schema: Schema = SCHEMA, sqlite: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:
+    """
+    See that a spool's file can be used, make it if there is none, and bring its schema up to date.
+
+    It reads all of the file. What may pass by itself, such as a full disk, is not told here.
+
+    Args:
+        path: The file; this process has its lock.
+        schema: As `SCHEMA`.
+        sqlite: The version of the library.
+
+    Raises:
+        SpoolUnusable: It is corrupt, is something else than a spool, or comes from a later version.
+        SettingsError: It cannot be read and written.
+    """
+    if sqlite < LEAST_SQLITE:
+        raise SettingsError(
+            f'spool.kind is "sqlite", but that needs SQLite {_dotted(LEAST_SQLITE)} or later, and this Python has'
+            f' {_dotted(sqlite)}: take another Python, or "memory"'
+        )
+    _make_private(path)
+    try:
+        with closing(opened(path, schema=schema)) as connection:
+            [[verdict]] = connection.execute("PRAGMA quick_check(1)").fetchall()
+    except SpoolError:
+        return
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            raise _damaged(path, error) from None
+        return
+    if verdict != "ok":
+        raise _damaged(path, verdict)
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _make_private(path: Path) -> None:
+    """Make the file, for its owner only; SQLite gives those beside it the same mode."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        if not path.is_file():
+            raise SettingsError(f"spool.path is {path}, but that is not a file: name another one") from None
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise SettingsError(
+                f"spool.path is {path}, but that file cannot be read and written: give it to the user that the gateway"
+                " runs as"
+            ) from None
+        return
+    except OSError as error:
+        raise SettingsError(f"spool.path is {path}, but that file cannot be made: {error.strerror}") from None
+    os.close(descriptor)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def opened(path: Path, *, synchronous: Synchronous = "FULL", schema: Schema = SCHEMA) -> sqlite3.Connection:
+    """
+    Open a spool's file, and bring its schema up to date.
+
+    The connection begins no transaction by itself. It is for the thread that made it.
+
+    Args:
+        path: The file; it is there.
+        synchronous: Whether a commit waits until the disk has it, or only keeps the order.
+        schema: As `SCHEMA`.
+
+    Raises:
+        SpoolUnusable: It is corrupt, is something else than a spool, or comes from a later version.
+        SettingsError: Its file system is none for a database.
+        SpoolError: SQLite cannot open it now.
+    """
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=BUSY, isolation_level=None)
+        try:
+            _see_version(connection, path, schema)
+            [mode] = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise SettingsError(f"spool.path is {path}, but SQLite cannot use that file system: name a local disk")
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
+            _upgrade(connection, schema)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            raise _damaged(path, error) from None
+        raise SpoolError(f"the spool {path} cannot be opened: {error}") from error
+    return connection
+
+
+def _see_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+    version, application_id = _number(connection, "user_version"), _number(connection, "application_id")
+    [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application_id != APPLICATION_ID and (version or application_id or tables):
+        raise SpoolUnusable(
+            f"the spool {path} is a database of another program: name another file as spool.path, or {_REMEDY}"
+        )
+    if version > max(schema):
+        raise SpoolUnusable(
+            f"the spool {path} was written by a later version of component-http: start that version again, or {_REMEDY}"
+        )
+
+
+def _upgrade(connection: sqlite3.Connection, schema: Schema) -> None:
+    """Make each version from the one before it, in a transaction of its own."""
+    for version in range(_number(connection, "user_version") + 1, max(schema) + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if _number(connection, "user_version") < version:  # else another program has just done it
+                for statement in schema[version]:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {version}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    [number] = connection.execute(f"PRAGMA {pragma}").fetchone()
+    return int(number)
+
+
+def is_full(error: BaseException) -> bool:
+    """There is no room for what was to be written."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
+def is_damage(error: BaseException) -> bool:
+    """The file itself is wrong; waiting does not mend it."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _damaged(path: Path, reason: object) -> SpoolUnusable:
+    first = " ".join(str(reason).split())[:200]
+    return SpoolUnusable(f"the spool {path} is damaged, or is no spool ({first}): {_REMEDY}")
+
+
+def quarantine(path: Path, now: datetime | None = None) -> Path:
+    """
+    Set a spool's file aside, with those that SQLite put beside it; nothing of it is lost.
+
+    Args:
+        path: The file; this process has its lock.
+        now: The time for its new name; None for the present.
+
+    Returns:
+        Its new name.
+    """
+    stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
+    aside = Path(f"{path}.quarantined-{stamp}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = Path(f"{path}.quarantined-{stamp}-{number}")
+    # Last the file itself: a log without its file is nothing, but a new file beside an old log would be filled from it.
+    for end in (*_COMPANIONS, ""):
+        if os.path.exists(f"{path}{end}"):
+            os.rename(f"{path}{end}", f"{aside}{end}")
+    return aside

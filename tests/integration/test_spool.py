@@ -1,0 +1,250 @@
+"""
+What a spool on disk promises of a real gateway process: nothing that was accepted is lost, whatever ends the process.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from tests.integration.probe import Peer, ScriptedServer, stanza_error
+from tests.integration.processes import Answer, GatewayProcess, Request, ScriptedWebhook, reply, twistd
+from tests.integration.test_doors import environment
+from tests.integration.waiting import eventually
+
+DOMAIN = "bot.example.org"
+
+SENDERS = ("alice", "bob", "carol")
+
+
+def down(_: Request) -> Answer:
+    """The answer of a proxy whose bot is away."""
+    return Answer(status=503, content_type=None)
+
+
+def echo(request: Request) -> Answer:
+    return reply(body=request.json["body"])
+
+
+class Bench:
+    """
+    A gateway with a spool on disk between a server and a webhook, ended and started again as the test likes.
+
+    Attributes:
+        path: The spool's file.
+        drain_timeout: That of the gateways that are started from now on.
+    """
+
+    def __init__(self, stack: ExitStack) -> None:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        self.path = Path(folder) / "spool.sqlite3"
+        self.server = stack.enter_context(ScriptedServer())
+        self.webhook = stack.enter_context(ScriptedWebhook(down))
+        self.drain_timeout = 0.5
+        self._stack = stack
+
+    def start(self, *arguments: str) -> GatewayProcess:
+        gateway = GatewayProcess(
+            domain=DOMAIN,
+            server=self.server.endpoint,
+            secret=self.server.secret,
+            post_url=self.webhook.url,
+            arguments=arguments,
+            sections={
+                "component": {"component_post_stanzas": ["message", "iq"]},
+                "delivery": {"max_attempts": 10, "retry_cap": 1.0, "drain_timeout": self.drain_timeout},
+                "spool": {"kind": "sqlite", "path": str(self.path)},
+            },
+        )
+        return self._stack.enter_context(gateway)
+
+    def running(self, *arguments: str) -> tuple[GatewayProcess, Peer]:
+        """One more gateway, and the server's side of its stream."""
+        gateway = self.start(*arguments)
+        peer = self.server.connected()
+        gateway.wait_until_authenticated()
+        return gateway, peer
+
+    def kept(self) -> int:
+        """Deliveries in the file."""
+        return len(self.kept_ids())
+
+    def kept_ids(self) -> set[str]:
+        """Their ids."""
+        with closing(sqlite3.connect(self.path, timeout=10)) as connection:
+            return {row[0] for row in connection.execute("SELECT id FROM deliveries")}
+
+    def sound(self) -> bool:
+        """The file is as SQLite wants it."""
+        with closing(sqlite3.connect(self.path, timeout=10)) as connection:
+            return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(stack)
+
+
+def say(peer: Peer, numbers: range) -> None:
+    """Let each sender say each number."""
+    for number in numbers:
+        for sender in SENDERS:
+            peer.send(
+                f"<message from='{sender}@example.org/x' to='bot@{DOMAIN}' type='chat' id='{sender}-{number}'>"
+                f"<body>{number}</body></message>"
+            )
+
+
+def said(requests: list[Request], sender: str) -> list[int]:
+    """The numbers of one sender, in the order in which they were first POSTed."""
+    mine = [int(one.json["body"]) for one in requests if one.json["from"].startswith(f"{sender}@")]
+    return list(dict.fromkeys(mine))
+
+
+def in_round(numbers: list[int], round_: int) -> int:
+    """How many of a hundred numbers there are."""
+    return sum(number // 100 == round_ for number in numbers)
+
+
+def test_kill_and_start_again(bench: Bench) -> None:
+    """
+    What was accepted while the webhook was down is POSTed after a kill -9, all of it, each sender's in order.
+    """
+    gateway, peer = bench.running()
+    say(peer, range(100))
+    eventually(lambda: bench.kept() == 300, "300 deliveries in the spool", detail=gateway.log)
+    gateway.assert_sound()
+    gateway.kill()
+    assert bench.sound()
+
+    before = {one.headers["webhook-id"]: one.body for one in bench.webhook.take()}
+    bench.webhook.answer = echo
+    gateway, peer = bench.running()
+    peer.wait(lambda: len(peer.elements) >= 300, "300 replies")
+    requests = bench.webhook.take()
+    for sender in SENDERS:
+        assert said(requests, sender) == list(range(100))
+    after = {one.headers["webhook-id"]: one.body for one in requests}
+    assert before.items() <= after.items(), "another id or other bytes than before the kill"
+    assert len(after) == 300
+    eventually(lambda: bench.kept() == 0, "an empty spool", detail=gateway.log)
+    gateway.stop()
+    assert "restored 300" in gateway.log()
+    assert not Path(f"{bench.path}-wal").exists()
+
+
+def test_kill_under_load(bench: Bench) -> None:
+    """
+    After each of several kills under load all that the spool had is POSTed, and each sender's order has no gap.
+    """
+    bench.webhook.answer = echo
+    asked: list[Request] = []
+    kept: set[str] = set()
+    for round_ in range(4):
+        gateway, peer = bench.running()
+        say(peer, range(100 * round_, 100 * round_ + 100))
+        bench.webhook.wait_for(20 + 60 * round_, settled=False)
+        gateway.kill()
+        assert bench.sound()
+        kept |= bench.kept_ids()
+        asked += bench.webhook.take()
+    gateway, peer = bench.running()
+    eventually(lambda: bench.kept() == 0, f"the end of {bench.kept()} deliveries", detail=gateway.log)
+    gateway.stop()
+    asked += bench.webhook.take()
+    assert kept
+    assert kept <= {one.headers["webhook-id"] for one in asked}
+    bodies: dict[str, bytes] = {}
+    for one in asked:
+        assert bodies.setdefault(one.headers["webhook-id"], one.body) == one.body
+    for sender in SENDERS:
+        numbers = said(asked, sender)
+        # What a kill found in the socket was never accepted: the last of a round, but none before them.
+        assert numbers == [
+            number for round_ in range(4) for number in range(100 * round_, 100 * round_ + in_round(numbers, round_))
+        ]
+
+
+def test_second_instance(bench: Bench) -> None:
+    """
+    A second gateway on the same spool ends with status 78 and says which process has it.
+    """
+    first, peer = bench.running()
+    second = bench.start()
+    assert second.wait() == 78
+    assert f"the spool {bench.path} is in use by another gateway (process {first.pid}): " in second.log()
+    assert second.log().count("\n") == 1
+    say(peer, range(1))
+    bench.webhook.wait_for(1)
+    first.stop()
+    third, _ = bench.running()
+    third.stop()
+
+
+def test_lock_in_the_background(bench: Bench) -> None:
+    """
+    A gateway that went into the background has the lock still, under its own number.
+    """
+    helper, _ = bench.running()  # for its folder with settings
+    helper.stop()
+    folder = helper.folder
+    ended = subprocess.run(
+        [*twistd(), "component-http", "--config", "gateway.toml"], cwd=folder, env=environment(), capture_output=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    pid = int((folder / "twistd.pid").read_text())
+    try:
+        second = bench.start()
+        assert second.wait() == 78
+        assert f"(process {pid})" in second.log()
+    finally:
+        subprocess.run(["kill", str(pid)], check=True)
+        eventually(lambda: not (folder / "twistd.pid").exists(), "the end of the one in the background")
+
+
+def test_stop_leaves_the_rest(bench: Bench) -> None:
+    """
+    After SIGTERM messages that could not be delivered stay without a word to their senders; an iq is answered.
+    """
+    gateway, peer = bench.running()
+    say(peer, range(10))
+    eventually(lambda: bench.kept() == 30, "30 deliveries in the spool", detail=gateway.log)
+    peer.send(f"<iq from='alice@example.org/x' to='bot@{DOMAIN}' type='get' id='i1'><query xmlns='urn:example'/></iq>")
+    eventually(lambda: bench.kept() == 31, "the iq in the spool", detail=gateway.log)
+    gateway.stop()
+    assert [(one.get("id"), stanza_error(one)) for one in peer.elements] == [("i1", ("wait", "service-unavailable"))]
+    assert bench.kept() == 30
+    bench.webhook.take()
+    bench.webhook.answer = echo
+    gateway, peer = bench.running()
+    peer.wait(lambda: len(peer.elements) >= 30, "30 replies")
+    for sender in SENDERS:
+        assert said(bench.webhook.requests, sender) == list(range(10))
+    gateway.stop()
+
+
+def test_damaged(bench: Bench) -> None:
+    """
+    A damaged spool is refused with status 78 and not touched; with --quarantine-spool it is set aside.
+    """
+    bench.path.write_bytes(b"no spool" * 1000)
+    gateway = bench.start()
+    assert gateway.wait() == 78
+    assert "--quarantine-spool" in gateway.log()
+    assert gateway.log().count("\n") == 1
+    assert bench.path.read_bytes() == b"no spool" * 1000
+    gateway, _ = bench.running("--quarantine-spool")
+    [aside] = bench.path.parent.glob("*.quarantined-*")
+    assert aside.read_bytes() == b"no spool" * 1000
+    assert str(aside) in gateway.log()
+    gateway.stop()
+    gateway, _ = bench.running("--quarantine-spool")
+    gateway.stop()
+    assert len(list(bench.path.parent.glob("*.quarantined-*"))) == 1
