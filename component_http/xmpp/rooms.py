@@ -25,7 +25,7 @@ __all__ = ["MAX_IDS", "MAX_OCCUPANTS", "Rooms"]
 NS_MUC = "http://jabber.org/protocol/muc"
 
 MAX_IDS = 16_384
-"""Messages to rooms that are known by their id; more than can wait for a stream, in 5 MiB."""
+"""Messages to rooms that are known by their id, the latest; in 5 MiB."""
 
 MAX_OCCUPANTS = 4096
 """
