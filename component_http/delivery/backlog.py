@@ -8,7 +8,7 @@ from typing import Literal
 
 from attrs import Factory, define, frozen
 
-__all__ = ["Backlog", "BacklogLimits", "Conversation", "Refusal", "RefusalNotices"]
+__all__ = ["Backlog", "BacklogLimits", "Conversation", "Refusal"]
 
 Conversation = tuple[str, str, bool]
 """What keeps its order: the bare sender, the bare recipient, and whether it is an iq (`Stanza.conversation`)."""
@@ -277,33 +277,3 @@ class Backlog:
         del queue.sender.round[queue]
         if not queue.sender.round:
             del self._round[queue.sender]
-
-
-class RefusalNotices:
-    """
-    Who may be told that a stanza of theirs was refused: each sender once in a while, so that a flood is not echoed.
-
-    Remembers the senders who were told within one interval, and drops older ones on the next question.
-
-    Args:
-        interval: Seconds between two notices to the same sender.
-    """
-
-    def __init__(self, interval: float = 1.0) -> None:
-        self._interval = interval
-        self._told: OrderedDict[str, float] = OrderedDict()
-
-    def may_tell(self, sender: str, now: float) -> bool:
-        """
-        Say whether a sender may be told now; if so, it counts as told.
-
-        Args:
-            sender: A bare address.
-            now: Seconds of any clock. If it is set back, whoever was told later than now may be told again.
-        """
-        while self._told and not 0 <= now - next(iter(self._told.values())) < self._interval:
-            self._told.popitem(last=False)
-        if sender in self._told:
-            return False
-        self._told[sender] = now
-        return True

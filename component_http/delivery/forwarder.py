@@ -19,11 +19,9 @@ from component_http.delivery.delivery import Delivery
 from component_http.delivery.retry import AttemptResult, GiveUp, Retry, RetryBudget, RetryPolicy
 from component_http.errors import CertificateInvalid, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
+from component_http.notices import LOG_INTERVAL, Notices
 
 __all__ = ["Attempted", "Forwarder"]
-
-LOG_INTERVAL = 60.0
-"""Seconds between two log lines about what is wrong for every stanza: a media type, a certificate."""
 
 HANGING = 10.0
 """
@@ -99,7 +97,7 @@ class Forwarder:
         self._clock = clock
         self._now = now
         self._draw = draw
-        self._logged: dict[str, float] = {}
+        self._notices = Notices(LOG_INTERVAL)
         self.gone: StanzaError | None = None
         self.untrusted = False
 
@@ -216,7 +214,7 @@ class Forwarder:
     def _look_at_certificate(self, result: AttemptResult) -> None:
         if isinstance(result, CertificateInvalid):
             self.untrusted = True
-            if self._may_log("certificate"):
+            if self._notices.may_tell("certificate", self._clock()):
                 self._log.error("the webhook's certificate cannot be trusted: {reason}", reason=str(result))
         elif isinstance(result, Response):
             self.untrusted = False
@@ -275,7 +273,7 @@ class Forwarder:
             self._log.error("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
         elif verdict.ignored_body:
             self._observer.count("body_ignored")
-            if self._may_log("ignored body"):
+            if self._notices.may_tell("ignored body", self._clock()):
                 self._log.warn("{id}: {note}", id=delivery.id, note=verdict.note)
         elif verdict.outcome == "refused_reply":
             self._log.warn("{id}: the webhook's answer was refused: {note}", id=delivery.id, note=verdict.note)
@@ -285,13 +283,6 @@ class Forwarder:
             self._log.debug(
                 "{id}: {kind} {outcome}", id=delivery.id, kind=delivery.stanza.kind, outcome=verdict.outcome
             )
-
-    def _may_log(self, about: str) -> bool:
-        now = self._clock()
-        if now - self._logged.get(about, -LOG_INTERVAL) < LOG_INTERVAL:
-            return False
-        self._logged[about] = now
-        return True
 
 
 def _without_content(result: AttemptResult) -> AttemptResult:

@@ -17,14 +17,15 @@ from component_http.contract import conditions, reply
 from component_http.contract.reply import Verdict
 from component_http.contract.request import request_body
 from component_http.contract.stanza import Stanza
-from component_http.delivery.backlog import Backlog, Conversation, Refusal, RefusalNotices
+from component_http.delivery.backlog import Backlog, Conversation, Refusal
 from component_http.delivery.deadlines import Deadlines
 from component_http.delivery.delivery import Delivery
-from component_http.delivery.forwarder import LOG_INTERVAL, Attempted, Forwarder
+from component_http.delivery.forwarder import Attempted, Forwarder
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.retry import Retry
 from component_http.errors import SpoolError
 from component_http.interfaces import Observer, Outlet, Spool, Valve
+from component_http.notices import LOG_INTERVAL, Notices
 
 __all__ = ["Relay", "Status"]
 
@@ -37,6 +38,9 @@ REFUSALS = {
     "refused_unstored": "the spool cannot keep them",
 }
 """Why a stanza is refused, in words for the log."""
+
+REFUSAL_INTERVAL = 1.0
+"""Seconds between two errors to one sender because of these; an iq is always answered."""
 
 NOT_READY_ABOVE = 0.8
 """How full the backlog is, as a part of its limits, when no more should be sent here."""
@@ -121,8 +125,8 @@ class Relay:
         self._new_id = new_id
         self._seconds = deadlines
         self._loop_guard = loop_guard
-        self._notices = RefusalNotices()
-        self._logged: dict[str, float] = {}
+        self._notices = Notices(REFUSAL_INTERVAL)
+        self._log_notices = Notices(LOG_INTERVAL)
         # What is to be pending, and its bytes in all.
         self._storing: set[str] = set()
         self._storing_bytes = 0
@@ -246,21 +250,14 @@ class Relay:
 
     def _refuse(self, stanza: Stanza, error: conditions.StanzaError, event: str, why: str = "") -> None:
         self._observer.count(event)
-        if self._may_log(event):
+        now = self._clock.seconds()
+        if self._log_notices.may_tell(event, now):
             self._log.warn("refusing stanzas: {reason}", reason=": ".join(filter(None, (REFUSALS[event], why))))
         sender = stanza.conversation[0]
-        if stanza.is_request or (stanza.bounceable and self._notices.may_tell(sender, self._clock.seconds())):
+        if stanza.is_request or (stanza.bounceable and self._notices.may_tell(sender, now)):
             self._send(conditions.error_stanza(stanza, error))
         else:
             self._observer.count("refusals_untold")
-
-    def _may_log(self, about: str) -> bool:
-        """Whether it is a minute since the last line about the same."""
-        now = self._clock.seconds()
-        if now - self._logged.get(about, -LOG_INTERVAL) < LOG_INTERVAL:
-            return False
-        self._logged[about] = now
-        return True
 
     # -- attempts --
 
@@ -410,7 +407,7 @@ class Relay:
 
     def _spool_failed(self, failure: Failure, effect: str) -> None:
         self._observer.count("spool_failed")
-        if self._may_log(effect):
+        if self._log_notices.may_tell(effect, self._clock.seconds()):
             self._log.error("the spool fails: {effect}: {reason}", effect=effect, reason=failure.getErrorMessage())
 
     def _ended(self, _: None, delivery: Delivery, verdict: Verdict) -> None:

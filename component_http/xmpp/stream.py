@@ -36,6 +36,7 @@ from component_http.contract.stanza import STANZA_KINDS, Stanza
 from component_http.contract.xml import Limits, StreamParser, parse_stanzas
 from component_http.errors import MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
+from component_http.notices import LOG_INTERVAL, Notices
 from component_http.xmpp.barrier import Barrier
 from component_http.xmpp.outbox import MAX_STANZAS, Outbox, Outgoing
 
@@ -66,9 +67,6 @@ SUBSCRIPTION = ("subscribe", "subscribed", "unsubscribe", "unsubscribed")
 
 MAX_COMPLAINTS = 100
 """Different things that can be wrong at once before they are told again; rubbish from a server differs each time."""
-
-LOG_INTERVAL = 60.0
-"""Seconds before the same is logged again of what waits; with a slow server crowds come and go all the time."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds the server has to answer our closing tag before the connection is dropped."""
@@ -395,7 +393,7 @@ class ComponentStream(StreamManager, Service):
         )
         self._failures = 0
         self._complaints: set[str] = set()
-        self._warned: dict[str, float] = {}
+        self._notices = Notices(LOG_INTERVAL)
         self._check = _OutgoingCheck(domain, limits, observer, sent)
         self._loop: Deferred[None] | None = None
         self._stopping: list[Deferred[None]] = []
@@ -624,11 +622,8 @@ class ComponentStream(StreamManager, Service):
         return True
 
     def _warn_now_and_then(self, complaint: str) -> None:
-        """Log what is wrong with what waits, unless that was done less than `LOG_INTERVAL` ago."""
-        now = self.clock.seconds()
-        last = self._warned.get(complaint)
-        if last is None or not last <= now < last + LOG_INTERVAL:  # a clock that was set back keeps nothing quiet
-            self._warned[complaint] = now
+        """Log what is wrong with what waits; with a slow server crowds come and go all the time."""
+        if self._notices.may_tell(complaint, self.clock.seconds()):
             self._log.warn("{domain}: {complaint}", domain=self.domain, complaint=complaint)
 
     def _drain(self) -> None:

@@ -63,12 +63,13 @@ class Room:
     pure: bool = False
 
 
-VALUES = ("contract", "errors", "delivery.delivery")
+VALUES = ("contract", "errors", "notices", "delivery.delivery")
 SEAMS = (*VALUES, "interfaces")
 
 ROOMS = {
     # Values.
     "errors": Room(pure=True),
+    "notices": Room(pure=True),
     "_version": Room(pure=True),
     "contract": Room(["errors"], ["twisted.words.xish", "twisted.words.protocols.jabber", "idna"], pure=True),
     **{

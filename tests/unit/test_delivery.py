@@ -27,7 +27,7 @@ from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
 from component_http.delivery.delivery import Delivery
-from component_http.delivery.forwarder import LOG_INTERVAL, Forwarder
+from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import SLICE, Relay
 from component_http.delivery.retry import RetryBudget, RetryPolicy
@@ -39,6 +39,7 @@ from component_http.errors import (
     TimedOut,
     WebhookError,
 )
+from component_http.notices import LOG_INTERVAL
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
 from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook, json_response

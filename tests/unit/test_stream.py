@@ -18,6 +18,7 @@ from wokkel.subprotocols import XMPPHandler
 
 from component_http.contract.outgoing import sendable
 from component_http.contract.xml import Limits
+from component_http.notices import LOG_INTERVAL
 from component_http.operations.metrics import Counters
 from component_http.xmpp.outbox import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS, MAX_UNCONFIRMED
 from component_http.xmpp.stream import (
@@ -26,7 +27,6 @@ from component_http.xmpp.stream import (
     FULL,
     HANDSHAKE_TIMEOUT,
     LAST_RETRY,
-    LOG_INTERVAL,
     MAX_PAUSE,
     STABLE_AFTER,
     ComponentStream,
