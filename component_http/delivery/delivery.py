@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import define
+from attrs import define, field
 
 from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
@@ -24,6 +24,7 @@ class Delivery:
         tries: POSTs that were begun, but for the repetition of one that met a dead connection.
         attempts: Those of them that failed by the webhook's fault, and so count against `max_attempts`.
         failure: What came of the last one, without any content; None before the first has ended.
+        conversation: `stanza.conversation`, which is asked for at each turn.
     """
 
     id: str
@@ -33,3 +34,7 @@ class Delivery:
     tries: int = 0
     attempts: int = 0
     failure: Response | WebhookError | None = None
+    conversation: tuple[str, str, bool] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.conversation = self.stanza.conversation

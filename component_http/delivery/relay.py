@@ -185,14 +185,16 @@ class Relay:
             self._refuse(stanza, conditions.STOPPING, "refused_stopping")
         elif self._forwarder.gone is not None:
             self._refuse(stanza, self._forwarder.gone, "refused_gone")
-        elif refusal := self._refusal(stanza.conversation, 0):
-            self._refuse(stanza, conditions.FULL, refusal)
         else:
-            body = request_body(stanza)
-            if refusal := self._refusal(stanza.conversation, len(body)):
-                self._refuse(stanza, conditions.FULL, refusal)
-            else:
+            conversation = stanza.conversation
+            refusal = self._refusal(conversation, 0)
+            if refusal is None:
+                body = request_body(stanza)
+                refusal = self._refusal(conversation, len(body))
+            if refusal is None:
                 self._store(stanza, body)
+            else:
+                self._refuse(stanza, conditions.FULL, refusal)
 
     def restore(self, deliveries: Iterable[Delivery]) -> None:
         """
@@ -208,6 +210,7 @@ class Relay:
         self._start()
 
     def _refusal(self, conversation: Conversation, size: int) -> Refusal | None:
+        """Ask first without the size, for a body that is refused need not be written."""
         return self._backlog.refusal(conversation, size, len(self._storing), self._storing_bytes)
 
     def _store(self, stanza: Stanza, body: bytes) -> None:
@@ -235,7 +238,7 @@ class Relay:
 
     def _take(self, delivery: Delivery) -> None:
         self._deliveries[delivery.id] = delivery
-        self._backlog.add(delivery.id, delivery.stanza.conversation, delivery.size)
+        self._backlog.add(delivery.id, delivery.conversation, delivery.size)
         self._deadlines.add(delivery.id, delivery.stanza.kind, delivery.deadline)
 
     def _not_stored(self, failure: Failure, delivery: Delivery) -> None:
@@ -322,7 +325,7 @@ class Relay:
             self._give_up_all(self._forwarder.gone, "the webhook is gone")
         if not isinstance(result.next, Retry):
             if result.rest:
-                self._let_rest(delivery.stanza.conversation, result.rest)
+                self._let_rest(delivery.conversation, result.rest)
             self._end(delivery, result.next)
         elif self._given_up is not None:
             self._give_up(delivery)
@@ -340,13 +343,12 @@ class Relay:
 
     def _rest_of(self, delivery: Delivery) -> float:
         """Seconds that the webhook still wants nothing of this delivery's conversation; its deadline may come first."""
-        conversation = delivery.stanza.conversation
-        until = self._rest_until.get(conversation)
+        until = self._rest_until.get(delivery.conversation)
         if until is None:
             return 0.0
         wait = until - self._clock.seconds()
         if wait <= 0:
-            del self._rest_until[conversation]
+            del self._rest_until[delivery.conversation]
         return max(0.0, wait)
 
     def _rest(self, delivery: Delivery, seconds: float) -> None:
@@ -424,10 +426,10 @@ class Relay:
 
     def _guarded(self, delivery: Delivery, verdict: Verdict) -> Verdict:
         """Send nothing where two bots talk to each other; an iq is always answered, and never starts such a talk."""
-        guard, stanza = self._loop_guard, delivery.stanza
-        if guard is None or verdict.outcome != "replied" or stanza.kind == "iq":
+        guard = self._loop_guard
+        if guard is None or verdict.outcome != "replied" or delivery.stanza.kind == "iq":
             return verdict
-        if guard.allows(stanza.conversation, len(verdict.stanzas), self._clock.seconds()):
+        if guard.allows(delivery.conversation, len(verdict.stanzas), self._clock.seconds()):
             return verdict
         self._observer.count("loop_guarded")
         self._log.warn("{id}: the webhook's answer was held back: more replies than loop_guard allows", id=delivery.id)
