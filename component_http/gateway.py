@@ -239,7 +239,7 @@ class Gateway(MultiService):
             self._spool_lock.path,
             self._reactor,
             deadlines=_deadlines(self._settings.delivery),
-            synchronous="NORMAL" if self._settings.spool.synchronous == "NORMAL" else "FULL",
+            synchronous=self._settings.spool.synchronous,
         )
 
     def _new_relay(self, spool: Spool) -> Relay:

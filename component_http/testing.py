@@ -19,7 +19,7 @@ from twisted.words.protocols.jabber.error import StreamError
 from twisted.words.xish.domish import Element
 
 from component_http.contract.reply import Response
-from component_http.contract.xml import NS_COMPONENT, Limits, StreamParser, serialize
+from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
 
 __all__ = ["Answer", "ComponentServer", "RecordingOutlet", "RecordingValve", "ScriptedWebhook", "json_response"]
 
@@ -177,8 +177,6 @@ class RecordingValve:
 _HOST = "localhost"
 """What the component's server calls itself."""
 
-_NS_PING = "urn:xmpp:ping"
-
 
 class ComponentServer:
     """
@@ -254,7 +252,7 @@ class ComponentServer:
         ping = Element((NS_COMPONENT, "iq"))
         ping.attributes.update(type="get", id=token_hex(8), to=self._domain)
         ping["from"] = _HOST
-        ping.addElement((_NS_PING, "ping"))
+        ping.addElement((NS_PING, "ping"))
         answered: Deferred[None] = Deferred()
         self._pings[ping["id"]] = answered
         try:

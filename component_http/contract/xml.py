@@ -26,6 +26,7 @@ __all__ = [
     "NS_CLIENT",
     "NS_COMPONENT",
     "NS_MUC_USER",
+    "NS_PING",
     "STANZA_NAMESPACES",
     "Limits",
     "StreamParser",
@@ -36,6 +37,7 @@ __all__ = [
 NS_COMPONENT = "jabber:component:accept"
 NS_CLIENT = "jabber:client"
 NS_MUC_USER = "http://jabber.org/protocol/muc#user"
+NS_PING = "urn:xmpp:ping"
 STANZA_NAMESPACES: frozenset[str | None] = frozenset({NS_COMPONENT, NS_CLIENT, "", None})
 """What means "the stream's own namespace" on a stanza, and on the children that share it."""
 

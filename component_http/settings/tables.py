@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from attrs import NOTHING, Attribute, Converter, Factory, field, frozen
 
@@ -634,7 +634,7 @@ class SpoolSettings(Table):
         ),
         default=None,
     )
-    synchronous: str = setting(
+    synchronous: Literal["FULL", "NORMAL"] = setting(
         About(
             values.choice("FULL", "NORMAL"),
             "whether an sqlite spool waits until the disk has each transaction",

@@ -18,12 +18,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 
+from component_http.contract.xml import NS_PING
 from component_http.interfaces import Observer
 from component_http.xmpp.outbox import Outbox
 
 __all__ = ["Barrier"]
-
-NS_PING = "urn:xmpp:ping"
 
 MANY = 100
 """Unconfirmed stanzas after which a barrier is sent at once: few enough to write again."""

@@ -35,11 +35,11 @@ from zope.interface import implementer
 from component_http.contract import conditions
 from component_http.contract.address import Address
 from component_http.contract.stanza import Stanza
+from component_http.contract.xml import NS_PING
 from component_http.xmpp.intake import LateHandler
 
 __all__ = ["WellKnown"]
 
-NS_PING = "urn:xmpp:ping"
 NS_VERSION = "jabber:iq:version"
 NS_LAST = "jabber:iq:last"
 NS_TIME = "urn:xmpp:time"
