@@ -7,7 +7,6 @@ Run as `python -m tests.integration.component_server DOMAIN...`, it serves these
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from contextlib import suppress
@@ -21,7 +20,7 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
 from component_http.testing import ComponentServer
-from tests.integration.processes import CHECKOUT, Process
+from tests.integration.processes import Process, from_checkout
 
 __all__ = ["ComponentServerProcess"]
 
@@ -39,7 +38,7 @@ class ComponentServerProcess(Process):
         super().__init__(
             [sys.executable, "-m", __name__, *domains],
             Path(tempfile.mkdtemp(prefix="component-http-server-")),
-            {"PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))},
+            from_checkout(),
         )
         try:
             self.wait_for_log("\n")

@@ -27,7 +27,21 @@ import component_http
 from tests.integration.closing import Closing
 from tests.integration.waiting import PATIENCE, eventually
 
-__all__ = ["NO_REPLY", "Answer", "Bot", "GatewayProcess", "Request", "ScriptedWebhook", "reply", "toml", "twistd"]
+__all__ = [
+    "CHECKOUT",
+    "NO_REPLY",
+    "Answer",
+    "Bot",
+    "GatewayProcess",
+    "Process",
+    "Request",
+    "ScriptedWebhook",
+    "from_checkout",
+    "gateway_folder",
+    "reply",
+    "toml",
+    "twistd",
+]
 
 CHECKOUT = Path(component_http.__file__).resolve().parent.parent
 """The folder that holds the package and, beside it, `twisted/plugins`."""
@@ -134,15 +148,15 @@ class Process:
 
     def resident_kib(self) -> int:
         """Memory it holds now, in KiB."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
-        assert found is not None, status
-        return int(found[1])
+        return self._status_kib("VmRSS")
 
     def peak_kib(self) -> int:
         """The most memory it ever held, in KiB."""
+        return self._status_kib("VmHWM")
+
+    def _status_kib(self, name: str) -> int:
         status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+        found = re.search(rf"^{name}:\s+(\d+) kB", status, re.MULTILINE)
         assert found is not None, status
         return int(found[1])
 
@@ -170,26 +184,22 @@ class GatewayProcess(Process):
         arguments: Iterable[str] = (),
         sections: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="component-http-gateway-"))
-        (folder / "secret").touch(mode=0o600)
-        (folder / "secret").write_text(secret + "\n")
         settings: dict[str, dict[str, object]] = {
             "component": {
                 "domain": domain,
                 "server": server,
-                "secret_file": str(folder / "secret"),
+                "secret_file": "secret",
                 "component_post_url": post_url,
             },
             "delivery": {"max_attempts": 1},
         }
         for section, values in (sections or {}).items():
             settings.setdefault(section, {}).update(values)
-        (folder / "gateway.toml").write_text(toml(settings))
         self.domain = domain
         super().__init__(
             [*twistd(), "-n", "--pidfile=", "component-http", "--config", "gateway.toml", *arguments],
-            folder,
-            {"PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))},
+            gateway_folder(secret, settings),
+            from_checkout(),
         )
 
     def wait_until_authenticated(self, *, times: int = 1, seconds: float = PATIENCE) -> None:
@@ -222,6 +232,20 @@ class GatewayProcess(Process):
         """It still runs and nothing in its log is a bug of ours."""
         assert self.running, self.log()
         assert BUGS.search(self.log()) is None, self.log()
+
+
+def gateway_folder(secret: str, settings: Mapping[str, Mapping[str, object]]) -> Path:
+    """Make a folder with `gateway.toml`, and beside it the file `secret` that it may name."""
+    folder = Path(tempfile.mkdtemp(prefix="component-http-gateway-"))
+    (folder / "secret").touch(mode=0o600)
+    (folder / "secret").write_text(secret + "\n")
+    (folder / "gateway.toml").write_text(toml(settings))
+    return folder
+
+
+def from_checkout() -> dict[str, str]:
+    """The environment of a child that imports what is tested from where it is tested."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))}
 
 
 def twistd() -> list[str]:

@@ -17,13 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import component_http
 from tests.integration.closing import Closing
+from tests.integration.processes import CHECKOUT
 
-__all__ = ["CHECKOUT", "Child", "obey"]
-
-CHECKOUT = Path(component_http.__file__).resolve().parent.parent
-"""The folder that holds both packages."""
+__all__ = ["Child", "obey"]
 
 LIFETIME = 3600.0
 """Seconds after which a child ends whatever happens."""

@@ -15,9 +15,9 @@ from typing import Any
 from attrs import define, field
 
 from tests.integration.closing import Closing
-from tests.integration.processes import BUGS, Process, toml, twistd
+from tests.integration.processes import BUGS, Process, from_checkout, gateway_folder, twistd
 from tests.integration.waiting import eventually
-from tests.soak.control import CHECKOUT, Child
+from tests.soak.control import Child
 from tests.soak.report import Report
 
 __all__ = ["DOMAIN", "ENDINGS", "SECRET", "Books", "Rig", "summary_of"]
@@ -46,13 +46,9 @@ class SoakGateway(Process):
     """
 
     def __init__(self, sections: Mapping[str, Mapping[str, object]], plugin: bool = False) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="component-http-soak-gateway-"))
-        (folder / "secret").touch(mode=0o600)
-        (folder / "secret").write_text(SECRET + "\n")
-        (folder / "gateway.toml").write_text(toml(sections))
         application = str(Path(__file__).with_name("gateway.tac"))
         what = ["component-http", "--config", "gateway.toml"] if plugin else ["-y", application]
-        super().__init__([*twistd(), "-n", "--pidfile=", *what], folder, {"PYTHONPATH": str(CHECKOUT)})
+        super().__init__([*twistd(), "-n", "--pidfile=", *what], gateway_folder(SECRET, sections), from_checkout())
 
     def status(self) -> dict[str, Any]:
         """What the lag meter wrote last."""
@@ -61,11 +57,6 @@ class SoakGateway(Process):
         except FileNotFoundError:
             return {"time": 0.0, "lag_ms": {}, "counters": {}}
         return status
-
-    def peak_mib(self) -> float:
-        """The most memory it ever held (VmHWM)."""
-        found = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
-        return int(found[1]) / 1024 if found else 0.0
 
     def cpu_seconds(self) -> float:
         """Processor time it took so far, in user and system mode."""
@@ -201,7 +192,7 @@ class Rig(Closing):
         while not self._done.wait(RSS_INTERVAL):
             try:
                 self._memory.append((time.monotonic() - self._started, self.gateway.resident_kib() / 1024))
-                self.peak_mib = max(self.peak_mib, self.gateway.peak_mib())
+                self.peak_mib = max(self.peak_mib, self.gateway.peak_kib() / 1024)
             except (OSError, AssertionError):
                 return  # it has ended
 
@@ -264,7 +255,7 @@ class Rig(Closing):
         Stop the gateway, if it was not stopped before, and close the books.
         """
         if stop and self.gateway.running:
-            self.peak_mib = max(self.peak_mib, self.gateway.peak_mib())
+            self.peak_mib = max(self.peak_mib, self.gateway.peak_kib() / 1024)
             self.gateway.terminate(60.0)
         status = self.gateway.status()
         log = self.gateway.log()

@@ -1077,6 +1077,17 @@ class BarrierTests(StreamTestCase):
         """Let time pass in which nothing is heard."""
         self.clock.pump([0.5] * (2 * seconds))
 
+    def overheard(self):
+        """Put a handler on the stream; returns what will be all the iqs that it sees."""
+        heard = []
+
+        class Curious(XMPPHandler):
+            def connectionInitialized(self):
+                self.xmlstream.addObserver("/iq", heard.append)
+
+        self.stream.addHandler(Curious())
+        return heard
+
     def reconnect(self):
         """Lose the stream and let it come again; what is heard is what the new one began with."""
         self.server.wire.lose()
@@ -1132,13 +1143,7 @@ class BarrierTests(StreamTestCase):
         """
         A ping that came back reaches no handler, and is not answered.
         """
-        heard = []
-
-        class Curious(XMPPHandler):
-            def connectionInitialized(self):
-                self.xmlstream.addObserver("/iq", heard.append)
-
-        self.stream.addHandler(Curious())
+        heard = self.overheard()
         self.server.authenticate()
         self.clock.advance(15)
         self.returns(self.pings()[0])
@@ -1154,10 +1159,7 @@ class BarrierTests(StreamTestCase):
             self.send_many(1)
             self.clock.advance(1)
             self.returns(self.pings()[-1], type_)
-            self.server.wire.lose()
-            self.clock.advance(8)
-            self.server.open()
-            self.server.says("<handshake/>")
+            self.reconnect()
             self.assertEqual([], self.ids())
             self.server.wire.lose()
             self.clock.advance(8)
@@ -1167,13 +1169,7 @@ class BarrierTests(StreamTestCase):
         """
         What answers something else that was asked of ourselves goes to the handlers.
         """
-        heard = []
-
-        class Curious(XMPPHandler):
-            def connectionInitialized(self):
-                self.xmlstream.addObserver("/iq", heard.append)
-
-        self.stream.addHandler(Curious())
+        heard = self.overheard()
         self.server.authenticate()
         self.returns("other", "result")
         self.server.says("<iq type='get' id='x' from='bot.example.org' to='bot.example.org'><q xmlns='x'/></iq>")
