@@ -47,6 +47,62 @@ SCHEMA: Schema = MappingProxyType(
             )
             """,
         ),
+        2: (
+            # What is to leave for the server and is not known to be there, in its order. `delivery_id` is that of the
+            # delivery it answers, NULL for what answers none; `verbatim` is 1 where a webhook wrote the XML itself.
+            """
+            CREATE TABLE departures (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                delivery_id TEXT,
+                kind TEXT NOT NULL,
+                stored REAL NOT NULL,
+                expires REAL NOT NULL,
+                verbatim INTEGER NOT NULL,
+                xml BLOB NOT NULL
+            )
+            """,
+            # Dead letters, oldest first. `outcome` is that of the delivery, whose columns follow; `body` is its request,
+            # and `status` (NULL where there was no response), `media_type` and `response` are what came last. For a
+            # stanza that did not leave `outcome` is `reply_expired` or `reply_unsendable`, `body` is NULL, and `reply`
+            # is its XML.
+            """
+            CREATE TABLE letters (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                id TEXT NOT NULL UNIQUE,
+                outcome TEXT NOT NULL,
+                kind TEXT NOT NULL,
+                type TEXT NOT NULL,
+                stanza_id TEXT,
+                sender TEXT NOT NULL,
+                recipient TEXT NOT NULL,
+                through_room INTEGER NOT NULL,
+                uri TEXT NOT NULL,
+                accepted REAL NOT NULL,
+                ended REAL NOT NULL,
+                tries INTEGER NOT NULL,
+                size INTEGER NOT NULL,
+                body BLOB,
+                note TEXT NOT NULL,
+                status INTEGER,
+                media_type TEXT,
+                response BLOB,
+                reply BLOB
+            )
+            """,
+            # What another program wants of the gateway that runs; see `component_http.spool.letters`.
+            "CREATE TABLE commands (number INTEGER PRIMARY KEY AUTOINCREMENT, verb TEXT NOT NULL, argument TEXT NOT NULL)",
+            # Who is to be told that the component is there; both are bare addresses.
+            """
+            CREATE TABLE subscribers (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                component TEXT NOT NULL,
+                user TEXT NOT NULL,
+                UNIQUE (component, user)
+            )
+            """,
+            # What else a gateway leaves for its next start, or for who looks at the file: `webhook`, as in `Status`.
+            "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        ),
     }
 )
 """By its number, what makes each version of the schema from the one before; 0 is an empty file."""
