@@ -12,7 +12,7 @@ from uuid import uuid4
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from wokkel.subprotocols import StreamManager, XMPPHandler
@@ -24,12 +24,14 @@ from component_http.contract.reply import MAX_REPLIES
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
+from component_http.delivery.departure import LIFETIMES
+from component_http.delivery.departures import Departures
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.interfaces import Spool, Webhook
+from component_http.interfaces import Found, Spool, Webhook
 from component_http.operations.metrics import Counters
 from component_http.settings import DeliverySettings, Settings
 from component_http.spool import database
@@ -39,13 +41,17 @@ from component_http.webhook.client import WebhookClient
 from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.rooms import Rooms
-from component_http.xmpp.stream import LIFETIMES, BorrowedStream, ComponentStream
+from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.wellknown import WellKnown
 
 __all__ = ["Gateway"]
 
 RESTORE_AGAIN = 5.0
 """Seconds after which a spool that could not be read is read again."""
+
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks after a spool on disk: whoever retries a dead letter does not want to wait."""
 
 
 class Gateway(MultiService):
@@ -87,9 +93,11 @@ class Gateway(MultiService):
         self._rooms = Rooms()
         self._client = None if webhook is not None else _webhook_client(settings, reactor)
         self._relay: Relay | None = None
+        self._departures: Departures | None = None
         self._spool: Spool | None = None
         self._spool_lock: database.SpoolLock | None = None
         self._restoring: Deferred[None] | None = None
+        self._looking: LoopingCall | None = None
         self._handlers: list[LateHandler] = []
         self._stopping: list[Deferred[None]] = []
         self._outlet: ComponentStream | BorrowedStream
@@ -144,14 +152,15 @@ class Gateway(MultiService):
         for warning in self._settings.warnings():
             self._log.warn("{warning}", warning=warning)
         self._spool = spool = self._new_spool()
-        self._relay = relay = self._new_relay(spool)
+        self._departures = departures = self._new_departures(spool)
+        self._relay = relay = self._new_relay(spool, departures)
         if spool.durable:
-            self._restoring = Deferred.fromCoroutine(self._restore(spool, relay))
+            self._restoring = Deferred.fromCoroutine(self._restore(spool, relay, departures))
             self._restoring.addErrback(self._not_restored)
         else:
             self._serve(relay)
 
-    async def _restore(self, spool: Spool, relay: Relay) -> None:
+    async def _restore(self, spool: Spool, relay: Relay, departures: Departures) -> None:
         while True:
             try:
                 deliveries = await spool.restore()
@@ -162,8 +171,26 @@ class Gateway(MultiService):
         self._restoring = None
         if deliveries:
             self._log.info("{number} deliveries from the spool", number=len(deliveries))
+        departures.read_all()
         relay.restore(deliveries)
         self._serve(relay)
+        self._looking = LoopingCall(self._look, spool, relay, departures)
+        self._looking.clock = self._reactor
+        self._looking.start(LOOK_INTERVAL)
+
+    def _look(self, spool: Spool, relay: Relay, departures: Departures) -> Deferred[None]:
+        found = spool.look({"webhook": relay.status().webhook})
+        return found.addCallback(self._found, relay, departures).addErrback(self._not_looked)
+
+    def _found(self, found: Found, relay: Relay, departures: Departures) -> None:
+        relay.restore(found.deliveries)
+        if found.departures:
+            departures.read_all()
+
+    def _not_looked(self, failure: Failure) -> None:
+        """What a full disk keeps from being done now is done when there is room; the relay says what comes of it."""
+        if not failure.check(SpoolError):
+            self._log.failure("cannot look after the spool", failure=failure)
 
     def _not_restored(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
@@ -212,6 +239,8 @@ class Gateway(MultiService):
         if self._restoring is not None:
             self._restoring.cancel()
         await self.drain()
+        if self._looking is not None and self._looking.running:
+            self._looking.stop()
         if self._client is not None:
             await self._client.close()
         if self.running:
@@ -226,7 +255,8 @@ class Gateway(MultiService):
         self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
 
     def _stopped(self, result: Any) -> None:
-        self._relay = self._client = self._spool = self._spool_lock = self._restoring = None
+        self._relay = self._departures = self._client = self._spool = self._spool_lock = None
+        self._restoring = self._looking = None
         stopping, self._stopping = self._stopping, []
         for stopped in stopping:
             stopped.callback(result)
@@ -242,7 +272,18 @@ class Gateway(MultiService):
             synchronous=self._settings.spool.synchronous,
         )
 
-    def _new_relay(self, spool: Spool) -> Relay:
+    def _new_departures(self, spool: Spool) -> Departures:
+        return Departures(
+            spool,
+            self._outlet,
+            self.counters,
+            clock=self._reactor,
+            domain=self._settings.component.domain,
+            limits=self._limits,
+            lifetimes=_lifetimes(self._settings.delivery),
+        )
+
+    def _new_relay(self, spool: Spool, departures: Departures) -> Relay:
         settings, delivery = self._settings, self._settings.delivery
         webhook = self._webhook
         if webhook is None:
@@ -278,6 +319,7 @@ class Gateway(MultiService):
             spool,
             Backlog(backlog_limits(delivery), settings.webhook.max_connections),
             self._outlet,
+            departures,
             self._outlet,
             self.counters,
             clock=self._reactor,
@@ -318,6 +360,11 @@ def _deadlines(delivery: DeliverySettings) -> dict[str, float]:
         "iq": delivery.iq_deadline,
         "presence": delivery.presence_deadline,
     }
+
+
+def _lifetimes(delivery: DeliverySettings) -> dict[str, float]:
+    """Seconds for which what leaves is of use, by the kind of the stanza."""
+    return {**LIFETIMES, "iq": delivery.iq_deadline}
 
 
 def _breaker(delivery: DeliverySettings) -> Breaker:
@@ -375,7 +422,7 @@ def _component_stream(
         random=Random(),
         sent=rooms.sent,
         confirm=component.write_barrier,
-        lifetimes={**LIFETIMES, "iq": settings.delivery.iq_deadline},
+        lifetimes=_lifetimes(settings.delivery),
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
         max_waiting=settings.delivery.max_pending + settings.webhook.max_connections * MAX_REPLIES,
     )

@@ -7,16 +7,18 @@ or an embedding application can put something else in its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
 from component_http.contract.reply import Response
-from component_http.delivery.delivery import Delivery
+from component_http.delivery.delivery import Delivery, Letter
+from component_http.delivery.departure import Departure, Fate
 
-__all__ = ["Observer", "Outlet", "Spool", "Valve", "Webhook"]
+__all__ = ["Found", "Observer", "Outlet", "Spool", "Valve", "Webhook"]
 
 
 class Webhook(Protocol):
@@ -38,6 +40,20 @@ class Webhook(Protocol):
             component_http.errors.WebhookError: There was no complete response; the subclass says why.
         """
         ...  # pragma: no cover
+
+
+@frozen
+class Found:
+    """
+    What another program has put into a spool.
+
+    Attributes:
+        deliveries: To be delivered, behind all others.
+        departures: There is more to leave than was handed over.
+    """
+
+    deliveries: Sequence[Delivery] = ()
+    departures: bool = False
 
 
 class Spool(Protocol):
@@ -71,15 +87,43 @@ class Spool(Protocol):
         """Fire with the request body of a delivery that is kept."""
         ...  # pragma: no cover
 
-    def end(self, delivery_id: str, replies: Sequence[Element]) -> Deferred[None]:
+    def end(
+        self, delivery_id: str, departures: Sequence[Departure], letter: Letter | None = None
+    ) -> Deferred[Sequence[int]]:
         """
-        Keep a delivery no longer.
+        Keep a delivery no longer, but what is to leave for it.
 
         Args:
-            replies: What is to be sent for it.
+            departures: What is to leave, in order.
+            letter: It was given up: keep it as a dead letter, if such are kept.
 
         Returns:
-            Fires when that is done, so that the replies may leave.
+            The numbers of the departures, when all of that is kept; each is larger than any before.
+        """
+        ...  # pragma: no cover
+
+    def departures(self, after: int) -> Deferred[list[Departure]]:
+        """
+        Fire with what is to leave and was neither confirmed nor failed, in order; some of it, if it is much.
+
+        Args:
+            after: The number beyond which; 0 for the first.
+
+        Returns:
+            Their times are those of the reactor's clock. None means that there is no more.
+        """
+        ...  # pragma: no cover
+
+    def confirmed(self, number: int) -> None:
+        """Keep a departure no longer, some time soon: the server has it. If that fails, nobody hears of it."""
+        ...  # pragma: no cover
+
+    def failed(self, number: int, outcome: str) -> None:
+        """
+        Keep a departure as a dead letter from now on, some time soon; if that fails, nobody hears of it.
+
+        Args:
+            outcome: `reply_expired` or `reply_unsendable`.
         """
         ...  # pragma: no cover
 
@@ -88,6 +132,15 @@ class Spool(Protocol):
         Fire with all that is kept, in the order in which it was stored; before anything else is asked of the spool.
 
         Their deadlines are those of the reactor's clock again.
+        """
+        ...  # pragma: no cover
+
+    def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
+        """
+        Do what is to be done now and then, once a second: carry out what other programs have asked for, and tidy up.
+
+        Args:
+            facts: What such a program should be able to read, by name.
         """
         ...  # pragma: no cover
 
@@ -114,6 +167,21 @@ class Outlet(Protocol):
 
         Returns:
             False if it was neither sent nor kept (it is counted and logged there).
+        """
+        ...  # pragma: no cover
+
+    def depart(self, departure: Departure, element: Element, tell: Callable[[Fate], None] | None = None) -> bool:
+        """
+        Send one stanza that was checked before, or keep it until the stream is back.
+
+        Args:
+            departure: It, and what is to be known of it.
+            element: The same as an element.
+            tell: Told its fate, once; after `lost` nothing more is done about it. None: the outlet itself sends it
+                again where it has to.
+
+        Returns:
+            False if it was neither sent nor kept.
         """
         ...  # pragma: no cover
 

@@ -20,6 +20,7 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.reply import Response
 from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
+from component_http.delivery.departure import Departure, Fate
 
 __all__ = ["Answer", "ComponentServer", "RecordingOutlet", "RecordingValve", "ScriptedWebhook", "json_response"]
 
@@ -114,13 +115,16 @@ class RecordingOutlet:
 
     Attributes:
         sent: The stanzas, in order.
+        departed: Those of them that somebody keeps until he is told their fate.
         full: Set it to True and nothing more is taken.
         crowded: Set it to True and who makes more should rest; set it to False and those who wait are told.
     """
 
     def __init__(self) -> None:
         self.sent: list[Element] = []
+        self.departed: list[Departure] = []
         self.full = False
+        self._untold: list[Callable[[Fate], None]] = []
         self._crowded = False
         self._waiting: list[Deferred[None]] = []
 
@@ -152,6 +156,22 @@ class RecordingOutlet:
         if not self.full:
             self.sent.append(element)
         return not self.full
+
+    def depart(self, departure: Departure, element: Element, tell: Callable[[Fate], None] | None = None) -> bool:
+        """See `component_http.interfaces.Outlet.depart`; nobody is told before `end`."""
+        if self.full:
+            return False
+        self.sent.append(element)
+        self.departed.append(departure)
+        if tell is not None:
+            self._untold.append(tell)
+        return True
+
+    def end(self, fate: Fate) -> None:
+        """Let all departures that had none so far have this fate."""
+        untold, self._untold = self._untold, []
+        for tell in untold:
+            tell(fate)
 
 
 class RecordingValve:

@@ -7,6 +7,9 @@ missing `from`).
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
+
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address, NotAnAddress
@@ -14,7 +17,11 @@ from component_http.contract.stanza import STANZA_KINDS
 from component_http.contract.xml import serialize
 from component_http.errors import XmlRefused
 
-__all__ = ["sendable"]
+__all__ = ["NS_DELAY", "delayed", "sendable"]
+
+NS_DELAY = "urn:xmpp:delay"
+
+_END = re.compile(rb"/>$|</[^<>]+>$")
 
 
 def sendable(element: Element, domain: str, max_bytes: int) -> str:
@@ -47,6 +54,31 @@ def sendable(element: Element, domain: str, max_bytes: int) -> str:
     if len(text) > max_bytes or len(text.encode("utf-8")) > max_bytes:
         raise XmlRefused(f"larger than {max_bytes} bytes")
     return text
+
+
+def delayed(xml: bytes, domain: str, stamp: datetime, max_bytes: int) -> bytes:
+    """
+    Say in a stanza when it was made, for who gets it much later.
+
+    Args:
+        xml: The stanza, as `sendable` writes it.
+        domain: Who says so: the component's own domain, normalised.
+        stamp: When it was made, with a zone.
+        max_bytes: UTF-8 bytes it may have at most; where there is no room for it nothing is added.
+
+    Source: XEP-0203 section 3; XEP-0082 section 3.2 (the stamp).
+    """
+    end = _END.search(xml)
+    when = stamp.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    delay = f"<delay xmlns='{NS_DELAY}' from='{domain}' stamp='{when}'/>".encode()
+    if end is None or len(xml) + len(delay) + 100 > max_bytes:
+        return xml
+    start = xml[: end.start()]
+    if end[0] != b"/>":
+        return start + delay + end[0]
+    # An empty element: its name stands between the bracket and whatever follows.
+    name = re.match(rb"<([^\s/>]+)", xml)
+    return xml if name is None else start + b">" + delay + b"</" + name[1] + b">"
 
 
 def _address(text: str, attribute: str) -> Address:

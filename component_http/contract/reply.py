@@ -81,12 +81,14 @@ class Verdict:
         note: What a person should know (what was ignored, why it was refused, that the URL is wrong), or None.
             Nothing of a body or an address is in it.
         ignored_body: A response that is not JSON by its media type had a body: the mistake that people make.
+        verbatim: Which of the stanzas the webhook wrote as XML, counted from 0.
     """
 
     outcome: Outcome
     stanzas: tuple[Element, ...] = ()
     note: str | None = None
     ignored_body: bool = False
+    verbatim: frozenset[int] = frozenset()
 
 
 def judge(
@@ -121,8 +123,9 @@ def judge(
     except _Refused as refused:
         return Verdict("refused_reply", (error_stanza(stanza, INTERNAL),) if stanza.is_request else (), str(refused))
     ignored = note_or_none is not None
+    verbatim = frozenset(composer.verbatim)
     if not stanza.is_request or any(composer.is_answer(element) for element in stanzas):
-        return Verdict("replied" if stanzas else "silent", stanzas, note_or_none, ignored)
+        return Verdict("replied" if stanzas else "silent", stanzas, note_or_none, ignored, verbatim)
     if replies is not None and not stanzas:
         return Verdict("replied", (stanza.response("result"),), note_or_none)
     return Verdict(
@@ -130,6 +133,7 @@ def judge(
         (*stanzas, error_stanza(stanza, SERVICE_UNAVAILABLE)),
         note_or_none or "the webhook's response holds no answer to the iq",
         ignored,
+        verbatim,
     )
 
 
@@ -289,12 +293,14 @@ class _Composer:
         domain: Where they may come from.
         limits: What each of them keeps to.
         new_id: Makes ids.
+        verbatim: Which of the stanzas it made are the webhook's own XML, counted from 0.
     """
 
     stanza: Stanza
     domain: str
     limits: Limits
     new_id: Callable[[], str]
+    verbatim: set[int] = field(factory=set)
 
     def stanzas(self, replies: Iterable[Mapping[str, object]]) -> tuple[Element, ...]:
         """
@@ -305,7 +311,10 @@ class _Composer:
         """
         made: list[Element] = []
         for reply in replies:
-            made.extend(self._of_reply(_checked(reply)))
+            checked, before = _checked(reply), len(made)
+            made.extend(self._of_reply(checked))
+            if "stanza" in checked:
+                self.verbatim.update(range(before, len(made)))
             if len(made) > MAX_REPLIES:
                 raise _Refused(f"more than {MAX_REPLIES} stanzas in one answer")
         if sum(map(self.is_answer, made)) > 1:

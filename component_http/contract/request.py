@@ -9,6 +9,7 @@ from json import JSONEncoder
 from twisted.words.xish.domish import Element
 
 from component_http.contract.conditions import NS_STANZAS
+from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize
 
@@ -27,7 +28,6 @@ __all__ = [
 XML_LANG = ("http://www.w3.org/XML/1998/namespace", "lang")
 NS_CHAT_STATES = "http://jabber.org/protocol/chatstates"
 NS_CORRECTION = "urn:xmpp:message-correct:0"
-NS_DELAY = "urn:xmpp:delay"
 NS_NICK = "http://jabber.org/protocol/nick"
 NS_OOB = "jabber:x:oob"
 NS_REPLY = "urn:xmpp:reply:0"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.errors import WebhookError
 
-__all__ = ["Delivery"]
+__all__ = ["Delivery", "Letter"]
 
 
 @define(eq=False)
@@ -38,3 +38,25 @@ class Delivery:
 
     def __attrs_post_init__(self) -> None:
         self.conversation = self.stanza.conversation
+
+
+@frozen
+class Letter:
+    """
+    What became of a delivery that was given up, for its dead letter; the rest is in the spool.
+
+    Attributes:
+        outcome: How it ended: `bounced`, `expired` or `refused_reply`.
+        note: Why, for a person.
+        tries: POSTs that were made of it.
+        status: The HTTP status that came last, or None.
+        media_type: Its media type, or None.
+        response: Its body, or the beginning of it; None where none is known.
+    """
+
+    outcome: str
+    note: str
+    tries: int
+    status: int | None = None
+    media_type: str | None = None
+    response: bytes | None = None

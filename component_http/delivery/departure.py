@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from attrs import frozen
+from twisted.words.xish.domish import Element
 
-__all__ = ["Departure", "Fate"]
+__all__ = ["LIFETIMES", "Departure", "Fate", "is_request", "lifetime"]
 
 Fate = Literal["confirmed", "expired", "lost"]
 """
 What became of a departure: the server has it, its time was over before it could be written, or the stream was lost
 before the server was known to have it.
 """
+
+LIFETIMES: Mapping[str, float] = MappingProxyType({"message": 86_400.0, "presence": 60.0, "iq": 25.0})
+"""
+Seconds for which a stanza is of use, by its kind: an iq that is an answer, for who asked waits no longer. An iq that
+asks, and what is about a subscription, lives as long as a message.
+"""
+
+_SUBSCRIPTION = ("subscribe", "subscribed", "unsubscribe", "unsubscribed")
 
 
 @frozen(eq=False)
@@ -39,3 +50,21 @@ class Departure:
     again: bool = True
     delivery_id: str | None = None
     number: int | None = None
+
+
+def lifetime(stanza: Element, lifetimes: Mapping[str, float] = LIFETIMES) -> float:
+    """
+    Say for how many seconds a stanza is of use.
+
+    Args:
+        stanza: It.
+        lifetimes: As `LIFETIMES`.
+    """
+    if is_request(stanza) or (stanza.name == "presence" and stanza.getAttribute("type") in _SUBSCRIPTION):
+        return lifetimes["message"]
+    return lifetimes[stanza.name]
+
+
+def is_request(stanza: Element) -> bool:
+    """It is an iq that asks. Who asked is told that the stream is lost, and asks again if he likes."""
+    return stanza.name == "iq" and stanza.getAttribute("type") in ("get", "set")

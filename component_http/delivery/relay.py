@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -14,12 +14,13 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.contract import conditions, reply
-from component_http.contract.reply import Verdict
+from component_http.contract.reply import Response, Verdict
 from component_http.contract.request import request_body
 from component_http.contract.stanza import Stanza
 from component_http.delivery.backlog import Backlog, Conversation, Refusal
 from component_http.delivery.deadlines import Deadlines
-from component_http.delivery.delivery import Delivery
+from component_http.delivery.delivery import Delivery, Letter
+from component_http.delivery.departures import Departures, Leaving
 from component_http.delivery.forwarder import Attempted, Forwarder
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.retry import Retry
@@ -50,6 +51,9 @@ MAX_RESTS = 10_000
 
 SPOOL_REST = 5.0
 """Seconds that a delivery rests whose request body the spool could not read."""
+
+MAX_LETTER_BYTES = 64 * 1024
+"""Bytes of a response that are kept in a dead letter: enough to see what was wrong with it."""
 
 SLICE = 200
 """Deliveries given up at once; after that others get a turn."""
@@ -87,7 +91,8 @@ class Relay:
         forwarder: Makes one attempt at a time.
         spool: Keeps accepted deliveries.
         backlog: Whose turn it is, and how much there may be; empty.
-        outlet: Where replies and errors go; while it is crowded no attempt begins.
+        outlet: Where those are told that are refused.
+        departures: Where replies and errors of deliveries go; while it is crowded no attempt begins.
         valve: Where stanzas come from; closed while the backlog is crowded.
         observer: Told `accepted` or `restored`, then one of `replied`, `silent`, `bounced`, `expired`, `refused_reply`
             for each; or `refused_full`, `refused_conversation_full`, `refused_unfair`, `refused_gone`,
@@ -107,6 +112,7 @@ class Relay:
         spool: Spool,
         backlog: Backlog,
         outlet: Outlet,
+        departures: Departures,
         valve: Valve,
         observer: Observer,
         *,
@@ -119,6 +125,7 @@ class Relay:
         self._spool = spool
         self._backlog = backlog
         self._outlet = outlet
+        self._departures = departures
         self._valve = valve
         self._observer = observer
         self._clock = clock
@@ -198,14 +205,16 @@ class Relay:
 
     def restore(self, deliveries: Iterable[Delivery]) -> None:
         """
-        Take in charge again what the spool has kept; before anything is accepted.
+        Take in charge again what the spool has kept.
 
         Args:
-            deliveries: As `Spool.restore` gives them.
+            deliveries: As `Spool.restore` or `Spool.look` gives them; none of them is pending.
         """
         for delivery in deliveries:
             self._take(delivery)
             self._observer.count("restored")
+            if self._given_up is not None:
+                self._give_up(delivery)
         self._watch_deadlines()
         self._start()
 
@@ -283,9 +292,9 @@ class Relay:
     def _may_start(self) -> bool:
         if self._given_up is not None or not self._backlog.pending:
             return False
-        if self._outlet.crowded:
+        if self._departures.crowded:
             if self._clear is None:
-                self._clear = self._outlet.when_clear()
+                self._clear = self._departures.when_clear()
                 self._clear.addCallbacks(self._cleared, _forget)
             return False
         wait = self._forwarder.wait()
@@ -387,9 +396,12 @@ class Relay:
         self._ending.add(delivery.id)
         self._let_go(delivery)
         verdict = self._guarded(delivery, verdict)
-        ended = self._spool.end(delivery.id, verdict.stanzas)
+        leaving = self._departures.leaving(verdict.stanzas, delivery, verdict.verbatim)
+        ended: Deferred[Any] = self._spool.end(
+            delivery.id, [departure for departure, _ in leaving], _letter(delivery, verdict)
+        )
         ended.addErrback(self._not_noted, delivery)
-        ended.addCallback(self._ended, delivery, verdict).addErrback(self._log_mistake, delivery)
+        ended.addCallback(self._ended, delivery, verdict, leaving).addErrback(self._log_mistake, delivery)
 
     def _let_go(self, delivery: Delivery) -> None:
         """Stop whatever a delivery is at."""
@@ -412,13 +424,12 @@ class Relay:
         if self._log_notices.may_tell(effect, self._clock.seconds()):
             self._log.error("the spool fails: {effect}: {reason}", effect=effect, reason=failure.getErrorMessage())
 
-    def _ended(self, _: None, delivery: Delivery, verdict: Verdict) -> None:
+    def _ended(self, numbers: Sequence[int] | None, delivery: Delivery, verdict: Verdict, leaving: Leaving) -> None:
         del self._deliveries[delivery.id]
         self._ending.discard(delivery.id)
         self._backlog.remove(delivery.id)
         self._observer.count(verdict.outcome)
-        for element in verdict.stanzas:
-            self._send(element)
+        self._departures.depart(leaving, numbers)
         if self._backlog.relieved:
             self._valve.resume()
         self._start()
@@ -432,8 +443,9 @@ class Relay:
         if guard.allows(delivery.conversation, len(verdict.stanzas), self._clock.seconds()):
             return verdict
         self._observer.count("loop_guarded")
-        self._log.warn("{id}: the webhook's answer was held back: more replies than loop_guard allows", id=delivery.id)
-        return evolve(verdict, outcome="refused_reply", stanzas=())
+        note = "more replies than loop_guard allows"
+        self._log.warn("{id}: the webhook's answer was held back: {note}", id=delivery.id, note=note)
+        return Verdict("refused_reply", note=note)
 
     def _send(self, element: Element) -> None:
         try:
@@ -517,7 +529,7 @@ class Relay:
         if self._end_of_drain is None:
             self._all_over(None)
         else:
-            self._sent = self._outlet.when_sent()
+            self._sent = self._departures.when_sent()
             self._sent.addCallbacks(self._all_over, _forget)
 
     def _drain_over(self) -> None:
@@ -577,10 +589,23 @@ class Relay:
             if waiting is not None:
                 waiting.cancel()
         self._clear = self._sent = None
+        self._departures.stop()
         self._valve.resume()
         drained, self._drained = self._drained, []
         for each in drained:
             each.callback(None)
+
+
+def _letter(delivery: Delivery, verdict: Verdict) -> Letter | None:
+    """What is to be kept of a delivery that was given up."""
+    if verdict.outcome in ("replied", "silent"):
+        return None
+    note, failure = verdict.note or "", delivery.failure
+    if not isinstance(failure, Response):
+        return Letter(verdict.outcome, note, delivery.tries)
+    media_type = failure.headers.get("content-type")
+    body = None if failure.body is None else failure.body[:MAX_LETTER_BYTES]
+    return Letter(verdict.outcome, note, delivery.tries, failure.status, media_type, body)
 
 
 def _forget(failure: Failure) -> None:

@@ -61,10 +61,10 @@ SCHEMA: Schema = MappingProxyType(
                 xml BLOB NOT NULL
             )
             """,
-            # Dead letters, oldest first. `outcome` is that of the delivery, whose columns follow; `body` is its request,
-            # and `status` (NULL where there was no response), `media_type` and `response` are what came last. For a
-            # stanza that did not leave `outcome` is `reply_expired` or `reply_unsendable`, `body` is NULL, and `reply`
-            # is its XML.
+            # Dead letters, oldest first. `outcome` is that of the delivery, whose columns follow; `body` is its
+            # request, and `status` (NULL where there was no response), `media_type` and `response` are what came last.
+            # For a stanza that did not leave `outcome` is `reply_expired` or `reply_unsendable`, `body` is NULL,
+            # `reply` is its XML, and sender and recipient are those of the delivery that it answers.
             """
             CREATE TABLE letters (
                 number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -90,7 +90,13 @@ SCHEMA: Schema = MappingProxyType(
             )
             """,
             # What another program wants of the gateway that runs; see `component_http.spool.letters`.
-            "CREATE TABLE commands (number INTEGER PRIMARY KEY AUTOINCREMENT, verb TEXT NOT NULL, argument TEXT NOT NULL)",
+            """
+            CREATE TABLE commands (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                verb TEXT NOT NULL,
+                argument TEXT NOT NULL
+            )
+            """,
             # Who is to be told that the component is there; both are bare addresses.
             """
             CREATE TABLE subscribers (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.words.xish.domish import Element
 
-from component_http.delivery.delivery import Delivery
+from component_http.delivery.delivery import Delivery, Letter
+from component_http.delivery.departure import Departure
+from component_http.interfaces import Found
 
 __all__ = ["MemorySpool"]
 
@@ -19,6 +20,7 @@ class MemorySpool:
 
     def __init__(self) -> None:
         self._bodies: dict[str, bytes] = {}
+        self._next = 1
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         """See `component_http.interfaces.Spool.store`."""
@@ -32,14 +34,32 @@ class MemorySpool:
         """See `component_http.interfaces.Spool.body`."""
         return succeed(self._bodies[delivery_id])
 
-    def end(self, delivery_id: str, replies: Sequence[Element]) -> Deferred[None]:
-        """See `component_http.interfaces.Spool.end`."""
+    def end(
+        self, delivery_id: str, departures: Sequence[Departure], letter: Letter | None = None
+    ) -> Deferred[Sequence[int]]:
+        """See `component_http.interfaces.Spool.end`; what leaves is the outlet's to keep, and letters are not kept."""
         del self._bodies[delivery_id]
-        return succeed(None)
+        first = self._next
+        self._next += len(departures)
+        return succeed(range(first, self._next))
+
+    def departures(self, after: int) -> Deferred[list[Departure]]:
+        """See `component_http.interfaces.Spool.departures`; there is nothing."""
+        return succeed([])
+
+    def confirmed(self, number: int) -> None:
+        """See `component_http.interfaces.Spool.confirmed`; it is not kept anyway."""
+
+    def failed(self, number: int, outcome: str) -> None:
+        """See `component_http.interfaces.Spool.failed`; it is not kept anyway."""
 
     def restore(self) -> Deferred[list[Delivery]]:
         """See `component_http.interfaces.Spool.restore`; there is nothing."""
         return succeed([])
+
+    def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
+        """See `component_http.interfaces.Spool.look`; nobody else can look into it."""
+        return succeed(Found())
 
     def close(self) -> Deferred[None]:
         """See `component_http.interfaces.Spool.close`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -19,11 +19,14 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.stanza import Stanza
-from component_http.delivery.delivery import Delivery
-from component_http.errors import ComponentHttpError, SpoolError
+from component_http.contract.xml import Limits, parse_stanzas
+from component_http.delivery.delivery import Delivery, Letter
+from component_http.delivery.departure import Departure
+from component_http.errors import ComponentHttpError, SpoolError, XmlRefused
+from component_http.interfaces import Found
 from component_http.spool.database import Synchronous, is_damage, is_full, opened
 
-__all__ = ["GRACE", "MAX_GROUP", "SqliteSpool"]
+__all__ = ["GRACE", "MAX_GROUP", "MAX_LETTERS_BYTES", "PAGE", "SqliteSpool"]
 
 T = TypeVar("T")
 
@@ -37,6 +40,18 @@ Seconds that a message gets which was never tried and whose time is over, or nea
 A gateway that was down for an hour still asks the webhook once about what it had accepted before: that takes its turn
 in the backlog, and the time of one POST.
 """
+
+PAGE = 500
+PAGE_BYTES = 1024 * 1024
+"""Departures that are read at once."""
+
+MAX_LETTERS_BYTES = 256 * 1024 * 1024
+"""Bytes of requests and responses in dead letters; the oldest go beyond it, so that they leave room for what lives."""
+
+TIDY = 3600.0
+"""Seconds between two looks for dead letters that are too old."""
+
+_DAY = 86_400.0
 
 _AT_ONCE = (64, 8, 1)
 """Rows of one statement: for each statement, and not for each row, the reactor's thread is asked for Python's lock."""
@@ -58,11 +73,34 @@ _NOTE = {
     for n in _AT_ONCE
 }
 _DELETE = {n: f"DELETE FROM deliveries WHERE id IN {_rows(1, n)}" for n in _AT_ONCE}
+_DEPARTURE_COLUMNS = "number, delivery_id, kind, stored, expires, verbatim, xml"
+_DEPART = {n: f"INSERT INTO departures ({_DEPARTURE_COLUMNS}) VALUES {_rows(n, 7)}" for n in _AT_ONCE}
+_CONFIRM = {n: f"DELETE FROM departures WHERE number IN {_rows(1, n)}" for n in _AT_ONCE}
 _BODY = "SELECT body FROM deliveries WHERE id = ?"
-_RESTORE = (
-    "SELECT id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries, attempts, size"
-    " FROM deliveries ORDER BY number"
+_FACTS = "id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries, attempts, size"
+_RESTORE = f"SELECT {_FACTS} FROM deliveries ORDER BY number"
+_RESTORE_ONE = f"SELECT {_FACTS} FROM deliveries WHERE id = ?"
+_PAGE = f"SELECT {_DEPARTURE_COLUMNS} FROM departures WHERE number > ? ORDER BY number LIMIT {PAGE}"
+_LAST_DEPARTURE = "SELECT seq FROM sqlite_sequence WHERE name = 'departures'"
+_LETTER = (
+    "INSERT OR REPLACE INTO letters (id, outcome, kind, type, stanza_id, sender, recipient, through_room, uri,"
+    " accepted, ended, tries, size, body, note, status, media_type, response)"
+    " SELECT id, ?, kind, type, stanza_id, sender, recipient, through_room, uri,"
+    " accepted, ?, ?, size, body, ?, ?, ?, ? FROM deliveries WHERE id = ?"
 )
+_DEPARTURE_LETTER = (
+    "INSERT OR REPLACE INTO letters (id, outcome, kind, type, stanza_id, sender, recipient, through_room, uri,"
+    " accepted, ended, tries, size, note, reply) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, 0, ?, ?, ?)"
+)
+_LETTER_SIZES = (
+    "SELECT number, coalesce(length(body), 0) + coalesce(length(response), 0) + coalesce(length(reply), 0)"
+    " FROM letters ORDER BY number DESC"
+)
+
+_NOTES_ON_DEPARTURES = {
+    "reply_expired": "it could not leave for the server in time",
+    "reply_unsendable": "the server would not take it, or it does not fit the settings any more",
+}
 
 
 # What the thread is asked to do. `done` fires in the reactor's thread.
@@ -76,8 +114,12 @@ class _Store:
 
 @define(eq=False)
 class _End:
-    done: Deferred[None]
+    """`rows` are those of departures, but for their numbers; `letter` is what fills `_LETTER`."""
+
+    done: Deferred[Sequence[int]]
     delivery_id: str
+    rows: Sequence[tuple[Any, ...]]
+    letter: tuple[Any, ...] | None
 
 
 @define(eq=False)
@@ -96,6 +138,26 @@ class _Restore:
 
 
 @define(eq=False)
+class _Page:
+    """As `_Restore`; what is beyond the number `after`."""
+
+    done: Deferred[list[Departure]]
+    after: int
+    now: float
+    seconds: float
+
+
+@define(eq=False)
+class _Look:
+    """As `_Restore`; `facts` are to be written down."""
+
+    done: Deferred[Found]
+    facts: Mapping[str, str]
+    now: float
+    seconds: float
+
+
+@define(eq=False)
 class _Wake:
     """Nothing but a reason to write what was noted."""
 
@@ -104,7 +166,7 @@ class _Close:
     """Nothing comes after it."""
 
 
-_Operation = _Store | _End | _Read | _Restore | _Wake
+_Operation = _Store | _End | _Read | _Restore | _Page | _Look | _Wake
 
 
 @frozen
@@ -138,6 +200,8 @@ class SqliteSpool:
         window: Bodies that are kept in memory too, so that they need not be read.
         window_bytes: The same in bytes.
         max_bytes: Bytes that the database may have; None for what the disk holds.
+        letter_days: Days for which a dead letter is kept.
+        max_letters: Dead letters that are kept.
 
     Attributes:
         commits: Transactions so far that changed something.
@@ -158,6 +222,8 @@ class SqliteSpool:
         window: int = 1000,
         window_bytes: int = 64 * 1024 * 1024,
         max_bytes: int | None = None,
+        letter_days: float = 7.0,
+        max_letters: int = 10_000,
     ) -> None:
         self._path = path
         self._reactor = reactor
@@ -165,6 +231,8 @@ class SqliteSpool:
         self._synchronous = synchronous
         self._now = now
         self._max_bytes = max_bytes
+        self._letter_days = letter_days
+        self._max_letters = max_letters
         self.commits = 0
         # Of the reactor's thread.
         self._window = window
@@ -175,9 +243,16 @@ class SqliteSpool:
         # What goes from that thread to the other.
         self._queue: SimpleQueue[_Operation | _Close] = SimpleQueue()
         self._notes: deque[tuple[str, int, int]] = deque()
-        # Of the other thread: the file, and what has ended and is still in it because SQLite failed.
+        self._settlements: deque[tuple[int, str | None]] = deque()
+        # Of the other thread: the file; then what is still in it because SQLite failed: deliveries that have ended,
+        # with what fills `_LETTER`, and departures that are confirmed or, with an outcome, have failed.
         self._connection: sqlite3.Connection | None = None
-        self._overdue: dict[str, None] = {}
+        self._overdue: dict[str, tuple[Any, ...] | None] = {}
+        self._settled: dict[int, str | None] = {}
+        # What is known to stand in the table of facts, and what is to be looked after in that of letters.
+        self._facts: dict[str, str] = {}
+        self._letters_grew = True
+        self._tidied = float("-inf")
 
     # -- in the reactor's thread --
 
@@ -220,10 +295,49 @@ class SqliteSpool:
         body = self._bodies.get(delivery_id)
         return succeed(body) if body is not None else self._ask(_Read(Deferred(), delivery_id))
 
-    def end(self, delivery_id: str, replies: Sequence[Element]) -> Deferred[None]:
+    def end(
+        self, delivery_id: str, departures: Sequence[Departure], letter: Letter | None = None
+    ) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.end`."""
         self._forget_body(delivery_id)
-        return self._ask(_End(Deferred(), delivery_id))
+        now = self._now()
+        ahead = now - self._reactor.seconds()
+        rows = [
+            (
+                departure.delivery_id,
+                departure.kind,
+                departure.stored + ahead,
+                departure.expires + ahead,
+                departure.verbatim,
+                departure.xml.encode("utf-8"),
+            )
+            for departure in departures
+        ]
+        fields = None
+        if letter is not None:
+            last = (letter.status, letter.media_type, letter.response)
+            fields = (letter.outcome, now, letter.tries, letter.note, *last, delivery_id)
+        return self._ask(_End(Deferred(), delivery_id, rows, fields))
+
+    def departures(self, after: int) -> Deferred[list[Departure]]:
+        """See `component_http.interfaces.Spool.departures`."""
+        return self._ask(_Page(Deferred(), after, self._now(), self._reactor.seconds()))
+
+    def confirmed(self, number: int) -> None:
+        """
+        See `component_http.interfaces.Spool.confirmed`.
+
+        That is no reason for a transaction: it is written with the next one, at the latest when it is looked after.
+        """
+        self._settlements.append((number, None))
+
+    def failed(self, number: int, outcome: str) -> None:
+        """See `component_http.interfaces.Spool.failed`; like `confirmed`."""
+        self._settlements.append((number, outcome))
+
+    def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
+        """See `component_http.interfaces.Spool.look`."""
+        return self._ask(_Look(Deferred(), facts, self._now(), self._reactor.seconds()))
 
     def restore(self) -> Deferred[list[Delivery]]:
         """See `component_http.interfaces.Spool.restore`."""
@@ -328,7 +442,9 @@ class SqliteSpool:
             return self._failed(part, error)
 
     def _failed(self, group: Sequence[_Operation], error: Exception) -> list[_Fired]:
-        self._overdue.update((operation.delivery_id, None) for operation in group if isinstance(operation, _End))
+        for operation in group:
+            if isinstance(operation, _End):
+                self._overdue[operation.delivery_id] = operation.letter
         if isinstance(error, (sqlite3.OperationalError, ComponentHttpError)) or is_damage(error):
             error = SpoolError(str(error))
         return [_Fired(operation, error=error) for operation in group]
@@ -348,35 +464,138 @@ class SqliteSpool:
             connection = self._connection = self._open()
         # Another order than they were asked for, but the same to each delivery: stored, noted, read, ended.
         rows = [operation.row for operation in group if isinstance(operation, _Store)]
-        ends = [operation.delivery_id for operation in group if isinstance(operation, _End)]
-        if self._overdue:
-            ends = [*dict.fromkeys([*self._overdue, *ends])]
+        ends = [operation for operation in group if isinstance(operation, _End)]
+        letters = dict(self._overdue)
+        letters.update((operation.delivery_id, operation.letter) for operation in ends)
         latest = {note[0]: note for note in notes}
-        for delivery_id in ends:
+        for delivery_id in letters:
             latest.pop(delivery_id, None)
+        self._take_settlements()
         fired: list[_Fired] = []
-        writes = bool(rows or ends or latest)
+        transaction = _Transaction(connection)
         try:
-            if writes:
-                connection.execute("BEGIN IMMEDIATE")
+            if rows or letters or latest or self._settled:
+                transaction.begin()
             _write(connection, _INSERT, rows)
             _write(connection, _NOTE, list(latest.values()))
+            self._settle(connection)
             for operation in group:
                 if isinstance(operation, _Read):
                     fired.append(self._body(connection, operation))
                 elif isinstance(operation, _Restore):
-                    fired.append(_Fired(operation, self._restored(connection, operation)))
+                    fired.append(_Fired(operation, self._restored(transaction, operation)))
+                elif isinstance(operation, _Page):
+                    fired.append(_Fired(operation, _page(connection, operation)))
+                elif isinstance(operation, _Look):
+                    fired.append(_Fired(operation, self._looked(transaction, operation)))
                 else:
                     fired.append(_Fired(operation))
-            _write(connection, _DELETE, [(delivery_id,) for delivery_id in ends])
-            if writes:
-                connection.execute("COMMIT")
+            if ends:
+                numbers = _depart(connection, ends)
+                fired = [_Fired(one.operation, numbers.get(one.operation, one.value), one.error) for one in fired]
+            kept = [letter for letter in letters.values() if letter is not None]
+            for letter in kept:
+                connection.execute(_LETTER, letter)
+            _write(connection, _DELETE, [(delivery_id,) for delivery_id in letters])
+            if transaction.commit():
                 self.commits += 1
         except BaseException:
             _roll_back(connection)
+            self._facts.clear()
             raise
+        self._letters_grew = self._letters_grew or bool(kept)
         self._overdue.clear()
+        self._settled.clear()
         return fired
+
+    def _take_settlements(self) -> None:
+        try:
+            while True:
+                number, outcome = self._settlements.popleft()
+                self._settled[number] = outcome
+        except IndexError:
+            return
+
+    def _settle(self, connection: sqlite3.Connection) -> None:
+        """Delete the departures that are over, and keep what has failed as a dead letter."""
+        for number, outcome in self._settled.items():
+            if outcome is not None:
+                self._letters_grew = True
+                self._keep_departure(connection, number, outcome)
+        _write(connection, _CONFIRM, [(number,) for number in self._settled])
+
+    def _keep_departure(self, connection: sqlite3.Connection, number: int, outcome: str) -> None:
+        row = connection.execute(
+            "SELECT delivery_id, kind, stored, xml FROM departures WHERE number = ?", (number,)
+        ).fetchone()
+        if row is None:
+            return
+        delivery_id, kind, stored, xml = row
+        try:
+            [element] = parse_stanzas(xml.decode("utf-8", "replace"), Limits())
+        except (XmlRefused, ValueError):
+            element = Element((None, kind))
+        facts = [element.getAttribute(name) for name in ("id", "to", "from")]
+        stanza_id, sender, recipient = facts[0], facts[1] or "", facts[2] or ""
+        # The letter is about the conversation that it belongs to, so its sender is who would have got this.
+        connection.execute(
+            _DEPARTURE_LETTER,
+            (
+                f"{delivery_id or 'departure'}.{number}",
+                outcome,
+                kind,
+                element.getAttribute("type", ""),
+                stanza_id,
+                sender,
+                recipient,
+                element.uri or "",
+                stored,
+                self._now(),
+                len(xml),
+                _NOTES_ON_DEPARTURES.get(outcome, outcome),
+                xml,
+            ),
+        )
+
+    def _looked(self, transaction: _Transaction, operation: _Look) -> Found:
+        """Carry out what others have asked for, write the facts down, and let go of dead letters that are too many."""
+        connection = transaction.connection
+        deliveries: list[Delivery] = []
+        departures = False
+        commands = connection.execute("SELECT number, verb, argument FROM commands ORDER BY number").fetchall()
+        for number, verb, argument in commands:
+            transaction.begin()
+            if verb == "deliver":
+                deliveries += self._readable(connection.execute(_RESTORE_ONE, (argument,)), operation)
+            elif verb == "depart":
+                departures = True
+            connection.execute("DELETE FROM commands WHERE number = ?", (number,))
+        changed = {name: value for name, value in operation.facts.items() if self._facts.get(name) != value}
+        if changed:
+            transaction.begin()
+            connection.executemany("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", list(changed.items()))
+            self._facts.update(changed)
+        self._tidy(transaction, operation.now)
+        return Found(deliveries, departures)
+
+    def _tidy(self, transaction: _Transaction, now: float) -> None:
+        connection = transaction.connection
+        if not 0 <= now - self._tidied < TIDY:
+            self._tidied = now
+            oldest = now - self._letter_days * _DAY
+            if connection.execute("SELECT 1 FROM letters WHERE ended < ? LIMIT 1", (oldest,)).fetchone():
+                transaction.begin()
+                connection.execute("DELETE FROM letters WHERE ended < ?", (oldest,))
+        if not self._letters_grew:
+            return
+        self._letters_grew = False
+        size = 0
+        for count, (number, length) in enumerate(connection.execute(_LETTER_SIZES).fetchall(), 1):
+            size += length
+            if count > self._max_letters or size > MAX_LETTERS_BYTES:
+                transaction.begin()
+                connection.execute("DELETE FROM letters WHERE number <= ?", (number,))
+                break
 
     def _open(self) -> sqlite3.Connection:
         connection = opened(self._path, synchronous=self._synchronous)
@@ -402,9 +621,17 @@ class SqliteSpool:
             return _Fired(operation, error=KeyError(operation.delivery_id))
         return _Fired(operation, row[0])
 
-    def _restored(self, connection: sqlite3.Connection, operation: _Restore) -> list[Delivery]:
+    def _restored(self, transaction: _Transaction, operation: _Restore) -> list[Delivery]:
+        connection = transaction.connection
+        if connection.execute("SELECT 1 FROM commands LIMIT 1").fetchone():
+            # What they are about is restored as everything else is.
+            transaction.begin()
+            connection.execute("DELETE FROM commands")
+        return self._readable(connection.execute(_RESTORE), operation)
+
+    def _readable(self, rows: Iterable[Sequence[Any]], operation: _Restore | _Look) -> list[Delivery]:
         deliveries = []
-        for row in connection.execute(_RESTORE):
+        for row in rows:
             try:
                 deliveries.append(self._delivery(row, operation))
             except (KeyError, NotAnAddress) as error:
@@ -416,7 +643,7 @@ class SqliteSpool:
                 )
         return deliveries
 
-    def _delivery(self, row: Sequence[Any], at: _Restore) -> Delivery:
+    def _delivery(self, row: Sequence[Any], at: _Restore | _Look) -> Delivery:
         delivery_id, kind, stanza_type, stanza_id, sender, recipient, through_room, uri, deadline = row[:9]
         tries, attempts, size = row[9:]
         left = max(0.0, deadline - at.now)
@@ -434,6 +661,69 @@ class SqliteSpool:
         # The wall clock may have been set back since.
         left = min(left, self._seconds[kind])
         return Delivery(delivery_id, stanza, size, at.seconds + left, tries, attempts)
+
+
+class _Transaction:
+    """
+    One that is begun where there is something to write, and not before.
+
+    Args:
+        connection: It begins none by itself.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._begun = False
+
+    def begin(self) -> None:
+        """Something is to be written."""
+        if not self._begun:
+            self._begun = True
+            self.connection.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> bool:
+        """Keep what was written; whether anything was."""
+        if self._begun:
+            self.connection.execute("COMMIT")
+        return self._begun
+
+
+def _depart(connection: sqlite3.Connection, ends: Iterable[_End]) -> dict[_Operation, Sequence[int]]:
+    """Write what is to leave, in order; returns the numbers of each."""
+    found = connection.execute(_LAST_DEPARTURE).fetchone()
+    last: int = found[0] if found else 0
+    numbers: dict[_Operation, Sequence[int]] = {}
+    rows: list[tuple[Any, ...]] = []
+    for end in ends:
+        numbers[end] = range(last + 1, last + 1 + len(end.rows))
+        rows += [(number, *row) for number, row in zip(numbers[end], end.rows, strict=True)]
+        last += len(end.rows)
+    _write(connection, _DEPART, rows)
+    return numbers
+
+
+def _page(connection: sqlite3.Connection, at: _Page) -> list[Departure]:
+    """The next ones; the first is never too large."""
+    departures: list[Departure] = []
+    size = 0
+    for number, delivery_id, kind, stored, expires, verbatim, xml in connection.execute(_PAGE, (at.after,)):
+        # The wall clock may have been set back since.
+        left = min(expires - at.now, expires - stored)
+        departures.append(
+            Departure(
+                xml=xml.decode("utf-8", "replace"),
+                kind=kind,
+                expires=at.seconds + left,
+                stored=at.seconds - max(0.0, at.now - stored),
+                verbatim=bool(verbatim),
+                delivery_id=delivery_id,
+                number=number,
+            )
+        )
+        size += len(xml)
+        if size > PAGE_BYTES:
+            break
+    return departures
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:

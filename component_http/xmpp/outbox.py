@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
 
+from component_http.delivery.departure import Fate
 from component_http.interfaces import Observer
 
 __all__ = ["CROWDED_BYTES", "CROWDED_STANZAS", "MAX_BYTES", "MAX_STANZAS", "MAX_UNCONFIRMED", "Outbox", "Outgoing"]
@@ -22,7 +24,7 @@ CROWDED_BYTES = 8 * 1024 * 1024
 MAX_UNCONFIRMED = 10_000
 MAX_UNCONFIRMED_BYTES = 16 * 1024 * 1024
 """
-What was written and may have to be written again; the oldest is forgotten beyond it.
+What was written and may have to be written again from here; the oldest is forgotten beyond it.
 
 A server that works confirms a hundred stanzas at a time.
 """
@@ -37,11 +39,16 @@ class Outgoing:
         xml: As it is written.
         expires: When it is of no use any more, in seconds of the stream's clock.
         again: It is written again if the stream is lost before the server is known to have it.
+        since: When it was made, likewise, where its receiver should know if that is long ago; None where not.
+        tell: Told its fate, by whom somebody else keeps it: after a lost stream he brings it again, so that nothing of
+            it is remembered here once it is written. None for what nobody else keeps.
     """
 
     xml: bytes
     expires: float
     again: bool
+    since: float | None = None
+    tell: Callable[[Fate], None] | None = None
 
 
 class Outbox:
@@ -62,9 +69,12 @@ class Outbox:
         self._max_stanzas = max_stanzas
         self._waiting: deque[Outgoing] = deque()
         self._waiting_bytes = 0
-        self._unconfirmed: deque[Outgoing] = deque()
+        # What was written, and which it was of all that was: what is kept here, and of what is kept elsewhere.
+        self._unconfirmed: deque[tuple[int, Outgoing]] = deque()
         self._unconfirmed_bytes = 0
-        self._written = 0  # numbers of what is unconfirmed: from _written - len(_unconfirmed) on
+        self._kept: deque[tuple[int, Callable[[Fate], None]]] = deque()
+        self._written = 0
+        self._excused = 0
         self._until_clear: list[Deferred[None]] = []
         self._until_sent: list[Deferred[None]] = []
 
@@ -75,7 +85,7 @@ class Outbox:
     @property
     def unconfirmed(self) -> int:
         """Stanzas that were written, and that the server is not known to have."""
-        return len(self._unconfirmed)
+        return len(self._unconfirmed) + len(self._kept)
 
     @property
     def written(self) -> int:
@@ -105,14 +115,22 @@ class Outbox:
             if stanza.expires > now:
                 return stanza
             self._observer.count("outgoing_expired")
+            if stanza.tell is not None:
+                stanza.tell("expired")
         return None
 
     def note(self, stanza: Outgoing) -> None:
         """Remember what is written, as far as it would be written again."""
         if not stanza.again:
+            if stanza.tell is not None:
+                stanza.tell("confirmed")
             return
+        serial = self._written
         self._written += 1
-        self._unconfirmed.append(stanza)
+        if stanza.tell is not None:
+            self._kept.append((serial, stanza.tell))
+            return
+        self._unconfirmed.append((serial, stanza))
         self._unconfirmed_bytes += len(stanza.xml)
         while len(self._unconfirmed) > MAX_UNCONFIRMED or self._unconfirmed_bytes > MAX_UNCONFIRMED_BYTES:
             self._forget()
@@ -120,22 +138,44 @@ class Outbox:
 
     def confirm(self, written: int) -> None:
         """The server has what was written up to here (see `written`). Afterwards `settle`."""
-        while self._unconfirmed and self._written - len(self._unconfirmed) < written:
+        while self._unconfirmed and self._unconfirmed[0][0] < written:
             self._forget()
+        while self._kept and self._kept[0][0] < written:
+            self._kept.popleft()[1]("confirmed")
+
+    def excuse(self, written: int) -> None:
+        """Who waits until all is sent does not wait until what was written up to here is confirmed. Then `settle`."""
+        self._excused = max(self._excused, written)
 
     def lost(self) -> None:
-        """The stream is gone: what is unconfirmed waits again, before all others."""
-        self._waiting.extendleft(reversed(self._unconfirmed))
-        self._waiting_bytes += self._unconfirmed_bytes
+        """
+        The stream is gone: what is unconfirmed waits again, before all others.
+
+        What somebody else keeps, written or not, leaves the queue, for he brings all of it again.
+        """
+        told = [tell for _, tell in self._kept] + [stanza.tell for stanza in self._waiting if stanza.tell is not None]
+        self._kept.clear()
+        self._waiting = deque(stanza for _, stanza in self._unconfirmed) + deque(
+            stanza for stanza in self._waiting if stanza.tell is None
+        )
+        self._waiting_bytes = sum(len(stanza.xml) for stanza in self._waiting)
         self._unconfirmed.clear()
         self._unconfirmed_bytes = 0
         self._see_whether_crowded()
+        for tell in told:
+            tell("lost")
+
+    def forgo(self) -> None:
+        """Nothing that was written is written again from here; what somebody else keeps he may still bring."""
+        self._unconfirmed.clear()
+        self._unconfirmed_bytes = 0
 
     def drop(self) -> int:
-        """Empty it; returns how many waited to be written."""
-        count = len(self._waiting)
+        """Empty it; returns how many waited to be written and are kept nowhere else."""
+        count = sum(stanza.tell is None for stanza in self._waiting)
         self._waiting.clear()
         self._unconfirmed.clear()
+        self._kept.clear()
         self._waiting_bytes = self._unconfirmed_bytes = 0
         return count
 
@@ -145,7 +185,7 @@ class Outbox:
             self.crowded = False
             while self._until_clear and not self.crowded:
                 self._until_clear.pop(0).callback(None)
-        while self._until_sent and not self._waiting and not self._unconfirmed:
+        while self._until_sent and self._all_sent:
             self._until_sent.pop(0).callback(None)
 
     def when_clear(self) -> Deferred[None]:
@@ -154,10 +194,16 @@ class Outbox:
 
     def when_sent(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_sent`."""
-        return _fire_later(self._until_sent) if self._waiting or self._unconfirmed else succeed(None)
+        return succeed(None) if self._all_sent else _fire_later(self._until_sent)
+
+    @property
+    def _all_sent(self) -> bool:
+        if self._waiting:
+            return False
+        return all(serials[-1][0] < self._excused for serials in (self._unconfirmed, self._kept) if serials)
 
     def _forget(self) -> None:
-        self._unconfirmed_bytes -= len(self._unconfirmed.popleft().xml)
+        self._unconfirmed_bytes -= len(self._unconfirmed.popleft()[1].xml)
 
     def _see_whether_crowded(self) -> None:
         if len(self._waiting) >= CROWDED_STANZAS or self._waiting_bytes >= CROWDED_BYTES:

@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address, NotAnAddress
-from component_http.contract.request import NS_DELAY
+from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_MUC_USER
 

@@ -7,9 +7,10 @@ Source: XEP-0114 (Jabber Component Protocol), RFC 6120 sections 4.4 (closing), 4
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from random import Random
-from types import MappingProxyType
 from typing import Any
 
 from constantly import NamedConstant
@@ -31,9 +32,10 @@ from zope.interface import implementer
 
 from component_http.contract import conditions
 from component_http.contract.address import Address, NotAnAddress
-from component_http.contract.outgoing import sendable
+from component_http.contract.outgoing import delayed, sendable
 from component_http.contract.stanza import STANZA_KINDS, Stanza
 from component_http.contract.xml import Limits, StreamParser, parse_stanzas
+from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_request, lifetime
 from component_http.errors import MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
 from component_http.notices import LOG_INTERVAL, Notices
@@ -57,16 +59,11 @@ MAX_PAUSE = 5.0
 CONFIRM_TIMEOUT = 2.0
 """Seconds that who waits until all is sent gives the server to say that it has it."""
 
-LIFETIMES = MappingProxyType({"message": 86_400.0, "presence": 60.0, "iq": 25.0})
-"""
-Seconds for which a stanza is of use, by its kind: an iq that is an answer, for who asked waits no longer. An iq that
-asks, and what is about a subscription, lives as long as a message.
-"""
-
-SUBSCRIPTION = ("subscribe", "subscribed", "unsubscribe", "unsubscribed")
-
 MAX_COMPLAINTS = 100
 """Different things that can be wrong at once before they are told again; rubbish from a server differs each time."""
+
+LATE = 30.0
+"""Seconds after which who gets a stanza should know when it was made (XEP-0203)."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds the server has to answer our closing tag before the connection is dropped."""
@@ -285,7 +282,7 @@ class _OutgoingCheck:
         domain: The component's own domain, normalised.
         limits: For one stanza.
         observer: Told `unsendable`.
-        sent: Told each stanza that was let through.
+        sent: Told each stanza that was let through, and whatever else leaves.
     """
 
     _log = Logger()
@@ -296,7 +293,7 @@ class _OutgoingCheck:
         self._domain = domain
         self._limits = limits
         self._observer = observer
-        self._sent = sent
+        self.sent = sent
 
     def passed(self, obj: Any) -> tuple[str, list[domish.Element]] | None:
         """
@@ -315,7 +312,7 @@ class _OutgoingCheck:
             self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
             return None
         for stanza in stanzas:
-            self._sent(stanza)
+            self.sent(stanza)
         return text, stanzas
 
 
@@ -353,6 +350,7 @@ class ComponentStream(StreamManager, Service):
         max_waiting: Stanzas that may wait to be sent.
         confirm: Ask the server whether it has what we wrote, and write again what it has not when a stream was lost.
         lifetimes: Seconds for which a stanza is of use, by its kind.
+        now: The wall clock, seconds since the epoch, for what leaves late.
     """
 
     _log = Logger()
@@ -371,6 +369,7 @@ class ComponentStream(StreamManager, Service):
         max_waiting: int = MAX_STANZAS,
         confirm: bool = True,
         lifetimes: Mapping[str, float] = LIFETIMES,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.domain = domain
         self.secret = secret
@@ -382,6 +381,7 @@ class ComponentStream(StreamManager, Service):
         self._connection: _Connection | None = None
         self._outbox = Outbox(observer, max_waiting)
         self._lifetimes = lifetimes
+        self._now = now
         self._barrier = Barrier(
             domain,
             self._outbox,
@@ -517,7 +517,7 @@ class ComponentStream(StreamManager, Service):
         self._asked_to_pause = False
         self._barrier.lost()
         if self._stopping:
-            self._outbox.confirm(self._outbox.written)  # it was closed politely, and there is no next one
+            self._outbox.forgo()  # there is no next one
         before = self._outbox.unconfirmed
         self._outbox.lost()
         if before:
@@ -560,11 +560,24 @@ class ComponentStream(StreamManager, Service):
         if passed is None:
             return False
         text, stanzas = passed
-        outgoing = Outgoing(
-            text.encode("utf-8"),
-            self.clock.seconds() + max(map(self._lifetime, stanzas)),
-            not any(map(_is_request, stanzas)),
+        return self._pass_on(
+            Outgoing(
+                text.encode("utf-8"),
+                self.clock.seconds() + max(lifetime(stanza, self._lifetimes) for stanza in stanzas),
+                not any(map(is_request, stanzas)),
+            )
         )
+
+    def depart(self, departure: Departure, element: domish.Element, tell: Callable[[Fate], None] | None = None) -> bool:
+        """See `component_http.interfaces.Outlet.depart`."""
+        since = None if departure.verbatim or departure.kind == "iq" else departure.stored
+        outgoing = Outgoing(departure.xml.encode("utf-8"), departure.expires, departure.again, since, tell)
+        if not self._pass_on(outgoing):
+            return False
+        self._check.sent(element)
+        return True
+
+    def _pass_on(self, outgoing: Outgoing) -> bool:
         connection = self._connection
         if connection is None or not connection.ready or connection.held or self._outbox:
             return self._keep(outgoing)
@@ -573,14 +586,16 @@ class ComponentStream(StreamManager, Service):
         return True
 
     def _write(self, connection: _Connection, outgoing: Outgoing) -> None:
-        connection.write(outgoing.xml)
+        xml = outgoing.xml
+        if outgoing.since is not None:
+            age = self.clock.seconds() - outgoing.since
+            if age > LATE:
+                xml = delayed(xml, self.domain, datetime.fromtimestamp(self._now() - age, UTC), self.limits.max_bytes)
+        connection.write(xml)
         if self._barrier.working:
             self._outbox.note(outgoing)
-
-    def _lifetime(self, stanza: domish.Element) -> float:
-        if _is_request(stanza) or (stanza.name == "presence" and stanza.getAttribute("type") in SUBSCRIPTION):
-            return self._lifetimes["message"]
-        return self._lifetimes[stanza.name]
+        elif outgoing.tell is not None:
+            outgoing.tell("confirmed")
 
     @property
     def crowded(self) -> bool:
@@ -600,12 +615,12 @@ class ComponentStream(StreamManager, Service):
         return sent
 
     def _be_patient(self, sent: Deferred[None]) -> None:
-        patience = self.clock.callLater(CONFIRM_TIMEOUT, self._confirm, self._outbox.written, sent)
+        patience = self.clock.callLater(CONFIRM_TIMEOUT, self._excuse, self._outbox.written, sent)
         sent.addBoth(_cancel_after, patience)
 
-    def _confirm(self, written: int, sent: Deferred[None]) -> None:
+    def _excuse(self, written: int, sent: Deferred[None]) -> None:
         """Nobody waits any longer to hear of what was written by then; of what was not, as long as need be."""
-        self._outbox.confirm(written)
+        self._outbox.excuse(written)
         self._outbox.settle()
         if not sent.called:
             self._be_patient(sent)
@@ -719,11 +734,6 @@ class ComponentStream(StreamManager, Service):
                 self._connection.transport.resumeProducing()
 
 
-def _is_request(stanza: domish.Element) -> bool:
-    """Who asked it is told that the stream is lost, and asks again if he likes."""
-    return stanza.name == "iq" and stanza.getAttribute("type") in ("get", "set")
-
-
 def _cancel_after(result: Any, call: IDelayedCall) -> Any:
     _cancel(call)
     return result
@@ -767,6 +777,14 @@ class BorrowedStream:
         if passed is not None:
             self._manager.send(passed[0])
         return passed is not None
+
+    def depart(self, departure: Departure, element: domish.Element, tell: Callable[[Fate], None] | None = None) -> bool:
+        """Send it, as the owner's stream sends; that counts as confirmed, for nothing more is known of it."""
+        self._manager.send(departure.xml)
+        self._check.sent(element)
+        if tell is not None:
+            tell("confirmed")
+        return True
 
     @property
     def crowded(self) -> bool:

@@ -63,7 +63,7 @@ class Room:
     pure: bool = False
 
 
-VALUES = ("contract", "errors", "notices", "delivery.delivery")
+VALUES = ("contract", "errors", "notices", "delivery.delivery", "delivery.departure")
 SEAMS = (*VALUES, "interfaces")
 
 ROOMS = {
@@ -76,6 +76,7 @@ ROOMS = {
         f"delivery.{name}": Room([*VALUES, "delivery.retry"], pure=True)
         for name in ("backlog", "breaker", "deadlines", "delivery", "loop_guard", "retry")
     },
+    "delivery.departure": Room(VALUES, ["twisted.words.xish"], pure=True),
     # Seams.
     "interfaces": Room(VALUES, ["twisted.internet.defer", "twisted.words.xish"], pure=True),
     # Flow.
@@ -84,6 +85,7 @@ ROOMS = {
         [
             "twisted.internet.defer",
             "twisted.internet.interfaces",
+            "twisted.internet.task",
             "twisted.logger",
             "twisted.python",
             "twisted.words.xish",

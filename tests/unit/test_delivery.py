@@ -11,9 +11,10 @@ from itertools import count
 from types import MappingProxyType
 from typing import Any
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -26,7 +27,9 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
-from component_http.delivery.delivery import Delivery
+from component_http.delivery.delivery import Delivery, Letter
+from component_http.delivery.departure import Departure
+from component_http.delivery.departures import Departures
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import SLICE, Relay
@@ -102,11 +105,14 @@ class DeliveryTestCase(SynchronousTestCase):
             now=self.clock.seconds,
             draw=draw,
         )
+        spool = spool or MemorySpool()
+        departures = Departures(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits())
         return Relay(
             forwarder,
-            spool or MemorySpool(),
+            spool,
             Backlog(limits or BacklogLimits(), max_running),
             self.outlet,
+            departures,
             self.valve,
             self.counters,
             clock=self.clock,
@@ -264,8 +270,10 @@ class SlowSpool(MemorySpool):
     def body(self, delivery_id: str) -> Deferred[bytes]:
         return self._later(fail(self.broken) if self.broken else super().body(delivery_id))
 
-    def end(self, delivery_id: str, replies: Sequence[Element]) -> Deferred[None]:
-        return self._later(fail(self.broken) if self.broken else super().end(delivery_id, replies))
+    def end(
+        self, delivery_id: str, departures: Sequence[Departure], letter: Letter | None = None
+    ) -> Deferred[Sequence[int]]:
+        return self._later(fail(self.broken) if self.broken else super().end(delivery_id, departures, letter))
 
 
 class KeepingSpool(SlowSpool):
@@ -276,14 +284,34 @@ class KeepingSpool(SlowSpool):
     def __init__(self, clock: Clock, seconds: float = 0.01) -> None:
         super().__init__(clock, seconds)
         self.kept: dict[str, Delivery] = {}
+        self.letters: list[tuple[str, Letter]] = []
+        self.leaving: dict[int, Departure] = {}
+        self.failures: list[tuple[int, str]] = []
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         self.kept[delivery.id] = delivery
         return super().store(delivery, body)
 
-    def end(self, delivery_id: str, replies: Sequence[Element]) -> Deferred[None]:
+    def end(
+        self, delivery_id: str, departures: Sequence[Departure], letter: Letter | None = None
+    ) -> Deferred[Sequence[int]]:
         del self.kept[delivery_id]
-        return super().end(delivery_id, replies)
+        if letter is not None:
+            self.letters.append((delivery_id, letter))
+        for number, departure in enumerate(departures, self._next):
+            self.leaving[number] = evolve(departure, number=number)
+        return super().end(delivery_id, departures, letter)
+
+    def departures(self, after: int) -> Deferred[list[Departure]]:
+        page = [departure for number, departure in sorted(self.leaving.items()) if number > after][:3]
+        return self._later(fail(self.broken) if self.broken else succeed(page))
+
+    def confirmed(self, number: int) -> None:
+        del self.leaving[number]
+
+    def failed(self, number: int, outcome: str) -> None:
+        del self.leaving[number]
+        self.failures.append((number, outcome))
 
 
 class SpoolTests(DeliveryTestCase):
@@ -1251,7 +1279,7 @@ class DrainTests(DeliveryTestCase):
         """
 
         class Broken(RecordingOutlet):
-            def send(self, element: Element) -> bool:
+            def depart(self, departure: Departure, element: Element, tell: Any = None) -> bool:
                 raise RuntimeError("no stream")
 
         self.outlet = Broken()

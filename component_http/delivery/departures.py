@@ -1,0 +1,255 @@
+"""What leaves for the server, kept by the spool until the server has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+
+from attrs import evolve
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.words.xish.domish import Element
+
+from component_http.contract.outgoing import sendable
+from component_http.contract.xml import Limits, parse_stanzas
+from component_http.delivery.delivery import Delivery
+from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_request, lifetime
+from component_http.errors import SpoolError, XmlRefused
+from component_http.interfaces import Observer, Outlet, Spool
+from component_http.notices import LOG_INTERVAL, Notices
+
+__all__ = ["Departures", "Leaving"]
+
+AGAIN = 5.0
+"""Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
+
+Leaving = Sequence[tuple[Departure, Element]]
+"""Stanzas that are to leave, each with its element."""
+
+
+class Departures:
+    """
+    Hands what leaves to the outlet, in the order of the spool's numbers, and lets the spool know when it is gone.
+
+    With a spool that is durable what waits is on disk, and only so much of it is with the outlet that this is not
+    crowded. Where more waits, after a start and after a lost stream, it is read from the spool; what comes meanwhile
+    is behind it there. A spool in memory keeps nothing of it: then the outlet does.
+
+    Args:
+        spool: Keeps what leaves, and gives it numbers.
+        outlet: Where it leaves.
+        observer: Told `reply_lost`, `unsendable` and `spool_failed`.
+        clock: Runs the waits, and says how old a departure is.
+        domain: The component's own domain, normalised.
+        limits: For one stanza.
+        lifetimes: Seconds for which a stanza is of use, by its kind.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        spool: Spool,
+        outlet: Outlet,
+        observer: Observer,
+        *,
+        clock: IReactorTime,
+        domain: str,
+        limits: Limits,
+        lifetimes: Mapping[str, float] = LIFETIMES,
+    ) -> None:
+        self._spool = spool
+        self._outlet = outlet
+        self._observer = observer
+        self._clock = clock
+        self._domain = domain
+        self._limits = limits
+        self._lifetimes = lifetimes
+        self._notices = Notices(LOG_INTERVAL)
+        # The last number that was handed over, and the last that the spool gave.
+        self._cursor = 0
+        self._highest = 0
+        self._behind = False
+        self._reading: Deferred[None] | None = None
+        self._caught_up: list[Deferred[None]] = []
+        self._stopped = False
+
+    @property
+    def crowded(self) -> bool:
+        """So much waits to leave that whoever makes more of it should rest."""
+        return self._behind or self._outlet.crowded
+
+    def when_clear(self) -> Deferred[None]:
+        """Fire as soon as it is not crowded; at once if it is not now. Cancelling it forgets it."""
+        return self._after_reading(self._outlet.when_clear)
+
+    def when_sent(self) -> Deferred[None]:
+        """Fire as soon as nothing waits to leave; at once if nothing does. Cancelling it forgets it."""
+        return self._after_reading(self._outlet.when_sent)
+
+    def leaving(self, elements: Iterable[Element], delivery: Delivery, verbatim: Collection[int] = ()) -> Leaving:
+        """
+        Make what is to leave for a delivery that ends.
+
+        Args:
+            elements: The stanzas.
+            delivery: What they answer.
+            verbatim: Which of them a webhook wrote as XML, counted from 0.
+
+        Returns:
+            Those that may be sent; the others are counted as `unsendable` and logged.
+        """
+        now = self._clock.seconds()
+        made = []
+        for position, element in enumerate(elements):
+            xml = self._checked(element)
+            if xml is None:
+                continue
+            expires = now + lifetime(element, self._lifetimes)
+            if element.name == "iq" and not is_request(element):
+                # What comes of a deadline comes a moment after it.
+                expires = max(delivery.deadline, now + 1.0)
+            departure = Departure(
+                xml=xml,
+                kind=element.name,
+                expires=expires,
+                stored=now,
+                verbatim=position in verbatim,
+                again=not is_request(element),
+                delivery_id=delivery.id,
+            )
+            made.append((departure, element))
+        return made
+
+    def depart(self, leaving: Leaving, numbers: Sequence[int] | None) -> None:
+        """
+        Let stanzas leave.
+
+        Args:
+            leaving: They, in order.
+            numbers: Their numbers in the spool; None if it does not have them.
+        """
+        if numbers is None or not self._spool.durable:
+            for departure, element in leaving:
+                if not self._taken(departure, element):
+                    self._observer.count("reply_lost")
+            return
+        if numbers:
+            self._highest = max(self._highest, numbers[-1])
+        if self._behind:
+            return
+        for (departure, element), number in zip(leaving, numbers, strict=True):
+            if self._outlet.crowded or not self._hand_over(departure, element, number):
+                self.read_from(number - 1)
+                return
+
+    def read_from(self, number: int) -> None:
+        """Hand over all that the spool has beyond a number; nothing for a spool that is not durable."""
+        if self._stopped or not self._spool.durable:
+            return
+        if self._behind:
+            self._cursor = min(self._cursor, number)
+            return
+        self._cursor = number
+        self._behind = True
+        self._reading = Deferred.fromCoroutine(self._read())
+        self._reading.addErrback(self._not_read)
+
+    def read_all(self) -> None:
+        """Hand over all that the spool has and that was not handed over, whoever put it there."""
+        self.read_from(self._cursor)
+
+    def stop(self) -> None:
+        """Hand nothing more over."""
+        self._stopped = True
+        if self._reading is not None:
+            self._reading.cancel()
+
+    # -- from the spool --
+
+    async def _read(self) -> None:
+        while True:
+            await self._outlet.when_clear()
+            cursor, highest = self._cursor, self._highest
+            try:
+                page = await self._spool.departures(cursor)
+            except SpoolError as error:
+                self._observer.count("spool_failed")
+                if self._notices.may_tell("read", self._clock.seconds()):
+                    self._log.error("the spool cannot be read, so nothing leaves: {reason}", reason=str(error))
+                await deferLater(self._clock, AGAIN)
+                continue
+            if not page and highest == self._highest and cursor == self._cursor:
+                break
+            for departure in page:
+                if self._outlet.crowded or cursor != self._cursor:
+                    break
+                if not self._hand_over_again(departure):
+                    await deferLater(self._clock, AGAIN)
+                    break
+                cursor = self._cursor
+        self._behind = False
+        caught_up, self._caught_up = self._caught_up, []
+        for waiter in caught_up:
+            waiter.callback(None)
+
+    def _not_read(self, failure: Failure) -> None:
+        self._behind = False
+        if not failure.check(CancelledError):
+            self._log.failure("nothing leaves any more that was kept: our own mistake", failure=failure)
+
+    def _hand_over_again(self, departure: Departure) -> bool:
+        """Hand over what the spool kept; what a later start may not send any more is a dead letter."""
+        number = departure.number
+        assert number is not None
+        try:
+            [element] = parse_stanzas(departure.xml, self._limits)
+        except (XmlRefused, ValueError):
+            element = None
+        xml = None if element is None else self._checked(element)
+        if element is None or xml is None:
+            self._cursor = number
+            self._spool.failed(number, "reply_unsendable")
+            return True
+        return self._hand_over(evolve(departure, xml=xml, again=not is_request(element)), element, number)
+
+    def _hand_over(self, departure: Departure, element: Element, number: int) -> bool:
+        if not self._taken(departure, element, partial(self._ended, number)):
+            return False
+        self._cursor = max(self._cursor, number)
+        return True
+
+    def _taken(self, departure: Departure, element: Element, tell: Callable[[Fate], None] | None = None) -> bool:
+        try:
+            return self._outlet.depart(departure, element, tell)
+        except Exception:
+            self._log.failure("cannot send a {kind}", kind=departure.kind)
+            return False
+
+    def _ended(self, number: int, fate: Fate) -> None:
+        if fate == "confirmed":
+            self._spool.confirmed(number)
+        elif fate == "expired":
+            self._spool.failed(number, "reply_expired")
+        else:
+            self.read_from(number - 1)
+
+    # -- the rest --
+
+    def _checked(self, element: Element) -> str | None:
+        try:
+            return sendable(element, self._domain, self._limits.max_bytes)
+        except XmlRefused as error:
+            self._observer.count("unsendable")
+            self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
+            return None
+
+    def _after_reading(self, then: Callable[[], Deferred[None]]) -> Deferred[None]:
+        if not self._behind:
+            return then()
+        caught_up: Deferred[None] = Deferred(self._caught_up.remove)
+        self._caught_up.append(caught_up)
+        return caught_up.addCallback(lambda _: then())
