@@ -317,7 +317,7 @@ class Gateway(MultiService):
         return Relay(
             forwarder,
             spool,
-            Backlog(backlog_limits(delivery), settings.webhook.max_connections),
+            Backlog(backlog_limits(settings), settings.webhook.max_connections),
             self._outlet,
             departures,
             self._outlet,
@@ -378,11 +378,17 @@ def _breaker(delivery: DeliverySettings) -> Breaker:
     )
 
 
-def backlog_limits(delivery: DeliverySettings) -> BacklogLimits:
+MOST_PENDING = {"memory": (10_000, 64 * 1024 * 1024), "sqlite": (100_000, 1024 * 1024 * 1024)}
+"""Deliveries that may be pending, and bytes of their request bodies, by the kind of the spool, unless it is set."""
+
+
+def backlog_limits(settings: Settings) -> BacklogLimits:
     """The limits as the backlog has them, with fractions for percents."""
+    delivery = settings.delivery
+    most, most_bytes = MOST_PENDING[settings.spool.kind]
     return BacklogLimits(
-        max_pending=delivery.max_pending,
-        max_pending_bytes=delivery.max_pending_bytes,
+        max_pending=delivery.max_pending or most,
+        max_pending_bytes=delivery.max_pending_bytes or most_bytes,
         max_per_conversation=delivery.max_per_conversation,
         fair_above=delivery.fair_above_percent / 100,
         fair_share=delivery.fair_share_percent / 100,
@@ -424,5 +430,5 @@ def _component_stream(
         confirm=component.write_barrier,
         lifetimes=_lifetimes(settings.delivery),
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-        max_waiting=settings.delivery.max_pending + settings.webhook.max_connections * MAX_REPLIES,
+        max_waiting=backlog_limits(settings).max_pending + settings.webhook.max_connections * MAX_REPLIES,
     )

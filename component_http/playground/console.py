@@ -43,7 +43,7 @@ from component_http.errors import (
 )
 from component_http.gateway import Gateway
 from component_http.interfaces import Webhook
-from component_http.settings import SECRET_VARIABLE, DeliverySettings, Settings
+from component_http.settings import SECRET_VARIABLE, DeliverySettings, Settings, SpoolSettings
 from component_http.testing import ComponentServer
 from component_http.webhook.client import WebhookClient
 
@@ -458,7 +458,7 @@ class Playground:
         component = evolve(self._settings.component, server=f"tcp:127.0.0.1:{port}", secret=self._server.secret)
         # Who leaves does not want to wait for a slow bot.
         delivery = DeliverySettings(max_attempts=1, drain_timeout=0)
-        settings = evolve(self._settings, component=component, delivery=delivery)
+        settings = evolve(self._settings, component=component, delivery=delivery, spool=SpoolSettings(kind="memory"))
         self._gateway = Gateway(settings, self._reactor, webhook=self._webhook)
         self._gateway.startService()
         await self._server.connected()

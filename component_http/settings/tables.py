@@ -525,21 +525,27 @@ class DeliverySettings(Table):
         ),
         default=None,
     )
-    max_pending: int = setting(
+    max_pending: int | None = setting(
         About(
             whole(10, 1_000_000, "stanzas"),
-            "accepted stanzas that wait for their end at most; more are refused with a wait error",
-            "it bounds memory while the webhook is slow or away",
+            "accepted stanzas that wait for their end at most, 100000 with an sqlite spool and 10000 with one in memory"
+            " unless it is set; more are refused with a wait error",
+            "it bounds memory while the webhook is slow or away: each takes about 2 KB of it, and in a memory spool its"
+            " request body besides",
+            example="20000",
         ),
-        default=10_000,
+        default=None,
     )
-    max_pending_bytes: int = setting(
+    max_pending_bytes: int | None = setting(
         About(
             whole(1_048_576, 4_294_967_296, "bytes"),
-            "the same counted in bytes of request bodies",
-            "it bounds memory when the stanzas are large; with less than 1 MiB a single large one would not fit",
+            "the same counted in bytes of request bodies, 1 GiB with an sqlite spool and 64 MiB with one in memory"
+            " unless it is set",
+            "it bounds the file, or the memory, when the stanzas are large; with less than 1 MiB a single large one"
+            " would not fit",
+            example="268435456",
         ),
-        default=67_108_864,
+        default=None,
     )
     max_per_conversation: int = setting(
         About(
@@ -619,10 +625,10 @@ class SpoolSettings(Table):
         About(
             values.choice("memory", "sqlite"),
             "where accepted stanzas are kept until they are done",
-            "memory loses what is under way when the process dies; sqlite keeps it in a file, and waits for the disk"
-            " before a stanza is accepted and before its answer is sent",
+            "sqlite keeps it in a file, and waits for the disk before a stanza is accepted and before its answer is"
+            " sent; memory loses what is under way when the process dies",
         ),
-        default="memory",
+        default="sqlite",
     )
     path: str | None = setting(
         About(

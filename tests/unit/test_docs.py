@@ -8,9 +8,10 @@ import re
 import runpy
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, get_args
 
 from attrs import frozen
@@ -225,7 +226,7 @@ class ContractPageTests(SynchronousTestCase):
         [element] = parse_stanzas(ASKED["chat"], Limits())
         webhook = ScriptedWebhook()
         manager = StreamManager(bootstraps := BootstrapMixin(), reactor := MemoryReactorClock())
-        settings = Settings.from_mapping({"component": SETTINGS}, env=SECRET)
+        settings = Settings.from_mapping({"component": SETTINGS, "spool": {"kind": "memory"}}, env=SECRET)
         Gateway(settings, reactor, manager=manager, webhook=webhook).startService()
         a_pretended_stream(bootstraps)[0].dispatch(element)
         documented = {name for name, _ in table(self.page, "header", "value")}
@@ -377,6 +378,22 @@ def _counted(path: Path) -> Iterator[str]:
                     yield str(part.value)
 
 
+class ReactorWithThreads(MemoryReactorClock):
+    """One in memory that hears of other threads when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls: SimpleQueue[Any] = SimpleQueue()
+
+    def callFromThread(self, function: Any, *arguments: Any) -> None:
+        self._calls.put((function, arguments))
+
+    def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            function, arguments = self._calls.get(timeout=20)
+            function(*arguments)
+
+
 class PythonExamplesTests(SynchronousTestCase):
     """What an embedder copies from the pages."""
 
@@ -395,7 +412,7 @@ class PythonExamplesTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.examples = self.run_all()
         self.reactor = MemoryReactorClock()
-        self.settings = Settings.from_mapping({"component": SETTINGS}, env=SECRET)
+        self.settings = Settings.from_mapping({"component": SETTINGS, "spool": {"kind": "memory"}}, env=SECRET)
         self.bootstraps = BootstrapMixin()
         self.manager = StreamManager(self.bootstraps, self.reactor)
 
@@ -407,13 +424,17 @@ class PythonExamplesTests(SynchronousTestCase):
         """
         The service of the first example connects to the server when it is started, and not before.
         """
-        parent = self.examples["bot_service"](self.reactor)
+        reactor = ReactorWithThreads()
+        parent = self.examples["bot_service"](reactor)
         self.assertIsInstance(parent, MultiService)
-        self.assertEqual([], self.reactor.tcpClients)
+        self.assertEqual([], reactor.tcpClients)
         parent.startService()
-        [(host, port, *_)] = self.reactor.tcpClients
+        reactor.until(lambda: reactor.tcpClients)  # once it has read its spool
+        [(host, port, *_)] = reactor.tcpClients
         self.assertEqual(("127.0.0.1", 5347), (host, port))
-        self.successResultOf(parent.stopService())
+        stopped = parent.stopService()
+        reactor.until(lambda: stopped.called)
+        self.successResultOf(stopped)
 
     def test_handler(self) -> None:
         """

@@ -18,10 +18,17 @@ from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.backlog import BacklogLimits
 from component_http.errors import CertificateInvalid, ConnectionFailed
 from component_http.gateway import Gateway, backlog_limits
-from component_http.settings import DeliverySettings, Settings
+from component_http.settings import ComponentSettings, DeliverySettings, Settings, SpoolSettings
 from component_http.testing import ScriptedWebhook, json_response
 
 PONG = json_response('{"body": "pong"}')
+
+
+def some_settings(**tables: Any) -> Settings:
+    """Settings that are good enough to be looked at."""
+    url = "http://127.0.0.1:8080/"
+    component = ComponentSettings(domain="bot.example.org", secret="not used", component_post_url=url)
+    return Settings(component=component, **tables)
 
 
 class SettingsAtWorkTests(SynchronousTestCase):
@@ -37,6 +44,7 @@ class SettingsAtWorkTests(SynchronousTestCase):
                     "component_post_stanzas": ["message", "presence", "iq"],
                 },
                 "delivery": delivery,
+                "spool": {"kind": "memory"},
             },
             env={"COMPONENT_HTTP_SECRET": "not used"},
         )
@@ -189,7 +197,7 @@ class SettingsAtWorkTests(SynchronousTestCase):
         """
         Every limit of the backlog is one that was set.
         """
-        settings = DeliverySettings(
+        limits = DeliverySettings(
             max_pending=11,
             max_pending_bytes=2_000_000,
             max_per_conversation=3,
@@ -198,10 +206,19 @@ class SettingsAtWorkTests(SynchronousTestCase):
             pause_above_percent=5,
             resume_below_percent=4,
         )
+        settings = some_settings(delivery=limits)
         self.assertEqual(BacklogLimits(11, 2_000_000, 3, 0.01, 0.02, 0.05, 0.04), backlog_limits(settings))
         gateway = self.a_gateway([Deferred() for _ in range(9)], max_per_conversation=2)
         self.say(*["alice"] * 3)
         self.assertEqual(1, gateway.counters["refused_conversation_full"])
+
+    def test_room(self) -> None:
+        """
+        A file has room for more than memory has, unless it is set.
+        """
+        for kind, most in (("sqlite", (100_000, 1 << 30)), ("memory", (10_000, 1 << 26))):
+            limits = backlog_limits(some_settings(spool=SpoolSettings(kind=kind)))
+            self.assertEqual(most, (limits.max_pending, limits.max_pending_bytes))
 
     def test_status(self) -> None:
         """

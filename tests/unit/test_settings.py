@@ -76,7 +76,7 @@ class GoodSettingsTests(SettingsTestCase):
         self.assertEqual(("message",), settings.component.component_post_stanzas)
         self.assertEqual(60.0, settings.webhook.timeout)
         self.assertEqual(10, settings.delivery.max_attempts)
-        self.assertEqual("memory", settings.spool.kind)
+        self.assertEqual("sqlite", settings.spool.kind)
         self.assertEqual({}, dict(settings.conditions))
         self.assertEqual((), settings.warnings())
 
@@ -183,11 +183,11 @@ class GoodSettingsTests(SettingsTestCase):
         The spool's file is what path says, or else stands in the first folder of STATE_DIRECTORY, or in the current
         one.
         """
-        self.assertIsNone(SpoolSettings().file({"STATE_DIRECTORY": "/var/lib/bot"}))
-        here = SpoolSettings(kind="sqlite")
+        self.assertIsNone(SpoolSettings(kind="memory").file({"STATE_DIRECTORY": "/var/lib/bot"}))
+        here = SpoolSettings()
         self.assertEqual(Path("/var/lib/bot/component-http.sqlite3"), here.file({"STATE_DIRECTORY": "/var/lib/bot:/x"}))
         self.assertEqual(Path.cwd() / "component-http.sqlite3", here.file({}))
-        elsewhere = SpoolSettings(kind="sqlite", path="sub/spool")
+        elsewhere = SpoolSettings(path="sub/spool")
         self.assertEqual(Path.cwd() / "sub" / "spool", elsewhere.file({"STATE_DIRECTORY": "/var/lib/bot"}))
         self.assertEqual("NORMAL", settings_of(spool={"synchronous": "NORMAL"}).spool.synchronous)
 
@@ -521,9 +521,9 @@ class WrongValueTests(SettingsTestCase):
         """
         self.assertEqual(
             'bot.toml: spool.path is "x", but spool.kind "memory" has no file: remove path',
-            self.refusal(spool={"path": "x"}),
+            self.refusal(spool={"kind": "memory", "path": "x"}),
         )
-        self.assertRaises(SettingsError, SpoolSettings, path="x")
+        self.assertRaises(SettingsError, SpoolSettings, kind="memory", path="x")
 
     def test_headers(self) -> None:
         """
