@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
@@ -52,7 +52,7 @@ class Found:
         departures: There is more to leave than was handed over.
     """
 
-    deliveries: Sequence[Delivery] = ()
+    deliveries: list[Delivery] = field(factory=list)
     departures: bool = False
 
 

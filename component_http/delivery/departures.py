@@ -171,6 +171,8 @@ class Departures:
     # -- from the spool --
 
     async def _read(self) -> None:
+        # Not before all that was lost with a stream has been told.
+        await deferLater(self._clock, 0)
         while True:
             await self._outlet.when_clear()
             cursor, highest = self._cursor, self._highest

@@ -26,7 +26,7 @@ from component_http.errors import ComponentHttpError, SpoolError, XmlRefused
 from component_http.interfaces import Found
 from component_http.spool.database import Synchronous, is_damage, is_full, opened
 
-__all__ = ["GRACE", "MAX_GROUP", "MAX_LETTERS_BYTES", "PAGE", "SqliteSpool"]
+__all__ = ["GRACE", "MAX_GROUP", "MAX_LETTERS_BYTES", "PAGE", "PAGE_BYTES", "SqliteSpool"]
 
 T = TypeVar("T")
 

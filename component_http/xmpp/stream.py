@@ -520,7 +520,7 @@ class ComponentStream(StreamManager, Service):
             self._outbox.forgo()  # there is no next one
         before = self._outbox.unconfirmed
         self._outbox.lost()
-        if before:
+        if before and not self._stopping:
             self._log.info("{count} stanzas will be written again: the server may not have them", count=before)
         return reason
 

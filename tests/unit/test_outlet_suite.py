@@ -18,7 +18,9 @@ from twisted.words.xish.utility import EventDispatcher
 from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, BootstrapMixin
 from wokkel.subprotocols import StreamManager
 
+from component_http.contract.outgoing import sendable
 from component_http.contract.xml import Limits
+from component_http.delivery.departure import Departure, Fate
 from component_http.interfaces import Outlet, Valve
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet, RecordingValve
@@ -63,6 +65,20 @@ class OutletPromises:
         ids = [f"m{number}" for number in range(20)]
         self.assertEqual([True] * 20, [self.outlet.send(message(id)) for id in ids])
         self.assertEqual(ids, self.left())
+
+    def test_departures(self) -> None:
+        """
+        What somebody keeps leaves like everything else, in order.
+        """
+        told: list[Fate] = []
+        for id in ("m1", "m2"):
+            element = message(id)
+            element["from"] = DOMAIN
+            departure = Departure(sendable(element, DOMAIN, 10_000), "message", 1e9, 0.0)
+            self.assertTrue(self.outlet.depart(departure, element, told.append))
+        self.outlet.send(message("m3"))
+        self.assertEqual(["m1", "m2", "m3"], self.left())
+        self.assertTrue(set(told) <= {"confirmed"})
 
     def test_not_crowded(self) -> None:
         """

@@ -20,12 +20,14 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_COMPONENT
-from component_http.delivery.delivery import Delivery
+from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
+from component_http.delivery.delivery import Delivery, Letter
+from component_http.delivery.departure import Departure
 from component_http.errors import SpoolError, TimedOut
+from component_http.interfaces import Found
 from component_http.spool.database import prepare
 from component_http.spool.memory import MemorySpool
-from component_http.spool.sqlite import GRACE, MAX_GROUP, SqliteSpool
+from component_http.spool.sqlite import GRACE, MAX_GROUP, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, SqliteSpool
 
 reactor: Any = _reactor
 
@@ -92,6 +94,26 @@ class SpoolSuite:
         await gatherResults(asked)
         again = [f"{what} {number}" for number in range(50) for what in ("ended", "stored again")]
         self.assertEqual([f"stored {number}" for number in range(50)] + again, told)
+
+    async def test_numbers(self) -> None:
+        """
+        What is to leave gets a number each, larger than any before, in the order of asking.
+        """
+        await gatherResults([self.spool.store(a_delivery(name), b"{}") for name in ("d1", "d2", "d3")])
+        ended = [self.spool.end(name, [a_departure()] * count) for name, count in (("d1", 2), ("d2", 0), ("d3", 3))]
+        numbers = [[*each] for each in await gatherResults(ended)]
+        self.assertEqual([2, 0, 3], list(map(len, numbers)))
+        together = [number for some in numbers for number in some]
+        self.assertEqual(sorted(set(together)), together)
+        for number in together:
+            self.spool.confirmed(number)
+        self.assertEqual([], await self.spool.departures(0))
+
+    async def test_looks(self) -> None:
+        """
+        Where nobody has put anything in, nothing is found.
+        """
+        self.assertEqual(Found([], False), await self.spool.look({"webhook": "closed"}))
 
     async def test_notes_at_any_time(self) -> None:
         """
@@ -260,6 +282,218 @@ class GroupCommitTests(SqliteCase):
         await stored
         self.assertEqual([("d1", 1)], self.look("SELECT id, tries FROM deliveries"))
         self.assertFalse(Path(f"{self.path}-wal").exists())
+
+
+def a_departure(id_: str = "m1", *, left: float = 100.0, age: float = 0.0, clock: Any = reactor) -> Departure:
+    """A message that has so many seconds left, and is so old."""
+    xml = f"<message from='bot@bot.example.org' to='alice@example.org/phone' id='{id_}' type='chat'/>"
+    return Departure(xml, "message", clock.seconds() + left, clock.seconds() - age, delivery_id="d1")
+
+
+class DeparturesTests(SqliteCase):
+    """What is to leave, until the server has it."""
+
+    async def test_in_the_same_transaction(self) -> None:
+        """
+        A delivery ends and its answer is kept with one commit; the numbers ascend, also over restarts.
+        """
+        spool = self.open()
+        await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
+        before = spool.commits
+        first = await spool.end("d1", [a_departure("a"), a_departure("b")])
+        self.assertEqual(before + 1, spool.commits)
+        after = self.crash()
+        self.assertEqual(["d2"], [each.id for each in await after.restore()])
+        self.assertEqual(["a", "b"], [element_of(each)["id"] for each in await after.departures(0)])
+        for number in first:
+            spool.confirmed(number)
+        await spool.close()
+        spool = self.open()
+        [second] = await spool.end("d2", [a_departure("c")])
+        self.assertGreater(second, first[-1])
+        self.assertEqual([second], [each.number for each in await spool.departures(0)])
+        self.assertEqual([], await spool.departures(second))
+
+    async def test_confirmed(self) -> None:
+        """
+        What the server has is not given again; that is written with what comes next.
+        """
+        spool = self.open()
+        await spool.store(a_delivery("d1"), b"{}")
+        numbers = await spool.end("d1", [a_departure(str(number)) for number in range(200)])
+        commits = spool.commits
+        for number in numbers[:-1]:
+            spool.confirmed(number)
+        self.assertEqual([numbers[-1]], [each.number for each in await spool.departures(0)])
+        self.assertEqual((commits + 1, [(1,)]), (spool.commits, self.look("SELECT count(*) FROM departures")))
+
+    async def test_pages(self) -> None:
+        """
+        Much is given in pieces, by number and by bytes, and none is missing.
+        """
+        spool = self.open()
+        await spool.store(a_delivery("d1"), b"{}")
+        large = Departure("<message>" + "x" * (PAGE_BYTES // 2) + "</message>", "message", 1e12, 0.0)
+        numbers = await spool.end("d1", [*(a_departure(str(number)) for number in range(PAGE + 1)), *[large] * 5])
+        found: list[int] = []
+        sizes = []
+        while page := await spool.departures(found[-1] if found else 0):
+            found += [each.number or 0 for each in page]
+            sizes.append(len(page))
+        self.assertEqual((list(numbers), PAGE), (found, sizes[0]))
+        self.assertGreater(len(sizes), 3)
+
+    async def test_times(self) -> None:
+        """
+        Times are the reactor's again after a restart, and a clock that was set back gives nothing more time.
+        """
+        clock = Clock()
+        clock.callFromThread = reactor.callFromThread
+        clock.advance(500.0)
+        wall = [1_000_000.0]
+        prepare(self.path)
+        spool = SqliteSpool(self.path, clock, deadlines=DEADLINES, now=lambda: wall[0])
+        self.spools.append(spool)
+        await spool.store(a_delivery("d1", clock=clock), b"{}")
+        await spool.end("d1", [a_departure(left=100.0, age=20.0, clock=clock)])
+        for passed, left, age in (
+            (0.0, 100.0, 20.0),
+            (50.0, 50.0, 70.0),
+            (200.0, -100.0, 220.0),
+            (-3600.0, 120.0, 0.0),
+        ):
+            wall[0] = 1_000_000.0 + passed
+            [found] = await spool.departures(0)
+            self.assertEqual((left, age), (round(found.expires - 500.0, 3), round(500.0 - found.stored, 3)))
+
+    async def test_failed(self) -> None:
+        """
+        What could not leave becomes a dead letter, with what it was.
+        """
+        spool = self.open()
+        await spool.store(a_delivery("d1"), b"{}")
+        [number, other] = await spool.end("d1", [a_departure("late"), a_departure()])
+        spool.failed(number, "reply_expired")
+        self.assertEqual([other], [each.number for each in await spool.departures(0)])
+        query = "SELECT id, outcome, kind, type, stanza_id, sender, recipient, body FROM letters"
+        who = ("alice@example.org/phone", "bot@bot.example.org")
+        self.assertEqual([(f"d1.{number}", "reply_expired", "message", "chat", "late", *who, None)], self.look(query))
+        [[xml]] = self.look("SELECT reply FROM letters")
+        self.assertIn(b"id='late'", xml)
+
+    async def test_not_kept_when_it_fails(self) -> None:
+        """
+        Where the end of a delivery cannot be written its answers have no numbers; the delivery is gone later on, and
+        its dead letter is written then.
+        """
+        spool = self.open()
+        await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
+        await spool.close()
+        away = self.path.with_name("away")
+        self.path.rename(away)
+        await self.assertFailure(spool.end("d1", [a_departure()], Letter("bounced", "why", 1)), SpoolError)
+        away.rename(self.path)
+        await spool.store(a_delivery("d3"), b"{}")
+        self.assertEqual(["d2", "d3"], [each.id for each in await spool.restore()])
+        self.assertEqual(([("d1",)], []), (self.look("SELECT id FROM letters"), await spool.departures(0)))
+
+
+def element_of(departure: Departure) -> Element:
+    [element] = parse_stanzas(departure.xml, Limits())
+    return element
+
+
+class LettersTests(SqliteCase):
+    """Dead letters: what was given up."""
+
+    async def test_kept(self) -> None:
+        """
+        A delivery that was given up leaves its request, what came last, and the times.
+        """
+        spool = self.open(now=lambda: 1_000_000.0)
+        await gatherResults([spool.store(a_delivery(name), b'{"body":"hi"}') for name in ("d1", "d2")])
+        await spool.end("d1", (), Letter("refused_reply", "kind: unknown", 3, 200, "application/json", b"{1}"))
+        await spool.end("d2", ())
+        query = "SELECT id, outcome, note, tries, body, status, media_type, response, accepted, ended FROM letters"
+        expected = ("d1", "refused_reply", "kind: unknown", 3, b'{"body":"hi"}', 200, "application/json", b"{1}")
+        self.assertEqual([(*expected, 1_000_000.0, 1_000_000.0)], self.look(query))
+        self.assertEqual([], await spool.restore())
+
+    async def test_too_many(self) -> None:
+        """
+        The oldest go when there are too many, and those that are too old.
+        """
+        wall = [1_000_000.0]
+        spool = self.open(max_letters=3, letter_days=1.0, now=lambda: wall[0])
+        for number in range(5):
+            await spool.store(a_delivery(f"d{number}"), b"{}")
+            await spool.end(f"d{number}", (), Letter("bounced", "", 1))
+        await spool.look({})
+        self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
+        wall[0] += 86_400.0 / 2
+        await spool.store(a_delivery("d5"), b"{}")
+        await spool.end("d5", (), Letter("bounced", "", 1))
+        wall[0] += 86_400.0 / 2 + 1
+        await spool.look({})
+        self.assertEqual([("d5",)], self.look("SELECT id FROM letters"))
+
+    async def test_too_large(self) -> None:
+        """
+        The oldest go when they are too large together.
+        """
+        spool = self.open()
+        for number in range(5):
+            await spool.store(a_delivery(f"d{number}"), b"x" * (MAX_LETTERS_BYTES // 4 + 1))
+            await spool.end(f"d{number}", (), Letter("bounced", "", 1))
+        await spool.look({})
+        self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
+
+    async def test_given_up_again(self) -> None:
+        """
+        A letter that was tried again and given up again is one letter, with what came last.
+        """
+        spool = self.open()
+        for note in ("first", "second"):
+            await spool.store(a_delivery("d1"), b"{}")
+            await spool.end("d1", (), Letter("bounced", note, 1))
+        self.assertEqual([("d1", "second")], self.look("SELECT id, note FROM letters"))
+
+
+class LookTests(SqliteCase):
+    """What other programs leave in the file, and find there."""
+
+    async def test_commands(self) -> None:
+        """
+        What another program has put into the file is found once, and the next start finds it anyway.
+        """
+        spool = self.open()
+        await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
+        self.assertEqual(Found([], False), await spool.look({}))
+        commands = (
+            "INSERT INTO commands (verb, argument) VALUES ('deliver', 'd2'), ('deliver', 'gone'), ('depart', '1')"
+        )
+        for _ in range(2):
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute(commands)
+            found = await spool.look({})
+            self.assertEqual((["d2"], True), ([each.id for each in found.deliveries], found.departures))
+            self.assertEqual(Found([], False), await spool.look({}))
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute(commands)
+        self.assertEqual(["d1", "d2"], [each.id for each in await spool.restore()])
+        self.assertEqual(Found([], False), await spool.look({}))
+
+    async def test_facts(self) -> None:
+        """
+        A fact is written when it has changed, and then alone.
+        """
+        spool = self.open()
+        await spool.look({"webhook": "closed"})
+        commits = spool.commits
+        await spool.look({"webhook": "closed"})
+        self.assertEqual(commits, spool.commits)
+        await spool.look({"webhook": "open"})
+        self.assertEqual([("webhook", "open")], self.look("SELECT name, value FROM facts"))
 
 
 class WindowTests(SqliteCase):

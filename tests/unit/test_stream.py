@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from hashlib import sha1
 from random import Random
 
@@ -18,6 +19,7 @@ from wokkel.subprotocols import XMPPHandler
 
 from component_http.contract.outgoing import sendable
 from component_http.contract.xml import Limits
+from component_http.delivery.departure import Departure
 from component_http.notices import LOG_INTERVAL
 from component_http.operations.metrics import Counters
 from component_http.xmpp.outbox import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS, MAX_UNCONFIRMED
@@ -175,6 +177,7 @@ class StreamTestCase(SynchronousTestCase):
             observer=self.counters,
             clock=self.clock,
             random=Longest(),
+            now=lambda: 1_700_000_000.0,
             **{"confirm": False, **options},
         )
 
@@ -1375,6 +1378,95 @@ class BarrierTests(StreamTestCase):
         sent = self.stream.when_sent()
         self.clock.advance(2)
         self.successResultOf(sent)
+
+    def test_patience_is_no_confirmation(self) -> None:
+        """
+        Who waited for two seconds waits no longer, but what he waited for is written again on the next stream.
+        """
+        self.server.authenticate()
+        self.stream.send(message(id="a"))
+        sent = self.stream.when_sent()
+        self.clock.advance(2)
+        self.successResultOf(sent)
+        self.reconnect()
+        self.assertEqual(["a"], self.ids())
+
+    def test_fates(self) -> None:
+        """
+        Who keeps a stanza is told when the server has it, or that the stream was lost; then it is his to bring again.
+        """
+        self.server.authenticate()
+        told = self.depart("a")
+        self.clock.advance(1)
+        told += self.depart("b")
+        self.returns(self.pings()[0])
+        self.assertEqual(["confirmed"], told)
+        self.server.wire.fill()
+        told_waiting = self.depart("c")
+        self.stream.send(message(id="ours"))
+        self.reconnect()
+        self.assertEqual((["confirmed"], ["lost"]), (told, told_waiting))
+        self.assertEqual(["ours"], self.ids())
+
+    def test_fate_of_a_question(self) -> None:
+        """
+        A question that was written is over for who keeps it, for it is never asked twice.
+        """
+        self.server.authenticate()
+        told = self.depart("a", again=False)
+        self.assertEqual(["confirmed"], told)
+
+    def test_fate_of_what_waits_too_long(self) -> None:
+        """
+        What is of no use any more when the stream is back is told as expired, and not written.
+        """
+        told = self.depart("a", lifetime=5.0)
+        self.clock.advance(6)
+        self.server.authenticate()
+        self.assertEqual((["expired"], []), (told, self.ids()))
+        self.assertEqual(1, self.counters["outgoing_expired"])
+
+    def test_stop_confirms_nothing(self) -> None:
+        """
+        A stop says nothing of what the server may not have: it stays with who keeps it, and is not counted as lost.
+        """
+        self.server.authenticate()
+        told = self.depart("a")
+        self.server.wire.fill()
+        told += self.depart("b")
+        self.stop()
+        self.assertEqual((["lost"], 0), (told, self.counters["outgoing_lost"]))
+
+    def test_late(self) -> None:
+        """
+        What leaves more than thirty seconds after it was made says when that was, unless a webhook wrote it itself.
+        """
+        self.depart("a")
+        self.depart("b", verbatim=True)
+        self.depart("c", kind="iq")
+        self.clock.advance(31)
+        self.server.open()
+        self.server.says("<handshake/>")
+        self.depart("d")
+        [stamp] = re.findall(r"<delay xmlns='urn:xmpp:delay' from='bot.example.org' stamp='(.*?)'/>", self.server.heard)
+        self.assertEqual(datetime.fromtimestamp(1_700_000_000 - 31, UTC), datetime.fromisoformat(stamp))
+        self.assertRegex(self.server.heard, r"id='a'[^>]*><body>hello</body><delay [^>]*/></message>")
+
+    def depart(self, id, kind="message", lifetime=1000.0, **properties):
+        """Let a stanza leave that somebody keeps; returns what he is told."""
+        told = []
+        element = message(id=id, from_="bot.example.org")
+        element.name = kind
+        element.addElement("body", content="hello")
+        departure = Departure(
+            xml=sendable(element, "bot.example.org", 10_000),
+            kind=kind,
+            expires=self.clock.seconds() + lifetime,
+            stored=self.clock.seconds(),
+            **properties,
+        )
+        self.assertTrue(self.stream.depart(departure, element, told.append))
+        return told
 
     def test_confirmed_at_once_for_who_waits(self) -> None:
         """

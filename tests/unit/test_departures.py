@@ -1,0 +1,383 @@
+"""What leaves, from the end of its delivery until the server has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.words.xish.domish import Element
+
+from component_http.contract.address import Address
+from component_http.contract.stanza import Stanza
+from component_http.contract.xml import NS_COMPONENT, Limits
+from component_http.delivery.delivery import Delivery
+from component_http.delivery.departure import Departure
+from component_http.delivery.departures import AGAIN, Departures, Leaving
+from component_http.errors import SpoolError
+from component_http.operations.metrics import Counters
+from component_http.spool.memory import MemorySpool
+from component_http.testing import RecordingOutlet
+
+DOMAIN = "bot.example.org"
+
+
+def a_stanza(id_: str = "m1", kind: str = "message", *, sender: str = f"bot@{DOMAIN}", **attributes: str) -> Element:
+    element = Element((NS_COMPONENT, kind))
+    element.attributes.update({"from": sender, "to": "alice@example.org/phone", "id": id_, **attributes})
+    return element
+
+
+class KeptRows(MemorySpool):
+    """
+    A spool that keeps what leaves, and gives three of it at a time.
+
+    Attributes:
+        rows: By number.
+        broken: Reading fails.
+        slow: What was asked for waits here until the test lets it come.
+    """
+
+    durable = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, Departure] = {}
+        self.broken = False
+        self.slow: list[Deferred[None]] | None = None
+        self.failures: list[tuple[int, str]] = []
+
+    def keep(self, leaving: Leaving) -> Sequence[int]:
+        first = self._next
+        self._next += len(leaving)
+        for number, (departure, _) in enumerate(leaving, first):
+            self.rows[number] = evolve(departure, number=number)
+        return range(first, self._next)
+
+    def departures(self, after: int) -> Deferred[list[Departure]]:
+        if self.broken:
+            return fail(SpoolError("disk I/O error"))
+        page = [self.rows[number] for number in sorted(self.rows) if number > after][:3]
+        if self.slow is None:
+            return succeed(page)
+        later: Deferred[None] = Deferred()
+        self.slow.append(later)
+        return later.addCallback(lambda _: page)
+
+    def confirmed(self, number: int) -> None:
+        del self.rows[number]
+
+    def failed(self, number: int, outcome: str) -> None:
+        del self.rows[number]
+        self.failures.append((number, outcome))
+
+
+class DeparturesCase(SynchronousTestCase):
+    """Departures with a spool, an outlet and a clock of the test's."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000.0)
+        self.outlet = RecordingOutlet()
+        self.counters = Counters()
+        self.spool = KeptRows()
+        self.departures = self.some_departures(self.spool)
+
+    def some_departures(self, spool: MemorySpool) -> Departures:
+        return Departures(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits())
+
+    def a_delivery(self, kind: str = "message", left: float = 10.0) -> Delivery:
+        sender, recipient = Address.parse("alice@example.org/phone"), Address.parse(f"bot@{DOMAIN}")
+        stanza = Stanza(
+            kind=kind,
+            type="chat" if kind == "message" else "get",
+            id="m1",
+            sender=sender,
+            recipient=recipient,
+            through_room=False,
+            element=Element((NS_COMPONENT, kind)),
+        )
+        return Delivery("d1", stanza, 2, self.clock.seconds() + left)
+
+    def leave(self, *ids: str) -> None:
+        """Let stanzas leave as the relay does."""
+        leaving = self.departures.leaving([a_stanza(id_) for id_ in ids], self.a_delivery())
+        self.departures.depart(leaving, self.spool.keep(leaving))
+
+    def read(self) -> None:
+        """Let reading begin, as far as there is something to read."""
+        self.clock.advance(0)
+
+    def sent(self) -> list[str]:
+        return [element["id"] for element in self.outlet.sent]
+
+
+class LeavingTests(DeparturesCase):
+    """What is made of an answer."""
+
+    def test_times(self) -> None:
+        """
+        A message is of use for a day, presence for a minute, the answer to an iq until the iq's deadline.
+        """
+        delivery = self.a_delivery("iq", left=10.0)
+        made = self.departures.leaving(
+            [a_stanza(), a_stanza(kind="presence"), a_stanza(kind="iq", type="result")], delivery
+        )
+        self.assertEqual([86_400.0, 60.0, 10.0], [departure.expires - 1000.0 for departure, _ in made])
+        self.assertEqual([1000.0] * 3, [departure.stored for departure, _ in made])
+
+    def test_answer_at_the_deadline(self) -> None:
+        """
+        The error that an iq gets because its time is over may still leave.
+        """
+        delivery = self.a_delivery("iq", left=0.0)
+        [(departure, _)] = self.departures.leaving([a_stanza(kind="iq", type="error")], delivery)
+        self.assertGreater(departure.expires, self.clock.seconds())
+
+    def test_questions(self) -> None:
+        """
+        An iq that asks is not written twice; all else may be.
+        """
+        made = self.departures.leaving([a_stanza(kind="iq", type="get"), a_stanza()], self.a_delivery())
+        self.assertEqual([False, True], [departure.again for departure, _ in made])
+
+    def test_verbatim(self) -> None:
+        """
+        It is remembered which stanzas a webhook wrote itself.
+        """
+        made = self.departures.leaving([a_stanza(), a_stanza()], self.a_delivery(), {1})
+        self.assertEqual([False, True], [departure.verbatim for departure, _ in made])
+
+    def test_unsendable(self) -> None:
+        """
+        What the server would close the stream over is left out, counted and logged.
+        """
+        with capturedLogs() as logs:
+            made = self.departures.leaving([a_stanza(sender="a@elsewhere.example"), a_stanza("ok")], self.a_delivery())
+        self.assertEqual(["ok"], [element["id"] for _, element in made])
+        self.assertEqual((1, [LogLevel.warn]), (self.counters["unsendable"], [each["log_level"] for each in logs]))
+
+
+class DurableTests(DeparturesCase):
+    """With a spool on disk."""
+
+    def test_confirmed(self) -> None:
+        """
+        A stanza is kept until the server has it.
+        """
+        self.leave("a", "b")
+        self.assertEqual((["a", "b"], 2), (self.sent(), len(self.spool.rows)))
+        self.outlet.end("confirmed")
+        self.assertEqual({}, self.spool.rows)
+
+    def test_expired(self) -> None:
+        """
+        One whose time is over becomes a dead letter.
+        """
+        self.leave("a")
+        self.outlet.end("expired")
+        self.assertEqual(([(1, "reply_expired")], {}), (self.spool.failures, self.spool.rows))
+
+    def test_lost(self) -> None:
+        """
+        What the server may not have leaves again, in order, before what comes then.
+        """
+        self.leave("a", "b", "c", "d", "e")
+        self.outlet.end("lost")
+        self.leave("f")
+        self.read()
+        self.assertEqual(["a", "b", "c", "d", "e", "a", "b", "c", "d", "e", "f"], self.sent())
+        self.outlet.end("confirmed")
+        self.assertEqual({}, self.spool.rows)
+
+    def test_confirmed_is_not_brought_again(self) -> None:
+        """
+        What was confirmed before the stream was lost does not leave again.
+        """
+        self.leave("a", "b")
+        self.outlet.end("confirmed")
+        self.leave("c")
+        self.outlet.end("lost")
+        self.read()
+        self.assertEqual(["a", "b", "c", "c"], self.sent())
+
+    def test_after_a_restart(self) -> None:
+        """
+        What an earlier process left leaves first, and what comes meanwhile behind it.
+        """
+        earlier = self.departures.leaving([a_stanza(str(number)) for number in range(7)], self.a_delivery())
+        self.spool.keep(earlier)
+        self.spool.slow = []
+        self.departures.read_all()
+        self.assertTrue(self.departures.crowded)
+        self.leave("x")
+        clear = self.departures.when_clear()
+        self.read()
+        while self.spool.slow:
+            self.assertNoResult(clear)
+            self.spool.slow.pop(0).callback(None)
+        self.successResultOf(clear)
+        self.assertFalse(self.departures.crowded)
+        self.assertEqual([*"0123456", "x"], self.sent())
+        self.leave("y")
+        self.assertEqual("y", self.sent()[-1])
+
+    def test_crowded(self) -> None:
+        """
+        A crowded outlet gets no more than it has; the rest waits on disk and leaves in order when it can.
+        """
+        self.leave("a")
+        self.outlet.crowded = True
+        self.leave("b", "c")
+        self.leave("d")
+        self.assertEqual(["a"], self.sent())
+        sent = self.departures.when_sent()
+        self.read()
+        self.assertEqual(["a"], self.sent())
+        self.outlet.crowded = False
+        self.assertEqual(["a", "b", "c", "d"], self.sent())
+        self.successResultOf(sent)
+
+    def test_what_cannot_be_sent_any_more(self) -> None:
+        """
+        What the spool kept and another setting forbids now is a dead letter, and does not hold up the others.
+        """
+        leaving = self.departures.leaving([a_stanza("a"), a_stanza("b"), a_stanza("c")], self.a_delivery())
+        self.spool.keep(leaving)
+        foreign = leaving[0][0].xml.replace(DOMAIN, "old.example.org")
+        self.spool.rows[1] = evolve(self.spool.rows[1], xml=foreign)
+        self.spool.rows[2] = evolve(self.spool.rows[2], xml="<message")
+        self.departures.read_all()
+        self.read()
+        self.assertEqual(["c"], self.sent())
+        self.assertEqual([(1, "reply_unsendable"), (2, "reply_unsendable")], self.spool.failures)
+
+    def test_spool_that_cannot_be_read(self) -> None:
+        """
+        Reading is tried again until it works, and the log says once what is wrong.
+        """
+        self.spool.keep(self.departures.leaving([a_stanza("a")], self.a_delivery()))
+        self.spool.broken = True
+        with capturedLogs() as logs:
+            self.departures.read_all()
+            self.clock.pump([0, *[AGAIN] * 3])
+        self.assertEqual(([LogLevel.error], 4), ([each["log_level"] for each in logs], self.counters["spool_failed"]))
+        self.spool.broken = False
+        self.clock.advance(AGAIN)
+        self.assertEqual(["a"], self.sent())
+
+    def test_outlet_that_takes_nothing(self) -> None:
+        """
+        What an outlet does not take is offered again.
+        """
+        self.outlet.full = True
+        self.leave("a", "b")
+        self.read()
+        self.outlet.full = False
+        self.assertEqual([], self.sent())
+        self.clock.advance(AGAIN)
+        self.assertEqual((["a", "b"], 0), (self.sent(), self.counters["reply_lost"]))
+
+    def test_spool_that_did_not_keep_it(self) -> None:
+        """
+        What could not be stored leaves all the same.
+        """
+        self.departures.depart(self.departures.leaving([a_stanza("a")], self.a_delivery()), None)
+        self.assertEqual(["a"], self.sent())
+
+    def test_stop(self) -> None:
+        """
+        After the stop nothing is handed over, and what was lost stays on disk.
+        """
+        self.leave("a")
+        self.outlet.crowded = True
+        self.leave("b")
+        self.departures.stop()
+        self.outlet.crowded = False
+        self.outlet.end("lost")
+        self.assertEqual((["a"], 2), (self.sent(), len(self.spool.rows)))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    @given(
+        st.lists(
+            st.one_of(
+                st.tuples(st.just("leave"), st.integers(1, 5)),
+                st.tuples(st.just("end"), st.sampled_from(["confirmed", "lost"])),
+                st.tuples(st.just("crowded"), st.booleans()),
+                st.tuples(st.just("slow"), st.booleans()),
+                st.tuples(st.just("come"), st.none()),
+                st.tuples(st.just("restart"), st.none()),
+            ),
+            max_size=40,
+        )
+    )
+    def test_any_sequence(self, steps: list[tuple[str, Any]]) -> None:
+        """
+        Whatever happens, everything is confirmed in the end, and each time in order.
+        """
+        self.setUp()
+        made = 0
+        for word, value in steps:
+            if word == "leave":
+                self.leave(*(str(number) for number in range(made, made + value)))
+                made += value
+            elif word == "end":
+                self.outlet.end(value)
+            elif word == "crowded":
+                self.outlet.crowded = value
+            elif word == "slow" and (value or not self.spool.slow):
+                self.spool.slow = [] if value and self.spool.slow is None else self.spool.slow if value else None
+            elif word == "come" and self.spool.slow:
+                self.spool.slow.pop(0).callback(None)
+            elif word == "restart":
+                self.departures.stop()
+                self.outlet = RecordingOutlet()
+                self.spool.slow = None
+                self.departures = self.some_departures(self.spool)
+                self.departures.read_all()
+            self.read()
+            self.assert_in_order()
+        self.outlet.crowded = False
+        while self.spool.slow:
+            self.spool.slow.pop(0).callback(None)
+        self.outlet.end("lost")
+        self.read()
+        while self.spool.slow:
+            self.spool.slow.pop(0).callback(None)
+        self.assert_in_order()
+        self.outlet.end("confirmed")
+        self.assertEqual({}, self.spool.rows)
+
+    def assert_in_order(self) -> None:
+        """Each stanza comes after the one before it, or everything begins again from an earlier one."""
+        numbers = [int(id_) for id_ in self.sent()]
+        for before, after in pairwise(numbers):
+            self.assertTrue(after == before + 1 or after <= before, numbers)
+
+
+class MemoryTests(DeparturesCase):
+    """With a spool in memory, which leaves it to the outlet."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.departures = self.some_departures(MemorySpool())
+
+    def test_straight_on(self) -> None:
+        """
+        Everything goes to the outlet at once, be it crowded; what it does not take is counted.
+        """
+        leaving = self.departures.leaving([a_stanza("a"), a_stanza("b")], self.a_delivery())
+        self.outlet.crowded = True
+        self.departures.depart(leaving, range(1, 3))
+        self.outlet.full = True
+        self.departures.depart(leaving, range(3, 5))
+        self.assertEqual((["a", "b"], 2), (self.sent(), self.counters["reply_lost"]))
+        self.departures.read_all()
+        self.assertEqual(["a", "b"], self.sent())
