@@ -154,11 +154,15 @@ class Gateway(MultiService):
         self._spool = spool = self._new_spool()
         self._departures = departures = self._new_departures(spool)
         self._relay = relay = self._new_relay(spool, departures)
+        # On a stream of somebody else's they may hear at once. What comes before all is restored is stored behind it.
+        self._handlers = self._new_handlers(relay)
+        for handler in self._handlers:
+            handler.setHandlerParent(self.stream)
         if spool.durable:
             self._restoring = Deferred.fromCoroutine(self._restore(spool, relay, departures))
             self._restoring.addErrback(self._not_restored)
         else:
-            self._serve(relay)
+            super().startService()
 
     async def _restore(self, spool: Spool, relay: Relay, departures: Departures) -> None:
         while True:
@@ -173,7 +177,7 @@ class Gateway(MultiService):
             self._log.info("{number} deliveries from the spool", number=len(deliveries))
         departures.read_all()
         relay.restore(deliveries)
-        self._serve(relay)
+        super().startService()
         self._looking = LoopingCall(self._look, spool, relay, departures)
         self._looking.clock = self._reactor
         self._looking.start(LOOK_INTERVAL)
@@ -195,12 +199,6 @@ class Gateway(MultiService):
     def _not_restored(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
             self._log.failure("nothing is served", failure=failure)
-
-    def _serve(self, relay: Relay) -> None:
-        self._handlers = self._new_handlers(relay)
-        for handler in self._handlers:
-            handler.setHandlerParent(self.stream)
-        super().startService()
 
     def status(self) -> Status | None:
         """How things stand between the stream and the webhook; None before the start and after the stop."""

@@ -55,6 +55,9 @@ SPOOL_REST = 5.0
 MAX_LETTER_BYTES = 64 * 1024
 """Bytes of a response that are kept in a dead letter: enough to see what was wrong with it."""
 
+FLUSH = 1.0
+"""Seconds that what is answered at the very end of a drain has to leave, and to be confirmed."""
+
 SLICE = 200
 """Deliveries given up at once; after that others get a turn."""
 
@@ -155,6 +158,7 @@ class Relay:
         self._given_up: tuple[conditions.StanzaError, str] | None = None
         self._leaving = False
         self._end_of_drain: IDelayedCall | None = None
+        self._drain_is_over = False
         self._sent: Deferred[None] | None = None
         self._drained: list[Deferred[None]] = []
 
@@ -523,17 +527,17 @@ class Relay:
         return len(self._deliveries) + len(self._storing)
 
     def _look_whether_drained(self) -> None:
-        """When all has ended, wait for what is still to leave, as long as the drain may take."""
+        """When all has ended, wait for what is still to leave, as long as the drain may take and a moment at least."""
         if not self._drained or self._under_way or self._sent is not None:
             return
-        if self._end_of_drain is None:
-            self._all_over(None)
-        else:
-            self._sent = self._departures.when_sent()
-            self._sent.addCallbacks(self._all_over, _forget)
+        self._sent = self._departures.when_sent()
+        self._sent.addCallbacks(self._all_over, _forget)
+        if self._end_of_drain is None and self._sent is not None:
+            self._end_of_drain = self._clock.callLater(FLUSH, self._drain_over)
 
     def _drain_over(self) -> None:
         self._end_of_drain = None
+        self._drain_is_over = True
         if self._under_way:
             if self._spool.durable:
                 self._log.info("{pending} deliveries stay in the spool, iqs excepted", pending=self.pending)
@@ -551,7 +555,7 @@ class Relay:
         durable spool has is left there.
         """
         self._given_up = error, note
-        cut_off = self._stopping and self._end_of_drain is None
+        cut_off = self._stopping and self._drain_is_over
         self._leaving = cut_off and self._spool.durable
         left = [delivery for delivery in self._deliveries.values() if cut_off or delivery.id not in self._attempts]
         self._clock.callLater(0, self._give_up_next, left)

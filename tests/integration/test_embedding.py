@@ -244,7 +244,8 @@ class EmbeddingTests(TestCase):
                 server=f"tcp:127.0.0.1:{port}",
                 secret=other.secret,
                 component_post_url=self.settings.component.component_post_url,
-            )
+            ),
+            spool=SpoolSettings(path="other.sqlite3"),
         )
         for settings in (self.settings, second):
             Gateway(settings, self.reactor).setServiceParent(self.application)

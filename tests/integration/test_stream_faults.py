@@ -272,7 +272,8 @@ def test_a_stop_lets_the_bot_finish(again: bool) -> None:
                 server=server.endpoint,
                 secret=server.secret,
                 post_url=webhook.url,
-                sections={"delivery": {"drain_timeout": 3 * PATIENT}},
+                # On disk it would wait for the next start.
+                sections={"delivery": {"drain_timeout": 3 * PATIENT}, "spool": {"kind": "memory"}},
             )
         )
         stack.callback(thought.set)

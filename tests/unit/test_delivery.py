@@ -32,7 +32,7 @@ from component_http.delivery.departure import Departure
 from component_http.delivery.departures import Departures
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_guard import LoopGuard
-from component_http.delivery.relay import SLICE, Relay
+from component_http.delivery.relay import FLUSH, SLICE, Relay
 from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import (
     CertificateInvalid,
@@ -1290,6 +1290,19 @@ class DrainTests(DeliveryTestCase):
         self.successResultOf(drained)
         self.assertEqual((1, 1), (self.counters["reply_lost"], len(self.flushLoggedErrors(RuntimeError))))
 
+    def test_a_moment_to_leave(self) -> None:
+        """
+        What is answered when the time is over has a moment to leave, and no more.
+        """
+        relay = self.a_relay([Deferred()])
+        relay.accept(a_stanza("iq", "get"))
+        drained = self.a_drain(relay, 1.0)
+        self.outlet.crowded = True
+        self.clock.pump([1, 0])
+        self.assertNoResult(drained)
+        self.clock.advance(FLUSH)
+        self.successResultOf(drained)
+
     def test_second_drain_ends_the_first(self) -> None:
         """
         Who cannot wait any longer drains again with no time, and both are over.
@@ -1468,7 +1481,7 @@ class AccountingTests(DeliveryTestCase):
         else:
             drained = Deferred.fromCoroutine(relay.drain(drain))
             self.advance(drain)
-            self.clock.pump([0.01] * 10)
+            self.clock.pump([0.01] * 10 + [FLUSH])
             self.successResultOf(drained)
             self.assertEqual([], self.clock.getDelayedCalls())
         kept = [each.stanza.kind for each in spool.kept.values()] if keeping == "durable" else []
