@@ -389,9 +389,11 @@ class ReactorWithThreads(MemoryReactorClock):
         self._calls.put((function, arguments))
 
     def until(self, condition: Callable[[], object]) -> None:
+        self.advance(0)
         while not condition():
             function, arguments = self._calls.get(timeout=20)
             function(*arguments)
+            self.advance(0)
 
 
 class PythonExamplesTests(SynchronousTestCase):
