@@ -428,6 +428,7 @@ def _component_stream(
         random=Random(),
         sent=rooms.sent,
         confirm=component.write_barrier,
+        fallback=component.write_barrier_fallback,
         lifetimes=_lifetimes(settings.delivery),
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
         max_waiting=backlog_limits(settings).max_pending + settings.webhook.max_connections * MAX_REPLIES,

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.integration.between import PingEater
 from tests.integration.probe import stanza_error
 from tests.integration.processes import Answer, GatewayProcess, Request, ScriptedWebhook, reply
 from tests.integration.servers import DOMAINS, SERVERS, USERS, Server
@@ -60,12 +61,14 @@ class World:
         self.gateway.wait_until_authenticated()
         self.forwards_all.wait_until_authenticated()
 
-    def start_gateway(self, domain: str, *arguments: str, secret: str | None = None) -> GatewayProcess:
+    def start_gateway(
+        self, domain: str, *arguments: str, secret: str | None = None, server: str | None = None
+    ) -> GatewayProcess:
         """Start one more gateway; it ends with the module at the latest."""
         return self.stack.enter_context(
             GatewayProcess(
                 domain=domain,
-                server=self.server.endpoint,
+                server=server or self.server.endpoint,
                 secret=self.server.domains[domain] if secret is None else secret,
                 post_url=self.webhook.url,
                 arguments=arguments,
@@ -293,6 +296,28 @@ def test_the_server_says_what_it_has(world: World, alice: User) -> None:
     [summary] = gateway.lines("stopped; in all")
     assert "barrier_returned" in summary and "barrier_ignored" not in summary and "outgoing_lost" not in summary
     assert gateway.warnings() == []
+
+
+def test_the_server_itself_says_what_it_has(world: World, alice: User) -> None:
+    """
+    Where the ping to itself does not come back, the server's own domain answers one, and nothing is sent twice.
+    """
+    with PingEater(world.server.component_port, "spare.localhost") as between:
+        gateway = world.start_gateway("spare.localhost", server=between.endpoint)
+        gateway.wait_until_authenticated()
+        alice.say("bot@spare.localhost", "hello")
+        alice.heard(lambda one: one["body"] == "You said: hello", "the reply")
+        gateway.wait_for_log("by a ping to localhost we know", seconds=60.0)
+        assert between.eaten == 1
+        between.cut()
+        gateway.wait_until_authenticated(times=2, seconds=60.0)
+        alice.say("bot@spare.localhost", "hello again")
+        alice.heard(lambda one: one["body"] == "You said: hello again", "the reply")
+        assert [one["body"] for one in alice.messages] == ["You said: hello", "You said: hello again"]
+        gateway.stop()
+        assert between.eaten == 1, "the address that has answered was not remembered"
+    [summary] = gateway.lines("stopped; in all")
+    assert "barrier_returned" in summary and "barrier_ignored" not in summary and "outgoing_lost" not in summary
 
 
 def turned_away(world: World, domain: str, secret: str) -> GatewayProcess:
