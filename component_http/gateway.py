@@ -42,6 +42,7 @@ from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
+from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
 
 __all__ = ["Gateway"]
@@ -91,6 +92,7 @@ class Gateway(MultiService):
         self._random = Random()
         self._limits = Limits(max_bytes=settings.component.max_stanza_bytes)
         self._rooms = Rooms()
+        self._subscribers = Subscribers(settings.component.domain)
         self._client = None if webhook is not None else _webhook_client(settings, reactor)
         self._relay: Relay | None = None
         self._departures: Departures | None = None
@@ -158,12 +160,14 @@ class Gateway(MultiService):
             self._restoring = Deferred.fromCoroutine(self._restore(spool, relay, departures))
             self._restoring.addErrback(self._not_restored)
         else:
+            self._subscribers.restore((), spool)
             self._serve(relay)
 
     async def _restore(self, spool: Spool, relay: Relay, departures: Departures) -> None:
         while True:
             try:
                 deliveries = await spool.restore()
+                subscribers = await spool.subscribers()
                 break
             except SpoolError as error:
                 self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
@@ -172,6 +176,7 @@ class Gateway(MultiService):
         if deliveries:
             self._log.info("{number} deliveries from the spool", number=len(deliveries))
         departures.read_all()
+        self._subscribers.restore(subscribers, spool)
         relay.restore(deliveries)
         self._serve(relay)
         self._looking = LoopingCall(self._look, spool, relay, departures)
@@ -222,6 +227,8 @@ class Gateway(MultiService):
         """
         if self._relay is None:
             return succeed(None)
+        for handler in self._handlers:
+            handler.rest()
         seconds = self._settings.delivery.drain_timeout if timeout is None else timeout
         return Deferred.fromCoroutine(self._relay.drain(seconds))
 
@@ -343,7 +350,15 @@ class Gateway(MultiService):
             )
         ]
         if "presence" not in component.component_post_stanzas:
-            handlers.append(AlwaysAvailable(component.domain))
+            handlers.append(
+                AlwaysAvailable(
+                    component.domain,
+                    self._subscribers,
+                    outlet=self._outlet,
+                    observer=self.counters,
+                    clock=self._reactor,
+                )
+            )
         if component.answer_wellknown_iq:
             handlers.append(WellKnown(component.domain, __version__, time.time))
         return handlers

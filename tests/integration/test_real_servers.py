@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
@@ -62,7 +64,12 @@ class World:
         self.forwards_all.wait_until_authenticated()
 
     def start_gateway(
-        self, domain: str, *arguments: str, secret: str | None = None, server: str | None = None
+        self,
+        domain: str,
+        *arguments: str,
+        secret: str | None = None,
+        server: str | None = None,
+        sections: Mapping[str, Mapping[str, object]] | None = None,
     ) -> GatewayProcess:
         """Start one more gateway; it ends with the module at the latest."""
         return self.stack.enter_context(
@@ -72,6 +79,7 @@ class World:
                 secret=self.server.domains[domain] if secret is None else secret,
                 post_url=self.webhook.url,
                 arguments=arguments,
+                sections=sections,
             )
         )
 
@@ -318,6 +326,36 @@ def test_the_server_itself_says_what_it_has(world: World, alice: User) -> None:
         assert between.eaten == 1, "the address that has answered was not remembered"
     [summary] = gateway.lines("stopped; in all")
     assert "barrier_returned" in summary and "barrier_ignored" not in summary and "outgoing_lost" not in summary
+
+
+def test_the_bot_is_online_again_after_a_kill(world: World, alice: User, tmp_path: Path) -> None:
+    """
+    When the gateway was killed and started again, a person who has the bot sees it online, and need not ask.
+    """
+    path = tmp_path / "spool.sqlite3"
+    spool = {"spool": {"kind": "sqlite", "path": str(path)}}
+
+    def kept() -> int:
+        with closing(sqlite3.connect(path, timeout=10)) as connection:
+            return len(connection.execute("SELECT * FROM subscribers").fetchall())
+
+    gateway = world.start_gateway("spare.localhost", sections=spool)
+    gateway.wait_until_authenticated()
+    for address in ("bot@spare.localhost", "gone@spare.localhost"):
+        alice.presence(address, "subscribe")
+        alice.saw(f"{address}/default", "available")
+    alice.presence("gone@spare.localhost", "unsubscribe")
+    alice.saw("gone@spare.localhost/default", "unavailable")
+    eventually(lambda: kept() == 1, "one subscriber in the spool", detail=gateway.log)
+    gateway.kill()
+    alice.forget()
+
+    gateway = world.start_gateway("spare.localhost", sections=spool)
+    alice.saw("bot@spare.localhost/default", "available", seconds=60.0)
+    gateway.stop()
+    [summary] = gateway.lines("stopped; in all")
+    assert "announced 1" in summary
+    assert [str(one["from"]) for one in alice.presences] == ["bot@spare.localhost/default"]
 
 
 def turned_away(world: World, domain: str, secret: str) -> GatewayProcess:
