@@ -42,6 +42,7 @@ from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
+from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
 
 __all__ = ["Gateway"]
@@ -91,6 +92,7 @@ class Gateway(MultiService):
         self._random = Random()
         self._limits = Limits(max_bytes=settings.component.max_stanza_bytes)
         self._rooms = Rooms()
+        self._subscribers = Subscribers(settings.component.domain)
         self._client = None if webhook is not None else _webhook_client(settings, reactor)
         self._relay: Relay | None = None
         self._departures: Departures | None = None
@@ -162,12 +164,15 @@ class Gateway(MultiService):
             self._restoring = Deferred.fromCoroutine(self._restore(spool, relay, departures))
             self._restoring.addErrback(self._not_restored)
         else:
+            self._subscribers.restore((), spool)
             super().startService()
 
     async def _restore(self, spool: Spool, relay: Relay, departures: Departures) -> None:
         while True:
             try:
-                deliveries = await spool.restore()
+                # Both are asked for at once, so that what is stored meanwhile is stored behind them.
+                asked, asked_too = spool.restore(), spool.subscribers().addErrback(_none_there)
+                deliveries, subscribers = await asked, await asked_too
                 break
             except SpoolError as error:
                 self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
@@ -176,6 +181,7 @@ class Gateway(MultiService):
         if deliveries:
             self._log.info("{number} deliveries from the spool", number=len(deliveries))
         departures.read_all()
+        self._subscribers.restore(subscribers, spool)
         relay.restore(deliveries)
         super().startService()
         self._looking = LoopingCall(self._look, spool, relay, departures)
@@ -220,6 +226,8 @@ class Gateway(MultiService):
         """
         if self._relay is None:
             return succeed(None)
+        for handler in self._handlers:
+            handler.rest()
         seconds = self._settings.delivery.drain_timeout if timeout is None else timeout
         return Deferred.fromCoroutine(self._relay.drain(seconds))
 
@@ -341,10 +349,24 @@ class Gateway(MultiService):
             )
         ]
         if "presence" not in component.component_post_stanzas:
-            handlers.append(AlwaysAvailable(component.domain))
+            handlers.append(
+                AlwaysAvailable(
+                    component.domain,
+                    self._subscribers,
+                    outlet=self._outlet,
+                    observer=self.counters,
+                    clock=self._reactor,
+                )
+            )
         if component.answer_wellknown_iq:
             handlers.append(WellKnown(component.domain, __version__, time.time))
         return handlers
+
+
+def _none_there(failure: Failure) -> list[tuple[str, str]]:
+    """Whoever subscribed is known again when he asks again."""
+    failure.trap(SpoolError)
+    return []
 
 
 def _new_id() -> str:
@@ -426,6 +448,7 @@ def _component_stream(
         random=Random(),
         sent=rooms.sent,
         confirm=component.write_barrier,
+        fallback=component.write_barrier_fallback,
         lifetimes=_lifetimes(settings.delivery),
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
         max_waiting=backlog_limits(settings).max_pending + settings.webhook.max_connections * MAX_REPLIES,

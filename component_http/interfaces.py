@@ -127,6 +127,22 @@ class Spool(Protocol):
         """
         ...  # pragma: no cover
 
+    def subscribe(self, component: str, user: str) -> None:
+        """
+        Keep that a user is to be told that an address of the component is there, some time soon.
+
+        If that fails, nobody hears of it. Both addresses are bare; a pair that is kept already stays where it is.
+        """
+        ...  # pragma: no cover
+
+    def unsubscribe(self, component: str, user: str) -> None:
+        """Keep a pair no longer, some time soon; if that fails, nobody hears of it."""
+        ...  # pragma: no cover
+
+    def subscribers(self) -> Deferred[list[tuple[str, str]]]:
+        """Fire with the pairs that are kept, oldest first."""
+        ...  # pragma: no cover
+
     def restore(self) -> Deferred[list[Delivery]]:
         """
         Fire with all that is kept, in the order in which it was stored; before anything else is asked of the spool.

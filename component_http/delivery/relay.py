@@ -212,9 +212,11 @@ class Relay:
         Take in charge again what the spool has kept.
 
         Args:
-            deliveries: As `Spool.restore` or `Spool.look` gives them; none of them is pending.
+            deliveries: As `Spool.restore` or `Spool.look` gives them; those that are pending are left alone.
         """
         for delivery in deliveries:
+            if delivery.id in self._deliveries or delivery.id in self._storing:
+                continue
             self._take(delivery)
             self._observer.count("restored")
             if self._given_up is not None:

@@ -187,6 +187,16 @@ def _resolve_token(value: object, owner: WebhookSettings) -> str | None:
     return None if token is None else accepted(f"what {key} holds", token, values.TOKEN)
 
 
+def _resolve_fallback(value: object, owner: ComponentSettings) -> str | None:
+    """The domain given; else the one above the component's, if it has one."""
+    if value is not None:
+        domain: str = accepted("component.write_barrier_fallback", value, values.DOMAIN)
+        return domain
+    parent = owner.domain.partition(".")[2]
+    is_of_numbers = parent.rpartition(".")[2].isdigit()  # the component's is an IP address
+    return None if is_of_numbers else parent or None
+
+
 # The tables, in the order of a settings file.
 
 
@@ -305,6 +315,17 @@ class ComponentSettings(Table):
             "the component protocol has no acknowledgements; the same ping shows within 45 s that a server has gone",
         ),
         default=True,
+    )
+    write_barrier_fallback: str | None = setting(
+        About(
+            values.DOMAIN,
+            "the domain that is asked too where a ping to ourselves does not come back; the component's own for none",
+            "whoever answers, the server has read all that was before the ping; without the setting it is the domain"
+            " without its first label, which is usually the server's own",
+            example='"example.org"',
+        ),
+        default=None,
+        resolve=_resolve_fallback,
     )
 
     @property

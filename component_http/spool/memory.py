@@ -53,6 +53,16 @@ class MemorySpool:
     def failed(self, number: int, outcome: str) -> None:
         """See `component_http.interfaces.Spool.failed`; it is not kept anyway."""
 
+    def subscribe(self, component: str, user: str) -> None:
+        """See `component_http.interfaces.Spool.subscribe`; who asks knows it, for as long as there is a process."""
+
+    def unsubscribe(self, component: str, user: str) -> None:
+        """See `component_http.interfaces.Spool.unsubscribe`."""
+
+    def subscribers(self) -> Deferred[list[tuple[str, str]]]:
+        """See `component_http.interfaces.Spool.subscribers`; there are none."""
+        return succeed([])
+
     def restore(self) -> Deferred[list[Delivery]]:
         """See `component_http.interfaces.Spool.restore`; there is nothing."""
         return succeed([])

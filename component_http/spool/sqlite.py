@@ -76,6 +76,9 @@ _DELETE = {n: f"DELETE FROM deliveries WHERE id IN {_rows(1, n)}" for n in _AT_O
 _DEPARTURE_COLUMNS = "number, delivery_id, kind, stored, expires, verbatim, xml"
 _DEPART = {n: f"INSERT INTO departures ({_DEPARTURE_COLUMNS}) VALUES {_rows(n, 7)}" for n in _AT_ONCE}
 _CONFIRM = {n: f"DELETE FROM departures WHERE number IN {_rows(1, n)}" for n in _AT_ONCE}
+_SUBSCRIBE = {n: f"INSERT OR IGNORE INTO subscribers (component, user) VALUES {_rows(n, 2)}" for n in _AT_ONCE}
+_UNSUBSCRIBE = {n: f"DELETE FROM subscribers WHERE (component, user) IN (VALUES {_rows(n, 2)})" for n in _AT_ONCE}
+_SUBSCRIBERS = "SELECT component, user FROM subscribers ORDER BY number"
 _BODY = "SELECT body FROM deliveries WHERE id = ?"
 _FACTS = "id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries, attempts, size"
 _RESTORE = f"SELECT {_FACTS} FROM deliveries ORDER BY number"
@@ -148,6 +151,11 @@ class _Page:
 
 
 @define(eq=False)
+class _Subscribers:
+    done: Deferred[list[tuple[str, str]]]
+
+
+@define(eq=False)
 class _Look:
     """As `_Restore`; `facts` are to be written down."""
 
@@ -166,7 +174,7 @@ class _Close:
     """Nothing comes after it."""
 
 
-_Operation = _Store | _End | _Read | _Restore | _Page | _Look | _Wake
+_Operation = _Store | _End | _Read | _Restore | _Page | _Subscribers | _Look | _Wake
 
 
 @frozen
@@ -244,6 +252,7 @@ class SqliteSpool:
         self._queue: SimpleQueue[_Operation | _Close] = SimpleQueue()
         self._notes: deque[tuple[str, int, int]] = deque()
         self._settlements: deque[tuple[int, str | None]] = deque()
+        self._subscriptions: deque[tuple[tuple[str, str], bool]] = deque()  # whether the pair is to be kept
         # Of the other thread: the file; then what is still in it because SQLite failed: deliveries that have ended,
         # with what fills `_LETTER`, and departures that are confirmed or, with an outcome, have failed.
         self._connection: sqlite3.Connection | None = None
@@ -335,6 +344,18 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.failed`; like `confirmed`."""
         self._settlements.append((number, outcome))
 
+    def subscribe(self, component: str, user: str) -> None:
+        """See `component_http.interfaces.Spool.subscribe`; like `confirmed`."""
+        self._subscriptions.append(((component, user), True))
+
+    def unsubscribe(self, component: str, user: str) -> None:
+        """See `component_http.interfaces.Spool.unsubscribe`; like `confirmed`."""
+        self._subscriptions.append(((component, user), False))
+
+    def subscribers(self) -> Deferred[list[tuple[str, str]]]:
+        """See `component_http.interfaces.Spool.subscribers`."""
+        return self._ask(_Subscribers(Deferred()))
+
     def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
         """See `component_http.interfaces.Spool.look`."""
         return self._ask(_Look(Deferred(), facts, self._now(), self._reactor.seconds()))
@@ -421,7 +442,7 @@ class SqliteSpool:
         """Carry out a group. Where that fails for some of it, the rest is done without them."""
         parts: list[list[_Operation]]
         try:
-            return self._carry_out(group, self._take_notes())
+            return self._carry_out(group, self._take_notes(), self._take_subscriptions())
         except Exception as error:
             if is_full(error):
                 # What has ended makes room, and reading needs none.
@@ -437,7 +458,7 @@ class SqliteSpool:
 
     def _part_done(self, part: Sequence[_Operation]) -> list[_Fired]:
         try:
-            return self._carry_out(part, ())
+            return self._carry_out(part, (), {})
         except Exception as error:
             return self._failed(part, error)
 
@@ -457,7 +478,21 @@ class SqliteSpool:
         except IndexError:
             return notes
 
-    def _carry_out(self, group: Sequence[_Operation], notes: Sequence[tuple[str, int, int]]) -> list[_Fired]:
+    def _take_subscriptions(self) -> dict[tuple[str, str], bool]:
+        latest: dict[tuple[str, str], bool] = {}
+        try:
+            while True:
+                pair, kept = self._subscriptions.popleft()
+                latest[pair] = kept
+        except IndexError:
+            return latest
+
+    def _carry_out(
+        self,
+        group: Sequence[_Operation],
+        notes: Sequence[tuple[str, int, int]],
+        subscriptions: Mapping[tuple[str, str], bool],
+    ) -> list[_Fired]:
         """Do all of it in one transaction, or raise and have done nothing."""
         connection = self._connection
         if connection is None:
@@ -474,11 +509,13 @@ class SqliteSpool:
         fired: list[_Fired] = []
         transaction = _Transaction(connection)
         try:
-            if rows or letters or latest or self._settled:
+            if rows or letters or latest or self._settled or subscriptions:
                 transaction.begin()
             _write(connection, _INSERT, rows)
             _write(connection, _NOTE, list(latest.values()))
             self._settle(connection)
+            _write(connection, _SUBSCRIBE, [pair for pair, kept in subscriptions.items() if kept])
+            _write(connection, _UNSUBSCRIBE, [pair for pair, kept in subscriptions.items() if not kept])
             for operation in group:
                 if isinstance(operation, _Read):
                     fired.append(self._body(connection, operation))
@@ -486,6 +523,8 @@ class SqliteSpool:
                     fired.append(_Fired(operation, self._restored(transaction, operation)))
                 elif isinstance(operation, _Page):
                     fired.append(_Fired(operation, _page(connection, operation)))
+                elif isinstance(operation, _Subscribers):
+                    fired.append(_Fired(operation, connection.execute(_SUBSCRIBERS).fetchall()))
                 elif isinstance(operation, _Look):
                     fired.append(_Fired(operation, self._looked(transaction, operation)))
                 else:

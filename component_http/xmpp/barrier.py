@@ -5,6 +5,9 @@ XEP-0114 has no acknowledgements. But a ping from the component to itself goes t
 in order: when it comes back, the server has routed all that was written before it. So it has when it answers the ping
 itself, by whatever answer. The same ping is the keepalive.
 
+Where a server does neither, another address is asked, usually the server's own domain: its answer comes after all that
+was written before it was asked, too.
+
 Source: XEP-0199; RFC 6120 section 10.1 (a server processes what one entity sends in order).
 """
 
@@ -36,6 +39,9 @@ KEEPALIVE = 15.0
 SILENCE = 45.0
 """Seconds without a byte while we read, with a barrier out at the end, after which the stream is dead."""
 
+DOUBT = 15.0
+"""Seconds of reading after which an address that has not answered is not the only one that is asked."""
+
 PATIENCE = 60.0
 """Seconds of reading after which a server that says other things, but does not return a barrier, never will."""
 
@@ -47,8 +53,12 @@ class Barrier:
     """
     One barrier at a time on one connection after the other.
 
+    While it has not returned, another address may be asked as well; any of them that answers confirms what was written
+    before it was asked. The one that answered last is asked first from then on, over connections, too.
+
     Args:
         domain: The component's own.
+        fallback: The domain to ask where pings to ourselves do not come back; None for none.
         outbox: What is confirmed; its `written` counts.
         write: Writes XML to the connection at once.
         dead: Called with the reason when the server is not there any more.
@@ -72,19 +82,21 @@ class Barrier:
         observer: Observer,
         clock: IReactorTime,
         on: bool = True,
+        fallback: str | None = None,
     ) -> None:
         self._domain = domain
+        self._addresses = [domain] if fallback is None or fallback == domain else [domain, fallback]
         self._outbox = outbox
         self._write = write
         self._dead = dead
         self._observer = observer
         self._clock = clock
-        self._ids: deque[str] = deque(maxlen=REMEMBERED)
-        self._out: str | None = None
-        self._covers = 0
+        self._answered: str | None = None  # the address that did last, on whichever stream
+        self._unasked: list[str] = []  # what else can be asked before the barrier is given up
+        self._pings: deque[tuple[str, str]] = deque(maxlen=REMEMBERED)  # ids with addresses
+        self._out: dict[tuple[str, str], int] = {}  # by id and address, what an answer confirms
         self._sent_at = self._heard_at = 0.0
         self._paused_at: float | None = None
-        self._proven = False  # one has come back, on whichever stream
         self._doubted = False  # a stream was given up for silence
         self._warned = False
         self._call: IDelayedCall | None = None
@@ -93,7 +105,8 @@ class Barrier:
 
     def connected(self) -> None:
         """A stream is ready; what waits is written next."""
-        self._out = self._paused_at = None
+        self._out.clear()
+        self._paused_at = None
         self._warned = False
         self.working = self._on
         self._heard_at = self._clock.seconds()
@@ -102,13 +115,14 @@ class Barrier:
 
     def lost(self) -> None:
         """The stream is gone."""
-        self._out = self._paused_at = None
+        self._out.clear()
+        self._paused_at = None
         self.working = False
         self._plan(None)
 
     def wrote(self) -> None:
         """Something was written that is to be confirmed, or somebody waits for that from now on."""
-        if self._out is not None or not self.working or not self._outbox.unconfirmed:
+        if self._out or not self.working or not self._outbox.unconfirmed:
             return
         if self._urgent:
             self.send()
@@ -131,23 +145,29 @@ class Barrier:
             self._heard_at += now - max(self._paused_at, self._heard_at)
             self._heard_at = max(self._heard_at, now - SILENCE + SOON)
             self._paused_at = None
-            if self._out is not None:
+            if self._out:
                 self._plan_look(now)
 
     def send(self) -> None:
         """Send one now, if none is out."""
-        if self._out is not None or not self.working:
+        if self._out or not self.working:
             return
-        self._out = token_hex(8)
-        self._ids.append(self._out)
-        self._covers = self._outbox.written
-        self._sent_at = now = self._clock.seconds()
+        first = self._answered or self._domain
+        self._unasked = [address for address in self._addresses if address != first]
         # One that is late, for the clock was set or we were held up, has its time, too.
-        self._heard_at = max(self._heard_at, now - KEEPALIVE)
+        self._ask(first, KEEPALIVE)
+
+    def _ask(self, address: str, silent: float) -> None:
+        """Send a ping to an address; no more than so many seconds of silence count from before it."""
+        ping = token_hex(8), address
+        self._pings.append(ping)
+        self._out[ping] = self._outbox.written
+        self._sent_at = now = self._clock.seconds()
+        self._heard_at = max(self._heard_at, now - silent)
         self._observer.count("barrier_sent")
         self._plan_look(now)
         self._write(
-            f"<iq type='get' id='{self._out}' from='{self._domain}' to='{self._domain}'><ping xmlns='{NS_PING}'/></iq>"
+            f"<iq type='get' id='{ping[0]}' from='{self._domain}' to='{address}'><ping xmlns='{NS_PING}'/></iq>"
         )
 
     def returned(self, element: Element) -> bool:
@@ -155,19 +175,20 @@ class Barrier:
         Look at an iq that arrived.
 
         Returns:
-            It was a ping from our own address, or the server's answer to one of ours: nobody else's business.
+            It was a ping from our own address, or the answer to one of ours: nobody else's business.
         """
-        if not (self._on and element.getAttribute("from") == element.getAttribute("to") == self._domain):
+        sender = element.getAttribute("from")
+        if not (self._on and sender in self._addresses and element.getAttribute("to") == self._domain):
             return False
-        id_ = element.getAttribute("id")
-        is_ours = id_ in self._ids
+        ping = element.getAttribute("id"), sender
+        is_ours = ping in self._pings
         if element.getAttribute("type") in ("result", "error"):
             if not is_ours:
                 return False
-        elif element.getAttribute("type") != "get" or next(element.elements(NS_PING, "ping"), None) is None:
+        elif sender != self._domain or element.getAttribute("type") != "get" or not _has_ping(element):
             return False
-        if is_ours and id_ == self._out:
-            self._confirmed()
+        if ping in self._out:
+            self._confirmed(sender, self._out[ping])
         elif not is_ours and not self._warned:
             self._warned = True
             self._log.warn(
@@ -175,11 +196,15 @@ class Barrier:
             )
         return True
 
-    def _confirmed(self) -> None:
-        self._out = None
-        self._proven = True
+    def _confirmed(self, address: str, covers: int) -> None:
+        self._out.clear()
+        if address != self._answered:
+            self._answered = address
+            self._log.info(
+                "{domain}: by a ping to {address} we know what the server has", domain=self._domain, address=address
+            )
         self._observer.count("barrier_returned")
-        self._outbox.confirm(self._covers)
+        self._outbox.confirm(covers)
         unconfirmed = self._outbox.unconfirmed
         self._plan(SOON if unconfirmed else KEEPALIVE)
         if unconfirmed and self._urgent:
@@ -192,7 +217,8 @@ class Barrier:
         return self._outbox.unconfirmed >= MANY or (self._outbox.awaited and not self._outbox)
 
     def _plan_look(self, now: float) -> None:
-        self._plan(max(0.001, min(self._heard_at + SILENCE, self._sent_at + PATIENCE) - now))
+        patience = DOUBT if self._unasked else PATIENCE
+        self._plan(max(0.001, min(self._heard_at + SILENCE, self._sent_at + patience) - now))
 
     def _plan(self, seconds: float | None) -> None:
         if self._call is not None and self._call.active():
@@ -201,16 +227,18 @@ class Barrier:
 
     def _due(self) -> None:
         self._call = None
-        if self._out is None:
+        if not self._out:
             self.send()
             return
         if self._paused_at is not None:
             return  # until it is `resumed`
         now = self._clock.seconds()
         silent = now - self._heard_at >= SILENCE
-        if silent and (self._proven or not self._doubted):
+        if silent and (self._answered is not None or not self._doubted):
             self._doubted = True
             self._dead(f"the server has been silent for {SILENCE:g} s, and did not answer a ping")
+        elif self._unasked and now - self._sent_at >= DOUBT:
+            self._ask(self._unasked.pop(), SILENCE - DOUBT)
         elif silent or now - self._sent_at >= PATIENCE:
             # Where none has ever come back, silence the second time is no sign that the server has gone.
             self._give_up()
@@ -219,12 +247,18 @@ class Barrier:
 
     def _give_up(self) -> None:
         self.working = False
-        self._out = None
+        self._out.clear()
         self._observer.count("barrier_ignored")
         self._outbox.confirm(self._outbox.written)
         self._outbox.settle()
+        others = "".join(f", and {address} does not answer one" for address in self._addresses[1:])
         self._log.warn(
-            "{domain}: the server does not return a ping of ours to ourselves, so what is written when a stream is lost"
-            " may be lost with it",
+            "{domain}: the server does not return a ping of ours to ourselves{others}, so what is written when a stream"
+            " is lost may be lost with it",
             domain=self._domain,
+            others=others,
         )
+
+
+def _has_ping(element: Element) -> bool:
+    return next(element.elements(NS_PING, "ping"), None) is not None

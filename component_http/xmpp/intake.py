@@ -59,6 +59,9 @@ class LateHandler(XMPPHandler):
         """
         raise NotImplementedError
 
+    def rest(self) -> None:
+        """Do nothing of its own accord from now on: the gateway is about to stop."""
+
     def connectionInitialized(self) -> None:
         for path in self.PATHS:
             self.xmlstream.addObserver(path, self._arrived, self.PRIORITY)

@@ -349,6 +349,7 @@ class ComponentStream(StreamManager, Service):
         sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).
         max_waiting: Stanzas that may wait to be sent.
         confirm: Ask the server whether it has what we wrote, and write again what it has not when a stream was lost.
+        fallback: The domain to ask where pings to ourselves do not come back; None for none.
         lifetimes: Seconds for which a stanza is of use, by its kind.
         now: The wall clock, seconds since the epoch, for what leaves late.
     """
@@ -368,6 +369,7 @@ class ComponentStream(StreamManager, Service):
         sent: Callable[[domish.Element], object] = _tell_nobody,
         max_waiting: int = MAX_STANZAS,
         confirm: bool = True,
+        fallback: str | None = None,
         lifetimes: Mapping[str, float] = LIFETIMES,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -390,6 +392,7 @@ class ComponentStream(StreamManager, Service):
             observer=observer,
             clock=clock,
             on=confirm,
+            fallback=fallback,
         )
         self._failures = 0
         self._complaints: set[str] = set()
@@ -539,7 +542,7 @@ class ComponentStream(StreamManager, Service):
         super()._authd(xs)
 
     def is_own_ping(self, element: domish.Element) -> bool:
-        """Whether an iq that arrived is a ping of ours that came back, which no handler is to see."""
+        """Whether an iq that arrived is a ping of ours that came back, or its answer, which no handler is to see."""
         return self._barrier.returned(element)
 
     def _all_is_well(self) -> None:

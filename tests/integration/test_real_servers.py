@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
+from tests.integration.between import PingEater
 from tests.integration.probe import stanza_error
 from tests.integration.processes import Answer, GatewayProcess, Request, ScriptedWebhook, reply
 from tests.integration.servers import DOMAINS, SERVERS, USERS, Server
@@ -60,15 +63,23 @@ class World:
         self.gateway.wait_until_authenticated()
         self.forwards_all.wait_until_authenticated()
 
-    def start_gateway(self, domain: str, *arguments: str, secret: str | None = None) -> GatewayProcess:
+    def start_gateway(
+        self,
+        domain: str,
+        *arguments: str,
+        secret: str | None = None,
+        server: str | None = None,
+        sections: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> GatewayProcess:
         """Start one more gateway; it ends with the module at the latest."""
         return self.stack.enter_context(
             GatewayProcess(
                 domain=domain,
-                server=self.server.endpoint,
+                server=server or self.server.endpoint,
                 secret=self.server.domains[domain] if secret is None else secret,
                 post_url=self.webhook.url,
                 arguments=arguments,
+                sections=sections,
             )
         )
 
@@ -293,6 +304,58 @@ def test_the_server_says_what_it_has(world: World, alice: User) -> None:
     [summary] = gateway.lines("stopped; in all")
     assert "barrier_returned" in summary and "barrier_ignored" not in summary and "outgoing_lost" not in summary
     assert gateway.warnings() == []
+
+
+def test_the_server_itself_says_what_it_has(world: World, alice: User) -> None:
+    """
+    Where the ping to itself does not come back, the server's own domain answers one, and nothing is sent twice.
+    """
+    with PingEater(world.server.component_port, "spare.localhost") as between:
+        gateway = world.start_gateway("spare.localhost", server=between.endpoint)
+        gateway.wait_until_authenticated()
+        alice.say("bot@spare.localhost", "hello")
+        alice.heard(lambda one: one["body"] == "You said: hello", "the reply")
+        gateway.wait_for_log("by a ping to localhost we know", seconds=60.0)
+        assert between.eaten == 1
+        between.cut()
+        gateway.wait_until_authenticated(times=2, seconds=60.0)
+        alice.say("bot@spare.localhost", "hello again")
+        alice.heard(lambda one: one["body"] == "You said: hello again", "the reply")
+        assert [one["body"] for one in alice.messages] == ["You said: hello", "You said: hello again"]
+        gateway.stop()
+        assert between.eaten == 1, "the address that has answered was not remembered"
+    [summary] = gateway.lines("stopped; in all")
+    assert "barrier_returned" in summary and "barrier_ignored" not in summary and "outgoing_lost" not in summary
+
+
+def test_the_bot_is_online_again_after_a_kill(world: World, alice: User, tmp_path: Path) -> None:
+    """
+    When the gateway was killed and started again, a person who has the bot sees it online, and need not ask.
+    """
+    path = tmp_path / "spool.sqlite3"
+    spool = {"spool": {"kind": "sqlite", "path": str(path)}}
+
+    def kept() -> int:
+        with closing(sqlite3.connect(path, timeout=10)) as connection:
+            return len(connection.execute("SELECT * FROM subscribers").fetchall())
+
+    gateway = world.start_gateway("spare.localhost", sections=spool)
+    gateway.wait_until_authenticated()
+    for address in ("bot@spare.localhost", "gone@spare.localhost"):
+        alice.presence(address, "subscribe")
+        alice.saw(f"{address}/default", "available")
+    alice.presence("gone@spare.localhost", "unsubscribe")
+    alice.saw("gone@spare.localhost/default", "unavailable")
+    eventually(lambda: kept() == 1, "one subscriber in the spool", detail=gateway.log)
+    gateway.kill()
+    alice.forget()
+
+    gateway = world.start_gateway("spare.localhost", sections=spool)
+    alice.saw("bot@spare.localhost/default", "available", seconds=60.0)
+    gateway.stop()
+    [summary] = gateway.lines("stopped; in all")
+    assert "announced 1" in summary
+    assert [str(one["from"]) for one in alice.presences] == ["bot@spare.localhost/default"]
 
 
 def turned_away(world: World, domain: str, secret: str) -> GatewayProcess:

@@ -16,10 +16,12 @@ from wokkel.xmppim import MessageProtocol
 
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
 from component_http.operations.metrics import Counters
+from component_http.testing import RecordingOutlet
 from component_http.xmpp.intake import StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
+from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
 
 
@@ -62,6 +64,16 @@ class HandlerTestCase(SynchronousTestCase):
         )
         intake.setHandlerParent(self.manager)
         return intake
+
+    def add_presence(self):
+        """Let presence be answered as the gateway does."""
+        AlwaysAvailable(
+            "bot.example.org",
+            Subscribers("bot.example.org"),
+            outlet=RecordingOutlet(),
+            observer=self.counters,
+            clock=Clock(),
+        ).setHandlerParent(self.manager)
 
     def receive(self, kind, inside="", to="bot@bot.example.org", **attributes):
         given = "".join(f" {name.rstrip('_')}='{value}'" for name, value in attributes.items())
@@ -199,7 +211,7 @@ class RoomTests(HandlerTestCase):
         The room's word on who we are is heeded though presence is answered by the gateway itself.
         """
         self.add_intake("message")
-        AlwaysAvailable("bot.example.org").setHandlerParent(self.manager)
+        self.add_presence()
         self.from_room("presence", self.OWN, nick="echo")
         self.from_room("message", "<body>x</body>", nick="echo", type="groupchat")
         self.assertEqual([], self.accepted)
@@ -322,7 +334,7 @@ class PresenceTests(HandlerTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        AlwaysAvailable("bot.example.org").setHandlerParent(self.manager)
+        self.add_presence()
 
     def test_subscribe(self) -> None:
         """

@@ -121,6 +121,21 @@ class GoodSettingsTests(SettingsTestCase):
         """
         self.assertEqual("bot.example.org", settings_of(component={"domain": "Bot.Example.ORG"}).component.domain)
 
+    def test_domain_to_fall_back_to(self) -> None:
+        """
+        The domain that is asked where a ping does not come back is the component's without its first label, if it has
+        one above it, or what is set.
+        """
+        for domain, expected in [
+            ("Bot.Example.ORG", "example.org"),
+            ("bot.localhost", "localhost"),
+            ("bot", None),
+            ("10.0.0.1", None),
+        ]:
+            self.assertEqual(expected, settings_of(component={"domain": domain}).component.write_barrier_fallback)
+        settings = settings_of(component={"write_barrier_fallback": "Chat.example.org"})
+        self.assertEqual("chat.example.org", settings.component.write_barrier_fallback)
+
     def test_old_name_of_stanzas(self) -> None:
         """
         post_stanza_types, which mod_component_http's code reads, is understood.
@@ -587,6 +602,24 @@ class WrongValueTests(SettingsTestCase):
             (5, "conditions must be a table"),
         ]:
             self.assertIn(expected, self.refusal(conditions=table))
+
+    def test_fallback_is_a_domain(self) -> None:
+        """
+        Something else than a domain to fall back to is refused, be it in a file, a flag or a constructor.
+        """
+        expected = 'write_barrier_fallback is "a@b", but must be a domain'
+        self.assertIn(expected, self.component_refusal(write_barrier_fallback="a@b"))
+        error = self.assertRaises(SettingsError, Settings.from_flags, {"write-barrier-fallback": "a@b"})
+        self.assertIn('--write-barrier-fallback is "a@b", but must be a domain', str(error))
+        error = self.assertRaises(
+            SettingsError,
+            ComponentSettings,
+            domain="x.org",
+            secret=NOT_SHOWN,
+            component_post_url="http://h/",
+            write_barrier_fallback="a@b",
+        )
+        self.assertIn(f"component.{expected}", str(error))
 
     def test_constructors_check_too(self) -> None:
         """

@@ -130,6 +130,15 @@ class SpoolSuite:
         A new spool has nothing to restore.
         """
         self.assertEqual([], await self.spool.restore())
+        self.assertEqual([], await self.spool.subscribers())
+
+    async def test_subscribers_at_any_time(self) -> None:
+        """
+        Subscribers come and go, known or not, and nobody waits for it.
+        """
+        for change in (self.spool.subscribe, self.spool.subscribe, self.spool.unsubscribe, self.spool.unsubscribe):
+            self.assertIsNone(change("bot@bot.example.org", "alice@example.org"))
+        self.assertEqual([], await self.spool.subscribers())
 
     async def test_used_again_after_close(self) -> None:
         """
@@ -494,6 +503,83 @@ class LookTests(SqliteCase):
         self.assertEqual(commits, spool.commits)
         await spool.look({"webhook": "open"})
         self.assertEqual([("webhook", "open")], self.look("SELECT name, value FROM facts"))
+
+
+class SubscriberTests(SqliteCase):
+    """Who is to be told that the component is there."""
+
+    def subscribe(self, spool: SqliteSpool, *users: str) -> None:
+        for user in users:
+            spool.subscribe("bot@bot.example.org", f"{user}@example.org")
+
+    async def users(self, spool: SqliteSpool) -> list[str]:
+        return [user.partition("@")[0] for _, user in await spool.subscribers()]
+
+    async def test_after_a_crash(self) -> None:
+        """
+        Subscribers are there after a kill, in the order in which they came, with the addresses that they know.
+        """
+        spool = self.open()
+        self.subscribe(spool, "alice", "bob", "carol", "alice")
+        spool.subscribe("bot.example.org", "alice@example.org")
+        spool.unsubscribe("bot@bot.example.org", "bob@example.org")
+        spool.unsubscribe("other@bot.example.org", "carol@example.org")
+        await spool.look({})
+        after = self.crash()
+        self.assertEqual(
+            [
+                ("bot@bot.example.org", "alice@example.org"),
+                ("bot@bot.example.org", "carol@example.org"),
+                ("bot.example.org", "alice@example.org"),
+            ],
+            await after.subscribers(),
+        )
+
+    async def test_the_last_word_counts(self) -> None:
+        """
+        Whoever comes and goes between two transactions is kept, or not, as he ended.
+        """
+        spool = self.open()
+        self.subscribe(spool, "alice", "bob")
+        await spool.look({})
+        spool.unsubscribe("bot@bot.example.org", "alice@example.org")
+        self.subscribe(spool, "alice", "carol")
+        spool.unsubscribe("bot@bot.example.org", "carol@example.org")
+        self.assertEqual(["alice", "bob"], await self.users(spool))
+
+    async def test_no_transaction_of_its_own(self) -> None:
+        """
+        A subscriber is written with what comes next, and many are one transaction.
+        """
+        spool = self.open()
+        await spool.store(a_delivery("d1"), b"{}")
+        self.subscribe(spool, *(f"u{number}" for number in range(1000)))
+        await deferToThread(lambda: None)
+        self.assertEqual((1, [(0,)]), (spool.commits, self.look("SELECT count(*) FROM subscribers")))
+        await spool.end("d1", ())
+        self.assertEqual((2, [(1000,)]), (spool.commits, self.look("SELECT count(*) FROM subscribers")))
+
+    async def test_close_writes_them(self) -> None:
+        """
+        Who came just before the spool was closed is in the file.
+        """
+        spool = self.open()
+        await spool.subscribers()
+        self.subscribe(spool, "alice")
+        await spool.close()
+        self.assertEqual(["alice"], await self.users(spool))
+
+    async def test_full_disk(self) -> None:
+        """
+        Subscribers that there is no room for are forgotten, and keep nothing else from being done.
+        """
+        spool = self.open(max_bytes=200_000)
+        await spool.store(a_delivery("d1"), b"{}")
+        self.subscribe(spool, *(f"{'x' * 200}{number}" for number in range(1000)))
+        await spool.end("d1", ())
+        self.assertEqual([], await self.users(spool))
+        self.subscribe(spool, "alice")
+        self.assertEqual(["alice"], await self.users(spool))
 
 
 class WindowTests(SqliteCase):

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
@@ -1058,8 +1058,8 @@ class StopTests(StreamTestCase):
         self.assertIn("id='later'", self.server.heard)
 
 
-class BarrierTests(StreamTestCase):
-    """What the server is known to have, and what is written again."""
+class BarrierTestCase(StreamTestCase):
+    """A stream that asks what the server has."""
 
     def a_stream(self, **options) -> ComponentStream:
         return super().a_stream(**{"confirm": True, **options})
@@ -1097,6 +1097,10 @@ class BarrierTests(StreamTestCase):
         self.clock.advance(8)
         self.server.open()
         self.server.says("<handshake/>")
+
+
+class BarrierTests(BarrierTestCase):
+    """What the server is known to have, and what is written again."""
 
     def test_written_again(self) -> None:
         """
@@ -1556,3 +1560,229 @@ class BarrierTests(StreamTestCase):
         self.assertEqual([], self.pings())
         self.reconnect()
         self.assertEqual([], self.ids())
+
+
+class FallbackTests(BarrierTestCase):
+    """Servers that do not return a ping to ourselves, and are asked themselves."""
+
+    def a_stream(self, **options) -> ComponentStream:
+        return super().a_stream(**{"fallback": "example.org", **options})
+
+    def asked(self):
+        """Whom the pings that were written are for."""
+        return re.findall(r"<iq [^>]*\bto='([\w.]+)'", self.server.heard)
+
+    def answers(self, id, type="result", by="example.org"):
+        self.server.says(f"<iq type='{type}' id='{id}' from='{by}' to='bot.example.org'/>")
+
+    def fall_back(self):
+        """Let a stream begin with a server that only answers for itself."""
+        self.server.authenticate()
+        self.silence(30)
+        self.answers(self.pings()[1])
+
+    def test_own_address_comes_first(self) -> None:
+        """
+        A server that returns our pings is never asked anything else.
+        """
+        self.server.authenticate()
+        for _ in range(5):
+            self.silence(15)
+            self.returns(self.pings()[-1])
+        self.assertEqual(["bot.example.org"] * 5, self.asked())
+
+    def test_answer_confirms(self) -> None:
+        """
+        Where our ping does not come back for fifteen seconds, what the server's own domain answers confirms as well.
+        """
+        for type_ in ("result", "error"):
+            self.stop()
+            self.stream = self.a_stream()
+            self.stream.startService()
+            self.server.authenticate()
+            self.send_many(1)
+            self.silence(1)
+            self.stream.send(message(id="before"))
+            self.silence(15)
+            self.stream.send(message(id="after"))
+            self.assertEqual(["bot.example.org", "example.org"], self.asked())
+            self.answers(self.pings()[1], type_)
+            self.reconnect()
+            self.assertEqual(["after"], self.ids())
+        self.assertEqual((2, 0), (self.counters["barrier_returned"], self.counters["barrier_ignored"]))
+
+    def test_which_one_is_said(self) -> None:
+        """
+        The log says whose answers count, once, and again when that changes.
+        """
+        with capturedLogs() as logs:
+            self.fall_back()
+            self.silence(15)
+            self.answers(self.pings()[2])
+            self.silence(30)
+            self.returns(self.pings()[-1])
+        self.assertEqual([], self.logged(logs, LogLevel.warn))
+        first, second = [line for line in map(formatEvent, logs) if "by a ping" in line]
+        self.assertIn("a ping to example.org", first)
+        self.assertIn("a ping to bot.example.org", second)
+
+    def test_what_worked_is_remembered(self) -> None:
+        """
+        The address that has answered is the only one asked from then on, on later streams too.
+        """
+        self.fall_back()
+        self.silence(15)
+        self.answers(self.pings()[2])
+        self.assertEqual(["bot.example.org", "example.org", "example.org"], self.asked())
+        self.reconnect()
+        self.silence(15)
+        self.answers(self.pings()[0])
+        self.silence(15)
+        self.assertEqual(["example.org", "example.org"], self.asked())
+
+    def test_nobody_else_hears_of_it(self) -> None:
+        """
+        Answers to our pings reach no handler, those that come late neither; whatever else the domain says does.
+        """
+        heard = self.overheard()
+        self.server.authenticate()
+        self.silence(30)
+        own, other = self.pings()
+        self.answers("question")
+        self.answers(other)
+        self.answers(other)
+        self.returns(own)
+        self.answers(own)
+        self.server.says(f"<iq type='get' id='{other}' from='example.org' to='bot.example.org'><q xmlns='x'/></iq>")
+        self.server.says(
+            "<iq type='get' id='p' from='example.org' to='bot.example.org'><ping xmlns='urn:xmpp:ping'/></iq>"
+        )
+        self.answers(other, by="example.net")
+        self.assertEqual(
+            [("result", "question"), ("result", own), ("get", other), ("get", "p"), ("result", other)],
+            [(element["type"], element["id"]) for element in heard],
+        )
+
+    def test_late_return(self) -> None:
+        """
+        A ping to ourselves that comes back when another has been asked already confirms what was before it.
+        """
+        self.server.authenticate()
+        self.stream.send(message(id="before"))
+        self.silence(1)
+        self.stream.send(message(id="after"))
+        self.silence(15)
+        self.returns(self.pings()[0])
+        self.silence(1)
+        self.assertEqual(["bot.example.org", "example.org", "bot.example.org"], self.asked())
+        self.reconnect()
+        self.assertEqual(["after"], self.ids())
+
+    def test_server_that_has_gone(self) -> None:
+        """
+        Forty-five seconds of silence, and the stream is lost, whoever has answered before, and again and again.
+        """
+        self.server.authenticate()
+        self.silence(44)
+        self.assertFalse(self.server.wire.aborted)
+        self.silence(1)
+        self.assertTrue(self.server.wire.aborted)
+        self.clock.advance(8)
+        self.fall_back()
+        for _ in range(3):
+            self.silence(44)
+            self.assertFalse(self.server.wire.aborted)
+            self.silence(1)
+            self.assertTrue(self.server.wire.aborted)
+            self.reconnect()
+
+    def test_quiet_server(self) -> None:
+        """
+        A server that never returns our pings and has nothing else to say keeps its stream from the beginning.
+        """
+        self.fall_back()
+        for _ in range(40):
+            self.silence(15)
+            self.answers(self.pings()[-1])
+        self.assertFalse(self.server.wire.aborted)
+        self.assertEqual(0, self.counters["barrier_ignored"])
+
+    def test_back_to_the_own_address(self) -> None:
+        """
+        Where the server's own domain answers no more and our pings come back, these count again.
+        """
+        self.fall_back()
+        self.silence(30)
+        self.assertEqual(["example.org", "bot.example.org"], self.asked()[2:])
+        self.returns(self.pings()[-1])
+        self.silence(15)
+        self.assertEqual("bot.example.org", self.asked()[-1])
+
+    def test_nobody_answers(self) -> None:
+        """
+        Where neither answers that is said once, and there are no more pings until the next stream, which tries both.
+        """
+        self.server.authenticate()
+        with capturedLogs() as logs:
+            for _ in range(200):
+                self.send_many(1)
+                self.silence(1)
+                self.server.says(" ")
+        [line] = self.logged(logs, LogLevel.warn)
+        self.assertIn("example.org", line)
+        self.assertEqual((2, 1), (self.counters["barrier_sent"], self.counters["barrier_ignored"]))
+        self.reconnect()
+        self.assertEqual([], self.ids())
+        self.silence(30)
+        self.assertEqual(["bot.example.org", "example.org"], self.asked())
+
+    def test_quiet_server_that_answers_nothing(self) -> None:
+        """
+        Where neither answers and nothing else is heard, that ends one stream only.
+        """
+        self.server.authenticate()
+        self.silence(45)
+        self.assertTrue(self.server.wire.aborted)
+        for _ in range(3):
+            self.reconnect()
+            self.silence(100)
+            self.assertFalse(self.server.wire.aborted)
+        self.assertEqual(3, self.counters["barrier_ignored"])
+
+    def test_pauses_cost_nothing(self) -> None:
+        """
+        While we do not read nobody else is asked, for what we do not read cannot be missed.
+        """
+        self.server.authenticate()
+        self.silence(29)
+        self.stream.pause()
+        self.silence(4)
+        self.assertEqual(1, len(self.asked()))
+        self.stream.resume()
+        self.silence(1)
+        self.assertEqual(["bot.example.org", "example.org"], self.asked())
+
+    def test_held_up(self) -> None:
+        """
+        Where we were held up ourselves, who is asked second gets its time to answer, too.
+        """
+        self.server.authenticate()
+        self.silence(45)
+        self.reconnect()
+        self.silence(20)
+        self.clock.advance(3600)
+        self.assertEqual(["bot.example.org", "example.org"], self.asked())
+        self.silence(14)
+        self.answers(self.pings()[1])
+        self.assertEqual((1, 0), (self.counters["barrier_returned"], self.counters["barrier_ignored"]))
+
+    def test_none(self) -> None:
+        """
+        With our own domain as the fallback there is none.
+        """
+        self.stop()
+        self.stream = self.a_stream(fallback="bot.example.org")
+        self.stream.startService()
+        self.server.authenticate()
+        self.silence(44)
+        self.assertEqual(["bot.example.org"], self.asked())

@@ -1,0 +1,85 @@
+"""Who is to see that the component is there."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from component_http.interfaces import Spool
+
+__all__ = ["MAX_LENGTH", "MAX_SUBSCRIBERS", "Subscribers"]
+
+MAX_SUBSCRIBERS = 10_000
+"""Pairs that are remembered; at 50 per second all of them are told within 200 seconds."""
+
+MAX_LENGTH = 512
+"""Characters of both addresses of a pair; longer ones exist only where somebody tries to fill our memory."""
+
+
+class Subscribers:
+    """
+    Pairs of an address of the component and a user's, both bare, in the order in which we last heard of them.
+
+    Beyond `MAX_SUBSCRIBERS` the one that we have not heard of for the longest time is forgotten.
+
+    Args:
+        domain: The component's own, normalised.
+        most: Instead of `MAX_SUBSCRIBERS`.
+    """
+
+    def __init__(self, domain: str, most: int = MAX_SUBSCRIBERS) -> None:
+        self._domain = domain
+        self._most = most
+        self._pairs: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._spool: Spool | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._pairs)
+
+    def __contains__(self, pair: tuple[str, str]) -> bool:
+        return pair in self._pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def restore(self, pairs: Iterable[tuple[str, str]], spool: Spool) -> None:
+        """
+        Begin with what a spool has, and with what is known already.
+
+        Args:
+            pairs: What it has, oldest first.
+            spool: It; told from now on who comes and goes.
+        """
+        known, self._pairs = self._pairs, OrderedDict.fromkeys(pairs)
+        self._spool = spool
+        for component, user in [pair for pair in self._pairs if not self._is_ours(pair[0])]:
+            self.remove(component, user)  # the component had another domain then
+        self._forget_the_oldest()
+        for component, user in known:
+            self.add(component, user)
+
+    def add(self, component: str, user: str) -> None:
+        """We have heard of this pair."""
+        pair = component, user
+        if pair in self._pairs:
+            self._pairs.move_to_end(pair)
+        elif len(component) + len(user) <= MAX_LENGTH:
+            self._pairs[pair] = None
+            if self._spool is not None:
+                self._spool.subscribe(component, user)
+            self._forget_the_oldest()
+
+    def remove(self, component: str, user: str) -> None:
+        """This user is not interested any more, or there is no such user."""
+        pair = component, user
+        if pair in self._pairs:
+            del self._pairs[pair]
+            if self._spool is not None:
+                self._spool.unsubscribe(component, user)
+
+    def _is_ours(self, component: str) -> bool:
+        return component.rpartition("@")[2] == self._domain
+
+    def _forget_the_oldest(self) -> None:
+        while len(self._pairs) > self._most:
+            self.remove(*next(iter(self._pairs)))
