@@ -186,11 +186,12 @@ class Letters:
                 clauses.append(f"{column} IN ({', '.join('?' * len(wanted))})")
                 values += wanted
         for column, address in (("sender", which.sender), ("recipient", which.recipient)):
-            if address is not None:
+            if address is not None and address.resource is None:
                 clauses.append(f"({column} = ? OR substr({column}, 1, ?) = ?)")
-                # Only a bare address is the beginning of others.
-                longer = f"{address}/" if address.resource is None else str(address)
-                values += (str(address), len(longer), longer)
+                values += (str(address), len(f"{address}/"), f"{address}/")
+            elif address is not None:
+                clauses.append(f"{column} = ?")
+                values.append(str(address))
         if which.since is not None:
             clauses.append("ended >= ?")
             values.append(which.since)

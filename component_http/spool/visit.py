@@ -111,7 +111,7 @@ def visit(path: Path, *, patience: float = BUSY) -> sqlite3.Connection:
         raise SettingsError(f"the spool {path} is not a file")
     # SQLite has files of its own beside it.
     if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK | os.X_OK):
-        raise SettingsError(f"the spool {path} cannot be read and written: {remedy}")
+        raise SettingsError(f"the spool {path} cannot be read and written; {remedy}")
     with explained(path, patience):
         uri = f"file:{quote(str(path))}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None)
@@ -131,9 +131,7 @@ def _see_version(connection: sqlite3.Connection, path: Path) -> None:
     if application_id != APPLICATION_ID:
         raise SpoolUnusable(f"the file {path} is a database of another program, and no spool")
     if version > max(SCHEMA):
-        raise SpoolUnusable(
-            f"the spool {path} was written by a later version of component-http: use that one's commands"
-        )
+        raise SpoolUnusable(f"the spool {path} was written by a later version of component-http: use that version")
     if version < max(SCHEMA):
         raise SettingsError(
             f"the spool {path} was written by an earlier version of component-http: start the gateway of this version"
