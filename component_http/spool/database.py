@@ -121,7 +121,7 @@ BUSY = 5.0
 """Seconds to wait for another program that writes."""
 
 INSTANT = 0.05
-"""Seconds after which a lock is tried again: who only looks whether there is one (`visit.holder`) has let go by then."""
+"""Seconds after which a lock is tried again: who only looked whether there is one (`visit.holder`) has let go then."""
 
 _COMPANIONS = ("-wal", "-shm")
 """What SQLite puts beside a file, by the ends of their names."""
