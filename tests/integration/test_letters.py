@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from component_http.spool.letters import Letters
 from tests.integration.probe import Peer, ScriptedServer, child, stanza_error
 from tests.integration.processes import Answer, GatewayProcess, Request, ScriptedWebhook, reply
 from tests.integration.test_doors import environment
 from tests.integration.waiting import eventually
+from tests.unit.dead_letters import add
 
 DOMAIN = "bot.example.org"
 
@@ -215,6 +217,23 @@ def test_iq(bench: Bench) -> None:
     bench.command("letters", "drop", letter["id"])
     assert bench.letters() == []
     assert len(bench.webhook.requests) == 1
+    bench.first.stop()
+
+
+def test_stanza_that_did_not_leave(bench: Bench) -> None:
+    """
+    A stanza that did not leave in time leaves when it is retried, also where an answer leaves before the gateway knows.
+    """
+    bench.webhook.answer = echo
+    unsent = f"<message to='{USER}' from='echo@{DOMAIN}' type='chat' id='late'><body>late</body></message>"
+    add(bench.path, "departure.7", unsent=True, outcome="reply_expired", reply=unsent.encode())
+    with Letters(bench.path) as letters:
+        letters.retry(["departure.7"])
+    bench.peer.send(f"<message from='{USER}' to='echo@{DOMAIN}' type='chat' id='m1'><body>now</body></message>")
+    said(bench.peer, "now")
+    said(bench.peer, "late")
+    eventually(lambda: bench.status()["departures"]["count"] == 0, "the end of what leaves", detail=bench.first.log)
+    assert [one.get("id") for one in bench.peer.elements].count("late") == 1
     bench.first.stop()
 
 
