@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from component_http import spool_commands
 from component_http._version import __version__
 from component_http.settings import Settings
 from component_http.tap import exit_on_settings_error
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
 
     Raises:
-        SystemExit: For `--help`, a wrong command line (2), and settings that cannot be used (78).
+        SystemExit: For `--help`, a wrong command line (2), and settings or a spool that cannot be used (78).
     """
-    parser = _parser()
+    parser = command_line()
     chosen = parser.parse_args(arguments)
     if chosen.command == "check":
         return _check(chosen.file)
@@ -33,11 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from component_http.playground import console
 
         return console.main(chosen)
+    if chosen.command in ("letters", "spool"):
+        return spool_commands.main(chosen)
     parser.print_help()
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """What reads the command line."""
     parser = argparse.ArgumentParser(
         prog="component-http",
         description="Tools around the gateway. The gateway itself runs with: twistd component-http --config FILE",
@@ -63,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         help="kinds of stanza to POST, with commas between them (default: message)",
     )
     playground.add_argument("--domain", default="bot.localhost", help="the component's domain (default: %(default)s)")
+    spool_commands.add_commands(commands)
     return parser
 
 

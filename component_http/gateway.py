@@ -276,6 +276,8 @@ class Gateway(MultiService):
             self._reactor,
             deadlines=_deadlines(self._settings.delivery),
             synchronous=self._settings.spool.synchronous,
+            letter_days=self._settings.spool.letter_days,
+            max_letters=self._settings.spool.max_letters,
         )
 
     def _new_departures(self, spool: Spool) -> Departures:

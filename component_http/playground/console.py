@@ -10,7 +10,6 @@ import json
 import os
 import select
 import sys
-import unicodedata
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
@@ -43,6 +42,7 @@ from component_http.errors import (
 )
 from component_http.gateway import Gateway
 from component_http.interfaces import Webhook
+from component_http.operations.terminal import printable
 from component_http.settings import SECRET_VARIABLE, DeliverySettings, Settings, SpoolSettings
 from component_http.testing import ComponentServer
 from component_http.webhook.client import WebhookClient
@@ -97,16 +97,6 @@ USER = Address("you", "localhost", "playground")
 
 
 # What is shown, and how.
-
-
-def printable(text: str) -> str:
-    """The text without anything that would move the cursor, hide characters or recolour the terminal."""
-    return "".join(
-        char
-        if char.isprintable() or char in "\n\t\u200c\u200d" or unicodedata.category(char) == "Zs"
-        else char.encode("unicode_escape").decode()
-        for char in text
-    )
 
 
 def _pretty(body: bytes) -> str:

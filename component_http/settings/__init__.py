@@ -53,6 +53,7 @@ __all__ = [
     "SpoolSettings",
     "WebhookSettings",
     "reference",
+    "spool_from_toml",
     "unknown_flag",
 ]
 
@@ -166,6 +167,24 @@ class Settings(Table):
             if path is not None and _everyone_can_read(path):
                 found.append(f"{key} {shown(path)} can be read by every user of this machine: chmod o-rwx it")
         return tuple(found)
+
+
+def spool_from_toml(path: str | os.PathLike[str]) -> SpoolSettings:
+    """
+    Read where the spool of a settings file is, for a program that needs neither its other settings nor its secrets.
+
+    Args:
+        path: The file; relative paths in it start at its folder.
+
+    Raises:
+        SettingsError: Something in it cannot be used, or the file cannot.
+    """
+    prefix = f"{SpoolSettings.TABLE}."
+    values = {
+        name.removeprefix(prefix): given.value for name, given in from_file(path).items() if name.startswith(prefix)
+    }
+    spool: SpoolSettings = _naming(str(path), SpoolSettings, values)
+    return spool
 
 
 def _everyone_can_read(path: str) -> bool:

@@ -669,6 +669,22 @@ class SpoolSettings(Table):
         ),
         default="FULL",
     )
+    letter_days: float = setting(
+        About(
+            number(0.01, 3650, "days"),
+            "how long a dead letter is kept in an sqlite spool: what was given up, with the last response",
+            "long enough to find out on a Monday what failed on a Friday; it holds what people wrote, so not for ever",
+        ),
+        default=7.0,
+    )
+    max_letters: int = setting(
+        About(
+            whole(0, 1_000_000, "letters"),
+            "dead letters that are kept there at most; the oldest go first, and 0 keeps none",
+            "a webhook that fails for a day must not fill the disk",
+        ),
+        default=10_000,
+    )
 
     def file(self, env: Mapping[str, str] = os.environ) -> Path | None:
         """

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
@@ -125,6 +126,9 @@ MAX_WAL_BYTES = 16 * 1024 * 1024
 BUSY = 5.0
 """Seconds to wait for another program that writes."""
 
+INSTANT = 0.05
+"""Seconds after which a lock is tried again: who only looked whether there is one (`visit.holder`) has let go then."""
+
 _COMPANIONS = ("-wal", "-shm")
 """What SQLite puts beside a file, by the ends of their names."""
 
@@ -177,7 +181,7 @@ def lock(path: Path) -> SpoolLock:
         ) from None
     file = os.fdopen(descriptor, "r+", encoding="ascii", errors="replace")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(file)
     except OSError as error:
         holder = file.read(20).strip()
         file.close()
@@ -191,6 +195,14 @@ def lock(path: Path) -> SpoolLock:
     held = SpoolLock(path, file)
     held.note_process()
     return held
+
+
+def _take(file: IO[str]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(INSTANT)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _see_folder(path: Path) -> None:

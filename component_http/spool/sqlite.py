@@ -79,6 +79,10 @@ _CONFIRM = {n: f"DELETE FROM departures WHERE number IN {_rows(1, n)}" for n in 
 _SUBSCRIBE = {n: f"INSERT OR IGNORE INTO subscribers (component, user) VALUES {_rows(n, 2)}" for n in _AT_ONCE}
 _UNSUBSCRIBE = {n: f"DELETE FROM subscribers WHERE (component, user) IN (VALUES {_rows(n, 2)})" for n in _AT_ONCE}
 _SUBSCRIBERS = "SELECT component, user FROM subscribers ORDER BY number"
+_BEHIND = (
+    "INSERT INTO departures (delivery_id, kind, stored, expires, verbatim, xml)"
+    " SELECT delivery_id, kind, stored, expires, verbatim, xml FROM departures WHERE number = ?"
+)
 _BODY = "SELECT body FROM deliveries WHERE id = ?"
 _FACTS = "id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries, attempts, size"
 _RESTORE = f"SELECT {_FACTS} FROM deliveries ORDER BY number"
@@ -260,6 +264,7 @@ class SqliteSpool:
         self._settled: dict[int, str | None] = {}
         # What is known to stand in the table of facts, and what is to be looked after in that of letters.
         self._facts: dict[str, str] = {}
+        self._behind: list[str] = []
         self._letters_grew = True
         self._tidied = float("-inf")
 
@@ -532,6 +537,10 @@ class SqliteSpool:
             if ends:
                 numbers = _depart(connection, ends)
                 fired = [_Fired(one.operation, numbers.get(one.operation, one.value), one.error) for one in fired]
+            # What another program put there gets a number beyond all that the reactor's thread knows of by then.
+            for number in self._behind:
+                connection.execute(_BEHIND, (number,))
+                connection.execute(_CONFIRM[1], (number,))
             kept = [letter for letter in letters.values() if letter is not None]
             for letter in kept:
                 connection.execute(_LETTER, letter)
@@ -541,7 +550,9 @@ class SqliteSpool:
         except BaseException:
             _roll_back(connection)
             self._facts.clear()
+            self._behind.clear()
             raise
+        self._behind.clear()
         self._letters_grew = self._letters_grew or bool(kept)
         self._overdue.clear()
         self._settled.clear()
@@ -608,6 +619,7 @@ class SqliteSpool:
                 deliveries += self._readable(connection.execute(_RESTORE_ONE, (argument,)), operation)
             elif verb == "depart":
                 departures = True
+                self._behind.append(argument)
             connection.execute("DELETE FROM commands WHERE number = ?", (number,))
         changed = {name: value for name, value in operation.facts.items() if self._facts.get(name) != value}
         if changed:

@@ -107,7 +107,8 @@ class CommandTests(SynchronousTestCase):
         ended = run()
         self.assertEqual(0, ended.status)
         self.assertIn("twistd component-http", ended.output)
-        self.assertIn("playground", ended.output)
+        for command in ("check", "playground", "letters", "spool"):
+            self.assertRegex(ended.output, rf"\n    {command}\s")
 
     def test_playground_needs_a_bot(self) -> None:
         """

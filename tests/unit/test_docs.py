@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
 import runpy
 import shlex
+import time
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
@@ -25,6 +29,7 @@ from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, BootstrapMixin
 from wokkel.subprotocols import StreamManager
 
 from component_http import Gateway, Settings
+from component_http.cli import main
 from component_http.contract import conditions
 from component_http.contract.conditions import StanzaError
 from component_http.contract.reply import Outcome, Response, Verdict, judge
@@ -35,6 +40,7 @@ from component_http.delivery.backlog import Refusal
 from component_http.errors import SettingsError
 from component_http.settings import reference
 from component_http.testing import ScriptedWebhook
+from tests.unit.dead_letters import add, changing, new_spool
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -94,6 +100,18 @@ def table(page: Path, *header: str) -> list[list[str]]:
 
 def cells(line: str) -> list[str]:
     return [cell.strip().replace("`", "") for cell in line.strip("|").split("|")] if line.startswith("|") else []
+
+
+def printed(*arguments: str) -> str:
+    """What `component-http` prints, wherever it does."""
+    output = StringIO()
+    with redirect_stdout(output), redirect_stderr(output), contextlib.suppress(SystemExit):
+        main(arguments)
+    return output.getvalue()
+
+
+def flags_of(*command: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", printed(*command, "--help")))
 
 
 def prose(page: Path) -> str:
@@ -294,8 +312,9 @@ class PagesTests(SynchronousTestCase):
         """
         Nothing is said of a flag that does not exist.
         """
-        ours = {flag for row in reference() for flag in row.flags}
-        others = {"--config", "--help", "--pidfile", "--quarantine-spool"}
+        ours = {flag for row in reference() for flag in row.flags} | flags_of("letters", "list")
+        ours |= flags_of("letters", "drop") | flags_of("spool", "status")
+        others = {"--pidfile", "--quarantine-spool"}
         for page in PAGES:
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
             with self.subTest(page=page.name):
@@ -352,6 +371,31 @@ class PagesTests(SynchronousTestCase):
         text = (DOCS / "migration.md").read_text("utf-8")
         self.assertIn(f"{len(vectors)} exchanges recorded", text)
         self.assertIn(f"the same in {same} of them; the other {len(vectors) - same} ", text)
+
+    def test_dead_letters(self) -> None:
+        """
+        The commands for dead letters print what the page shows.
+        """
+        path = new_spool(Path("component-http.sqlite3"))
+        refused = {"outcome": "refused_reply", "status": 200, "kind": "iq", "type": "get"}
+        for letter_id, age, sender, body, more in (
+            ("5f1c09aa6d0c", 216_000, "alice@example.org/phone", b'{"body": "what is the weather in Oslo?"}', {}),
+            ("b70e41d2a9f8", 9000, "alice@example.org/phone", b'{"body": "hello?"}', {"outcome": "expired"}),
+            ("c2d95e0f7b1a", 200, "bob@example.org/tablet", b"{}", refused),
+        ):
+            ended = time.time() - age
+            times = {"accepted": ended - 900, "ended": ended}
+            add(path, letter_id, sender=sender, recipient="echo@bot.example.org", body=body, **times, **more)
+        with changing(path) as other:
+            other.execute("INSERT INTO facts VALUES ('webhook', 'closed')")
+        [session] = [block for block in blocks("console", DOCS / "operations.md") if block.label == "dead letters"]
+        given = ""
+        for command in re.findall(r"^\$ (.*)\n", session.text, re.M):
+            words = shlex.split(command)
+            given += f"$ {command}\n" + (printed(*words[1:]) if words[0] == "component-http" else "")
+        given = given.replace(str(Path.cwd()), "/var/lib/component-http")
+        sizes = r"(?m)[0-9.]+ KiB"
+        self.assertEqual(re.sub(sizes, "N KiB", session.text), re.sub(sizes, "N KiB", given))
 
     def test_counters(self) -> None:
         """

@@ -271,7 +271,8 @@ class WrongNameTests(SettingsTestCase):
         A key that is like no other is told with those that there are.
         """
         self.assertEqual(
-            "bot.toml: spool.zzz is not a setting; [spool] has kind, path, synchronous", self.refusal(spool={"zzz": 1})
+            "bot.toml: spool.zzz is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters",
+            self.refusal(spool={"zzz": 1}),
         )
 
     def test_misspelt_table(self) -> None:

@@ -10,6 +10,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Timer
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -96,6 +97,17 @@ class LockTests(FileCase):
         with open(f"{self.path}.lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self.assertIn("by another gateway:", str(self.assertRaises(SettingsError, lock, self.path)))
+
+    def test_somebody_looks(self) -> None:
+        """
+        Who only looks whether there is a lock does not keep a gateway from starting.
+        """
+        file = self.enterContext(open(f"{self.path}.lock", "w"))
+        fcntl.flock(file, fcntl.LOCK_SH)
+        timer = Timer(0.01, fcntl.flock, [file, fcntl.LOCK_UN])
+        timer.start()
+        self.addCleanup(timer.join)
+        lock(self.path).release()
 
     def test_no_folder(self) -> None:
         """

@@ -1,0 +1,534 @@
+"""The commands `component-http letters` and `component-http spool`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from attrs import frozen
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from component_http import spool_commands
+from component_http.cli import command_line, main
+from component_http.spool.database import SCHEMA, lock
+from component_http.spool.letters import AT_ONCE
+from component_http.spool_commands import BREATH, seconds, shortest
+from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
+
+
+@frozen
+class Ended:
+    """How a command ended, and what it printed where."""
+
+    status: object
+    output: str
+    error: str
+
+
+def run(*arguments: str) -> Ended:
+    output, error = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(error):
+        try:
+            status: object = main(arguments)
+        except SystemExit as ended:
+            status = ended.code
+    return Ended(status, output.getvalue(), error.getvalue())
+
+
+class CommandCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(TemporaryDirectory()))
+        self.path = new_spool(self.folder / "spool.sqlite3")
+
+    def add(self, letter_id: str, *, age: float = 200.0, **columns: Any) -> None:
+        """A letter of so many seconds ago."""
+        add(self.path, letter_id, ended=time.time() - age, **columns)
+
+    def letters(self, *arguments: str) -> Ended:
+        return run("letters", *arguments, "--spool", str(self.path))
+
+    def left(self) -> list[str]:
+        return [row[0] for row in look(self.path, "SELECT id FROM letters ORDER BY number")]
+
+
+class ListTests(CommandCase):
+    """`component-http letters list`."""
+
+    def test_table(self) -> None:
+        """
+        A line for each letter, oldest first, with what it is about, and nothing that drives the terminal.
+        """
+        self.add("5f1c09aa5f1c", age=7300)
+        self.add("5f1c09ab5f1c", outcome="expired", status=None, body=b'{"body": "\\u001b[2J\\nbye \xe6\x97\xa5"}')
+        self.add("i1", kind="iq", type="get", body=b"{}", sender="bob@example.org/a-very-long-resource")
+        self.assertEqual(
+            Ended(
+                0,
+                "ID        AGE    OUTCOME  HTTP  FROM                    TO              TEXT\n"
+                "5f1c09aa  2 h    bounced  404   alice@example.org/x     bot@bot.examp…  hello\n"
+                "5f1c09ab  3 min  expired        alice@example.org/x     bot@bot.examp…  \\x1b[2J bye 日\n"
+                "i1        3 min  bounced  404   bob@example.org/a-ver…  bot@bot.examp…  <iq get/>\n",
+                "",
+            ),
+            self.letters("list"),
+        )
+
+    def test_limit(self) -> None:
+        """
+        Of many the newest are listed, and it is said that there are more.
+        """
+        for number in range(4):
+            self.add(f"d{number}")
+        ended = self.letters("list", "--limit", "2")
+        self.assertEqual(["ID", "d2", "d3"], [line.split()[0] for line in ended.output.splitlines()])
+        self.assertEqual((0, "the newest 2 of 4; --limit 0 for all\n"), (ended.status, ended.error))
+        self.assertEqual("", self.letters("list").error)
+
+    def test_json(self) -> None:
+        """
+        For another program there is a JSON array, without requests and responses.
+        """
+        add(self.path, "d1")
+        ended = self.letters("list", "--json")
+        self.assertEqual(
+            [
+                {
+                    "id": "d1",
+                    "outcome": "bounced",
+                    "note": "the webhook said 404",
+                    "kind": "message",
+                    "type": "chat",
+                    "stanza_id": "m1",
+                    "from": "alice@example.org/x",
+                    "to": "bot@bot.example.org",
+                    "accepted": "1970-01-01T00:16:40Z",
+                    "ended": "1970-01-01T00:31:40Z",
+                    "tries": 3,
+                    "bytes": 20,
+                    "status": 404,
+                    "media_type": "text/plain",
+                }
+            ],
+            json.loads(ended.output),
+        )
+
+    def test_none(self) -> None:
+        """
+        Where there is none the status is 1, and it is said whether that is because of what was asked for.
+        """
+        self.assertEqual(Ended(1, "", "component-http: there are no dead letters\n"), self.letters("list"))
+        self.add("d1")
+        expected = "component-http: there is no such letter\n"
+        self.assertEqual(Ended(1, "", expected), self.letters("list", "--outcome", "expired"))
+        self.assertEqual(Ended(1, "[]\n", expected), self.letters("list", "--older-than", "1h", "--json"))
+
+    def test_filters(self) -> None:
+        """
+        Filters are by outcome, kind, address and age, and letters are named by the beginnings of their ids.
+        """
+        self.add("aa1", age=7000)
+        self.add("aa2", outcome="expired", sender="bob@example.org/y")
+        self.add("bb1", outcome="refused_reply", kind="presence", recipient="other@bot.example.org")
+        for arguments, expected in (
+            (["--outcome", "expired,refused_reply"], ["aa2", "bb1"]),
+            (["--kind", "presence"], ["bb1"]),
+            (["--from", "bob@example.org"], ["aa2"]),
+            (["--to", "other@bot.example.org"], ["bb1"]),
+            (["--newer-than", "1h"], ["aa2", "bb1"]),
+            (["--older-than", "1h"], ["aa1"]),
+            (["b", "aa1"], ["aa1", "bb1"]),
+            (["b", "aa1", "--kind", "presence"], ["bb1"]),
+        ):
+            with self.subTest(arguments=arguments):
+                found = json.loads(self.letters("list", "--json", *arguments).output)
+                self.assertEqual(expected, [one["id"] for one in found])
+
+    def test_unclear(self) -> None:
+        """
+        The beginning of several ids, and that of none, are told; the others are listed.
+        """
+        for letter_id in ("aa1", "aa2", "bb1"):
+            self.add(letter_id)
+        ended = self.letters("list", "a", "b", "c\x1b")
+        self.assertEqual(1, ended.status)
+        self.assertEqual(2, len(ended.output.splitlines()))
+        self.assertEqual(
+            "component-http: a may mean 2 letters: aa1, aa2\ncomponent-http: there is no letter c\\x1b\n", ended.error
+        )
+
+
+class ShowTests(CommandCase):
+    """`component-http letters show`."""
+
+    def test_show(self) -> None:
+        """
+        One letter is shown with its request, its last response and its times.
+        """
+        self.add("5f1c09aa5f1c", age=7300, response=b"no such bot\x07\xff")
+        ended = self.letters("show", "5f")
+        self.assertEqual((0, ""), (ended.status, ended.error))
+        self.assertRegex(
+            ended.output,
+            r"""\Aid        5f1c09aa5f1c
+outcome   bounced: the webhook said 404
+stanza    message of type chat with id m1
+from      alice@example\.org/x
+to        bot@bot\.example\.org
+accepted  1970-01-01 00:16:40 UTC, \d+ d ago
+given up  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, 2 h ago
+POSTs     3
+
+request, 48 B:
+\{
+  "from": "alice@example\.org/x",
+  "body": "hello"
+\}
+
+response, 404 text/plain, 13 B:
+no such bot\\x07�
+\Z""",
+        )
+
+    def test_stanza_that_did_not_leave(self) -> None:
+        """
+        Of what did not leave the stanza is shown.
+        """
+        self.add("d1.7", unsent=True, outcome="reply_expired", note="it could not leave in time")
+        ended = self.letters("show", "d1")
+        self.assertTrue(ended.output.endswith(f"\n\nstanza, {len(REPLY)} B:\n{REPLY.decode()}\n"), ended.output)
+        self.assertNotIn("POSTs", ended.output)
+
+    def test_not_one(self) -> None:
+        """
+        Without exactly one that is meant, the status is 1.
+        """
+        self.add("aa1")
+        self.add("aa2")
+        self.assertEqual(Ended(1, "", "component-http: there is no letter b\n"), self.letters("show", "b"))
+        self.assertEqual(
+            Ended(1, "", "component-http: a may mean 2 letters: aa1, aa2\n"), self.letters("show", "a", "--json")
+        )
+
+    def test_json(self) -> None:
+        """
+        For another program everything is there; a response that is no text is in base64.
+        """
+        self.add("d1", response=b"\xff\x00")
+        shown = json.loads(self.letters("show", "d1", "--json").output)
+        self.assertEqual({"from": "alice@example.org/x", "body": "hello"}, shown["request"])
+        self.assertEqual((None, "/wA=", None), (shown["response"], shown["response_base64"], shown["reply"]))
+
+
+class ExportTests(CommandCase):
+    """`component-http letters export`."""
+
+    def test_export(self) -> None:
+        """
+        Each letter is one line of JSON with everything that was kept, oldest first.
+        """
+        self.add("d2", body=b"no\nJSON")
+        self.add("d1.1", unsent=True)
+        ended = self.letters("export")
+        self.assertEqual((0, ""), (ended.status, ended.error))
+        first, second = (json.loads(line) for line in ended.output.splitlines())
+        self.assertEqual(("d2", "no\nJSON", "no such bot"), (first["id"], first["request"], first["response"]))
+        self.assertEqual(("d1.1", None, REPLY.decode()), (second["id"], second["request"], second["reply"]))
+        self.assertEqual(["d2", "d1.1"], self.left())
+
+    def test_none(self) -> None:
+        """
+        Nothing is written where there is none, and the status is 1.
+        """
+        self.assertEqual(Ended(1, "", "component-http: there are no dead letters\n"), self.letters("export"))
+
+
+class MoveTests(CommandCase):
+    """`component-http letters retry` and `drop`."""
+
+    def test_retry(self) -> None:
+        """
+        It is said how many are retried, which, and that a gateway has yet to start; an iq is refused in a sentence.
+        """
+        self.add("5f1c09aa5f1c")
+        self.add("5f1c09ab5f1c")
+        self.add("i1", kind="iq")
+        self.assertEqual(
+            Ended(
+                1,
+                "retried 2: 5f1c09aa, 5f1c09ab\nno gateway has this spool now; the next one that starts takes them\n",
+                "component-http: i1 is not retried: an iq has one answer, and who asked has had it or waits no more\n",
+            ),
+            self.letters("retry", "--all"),
+        )
+        self.assertEqual(["i1"], self.left())
+
+    def test_retry_while_a_gateway_runs(self) -> None:
+        """
+        Where a gateway runs, it takes them, and no more is said.
+        """
+        self.add("d1")
+        self.addCleanup(lock(self.path).release)
+        self.assertEqual(Ended(0, "retried 1: d1\n", ""), self.letters("retry", "d"))
+
+    def test_drop(self) -> None:
+        """
+        What is dropped is gone, by id or by filters.
+        """
+        for letter_id in ("aa1", "aa2", "bb1"):
+            self.add(letter_id, kind="iq" if letter_id == "aa1" else "message")
+        self.assertEqual(Ended(0, "dropped 1: bb1\n", ""), self.letters("drop", "b"))
+        self.assertEqual(Ended(0, "dropped 1: aa1\n", ""), self.letters("drop", "--all", "--kind", "iq"))
+        self.assertEqual(["aa2"], self.left())
+
+    def test_json(self) -> None:
+        """
+        For another program there are whole ids and reasons.
+        """
+        self.add("5f1c09aa5f1c")
+        self.add("i1", kind="iq")
+        ended = self.letters("retry", "--all", "--json")
+        self.assertEqual((1, ""), (ended.status, ended.error))
+        result = json.loads(ended.output)
+        self.assertEqual((["5f1c09aa5f1c"], "i1"), (result["retried"], result["refused"][0]["id"]))
+        result = json.loads(self.letters("drop", "--all", "--json").output)
+        self.assertEqual({"dropped": ["i1"], "refused": []}, result)
+        ended = self.letters("drop", "--all", "--json")
+        self.assertEqual((1, {"dropped": [], "refused": []}), (ended.status, json.loads(ended.output)))
+
+    def test_nothing_by_mistake(self) -> None:
+        """
+        Without an id it takes --all; an empty id, as of an empty variable, and both at once are refused.
+        """
+        self.add("d1")
+        for arguments in ([], ["--kind", "message"], [""], ["d1", "--all"]):
+            for verb in ("drop", "retry"):
+                ended = self.letters(verb, *arguments)
+                self.assertEqual((2, ""), (ended.status, ended.output), arguments)
+        self.assertEqual(["d1"], self.left())
+
+    def test_many(self) -> None:
+        """
+        Many are moved in several steps, between which the gateway gets its turn; not all of them are named.
+        """
+        count = 2 * AT_ONCE + 1
+        with changing(self.path) as other:
+            add(self.path, "000")
+            for number in range(1, count):
+                other.execute(
+                    "INSERT INTO letters SELECT NULL, ?, outcome, kind, type, stanza_id, sender, recipient,"
+                    " through_room, uri, accepted, ended, tries, size, body, note, status, media_type, response, reply"
+                    " FROM letters WHERE id = '000'",
+                    (f"{number:03}",),
+                )
+        chosen = command_line().parse_args(["letters", "retry", "--all", "--spool", str(self.path)])
+        pauses: list[float] = []
+        output = io.StringIO()
+        with redirect_stdout(output):
+            self.assertEqual(0, spool_commands.main(chosen, pause=pauses.append))
+        self.assertEqual([BREATH] * 2, pauses)
+        self.assertIn(
+            f"retried {count}: 000, 001, 002, 003, 004, 005, 006, 007, 008, 009 and 191 more\n", output.getvalue()
+        )
+        self.assertEqual([(f"{number:03}",) for number in range(count)], look(self.path, "SELECT id FROM deliveries"))
+
+    def test_busy(self) -> None:
+        """
+        While another program writes without end, one sentence says so, with a status of its own.
+        """
+        self.add("d1")
+        chosen = command_line().parse_args(["letters", "drop", "d1", "--spool", str(self.path)])
+        error = io.StringIO()
+        with changing(self.path) as other, redirect_stderr(error):
+            other.execute("BEGIN IMMEDIATE")
+            self.assertEqual(os.EX_TEMPFAIL, spool_commands.main(chosen, patience=0.01))
+        self.assertRegex(error.getvalue(), r"\Acomponent-http: the spool .* is busy: .*; try again\n\Z")
+
+
+class StatusTests(CommandCase):
+    """`component-http spool status`."""
+
+    def status(self, *arguments: str) -> Ended:
+        return run("spool", "status", "--spool", str(self.path), *arguments)
+
+    def test_empty(self) -> None:
+        """
+        A spool that nobody has and that holds nothing.
+        """
+        ended = self.status()
+        self.assertEqual((0, ""), (ended.status, ended.error))
+        self.assertRegex(
+            ended.output,
+            rf"""\Aspool       {self.path}, schema {max(SCHEMA)}
+gateway     none is running
+deliveries  0
+departures  0
+letters     0
+disk        file [\d.]+ KiB, log 0 B, ballast none
+\Z""",
+        )
+
+    def test_running(self) -> None:
+        """
+        Who has it, how the webhook is, how much there is and how old.
+        """
+        self.add("d1", accepted=time.time() - 100)
+        self.letters("retry", "d1")
+        self.add("d2", age=7300)
+        with changing(self.path) as other:
+            other.execute("INSERT INTO facts VALUES ('webhook', 'open')")
+        Path(f"{self.path}.ballast").write_bytes(b"x" * 2048)
+        self.assertIn("webhook     open, when a gateway ran last\n", self.status().output)
+        self.addCleanup(lock(self.path).release)
+        lines = self.status().output.splitlines()
+        self.assertEqual(
+            [
+                f"gateway     running, process {os.getpid()}",
+                "webhook     open",
+                "deliveries  1, 20 B, the oldest 1 min ago",
+                "departures  0",
+                "letters     1, 59 B, the oldest 2 h ago",
+            ],
+            lines[1:6],
+        )
+        self.assertTrue(lines[6].endswith(", ballast 2.0 KiB"))
+
+    def test_json(self) -> None:
+        """
+        The same for another program.
+        """
+        self.add("d2", age=7300)
+        self.addCleanup(lock(self.path).release)
+        found = json.loads(self.status("--json").output)
+        self.assertEqual(
+            (str(self.path), max(SCHEMA), True, os.getpid()),
+            tuple(found[one] for one in ("path", "schema", "running", "process")),
+        )
+        self.assertEqual({"count": 0, "bytes": 0, "oldest": None, "oldest_age": None}, found["departures"])
+        self.assertEqual((1, 59, 7300), tuple(int(found["letters"][one]) for one in ("count", "bytes", "oldest_age")))
+        self.assertEqual((None, None), (found["webhook"], found["ballast_bytes"]))
+
+
+class PlaceTests(CommandCase):
+    """Which file is meant."""
+
+    def config(self, text: str) -> str:
+        path = self.folder / "bot.toml"
+        path.write_text(text)
+        return str(path)
+
+    def test_by_settings(self) -> None:
+        """
+        A settings file names it, without its secret or anything else that a gateway needs.
+        """
+        self.add("d1")
+        config = self.config('[component]\nsecret_file = "none"\n[spool]\nkind = "sqlite"\npath = "spool.sqlite3"\n')
+        self.assertEqual(0, run("letters", "list", "--config", config).status)
+
+    def test_memory(self) -> None:
+        """
+        Where the spool is in memory there is no file, which is told.
+        """
+        config = self.config('[spool]\nkind = "memory"\n')
+        expected = (
+            f'component-http: {config}: spool.kind is "memory", so there is no file, and no dead letter is kept\n'
+        )
+        self.assertEqual(Ended(78, "", expected), run("letters", "list", "--config", config))
+        self.assertEqual(Ended(78, "", expected), run("spool", "status", "--config", config))
+
+    def test_wrong_settings(self) -> None:
+        """
+        Settings that cannot be used get their sentence.
+        """
+        config = self.config('[spool]\nkind = "memory"\npath = "x"\n')
+        ended = run("spool", "status", "--config", config)
+        self.assertEqual(78, ended.status)
+        self.assertIn(f"component-http: {config}: spool.path is ", ended.error)
+
+    def test_default(self) -> None:
+        """
+        Without either it is the file of a gateway without settings; that it is not there is told by its name.
+        """
+        ended = run("spool", "status")
+        self.assertEqual((78, ""), (ended.status, ended.output))
+        self.assertIn(f"there is no spool {Path.cwd() / 'component-http.sqlite3'}: ", ended.error)
+        self.assertFalse(Path("component-http.sqlite3").exists())
+
+    def test_both(self) -> None:
+        """
+        Two places at once are a mistake.
+        """
+        self.assertEqual(2, run("spool", "status", "--config", "x", "--spool", "y").status)
+
+
+class WordsTests(SynchronousTestCase):
+    """What is read from the command line."""
+
+    @given(st.integers(0, 999_999_999), st.sampled_from("smhdw"))
+    def test_durations(self, number: int, unit: str) -> None:
+        """
+        A duration is a number and a unit.
+        """
+        units = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
+        self.assertEqual(number * units[unit], seconds(f"{number}{unit}"))
+
+    @given(st.text(max_size=6) | st.from_regex(r"\A-?[0-9.]*[smhdwy]?\Z"))
+    def test_no_durations(self, text: str) -> None:
+        """
+        Anything else is refused with what is allowed.
+        """
+        try:
+            self.assertGreaterEqual(seconds(text), 0)
+        except argparse.ArgumentTypeError as error:
+            self.assertIn("is not a duration such as 90s, 15m, 2h, 7d or 1w", str(error))
+        else:
+            self.assertRegex(text, r"\A[0-9]{1,9}(\.[0-9]{1,9})?[smhdw]\Z")
+
+    @given(st.sets(st.text("ab", max_size=12)), st.integers(0, 10))
+    def test_shortest(self, ids: set[str], least: int) -> None:
+        """
+        The beginning that is shown of an id means that one only, is not shorter than asked for, and not longer than
+        it has to be.
+        """
+        shown = shortest(sorted(ids), least)
+        self.assertEqual(ids, shown.keys())
+        for one, beginning in shown.items():
+            self.assertTrue(one.startswith(beginning))
+            alike = {other for other in ids if other.startswith(beginning)}
+            self.assertTrue(beginning == one or alike == {one})
+            self.assertGreaterEqual(len(beginning), min(least, len(one)))
+            if len(beginning) > max(least, 1):
+                shorter = {other for other in ids if other.startswith(beginning[:-1])}
+                self.assertGreater(len(shorter), 1)
+
+    def test_wrong_words(self) -> None:
+        """
+        A wrong outcome, kind, address, number or duration ends with status 2 and says what is wrong.
+        """
+        for flag, value, reason in (
+            ("--outcome", "bounced,lost", "'lost' is none of bounced, expired, "),
+            ("--kind", "mesage", "'mesage' is none of "),
+            ("--from", "a@b..c", "'a@b..c' is not an address: "),
+            ("--limit", "-1", "--limit"),
+            ("--limit", "many", "'many' is not a number of letters"),
+            ("--newer-than", "yesterday", "'yesterday' is not a duration"),
+        ):
+            ended = run("letters", "list", flag, value)
+            self.assertEqual(2, ended.status)
+            self.assertIn(reason, ended.error)
+
+    def test_whole_names(self) -> None:
+        """
+        A flag has to be written out, and a command as well.
+        """
+        self.assertEqual(2, run("letters", "list", "--js").status)
+        self.assertEqual(2, run("letters").status)
+        self.assertEqual(2, run("spool").status)
