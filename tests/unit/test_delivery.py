@@ -32,7 +32,7 @@ from component_http.delivery.departure import Departure
 from component_http.delivery.departures import Departures
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_guard import LoopGuard
-from component_http.delivery.relay import FLUSH, SLICE, Relay
+from component_http.delivery.relay import FLUSH, MAX_LETTER_BYTES, SLICE, Relay
 from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import (
     CertificateInvalid,
@@ -1514,3 +1514,89 @@ class AccountingTests(DeliveryTestCase):
         answered = {*self.answered(), *self.decided(spool)}
         late = [id_ for id_, at in asked.items() if id_ not in answered and self.clock.seconds() > at + 25.1]
         self.assertEqual([], late)
+
+
+class LetterTests(DeliveryTestCase):
+    """What is kept of what was given up."""
+
+    def letters(self, script: Sequence[Any], *stanzas: Stanza, **options: Any) -> list[tuple[str, Letter]]:
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay(script, spool=spool, **options)
+        for stanza in stanzas or [a_stanza()]:
+            relay.accept(stanza)
+        self.clock.pump([0.01] * 10)
+        return spool.letters
+
+    def test_none(self) -> None:
+        """
+        What was answered, with or without a reply, leaves none.
+        """
+        self.assertEqual([], self.letters([json_response('{"body": "x"}'), Response(204)], a_stanza(), a_stanza()))
+
+    def test_refused_reply(self) -> None:
+        """
+        An answer that cannot be used is kept with the reason.
+        """
+        [(id_, letter)] = self.letters([json_response('{"kind": "x"}')])
+        self.assertEqual(("d1", "refused_reply", 1, 200), (id_, letter.outcome, letter.tries, letter.status))
+        self.assertEqual(("application/json", b'{"kind": "x"}'), (letter.media_type, letter.response))
+        self.assertIn("kind", letter.note)
+
+    def test_bounced(self) -> None:
+        """
+        A final error is kept with what the webhook said, of which the beginning is enough.
+        """
+        [(_, letter)] = self.letters([Response(403, {}, b"x" * (MAX_LETTER_BYTES + 1))])
+        self.assertEqual(
+            ("bounced", 403, MAX_LETTER_BYTES), (letter.outcome, letter.status, len(letter.response or b""))
+        )
+
+    def test_no_response(self) -> None:
+        """
+        Where no response came there is the reason alone.
+        """
+        [(_, letter)] = self.letters([ConnectionFailed("refused")], max_attempts=1)
+        self.assertEqual(("bounced", None, None), (letter.outcome, letter.status, letter.response))
+        self.assertIn("refused", letter.note)
+
+    def test_not_told(self) -> None:
+        """
+        What its sender may not be told of, as in a room, is kept all the same.
+        """
+        [(_, letter)] = self.letters([Response(404)], a_stanza(type_="groupchat"))
+        self.assertEqual(([], "bounced"), (self.sent(), letter.outcome))
+
+    def test_held_back(self) -> None:
+        """
+        What the loop guard holds back is kept, and why.
+        """
+        answers = [json_response('{"body": "x"}')] * 2
+        [(_, letter)] = self.letters(answers, a_stanza(), a_stanza(), loop_guard=LoopGuard(1, 10.0))
+        self.assertEqual(("refused_reply", True), (letter.outcome, "loop_guard" in letter.note))
+
+    def test_expired(self) -> None:
+        """
+        One whose time is over is kept with what came last.
+        """
+        spool = KeepingSpool(self.clock)
+        self.a_relay([Response(503)] * 99, spool=spool).accept(a_stanza())
+        self.clock.pump([1.0] * 901)
+        [(_, letter)] = spool.letters
+        self.assertEqual(("expired", 503), (letter.outcome, letter.status))
+
+    def test_taken_again(self) -> None:
+        """
+        A letter that is tried again while its gateway runs is a delivery again, and the same twice is one.
+        """
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay([Response(404), json_response('{"body": "x"}')], spool=spool)
+        relay.accept(a_stanza())
+        self.clock.pump([0.01] * 5)
+        delivery = Delivery("d1", a_stanza().facts(), 2, self.clock.seconds() + 900.0)
+        spool.store(delivery, b'{"id": "m1"}')
+        self.clock.advance(0.01)
+        relay.restore([delivery])
+        relay.restore([delivery])
+        self.clock.pump([0.01] * 5)
+        self.assertEqual((1, 1, 1), (self.counters["bounced"], self.counters["restored"], self.counters["replied"]))
+        self.assert_accounts(relay)
