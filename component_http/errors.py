@@ -11,11 +11,15 @@ __all__ = [
     "ComponentHttpError",
     "ConnectionCut",
     "ConnectionFailed",
+    "DeliveryEnded",
     "MalformedStanza",
+    "Offline",
+    "ReplyRefused",
     "SettingsError",
     "SpoolError",
     "SpoolUnusable",
     "TimedOut",
+    "Unanswered",
     "WebhookError",
     "XmlRefused",
 ]
@@ -48,6 +52,22 @@ class MalformedStanza(ComponentHttpError):
 
 class XmlRefused(ComponentHttpError):
     """XML that somebody handed us is not well-formed, or holds what we never accept or send."""
+
+
+class ReplyRefused(ComponentHttpError):
+    """What somebody wants us to send cannot be sent; the message says why, without repeating any of it."""
+
+
+class DeliveryEnded(ComponentHttpError):
+    """A late reply is too late: the iq that it answers has its answer already."""
+
+
+class Unanswered(ComponentHttpError):
+    """An iq that we sent got no answer in its time."""
+
+
+class Offline(ComponentHttpError):
+    """An iq cannot be sent now, because the stream is away, or too many are waited for."""
 
 
 class WebhookError(ComponentHttpError):

@@ -14,11 +14,12 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
-from component_http.contract.reply import Response
+from component_http.contract.memo import Memo
+from component_http.contract.reply import Composed, Response
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure, Fate
 
-__all__ = ["Found", "Observer", "Outlet", "Spool", "Valve", "Webhook"]
+__all__ = ["Found", "Observer", "Outlet", "Sender", "Spool", "Valve", "Webhook"]
 
 
 class Webhook(Protocol):
@@ -207,6 +208,72 @@ class Outlet(Protocol):
 
     def when_sent(self) -> Deferred[None]:
         """Fire as soon as nothing waits to leave; at once if nothing does. Cancelling it forgets it."""
+        ...  # pragma: no cover
+
+
+class Sender(Protocol):
+    """
+    Who sends stanzas that are no answer to a POST: those that come of their own accord, and late replies.
+
+    What it was asked to keep it keeps, also if who asked is cancelled meanwhile.
+    """
+
+    async def push(
+        self, composed: Composed, *, delivery_id: str | None = None, memo: Memo | None = None
+    ) -> tuple[int, ...]:
+        """
+        Keep stanzas until the server has them, all of them or none; they leave in this order.
+
+        Args:
+            composed: They. If one of them answers an iq (`Composed.answers`), its delivery ends by that.
+            delivery_id: The delivery that they answer late; None if they answer none.
+            memo: To be remembered with them, in the same transaction and with their numbers, for `memo.LIFETIME`.
+
+        Returns:
+            A number for each, in the same order, when they are kept.
+
+        Raises:
+            component_http.errors.SpoolError: They cannot be kept now, so none is.
+            component_http.errors.DeliveryEnded: The iq that they would answer was answered already.
+        """
+        ...  # pragma: no cover
+
+    async def recall(self, owner: str, key: str) -> Memo | None:
+        """
+        Say what is remembered of a key, or None.
+
+        Raises:
+            component_http.errors.SpoolError: That cannot be read now.
+        """
+        ...  # pragma: no cover
+
+    async def sent(self, numbers: Sequence[int]) -> bool:
+        """
+        Wait until the server has pushed stanzas; cancelling it ends the waiting only.
+
+        Args:
+            numbers: Theirs.
+
+        Returns:
+            False as soon as it is known that one of them will never be with the server.
+        """
+        ...  # pragma: no cover
+
+    async def ask(self, iq: Element, timeout: float) -> Element:
+        """
+        Send an iq of type get or set at once, and once, and wait for its answer; cancelling it ends the waiting only.
+
+        Args:
+            iq: It, with its addresses; it gets an id that nobody can guess.
+            timeout: Seconds to wait.
+
+        Returns:
+            The result, or the error, from the address that was asked.
+
+        Raises:
+            component_http.errors.Unanswered: None came in time.
+            component_http.errors.Offline: It cannot be sent now.
+        """
         ...  # pragma: no cover
 
 

@@ -6,7 +6,7 @@ who embed it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from secrets import token_hex
 from typing import Any
 
@@ -18,11 +18,23 @@ from twisted.words.protocols.jabber.component import ListenComponentAuthenticato
 from twisted.words.protocols.jabber.error import StreamError
 from twisted.words.xish.domish import Element
 
-from component_http.contract.reply import Response
+from component_http.contract import memo
+from component_http.contract.memo import Memo
+from component_http.contract.reply import Composed, Response
+from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
 from component_http.delivery.departure import Departure, Fate
+from component_http.errors import DeliveryEnded, Offline, SpoolError, Unanswered
 
-__all__ = ["Answer", "ComponentServer", "RecordingOutlet", "RecordingValve", "ScriptedWebhook", "json_response"]
+__all__ = [
+    "Answer",
+    "ComponentServer",
+    "RecordingOutlet",
+    "RecordingSender",
+    "RecordingValve",
+    "ScriptedWebhook",
+    "json_response",
+]
 
 
 def json_response(body: str, status: int = 200) -> Response:
@@ -192,6 +204,106 @@ class RecordingValve:
     def resume(self) -> None:
         """See `component_http.interfaces.Valve.resume`."""
         self.paused = False
+
+
+class RecordingSender:
+    """
+    A `Sender` that keeps what it is given, and sends nothing.
+
+    Args:
+        answer: Asked for the answer to an iq: an element, an error to raise, either of them later, or None for no
+            answer at all. Without it each iq is answered by an empty result.
+        now: The time, in seconds, by which it forgets.
+
+    Attributes:
+        pushed: The stanzas, in order.
+        deliveries: For each of them, the delivery that it answers, or None.
+        asked: The iqs.
+        open: The iqs that may be answered late, by their delivery's id; None for any.
+        full: Set it to True and nothing more is kept.
+        offline: Set it to True and nobody can be asked.
+        confirming: Set it to False, and what is pushed is not with the server until `confirm` says so.
+    """
+
+    def __init__(
+        self,
+        *,
+        answer: Callable[[Element], Element | Exception | Awaitable[Element | Exception] | None] | None = None,
+        now: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.pushed: list[Element] = []
+        self.deliveries: list[str | None] = []
+        self.asked: list[Element] = []
+        self.open: set[str] | None = None
+        self.full = False
+        self.offline = False
+        self.confirming = True
+        self._answer = answer
+        self._now = now
+        self._memos: dict[tuple[str, str], tuple[Memo, float]] = {}
+        self._fates: dict[int, bool] = {}
+        self._waiting: list[Deferred[None]] = []
+
+    async def push(
+        self, composed: Composed, *, delivery_id: str | None = None, memo: Memo | None = None
+    ) -> tuple[int, ...]:
+        """See `component_http.interfaces.Sender.push`."""
+        if self.full:
+            raise SpoolError("it is full")
+        if composed.answers and self.open is not None:
+            if delivery_id not in self.open:
+                raise DeliveryEnded
+            self.open.discard(delivery_id)
+        first = len(self.pushed) + 1
+        self.pushed.extend(composed.stanzas)
+        self.deliveries.extend([delivery_id] * len(composed.stanzas))
+        numbers = tuple(range(first, len(self.pushed) + 1))
+        if memo is not None:
+            self._memos[memo.owner, memo.key] = (evolve(memo, numbers=numbers), self._now())
+        if self.confirming:
+            self._fates.update(dict.fromkeys(numbers, True))
+        return numbers
+
+    async def recall(self, owner: str, key: str) -> Memo | None:
+        """See `component_http.interfaces.Sender.recall`."""
+        found, since = self._memos.get((owner, key), (None, 0.0))
+        return found if self._now() - since < memo.LIFETIME else None
+
+    async def sent(self, numbers: Sequence[int]) -> bool:
+        """See `component_http.interfaces.Sender.sent`."""
+        while True:
+            fates = [self._fates.get(number) for number in numbers]
+            if False in fates or None not in fates:
+                return False not in fates
+            waiting: Deferred[None] = Deferred(self._waiting.remove)
+            self._waiting.append(waiting)
+            await waiting
+
+    def confirm(self, fate: bool = True) -> None:
+        """Let the server have all that was pushed so far; or, with False, let it never have what it has not yet."""
+        for number in range(1, len(self.pushed) + 1):
+            self._fates.setdefault(number, fate)
+        waiting, self._waiting = self._waiting, []
+        for deferred in waiting:
+            deferred.callback(None)
+
+    async def ask(self, iq: Element, timeout: float) -> Element:
+        """See `component_http.interfaces.Sender.ask`."""
+        if self.offline:
+            raise Offline
+        iq["id"] = token_hex(16)
+        self.asked.append(iq)
+        if self._answer is None:
+            return Stanza.from_element(iq).response("result")
+        answer: Any = self._answer(iq)
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        if answer is None:
+            raise Unanswered
+        if isinstance(answer, Exception):
+            raise answer
+        element: Element = answer
+        return element
 
 
 _HOST = "localhost"

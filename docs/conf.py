@@ -33,6 +33,9 @@ _TABLES = {
     "webhook": "The HTTP side.",
     "delivery": "How stanzas are carried to the webhook.",
     "spool": "Where accepted stanzas are kept until they are done.",
+    "api": "The HTTP API, by which others send, see [](api.md).",
+    "api.token": "Who may use the API, and what for: any number of these.",
+    "api.hook": "URLs for programs that know nothing of XMPP: any number of these.",
     "": "The stanza error of an HTTP status, where it should be another than the contract's.",
 }
 
@@ -42,7 +45,8 @@ def settings_reference() -> str:
     rows = reference()
     parts = []
     for table, about in _TABLES.items():
-        parts.append(f"### `[{table or 'conditions'}]`\n\n{about}\n")
+        heading = f"[[{table}]]" if "." in table else f"[{table or 'conditions'}]"
+        parts.append(f"### `{heading}`\n\n{about}\n")
         parts.extend(_setting(row) for row in rows if row.table == table)
     return "\n".join(parts)
 
@@ -70,7 +74,7 @@ def _example(row: ReferenceRow) -> str:
     if not row.table:
         return row.example
     # That of a table inside a table is one line of it.
-    inner = not row.example.startswith('"')
+    inner = row.key == "headers"
     return f"{row.key} = {{ {row.example} }}" if inner else f"{row.key} = {row.example}"
 
 

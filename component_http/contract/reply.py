@@ -1,8 +1,8 @@
 """
-Webhook response -> replies, nothing, or a refusal.
+Webhook response -> replies, nothing, or a refusal; and the same objects without a request: late replies and pushes.
 
-Whatever a webhook answers ends as a `Verdict`, and whatever a verdict sends is fit for the stream: from the
-component's own domain, to an address, well-formed, within the limits.
+Whatever a webhook answers ends as a `Verdict`, and whatever is made here is fit for the stream: from the component's
+own domain, to an address, well-formed, within the limits.
 """
 
 from __future__ import annotations
@@ -38,9 +38,23 @@ from component_http.contract.request import (
 )
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
-from component_http.errors import XmlRefused
+from component_http.errors import ReplyRefused, XmlRefused
 
-__all__ = ["MAX_JSON_DEPTH", "MAX_REPLIES", "Outcome", "Response", "Verdict", "give_up", "judge"]
+__all__ = [
+    "MAX_JSON_DEPTH",
+    "MAX_REPLIES",
+    "Composed",
+    "JsonNumber",
+    "Outcome",
+    "Response",
+    "Verdict",
+    "answer",
+    "give_up",
+    "judge",
+    "push",
+    "read_json",
+    "reply_objects",
+]
 
 MAX_JSON_DEPTH = 64
 """Arrays and objects inside each other; a reply needs three. Beyond some hundred the JSON parser itself gives in."""
@@ -65,6 +79,22 @@ class Response:
     status: int
     headers: Mapping[str, str] = field(factory=dict)
     body: bytes | None = b""
+
+
+@frozen
+class Composed:
+    """
+    Stanzas that were made of reply objects, each checked.
+
+    Attributes:
+        stanzas: All of them, complete and in order.
+        verbatim: Which of them were written as XML, counted from 0.
+        answers: One of them answers the iq that they were made for.
+    """
+
+    stanzas: tuple[Element, ...]
+    verbatim: frozenset[int] = frozenset()
+    answers: bool = False
 
 
 @frozen
@@ -116,15 +146,14 @@ def judge(
         if 300 <= response.status <= 399:
             note += ": the URL is wrong, for a redirect is never followed"
         return give_up(stanza, error_of_status(response.status, status_errors), note)
-    composer = _Composer(stanza=stanza, domain=Address.parse(domain).domain, limits=limits, new_id=new_id)
     try:
         replies, note_or_none = _replies(response)
-        stanzas = composer.stanzas(replies or []) if stanza.answerable else ()
-    except _Refused as refused:
+        composed = answer(stanza, replies or [], domain=domain, limits=limits, new_id=new_id)
+    except ReplyRefused as refused:
         return Verdict("refused_reply", (error_stanza(stanza, INTERNAL),) if stanza.is_request else (), str(refused))
     ignored = note_or_none is not None
-    verbatim = frozenset(composer.verbatim)
-    if not stanza.is_request or any(composer.is_answer(element) for element in stanzas):
+    stanzas, verbatim = composed.stanzas, composed.verbatim
+    if not stanza.is_request or composed.answers:
         return Verdict("replied" if stanzas else "silent", stanzas, note_or_none, ignored, verbatim)
     if replies is not None and not stanzas:
         return Verdict("replied", (stanza.response("result"),), note_or_none)
@@ -149,15 +178,66 @@ def give_up(stanza: Stanza, error: StanzaError, note: str) -> Verdict:
     return Verdict("bounced", (error_stanza(stanza, error),) if stanza.bounceable else (), note)
 
 
-class _Refused(Exception):
-    """The answer cannot be used; the message says why, without repeating any of it."""
+def answer(
+    stanza: Stanza,
+    replies: Iterable[Mapping[str, object]],
+    *,
+    domain: str,
+    limits: Limits,
+    new_id: Callable[[], str],
+) -> Composed:
+    """
+    Make the stanzas that reply objects ask for, in answer to a stanza; none where it may not be answered.
+
+    Args:
+        stanza: What they answer; its recipient is in `domain`.
+        replies: The objects, as `reply_objects` reads them.
+        domain: The component's own domain; no stanza comes from anywhere else.
+        limits: What each stanza keeps to.
+        new_id: Makes the id of a stanza that needs a fresh one.
+
+    Raises:
+        ReplyRefused: One of them cannot be used, so none is.
+    """
+    if not stanza.answerable:
+        return Composed(())
+    return _Answering(Address.parse(domain).domain, limits, new_id, stanza).compose(replies)
+
+
+def push(
+    replies: Iterable[Mapping[str, object]],
+    *,
+    domain: str,
+    limits: Limits,
+    new_id: Callable[[], str],
+    sender: Address | None,
+    kind: str = "message",
+) -> Composed:
+    """
+    Make the stanzas that reply objects ask for, where there is nothing that they answer.
+
+    Each needs a `to`, a message needs something to say, and an iq its type. What XML in `stanza` lacks of `to` and
+    `from` is taken from the properties of these names.
+
+    Args:
+        replies: The objects, as `reply_objects` reads them.
+        domain: The component's own domain; no stanza comes from anywhere else.
+        limits: What each stanza keeps to.
+        new_id: Makes the id of a stanza that has none.
+        sender: Where they come from unless they say so; None where they have to.
+        kind: What they are unless they say so.
+
+    Raises:
+        ReplyRefused: One of them cannot be used, so none is.
+    """
+    return _Pushing(Address.parse(domain).domain, limits, new_id, sender, kind).compose(replies)
 
 
 # --- From bytes to JSON objects
 
 
 @frozen
-class _Number:
+class JsonNumber:
     """A JSON number as it was written: no digit of a long one is lost, and no huge one is worked out."""
 
     text: str
@@ -167,7 +247,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_decoder = JSONDecoder(parse_int=_Number, parse_float=_Number, parse_constant=_no_constant)
+_decoder = JSONDecoder(parse_int=JsonNumber, parse_float=JsonNumber, parse_constant=_no_constant)
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _JSON_MEDIA_TYPE = re.compile(r"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)")
@@ -202,27 +282,42 @@ def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | 
             known = "of a media type that is none" if media_type else "without a media type"
         return None, f"ignored {size} {known}: only application/json is read as a reply"
     if body is None:
-        raise _Refused("the response is larger than max_body_bytes")
+        raise ReplyRefused("the response is larger than max_body_bytes")
     if response.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
-        raise _Refused("the response is compressed, which was not asked for")
-    value = _json(body)
+        raise ReplyRefused("the response is compressed, which was not asked for")
+    return reply_objects(read_json(body)), None
+
+
+def reply_objects(value: object) -> list[dict[str, object]]:
+    """
+    Take the reply objects out of what `read_json` gave; those that say nothing are left out.
+
+    Raises:
+        ReplyRefused: It is none, and no array of them.
+    """
     members = value if isinstance(value, list) else [value]
     if not all(member is None or isinstance(member, dict) for member in members):
-        raise _Refused("the JSON is not an object, an array of objects or null")
-    return [member for member in members if isinstance(member, dict) and member], None
+        raise ReplyRefused("the JSON is not an object, an array of objects or null")
+    return [member for member in members if isinstance(member, dict) and member]
 
 
-def _json(body: bytes) -> object:
+def read_json(body: bytes) -> object:
+    """
+    Read JSON that somebody handed us; its numbers come as `JsonNumber`.
+
+    Raises:
+        ReplyRefused: It is none, is not UTF-8, or is nested too deep.
+    """
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
-        raise _Refused("the JSON is not UTF-8") from None
+        raise ReplyRefused("the JSON is not UTF-8") from None
     if _is_deep(text):
-        raise _Refused(f"the JSON is nested deeper than {MAX_JSON_DEPTH}")
+        raise ReplyRefused(f"the JSON is nested deeper than {MAX_JSON_DEPTH}")
     try:
         return _decoder.decode(text)
     except ValueError:
-        raise _Refused("the JSON does not parse") from None
+        raise ReplyRefused("the JSON does not parse") from None
 
 
 def _is_deep(text: str) -> bool:
@@ -248,8 +343,8 @@ _Checked = Mapping[str, Any]
 _TYPES: Mapping[str, tuple[type | UnionType, str]] = {
     **dict.fromkeys(("to", "from", "kind", "stanza", "type", "id", "lang"), (str, "a string")),
     **dict.fromkeys(("subject", "thread", "state", "oob_url", "replace", "show", "status"), (str, "a string")),
-    "body": (str | _Number | bool, "a string, a number or a boolean"),
-    "priority": (_Number, "a number"),
+    "body": (str | JsonNumber | bool, "a string, a number or a boolean"),
+    "priority": (JsonNumber, "a number"),
     "reply": (dict, "an object"),
     "error": (dict, "an object"),
 }
@@ -257,7 +352,8 @@ _STRINGS: Mapping[str, tuple[type | UnionType, str]] = dict.fromkeys(
     ("id", "to", "type", "condition", "text"), (str, "a string")
 )
 
-_COMMON = frozenset({"to", "from", "kind", "type", "id", "lang", "error"})
+_ADDRESSING = frozenset({"to", "from", "kind", "type", "id", "lang"})
+_COMMON = _ADDRESSING | {"error"}
 _APPLICABLE: Mapping[str, frozenset[str]] = {
     "message": _COMMON | {"body", "subject", "thread", "state", "oob_url", "replace", "reply"},
     "presence": _COMMON | {"show", "status", "priority"},
@@ -278,7 +374,7 @@ def _checked(
         if allowed is dict and value == {}:
             continue
         if not isinstance(value, allowed):
-            raise _Refused(f"{within}{name}: not {words}")
+            raise ReplyRefused(f"{within}{name}: not {words}")
         checked[name] = _LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value
     return checked
 
@@ -286,45 +382,129 @@ def _checked(
 @frozen
 class _Composer:
     """
-    Makes the stanzas that a webhook's reply objects ask for.
+    Makes the stanzas that reply objects ask for; a subclass for each thing that they may be an answer to.
 
     Attributes:
-        stanza: What they answer.
         domain: Where they may come from.
         limits: What each of them keeps to.
         new_id: Makes ids.
-        verbatim: Which of the stanzas it made are the webhook's own XML, counted from 0.
     """
 
-    stanza: Stanza
     domain: str
     limits: Limits
     new_id: Callable[[], str]
-    verbatim: set[int] = field(factory=set)
 
-    def stanzas(self, replies: Iterable[Mapping[str, object]]) -> tuple[Element, ...]:
+    def compose(self, replies: Iterable[Mapping[str, object]]) -> Composed:
         """
         Make all of them, in order.
 
         Raises:
-            _Refused: One of them cannot be sent, so none is.
+            ReplyRefused: One of them cannot be sent, so none is.
         """
         made: list[Element] = []
-        for reply in replies:
-            checked, before = _checked(reply), len(made)
-            made.extend(self._of_reply(checked))
-            if "stanza" in checked:
-                self.verbatim.update(range(before, len(made)))
+        verbatim: set[int] = set()
+        for given in replies:
+            before = len(made)
+            reply = _checked(given)
+            if "stanza" in reply:
+                made.extend(self._written(reply))
+                verbatim.update(range(before, len(made)))
+            else:
+                made.extend(self._of_properties(reply))
             if len(made) > MAX_REPLIES:
-                raise _Refused(f"more than {MAX_REPLIES} stanzas in one answer")
-        if sum(map(self.is_answer, made)) > 1:
-            raise _Refused("more than one answer to the iq")
+                raise ReplyRefused(f"more than {MAX_REPLIES} stanzas in one answer")
+        answers = sum(map(self.is_answer, made))
+        if answers > 1:
+            raise ReplyRefused("more than one answer to the iq")
         for element in made:
             try:
                 sendable(element, self.domain, self.limits.max_bytes)
             except XmlRefused as error:
-                raise _Refused(str(error)) from None
-        return tuple(made)
+                raise ReplyRefused(str(error)) from None
+        return Composed(tuple(made), frozenset(verbatim), answers > 0)
+
+    def is_answer(self, element: Element) -> bool:
+        """The element ends the iq that is answered."""
+        raise NotImplementedError
+
+    def _default_kind(self) -> str:
+        """What a reply is that does not say so."""
+        raise NotImplementedError
+
+    def _says_nothing(self, kind: str, reply: _Checked) -> bool:
+        """There is nothing in a reply that belongs to its kind, so no stanza is made of it."""
+        raise NotImplementedError
+
+    def _addresses(
+        self, sender: str | None, recipient: str | None, within: str = ""
+    ) -> tuple[Address | None, Address | None]:
+        """Read the addresses of a reply; None for one that is left to the default."""
+        raise NotImplementedError
+
+    def _described(self, kind: str, reply: _Checked) -> Element:
+        """Make the stanza that properties describe."""
+        raise NotImplementedError
+
+    def _complete(self, element: Element, sender: Address | None, recipient: Address | None) -> None:
+        """Address a stanza and give it an id, as far as nobody has."""
+        raise NotImplementedError
+
+    def _of_properties(self, reply: _Checked) -> list[Element]:
+        kind = reply.get("kind", self._default_kind())
+        if kind not in TYPES:
+            raise ReplyRefused(f"kind: not one of {', '.join(TYPES)}")
+        return [] if self._says_nothing(kind, reply) else [self._described(kind, reply)]
+
+    def _written(self, reply: _Checked) -> list[Element]:
+        """Take over the stanzas that were written as XML, and fill in what they lack."""
+        try:
+            elements = parse_stanzas(reply["stanza"], self.limits)
+        except XmlRefused as error:
+            raise ReplyRefused(f"stanza: {error}") from None
+        for element in elements:
+            if element.name not in TYPES or element.uri != NS_COMPONENT:
+                raise ReplyRefused(f"stanza: not a {', '.join(TYPES)}")
+            if element.name == "iq" or element.hasAttribute("type"):
+                _check_type(element.name, element.getAttribute("type"), "stanza: ")
+            self._address_written(element, reply)
+        return elements
+
+    def _address_written(self, element: Element, reply: _Checked) -> None:
+        """Complete a stanza that was written as XML in a reply."""
+        addresses = self._addresses(element.getAttribute("from"), element.getAttribute("to"), "stanza: ")
+        self._complete(element, *addresses)
+
+    def _filled(self, kind: str, stanza_type: str | None, reply: _Checked) -> Element:
+        """Make a stanza of its kind, its type and its content; addresses and id are still missing."""
+        element = Element((NS_COMPONENT, kind))
+        if kind == "presence" and stanza_type == "available":
+            stanza_type = None
+        if stanza_type is not None or kind == "iq":
+            element["type"] = _check_type(kind, stanza_type)
+        if "lang" in reply:
+            element[XML_LANG] = reply["lang"]
+        if stanza_type == "error":
+            text = _json_text(reply["body"]) if kind == "message" and "body" in reply else None
+            element.addChild(error_child(_error(reply.get("error", {}), text)))
+        else:
+            _CONTENT[kind](element, reply)
+        return element
+
+    def _see_sender(self, sender: Address) -> None:
+        if sender.domain != self.domain:
+            raise ReplyRefused(f"from: not an address of {self.domain}")
+
+
+@frozen
+class _Answering(_Composer):
+    """
+    Makes stanzas in answer to one.
+
+    Attributes:
+        stanza: What they answer.
+    """
+
+    stanza: Stanza
 
     def is_answer(self, element: Element) -> bool:
         """The element ends the iq that is answered: a result or an error, to the full address that asked."""
@@ -335,37 +515,16 @@ class _Composer:
             and element.getAttribute("to") == str(self.stanza.sender)
         )
 
-    def _of_reply(self, reply: _Checked) -> list[Element]:
-        if "stanza" in reply:
-            return self._written(reply["stanza"])
-        kind = reply.get("kind", "iq" if self.stanza.kind == "iq" else "message")
-        if kind not in TYPES:
-            raise _Refused(f"kind: not one of {', '.join(TYPES)}")
-        if _APPLICABLE[kind].isdisjoint(reply):
-            return []
-        return [self._described(kind, reply)]
+    def _default_kind(self) -> str:
+        return "iq" if self.stanza.kind == "iq" else "message"
 
-    def _written(self, xml: str) -> list[Element]:
-        """Take over the stanzas that the webhook wrote as XML, and fill in what they lack."""
-        try:
-            elements = parse_stanzas(xml, self.limits)
-        except XmlRefused as error:
-            raise _Refused(f"stanza: {error}") from None
-        for element in elements:
-            if element.name not in TYPES or element.uri != NS_COMPONENT:
-                raise _Refused(f"stanza: not a {', '.join(TYPES)}")
-            if element.name == "iq" or element.hasAttribute("type"):
-                _check_type(element.name, element.getAttribute("type"), "stanza: ")
-            addresses = self._addresses(element.getAttribute("from"), element.getAttribute("to"), "stanza: ")
-            self._complete(element, *addresses)
-        return elements
+    def _says_nothing(self, kind: str, reply: _Checked) -> bool:
+        return _APPLICABLE[kind].isdisjoint(reply)
 
     def _described(self, kind: str, reply: _Checked) -> Element:
-        """Make the stanza that properties describe."""
         sender, recipient = self._addresses(reply.get("from"), reply.get("to"))
         asker = self.stanza.sender
         to_room = self.stanza.type == "groupchat" and (recipient is None or recipient.bare == asker.bare)
-        element = Element((NS_COMPONENT, kind))
         stanza_type = reply.get("type")
         if stanza_type is None:
             if "error" in reply:
@@ -374,19 +533,9 @@ class _Composer:
                 stanza_type = "groupchat" if to_room else "chat"
             elif kind == "iq" and self.stanza.is_request and recipient in (None, asker):
                 stanza_type = "result"
-        if kind == "presence" and stanza_type == "available":
-            stanza_type = None
-        if stanza_type is not None or kind == "iq":
-            element["type"] = _check_type(kind, stanza_type)
+        element = self._filled(kind, stanza_type, reply)
         if to_room and stanza_type == "groupchat":
             recipient = None
-        if "lang" in reply:
-            element[XML_LANG] = reply["lang"]
-        if stanza_type == "error":
-            text = _json_text(reply["body"]) if kind == "message" and "body" in reply else None
-            element.addChild(error_child(_error(reply.get("error", {}), text)))
-        else:
-            _CONTENT[kind](element, reply)
         has_id_of_request = stanza_type == "error" and recipient in (None, asker)
         if "id" in reply and not has_id_of_request:
             element["id"] = reply["id"]
@@ -401,18 +550,16 @@ class _Composer:
         return (None, None) if given == (self.stanza.sender, self.stanza.recipient) else given
 
     def _complete(self, element: Element, sender: Address | None, recipient: Address | None) -> None:
-        """Address a stanza and give it an id, as far as the webhook has not."""
         stanza = self.stanza
         stanza_type = element.getAttribute("type")
         if sender is None:
             sender = stanza.recipient
         if recipient is None:
             recipient = stanza.sender.bare if stanza_type == stanza.type == "groupchat" else stanza.sender
-        if sender.domain != self.domain:
-            raise _Refused(f"from: not an address of {self.domain}")
+        self._see_sender(sender)
         is_error = stanza_type == "error" and element.name != "iq"
         if is_error and recipient.bare == stanza.sender.bare and not stanza.bounceable:
-            raise _Refused("type: a room, a headline or presence is never answered by an error")
+            raise ReplyRefused("type: a room, a headline or presence is never answered by an error")
         element["from"], element["to"] = str(sender), str(recipient)
         if self.is_answer(element):
             # From whom it was asked of: the asker takes it from nobody else (RFC 6120 section 8.1.2.1).
@@ -424,27 +571,86 @@ class _Composer:
                 element["id"] = stanza.id
 
 
+@frozen
+class _Pushing(_Composer):
+    """
+    Makes stanzas that answer nothing.
+
+    Attributes:
+        sender: Where they come from unless they say so, or None.
+        kind: What they are unless they say so.
+    """
+
+    sender: Address | None
+    kind: str
+
+    def is_answer(self, element: Element) -> bool:
+        return False
+
+    def _default_kind(self) -> str:
+        return self.kind
+
+    def _says_nothing(self, kind: str, reply: _Checked) -> bool:
+        if kind == "message" and (_APPLICABLE[kind] - _ADDRESSING).isdisjoint(reply):
+            raise ReplyRefused("the message says nothing: give it a body")
+        return False
+
+    def _described(self, kind: str, reply: _Checked) -> Element:
+        stanza_type = reply.get("type")
+        if stanza_type is None:
+            if "error" in reply:
+                stanza_type = "error"
+            elif kind == "message":
+                stanza_type = "chat"
+        element = self._filled(kind, stanza_type, reply)
+        if "id" in reply:
+            element["id"] = reply["id"]
+        self._complete(element, *self._addresses(reply.get("from"), reply.get("to")))
+        return element
+
+    def _address_written(self, element: Element, reply: _Checked) -> None:
+        given = self._addresses(element.getAttribute("from"), element.getAttribute("to"), "stanza: ")
+        besides = self._addresses(reply.get("from"), reply.get("to"))
+        self._complete(element, given[0] or besides[0], given[1] or besides[1])
+
+    def _addresses(
+        self, sender: str | None, recipient: str | None, within: str = ""
+    ) -> tuple[Address | None, Address | None]:
+        return _address(sender, f"{within}from"), _address(recipient, f"{within}to")
+
+    def _complete(self, element: Element, sender: Address | None, recipient: Address | None) -> None:
+        if recipient is None:
+            raise ReplyRefused("to: it is missing")
+        sender = sender or self.sender
+        if sender is None:
+            raise ReplyRefused("from: it is missing, and there is no address to take in its place")
+        self._see_sender(sender)
+        element["from"], element["to"] = str(sender), str(recipient)
+        if not element.getAttribute("id"):
+            element["id"] = self.new_id()
+
+
 def _address(text: str | None, name: str) -> Address | None:
     try:
         return None if text is None else Address.parse(text)
     except NotAnAddress as error:
-        raise _Refused(f"{name}: not an address: {error}") from None
+        raise ReplyRefused(f"{name}: not an address: {error}") from None
 
 
 def _check_type(kind: str, value: str | None, within: str = "") -> str:
     if value not in TYPES[kind]:
-        raise _Refused(f"{within}type: for this {kind} it is one of {', '.join(sorted(TYPES[kind]))}")
+        raise ReplyRefused(f"{within}type: for this {kind} it is one of {', '.join(sorted(TYPES[kind]))}")
     return value
 
 
 def _one_of(name: str, value: str, allowed: Iterable[str]) -> str:
     if value not in allowed:
-        raise _Refused(f"{name}: not one of {', '.join(allowed)}")
+        raise ReplyRefused(f"{name}: not one of {', '.join(allowed)}")
     return value
 
 
-def _json_text(value: str | _Number | bool) -> str:
-    if isinstance(value, _Number):
+def _json_text(value: str | JsonNumber | bool) -> str:
+    if isinstance(value, JsonNumber):
         return value.text
     return value if isinstance(value, str) else str(value).lower()
 
@@ -470,7 +676,7 @@ def _fill_message(element: Element, reply: _Checked) -> None:
     if "reply" in reply:
         given = _checked(reply["reply"], _STRINGS, "reply.")
         if "id" not in given:
-            raise _Refused("reply.id: it is missing")
+            raise ReplyRefused("reply.id: it is missing")
         quoted = element.addElement((NS_REPLY, "reply"))
         quoted["id"] = given["id"]
         author = _address(given.get("to"), "reply.to")
@@ -484,7 +690,7 @@ def _fill_presence(element: Element, reply: _Checked) -> None:
     if "priority" in reply:
         number = reply["priority"].text
         if not re.fullmatch(r"-?[0-9]{1,3}", number) or not -128 <= int(number) <= 127:
-            raise _Refused("priority: not a whole number from -128 to 127")
+            raise ReplyRefused("priority: not a whole number from -128 to 127")
     for name in ("show", "status", "priority"):
         if name in reply:
             element.addElement((NS_COMPONENT, name), content=_json_text(reply[name]))

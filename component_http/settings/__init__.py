@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from attrs import NOTHING, Factory, field, fields, frozen
 
+from component_http.contract.address import Address
 from component_http.contract.conditions import StanzaError
 from component_http.errors import SettingsError
 from component_http.settings.sources import (
@@ -34,10 +35,13 @@ from component_http.settings.sources import (
 )
 from component_http.settings.tables import (
     SECRET_VARIABLE,
+    ApiSettings,
     ComponentSettings,
     DeliverySettings,
+    HookSettings,
     SpoolSettings,
     Table,
+    TokenSettings,
     WebhookSettings,
     setting,
     without_line_end,
@@ -46,11 +50,14 @@ from component_http.settings.values import shown
 
 __all__ = [
     "SECRET_VARIABLE",
+    "ApiSettings",
     "ComponentSettings",
     "DeliverySettings",
+    "HookSettings",
     "ReferenceRow",
     "Settings",
     "SpoolSettings",
+    "TokenSettings",
     "WebhookSettings",
     "reference",
     "spool_from_toml",
@@ -77,6 +84,7 @@ class Settings(Table):
     webhook: WebhookSettings = field(kw_only=True, factory=WebhookSettings)
     delivery: DeliverySettings = field(kw_only=True, factory=DeliverySettings)
     spool: SpoolSettings = field(kw_only=True, factory=SpoolSettings)
+    api: ApiSettings = field(kw_only=True, factory=ApiSettings)
     conditions: Mapping[int, StanzaError] = setting(CONDITIONS, default=Factory(dict))
 
     def __attrs_post_init__(self) -> None:
@@ -85,6 +93,21 @@ class Settings(Table):
             sources.append("the user in component.component_post_url")
         if len(sources) > 1:
             raise SettingsError(f"{sources[0]} and {sources[1]} both set the Authorization header: remove one of them")
+
+        domain = self.component.domain
+        for token in self.api.token:
+            for pattern in token.may_send_as:
+                if pattern != "*" and pattern.rpartition("@")[2] != domain:
+                    raise SettingsError(
+                        f"api.token {token.name} has {shown(pattern)} in may_send_as, but the component can only send"
+                        f" from {domain} and addresses in it"
+                    )
+        for hook in self.api.hook:
+            if hook.send_as is not None and Address.parse(hook.send_as).domain != domain:
+                raise SettingsError(
+                    f"api.hook {hook.name} has {shown(hook.send_as)} as send_as, but the component can only send from"
+                    f" {domain} and addresses in it"
+                )
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], env: Mapping[str, str] = os.environ) -> Self:
@@ -160,9 +183,18 @@ class Settings(Table):
                 "component.component_post_url holds a user or a password: they go out as Basic auth and stay out of"
                 " the log, but a file named by webhook.bearer_token_file keeps a secret better"
             )
+        if self.api.listen is None and (self.api.token or self.api.hook):
+            found.append("there are tokens or hooks for the API, but it is off: api.listen is not set")
+        if self.api.is_exposed:
+            found.append(
+                f"api.listen is {shown(self.api.listen)}, where tokens pass in the open: take an ssl: endpoint, or"
+                " interface=127.0.0.1 behind a proxy that speaks TLS"
+            )
         for key, path in (
             ("component.secret_file", self.component.secret_file),
             ("webhook.bearer_token_file", self.webhook.bearer_token_file),
+            *(("api.token.token_file", token.token_file) for token in self.api.token),
+            *(("api.hook.secret_file", hook.secret_file) for hook in self.api.hook),
         ):
             if path is not None and _everyone_can_read(path):
                 found.append(f"{key} {shown(path)} can be read by every user of this machine: chmod o-rwx it")

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ from component_http.errors import SettingsError
 from component_http.settings.tables import (
     SECRET_VARIABLE,
     About,
+    ApiSettings,
     ComponentSettings,
     DeliverySettings,
     SpoolSettings,
+    Table,
     WebhookSettings,
     about,
     read_text,
 )
-from component_http.settings.values import ANSWERS, accepted, accepted_from_flag, hint, nearest, shown
+from component_http.settings.values import ANSWERS, RATE, accepted, accepted_from_flag, hint, nearest, shown
 
 __all__ = [
     "CONDITIONS",
@@ -46,8 +48,11 @@ _OLD_STANZAS = "component.post_stanza_types"
 """What mod_component_http's code reads; its README has the other name."""
 
 TABLES: Mapping[str, type[AttrsInstance]] = {
-    table.TABLE: table for table in (ComponentSettings, WebhookSettings, DeliverySettings, SpoolSettings)
+    table.TABLE: table for table in (ComponentSettings, WebhookSettings, DeliverySettings, SpoolSettings, ApiSettings)
 }
+
+_PATHS = ("secret_file", "bearer_token_file", "path", "token_file", "template_file")
+"""Keys whose value is a path that starts at the folder of the settings file."""
 
 CONDITIONS = About(
     ANSWERS,
@@ -60,7 +65,7 @@ CONDITIONS = About(
 
 @frozen
 class _Setting:
-    """One setting and its names; `table` is "" for [conditions]."""
+    """One setting and its names; `table` is "" for [conditions], and "api.token" for those of an [[api.token]]."""
 
     table: str
     key: str
@@ -74,18 +79,35 @@ class _Setting:
     @property
     def flags(self) -> tuple[str, ...]:
         """Its flags without dashes in front, the shortest first."""
-        if self.about.kind.from_flag is None:
+        if self.about.kind.from_flag is None or "." in self.table:
             return ()
         prefix = "" if self.table == "component" else f"{self.table}-"
         return (*self.about.aliases, f"{prefix}{self.key}".replace("_", "-"))
 
 
+def _settings_of(table: Any, name: str) -> Iterator[_Setting]:
+    """Those of a table; behind them, for each that holds tables, the settings of these."""
+    inner: list[type[Table]] = []
+    for attribute in fields(table):
+        known = about(attribute)
+        if known.rows is None:
+            yield _Setting(name, attribute.name, known, attribute.default)
+        else:
+            inner.append(known.rows)
+    for rows in inner:
+        yield from _settings_of(rows, rows.TABLE)
+
+
+_ROWS: Mapping[str, type[Table]] = {
+    known.rows.TABLE: known.rows
+    for table in TABLES.values()
+    for attribute in fields(table)
+    if (known := about(attribute)).rows is not None
+}
+"""Each table that may be there any number of times, by its name."""
+
 _ALL = (
-    *(
-        _Setting(name, attribute.name, about(attribute), attribute.default)
-        for name, table in TABLES.items()
-        for attribute in fields(table)
-    ),
+    *(setting for name, table in TABLES.items() for setting in _settings_of(table, name)),
     _Setting("", "conditions", CONDITIONS, Factory(dict)),
 )
 _HIDDEN = {setting.name for setting in _ALL if setting.about.hidden}
@@ -133,6 +155,8 @@ def reference() -> list[ReferenceRow]:
             default = "required"
         elif setting.default is None or isinstance(setting.default, type(Factory(dict))):
             default = "none"
+        elif setting.about.kind is RATE:
+            default = json.dumps("{}/{:g}s".format(*setting.default))
         else:
             default = json.dumps(setting.default)
         known = setting.about
@@ -218,13 +242,16 @@ def _bare(key: object) -> str:
 
 def _take(given: dict[str, Given], source: str, name: str, value: Any, folder: Path | None) -> None:
     label = f"{source}: {name}"
+    if name in _ROWS:
+        given[name] = Given(_rows(source, name, value, folder), label)
+        return
     if name in _HIDDEN:
         raise SettingsError(f"{label} must not stand in the open: {_secret_remedy(name)}")
     setting = _SETTINGS.get(_STANZAS if name == _OLD_STANZAS else name)
     if setting is None:
         raise SettingsError(f"{label} is not a setting{_meant(name)}")
     value = accepted(label, value, setting.about.kind)
-    if folder is not None and setting.key in ("secret_file", "bearer_token_file", "path"):
+    if folder is not None and setting.key in _PATHS:
         value = str(folder / value)
     before = given.get(setting.name)
     if before is not None and before.value != value:
@@ -233,6 +260,43 @@ def _take(given: dict[str, Given], source: str, name: str, value: Any, folder: P
             " setting: remove one of the two"
         )
     given[setting.name] = Given(value, label)
+
+
+def _rows(source: str, name: str, content: object, folder: Path | None) -> tuple[Table, ...]:
+    """Take all tables of a name that may be there any number of times."""
+    if isinstance(content, Mapping):
+        raise SettingsError(f"{source}: [{name}] must be written as [[{name}]], for there may be several")
+    if not isinstance(content, (list, tuple)) or not all(isinstance(row, (Mapping, _ROWS[name])) for row in content):
+        raise SettingsError(f"{source}: {name} is {shown(content)}, but must be tables: [[{name}]]")
+    return tuple(
+        row if isinstance(row, Table) else _row(f"{source}: [[{name}]] number {number}", name, row, folder)
+        for number, row in enumerate(content, 1)
+    )
+
+
+def _row(where: str, name: str, content: Mapping[str, Any], folder: Path | None) -> Table:
+    """Take one of them."""
+    known = {setting.key: setting for setting in _ALL if setting.table == name}
+    taken: dict[str, Any] = {}
+    for key, value in content.items():
+        setting = known.get(key)
+        label = f"{where}: {_bare(key)}"
+        if setting is None:
+            keys = [key for key, setting in known.items() if not setting.about.hidden]
+            there_are = f"; there are {', '.join(keys)}"
+            raise SettingsError(f"{label} is not a setting{hint(nearest(key, keys)) or there_are}")
+        if setting.about.hidden:
+            raise SettingsError(f"{label} must not stand in the open: {_secret_remedy(f'.{key}')}")
+        taken[key] = accepted(label, value, setting.about.kind)
+        if folder is not None and key in _PATHS:
+            taken[key] = str(folder / taken[key])
+    for key, setting in known.items():
+        if setting.default is NOTHING and key not in taken:
+            raise SettingsError(f"{where}: {key} is missing: add {key} = {setting.about.example}")
+    try:
+        return _ROWS[name](**taken)
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from None
 
 
 def _secret_remedy(name: str) -> str:

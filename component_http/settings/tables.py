@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from attrs import NOTHING, Attribute, Converter, Factory, field, frozen
 
+from component_http.contract.stanza import STANZA_KINDS
 from component_http.errors import SettingsError
 from component_http.settings import values
-from component_http.settings.values import Kind, accepted, displayed_url, file_path, number, shown, whole
+from component_http.settings.values import Kind, accepted, displayed_url, file_path, listening_at, number, shown, whole
 
 __all__ = [
     "SECRET_VARIABLE",
     "About",
+    "ApiSettings",
     "ComponentSettings",
     "DeliverySettings",
+    "HookSettings",
     "SpoolSettings",
     "Table",
+    "TokenSettings",
     "WebhookSettings",
     "about",
     "read_text",
@@ -40,6 +44,9 @@ STATE_VARIABLE = "STATE_DIRECTORY"
 
 SPOOL_FILE = "component-http.sqlite3"
 """The name of an sqlite spool's file, unless it is set."""
+
+_MAX_TEMPLATE_BYTES = 65_536
+"""Bytes of a template's file that are read; a message has some hundred."""
 
 _MAX_SECRET_BYTES = 4096
 """Bytes of a secret's file that are read, so that a wrong path cannot fill the memory."""
@@ -57,6 +64,7 @@ class About:
         example: A value to start from, as TOML, where there is no default.
         aliases: Other names of its flag, shorter ones.
         hidden: Only an application may give it, neither a file nor a flag.
+        rows: Its value is any number of such tables, one for each [[...]] in a settings file.
     """
 
     kind: Kind
@@ -65,6 +73,7 @@ class About:
     example: str = ""
     aliases: tuple[str, ...] = ()
     hidden: bool = False
+    rows: type[Table] | None = None
 
 
 def about(attribute: Attribute[Any]) -> About:
@@ -112,6 +121,18 @@ class Table:
 
     TABLE: ClassVar[str] = ""
     __slots__ = ()
+
+
+def rows(table: type[Table], help: str) -> Any:
+    """A field that holds any number of tables of one kind; without any unless they are given."""
+
+    def accept(value: Any) -> tuple[Table, ...]:
+        given = tuple(value)
+        if not all(isinstance(row, table) for row in given):
+            raise TypeError(f"every {table.TABLE} must be a {table.__name__}")
+        return given
+
+    return setting(About(Kind(f"tables: [[{table.TABLE}]]", accept, None), help, rows=table), default=())
 
 
 # Secrets come from files.
@@ -195,6 +216,28 @@ def _resolve_fallback(value: object, owner: ComponentSettings) -> str | None:
     parent = owner.domain.partition(".")[2]
     is_of_numbers = parent.rpartition(".")[2].isdigit()  # the component's is an IP address
     return None if is_of_numbers else parent or None
+
+
+def _resolve_credential(key: str, hidden: str) -> Callable[[object, Any], str]:
+    """Makes what `setting` resolves a secret by that comes from the file in `key`, or directly as `hidden`."""
+
+    def resolve(value: object, owner: Any) -> str:
+        given = None if value is None else accepted(f"{owner.TABLE}.{hidden}", value, values.CREDENTIAL)
+        name = f"{owner.TABLE}.{key}"
+        secret = _one_secret(given, name, getattr(owner, key), f"{owner.TABLE}.{hidden}")
+        if secret is None:
+            raise SettingsError(f"{name} is missing: it names the file with the secret")
+        credential: str = accepted(f"what {name} {shown(getattr(owner, key))} holds", secret, values.CREDENTIAL)
+        return credential
+
+    return resolve
+
+
+def _resolve_template(value: object, owner: HookSettings) -> str | None:
+    path = owner.template_file
+    if path is None:
+        return None if value is None else str(value)
+    return read_text(f"api.hook.template_file {shown(path)}", path, _MAX_TEMPLATE_BYTES)
 
 
 # The tables, in the order of a settings file.
@@ -703,3 +746,255 @@ class SpoolSettings(Table):
     def __attrs_post_init__(self) -> None:
         if self.path is not None and self.kind == "memory":
             raise SettingsError(f'spool.path is {shown(self.path)}, but spool.kind "memory" has no file: remove path')
+
+
+@frozen
+class TokenSettings(Table):
+    """
+    Who may use the API, and what for: each [[api.token]] is one.
+
+    `token` is the token itself, once constructed.
+    """
+
+    TABLE: ClassVar[str] = "api.token"
+
+    name: str = setting(
+        About(
+            values.NAME,
+            "what it is called in the log, and the user's name in Basic auth",
+            example='"ops"',
+        )
+    )
+    token_file: str | None = setting(
+        About(
+            file_path("a file with the token"),
+            "the file that holds the token in one line; in a settings file a relative path starts at its folder",
+            "a token in the settings file itself would be in every copy of it",
+            example='"ops-token"',
+        ),
+        default=None,
+    )
+    token: str = setting(
+        About(values.CREDENTIAL, "the token itself", hidden=True),
+        default=None,
+        show=False,
+        resolve=_resolve_credential("token_file", "token"),
+    )
+    may_send_as: tuple[str, ...] = setting(
+        About(
+            values.PATTERNS,
+            "the addresses of the component that it may send from; * is any characters",
+            "the first of them without a * is the sender of what names none, or else the component's bare domain",
+            example='["alerts@bot.example.org"]',
+        ),
+        default=("*",),
+    )
+    may_send_to: tuple[str, ...] = setting(
+        About(
+            values.PATTERNS,
+            "the addresses that it may send to, resources left aside; * is any characters",
+            "a monitoring script has no business with strangers",
+            example='["*@example.org"]',
+        ),
+        default=("*",),
+    )
+    kinds: tuple[str, ...] = setting(
+        About(
+            values.STANZAS,
+            "the kinds of stanza that it may send",
+            "who only sends messages needs nothing else",
+        ),
+        default=STANZA_KINDS,
+    )
+    rate: tuple[int, float] = setting(
+        About(
+            values.RATE,
+            "requests at most within a time; what comes beyond gets 429, and each stanza of an array counts as one",
+            "a script that runs wild does not take the server's place from users",
+        ),
+        default=(100, 10.0),
+    )
+
+
+@frozen
+class HookSettings(Table):
+    """
+    A URL of its own for a program that knows nothing of XMPP: each [[api.hook]] is one.
+
+    `secret` is the secret itself, once constructed, and `template_text` the template, where there is a file for it.
+    """
+
+    TABLE: ClassVar[str] = "api.hook"
+
+    name: str = setting(About(values.NAME, "what it is called in the log", example='"alerts"'))
+    secret_file: str | None = setting(
+        About(
+            file_path("a file with the secret"),
+            "the file that holds the last part of its URL, /hooks/SECRET, in one line; in a settings file a relative"
+            " path starts at its folder",
+            "who has the URL can send",
+            example='"alerts-secret"',
+        ),
+        default=None,
+    )
+    secret: str = setting(
+        About(values.CREDENTIAL, "the secret itself", hidden=True),
+        default=None,
+        show=False,
+        resolve=_resolve_credential("secret_file", "secret"),
+    )
+    to: tuple[str, ...] = setting(
+        About(
+            values.RECIPIENTS,
+            "who gets the messages",
+            "it is fixed here, so that who has the URL cannot write to others",
+            example='"oncall@example.org"',
+        )
+    )
+    send_as: str | None = setting(
+        About(
+            values.SENDER,
+            "the address of the component that they come from; the bare domain unless set",
+            example='"alerts@bot.example.org"',
+        ),
+        default=None,
+    )
+    type: str = setting(
+        About(
+            values.choice("chat", "normal", "headline", "groupchat"),
+            "the type of the messages",
+            "groupchat is for a room that the address is in",
+        ),
+        default="chat",
+    )
+    template: str | None = setting(
+        About(
+            values.choice("alertmanager", "generic"),
+            "a template that the gateway brings along; without any template the hook takes what Slack's takes",
+            example='"alertmanager"',
+        ),
+        default=None,
+    )
+    template_file: str | None = setting(
+        About(
+            file_path("a file with a Jinja2 template"),
+            "a template of your own that makes the text of a message from any JSON; in a settings file a relative path"
+            " starts at its folder",
+            example='"build.j2"',
+        ),
+        default=None,
+    )
+    template_text: str | None = setting(
+        About(values.SECRET, "the text of a template of your own", hidden=True),
+        default=None,
+        show=False,
+        resolve=_resolve_template,
+    )
+    rate: tuple[int, float] = setting(
+        About(
+            values.RATE,
+            "requests at most within a time; what comes beyond gets 429",
+            "a program that runs wild does not take the server's place from users",
+        ),
+        default=(100, 10.0),
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.template is not None and self.template_text is not None:
+            raise SettingsError(f"api.hook {self.name} has template and template_file: remove one of the two")
+        if "/" in self.secret:
+            raise SettingsError(f"the secret of api.hook {self.name} must not have a /, for it is one part of a URL")
+
+
+def _see_apart(rows: Sequence[TokenSettings | HookSettings], secrets: Sequence[str]) -> None:
+    """See that each has a name and a secret of its own."""
+    names = [row.name for row in rows]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"[[{rows[0].TABLE}]] is there twice with the name {shown(name)}: give each its own")
+    if len(set(secrets)) < len(secrets):
+        raise SettingsError(f"two of [[{rows[0].TABLE}]] hold the same secret: give each its own")
+
+
+@frozen
+class ApiSettings(Table):
+    """The HTTP API, by which others send."""
+
+    TABLE: ClassVar[str] = "api"
+
+    listen: str | None = setting(
+        About(
+            values.LISTEN,
+            "where the API is served, as a Twisted server endpoint; nowhere unless set",
+            "tokens pass in the open over plain HTTP, so that is for one machine; ssl: endpoints speak TLS",
+            example='"tcp:5280:interface=127.0.0.1"',
+        ),
+        default=None,
+    )
+    url: str | None = setting(
+        About(
+            values.BASE_URL,
+            "where the webhook reaches it, for the links to reply by; worked out from a listen that names an interface",
+            "behind a proxy only you know it",
+            example='"https://bot.example.org/xmpp"',
+        ),
+        default=None,
+    )
+    max_connections: int = setting(
+        About(
+            whole(1, 10_000, "connections"),
+            "connections at once; what comes beyond is told 503 and closed",
+            "a process has so many sockets, and the stream to the server needs one of them",
+        ),
+        default=100,
+    )
+    max_body_bytes: int = setting(
+        About(
+            whole(1024, 67_108_864, "bytes"),
+            "the largest request body that is read; a larger one gets 413",
+            "bodies are held in memory, max_connections of them at once",
+        ),
+        default=1_048_576,
+    )
+    request_timeout: float = setting(
+        About(
+            number(1, 600, "seconds"),
+            "the time a request has to arrive in whole, and a connection may be idle",
+            "a client that sends a byte now and then must not keep a connection for ever",
+        ),
+        default=30.0,
+    )
+    max_iq_timeout: float = setting(
+        About(
+            number(1, 600, "seconds"),
+            "the longest time that a request can ask to wait for the answer to an iq, or until a stanza is sent",
+            "proxies give up after a minute or so",
+        ),
+        default=60.0,
+    )
+    token: tuple[TokenSettings, ...] = rows(TokenSettings, "who may use it")
+    hook: tuple[HookSettings, ...] = rows(HookSettings, "URLs for programs that know nothing of XMPP")
+
+    def __attrs_post_init__(self) -> None:
+        _see_apart(self.token, [row.token for row in self.token])
+        _see_apart(self.hook, [row.secret for row in self.hook])
+
+    @property
+    def base_url(self) -> str | None:
+        """Where the webhook reaches it, without a slash at the end; None where that is not known."""
+        if self.url is not None or self.listen is None:
+            return self.url
+        kind = self.listen.partition(":")[0]
+        if kind not in ("tcp", "ssl"):
+            return None
+        host, port = listening_at(self.listen)
+        if host in ("", "0.0.0.0", "::"):
+            return None
+        return f"{'https' if kind == 'ssl' else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    @property
+    def is_exposed(self) -> bool:
+        """Others than those on this machine can reach it, and what passes is in the open."""
+        if self.listen is None or not self.listen.startswith("tcp:"):
+            return False
+        return not re.fullmatch(r"localhost|127\.[\d.]+|::1", listening_at(self.listen)[0])

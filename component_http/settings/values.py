@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from attrs import NOTHING, frozen
-from twisted.internet.endpoints import clientFromString
+from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
 from zope.interface import implementer
 
@@ -29,10 +29,18 @@ from component_http.errors import SettingsError
 
 __all__ = [
     "ANSWERS",
+    "BASE_URL",
+    "CREDENTIAL",
     "DOMAIN",
     "HEADERS",
+    "LISTEN",
     "LOOP_GUARD",
+    "NAME",
+    "PATTERNS",
+    "RATE",
+    "RECIPIENTS",
     "SECRET",
+    "SENDER",
     "SERVER",
     "STANZAS",
     "SWITCH",
@@ -45,6 +53,7 @@ __all__ = [
     "displayed_url",
     "file_path",
     "hint",
+    "listening_at",
     "nearest",
     "number",
     "shown",
@@ -335,6 +344,103 @@ def _server_remedy(text: str) -> str | None:
     return 'write "tcp:{}:{}"'.format(host.replace(":", "\\:"), port)
 
 
+def _accept_listen(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _Unfit
+    if not re.match(r"[A-Za-z0-9]+:", value) or re.match(r"https?:|tcp:[^:]*[^:0-9=][^:=]*:", value, re.IGNORECASE):
+        raise _Unfit(remedy=_listen_remedy(value))
+    try:
+        serverFromString(_NoReactor(), value)
+    except OSError as error:  # a TLS endpoint reads its key and its certificate
+        raise _Unfit(remedy=f"{shown(error.filename)} cannot be read: {error.strerror}") from None
+    except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
+        unknown = str(error).startswith("Unknown endpoint type")
+        raise _Unfit(
+            remedy=_listen_remedy(value) or (None if unknown else f"Twisted says {shown(str(error))}")
+        ) from None
+    if value.startswith("tcp:") and not 0 < int(listening_at(value)[1]) < 65536:
+        raise _Unfit(remedy="a port is a number from 1 to 65535")
+    return value
+
+
+def _listen_remedy(text: str) -> str | None:
+    """What somebody who wrote this most likely meant."""
+    meant = re.fullmatch(r"(?:tcp:|https?://)?(?:([\w.-]+):)?(\d+)/?", text)
+    return f'write "tcp:{meant[2]}:interface={meant[1] or "127.0.0.1"}"' if meant else None
+
+
+def listening_at(endpoint: str) -> tuple[str, str]:
+    """The interface ("" for all of them) and the port of a usable endpoint on TCP."""
+    arguments = [argument.replace("\\:", ":") for argument in re.split(r"(?<!\\):", endpoint)[1:]]
+    named = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    return named.get("interface", ""), named.get("port") or arguments[0]
+
+
+LISTEN = Kind(
+    'a Twisted server endpoint such as "tcp:5280:interface=127.0.0.1", "unix:PATH" or'
+    ' "ssl:5281:privateKey=FILE:certKey=FILE"',
+    _accept_listen,
+)
+
+
+def _accept_name(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", value):
+        raise _Unfit
+    return value
+
+
+NAME = Kind("a name of up to 40 letters, digits, dots, - and _", _accept_name, None)
+
+
+def _accept_patterns(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Collection) or isinstance(value, Mapping) or not value:
+        raise _Unfit(remedy=f"write [{shown(value)}]" if isinstance(value, str) else None)
+    return tuple(map(_pattern, value))
+
+
+def _pattern(text: Any) -> str:
+    if not isinstance(text, str):
+        raise _Unfit(found=text)
+    if "/" in text:
+        raise _Unfit(found=text, remedy="patterns are for addresses without a resource")
+    try:
+        # A star is none of the characters of a host name.
+        address = Address.parse(text.replace("*", "0"))
+    except NotAnAddress:
+        raise _Unfit(found=text) from None
+    return text.lower() if "*" in text else str(address)
+
+
+PATTERNS = Kind(
+    'a list of addresses without resource, with * for any characters, such as ["*@example.org"]', _accept_patterns, None
+)
+
+
+def _accept_sender(value: Any) -> str:
+    try:
+        return str(Address.parse(value)) if isinstance(value, str) else _unfit()
+    except NotAnAddress:
+        raise _Unfit from None
+
+
+def _unfit() -> str:
+    raise _Unfit
+
+
+SENDER = Kind('an address such as "alerts@bot.example.org"', _accept_sender, None)
+
+
+def _accept_recipients(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, Collection) or isinstance(value, Mapping) or not value:
+        raise _Unfit
+    return tuple(map(_accept_sender, value))
+
+
+RECIPIENTS = Kind("an address, or a list of addresses", _accept_recipients, None)
+
+
 def _accept_stanzas(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         raise _Unfit(remedy=f"write [{shown(value)}]" if value in STANZA_KINDS else None)
@@ -366,6 +472,9 @@ def _accept_loop_guard(value: Any) -> tuple[int, float]:
 
 
 LOOP_GUARD = Kind('replies and seconds, such as "20/10s": from 1 to 10000 within 1 to 3600 s', _accept_loop_guard)
+
+
+RATE = Kind('requests and seconds, such as "100/10s": from 1 to 10000 within 1 to 3600 s', _accept_loop_guard, None)
 
 
 def _accept_conditions(value: Any) -> Mapping[int, StanzaError]:
@@ -448,6 +557,16 @@ def _url_from_flag(text: str) -> object:
 URL = Kind('an absolute URL such as "http://127.0.0.1:8080/"', _accept_url, _url_from_flag)
 
 
+def _accept_base_url(value: Any) -> str:
+    parts = _url_parts(value) if isinstance(value, str) else None
+    if parts is None or parts.query or parts.fragment or "@" in parts.netloc:
+        raise _Unfit
+    return str(value).rstrip("/")
+
+
+BASE_URL = Kind('an absolute URL without a query, such as "https://bot.example.org/xmpp"', _accept_base_url)
+
+
 def displayed_url(url: str) -> str:
     """A usable URL without what in it may be secret: user, password and query."""
     start, mark, _ = re.sub(r"//[^/?]*@", "//", url, count=1).partition("?")
@@ -502,3 +621,12 @@ def _accept_token(value: Any) -> str:
 
 
 TOKEN = Kind("a string of printable ASCII without blanks", _accept_token, None)
+
+
+def _accept_credential(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._~+/=-]{16,}", value):
+        raise _Unfit(problem="must be at least 16 letters, digits and ._~+/=- without blanks: make one at random")
+    return value
+
+
+CREDENTIAL = Kind("a string of at least 16 letters, digits and ._~+/=-", _accept_credential, None)

@@ -28,6 +28,8 @@ PURE = {
     "email",
     "enum",
     "functools",
+    "hashlib",
+    "hmac",
     "html",
     "io",
     "itertools",

@@ -219,6 +219,9 @@ class GoodSettingsTests(SettingsTestCase):
                 self.assertIn(f"\n{row.key} = {row.default}\n", text)
         self.write("s", "component-secret")
         self.write("t", "webhook-token")
+        for name in ("ops-token", "alerts-secret", "builds-secret"):
+            self.write(f"{name}-0123456789", name)
+        self.write("{{ text }}", "build.j2")
         # The one setting that does not go with the default of another.
         path = self.write(text.replace('path = "spool.sqlite3"', ""))
         self.assertEqual("bot.example.org", Settings.from_toml(path, {}).component.domain)
@@ -284,7 +287,7 @@ class WrongNameTests(SettingsTestCase):
         )
         self.assertEqual(
             "bot.toml: [qux] is not a table of settings;"
-            " there are [component], [webhook], [delivery], [spool], [conditions]",
+            " there are [component], [webhook], [delivery], [spool], [api], [conditions]",
             self.refusal(qux={}),
         )
 

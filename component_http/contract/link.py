@@ -1,0 +1,131 @@
+"""
+The link by which a webhook replies later: the facts of the delivery, sealed, so that nothing has to be kept of it.
+
+They are sealed by a MAC and not encrypted: the webhook knows all of them from the request already, and what counts is
+that nobody else can make such a link.
+
+Source: RFC 2104 (HMAC), RFC 4648 section 5 (base64url).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from math import ceil
+
+from attrs import frozen
+from twisted.words.xish.domish import Element
+
+from component_http.contract.address import Address
+from component_http.contract.stanza import Stanza
+from component_http.contract.xml import NS_COMPONENT
+
+__all__ = ["HEADER", "KEY_BYTES", "LIFETIME", "MAX_LENGTH", "ForgedLink", "LateReply", "link_path", "open_link"]
+
+HEADER = "webhook-reply-url"
+"""The header of a request that carries the link."""
+
+LIFETIME = 86_400.0
+"""Seconds for which a message or a presence can be replied to late; an iq only until its deadline."""
+
+KEY_BYTES = 32
+"""Of a key; as many as the MAC has."""
+
+MAX_LENGTH = 4096
+"""
+Characters of a link. With longer ones a request's headers would be over the 8 KiB that most HTTP servers take; only an
+absurdly long address or id makes one.
+"""
+
+_PURPOSE = b"component-http late reply 1"
+
+
+class ForgedLink(ValueError):
+    """The link is none that was made with this key, or something in it was changed."""
+
+
+@frozen
+class LateReply:
+    """
+    What a link says.
+
+    Attributes:
+        stanza: The facts of what may be replied to.
+        expires: Until when, in seconds since the epoch.
+    """
+
+    stanza: Stanza
+    expires: int
+
+
+def link_path(key: bytes, delivery_id: str, stanza: Stanza, expires: float) -> str | None:
+    """
+    Make the path and query of a link.
+
+    Args:
+        key: Of `KEY_BYTES`; nobody else knows it.
+        delivery_id: The `webhook-id`.
+        stanza: What may be replied to.
+        expires: Until when, in seconds since the epoch.
+
+    Returns:
+        None where there is nothing to reply to, or the link would be longer than `MAX_LENGTH`.
+    """
+    if not stanza.answerable:
+        return None
+    facts = (
+        stanza.kind,
+        stanza.type,
+        stanza.id,
+        str(stanza.sender),
+        str(stanza.recipient),
+        int(stanza.through_room),
+        ceil(expires),
+    )
+    sealed = _base64(json.dumps(facts, separators=(",", ":")).encode("ascii"))
+    path = f"/v1/deliveries/{delivery_id}/reply?seal={sealed}.{_base64(_mac(key, delivery_id, sealed))}"
+    return path if len(path) <= MAX_LENGTH else None
+
+
+def open_link(key: bytes, delivery_id: str, seal: str) -> LateReply:
+    """
+    Read what `link_path` made.
+
+    Args:
+        key: The same.
+        delivery_id: The one in the path.
+        seal: The value of `seal`.
+
+    Raises:
+        ForgedLink: It did not make it.
+    """
+    sealed, _, mac = seal.partition(".")
+    if len(seal) > MAX_LENGTH or not hmac.compare_digest(
+        _base64(_mac(key, delivery_id, sealed)).encode("ascii"), mac.encode("utf-8", "replace")
+    ):
+        raise ForgedLink("the link is not one of ours")
+    kind, stanza_type, stanza_id, sender, recipient, through_room, expires = json.loads(
+        urlsafe_b64decode(sealed + "=" * (-len(sealed) % 4))
+    )
+    stanza = Stanza(
+        kind=kind,
+        type=stanza_type,
+        id=stanza_id,
+        sender=Address.parse(sender),
+        recipient=Address.parse(recipient),
+        through_room=bool(through_room),
+        element=Element((NS_COMPONENT, kind)),
+    )
+    return LateReply(stanza, expires)
+
+
+def _mac(key: bytes, delivery_id: str, sealed: str) -> bytes:
+    # A zero byte is in none of the parts, so no two of them are read as one.
+    message = b"\0".join((_PURPOSE, delivery_id.encode("utf-8", "replace"), sealed.encode("utf-8", "replace")))
+    return hmac.digest(key, message, hashlib.sha256)
+
+
+def _base64(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

@@ -1,0 +1,32 @@
+"""What a request with an idempotency key was answered, so that the same request again gets the same answer."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+__all__ = ["LIFETIME", "Memo"]
+
+LIFETIME = 86_400.0
+"""Seconds for which it is remembered; who tries again does so within a day."""
+
+
+@frozen
+class Memo:
+    """
+    One answer that is remembered.
+
+    Attributes:
+        owner: Whose key it is; the same key of another owner is another one.
+        key: What the client chose.
+        fingerprint: Tells the request from another one with the same key.
+        body: The answer's body, UTF-8.
+        numbers: Those of the stanzas that were pushed for it.
+
+    Source: draft-ietf-httpapi-idempotency-key-header-07, section 2.
+    """
+
+    owner: str
+    key: str
+    fingerprint: str
+    body: bytes
+    numbers: tuple[int, ...] = ()

@@ -1,0 +1,114 @@
+"""The link by which a webhook replies later."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.words.xish.domish import Element
+
+from component_http.contract.address import Address
+from component_http.contract.link import KEY_BYTES, MAX_LENGTH, ForgedLink, LateReply, link_path, open_link
+from component_http.contract.stanza import Stanza
+from component_http.contract.xml import NS_COMPONENT
+
+KEY = bytes(range(KEY_BYTES))
+
+
+def a_stanza(**facts: Any) -> Stanza:
+    kind = facts.get("kind", "message")
+    return Stanza(
+        kind=kind,
+        type=facts.get("type_", "chat"),
+        id=facts.get("id", "m1"),
+        sender=Address.parse(facts.get("sender", "alice@example.org/phone")),
+        recipient=Address.parse(facts.get("recipient", "echo@bot.example.org")),
+        through_room=facts.get("through_room", False),
+        element=Element((NS_COMPONENT, kind)),
+    )
+
+
+def seal_of(path: str | None) -> str:
+    assert path is not None
+    [seal] = parse_qs(urlsplit(path).query)["seal"]
+    return seal
+
+
+class LinkTests(SynchronousTestCase):
+    """Facts that come back as they went out, or not at all."""
+
+    def a_seal(self, delivery_id: str = "d1", **facts: Any) -> str:
+        return seal_of(link_path(KEY, delivery_id, a_stanza(**facts), 1000.2))
+
+    def test_path(self) -> None:
+        """
+        The link names the delivery, so that a person can tell which one it is about.
+        """
+        path = link_path(KEY, "d1", a_stanza(), 1000)
+        assert path is not None
+        self.assertEqual("/v1/deliveries/d1/reply", urlsplit(path).path)
+
+    def test_facts(self) -> None:
+        """
+        What the link says is what the stanza was; its time is rounded in the webhook's favour.
+        """
+        for stanza in (
+            a_stanza(),
+            a_stanza(kind="iq", type_="get", id="i1"),
+            a_stanza(type_="groupchat", id=None, sender="room@rooms.example.org/nick with \u2603", through_room=True),
+        ):
+            self.assertEqual(
+                LateReply(stanza, 1001), open_link(KEY, "d1", seal_of(link_path(KEY, "d1", stanza, 1000.2)))
+            )
+
+    def test_nothing_to_reply_to(self) -> None:
+        """
+        What may not be answered has no link.
+        """
+        self.assertIsNone(link_path(KEY, "d1", a_stanza(type_="error"), 1000))
+        self.assertIsNone(link_path(KEY, "d1", a_stanza(kind="iq", type_="result"), 1000))
+
+    def test_too_long(self) -> None:
+        """
+        A stanza with an absurdly long id has no link, for its request would not be taken by most HTTP servers.
+        """
+        self.assertIsNone(link_path(KEY, "d1", a_stanza(id="x" * MAX_LENGTH), 1000))
+        self.assertIsNotNone(link_path(KEY, "d1", a_stanza(id="x" * 2000), 1000))
+
+    def test_other_key(self) -> None:
+        """
+        A link that another gateway made is none.
+        """
+        with self.assertRaises(ForgedLink):
+            open_link(bytes(KEY_BYTES), "d1", self.a_seal())
+
+    def test_other_delivery(self) -> None:
+        """
+        A link cannot be bent to another delivery.
+        """
+        with self.assertRaises(ForgedLink):
+            open_link(KEY, "d2", self.a_seal())
+
+    @given(st.data())
+    def test_changed(self, data: st.DataObject) -> None:
+        """
+        Whatever is changed in a link, it is none any more.
+        """
+        seal = self.a_seal()
+        at = data.draw(st.integers(0, len(seal)))
+        until = data.draw(st.integers(at, min(len(seal), at + 3)))
+        changed = seal[:at] + data.draw(st.text("AB.c-_\0\ud800é", max_size=3)) + seal[until:]
+        if changed != seal:
+            with self.assertRaises(ForgedLink):
+                open_link(KEY, "d1", changed)
+
+    @given(st.text("AB.c-_=\0\ud800é", max_size=40), st.text("d1/\0\ud800", max_size=5))
+    def test_invented(self, seal: str, delivery_id: str) -> None:
+        """
+        Whatever somebody thinks up is none.
+        """
+        with self.assertRaises(ForgedLink):
+            open_link(KEY, delivery_id, seal)
