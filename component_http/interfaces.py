@@ -89,7 +89,11 @@ class Spool(Protocol):
         ...  # pragma: no cover
 
     def end(
-        self, delivery_id: str, departures: Sequence[Departure], letter: Letter | None = None
+        self,
+        delivery_id: str,
+        departures: Sequence[Departure],
+        letter: Letter | None = None,
+        memo: Memo | None = None,
     ) -> Deferred[Sequence[int]]:
         """
         Keep a delivery no longer, but what is to leave for it.
@@ -97,10 +101,32 @@ class Spool(Protocol):
         Args:
             departures: What is to leave, in order.
             letter: It was given up: keep it as a dead letter, if such are kept.
+            memo: To be remembered with what leaves, with its numbers.
 
         Returns:
             The numbers of the departures, when all of that is kept; each is larger than any before.
         """
+        ...  # pragma: no cover
+
+    def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
+        """
+        Keep what is to leave and answers no delivery.
+
+        Args:
+            departures: What is to leave, in order.
+            memo: To be remembered with it, with its numbers.
+
+        Returns:
+            Their numbers, when they are kept; each is larger than any before.
+        """
+        ...  # pragma: no cover
+
+    def recall(self, owner: str, key: str) -> Deferred[Memo | None]:
+        """Fire with what is remembered of a key and not older than `contract.memo.LIFETIME`, or None."""
+        ...  # pragma: no cover
+
+    def key(self) -> Deferred[bytes]:
+        """Fire with a key that nobody else knows, of `contract.link.KEY_BYTES`: the same as long as the spool lasts."""
         ...  # pragma: no cover
 
     def departures(self, after: int) -> Deferred[list[Departure]]:

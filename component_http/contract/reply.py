@@ -50,6 +50,7 @@ __all__ = [
     "Verdict",
     "answer",
     "give_up",
+    "is_open",
     "judge",
     "push",
     "read_json",
@@ -164,6 +165,11 @@ def judge(
         ignored,
         verbatim,
     )
+
+
+def is_open(stanza: Stanza, response: Response) -> bool:
+    """The webhook has taken a question on and will answer it later: status 202 (RFC 9110 section 15.3.3)."""
+    return stanza.is_request and response.status == 202
 
 
 def give_up(stanza: Stanza, error: StanzaError, note: str) -> Verdict:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,15 +15,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
+from component_http.contract.memo import Memo
 from component_http.contract.outgoing import sendable
+from component_http.contract.reply import Composed
 from component_http.contract.xml import Limits, parse_stanzas
-from component_http.delivery.delivery import Delivery
 from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_request, lifetime
 from component_http.errors import SpoolError, XmlRefused
 from component_http.interfaces import Observer, Outlet, Spool
 from component_http.notices import LOG_INTERVAL, Notices
 
 __all__ = ["Departures", "Leaving"]
+
+MAX_FATES = 10_000
+"""Stanzas whose fate is remembered for who asks late; the oldest are forgotten beyond it."""
 
 AGAIN = 5.0
 """Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
@@ -76,6 +82,9 @@ class Departures:
         self._reading: Deferred[None] | None = None
         self._caught_up: list[Deferred[None]] = []
         self._stopped = False
+        # What became of the last that left, and who waits to hear that of others, by number.
+        self._fates: OrderedDict[int, bool] = OrderedDict()
+        self._waiting: dict[int, list[Deferred[None]]] = {}
 
     @property
     def crowded(self) -> bool:
@@ -90,14 +99,22 @@ class Departures:
         """Fire as soon as nothing waits to leave; at once if nothing does. Cancelling it forgets it."""
         return self._after_reading(self._outlet.when_sent)
 
-    def leaving(self, elements: Iterable[Element], delivery: Delivery, verbatim: Collection[int] = ()) -> Leaving:
+    def leaving(
+        self,
+        elements: Iterable[Element],
+        *,
+        verbatim: Collection[int] = (),
+        delivery_id: str | None = None,
+        deadline: float | None = None,
+    ) -> Leaving:
         """
-        Make what is to leave for a delivery that ends.
+        Make what is to leave.
 
         Args:
             elements: The stanzas.
-            delivery: What they answer.
-            verbatim: Which of them a webhook wrote as XML, counted from 0.
+            verbatim: Which of them somebody else wrote as XML, counted from 0.
+            delivery_id: The delivery that they answer; None if they answer none.
+            deadline: Until when the answer to an iq is waited for, in seconds of the clock; None where nobody waits.
 
         Returns:
             Those that may be sent; the others are counted as `unsendable` and logged.
@@ -109,9 +126,9 @@ class Departures:
             if xml is None:
                 continue
             expires = now + lifetime(element, self._lifetimes)
-            if element.name == "iq" and not is_request(element):
+            if deadline is not None and element.name == "iq" and not is_request(element):
                 # What comes of a deadline comes a moment after it.
-                expires = max(delivery.deadline, now + 1.0)
+                expires = max(deadline, now + 1.0)
             departure = Departure(
                 xml=xml,
                 kind=element.name,
@@ -119,32 +136,99 @@ class Departures:
                 stored=now,
                 verbatim=position in verbatim,
                 again=not is_request(element),
-                delivery_id=delivery.id,
+                delivery_id=delivery_id,
             )
             made.append((departure, element))
         return made
 
-    def depart(self, leaving: Leaving, numbers: Sequence[int] | None) -> None:
+    def push(
+        self, composed: Composed, *, delivery_id: str | None = None, memo: Memo | None = None
+    ) -> Deferred[Sequence[int]]:
+        """
+        Keep stanzas that end no delivery, and let them leave.
+
+        Args:
+            composed: They.
+            delivery_id: The delivery that they answer late; None if they answer none.
+            memo: To be remembered with them.
+
+        Returns:
+            Their numbers, when they are kept. It fails with `SpoolError` if they cannot be kept now.
+        """
+        leaving = self.leaving(composed.stanzas, verbatim=composed.verbatim, delivery_id=delivery_id)
+        pushed: Deferred[Any] = self._spool.push([departure for departure, _ in leaving], memo)
+        return pushed.addCallback(self._pushed, leaving)
+
+    def _pushed(self, numbers: Sequence[int], leaving: Leaving) -> Sequence[int]:
+        if not self.depart(leaving, numbers):
+            raise SpoolError("too much waits for the stream")
+        return numbers
+
+    async def sent(self, numbers: Sequence[int]) -> bool:
+        """
+        Wait until the server has stanzas that were kept; cancelling it ends the waiting only.
+
+        Args:
+            numbers: Theirs.
+
+        Returns:
+            False as soon as it is known that one of them will never be with the server.
+        """
+        if not self._spool.durable:
+            await self._outlet.when_sent()
+            return True
+        while True:
+            fates = [self._fates.get(number) for number in numbers]
+            if False in fates:
+                return False
+            unknown = [number for number, fate in zip(numbers, fates, strict=True) if fate is None]
+            unknown = [number for number in unknown if number in self._waiting or await self._is_kept(number)]
+            if not unknown:
+                return False not in [self._fates.get(number) for number in numbers]
+            if unknown[0] not in self._fates:
+                await self._fate_of(unknown[0])
+
+    async def _is_kept(self, number: int) -> bool:
+        """What is not kept has left, or is a dead letter; if that was long ago, it is taken for the first."""
+        page = await self._spool.departures(number - 1)
+        return bool(page) and page[0].number == number
+
+    def _fate_of(self, number: int) -> Deferred[None]:
+        def forget(waiter: Deferred[None]) -> None:
+            waiters.remove(waiter)
+            if not waiters:
+                del self._waiting[number]
+
+        waiters = self._waiting.setdefault(number, [])
+        waiter: Deferred[None] = Deferred(forget)
+        waiters.append(waiter)
+        return waiter
+
+    def depart(self, leaving: Leaving, numbers: Sequence[int] | None) -> bool:
         """
         Let stanzas leave.
 
         Args:
             leaving: They, in order.
             numbers: Their numbers in the spool; None if it does not have them.
+
+        Returns:
+            False if one of them is lost, which is counted: neither the spool nor the outlet has it.
         """
         if numbers is None or not self._spool.durable:
-            for departure, element in leaving:
-                if not self._taken(departure, element):
-                    self._observer.count("reply_lost")
-            return
+            taken = [self._taken(departure, element) for departure, element in leaving]
+            for _ in range(taken.count(False)):
+                self._observer.count("reply_lost")
+            return all(taken)
         if numbers:
             self._highest = max(self._highest, numbers[-1])
         if self._behind:
-            return
+            return True
         for (departure, element), number in zip(leaving, numbers, strict=True):
             if self._outlet.crowded or not self._hand_over(departure, element, number):
                 self.read_from(number - 1)
-                return
+                break
+        return True
 
     def read_from(self, number: int) -> None:
         """Hand over all that the spool has beyond a number; nothing for a spool that is not durable."""
@@ -214,7 +298,7 @@ class Departures:
         xml = None if element is None else self._checked(element)
         if element is None or xml is None:
             self._cursor = number
-            self._spool.failed(number, "reply_unsendable")
+            self._fail(number, "reply_unsendable")
             return True
         return self._hand_over(evolve(departure, xml=xml, again=not is_request(element)), element, number)
 
@@ -234,10 +318,22 @@ class Departures:
     def _ended(self, number: int, fate: Fate) -> None:
         if fate == "confirmed":
             self._spool.confirmed(number)
+            self._tell(number, True)
         elif fate == "expired":
-            self._spool.failed(number, "reply_expired")
+            self._fail(number, "reply_expired")
         else:
             self.read_from(number - 1)
+
+    def _fail(self, number: int, outcome: str) -> None:
+        self._spool.failed(number, outcome)
+        self._tell(number, False)
+
+    def _tell(self, number: int, is_sent: bool) -> None:
+        self._fates[number] = is_sent
+        if len(self._fates) > MAX_FATES:
+            self._fates.popitem(last=False)
+        for waiter in self._waiting.pop(number, ()):
+            waiter.callback(None)
 
     # -- the rest --
 

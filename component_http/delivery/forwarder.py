@@ -12,7 +12,8 @@ from twisted.logger import Logger
 
 from component_http.contract import conditions, reply
 from component_http.contract.conditions import StanzaError
-from component_http.contract.reply import Outcome, Response, Verdict
+from component_http.contract.link import HEADER
+from component_http.contract.reply import Outcome, Response, Verdict, is_open
 from component_http.contract.stanza import Stanza
 from component_http.delivery.breaker import Breaker, is_failure
 from component_http.delivery.delivery import Delivery
@@ -21,7 +22,7 @@ from component_http.errors import CertificateInvalid, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
 from component_http.notices import LOG_INTERVAL, Notices
 
-__all__ = ["Attempted", "Forwarder"]
+__all__ = ["LATER", "Attempted", "Forwarder", "Later"]
 
 HANGING = 10.0
 """
@@ -33,16 +34,24 @@ delivery had waited long, and the webhook had less time than this, it is not to 
 
 
 @frozen
+class Later:
+    """The webhook will answer this iq when it can; nothing more is POSTed for it."""
+
+
+LATER = Later()
+
+
+@frozen
 class Attempted:
     """
     What an attempt came to.
 
     Attributes:
-        next: The end of the delivery, or when to try again.
+        next: The end of the delivery, when to try again, or that its answer comes later.
         rest: Seconds that the webhook wants no other delivery of the same conversation for, where this one ended.
     """
 
-    next: Verdict | Retry
+    next: Verdict | Retry | Later
     rest: float = 0.0
 
 
@@ -56,8 +65,8 @@ class Forwarder:
         webhook: Where to.
         judge: What a response means for a stanza (`contract.reply.judge` with everything but these two given).
         observer: Told `attempted`, then `attempt_failed`, `attempt_timed_out`, `redirected` or `body_ignored` where it
-            applies; `retried`, `retried_stale`, `throttled`, `webhook_paused`, `breaker_opened`, `breaker_closed`,
-            `gone`.
+            applies; `left_open`, `retried`, `retried_stale`, `throttled`, `webhook_paused`, `breaker_opened`,
+            `breaker_closed`, `gone`.
         policy: Whether and when to try again.
         budget: How much trying again the webhook has to bear.
         breaker: Whether it is asked at all.
@@ -65,6 +74,8 @@ class Forwarder:
         clock: Seconds of the reactor's clock.
         now: The wall clock, seconds since the epoch.
         draw: A random number from 0 to 1, for the jitter.
+        link: Makes what the webhook can reply to late, for a header of the request; then a 202 in answer to an iq
+            leaves it open. None where there is no such thing.
 
     Attributes:
         gone: The webhook said 410 and is not asked any more: what senders are told; else None.
@@ -86,6 +97,7 @@ class Forwarder:
         clock: Callable[[], float],
         now: Callable[[], float],
         draw: Callable[[], float],
+        link: Callable[[Delivery], str | None] | None = None,
     ) -> None:
         self._webhook = webhook
         self._judge = judge
@@ -97,6 +109,7 @@ class Forwarder:
         self._clock = clock
         self._now = now
         self._draw = draw
+        self._link = link
         self._notices = Notices(LOG_INTERVAL)
         self.gone: StanzaError | None = None
         self.untrusted = False
@@ -159,6 +172,10 @@ class Forwarder:
         if isinstance(step, Retry):
             self._note_failure(delivery, step, result)
             return Attempted(step)
+        if self._link is not None and isinstance(result, Response) and is_open(delivery.stanza, result):
+            self._observer.count("left_open")
+            self._log.debug("{id}: the webhook will answer later", id=delivery.id)
+            return Attempted(LATER)
         return Attempted(self._verdict(delivery, result, step), step.rest)
 
     def expire(self, delivery: Delivery) -> Verdict:
@@ -179,6 +196,9 @@ class Forwarder:
             "webhook-timestamp": str(int(self._now())),
             "webhook-attempt": str(delivery.tries),
         }
+        link = None if self._link is None else self._link(delivery)
+        if link is not None:
+            headers[HEADER] = link
         self._observer.count("attempted")
         self._budget.request_made(self._clock())
         try:

@@ -7,24 +7,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.contract import conditions, reply
-from component_http.contract.reply import Response, Verdict
+from component_http.contract.memo import Memo
+from component_http.contract.reply import Composed, Response, Verdict
 from component_http.contract.request import request_body
 from component_http.contract.stanza import Stanza
 from component_http.delivery.backlog import Backlog, Conversation, Refusal
 from component_http.delivery.deadlines import Deadlines
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departures import Departures, Leaving
-from component_http.delivery.forwarder import Attempted, Forwarder
+from component_http.delivery.forwarder import Attempted, Forwarder, Later
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.retry import Retry
-from component_http.errors import SpoolError
+from component_http.errors import DeliveryEnded, SpoolError
 from component_http.interfaces import Observer, Outlet, Spool, Valve
 from component_http.notices import LOG_INTERVAL, Notices
 
@@ -147,6 +148,7 @@ class Relay:
         self._attempts: dict[str, Deferred[None]] = {}
         self._resting: dict[str, IDelayedCall] = {}
         self._throttled: dict[str, None] = {}
+        self._open: set[str] = set()
         self._rest_until: dict[Conversation, float] = {}
         # The timers of the relay itself, and what it waits for.
         self._next_deadline: IDelayedCall | None = None
@@ -165,7 +167,7 @@ class Relay:
     @property
     def pending(self) -> int:
         """Deliveries accepted and not ended."""
-        return self._backlog.pending
+        return self._backlog.pending + len(self._open)
 
     def status(self) -> Status:
         """How things stand now."""
@@ -177,7 +179,7 @@ class Relay:
             "too many stanzas wait for the webhook": backlog.used > NOT_READY_ABOVE,
         }
         return Status(
-            pending=backlog.pending,
+            pending=self.pending,
             pending_bytes=backlog.pending_bytes,
             running=len(self._attempts),
             webhook="gone" if forwarder.gone else forwarder.breaker_state,
@@ -226,7 +228,7 @@ class Relay:
 
     def _refusal(self, conversation: Conversation, size: int) -> Refusal | None:
         """Ask first without the size, for a body that is refused need not be written."""
-        return self._backlog.refusal(conversation, size, len(self._storing), self._storing_bytes)
+        return self._backlog.refusal(conversation, size, len(self._storing) + len(self._open), self._storing_bytes)
 
     def _store(self, stanza: Stanza, body: bytes) -> None:
         deadline = self._clock.seconds() + self._seconds[stanza.kind]
@@ -338,7 +340,9 @@ class Relay:
             result = Attempted(Retry(SPOOL_REST, counted=False))
         if self._forwarder.gone is not None and self._given_up is None:
             self._give_up_all(self._forwarder.gone, "the webhook is gone")
-        if not isinstance(result.next, Retry):
+        if isinstance(result.next, Later):
+            self._leave_open(delivery)
+        elif not isinstance(result.next, Retry):
             if result.rest:
                 self._let_rest(delivery.conversation, result.rest)
             self._end(delivery, result.next)
@@ -348,6 +352,15 @@ class Relay:
             self._spool.note(delivery)
             self._rest(delivery, result.next.seconds)
             self._start()
+
+    def _leave_open(self, delivery: Delivery) -> None:
+        """Wait for the answer to an iq that comes later; its deadline ends it, and nobody waits behind it."""
+        self._spool.note(delivery)
+        self._open.add(delivery.id)
+        self._backlog.remove(delivery.id)
+        if self._given_up is not None:
+            self._give_up(delivery)
+        self._start()
 
     def _let_rest(self, conversation: Conversation, seconds: float) -> None:
         """The webhook wants nothing of a conversation for a while, and the delivery that was told so has ended."""
@@ -395,19 +408,50 @@ class Relay:
 
     # -- out --
 
-    def _end(self, delivery: Delivery, verdict: Verdict) -> None:
+    def answer_late(self, delivery_id: str, composed: Composed, memo: Memo | None = None) -> Deferred[Sequence[int]]:
+        """
+        Answer an iq that is open, or under way.
+
+        Args:
+            delivery_id: The delivery of the iq.
+            composed: The answer, and what else is to leave with it.
+            memo: To be remembered with it.
+
+        Returns:
+            Their numbers in the spool, when it has them. It fails with `DeliveryEnded` if there is no such iq any more.
+        """
+        delivery = self._deliveries.get(delivery_id)
+        if delivery is None or delivery_id in self._ending:
+            return fail(DeliveryEnded())
+        numbers: Deferred[Sequence[int]] = Deferred()
+        verdict = Verdict("replied", composed.stanzas, verbatim=composed.verbatim)
+        self._end(delivery, verdict, memo, told=numbers)
+        return numbers
+
+    def _end(
+        self,
+        delivery: Delivery,
+        verdict: Verdict,
+        memo: Memo | None = None,
+        *,
+        told: Deferred[Sequence[int]] | None = None,
+    ) -> None:
         """End a delivery, whatever it is at; its replies leave once the spool has noted that. Only the first counts."""
         if delivery.id in self._ending:
             return
         self._ending.add(delivery.id)
         self._let_go(delivery)
         verdict = self._guarded(delivery, verdict)
-        leaving = self._departures.leaving(verdict.stanzas, delivery, verdict.verbatim)
+        leaving = self._departures.leaving(
+            verdict.stanzas, verbatim=verdict.verbatim, delivery_id=delivery.id, deadline=delivery.deadline
+        )
         ended: Deferred[Any] = self._spool.end(
-            delivery.id, [departure for departure, _ in leaving], _letter(delivery, verdict)
+            delivery.id, [departure for departure, _ in leaving], _letter(delivery, verdict), memo
         )
         ended.addErrback(self._not_noted, delivery)
         ended.addCallback(self._ended, delivery, verdict, leaving).addErrback(self._log_mistake, delivery)
+        if told is not None:
+            ended.addCallback(lambda numbers: told.callback(numbers or ()))
 
     def _let_go(self, delivery: Delivery) -> None:
         """Stop whatever a delivery is at."""
@@ -430,16 +474,22 @@ class Relay:
         if self._log_notices.may_tell(effect, self._clock.seconds()):
             self._log.error("the spool fails: {effect}: {reason}", effect=effect, reason=failure.getErrorMessage())
 
-    def _ended(self, numbers: Sequence[int] | None, delivery: Delivery, verdict: Verdict, leaving: Leaving) -> None:
+    def _ended(
+        self, numbers: Sequence[int] | None, delivery: Delivery, verdict: Verdict, leaving: Leaving
+    ) -> Sequence[int] | None:
         del self._deliveries[delivery.id]
         self._ending.discard(delivery.id)
-        self._backlog.remove(delivery.id)
+        if delivery.id in self._open:
+            self._open.discard(delivery.id)
+        else:
+            self._backlog.remove(delivery.id)
         self._observer.count(verdict.outcome)
         self._departures.depart(leaving, numbers)
         if self._backlog.relieved:
             self._valve.resume()
         self._start()
         self._look_whether_drained()
+        return numbers
 
     def _guarded(self, delivery: Delivery, verdict: Verdict) -> Verdict:
         """Send nothing where two bots talk to each other; an iq is always answered, and never starts such a talk."""
@@ -583,6 +633,7 @@ class Relay:
         if delivery.id in self._ending:
             return
         self._let_go(delivery)
+        self._open.discard(delivery.id)
         del self._deliveries[delivery.id]
         self._look_whether_drained()
 

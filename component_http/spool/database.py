@@ -110,6 +110,20 @@ SCHEMA: Schema = MappingProxyType(
             # What else a gateway leaves for its next start, or for who looks at the file: `webhook`, as in `Status`.
             "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
         ),
+        3: (
+            # Answers of the API that are given again for the same key (`contract.memo`); `numbers` is JSON.
+            """
+            CREATE TABLE memos (
+                owner TEXT NOT NULL,
+                key TEXT NOT NULL,
+                fingerprint TEXT NOT NULL,
+                body BLOB NOT NULL,
+                numbers TEXT NOT NULL,
+                expires REAL NOT NULL,
+                PRIMARY KEY (owner, key)
+            )
+            """,
+        ),
     }
 )
 """By its number, what makes each version of the schema from the one before; 0 is an empty file."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from secrets import token_bytes
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 
+from component_http.contract.link import KEY_BYTES
+from component_http.contract.memo import LIFETIME, Memo
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure
 from component_http.interfaces import Found
 
-__all__ = ["MemorySpool"]
+__all__ = ["MAX_MEMOS", "MemorySpool"]
+
+MAX_MEMOS = 10_000
+"""Answers that are remembered by their keys; the oldest are forgotten beyond it."""
 
 
 class MemorySpool:
@@ -18,7 +27,15 @@ class MemorySpool:
 
     durable = False
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        """
+        Args:
+            now: The wall clock.
+        """
+        self._now = now
+        self._key = token_bytes(KEY_BYTES)
+        # With when they are forgotten; what is remembered last is last.
+        self._memos: OrderedDict[tuple[str, str], tuple[Memo, float]] = OrderedDict()
         self._bodies: dict[str, bytes] = {}
         self._next = 1
 
@@ -35,13 +52,44 @@ class MemorySpool:
         return succeed(self._bodies[delivery_id])
 
     def end(
-        self, delivery_id: str, departures: Sequence[Departure], letter: Letter | None = None
+        self,
+        delivery_id: str,
+        departures: Sequence[Departure],
+        letter: Letter | None = None,
+        memo: Memo | None = None,
     ) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.end`; what leaves is the outlet's to keep, and letters are not kept."""
         del self._bodies[delivery_id]
-        first = self._next
+        return self.push(departures, memo)
+
+    def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
+        """See `component_http.interfaces.Spool.push`; what leaves is the outlet's to keep."""
+        numbers = range(self._next, self._next + len(departures))
         self._next += len(departures)
-        return succeed(range(first, self._next))
+        if memo is not None:
+            self._remember(evolve(memo, numbers=tuple(numbers)))
+        return succeed(numbers)
+
+    def recall(self, owner: str, key: str) -> Deferred[Memo | None]:
+        """See `component_http.interfaces.Spool.recall`."""
+        self._forget_old()
+        found = self._memos.get((owner, key))
+        return succeed(None if found is None else found[0])
+
+    def key(self) -> Deferred[bytes]:
+        """See `component_http.interfaces.Spool.key`."""
+        return succeed(self._key)
+
+    def _remember(self, memo: Memo) -> None:
+        self._forget_old()
+        self._memos.pop((memo.owner, memo.key), None)
+        self._memos[memo.owner, memo.key] = memo, self._now() + LIFETIME
+        if len(self._memos) > MAX_MEMOS:
+            self._memos.popitem(last=False)
+
+    def _forget_old(self) -> None:
+        while self._memos and next(iter(self._memos.values()))[1] <= self._now():
+            self._memos.popitem(last=False)
 
     def departures(self, after: int) -> Deferred[list[Departure]]:
         """See `component_http.interfaces.Spool.departures`; there is nothing."""

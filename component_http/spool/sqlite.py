@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from secrets import token_bytes
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -18,6 +20,8 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.link import KEY_BYTES
+from component_http.contract.memo import LIFETIME, Memo
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.delivery import Delivery, Letter
@@ -26,7 +30,16 @@ from component_http.errors import ComponentHttpError, SpoolError, XmlRefused
 from component_http.interfaces import Found
 from component_http.spool.database import Synchronous, is_damage, is_full, opened
 
-__all__ = ["GRACE", "MAX_GROUP", "MAX_LETTERS_BYTES", "PAGE", "PAGE_BYTES", "SqliteSpool"]
+__all__ = [
+    "GRACE",
+    "MAX_BYTES",
+    "MAX_DEPARTURES",
+    "MAX_GROUP",
+    "MAX_LETTERS_BYTES",
+    "PAGE",
+    "PAGE_BYTES",
+    "SqliteSpool",
+]
 
 T = TypeVar("T")
 
@@ -44,6 +57,12 @@ in the backlog, and the time of one POST.
 PAGE = 500
 PAGE_BYTES = 1024 * 1024
 """Departures that are read at once."""
+
+MAX_DEPARTURES = 100_000
+"""Stanzas that wait for the server, above which nothing more is pushed."""
+
+MAX_BYTES = 2 * 1024 * 1024 * 1024
+"""Bytes in use in the file, above which nothing more is pushed: as much as all that may be pending, and once more."""
 
 MAX_LETTERS_BYTES = 256 * 1024 * 1024
 """Bytes of requests and responses in dead letters; the oldest go beyond it, so that they leave room for what lives."""
@@ -120,13 +139,34 @@ class _Store:
 
 
 @define(eq=False)
-class _End:
-    """`rows` are those of departures, but for their numbers; `letter` is what fills `_LETTER`."""
+class _Push:
+    """`rows` are those of departures, but for their numbers; `memo` is remembered with these, from `now` on."""
 
     done: Deferred[Sequence[int]]
-    delivery_id: str
     rows: Sequence[tuple[Any, ...]]
+    memo: Memo | None
+    now: float
+
+
+@define(eq=False)
+class _End(_Push):
+    """The same at the end of a delivery; `letter` is what fills `_LETTER`."""
+
+    delivery_id: str
     letter: tuple[Any, ...] | None
+
+
+@define(eq=False)
+class _Recall:
+    done: Deferred[Memo | None]
+    owner: str
+    key: str
+    now: float
+
+
+@define(eq=False)
+class _Key:
+    done: Deferred[bytes]
 
 
 @define(eq=False)
@@ -178,7 +218,7 @@ class _Close:
     """Nothing comes after it."""
 
 
-_Operation = _Store | _End | _Read | _Restore | _Page | _Subscribers | _Look | _Wake
+_Operation = _Store | _Push | _Recall | _Key | _Read | _Restore | _Page | _Subscribers | _Look | _Wake
 
 
 @frozen
@@ -310,13 +350,38 @@ class SqliteSpool:
         return succeed(body) if body is not None else self._ask(_Read(Deferred(), delivery_id))
 
     def end(
-        self, delivery_id: str, departures: Sequence[Departure], letter: Letter | None = None
+        self,
+        delivery_id: str,
+        departures: Sequence[Departure],
+        letter: Letter | None = None,
+        memo: Memo | None = None,
     ) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.end`."""
         self._forget_body(delivery_id)
         now = self._now()
+        fields = None
+        if letter is not None:
+            last = (letter.status, letter.media_type, letter.response)
+            fields = (letter.outcome, now, letter.tries, letter.note, *last, delivery_id)
+        return self._ask(_End(Deferred(), self._departure_rows(departures, now), memo, now, delivery_id, fields))
+
+    def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
+        """See `component_http.interfaces.Spool.push`."""
+        now = self._now()
+        return self._ask(_Push(Deferred(), self._departure_rows(departures, now), memo, now))
+
+    def recall(self, owner: str, key: str) -> Deferred[Memo | None]:
+        """See `component_http.interfaces.Spool.recall`."""
+        return self._ask(_Recall(Deferred(), owner, key, self._now()))
+
+    def key(self) -> Deferred[bytes]:
+        """See `component_http.interfaces.Spool.key`."""
+        return self._ask(_Key(Deferred()))
+
+    def _departure_rows(self, departures: Sequence[Departure], now: float) -> list[tuple[Any, ...]]:
+        """The rows but for their numbers."""
         ahead = now - self._reactor.seconds()
-        rows = [
+        return [
             (
                 departure.delivery_id,
                 departure.kind,
@@ -327,11 +392,6 @@ class SqliteSpool:
             )
             for departure in departures
         ]
-        fields = None
-        if letter is not None:
-            last = (letter.status, letter.media_type, letter.response)
-            fields = (letter.outcome, now, letter.tries, letter.note, *last, delivery_id)
-        return self._ask(_End(Deferred(), delivery_id, rows, fields))
 
     def departures(self, after: int) -> Deferred[list[Departure]]:
         """See `component_http.interfaces.Spool.departures`."""
@@ -449,11 +509,13 @@ class SqliteSpool:
         try:
             return self._carry_out(group, self._take_notes(), self._take_subscriptions())
         except Exception as error:
-            if is_full(error):
+            if is_full(error) or (isinstance(error, SpoolError) and len(group) > 1):
                 # What has ended makes room, and reading needs none.
                 ends: list[_Operation] = [one for one in group if isinstance(one, _End)]
                 stores: list[_Operation] = [one for one in group if isinstance(one, _Store)]
-                parts = [ends, [one for one in group if not isinstance(one, (_End, _Store))], stores]
+                pushes: list[_Operation] = [one for one in group if isinstance(one, _Push) and one not in ends]
+                rest: list[_Operation] = [one for one in group if not isinstance(one, (_Push, _Store))]
+                parts = [ends, rest, stores, pushes]
             elif len(group) > 1 and not isinstance(error, (sqlite3.OperationalError, ComponentHttpError)):
                 parts = [[one] for one in group]
             else:
@@ -532,10 +594,18 @@ class SqliteSpool:
                     fired.append(_Fired(operation, connection.execute(_SUBSCRIBERS).fetchall()))
                 elif isinstance(operation, _Look):
                     fired.append(_Fired(operation, self._looked(transaction, operation)))
+                elif isinstance(operation, _Recall):
+                    fired.append(_Fired(operation, _recalled(connection, operation)))
+                elif isinstance(operation, _Key):
+                    fired.append(_Fired(operation, _key(transaction)))
                 else:
                     fired.append(_Fired(operation))
-            if ends:
-                numbers = _depart(connection, ends)
+            pushes = [operation for operation in group if isinstance(operation, _Push)]
+            if pushes:
+                transaction.begin()
+                if len(pushes) > len(ends):
+                    _see_room(connection)
+                numbers = _depart(connection, pushes)
                 fired = [_Fired(one.operation, numbers.get(one.operation, one.value), one.error) for one in fired]
             # What another program put there gets a number beyond all that the reactor's thread knows of by then.
             for number in self._behind:
@@ -634,6 +704,9 @@ class SqliteSpool:
         if not 0 <= now - self._tidied < TIDY:
             self._tidied = now
             oldest = now - self._letter_days * _DAY
+            if connection.execute("SELECT 1 FROM memos WHERE expires <= ? LIMIT 1", (now,)).fetchone():
+                transaction.begin()
+                connection.execute("DELETE FROM memos WHERE expires <= ?", (now,))
             if connection.execute("SELECT 1 FROM letters WHERE ended < ? LIMIT 1", (oldest,)).fetchone():
                 transaction.begin()
                 connection.execute("DELETE FROM letters WHERE ended < ?", (oldest,))
@@ -739,16 +812,57 @@ class _Transaction:
         return self._begun
 
 
-def _depart(connection: sqlite3.Connection, ends: Iterable[_End]) -> dict[_Operation, Sequence[int]]:
-    """Write what is to leave, in order; returns the numbers of each."""
+def _see_room(connection: sqlite3.Connection) -> None:
+    """Where very much waits to leave nothing more is pushed; answers are not refused for that."""
+    [waiting] = connection.execute("SELECT coalesce(max(number) - min(number) + 1, 0) FROM departures").fetchone()
+    if waiting > MAX_DEPARTURES:
+        raise SpoolError(f"more than {MAX_DEPARTURES} stanzas wait for the server")
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    if (pages - free) * size > MAX_BYTES:
+        raise SpoolError(f"the spool holds more than {MAX_BYTES} bytes")
+
+
+def _recalled(connection: sqlite3.Connection, operation: _Recall) -> Memo | None:
+    query = "SELECT fingerprint, body, numbers FROM memos WHERE owner = ? AND key = ? AND expires > ?"
+    row = connection.execute(query, (operation.owner, operation.key, operation.now)).fetchone()
+    if row is None:
+        return None
+    fingerprint, body, numbers = row
+    return Memo(operation.owner, operation.key, fingerprint, body, tuple(json.loads(numbers)))
+
+
+def _remember(connection: sqlite3.Connection, memo: Memo, numbers: Sequence[int], now: float) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO memos (owner, key, fingerprint, body, numbers, expires) VALUES (?, ?, ?, ?, ?, ?)",
+        (memo.owner, memo.key, memo.fingerprint, memo.body, json.dumps([*numbers]), now + LIFETIME),
+    )
+
+
+def _key(transaction: _Transaction) -> bytes:
+    connection = transaction.connection
+    row = connection.execute("SELECT value FROM facts WHERE name = 'key'").fetchone()
+    if row is not None:
+        return bytes.fromhex(row[0])
+    key = token_bytes(KEY_BYTES)
+    transaction.begin()
+    connection.execute("INSERT INTO facts (name, value) VALUES ('key', ?)", (key.hex(),))
+    return key
+
+
+def _depart(connection: sqlite3.Connection, pushes: Iterable[_Push]) -> dict[_Operation, Sequence[int]]:
+    """Write what is to leave, in order, and what is remembered with it; returns the numbers of each."""
     found = connection.execute(_LAST_DEPARTURE).fetchone()
     last: int = found[0] if found else 0
     numbers: dict[_Operation, Sequence[int]] = {}
     rows: list[tuple[Any, ...]] = []
-    for end in ends:
-        numbers[end] = range(last + 1, last + 1 + len(end.rows))
-        rows += [(number, *row) for number, row in zip(numbers[end], end.rows, strict=True)]
-        last += len(end.rows)
+    for push in pushes:
+        numbers[push] = range(last + 1, last + 1 + len(push.rows))
+        rows += [(number, *row) for number, row in zip(numbers[push], push.rows, strict=True)]
+        last += len(push.rows)
+        if push.memo is not None:
+            _remember(connection, push.memo, numbers[push], push.now)
     _write(connection, _DEPART, rows)
     return numbers
 

@@ -22,6 +22,7 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract import reply
 from component_http.contract.conditions import StanzaError, error_of_status
+from component_http.contract.memo import Memo
 from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits, parse_stanzas
@@ -271,9 +272,13 @@ class SlowSpool(MemorySpool):
         return self._later(fail(self.broken) if self.broken else super().body(delivery_id))
 
     def end(
-        self, delivery_id: str, departures: Sequence[Departure], letter: Letter | None = None
+        self,
+        delivery_id: str,
+        departures: Sequence[Departure],
+        letter: Letter | None = None,
+        memo: Memo | None = None,
     ) -> Deferred[Sequence[int]]:
-        return self._later(fail(self.broken) if self.broken else super().end(delivery_id, departures, letter))
+        return self._later(fail(self.broken) if self.broken else super().end(delivery_id, departures, letter, memo))
 
 
 class KeepingSpool(SlowSpool):
@@ -293,14 +298,18 @@ class KeepingSpool(SlowSpool):
         return super().store(delivery, body)
 
     def end(
-        self, delivery_id: str, departures: Sequence[Departure], letter: Letter | None = None
+        self,
+        delivery_id: str,
+        departures: Sequence[Departure],
+        letter: Letter | None = None,
+        memo: Memo | None = None,
     ) -> Deferred[Sequence[int]]:
         del self.kept[delivery_id]
         if letter is not None:
             self.letters.append((delivery_id, letter))
         for number, departure in enumerate(departures, self._next):
             self.leaving[number] = evolve(departure, number=number)
-        return super().end(delivery_id, departures, letter)
+        return super().end(delivery_id, departures, letter, memo)
 
     def departures(self, after: int) -> Deferred[list[Departure]]:
         page = [departure for number, departure in sorted(self.leaving.items()) if number > after][:3]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from time import time
 from typing import Any
 
 from attrs import evolve
@@ -15,10 +16,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
-from component_http.contract.address import Address
-from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits
-from component_http.delivery.delivery import Delivery
 from component_http.delivery.departure import Departure
 from component_http.delivery.departures import AGAIN, Departures, Leaving
 from component_http.errors import SpoolError
@@ -47,8 +45,8 @@ class KeptRows(MemorySpool):
 
     durable = True
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, now: Callable[[], float] = time) -> None:
+        super().__init__(now)
         self.rows: dict[int, Departure] = {}
         self.broken = False
         self.slow: list[Deferred[None]] | None = None
@@ -93,22 +91,9 @@ class DeparturesCase(SynchronousTestCase):
     def some_departures(self, spool: MemorySpool) -> Departures:
         return Departures(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits())
 
-    def a_delivery(self, kind: str = "message", left: float = 10.0) -> Delivery:
-        sender, recipient = Address.parse("alice@example.org/phone"), Address.parse(f"bot@{DOMAIN}")
-        stanza = Stanza(
-            kind=kind,
-            type="chat" if kind == "message" else "get",
-            id="m1",
-            sender=sender,
-            recipient=recipient,
-            through_room=False,
-            element=Element((NS_COMPONENT, kind)),
-        )
-        return Delivery("d1", stanza, 2, self.clock.seconds() + left)
-
     def leave(self, *ids: str) -> None:
         """Let stanzas leave as the relay does."""
-        leaving = self.departures.leaving([a_stanza(id_) for id_ in ids], self.a_delivery())
+        leaving = self.departures.leaving([a_stanza(id_) for id_ in ids])
         self.departures.depart(leaving, self.spool.keep(leaving))
 
     def read(self) -> None:
@@ -126,9 +111,8 @@ class LeavingTests(DeparturesCase):
         """
         A message is of use for a day, presence for a minute, the answer to an iq until the iq's deadline.
         """
-        delivery = self.a_delivery("iq", left=10.0)
         made = self.departures.leaving(
-            [a_stanza(), a_stanza(kind="presence"), a_stanza(kind="iq", type="result")], delivery
+            [a_stanza(), a_stanza(kind="presence"), a_stanza(kind="iq", type="result")], deadline=1010.0
         )
         self.assertEqual([86_400.0, 60.0, 10.0], [departure.expires - 1000.0 for departure, _ in made])
         self.assertEqual([1000.0] * 3, [departure.stored for departure, _ in made])
@@ -137,22 +121,21 @@ class LeavingTests(DeparturesCase):
         """
         The error that an iq gets because its time is over may still leave.
         """
-        delivery = self.a_delivery("iq", left=0.0)
-        [(departure, _)] = self.departures.leaving([a_stanza(kind="iq", type="error")], delivery)
+        [(departure, _)] = self.departures.leaving([a_stanza(kind="iq", type="error")], deadline=1000.0)
         self.assertGreater(departure.expires, self.clock.seconds())
 
     def test_questions(self) -> None:
         """
         An iq that asks is not written twice; all else may be.
         """
-        made = self.departures.leaving([a_stanza(kind="iq", type="get"), a_stanza()], self.a_delivery())
+        made = self.departures.leaving([a_stanza(kind="iq", type="get"), a_stanza()])
         self.assertEqual([False, True], [departure.again for departure, _ in made])
 
     def test_verbatim(self) -> None:
         """
         It is remembered which stanzas a webhook wrote itself.
         """
-        made = self.departures.leaving([a_stanza(), a_stanza()], self.a_delivery(), {1})
+        made = self.departures.leaving([a_stanza(), a_stanza()], verbatim={1})
         self.assertEqual([False, True], [departure.verbatim for departure, _ in made])
 
     def test_unsendable(self) -> None:
@@ -160,7 +143,7 @@ class LeavingTests(DeparturesCase):
         What the server would close the stream over is left out, counted and logged.
         """
         with capturedLogs() as logs:
-            made = self.departures.leaving([a_stanza(sender="a@elsewhere.example"), a_stanza("ok")], self.a_delivery())
+            made = self.departures.leaving([a_stanza(sender="a@elsewhere.example"), a_stanza("ok")])
         self.assertEqual(["ok"], [element["id"] for _, element in made])
         self.assertEqual((1, [LogLevel.warn]), (self.counters["unsendable"], [each["log_level"] for each in logs]))
 
@@ -212,7 +195,7 @@ class DurableTests(DeparturesCase):
         """
         What an earlier process left leaves first, and what comes meanwhile behind it.
         """
-        earlier = self.departures.leaving([a_stanza(str(number)) for number in range(7)], self.a_delivery())
+        earlier = self.departures.leaving([a_stanza(str(number)) for number in range(7)])
         self.spool.keep(earlier)
         self.spool.slow = []
         self.departures.read_all()
@@ -249,7 +232,7 @@ class DurableTests(DeparturesCase):
         """
         What the spool kept and another setting forbids now is a dead letter, and does not hold up the others.
         """
-        leaving = self.departures.leaving([a_stanza("a"), a_stanza("b"), a_stanza("c")], self.a_delivery())
+        leaving = self.departures.leaving([a_stanza("a"), a_stanza("b"), a_stanza("c")])
         self.spool.keep(leaving)
         foreign = leaving[0][0].xml.replace(DOMAIN, "old.example.org")
         self.spool.rows[1] = evolve(self.spool.rows[1], xml=foreign)
@@ -263,7 +246,7 @@ class DurableTests(DeparturesCase):
         """
         Reading is tried again until it works, and the log says once what is wrong.
         """
-        self.spool.keep(self.departures.leaving([a_stanza("a")], self.a_delivery()))
+        self.spool.keep(self.departures.leaving([a_stanza("a")]))
         self.spool.broken = True
         with capturedLogs() as logs:
             self.departures.read_all()
@@ -289,7 +272,7 @@ class DurableTests(DeparturesCase):
         """
         What could not be stored leaves all the same.
         """
-        self.departures.depart(self.departures.leaving([a_stanza("a")], self.a_delivery()), None)
+        self.departures.depart(self.departures.leaving([a_stanza("a")]), None)
         self.assertEqual(["a"], self.sent())
 
     def test_stop(self) -> None:
@@ -373,7 +356,7 @@ class MemoryTests(DeparturesCase):
         """
         Everything goes to the outlet at once, be it crowded; what it does not take is counted.
         """
-        leaving = self.departures.leaving([a_stanza("a"), a_stanza("b")], self.a_delivery())
+        leaving = self.departures.leaving([a_stanza("a"), a_stanza("b")])
         self.outlet.crowded = True
         self.departures.depart(leaving, range(1, 3))
         self.outlet.full = True

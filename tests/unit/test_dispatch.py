@@ -1,0 +1,314 @@
+"""A gateway's own sender, held to what every sender promises, and the iqs that a webhook answers late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from attrs import evolve
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.words.xish.domish import Element
+
+from component_http.contract import reply
+from component_http.contract.memo import Memo
+from component_http.contract.reply import Composed, Response
+from component_http.contract.stanza import Stanza
+from component_http.contract.xml import NS_COMPONENT, Limits
+from component_http.delivery.backlog import Backlog, BacklogLimits
+from component_http.delivery.breaker import Breaker
+from component_http.delivery.departure import Departure
+from component_http.delivery.departures import Departures
+from component_http.delivery.dispatch import Dispatch
+from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.relay import FLUSH, Relay
+from component_http.delivery.retry import RetryBudget, RetryPolicy
+from component_http.errors import DeliveryEnded, Offline, SpoolError, Unanswered
+from component_http.operations.metrics import Counters
+from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook
+from component_http.xmpp.asking import MAX_QUESTIONS, Asking
+from tests.unit.test_departures import KeptRows
+from tests.unit.test_sender_suite import SenderPromises, an_iq
+
+DOMAIN = "bot.example.org"
+
+
+class FullRows(KeptRows):
+    """Rows that may be full."""
+
+    full = False
+
+    def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
+        if self.full:
+            return fail(SpoolError("database or disk is full"))
+        for number, departure in enumerate(departures, self._next):
+            self.rows[number] = evolve(departure, number=number)
+        return super().push(departures, memo)
+
+
+class World:
+    """
+    A relay, what leaves, a stream that is only pretended, and the sender over all of it.
+
+    Attributes:
+        now: The wall clock.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.clock = Clock()
+        self.clock.advance(1_000.0)
+        self.counters = Counters()
+        self.outlet = RecordingOutlet()
+        self.spool = FullRows(lambda: self.now)
+        self.webhook = ScriptedWebhook(answer=lambda body, headers: Response(202))
+        ids = iter(("open", "d2", "d3", "d4"))
+        forwarder = Forwarder(
+            self.webhook,
+            partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh"),
+            self.counters,
+            policy=RetryPolicy(),
+            budget=RetryBudget(),
+            breaker=Breaker(),
+            on_gone=None,
+            clock=self.clock.seconds,
+            now=self.clock.seconds,
+            draw=lambda: 0.5,
+            link=lambda delivery: f"https://gateway.example.org/{delivery.id}",
+        )
+        departures = Departures(
+            self.spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits()
+        )
+        self.relay = Relay(
+            forwarder,
+            self.spool,
+            Backlog(BacklogLimits(), 32),
+            self.outlet,
+            departures,
+            RecordingValve(),
+            self.counters,
+            clock=self.clock,
+            new_id=lambda: next(ids),
+            deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
+            loop_guard=None,
+        )
+        self.asking = Asking(self.outlet, self.clock)
+        self.asking.xmlstream = Stream()
+        self.asking.connectionInitialized()
+        self.sender = Dispatch(self.spool, departures, self.relay, self.asking.ask)
+
+    def accept_iq(self, id_: str = "q1") -> None:
+        """Somebody asks."""
+        element = Element((NS_COMPONENT, "iq"))
+        element.attributes.update({"type": "get", "id": id_, "from": "alice@example.org/phone", "to": f"bot@{DOMAIN}"})
+        element.addElement(("urn:example", "query"))
+        self.relay.accept(Stanza.from_element(element))
+
+    def sent(self) -> list[str]:
+        """The ids of what has left."""
+        return [element["id"] for element in self.outlet.sent]
+
+
+class Stream:
+    """Where somebody listens."""
+
+    def __init__(self) -> None:
+        self.observers: list[Callable[[Element], None]] = []
+
+    def addObserver(self, path: str, observer: Callable[[Element], None], priority: float) -> None:
+        self.observers.append(observer)
+
+    def dispatch(self, element: Element) -> None:
+        self.observers[0](element)
+
+
+class DispatchTests(SenderPromises, SynchronousTestCase):
+    """The gateway's own, with a spool that is at once."""
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.sender = self.world.sender
+        self.world.accept_iq()
+        self.world.outlet.sent.clear()
+
+    @property
+    def now(self) -> float:
+        return self.world.now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self.world.now = now
+
+    def kept(self) -> list[str]:
+        # The open iq may have run out of time meanwhile.
+        return [element["id"] for element in self.world.outlet.sent if element.getAttribute("type") != "error"]
+
+    def hold(self) -> None:
+        """Nothing is confirmed before the test says so."""
+
+    def confirm(self, fate: bool = True) -> None:
+        self.world.outlet.end("confirmed" if fate else "expired")
+
+    def fill(self) -> None:
+        self.world.spool.full = True
+
+    def disconnect(self) -> None:
+        self.world.asking.connectionLost(None)
+
+    def answering(self, answer: Callable[[Element], Element | None]) -> None:
+        outlet = self.world.outlet
+        send = outlet.send
+
+        def answered(element: Element) -> bool:
+            # Whoever is asked answers when the question has left, or never.
+            sent = send(element)
+            given = answer(element)
+            if given is None:
+                self.world.clock.callLater(0, self.world.clock.advance, 30)
+            else:
+                self.world.asking.xmlstream.dispatch(given)
+            return sent
+
+        outlet.send = answered  # type: ignore[method-assign]
+
+    def of(self, coroutine):
+        found = Deferred.fromCoroutine(coroutine)
+        self.world.clock.advance(0)
+        return self.successResultOf(found)
+
+    def refusal_of(self, coroutine, kind) -> None:
+        found = Deferred.fromCoroutine(coroutine)
+        self.world.clock.advance(0)
+        self.world.clock.advance(31)
+        self.failureResultOf(found, kind)
+
+
+class OpenIqTests(SynchronousTestCase):
+    """An iq that the webhook has taken on by 202."""
+
+    def setUp(self) -> None:
+        self.world = World()
+
+    def answer(self, id_: str = "late") -> Composed:
+        element = an_iq("result")
+        element["id"] = id_
+        return Composed((element,), answers=True)
+
+    def push(self, given: Composed, delivery_id: str | None = None) -> Deferred[tuple[int, ...]]:
+        return Deferred.fromCoroutine(self.world.sender.push(given, delivery_id=delivery_id))
+
+    def test_link(self) -> None:
+        """
+        Each request says by which link it can be replied to later.
+        """
+        self.world.accept_iq()
+        [(_, headers)] = self.world.webhook.posts
+        self.assertEqual("https://gateway.example.org/open", headers["webhook-reply-url"])
+
+    def test_stays_open(self) -> None:
+        """
+        It is neither answered nor POSTed again until the answer comes, and nobody waits behind it.
+        """
+        self.world.accept_iq("q1")
+        self.world.accept_iq("q2")
+        self.assertEqual(([], 2, 2), (self.world.sent(), len(self.world.webhook.posts), self.world.relay.pending))
+        self.world.clock.advance(20)
+        self.successResultOf(self.push(self.answer(), "open"))
+        self.assertEqual((["late"], 2, 1), (self.world.sent(), len(self.world.webhook.posts), self.world.relay.pending))
+        self.assertEqual((2, 1), (self.world.counters["left_open"], self.world.counters["replied"]))
+
+    def test_deadline(self) -> None:
+        """
+        Without an answer its deadline ends it with an error, and what comes then is too late.
+        """
+        self.world.accept_iq()
+        self.world.clock.advance(25)
+        [error] = self.world.outlet.sent
+        self.assertEqual(("error", "q1"), (error["type"], error["id"]))
+        self.failureResultOf(self.push(self.answer(), "open"), DeliveryEnded)
+        self.assertEqual((0, 1), (self.world.relay.pending, self.world.counters["expired"]))
+
+    def test_message(self) -> None:
+        """
+        To a message 202 is no reply, as ever.
+        """
+        element = Element((NS_COMPONENT, "message"))
+        element.attributes.update({"type": "chat", "from": "alice@example.org/phone", "to": f"bot@{DOMAIN}"})
+        self.world.relay.accept(Stanza.from_element(element))
+        self.assertEqual((0, 1), (self.world.relay.pending, self.world.counters["silent"]))
+
+    def test_drain(self) -> None:
+        """
+        A drain waits for it, and answers it when the time is over.
+        """
+        self.world.accept_iq()
+        drained = Deferred.fromCoroutine(self.world.relay.drain(5.0))
+        self.world.clock.advance(4.9)
+        self.assertNoResult(drained)
+        self.world.clock.pump([0.1, 0, FLUSH])
+        self.successResultOf(drained)
+        [error] = self.world.outlet.sent
+        self.assertEqual(("error", 0), (error["type"], self.world.relay.pending))
+
+    def test_takes_room(self) -> None:
+        """
+        It takes room as everything does that is pending.
+        """
+        self.world.accept_iq()
+        self.assertEqual(1, self.world.relay.status().pending)
+
+
+class AskingTests(SynchronousTestCase):
+    """Questions of our own."""
+
+    def setUp(self) -> None:
+        self.world = World()
+
+    def ask(self, timeout: float = 30.0) -> Deferred[Element]:
+        return Deferred.fromCoroutine(self.world.asking.ask(an_iq(), timeout))
+
+    def arrives(self, id_: str, sender: str, type_: str = "result") -> Element:
+        element = Element((NS_COMPONENT, "iq"))
+        element.attributes.update({"type": type_, "id": id_, "from": sender, "to": DOMAIN})
+        self.world.asking.xmlstream.dispatch(element)
+        return element
+
+    def test_only_from_whom_was_asked(self) -> None:
+        """
+        An answer from somebody else is none, whatever id it has; the real one is nobody else's to see.
+        """
+        answered = self.ask()
+        [question] = self.world.outlet.sent
+        for sender in ("mallory@example.org", "alice@example.org", "no@@address", ""):
+            self.assertFalse(vars(self.arrives(question["id"], sender)).get("handled", False))
+        self.assertFalse(vars(self.arrives("another", question["to"])).get("handled", False))
+        self.assertNoResult(answered)
+        answer = self.arrives(question["id"], question["to"].replace("example.org", "EXAMPLE.org"), "error")
+        self.assertIs(answer, self.successResultOf(answered))
+        self.assertTrue(answer.handled)
+        self.assertEqual([], self.world.clock.getDelayedCalls())
+
+    def test_lost_stream(self) -> None:
+        """
+        Who waits when the stream is lost waits no longer.
+        """
+        answered = self.ask()
+        self.world.asking.connectionLost(None)
+        self.failureResultOf(answered, Unanswered)
+
+    def test_too_many(self) -> None:
+        """
+        No more than so many answers are waited for at once, and none while much waits to leave.
+        """
+        asked = [self.ask() for _ in range(MAX_QUESTIONS)]
+        self.failureResultOf(self.ask(), Offline)
+        asked[0].cancel()
+        self.failureResultOf(asked[0])
+        asked.append(self.ask())
+        self.world.outlet.crowded = True
+        self.failureResultOf(self.ask(), Offline)
+        for each in asked:
+            each.addErrback(lambda _: None)
+            each.cancel()
+        self.assertEqual([], self.world.clock.getDelayedCalls())
