@@ -66,6 +66,14 @@ Bytes of the write-ahead log above which nothing more is stored. It is emptied a
 while another program goes on reading from one state of the file.
 """
 
+LONG_LOG_BYTES = 32 * 1024 * 1024
+LONG_LOG_WAIT = 0.5
+LONG_LOG_INTERVAL = 10.0
+"""
+Bytes of the log above which readers are waited for, seconds of that, and seconds between two such waits: where one
+reads after the other there is no moment without any.
+"""
+
 PROBE_BYTES = 64 * 1024
 """Where SQLite does not say that the disk is full, but only that it cannot write, this is what is tried to write."""
 
@@ -308,6 +316,7 @@ class SqliteSpool:
         self._begun = False
         self._index_bytes = 0
         self._group_bytes = MAX_GROUP_BYTES
+        self._wait_for_readers = float("-inf")
         self._ballast = Ballast(path, ballast_bytes)
         self._refusal: SpoolError | None = None
         # What is still to be written: deliveries that have ended, with what fills `_LETTER`, because SQLite failed;
@@ -472,10 +481,10 @@ class SqliteSpool:
             mib=size // 2**20,
         )
 
-    def _is_well(self) -> None:
-        trouble, self.trouble = self.trouble, None
+    def _is_well(self, what: str) -> None:
+        self.trouble = None
         if self._notices.may_tell("well", self._reactor.seconds()):
-            self._log.info("stanzas are accepted again, for it is over that {trouble}", trouble=trouble)
+            self._log.info("{what} {path}: stanzas are accepted again", what=what, path=str(self._path))
 
     def _ended(self) -> None:
         assert self._thread is not None and self._closed is not None
@@ -515,8 +524,9 @@ class SqliteSpool:
     def _done(self, group: Sequence[_Operation]) -> list[_Fired]:
         """Carry out a group. Where that fails for some of it, the rest is done without them."""
         self._take_notes()
-        if any(isinstance(operation, _Look) for operation in group):
-            self._look_after_room()
+        look = next((operation for operation in group if isinstance(operation, _Look)), None)
+        if look is not None:
+            self._look_after_room(look.seconds)
         if self._refusal is None:
             try:
                 return self._carry_out(group)
@@ -628,8 +638,8 @@ class SqliteSpool:
         with suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
-    def _look_after_room(self) -> None:
-        """See whether there is still room, or again."""
+    def _look_after_room(self, seconds: float) -> None:
+        """See whether there is still room, or again, and whether the log has an end."""
         was = self._refusal
         if was is None and not self._ballast.hold():
             self._disk_full()
@@ -644,13 +654,19 @@ class SqliteSpool:
             # Nobody may be writing any more, and only who writes empties it.
             self._shorten_log()
             size = self._log_size()
+        if size > LONG_LOG_BYTES and seconds >= self._wait_for_readers:
+            self._shorten_log(LONG_LOG_WAIT)
+            size = self._log_size()
+            self._wait_for_readers = seconds + LONG_LOG_INTERVAL
         if size > self._max_log_bytes and self._refusal is None:
             self._refusal = SpoolError("another program keeps the log from being emptied")
             self._reactor.callFromThread(self._log_is_long, size)
         elif size <= self._max_log_bytes and not isinstance(self._refusal, DiskFull):
             self._refusal = None
         if was is not None and self._refusal is None:
-            self._reactor.callFromThread(self._is_well)
+            full = isinstance(was, DiskFull)
+            what = "there is room again on the disk of" if full else "nobody reads any more for so long from"
+            self._reactor.callFromThread(self._is_well, what)
 
     def _fits(
         self, connection: sqlite3.Connection, ends: Iterable[_End], letters: Mapping[str, tuple[Any, ...] | None]
@@ -702,13 +718,13 @@ class SqliteSpool:
             return False
         return self._shorten_log()
 
-    def _shorten_log(self) -> bool:
-        """Empty the log and cut it off, if nobody reads from it."""
+    def _shorten_log(self, wait: float = 0.0) -> bool:
+        """Empty the log and cut it off, if nobody reads from it, or not for more than so many seconds."""
         connection = self._connection
         if connection is None:
             return False
         try:
-            connection.execute("PRAGMA busy_timeout = 0")
+            connection.execute(f"PRAGMA busy_timeout = {wait * 1000:.0f}")
             try:
                 [[busy, *_]] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
