@@ -119,18 +119,18 @@ class Ballast:
         """Whether the file, which has so many bytes, can have `size`; then it is left with `keep`."""
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                try:
+                    _allocate(descriptor, held, size - held)
+                except OSError:
+                    os.ftruncate(descriptor, held)
+                    raise
+                os.ftruncate(descriptor, keep)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             return not is_no_room(error)
-        try:
-            try:
-                _allocate(descriptor, held, size - held)
-            except OSError as error:
-                os.ftruncate(descriptor, held)
-                return not is_no_room(error)
-            os.ftruncate(descriptor, keep)
-            return True
-        finally:
-            os.close(descriptor)
+        return True
 
 
 def is_no_room(error: OSError) -> bool:

@@ -67,11 +67,11 @@ while another program goes on reading from one state of the file.
 """
 
 LONG_LOG_BYTES = 32 * 1024 * 1024
-LONG_LOG_WAIT = 0.5
+LONG_LOG_WAIT = 1.0
 LONG_LOG_INTERVAL = 10.0
 """
-Bytes of the log above which readers are waited for, seconds of that, and seconds between two such waits: where one
-reads after the other there is no moment without any.
+Bytes of the log above which readers are waited for, seconds of that, and seconds after which they are waited for again
+if it was in vain: where one reads after the other there is no moment without any.
 """
 
 PROBE_BYTES = 64 * 1024
@@ -99,6 +99,9 @@ TIDY = 3600.0
 """Seconds between two looks for dead letters that are too old."""
 
 _DAY = 86_400.0
+
+_PASSING = (sqlite3.OperationalError, ComponentHttpError, OSError)
+"""What is the fault of the file or of its disk, and not of what was asked for."""
 
 _LOG_OF_REGION = 4096 * 4096
 """Bytes of the log, a little fewer, that one region of its index is for."""
@@ -502,6 +505,8 @@ class SqliteSpool:
             if fired:
                 self._reactor.callFromThread(self._fire, fired)
             if closing:
+                if self._refusal is not None:
+                    self._clear_arrears()
                 break
         self._close_file()
         self._reactor.callFromThread(self._ended)
@@ -526,14 +531,15 @@ class SqliteSpool:
         self._take_notes()
         look = next((operation for operation in group if isinstance(operation, _Look)), None)
         if look is not None:
-            self._look_after_room(look.seconds)
+            with suppress(sqlite3.Error, OSError):  # what cannot be done now is looked after again
+                self._look_after_room(look.seconds)
         if self._refusal is None:
             try:
                 return self._carry_out(group)
             except Exception as error:
                 if self._is_full(error):
                     self._disk_full()
-                elif len(group) > 1 and not isinstance(error, (sqlite3.OperationalError, ComponentHttpError)):
+                elif len(group) > 1 and not isinstance(error, _PASSING):
                     return [fired for operation in group for fired in self._part_done([operation])]
                 else:
                     return self._failed(group, error)
@@ -557,7 +563,7 @@ class SqliteSpool:
             self._in_parts(ends),
             *(self._in_parts([operation]) for operation in others),
         )
-        if not group or any(isinstance(operation, _Look) for operation in others):
+        if any(isinstance(operation, _Look) for operation in others):
             self._clear_arrears()
         fired = {each.operation: each for part in parts for each in part}
         return [fired[operation] for operation in group]
@@ -600,7 +606,7 @@ class SqliteSpool:
                 self._postpone(operation)
         if self._is_full(error):
             error = _disk_full(self._path)
-        elif isinstance(error, (sqlite3.OperationalError, ComponentHttpError)) or is_damage(error):
+        elif isinstance(error, _PASSING) or is_damage(error):
             error = SpoolError(str(error))
         return [_Fired(operation, error=error) for operation in group]
 
@@ -655,9 +661,9 @@ class SqliteSpool:
             self._shorten_log()
             size = self._log_size()
         if size > LONG_LOG_BYTES and seconds >= self._wait_for_readers:
-            self._shorten_log(LONG_LOG_WAIT)
+            if not self._shorten_log(LONG_LOG_WAIT):
+                self._wait_for_readers = seconds + LONG_LOG_INTERVAL
             size = self._log_size()
-            self._wait_for_readers = seconds + LONG_LOG_INTERVAL
         if size > self._max_log_bytes and self._refusal is None:
             self._refusal = SpoolError("another program keeps the log from being emptied")
             self._reactor.callFromThread(self._log_is_long, size)
