@@ -11,6 +11,7 @@ __all__ = [
     "ComponentHttpError",
     "ConnectionCut",
     "ConnectionFailed",
+    "DiskFull",
     "MalformedStanza",
     "SettingsError",
     "SpoolError",
@@ -40,6 +41,10 @@ class SpoolUnusable(SettingsError):
 
 class SpoolError(ComponentHttpError):
     """The spool cannot do what it was asked to now: the disk is full or fails. What it has is still there."""
+
+
+class DiskFull(SpoolError):
+    """There is no room for it on the spool's disk now. It passes when somebody makes room."""
 
 
 class MalformedStanza(ComponentHttpError):

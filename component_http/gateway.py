@@ -32,6 +32,7 @@ from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.interfaces import Found, Spool, Webhook
+from component_http.notices import LOG_INTERVAL, Notices
 from component_http.operations.metrics import Counters
 from component_http.settings import DeliverySettings, Settings
 from component_http.spool import database
@@ -168,6 +169,7 @@ class Gateway(MultiService):
             super().startService()
 
     async def _restore(self, spool: Spool, relay: Relay, departures: Departures) -> None:
+        notices = Notices(LOG_INTERVAL)
         while True:
             try:
                 # Both are asked for at once, so that what is stored meanwhile is stored behind them.
@@ -175,7 +177,8 @@ class Gateway(MultiService):
                 deliveries, subscribers = await asked, await asked_too
                 break
             except SpoolError as error:
-                self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
+                if notices.may_tell(str(error), self._reactor.seconds()):
+                    self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
             await deferLater(self._reactor, RESTORE_AGAIN)
         self._restoring = None
         if deliveries:
@@ -278,6 +281,7 @@ class Gateway(MultiService):
             synchronous=self._settings.spool.synchronous,
             letter_days=self._settings.spool.letter_days,
             max_letters=self._settings.spool.max_letters,
+            observer=self.counters,
         )
 
     def _new_departures(self, spool: Spool) -> Departures:

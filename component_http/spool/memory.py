@@ -17,6 +17,7 @@ class MemorySpool:
     """A `Spool` in memory: nothing in it outlives the process, and everything in it is there at once."""
 
     durable = False
+    trouble: str | None = None
 
     def __init__(self) -> None:
         self._bodies: dict[str, bytes] = {}
