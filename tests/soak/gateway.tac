@@ -7,12 +7,14 @@ from twisted.application.service import Application
 from twisted.internet import reactor
 from twisted.internet.task import LoopingCall
 
+from component_http.clock import use_steady_clock
 from component_http.gateway import Gateway
 from component_http.settings import Settings
 from component_http.tap import heed_signals
 from tests.soak.lag import LagMeter
 
 application = Application("component-http")
+use_steady_clock(reactor)
 gateway = Gateway(Settings.from_toml("gateway.toml"), reactor)
 gateway.setServiceParent(application)
 meter = LagMeter(reactor, "status.json", lambda: gateway.counters)
