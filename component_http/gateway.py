@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from functools import partial
@@ -46,6 +47,12 @@ __all__ = ["Gateway"]
 
 RESTORE_AGAIN = 5.0
 """Seconds after which a spool that could not be read is read again."""
+
+FILES_BESIDE = 24
+"""
+Files that the process may open beside connections to the webhook: the stream, the spool's, the log, and what Python and
+Twisted need. Without them a lost stream could not be connected again while the webhook is busy.
+"""
 
 
 class Gateway(MultiService):
@@ -143,6 +150,7 @@ class Gateway(MultiService):
         self.prepare()
         for warning in self._settings.warnings():
             self._log.warn("{warning}", warning=warning)
+        self._see_how_many_files()
         self._spool = spool = self._new_spool()
         self._relay = relay = self._new_relay(spool)
         if spool.durable:
@@ -150,6 +158,18 @@ class Gateway(MultiService):
             self._restoring.addErrback(self._not_restored)
         else:
             self._serve(relay)
+
+    def _see_how_many_files(self) -> None:
+        wanted = self._settings.webhook.max_connections
+        affordable = _connections(wanted)
+        if affordable < wanted:
+            self._log.warn(
+                "webhook.max_connections is {wanted}, but this process may have {files} files open (ulimit -n, or"
+                " LimitNOFILE of its unit): it makes at most {affordable} connections at once",
+                wanted=wanted,
+                files=_open_files(),
+                affordable=affordable,
+            )
 
     async def _restore(self, spool: Spool, relay: Relay) -> None:
         while True:
@@ -276,7 +296,7 @@ class Gateway(MultiService):
         return Relay(
             forwarder,
             spool,
-            Backlog(backlog_limits(delivery), settings.webhook.max_connections),
+            Backlog(backlog_limits(delivery), _connections(settings.webhook.max_connections)),
             self._outlet,
             self._outlet,
             self.counters,
@@ -344,6 +364,17 @@ def backlog_limits(delivery: DeliverySettings) -> BacklogLimits:
     )
 
 
+def _open_files() -> int:
+    """Files that this process may have open at once."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def _connections(wanted: int) -> int:
+    """Connections to the webhook at once: as many as are wanted, or as there can be files for."""
+    return max(1, min(wanted, _open_files() - FILES_BESIDE))
+
+
 def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
     webhook = settings.webhook
     try:
@@ -352,7 +383,7 @@ def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
             reactor=reactor,
             timeout=webhook.timeout,
             connect_timeout=webhook.connect_timeout,
-            max_connections=webhook.max_connections,
+            max_connections=_connections(webhook.max_connections),
             max_body_bytes=webhook.max_body_bytes,
             headers=webhook.headers,
             bearer_token=webhook.bearer_token,
