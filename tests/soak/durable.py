@@ -14,16 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from itertools import chain, pairwise
-from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 from attrs import define, field
 
 from component_http.gateway import FILES_BESIDE
-from tests.integration.counterparts import need_library
 from tests.integration.servers import Prosody
 from tests.integration.waiting import eventually
+from tests.integration.wall_clock import WallClock
 from tests.soak.control import Child
 from tests.soak.disk import SmallDisk
 from tests.soak.doom import POINTS
@@ -447,28 +445,22 @@ def clock_set(plan: Plan) -> Report:
         f" {stay:g} s each",
         plan.seed,
     )
-    library = need_library("*/faketime/libfaketime.so.1", "faketime")
     sections: Sections = {
         "component": {"component_post_stanzas": ["message", "iq"]},
         "delivery": {"retry_cap": 2.0},
     }
-    with ExitStack() as stack:
-        offset = SetClock(stack)
-        rig = stack.enter_context(
-            plan.rig(
-                sections,
-                durable=True,
-                faults={"latency": 0.1, "busy": 0.1},
-                environment={**offset.environment, "LD_PRELOAD": library},
-            )
-        )
+    faults = {"latency": 0.1, "busy": 0.1}
+    with (
+        WallClock() as clock,
+        plan.rig(sections, durable=True, faults=faults, environment=clock.environment) as rig,
+    ):
         rig.start(4 * stay, users(45, 40), {"name": "iqs", "rate": 5, "senders": 5, "kind": "iq", "user": "q"})
         barriers = []
         for hours in (1, -1, 0):
             time.sleep(stay)
             before = rig.gateway.status()["counters"]
             barriers.append(before.get("barrier_returned", 0))
-            offset.set(hours * 3600)
+            clock.set(hours)
         rig.wait_for_generator(60)
         report.figures["settled after s"] = rig.settle(60)
         barriers.append(rig.gateway.status()["counters"].get("barrier_returned", 0))
@@ -487,33 +479,6 @@ def clock_set(plan: Plan) -> Report:
     report.check("nobody waited for a clock: the longest under 15 s", longest < 15)
     report.check("one stream all the time", books.load["connections"] == 1)
     return report
-
-
-class SetClock:
-    """
-    What a process takes for the time of day, by libfaketime; its monotonic clock stays true.
-
-    Attributes:
-        environment: What the process needs, beside the library in `LD_PRELOAD`.
-    """
-
-    def __init__(self, stack: ExitStack) -> None:
-        folder = stack.enter_context(TemporaryDirectory(prefix="component-http-clock-"))
-        self._file = Path(folder) / "offset"
-        self.environment = {
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DONT_FAKE_MONOTONIC": "1",
-            "NO_FAKE_STAT": "1",
-        }
-        self.set(0)
-
-    def set(self, seconds: int) -> None:
-        """Let it be so much later than it is."""
-        aside = self._file.with_suffix(".new")
-        aside.write_text(f"{seconds:+d}\n")
-        aside.rename(self._file)
 
 
 def few_descriptors(plan: Plan) -> Report:
