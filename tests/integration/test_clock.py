@@ -91,7 +91,7 @@ def test_back(bench: Bench) -> None:
 
     bench.webhook.answer = busy
     bench.say("again")
-    bench.webhook.wait_for(1)
+    bench.gateway.wait_for_log("attempt 1 failed, the next in")
     bench.clock.set(-1)
     bench.webhook.answer = lambda request: reply(body="at last")
     bench.peer.wait_for(lambda element: element.get("type") == "chat", "the reply")
