@@ -104,7 +104,6 @@ class Load:
         self._generating: asyncio.Task[None] | None = None
         self._held = False
         self.reading = True
-        self.deaf = False
         # By the stanza's number.
         self._due_at = array("d")
         self._written = bytearray()
@@ -159,11 +158,6 @@ class Load:
         self.reading = on
         for stream in self.streams:
             stream.read(on)
-        return True
-
-    def ignore_barriers(self, on: bool) -> bool:
-        """As a server, return no ping that the gateway sends to itself; or do."""
-        self.deaf = on
         return True
 
     def start(self, groups: Sequence[dict[str, Any]], seconds: float) -> bool:
@@ -583,8 +577,6 @@ class Stream(asyncio.Protocol):
             self._load.opened(self)
         elif self._is_server and attributes.get("to", "").partition("/")[0] == self._load.domain:
             # To itself: a server routes it back. Only pings and their answers are ever sent so.
-            if self._load.deaf:
-                return
             inside = "<ping xmlns='urn:xmpp:ping'/>" if self._body == "ping" else ""
             given = "".join(f' {key}="{value}"' for key, value in attributes.items() if "}" not in key)
             self._covered, self._since = self._since, []
@@ -606,7 +598,6 @@ async def _main(**arguments: Any) -> None:
             "cut": load.cut,
             "hold": load.hold,
             "read": load.read,
-            "ignore_barriers": load.ignore_barriers,
             "start": load.start,
             "stop": load.stop,
             "state": load.state,
