@@ -8,8 +8,9 @@ so that what else the machine does falls on both.
 At window 100, so many messages are always unanswered, of 100 senders. At window 1 a message is sent when the one before
 it is answered; this may take two commits longer, one before it is accepted and one before its answer leaves.
 
-A commit is measured twice in the same folder, with the same settings: in SQLite alone, and as the gateway sees it, from
-asking the spool to being told. The second has two changes of thread in it, which count where the disk is very fast.
+Two commits are measured twice in the same folder, with the same settings: in SQLite alone, one row each, and as the
+gateway sees them, from asking the spool to being told. The second has changes of thread in it, and more rows, which
+count where the disk is very fast.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 from component_http.contract.stanza import Stanza  # noqa: E402  (all of these are found through the line above)
 from component_http.contract.xml import Limits, parse_stanzas  # noqa: E402
 from component_http.delivery.delivery import Delivery  # noqa: E402
+from component_http.delivery.departure import Departure  # noqa: E402
 from component_http.spool import database  # noqa: E402
 from component_http.spool.sqlite import SqliteSpool  # noqa: E402
 from tests.soak.rig import Rig  # noqa: E402
@@ -114,8 +116,8 @@ def _commit(folder: Path) -> list[float]:
     return times
 
 
-def _asked_commits(folder: Path, count: int) -> list[float]:
-    """Seconds from asking a spool to keep a delivery to being told that it does, one after the other."""
+def _asked_pairs(folder: Path, count: int) -> list[float]:
+    """Seconds in which a spool accepts a delivery and ends it with a reply, one after the other and nothing else."""
     reactor: Any = _reactor
     times: list[float] = []
     path = folder / "asked.sqlite3"
@@ -124,9 +126,12 @@ def _asked_commits(folder: Path, count: int) -> list[float]:
 
     async def ask() -> None:
         for number in range(count):
-            delivery = Delivery(str(number), _stanza(), 600, reactor.seconds() + 900.0)
+            now = reactor.seconds()
+            delivery = Delivery(str(number), _stanza(), 600, now + 900.0)
+            reply = Departure("x" * 200, "message", now + 900.0, now, delivery_id=delivery.id)
             begun = time.perf_counter()
             await spool.store(delivery, bytes(600))
+            await spool.end(delivery.id, [reply])
             times.append(time.perf_counter() - begun)
         await spool.close()
 
@@ -173,7 +178,7 @@ def main(arguments: Sequence[str]) -> None:
                 mode.walk(turn)
             commits += _commit(folder)
             (folder / "commits.sqlite3").unlink()
-        asked = statistics.median(_asked_commits(folder, COMMITS * rounds))
+        asked = statistics.median(_asked_pairs(folder, COMMITS * rounds))
     ratios = [of_disk / of_memory for of_disk, of_memory in zip(durable.throughput, memory.throughput, strict=True)]
     commit = statistics.median(commits)
     grown = statistics.median(durable.latencies) - statistics.median(memory.latencies)
@@ -188,8 +193,8 @@ def main(arguments: Sequence[str]) -> None:
     print(f"\nthroughput ratio, of each round: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
     print(f"throughput ratio, median: {statistics.median(ratios):.2f} (to be 0.70 or more)")
     print(f"latency grows by {_ms(grown)} ms (to be two commits or less)")
-    print(f"one commit in SQLite alone: {_ms(commit)} ms, so that is {grown / commit:.1f}")
-    print(f"one commit as the gateway sees it: {_ms(asked)} ms, so that is {grown / asked:.1f}")
+    print(f"two commits in SQLite alone: {_ms(2 * commit)} ms")
+    print(f"two commits as the gateway sees them: {_ms(asked)} ms")
 
 
 if __name__ == "__main__":
