@@ -26,7 +26,7 @@ POINTS: Mapping[str, str] = {
     "replied": "a delivery has ended in the file, and its reply has not left",
     "barrier_sent": "replies were written, and a barrier is about to be",
     "barrier_returned": "a barrier came back, and what it confirms is not noted",
-    "restored": "half of what the file had was taken in charge again",
+    "restored": "some of what the file had was taken in charge again",
 }
 """Where a gateway can be told to end, before and after each change of state; most are counted by the gateway."""
 
