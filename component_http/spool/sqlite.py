@@ -109,7 +109,7 @@ _LOG_OF_REGION = 4096 * 4096
 _REGIONS_AHEAD = 3
 """So many of them have blocks before the log needs them: a transaction may add more than one."""
 
-_AT_ONCE = (64, 8, 1)
+_AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
 """Rows of one statement: for each statement, and not for each row, the reactor's thread is asked for Python's lock."""
 
 _COLUMNS = (
@@ -317,6 +317,7 @@ class SqliteSpool:
         self._window = window
         self._window_bytes = window_bytes
         self._bodies: dict[str, bytes] = {}
+        self._begun_first: dict[str, int] = {}
         self.trouble: str | None = None
         self._notices = Notices(LOG_INTERVAL)
         self._thread: Thread | None = None
@@ -379,11 +380,19 @@ class SqliteSpool:
         """
         See `component_http.interfaces.Spool.note`.
 
-        The beginning of a first attempt alone is no reason for a transaction: it would delay the end of the delivery.
+        That a first attempt has begun is written when the spool is looked after, if it has not ended by then; most have.
         """
+        if delivery.tries <= 1 and delivery.failure is None:
+            self._begun_first[delivery.id] = delivery.tries
+            return
+        self._begun_first.pop(delivery.id, None)
         self._notes.append((delivery.id, delivery.tries, delivery.attempts))
         if delivery.failure is not None and self._closed is None:
             self._put(_Wake())
+
+    def _note_first(self) -> None:
+        self._notes.extend((delivery_id, tries, 0) for delivery_id, tries in self._begun_first.items())
+        self._begun_first.clear()
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
         """See `component_http.interfaces.Spool.body`."""
@@ -395,6 +404,7 @@ class SqliteSpool:
     ) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.end`."""
         self._forget_body(delivery_id)
+        self._begun_first.pop(delivery_id, None)
         now = self._now()
         ahead = now - self._reactor.seconds()
         rows = [
@@ -444,6 +454,7 @@ class SqliteSpool:
 
     def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
         """See `component_http.interfaces.Spool.look`."""
+        self._note_first()
         return self._ask(_Look(Deferred(), facts, self._now(), self._reactor.seconds()))
 
     def restore(self) -> Deferred[list[Delivery]]:
@@ -456,6 +467,7 @@ class SqliteSpool:
             return succeed(None)
         closed: Deferred[None] = Deferred()
         if self._closed is None:
+            self._note_first()
             self._closed = Deferred()
             self._put(_Close())
         self._closed.chainDeferred(closed)
