@@ -12,7 +12,7 @@ bin := $(VENV)/bin
 
 help:
 	@echo "make test    run all tests, against real XMPP servers where they can be had (PYTEST_ARGS=... goes to pytest)"
-	@echo "make soak    hold the gateway under load and faults, about 30 minutes (SOAK_ARGS=... names scenarios, --seed, --short)"
+	@echo "make soak    hold the gateway under load and faults, more than an hour (SOAK_ARGS=... names scenarios, --seed, --short)"
 	@echo "make demo    see the gateway at work in this terminal, without an XMPP server"
 	@echo "make docs    build the documents into docs/_build/html"
 	@echo "make lint    ruff and mypy"

@@ -12,6 +12,7 @@ __all__ = [
     "ConnectionCut",
     "ConnectionFailed",
     "DeliveryEnded",
+    "DiskFull",
     "MalformedStanza",
     "Offline",
     "ReplyRefused",
@@ -44,6 +45,10 @@ class SpoolUnusable(SettingsError):
 
 class SpoolError(ComponentHttpError):
     """The spool cannot do what it was asked to now: the disk is full or fails. What it has is still there."""
+
+
+class DiskFull(SpoolError):
+    """There is no room for it on the spool's disk now. It passes when somebody makes room."""
 
 
 class MalformedStanza(ComponentHttpError):

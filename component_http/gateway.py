@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 from functools import partial
@@ -32,6 +33,7 @@ from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.interfaces import Found, Spool, Webhook
+from component_http.notices import LOG_INTERVAL, Notices
 from component_http.operations.metrics import Counters
 from component_http.settings import DeliverySettings, Settings
 from component_http.spool import database
@@ -49,6 +51,12 @@ __all__ = ["Gateway"]
 
 RESTORE_AGAIN = 5.0
 """Seconds after which a spool that could not be read is read again."""
+
+FILES_BESIDE = 24
+"""
+Files that the process may open beside connections to the webhook: the stream, the spool's, the log, and what Python and
+Twisted need. Without them a lost stream could not be connected again while the webhook is busy.
+"""
 
 
 LOOK_INTERVAL = 1.0
@@ -153,6 +161,7 @@ class Gateway(MultiService):
         self.prepare()
         for warning in self._settings.warnings():
             self._log.warn("{warning}", warning=warning)
+        self._see_how_many_files()
         self._spool = spool = self._new_spool()
         self._departures = departures = self._new_departures(spool)
         self._relay = relay = self._new_relay(spool, departures)
@@ -167,7 +176,20 @@ class Gateway(MultiService):
             self._subscribers.restore((), spool)
             super().startService()
 
+    def _see_how_many_files(self) -> None:
+        wanted = self._settings.webhook.max_connections
+        affordable = _connections(wanted)
+        if affordable < wanted:
+            self._log.warn(
+                "webhook.max_connections is {wanted}, but this process may have {files} files open (ulimit -n, or"
+                " LimitNOFILE of its unit): it makes at most {affordable} connections at once",
+                wanted=wanted,
+                files=_open_files(),
+                affordable=affordable,
+            )
+
     async def _restore(self, spool: Spool, relay: Relay, departures: Departures) -> None:
+        notices = Notices(LOG_INTERVAL)
         while True:
             try:
                 # Both are asked for at once, so that what is stored meanwhile is stored behind them.
@@ -175,7 +197,8 @@ class Gateway(MultiService):
                 deliveries, subscribers = await asked, await asked_too
                 break
             except SpoolError as error:
-                self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
+                if notices.may_tell(str(error), self._reactor.seconds()):
+                    self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
             await deferLater(self._reactor, RESTORE_AGAIN)
         self._restoring = None
         if deliveries:
@@ -278,6 +301,7 @@ class Gateway(MultiService):
             synchronous=self._settings.spool.synchronous,
             letter_days=self._settings.spool.letter_days,
             max_letters=self._settings.spool.max_letters,
+            observer=self.counters,
         )
 
     def _new_departures(self, spool: Spool) -> Departures:
@@ -325,7 +349,7 @@ class Gateway(MultiService):
         return Relay(
             forwarder,
             spool,
-            Backlog(backlog_limits(settings), settings.webhook.max_connections),
+            Backlog(backlog_limits(settings), _connections(settings.webhook.max_connections)),
             self._outlet,
             departures,
             self._outlet,
@@ -419,6 +443,17 @@ def backlog_limits(settings: Settings) -> BacklogLimits:
     )
 
 
+def _open_files() -> int:
+    """Files that this process may have open at once."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def _connections(wanted: int) -> int:
+    """Connections to the webhook at once: as many as are wanted, or as there can be files for."""
+    return max(1, min(wanted, _open_files() - FILES_BESIDE))
+
+
 def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
     webhook = settings.webhook
     try:
@@ -427,7 +462,7 @@ def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
             reactor=reactor,
             timeout=webhook.timeout,
             connect_timeout=webhook.connect_timeout,
-            max_connections=webhook.max_connections,
+            max_connections=_connections(webhook.max_connections),
             max_body_bytes=webhook.max_body_bytes,
             headers=webhook.headers,
             bearer_token=webhook.bearer_token,

@@ -66,10 +66,14 @@ class Spool(Protocol):
 
     Attributes:
         durable: What it keeps outlives the process.
+        trouble: Why it stores nothing now, as a phrase; None if it does.
     """
 
     @property
     def durable(self) -> bool: ...  # pragma: no cover
+
+    @property
+    def trouble(self) -> str | None: ...  # pragma: no cover
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         """

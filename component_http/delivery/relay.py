@@ -178,12 +178,15 @@ class Relay:
             "the webhook's certificate cannot be trusted": forwarder.untrusted,
             "too many stanzas wait for the webhook": backlog.used > NOT_READY_ABOVE,
         }
+        obstacles = [phrase for phrase, is_so in found.items() if is_so]
+        if self._spool.trouble is not None:
+            obstacles.append(self._spool.trouble)
         return Status(
             pending=self.pending,
             pending_bytes=backlog.pending_bytes,
             running=len(self._attempts),
             webhook="gone" if forwarder.gone else forwarder.breaker_state,
-            obstacles=tuple(phrase for phrase, is_so in found.items() if is_so),
+            obstacles=tuple(obstacles),
         )
 
     # -- in --

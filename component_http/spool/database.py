@@ -15,9 +15,25 @@ from types import MappingProxyType
 from typing import IO, Literal
 from urllib.parse import quote
 
-from component_http.errors import SettingsError, SpoolError, SpoolUnusable
+from component_http.errors import DiskFull, SettingsError, SpoolError, SpoolUnusable
+from component_http.spool.room import Ballast, is_no_room
 
-__all__ = ["SCHEMA", "SpoolLock", "Synchronous", "is_damage", "is_full", "lock", "opened", "prepare", "quarantine"]
+__all__ = [
+    "BUSY",
+    "INDEX_REGION",
+    "OPENING_BYTES",
+    "SCHEMA",
+    "SpoolLock",
+    "Synchronous",
+    "is_damage",
+    "is_full",
+    "lock",
+    "make_private",
+    "may_be_full",
+    "opened",
+    "prepare",
+    "quarantine",
+]
 
 Synchronous = Literal["FULL", "NORMAL"]
 
@@ -137,6 +153,12 @@ LEAST_SQLITE = (3, 33)
 MAX_WAL_BYTES = 16 * 1024 * 1024
 """What is left of the write-ahead log's file after it was longer."""
 
+OPENING_BYTES = 256 * 1024
+"""Room that there must be to open a file: for the log and its index, and for an upgrade of the schema."""
+
+INDEX_REGION = 32 * 1024
+"""What SQLite adds to the log's index at once; enough for 4096 pages of the log."""
+
 BUSY = 5.0
 """Seconds to wait for another program that writes."""
 
@@ -165,10 +187,12 @@ class SpoolLock:
 
     def note_process(self) -> None:
         """Write down which process holds it, for the sentence that a second one gets; again after a fork."""
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
+        descriptor = self._file.fileno()
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        except OSError:
+            pass  # on a full disk the sentence lacks it
 
     def release(self) -> None:
         """Let others use the file."""
@@ -189,9 +213,9 @@ def lock(path: Path) -> SpoolLock:
     try:
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
+        remedy = "make room" if is_no_room(error) else "give both to the user that the gateway runs as"
         raise SettingsError(
-            f"spool.path is {path}, but {path}.lock cannot be written: {error.strerror}; give both to the user that"
-            " the gateway runs as"
+            f"spool.path is {path}, but {path}.lock cannot be written: {error.strerror}; {remedy}"
         ) from None
     file = os.fdopen(descriptor, "r+", encoding="ascii", errors="replace")
     try:
@@ -234,7 +258,8 @@ def prepare(path: Path, *, schema: Schema = SCHEMA, sqlite: tuple[int, ...] = sq
     """
     See that a spool's file can be used, make it if there is none, and bring its schema up to date.
 
-    It reads all of the file. What may pass by itself, such as a full disk, is not told here.
+    It reads all of the file. What may pass by itself, such as a full disk, is not told here: where there is no room to
+    open the file, nothing of this is done.
 
     Args:
         path: The file; this process has its lock.
@@ -250,8 +275,10 @@ def prepare(path: Path, *, schema: Schema = SCHEMA, sqlite: tuple[int, ...] = sq
             f'spool.kind is "sqlite", but that needs SQLite {_dotted(LEAST_SQLITE)} or later, and this Python has'
             f' {_dotted(sqlite)}: take another Python, or "memory"'
         )
-    _make_private(path)
     try:
+        make_private(path)
+        if Ballast(path).free() < OPENING_BYTES:
+            return
         with closing(opened(path, schema=schema)) as connection:
             [[verdict]] = connection.execute("PRAGMA quick_check(1)").fetchall()
     except SpoolError:
@@ -268,8 +295,14 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def _make_private(path: Path) -> None:
-    """Make the file, for its owner only; SQLite gives those beside it the same mode."""
+def make_private(path: Path) -> None:
+    """
+    Make the file if there is none, for its owner only; SQLite gives those beside it the same mode.
+
+    Raises:
+        SettingsError: It cannot be made, or not be read and written.
+        DiskFull: It cannot be made now.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -282,6 +315,8 @@ def _make_private(path: Path) -> None:
             ) from None
         return
     except OSError as error:
+        if is_no_room(error):
+            raise DiskFull(f"the disk is full, so {path} cannot be made") from None
         raise SettingsError(f"spool.path is {path}, but that file cannot be made: {error.strerror}") from None
     os.close(descriptor)
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
@@ -305,6 +340,7 @@ def opened(path: Path, *, synchronous: Synchronous = "FULL", schema: Schema = SC
     Raises:
         SpoolUnusable: It is corrupt, is something else than a spool, or comes from a later version.
         SettingsError: Its file system is none for a database.
+        DiskFull: There is no room for the log or its index, or for the upgrade.
         SpoolError: SQLite cannot open it now.
     """
     try:
@@ -316,6 +352,9 @@ def opened(path: Path, *, synchronous: Synchronous = "FULL", schema: Schema = SC
                 raise SettingsError(f"spool.path is {path}, but SQLite cannot use that file system: name a local disk")
             connection.execute(f"PRAGMA synchronous = {synchronous}")
             connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL_BYTES}")
+            connection.execute("PRAGMA temp_store = MEMORY")
+            # Some builds write over whatever is deleted: then to delete takes as much of the log as to write.
+            connection.execute("PRAGMA secure_delete = FAST").fetchall()
             _upgrade(connection, schema)
         except BaseException:
             connection.close()
@@ -323,7 +362,8 @@ def opened(path: Path, *, synchronous: Synchronous = "FULL", schema: Schema = SC
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             raise _damaged(path, error) from None
-        raise SpoolError(f"the spool {path} cannot be opened: {error}") from error
+        kind = DiskFull if is_full(error) else SpoolError
+        raise kind(f"the spool {path} cannot be opened: {error}") from error
     return connection
 
 
@@ -364,12 +404,26 @@ def _number(connection: sqlite3.Connection, pragma: str) -> int:
 
 def is_full(error: BaseException) -> bool:
     """There is no room for what was to be written."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+    return isinstance(error, DiskFull) or _code(error) == sqlite3.SQLITE_FULL
+
+
+def may_be_full(error: BaseException) -> bool:
+    """It could not be read, written or opened; that there is no room, or no more for this user, may be why."""
+    return is_full(error) or _code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
 def is_damage(error: BaseException) -> bool:
     """The file itself is wrong; waiting does not mend it."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _code(error: BaseException) -> int:
+    """SQLite's code, also for what `opened` made of it; 0 for what is none of SQLite's."""
+    for each in (error, error.__cause__):
+        code = getattr(each, "sqlite_errorcode", None)
+        if code is not None:
+            return int(code) & 0xFF
+    return 0
 
 
 def _damaged(path: Path, reason: object) -> SpoolUnusable:

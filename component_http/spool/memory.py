@@ -26,6 +26,7 @@ class MemorySpool:
     """A `Spool` in memory: nothing in it outlives the process, and everything in it is there at once."""
 
     durable = False
+    trouble: str | None = None
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         """

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from secrets import token_bytes
@@ -26,9 +29,21 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure
-from component_http.errors import ComponentHttpError, SpoolError, XmlRefused
-from component_http.interfaces import Found
-from component_http.spool.database import Synchronous, is_damage, is_full, opened
+from component_http.errors import ComponentHttpError, DiskFull, SpoolError, XmlRefused
+from component_http.interfaces import Found, Observer
+from component_http.notices import LOG_INTERVAL, Notices
+from component_http.spool.database import (
+    BUSY,
+    INDEX_REGION,
+    OPENING_BYTES,
+    Synchronous,
+    is_damage,
+    is_full,
+    make_private,
+    may_be_full,
+    opened,
+)
+from component_http.spool.room import BALLAST_BYTES, Ballast, allocate_index
 
 __all__ = [
     "GRACE",
@@ -45,6 +60,38 @@ T = TypeVar("T")
 
 MAX_GROUP = 1000
 """Operations of one transaction at most: what came first should not wait for all that came after it."""
+
+MAX_GROUP_BYTES = 4 * 1024 * 1024
+"""Bytes of one transaction, beyond which nothing is added to it: the log has to hold all of it at once."""
+
+LOG_PAGES = 1000
+"""Pages of the log at which it is emptied; SQLite's own number."""
+
+BALLAST_SHARE = 4
+"""
+A transaction and what the log has before it are this part of the ballast at most, each: when the disk is full the
+ballast must have room for what is still to go from the log into the file.
+"""
+
+MAX_LOG_BYTES = 256 * 1024 * 1024
+"""
+Bytes of the write-ahead log above which nothing more is stored. It is emptied all the time, and gets that long only
+while another program goes on reading from one state of the file.
+"""
+
+LONG_LOG_BYTES = 32 * 1024 * 1024
+LONG_LOG_WAIT = 1.0
+LONG_LOG_INTERVAL = 10.0
+"""
+Bytes of the log above which readers are waited for, seconds of that, and seconds after which they are waited for again
+if it was in vain: where one reads after the other there is no moment without any.
+"""
+
+PROBE_BYTES = 64 * 1024
+"""Where SQLite does not say that the disk is full, but only that it cannot write, this is what is tried to write."""
+
+MAX_OVERDUE_BYTES = 4 * 1024 * 1024
+"""Bytes of responses, for dead letters, that are kept in memory for ends that could not be written."""
 
 GRACE = 60.0
 """
@@ -72,7 +119,16 @@ TIDY = 3600.0
 
 _DAY = 86_400.0
 
-_AT_ONCE = (64, 8, 1)
+_PASSING = (sqlite3.OperationalError, ComponentHttpError, OSError)
+"""What is the fault of the file or of its disk, and not of what was asked for."""
+
+_LOG_OF_REGION = 4096 * 4096
+"""Bytes of the log, a little fewer, that one region of its index is for."""
+
+_REGIONS_AHEAD = 3
+"""So many of them have blocks before the log needs them: a transaction may add more than one."""
+
+_AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
 """Rows of one statement: for each statement, and not for each row, the reactor's thread is asked for Python's lock."""
 
 _COLUMNS = (
@@ -106,7 +162,7 @@ _BODY = "SELECT body FROM deliveries WHERE id = ?"
 _FACTS = "id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries, attempts, size"
 _RESTORE = f"SELECT {_FACTS} FROM deliveries ORDER BY number"
 _RESTORE_ONE = f"SELECT {_FACTS} FROM deliveries WHERE id = ?"
-_PAGE = f"SELECT {_DEPARTURE_COLUMNS} FROM departures WHERE number > ? ORDER BY number LIMIT {PAGE}"
+_PAGE = f"SELECT {_DEPARTURE_COLUMNS} FROM departures WHERE number > ? ORDER BY number"
 _LAST_DEPARTURE = "SELECT seq FROM sqlite_sequence WHERE name = 'departures'"
 _LETTER = (
     "INSERT OR REPLACE INTO letters (id, outcome, kind, type, stanza_id, sender, recipient, through_room, uri,"
@@ -118,6 +174,9 @@ _DEPARTURE_LETTER = (
     "INSERT OR REPLACE INTO letters (id, outcome, kind, type, stanza_id, sender, recipient, through_room, uri,"
     " accepted, ended, tries, size, note, reply) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, 0, ?, ?, ?)"
 )
+_RESPONSE = 6
+"""The place of the response in what fills `_LETTER`."""
+
 _LETTER_SIZES = (
     "SELECT number, coalesce(length(body), 0) + coalesce(length(response), 0) + coalesce(length(reply), 0)"
     " FROM letters ORDER BY number DESC"
@@ -240,8 +299,10 @@ class SqliteSpool:
     another.
 
     When SQLite fails, the transaction is undone, its operations fail with `SpoolError`, and the next one is tried as if
-    nothing had happened. If only the disk is full, what is stored fails alone, where the rest can be done without it.
-    A delivery whose end could not be written is deleted with a later transaction.
+    nothing had happened. A delivery whose end could not be written is deleted with a later transaction.
+
+    When the disk is full, the ballast beside the file is released. From then on nothing is stored, and the rest is done
+    in the room that this gave; until there is room for the ballast again, for which `look` looks.
 
     Args:
         path: The file, which `component_http.spool.database.prepare` has prepared.
@@ -251,12 +312,15 @@ class SqliteSpool:
         now: The wall clock.
         window: Bodies that are kept in memory too, so that they need not be read.
         window_bytes: The same in bytes.
-        max_bytes: Bytes that the database may have; None for what the disk holds.
+        ballast_bytes: Bytes that are kept for when the disk is full; fewer on a small disk.
+        max_log_bytes: As `MAX_LOG_BYTES`.
         letter_days: Days for which a dead letter is kept.
         max_letters: Dead letters that are kept.
+        observer: Told `disk_full`; None for nobody.
 
     Attributes:
         commits: Transactions so far that changed something.
+        trouble: Why nothing is stored now, as a phrase; None if it is.
     """
 
     _log = Logger()
@@ -273,23 +337,29 @@ class SqliteSpool:
         now: Callable[[], float] = time.time,
         window: int = 1000,
         window_bytes: int = 64 * 1024 * 1024,
-        max_bytes: int | None = None,
+        ballast_bytes: int = BALLAST_BYTES,
+        max_log_bytes: int = MAX_LOG_BYTES,
         letter_days: float = 7.0,
         max_letters: int = 10_000,
+        observer: Observer | None = None,
     ) -> None:
         self._path = path
         self._reactor = reactor
         self._seconds = deadlines
         self._synchronous = synchronous
         self._now = now
-        self._max_bytes = max_bytes
+        self._max_log_bytes = max_log_bytes
         self._letter_days = letter_days
         self._max_letters = max_letters
+        self._observer = observer
         self.commits = 0
         # Of the reactor's thread.
         self._window = window
         self._window_bytes = window_bytes
         self._bodies: dict[str, bytes] = {}
+        self._begun_first: dict[str, int] = {}
+        self.trouble: str | None = None
+        self._notices = Notices(LOG_INTERVAL)
         self._thread: Thread | None = None
         self._closed: Deferred[None] | None = None
         # What goes from that thread to the other.
@@ -297,11 +367,23 @@ class SqliteSpool:
         self._notes: deque[tuple[str, int, int]] = deque()
         self._settlements: deque[tuple[int, str | None]] = deque()
         self._subscriptions: deque[tuple[tuple[str, str], bool]] = deque()  # whether the pair is to be kept
-        # Of the other thread: the file; then what is still in it because SQLite failed: deliveries that have ended,
-        # with what fills `_LETTER`, and departures that are confirmed or, with an outcome, have failed.
+        # Of the other thread: the file, the bytes of its log's index that have blocks of their own, and why nothing is
+        # stored.
         self._connection: sqlite3.Connection | None = None
+        self._begun = False
+        self._index_bytes = 0
+        self._group_bytes = MAX_GROUP_BYTES
+        self._wait_for_readers = float("-inf")
+        self._ballast = Ballast(path, ballast_bytes)
+        self._refusal: SpoolError | None = None
+        # What is still to be written: deliveries that have ended, with what fills `_LETTER`, because SQLite failed;
+        # departures that are confirmed or, with an outcome, have failed; how often deliveries were tried; and pairs of
+        # subscribers with whether they are still some.
         self._overdue: dict[str, tuple[Any, ...] | None] = {}
+        self._overdue_bytes = 0
         self._settled: dict[int, str | None] = {}
+        self._noted: dict[str, tuple[str, int, int]] = {}
+        self._subscribed: dict[tuple[str, str], bool] = {}
         # What is known to stand in the table of facts, and what is to be looked after in that of letters.
         self._facts: dict[str, str] = {}
         self._behind: list[str] = []
@@ -338,11 +420,19 @@ class SqliteSpool:
         """
         See `component_http.interfaces.Spool.note`.
 
-        The beginning of a first attempt alone is no reason for a transaction: it would delay the end of the delivery.
+        That a first attempt has begun is written when the spool is looked after, if it has not ended by then.
         """
+        if delivery.tries <= 1 and delivery.failure is None:
+            self._begun_first[delivery.id] = delivery.tries
+            return
+        self._begun_first.pop(delivery.id, None)
         self._notes.append((delivery.id, delivery.tries, delivery.attempts))
         if delivery.failure is not None and self._closed is None:
             self._put(_Wake())
+
+    def _note_first(self) -> None:
+        self._notes.extend((delivery_id, tries, 0) for delivery_id, tries in self._begun_first.items())
+        self._begun_first.clear()
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
         """See `component_http.interfaces.Spool.body`."""
@@ -358,6 +448,7 @@ class SqliteSpool:
     ) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.end`."""
         self._forget_body(delivery_id)
+        self._begun_first.pop(delivery_id, None)
         now = self._now()
         fields = None
         if letter is not None:
@@ -423,6 +514,7 @@ class SqliteSpool:
 
     def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
         """See `component_http.interfaces.Spool.look`."""
+        self._note_first()
         return self._ask(_Look(Deferred(), facts, self._now(), self._reactor.seconds()))
 
     def restore(self) -> Deferred[list[Delivery]]:
@@ -435,6 +527,7 @@ class SqliteSpool:
             return succeed(None)
         closed: Deferred[None] = Deferred()
         if self._closed is None:
+            self._note_first()
             self._closed = Deferred()
             self._put(_Close())
         self._closed.chainDeferred(closed)
@@ -470,6 +563,32 @@ class SqliteSpool:
                     self._forget_body(operation.row[0])
                 operation.done.errback(Failure(fired.error))
 
+    def _disk_is_full(self, released: int) -> None:
+        self.trouble = "the spool's disk is full"
+        if self._observer is not None:
+            self._observer.count("disk_full")
+        if self._notices.may_tell("full", self._reactor.seconds()):
+            effect = f"what was accepted goes on in the {released // 1024} KiB that were kept for this"
+            if not released:
+                effect = "nothing was kept for this, so what ends may be delivered again after a restart"
+            self._log.error(
+                "the disk of {path} is full: stanzas are refused, and {effect}", path=str(self._path), effect=effect
+            )
+
+    def _log_is_long(self, size: int) -> None:
+        self.trouble = "another program keeps the spool's log from being emptied"
+        self._log.error(
+            "another program has been reading {path} for so long that {path}-wal has {mib} MiB: stanzas are refused"
+            " until it ends",
+            path=str(self._path),
+            mib=size // 2**20,
+        )
+
+    def _is_well(self, what: str) -> None:
+        self.trouble = None
+        if self._notices.may_tell("well", self._reactor.seconds()):
+            self._log.info("{what} {path}: stanzas are accepted again", what=what, path=str(self._path))
+
     def _ended(self) -> None:
         assert self._thread is not None and self._closed is not None
         self._thread.join()  # calling this was its last deed
@@ -486,6 +605,8 @@ class SqliteSpool:
             if fired:
                 self._reactor.callFromThread(self._fire, fired)
             if closing:
+                if self._refusal is not None:
+                    self._clear_arrears()
                 break
         self._close_file()
         self._reactor.callFromThread(self._ended)
@@ -493,94 +614,286 @@ class SqliteSpool:
     def _next_group(self) -> tuple[list[_Operation], bool]:
         """Wait for something to do; what waits by then is done with it. And whether it is the last."""
         group: list[_Operation] = []
+        size = 0
         try:
-            while len(group) < MAX_GROUP:
+            while not group or (len(group) < MAX_GROUP and size < self._group_bytes):
                 operation = self._queue.get(block=not group)
                 if isinstance(operation, _Close):
                     return group, True
                 group.append(operation)
+                size += _size(operation)
         except Empty:
             pass
         return group, False
 
     def _done(self, group: Sequence[_Operation]) -> list[_Fired]:
         """Carry out a group. Where that fails for some of it, the rest is done without them."""
-        parts: list[list[_Operation]]
-        try:
-            return self._carry_out(group, self._take_notes(), self._take_subscriptions())
-        except Exception as error:
-            if is_full(error) or (isinstance(error, SpoolError) and len(group) > 1):
-                # What has ended makes room, and reading needs none.
-                ends: list[_Operation] = [one for one in group if isinstance(one, _End)]
-                stores: list[_Operation] = [one for one in group if isinstance(one, _Store)]
-                pushes: list[_Operation] = [one for one in group if isinstance(one, _Push) and one not in ends]
-                rest: list[_Operation] = [one for one in group if not isinstance(one, (_Push, _Store))]
-                parts = [ends, rest, stores, pushes]
-            elif len(group) > 1 and not isinstance(error, (sqlite3.OperationalError, ComponentHttpError)):
-                parts = [[one] for one in group]
-            else:
-                return self._failed(group, error)
-        fired = {outcome.operation: outcome for part in parts for outcome in self._part_done(part)}
-        return [fired[operation] for operation in group]
+        self._take_notes()
+        look = next((operation for operation in group if isinstance(operation, _Look)), None)
+        if look is not None:
+            with suppress(sqlite3.Error, OSError):  # what cannot be done now is looked after again
+                self._look_after_room(look.seconds)
+        if self._refusal is None:
+            try:
+                return self._carry_out(group)
+            except Exception as error:
+                if self._is_full(error):
+                    self._disk_full()
+                elif len(group) > 1 and not isinstance(error, _PASSING):
+                    return [fired for operation in group for fired in self._part_done([operation])]
+                else:
+                    return self._failed(group, error)
+        return self._done_in_need(group)
 
     def _part_done(self, part: Sequence[_Operation]) -> list[_Fired]:
         try:
-            return self._carry_out(part, (), {})
+            return self._carry_out(part)
         except Exception as error:
             return self._failed(part, error)
+
+    def _done_in_need(self, group: Sequence[_Operation]) -> list[_Fired]:
+        """Store nothing, and do the rest, as far as there is room: reading needs none."""
+        refused = [_Fired(one, error=self._refusal) for one in group if isinstance(one, _Store) or _is_pushed(one)]
+        reads = [one for one in group if isinstance(one, (_Read, _Page, _Recall))]
+        ends = [one for one in group if isinstance(one, (_End, _Wake))]
+        others = [one for one in group if isinstance(one, (_Restore, _Subscribers, _Look, _Key))]
+        parts = (
+            refused,
+            self._in_parts(reads),
+            self._in_parts(ends),
+            *(self._in_parts([operation]) for operation in others),
+        )
+        if any(isinstance(operation, _Look) for operation in others):
+            self._clear_arrears()
+        fired = {each.operation: each for part in parts for each in part}
+        return [fired[operation] for operation in group]
+
+    def _in_parts(self, group: Sequence[_Operation]) -> list[_Fired]:
+        """Carry out as much as there is room for: where a transaction finds none, a smaller one may."""
+        fired: list[_Fired] = []
+        at, size = 0, len(group)
+        while at < len(group):
+            part = group[at : at + size]
+            try:
+                fired += self._carry_out(part, 0)
+                at += len(part)
+            except Exception as error:
+                if not self._is_full(error):
+                    fired += self._failed(part, error)
+                    at += len(part)
+                elif size > 1:
+                    size //= 2
+                    self._checkpoint()
+                else:
+                    return fired + self._failed(group[at:], _disk_full(self._path))
+        return fired
+
+    def _clear_arrears(self) -> None:
+        """Write what could not be written before, or as much of it as there is room for."""
+        size = MAX_GROUP
+        while size and (self._overdue or self._settled or self._noted or self._subscribed):
+            try:
+                self._carry_out((), size)
+            except Exception as error:
+                if not self._is_full(error):
+                    return
+                size //= 8
+                self._checkpoint()
 
     def _failed(self, group: Sequence[_Operation], error: Exception) -> list[_Fired]:
         for operation in group:
             if isinstance(operation, _End):
-                self._overdue[operation.delivery_id] = operation.letter
-        if isinstance(error, (sqlite3.OperationalError, ComponentHttpError)) or is_damage(error):
+                self._postpone(operation)
+        if self._is_full(error):
+            error = _disk_full(self._path)
+        elif isinstance(error, _PASSING) or is_damage(error):
             error = SpoolError(str(error))
         return [_Fired(operation, error=error) for operation in group]
 
-    def _take_notes(self) -> list[tuple[str, int, int]]:
-        notes = []
+    def _postpone(self, end: _End) -> None:
+        letter = end.letter
+        if letter is not None and letter[_RESPONSE] is not None:
+            self._overdue_bytes += len(letter[_RESPONSE])
+            if self._overdue_bytes > MAX_OVERDUE_BYTES:
+                letter = (*letter[:_RESPONSE], None, *letter[_RESPONSE + 1 :])
+        self._overdue[end.delivery_id] = letter
+
+    def _take_notes(self) -> None:
         try:
             while True:
-                notes.append(self._notes.popleft())
+                note = self._notes.popleft()
+                self._noted[note[0]] = note
         except IndexError:
-            return notes
-
-    def _take_subscriptions(self) -> dict[tuple[str, str], bool]:
-        latest: dict[tuple[str, str], bool] = {}
+            pass
         try:
             while True:
                 pair, kept = self._subscriptions.popleft()
-                latest[pair] = kept
+                self._subscribed[pair] = kept
         except IndexError:
-            return latest
+            pass
 
-    def _carry_out(
-        self,
-        group: Sequence[_Operation],
-        notes: Sequence[tuple[str, int, int]],
-        subscriptions: Mapping[tuple[str, str], bool],
-    ) -> list[_Fired]:
-        """Do all of it in one transaction, or raise and have done nothing."""
+    # What is done about the room.
+
+    def _is_full(self, error: Exception) -> bool:
+        return is_full(error) or (may_be_full(error) and not self._ballast.has_room(PROBE_BYTES))
+
+    def _disk_full(self) -> None:
+        """Give up the ballast, and empty the log as long as there is room for that."""
+        self._refusal = _disk_full(self._path)
+        self._reactor.callFromThread(self._disk_is_full, self._ballast.release())
+        self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Empty the log into the file, so that it is written from its beginning; as far as nobody reads from it."""
+        if self._connection is None:
+            return
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _look_after_room(self, seconds: float) -> None:
+        """See whether there is still room, or again, and whether the log has an end."""
+        was = self._refusal
+        if was is None and not self._ballast.hold():
+            self._disk_full()
+        elif isinstance(was, DiskFull):
+            if not self._ballast.hold() and not (self._make_room() and self._ballast.hold()):
+                return
+            self._refusal = None
+            if self._connection is not None:
+                self._measure(self._connection)
+        size = self._log_size()
+        if size > self._max_log_bytes:
+            # Nobody may be writing any more, and only who writes empties it.
+            self._shorten_log()
+            size = self._log_size()
+        if size > LONG_LOG_BYTES and seconds >= self._wait_for_readers:
+            if not self._shorten_log(LONG_LOG_WAIT):
+                self._wait_for_readers = seconds + LONG_LOG_INTERVAL
+            size = self._log_size()
+        if size > self._max_log_bytes and self._refusal is None:
+            self._refusal = SpoolError("another program keeps the log from being emptied")
+            self._reactor.callFromThread(self._log_is_long, size)
+        elif size <= self._max_log_bytes and not isinstance(self._refusal, DiskFull):
+            self._refusal = None
+        if was is not None and self._refusal is None:
+            full = isinstance(was, DiskFull)
+            what = "there is room again on the disk of" if full else "nobody reads any more for so long from"
+            self._reactor.callFromThread(self._is_well, what)
+
+    def _fits(
+        self, connection: sqlite3.Connection, ends: Iterable[_End], letters: Mapping[str, tuple[Any, ...] | None]
+    ) -> bool:
+        """
+        Whether there is room on a full disk for what is to be kept of deliveries that end.
+
+        It needs as much in the log, and then once more in the file as far as nothing is unused there. If the second
+        were not there, the log could not be emptied any more, and nothing at all be written.
+        """
+        kept = {delivery_id: letter for delivery_id, letter in letters.items() if letter is not None}
+        growth = sum(map(_size, ends)) + sum(len(letter[_RESPONSE] or b"") for letter in kept.values())
+        if kept:
+            query = f"SELECT total(size) FROM deliveries WHERE id IN {_rows(1, len(kept))}"
+            [[size]] = connection.execute(query, list(kept)).fetchall()
+            growth += int(size)
+        if not growth:
+            return True
+        [[_, written, moved]] = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        room = self._ballast.free() + (self._log_size() if written == moved else 0)
+        lacking = max(0, growth - self._unused(connection)[0])
+        return room >= growth + lacking + self._ballast.need() // 8
+
+    def _unused(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """Bytes of the file's pages that hold nothing, and of those that do."""
+        [[page_bytes]] = connection.execute("PRAGMA page_size").fetchall()
+        [[pages]] = connection.execute("PRAGMA page_count").fetchall()
+        [[unused]] = connection.execute("PRAGMA freelist_count").fetchall()
+        return unused * page_bytes, (pages - unused) * page_bytes
+
+    def _make_room(self) -> bool:
+        """
+        Make the files shorter, if that brings the ballast back; else what they have is kept for what has to end.
+
+        Returns:
+            Whether they are shorter.
+        """
         connection = self._connection
         if connection is None:
-            connection = self._connection = self._open()
+            return False
+        try:
+            unused, used = self._unused(connection)
+            room = self._ballast.free() + self._log_size()
+            if room + (unused if used < room else 0) < self._ballast.need():
+                return False
+            if room < self._ballast.need():
+                connection.execute("VACUUM")
+        except sqlite3.Error:
+            return False
+        return self._shorten_log()
+
+    def _shorten_log(self, wait: float = 0.0) -> bool:
+        """Empty the log and cut it off, if nobody reads from it, or not for more than so many seconds."""
+        connection = self._connection
+        if connection is None:
+            return False
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {wait * 1000:.0f}")
+            try:
+                [[busy, *_]] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+        except sqlite3.Error:
+            return False
+        return not busy
+
+    def _log_size(self) -> int:
+        try:
+            return os.stat(f"{self._path}-wal").st_size
+        except OSError:
+            return 0
+
+    def _reserve_index(self) -> None:
+        """See that what the log's index grows by with the next transactions has blocks of its own."""
+        regions = self._log_size() // _LOG_OF_REGION + _REGIONS_AHEAD
+        if regions * INDEX_REGION <= self._index_bytes:
+            return
+        try:
+            allocate_index(self._path, regions * INDEX_REGION)
+        except OSError:
+            raise _disk_full(self._path) from None
+        self._index_bytes = regions * INDEX_REGION
+
+    # What is asked for.
+
+    def _carry_out(self, group: Sequence[_Operation], arrears: int = MAX_GROUP) -> list[_Fired]:
+        """
+        Do all of it in one transaction, or raise and have done nothing.
+
+        Args:
+            group: What was asked for.
+            arrears: So much at most of each kind of what is still to be written.
+        """
+        connection = self._connection or self._open()
         # Another order than they were asked for, but the same to each delivery: stored, noted, read, ended.
         rows = [operation.row for operation in group if isinstance(operation, _Store)]
         ends = [operation for operation in group if isinstance(operation, _End)]
-        letters = dict(self._overdue)
-        letters.update((operation.delivery_id, operation.letter) for operation in ends)
-        latest = {note[0]: note for note in notes}
-        for delivery_id in letters:
-            latest.pop(delivery_id, None)
         self._take_settlements()
+        overdue = dict(islice(self._overdue.items(), arrears))
+        settled = dict(islice(self._settled.items(), arrears))
+        noted = list(islice(self._noted.values(), arrears))
+        subscriptions = dict(islice(self._subscribed.items(), arrears))
+        letters = overdue | {operation.delivery_id: operation.letter for operation in ends}
+        latest = [note for note in noted if note[0] not in letters]
         fired: list[_Fired] = []
         transaction = _Transaction(connection)
         try:
-            if rows or letters or latest or self._settled or subscriptions:
+            if rows or letters or latest or settled or subscriptions:
+                if isinstance(self._refusal, DiskFull) and not self._fits(connection, ends, letters):
+                    raise _disk_full(self._path)
+                self._reserve_index()
                 transaction.begin()
             _write(connection, _INSERT, rows)
-            _write(connection, _NOTE, list(latest.values()))
-            self._settle(connection)
+            _write(connection, _NOTE, latest)
+            self._settle(connection, settled)
             _write(connection, _SUBSCRIBE, [pair for pair, kept in subscriptions.items() if kept])
             _write(connection, _UNSUBSCRIBE, [pair for pair, kept in subscriptions.items() if not kept])
             for operation in group:
@@ -589,7 +902,7 @@ class SqliteSpool:
                 elif isinstance(operation, _Restore):
                     fired.append(_Fired(operation, self._restored(transaction, operation)))
                 elif isinstance(operation, _Page):
-                    fired.append(_Fired(operation, _page(connection, operation)))
+                    fired.append(_Fired(operation, _page(connection, operation, self._settled)))
                 elif isinstance(operation, _Subscribers):
                     fired.append(_Fired(operation, connection.execute(_SUBSCRIBERS).fetchall()))
                 elif isinstance(operation, _Look):
@@ -601,16 +914,23 @@ class SqliteSpool:
                 else:
                     fired.append(_Fired(operation))
             pushes = [operation for operation in group if isinstance(operation, _Push)]
+            if len(pushes) > len(ends):
+                refusal = _too_much(connection)
+                if refusal is not None:
+                    pushes = [operation for operation in pushes if not _is_pushed(operation)]
+                    fired = [
+                        _Fired(one.operation, error=refusal) if _is_pushed(one.operation) else one for one in fired
+                    ]
+                elif pushes:
+                    self._reserve_index()
+                    transaction.begin()
             if pushes:
-                transaction.begin()
-                if len(pushes) > len(ends):
-                    _see_room(connection)
                 numbers = _depart(connection, pushes)
                 fired = [_Fired(one.operation, numbers.get(one.operation, one.value), one.error) for one in fired]
             # What another program put there gets a number beyond all that the reactor's thread knows of by then.
-            for number in self._behind:
-                connection.execute(_BEHIND, (number,))
-                connection.execute(_CONFIRM[1], (number,))
+            for moved in self._behind:
+                connection.execute(_BEHIND, (moved,))
+                connection.execute(_CONFIRM[1], (moved,))
             kept = [letter for letter in letters.values() if letter is not None]
             for letter in kept:
                 connection.execute(_LETTER, letter)
@@ -624,8 +944,17 @@ class SqliteSpool:
             raise
         self._behind.clear()
         self._letters_grew = self._letters_grew or bool(kept)
-        self._overdue.clear()
-        self._settled.clear()
+        for delivery_id in letters:
+            self._overdue.pop(delivery_id, None)
+            self._noted.pop(delivery_id, None)
+        for number in settled:
+            del self._settled[number]
+        for note in latest:
+            del self._noted[note[0]]
+        for pair in subscriptions:
+            del self._subscribed[pair]
+        if not self._overdue:
+            self._overdue_bytes = 0
         return fired
 
     def _take_settlements(self) -> None:
@@ -636,13 +965,13 @@ class SqliteSpool:
         except IndexError:
             return
 
-    def _settle(self, connection: sqlite3.Connection) -> None:
+    def _settle(self, connection: sqlite3.Connection, settled: Mapping[int, str | None]) -> None:
         """Delete the departures that are over, and keep what has failed as a dead letter."""
-        for number, outcome in self._settled.items():
+        for number, outcome in settled.items():
             if outcome is not None:
                 self._letters_grew = True
                 self._keep_departure(connection, number, outcome)
-        _write(connection, _CONFIRM, [(number,) for number in self._settled])
+        _write(connection, _CONFIRM, [(number,) for number in settled])
 
     def _keep_departure(self, connection: sqlite3.Connection, number: int, outcome: str) -> None:
         row = connection.execute(
@@ -722,11 +1051,30 @@ class SqliteSpool:
                 break
 
     def _open(self) -> sqlite3.Connection:
+        if not self._begun:
+            make_private(self._path)  # if there was no room for it before
+        if not self._ballast.has_room(OPENING_BYTES):
+            raise _disk_full(self._path)
         connection = opened(self._path, synchronous=self._synchronous)
-        if self._max_bytes is not None:
-            [page_bytes] = connection.execute("PRAGMA page_size").fetchone()
-            connection.execute(f"PRAGMA max_page_count = {max(1, self._max_bytes // page_bytes)}")
+        self._begun, self._index_bytes = True, 0
+        try:
+            self._reserve_index()
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        if self._refusal is None and not self._ballast.hold():
+            self._disk_full()
+        self._measure(connection)
         return connection
+
+    def _measure(self, connection: sqlite3.Connection) -> None:
+        """Let no more be between the log and the file than the ballast has room for."""
+        share = self._ballast.held() // BALLAST_SHARE
+        self._group_bytes = min(MAX_GROUP_BYTES, share)
+        [[page_bytes]] = connection.execute("PRAGMA page_size").fetchall()
+        pages = max(1, min(LOG_PAGES, share // page_bytes))
+        connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
 
     def _close_file(self) -> None:
         connection, self._connection = self._connection, None
@@ -787,6 +1135,19 @@ class SqliteSpool:
         return Delivery(delivery_id, stanza, size, at.seconds + left, tries, attempts)
 
 
+def _disk_full(path: Path) -> DiskFull:
+    return DiskFull(f"the disk is full, that of {path}")
+
+
+def _size(operation: _Operation) -> int:
+    """Bytes of what is to be written for it, roughly."""
+    if isinstance(operation, _Store):
+        return len(operation.row[-1])
+    if isinstance(operation, _Push):
+        return sum(len(row[-1]) for row in operation.rows)
+    return 0
+
+
 class _Transaction:
     """
     One that is begun where there is something to write, and not before.
@@ -812,16 +1173,22 @@ class _Transaction:
         return self._begun
 
 
-def _see_room(connection: sqlite3.Connection) -> None:
+def _is_pushed(operation: _Operation) -> bool:
+    """It is something to leave that ends no delivery."""
+    return isinstance(operation, _Push) and not isinstance(operation, _End)
+
+
+def _too_much(connection: sqlite3.Connection) -> SpoolError | None:
     """Where very much waits to leave nothing more is pushed; answers are not refused for that."""
     [waiting] = connection.execute("SELECT coalesce(max(number) - min(number) + 1, 0) FROM departures").fetchone()
     if waiting > MAX_DEPARTURES:
-        raise SpoolError(f"more than {MAX_DEPARTURES} stanzas wait for the server")
+        return SpoolError(f"more than {MAX_DEPARTURES} stanzas wait for the server")
     pages, free, size = (
         connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )
     if (pages - free) * size > MAX_BYTES:
-        raise SpoolError(f"the spool holds more than {MAX_BYTES} bytes")
+        return SpoolError(f"the spool holds more than {MAX_BYTES} bytes")
+    return None
 
 
 def _recalled(connection: sqlite3.Connection, operation: _Recall) -> Memo | None:
@@ -867,11 +1234,13 @@ def _depart(connection: sqlite3.Connection, pushes: Iterable[_Push]) -> dict[_Op
     return numbers
 
 
-def _page(connection: sqlite3.Connection, at: _Page) -> list[Departure]:
-    """The next ones; the first is never too large."""
+def _page(connection: sqlite3.Connection, at: _Page, settled: Container[int]) -> list[Departure]:
+    """The next ones, but for those that are still there only because they could not be deleted yet."""
     departures: list[Departure] = []
     size = 0
     for number, delivery_id, kind, stored, expires, verbatim, xml in connection.execute(_PAGE, (at.after,)):
+        if number in settled:
+            continue
         # The wall clock may have been set back since.
         left = min(expires - at.now, expires - stored)
         departures.append(
@@ -886,7 +1255,7 @@ def _page(connection: sqlite3.Connection, at: _Page) -> list[Departure]:
             )
         )
         size += len(xml)
-        if size > PAGE_BYTES:
+        if len(departures) == PAGE or size > PAGE_BYTES:
             break
     return departures
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-__all__ = ["MISSING", "need", "unusable"]
+__all__ = ["MISSING", "need", "need_library", "unusable"]
 
 MISSING = "MISSING COUNTERPART"
 """How the reason of such a skip begins; `tests/conftest.py` looks for it."""
@@ -42,3 +43,20 @@ def need(program: str, package: str) -> str:
     if found is None:
         unusable(f"{program} is not installed (Debian package {package})")
     return found
+
+
+def need_library(pattern: str, package: str) -> str:
+    """
+    Find a shared library.
+
+    Args:
+        pattern: Its path below the folders of libraries, in which * stands for any one name.
+        package: The Debian package that has it, for the message.
+
+    Returns:
+        Its full path.
+    """
+    for folder in ("/usr/lib", "/usr/lib64", "/usr/local/lib"):
+        for found in sorted(Path(folder).glob(pattern)):
+            return str(found)
+    unusable(f"{pattern.rpartition('/')[2]} is not installed (Debian package {package})")

@@ -172,6 +172,7 @@ class GatewayProcess(Process):
         post_url: The webhook.
         arguments: More flags of the plugin.
         sections: More settings: `{"webhook": {"timeout": 1.0}, "component": {...}}`.
+        environment: Added to its own.
     """
 
     def __init__(
@@ -183,6 +184,7 @@ class GatewayProcess(Process):
         post_url: str,
         arguments: Iterable[str] = (),
         sections: Mapping[str, Mapping[str, object]] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         settings: dict[str, dict[str, object]] = {
             "component": {
@@ -199,7 +201,7 @@ class GatewayProcess(Process):
         super().__init__(
             [*twistd(), "-n", "--pidfile=", "component-http", "--config", "gateway.toml", *arguments],
             gateway_folder(secret, settings),
-            from_checkout(),
+            {**from_checkout(), **(environment or {})},
         )
 
     def wait_until_authenticated(self, *, times: int = 1, seconds: float = PATIENCE) -> None:

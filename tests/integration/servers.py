@@ -110,6 +110,12 @@ class Server:
                 process.wait(20.0)
         _end_group(process)
 
+    def kill(self) -> None:
+        """End it and everything it started at once, as by kill -9."""
+        process, self._process = self._process, None
+        assert process is not None
+        _end_group(process)
+
     def restart(self) -> None:
         """Stop it, then start it on the same ports with the same users."""
         self.stop()

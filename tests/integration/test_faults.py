@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.soak.scenarios import SCENARIOS, Plan
+from tests.soak.plan import Plan
+from tests.soak.scenarios import SCENARIOS
 
 SEED = 1
 

@@ -10,9 +10,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from xml.etree.ElementTree import Element
 
 import pytest
 
+from tests.disks import NoSmallDisk, SmallDisk
+from tests.integration.counterparts import unusable
 from tests.integration.probe import Peer, ScriptedServer, stanza_error
 from tests.integration.processes import Answer, GatewayProcess, Request, ScriptedWebhook, reply, twistd
 from tests.integration.test_doors import environment
@@ -39,11 +42,15 @@ class Bench:
     Attributes:
         path: The spool's file.
         drain_timeout: That of the gateways that are started from now on.
+
+    Args:
+        stack: Ends all of it.
+        folder: Where the file is; None for a new one.
     """
 
-    def __init__(self, stack: ExitStack) -> None:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
-        self.path = Path(folder) / "spool.sqlite3"
+    def __init__(self, stack: ExitStack, folder: Path | None = None) -> None:
+        folder = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        self.path = folder / "spool.sqlite3"
         self.server = stack.enter_context(ScriptedServer())
         self.webhook = stack.enter_context(ScriptedWebhook(down))
         self.drain_timeout = 0.5
@@ -90,6 +97,16 @@ class Bench:
 def bench() -> Iterator[Bench]:
     with ExitStack() as stack:
         yield Bench(stack)
+
+
+@pytest.fixture(params=[(6, None), (16, None), (16, 1024)], ids=["tmpfs-6M", "tmpfs-16M", "ext4-16M"])
+def disk(request: pytest.FixtureRequest) -> Iterator[SmallDisk]:
+    mib, block = request.param
+    try:
+        with SmallDisk(mib * 1024, block) as disk:
+            yield disk
+    except NoSmallDisk as error:
+        unusable(str(error))
 
 
 def say(peer: Peer, numbers: range) -> None:
@@ -248,3 +265,94 @@ def test_damaged(bench: Bench) -> None:
     gateway, _ = bench.running("--quarantine-spool")
     gateway.stop()
     assert len(list(bench.path.parent.glob("*.quarantined-*"))) == 1
+
+
+REFUSED = ("wait", "resource-constraint")
+
+
+NO_ERROR = (None, None)
+
+
+def ids(elements: list[Element], error: tuple[str | None, str | None]) -> set[str]:
+    """The ids of those that have this error."""
+    return {one.attrib["id"] for one in elements if stanza_error(one) == error}
+
+
+def test_full_disk(disk: SmallDisk) -> None:
+    """
+    While the disk is full senders are told to wait and what was accepted is answered; ten seconds after there is room
+    stanzas are accepted again, and none that was accepted is lost.
+    """
+    with ExitStack() as stack:
+        bench = Bench(stack, disk.folder)
+        gateway, peer = bench.running()
+        said: list[str] = []
+
+        def ask(count: int) -> None:
+            """One iq after the other: each is answered, at once if it is refused."""
+            for _ in range(count):
+                said.append(f"q{len(said)}")
+                peer.send(
+                    f"<iq from='user{len(said)}@example.org/x' to='bot@{DOMAIN}' type='set' id='{said[-1]}'>"
+                    f"<query xmlns='urn:example'>{'x' * 2000}</query></iq>"
+                )
+
+        def asked_until(error: tuple[str | None, str | None], count: int, seconds: float) -> None:
+            """Ask on until so many of what is asked from now on get this answer."""
+            before = set(said)
+
+            def look() -> bool:
+                ask(1)
+                return len(ids(peer.elements, error) - before) >= count
+
+            eventually(look, f"{count} answers with {error}", seconds=seconds, detail=gateway.log)
+
+        for _ in range(3):
+            bench.webhook.answer = down
+            ask(30)
+            eventually(lambda: bench.kept() >= 30, "30 iqs in the spool", detail=gateway.log)
+            disk.fill()
+            asked_until(REFUSED, 20, 20)
+            gateway.assert_sound()
+            assert f"the disk of {bench.path} is full" in gateway.log()
+            # What is in goes on, though the disk is full.
+            bench.webhook.answer = lambda _: reply({})
+            eventually(lambda: bench.kept() == 0, "the end of what was accepted", detail=gateway.log)
+            disk.clear()
+            asked_until(NO_ERROR, 1, 10)
+        eventually(lambda: len(peer.elements) >= len(said), "an answer to each", detail=gateway.log)
+        answers = [one.attrib["id"] for one in peer.elements]
+        assert len(answers) == len(set(answers))
+        # Each was either refused, and never POSTed, or accepted, POSTed and answered.
+        refused = ids(peer.elements, REFUSED)
+        posted = {one.json["id"] for one in bench.webhook.take()}
+        assert refused | ids(peer.elements, NO_ERROR) == set(said)
+        assert posted == set(said) - refused
+        gateway.stop()
+        assert "refusing stanzas: the spool cannot keep them: the disk is full, that of" in gateway.log()
+        assert f"there is room again on the disk of {bench.path}: stanzas are accepted again" in gateway.log()
+        assert bench.sound()
+
+
+def test_started_on_a_full_disk(disk: SmallDisk) -> None:
+    """
+    A gateway that starts on a full disk waits for room, says so, and then goes on with all it had.
+    """
+    with ExitStack() as stack:
+        bench = Bench(stack, disk.folder)
+        gateway, peer = bench.running()
+        say(peer, range(20))
+        eventually(lambda: bench.kept() == 60, "60 deliveries in the spool", detail=gateway.log)
+        gateway.kill()
+        Path(f"{bench.path}.ballast").unlink()
+        disk.fill()
+        bench.webhook.answer = echo
+        gateway = bench.start()
+        gateway.wait_for_log("nothing is served until the spool can be read: the disk is full")
+        gateway.assert_sound()
+        disk.clear()
+        peer = bench.server.connected()
+        peer.wait(lambda: len(peer.elements) >= 60, "60 replies")
+        eventually(lambda: bench.kept() == 0, "an empty spool", detail=gateway.log)
+        gateway.stop()
+        assert bench.sound()

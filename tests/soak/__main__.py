@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.soak.plan import Plan
 from tests.soak.report import Report, table
-from tests.soak.scenarios import SCENARIOS, Plan
+from tests.soak.scenarios import SCENARIOS
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -51,23 +51,27 @@ class Group:
         user: How their local parts begin; a number follows.
         burst: So many are due at once, at the same rate.
         patient: What cannot be written waits without limit; else it is not sent once `MAX_QUEUE` wait.
+        window: Instead of a rate: so many are always unanswered, until the time is over; 0 for a rate.
         due: How many should have been sent by now.
         sent: How many were written.
         held: How many were not sent for want of patience.
         conditions: Errors that came back.
+        error_types: Their types.
     """
 
     name: str
-    rate: float
+    rate: float = 0.0
     senders: int = 1
     kind: str = "message"
     user: str = "u"
     burst: int = 1
     patient: bool = True
+    window: int = 0
     due: int = 0
     sent: int = 0
     held: int = 0
     conditions: Counter[str] = field(factory=Counter)
+    error_types: Counter[str] = field(factory=Counter)
 
 
 MAX_QUEUE = 5000
@@ -98,15 +102,21 @@ class Load:
         self._running: list[tuple[Group, float, float]] = []
         self._queue: deque[tuple[int, bytes]] = deque()
         self._generating: asyncio.Task[None] | None = None
+        self._held = False
+        self.reading = True
         # By the stanza's number.
         self._due_at = array("d")
         self._written = bytearray()
+        self._written_on = array("L")
         self._fate = bytearray()
+        self._arrivals = bytearray()
         self._latency = array("f")
         self._group_of = bytearray()
         self._conversation_of = array("L")
         self._conversations: dict[tuple[str, str, int], int] = {}
         self._last_reply: list[int] = []
+        self._may_repeat: Counter[int] = Counter()
+        self._last_on_stream: dict[int, tuple[int, int]] = {}
         self._outstanding = 0
         self._replies_at: Counter[int] = Counter()
         self._strange: list[str] = []
@@ -135,6 +145,19 @@ class Load:
             self._listener = None
         for stream in self.streams:
             stream.cut(polite)
+        return True
+
+    def hold(self, on: bool) -> bool:
+        """Write no stanza for now, what is due waits; or go on."""
+        self._held = on
+        self.flush()
+        return True
+
+    def read(self, on: bool) -> bool:
+        """Read from no stream for now, or go on."""
+        self.reading = on
+        for stream in self.streams:
+            stream.read(on)
         return True
 
     def start(self, groups: Sequence[dict[str, Any]], seconds: float) -> bool:
@@ -170,6 +193,7 @@ class Load:
             "bounced": self.counts["errors"],
             "duplicates": self.counts["duplicates"],
             "out_of_order": self.counts["out_of_order"],
+            "disordered": self.counts["disordered"],
             "strange": self._strange,
             "time": time.monotonic(),
         }
@@ -194,6 +218,41 @@ class Load:
         """The numbers of the stanzas that were answered in any way."""
         return [number for number, fate in enumerate(self._fate) if fate]
 
+    def repeated(self) -> dict[int, int]:
+        """How often those stanzas were answered that were answered more than once."""
+        return {number: times for number, times in enumerate(self._arrivals) if times > 1}
+
+    def unexplained(self) -> list[int]:
+        """Those that were answered again, though we as a server had returned a barrier after the first time."""
+        return [number for number, times in enumerate(self._arrivals) if times > 1 + self._may_repeat[number]]
+
+    def never_taken(self) -> dict[str, Any]:
+        """
+        What was written and never answered.
+
+        Returns:
+            Their numbers; and those of them after which something on the same stream was answered: what stayed behind
+            in a lost connection can only be the last of it.
+        """
+        last: dict[int, int] = {}
+        for number, fate in enumerate(self._fate):
+            if fate:
+                last[self._written_on[number]] = number
+        numbers = [number for number, fate in enumerate(self._fate) if self._written[number] and not fate]
+        return {
+            "numbers": numbers,
+            "overtaken": [number for number in numbers if number < last.get(self._written_on[number], -1)],
+        }
+
+    def latencies(self, group: str) -> list[float]:
+        """Seconds that a group's replies took, in the order of the stanzas."""
+        index = [one.name for one in self._groups].index(group)
+        return [
+            self._latency[number]
+            for number, owner in enumerate(self._group_of)
+            if owner == index and self._fate[number] in (REPLY, RESULT)
+        ]
+
     def _report(self, index: int, group: Group) -> dict[str, Any]:
         fates: Counter[int] = Counter()
         times: list[float] = []
@@ -214,6 +273,7 @@ class Load:
             "bounced": fates[ERROR],
             "unanswered": fates[NOTHING],
             "conditions": dict(group.conditions),
+            "error_types": dict(group.error_types),
             "p50": _at(times, 0.5),
             "p99": _at(times, 0.99),
             "longest": _at(times, 1.0),
@@ -226,6 +286,12 @@ class Load:
             now = time.monotonic()
             for entry in list(self._running):
                 group, since, until = entry
+                if group.window:
+                    if now >= until:
+                        self._running.remove(entry)
+                    elif not group.due:
+                        self._refill(group, now)
+                    continue
                 due = int((min(now, until) - since) * group.rate / group.burst) * group.burst
                 while group.due < due:
                     self._make(group, since + (group.due // group.burst + 1) * group.burst / group.rate)
@@ -234,6 +300,18 @@ class Load:
                     self._running.remove(entry)
             self.flush()
             await asyncio.sleep(TICK)
+
+    def _refill(self, group: Group, now: float) -> None:
+        """Put the first of a window on their way; each answer brings the next."""
+        while group.due < group.window:
+            self._make(group, now)
+            group.due += 1
+
+    def _next_of_window(self, group: Group, now: float) -> None:
+        if any(one is group and now < until for one, _, until in self._running):
+            self._make(group, now)
+            group.due += 1
+            self.flush()
 
     def _make(self, group: Group, due_at: float) -> None:
         if not group.patient and len(self._queue) >= MAX_QUEUE:
@@ -246,7 +324,9 @@ class Load:
             self._last_reply.append(-1)
         self._due_at.append(due_at)
         self._written.append(0)
+        self._written_on.append(0)
         self._fate.append(NOTHING)
+        self._arrivals.append(0)
         self._latency.append(0.0)
         self._group_of.append(self._groups.index(group))
         self._conversation_of.append(conversation)
@@ -264,11 +344,12 @@ class Load:
 
     def flush(self) -> None:
         """Write what waits, as far as the other side reads."""
-        while self._queue and self.stream is not None and not self.stream.full:
+        while self._queue and self.stream is not None and not self.stream.full and not self._held:
             pieces = []
             while self._queue and len(pieces) < 100:
                 number, data = self._queue.popleft()
                 self._written[number] = 1
+                self._written_on[number] = self.stream.number
                 self._groups[self._group_of[number]].sent += 1
                 self._outstanding += 1
                 pieces.append(data)
@@ -279,16 +360,24 @@ class Load:
     def opened(self, stream: Stream) -> None:
         """A stream is authenticated."""
         self.connections += 1
+        stream.number = self.connections
         self.stream = stream
         self.flush()
 
     def closed(self, stream: Stream) -> None:
         """A stream is gone."""
+        self._may_repeat.update(stream.unconfirmed())
         if self.stream is stream:
             self.stream = None
 
-    def arrived(self, name: str, attributes: dict[str, str], body: str, condition: str) -> None:
-        """A stanza came for one of the senders."""
+    def arrived(self, name: str, attributes: dict[str, str], body: str, error: tuple[str, str], on: Stream) -> None:
+        """
+        A stanza came for one of the senders.
+
+        Args:
+            error: Type and condition.
+            on: Its stream.
+        """
         now = time.monotonic()
         kind = attributes.get("type")
         text = attributes.get("id", "")[1:] if kind in ("error", "result") else body
@@ -297,24 +386,32 @@ class Load:
             due_at = self._due_at[number]
         except (ValueError, IndexError):
             if len(self._strange) < 10:
-                self._strange.append(f"{name} {attributes} {body[:50]!r} {condition}")
+                self._strange.append(f"{name} {attributes} {body[:50]!r} {error}")
             self.counts["strange"] += 1
             return
         fate = ERROR if kind == "error" else RESULT if kind == "result" else REPLY
+        group, conversation = self._groups[self._group_of[number]], self._conversation_of[number]
+        self._arrivals[number] = min(255, self._arrivals[number] + 1)
+        on.note(number)
+        if fate == REPLY:
+            self.counts["disordered"] += self._last_on_stream.get(conversation, (0, 0)) >= (on.number, number)
+            self._last_on_stream[conversation] = on.number, number
         if self._fate[number]:
             self.counts["duplicates"] += 1
             self.counts[f"then_{self._fate[number]}{fate}"] += 1
             return
         self._fate[number] = fate
         self._outstanding -= 1
+        if group.window:
+            self._next_of_window(group, now)
         if fate == ERROR:
             self.counts["errors"] += 1
-            self._groups[self._group_of[number]].conditions[condition] += 1
+            group.error_types[error[0]] += 1
+            group.conditions[error[1]] += 1
             return
         self._latency[number] = now - due_at
         self._replies_at[int(now)] += 1
         self.counts["results" if fate == RESULT else "replies"] += 1
-        conversation = self._conversation_of[number]
         if number < self._last_reply[conversation]:
             self.counts["out_of_order"] += 1
         else:
@@ -338,8 +435,11 @@ class Stream(asyncio.Protocol):
         self._text: list[str] | None = None
         self._body = ""
         self._digest = ""
-        self._condition = ""
+        self._error_type = self._condition = ""
         self._closing = False
+        self.number = 0
+        self._covered: list[int] = []
+        self._since: list[int] = []
         self.full = False
         parser = expat.ParserCreate(namespace_separator="}")
         parser.buffer_text = True
@@ -356,6 +456,8 @@ class Stream(asyncio.Protocol):
         self._transport = transport
         self._load.streams.append(self)
         transport.set_write_buffer_limits(high=65536)
+        if not self._load.reading:
+            self.read(False)
         if not self._is_server:
             self.write(
                 f"<?xml version='1.0'?><stream:stream xmlns='{COMPONENT}' xmlns:stream='{STREAMS}'"
@@ -382,6 +484,26 @@ class Stream(asyncio.Protocol):
         """Send raw XML."""
         self._transport.write(data)
 
+    def note(self, number: int) -> None:
+        """Remember what arrived, until it is confirmed."""
+        self._since.append(number)
+
+    def unconfirmed(self) -> list[int]:
+        """
+        What arrived and may come again on the next stream, for the gateway may not know that we have it; once.
+
+        The last barrier that we returned may be lost with the stream.
+        """
+        numbers, self._covered, self._since = self._covered + self._since, [], []
+        return numbers
+
+    def read(self, on: bool) -> None:
+        """Read, or do not for now."""
+        if on:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
     def cut(self, polite: bool) -> None:
         """Close the stream and read on to its end, or drop the connection."""
         self._load.closed(self)
@@ -399,7 +521,7 @@ class Stream(asyncio.Protocol):
         if depth == 2:
             self._name = name.partition("}")[2]
             self._attributes = attributes
-            self._body = self._condition = ""
+            self._body = self._error_type = self._condition = ""
             if self._name == "handshake":
                 self._text = []
         elif depth == 3:
@@ -407,6 +529,8 @@ class Stream(asyncio.Protocol):
                 self._text = []
             elif name == "urn:xmpp:ping}ping":
                 self._body = "ping"
+            elif name.endswith("}error"):
+                self._error_type = attributes.get("type", "")
         elif depth == 4 and name.startswith(STANZA_ERRORS) and not name.endswith("}text"):
             self._condition = name.partition("}")[2]
         elif depth == 1:
@@ -455,9 +579,10 @@ class Stream(asyncio.Protocol):
             # To itself: a server routes it back. Only pings and their answers are ever sent so.
             inside = "<ping xmlns='urn:xmpp:ping'/>" if self._body == "ping" else ""
             given = "".join(f' {key}="{value}"' for key, value in attributes.items() if "}" not in key)
+            self._covered, self._since = self._since, []
             self.write(f"<{name}{given}>{inside}</{name}>".encode())
         else:
-            self._load.arrived(name, attributes, self._body, self._condition)
+            self._load.arrived(name, attributes, self._body, (self._error_type, self._condition), self)
 
 
 def _at(times: Sequence[float], share: float) -> float | None:
@@ -471,6 +596,8 @@ async def _main(**arguments: Any) -> None:
         {
             "open": load.open,
             "cut": load.cut,
+            "hold": load.hold,
+            "read": load.read,
             "start": load.start,
             "stop": load.stop,
             "state": load.state,
@@ -478,6 +605,10 @@ async def _main(**arguments: Any) -> None:
             "replies_at": load.replies_at,
             "answered": load.answered,
             "ended": load.ended,
+            "repeated": load.repeated,
+            "unexplained": load.unexplained,
+            "never_taken": load.never_taken,
+            "latencies": load.latencies,
         }
     )
 

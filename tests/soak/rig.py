@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from tests.integration.closing import Closing
 from tests.integration.processes import BUGS, Process, from_checkout, gateway_folder, twistd
 from tests.integration.waiting import eventually
 from tests.soak.control import Child
+from tests.soak.doom import DOOM
+from tests.soak.kept import rows
 from tests.soak.report import Report
 
-__all__ = ["DOMAIN", "ENDINGS", "SECRET", "Books", "Rig", "summary_of"]
+__all__ = ["DOMAIN", "ENDINGS", "SECRET", "Books", "Rig", "Sample", "account", "summary_of"]
 
 DOMAIN = "bot.localhost"
 SECRET = "bot's <secret> & more"
@@ -43,12 +47,28 @@ class SoakGateway(Process):
         sections: All settings.
         plugin: Run `twistd component-http` instead of `gateway.tac`: as an operator does; without lag meter and without
             counters before its end.
+        environment: Added to its own.
+        prefix: What its command begins with, to start it in another way.
+
+    Attributes:
+        since: When it was started, by this machine's monotonic clock.
     """
 
-    def __init__(self, sections: Mapping[str, Mapping[str, object]], plugin: bool = False) -> None:
+    def __init__(
+        self,
+        sections: Mapping[str, Mapping[str, object]],
+        plugin: bool = False,
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
         application = str(Path(__file__).with_name("gateway.tac"))
         what = ["component-http", "--config", "gateway.toml"] if plugin else ["-y", application]
-        super().__init__([*twistd(), "-n", "--pidfile=", *what], gateway_folder(SECRET, sections), from_checkout())
+        self.since = time.monotonic()
+        super().__init__(
+            [*prefix, *twistd(), "-n", "--pidfile=", *what],
+            gateway_folder(SECRET, sections),
+            {**from_checkout(), **(environment or {})},
+        )
 
     def status(self) -> dict[str, Any]:
         """What the lag meter wrote last."""
@@ -63,6 +83,28 @@ class SoakGateway(Process):
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / 100
 
+    def descriptors(self) -> int:
+        """Files and sockets that it has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+
+@frozen
+class Sample:
+    """
+    One look at a gateway.
+
+    Attributes:
+        at: Seconds since the start of the run.
+        mib: Memory it held.
+        descriptors: Files and sockets that it had open.
+        log_mib: The size of its spool's write-ahead log; 0 without one.
+    """
+
+    at: float
+    mib: float
+    descriptors: int
+    log_mib: float
+
 
 @define
 class Books:
@@ -74,16 +116,16 @@ class Books:
         webhook: The webhook's.
         counters: The gateway's own.
         lag_ms: The gateway's lag.
-        memory: Seconds since the start and MiB held then.
+        samples: Looks at it, some each second.
         peak_mib: The most it held.
-        log: All it logged.
+        log: All it logged, with what those before it logged that were killed.
     """
 
     load: dict[str, Any]
     webhook: dict[str, Any]
     counters: dict[str, int]
     lag_ms: dict[str, float]
-    memory: list[tuple[float, float]] = field(repr=False)
+    samples: list[Sample] = field(repr=False)
     peak_mib: float = 0.0
     log: str = field(default="", repr=False)
 
@@ -112,10 +154,14 @@ class Books:
 
     def resident_mib(self, share: float) -> float:
         """Memory held when this share of the time had gone, the mean of some looks around that moment."""
-        if not self.memory:
+        return self.mean(share, lambda sample: sample.mib)
+
+    def mean(self, share: float, look: Callable[[Sample], float], around: int = 5) -> float:
+        """Something of the samples when this share of the time had gone, the mean of so many before and after."""
+        if not self.samples:
             return 0.0
-        middle = min(len(self.memory) - 1, int(share * len(self.memory)))
-        near = [mib for _, mib in self.memory[max(0, middle - 5) : middle + 6]]
+        middle = min(len(self.samples) - 1, int(share * len(self.samples)))
+        near = [look(sample) for sample in self.samples[max(0, middle - around) : middle + around + 1]]
         return sum(near) / len(near)
 
     def group(self, name: str) -> dict[str, Any]:
@@ -135,6 +181,16 @@ class Rig(Closing):
         overrides: Settings that win over a scenario's own, to try something out.
         server: Component port of a real server with `load.localhost`; None to play the server.
         load_secret: What `load.localhost` has to know there.
+        durable: Keep a spool on disk, which outlives the gateway (`kill` and `start_gateway`).
+        disk: The folder of its file; None for that of the run.
+        environment: Of the gateway, added to its own.
+        prefix: What the gateway's command begins with.
+        through: Gives the port that the gateway connects to, given the server's: for something between them.
+
+    Attributes:
+        gateway: The one that was started last.
+        gateways: All of them.
+        spool: The spool's file.
     """
 
     def __init__(
@@ -146,12 +202,21 @@ class Rig(Closing):
         overrides: Mapping[str, Mapping[str, object]] | None = None,
         server: int | None = None,
         load_secret: str = "",
+        durable: bool = False,
+        disk: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        through: Callable[[int], int] | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="component-http-soak-"))
         self._closing: list[Callable[[], None]] = [lambda: shutil.rmtree(self.folder, ignore_errors=True)]
         self._done = threading.Event()
-        self._memory: list[tuple[float, float]] = []
+        self._samples: list[Sample] = []
         self.peak_mib = 0.0
+        self.spool = (disk or self.folder) / "spool.sqlite3"
+        self.gateways: list[SoakGateway] = []
+        self._environment = dict(environment or {})
+        self._prefix = prefix
         try:
             self.webhook = self._child("tests.soak.webhook", seed=seed, **(faults or {}))
             webhook_port = self.webhook.ask("listen")
@@ -160,26 +225,27 @@ class Rig(Closing):
             else:
                 self.load = self._child("tests.soak.load", domain=DOMAIN, secret=load_secret, port=server)
             port = self.load.ask("open")
-            settings: dict[str, dict[str, object]] = {
+            if through is not None:
+                port = through(port)
+            self._settings: dict[str, dict[str, object]] = {
                 "component": {
                     "domain": DOMAIN,
                     "server": f"tcp:127.0.0.1:{port}",
                     "secret_file": "secret",
                     "component_post_url": f"http://127.0.0.1:{webhook_port}/",
-                }
+                },
+                "spool": {"kind": "sqlite", "path": str(self.spool)} if durable else {"kind": "memory"},
             }
             for given in (sections or {}, overrides or {}):
                 for section, values in given.items():
-                    settings.setdefault(section, {}).update(values)
-            self.gateway = SoakGateway(settings)
-            self._closing.append(self.gateway.remove)
-            self.gateway.wait_for_log(f"authenticated as {DOMAIN}")
+                    self._settings.setdefault(section, {}).update(values)
+            self.start_gateway()
             eventually(lambda: self.load.ask("state")["ready"], "the load's stream", detail=self.gateway.log)
         except BaseException:
             self.close()
             raise
         self._started = time.monotonic()
-        self._thread = threading.Thread(target=self._watch_memory, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
         self._closing.append(self._stop_watching)
 
@@ -188,13 +254,42 @@ class Rig(Closing):
         self._closing.append(child.close)
         return child
 
-    def _watch_memory(self) -> None:
+    def start_gateway(self, *, doom: str | None = None, wait: bool = True) -> None:
+        """
+        Start a gateway, on the same spool as the one before it.
+
+        Args:
+            doom: Where it is to kill itself (`tests.soak.doom`).
+            wait: Until it has its stream.
+        """
+        order = {} if doom is None else {DOOM: doom}
+        gateway = SoakGateway(self._settings, environment={**self._environment, **order}, prefix=self._prefix)
+        self._closing.append(gateway.remove)
+        self.gateway = gateway
+        self.gateways.append(gateway)
+        if wait:
+            gateway.wait_for_log(f"authenticated as {DOMAIN}")
+
+    def kill_gateway(self) -> None:
+        """End it at once, as by kill -9."""
+        self.peak_mib = max(self.peak_mib, self.gateway.peak_kib() / 1024)
+        self.gateway.kill()
+
+    def _sample(self) -> None:
         while not self._done.wait(RSS_INTERVAL):
-            try:
-                self._memory.append((time.monotonic() - self._started, self.gateway.resident_kib() / 1024))
-                self.peak_mib = max(self.peak_mib, self.gateway.peak_kib() / 1024)
-            except (OSError, AssertionError):
-                return  # it has ended
+            gateway = self.gateway
+            log = Path(f"{self.spool}-wal")
+            # It may have ended, or end while it is looked at.
+            with suppress(OSError, AssertionError):
+                self._samples.append(
+                    Sample(
+                        time.monotonic() - self._started,
+                        gateway.resident_kib() / 1024,
+                        gateway.descriptors(),
+                        log.stat().st_size / 1048576 if log.exists() else 0.0,
+                    )
+                )
+                self.peak_mib = max(self.peak_mib, gateway.peak_kib() / 1024)
 
     def _stop_watching(self) -> None:
         self._done.set()
@@ -236,6 +331,22 @@ class Rig(Closing):
             time.sleep(0.1)
         return time.monotonic() - since
 
+    def settle_spool(self, seconds: float) -> float:
+        """
+        Wait until nothing is sent and the spool keeps nothing any more, or the time is over.
+
+        Returns:
+            How long that took.
+        """
+        since = time.monotonic()
+        while time.monotonic() < since + seconds:
+            state, kept = self.load.ask("state"), rows(self.spool)
+            if not (state["generating"] or state["queued"] or kept["deliveries"] or kept["departures"]):
+                time.sleep(0.3)  # for what must not come: second answers
+                break
+            time.sleep(0.1)
+        return time.monotonic() - since
+
     def watch(self, seconds: float) -> list[dict[str, Any]]:
         """
         Let time pass.
@@ -258,13 +369,13 @@ class Rig(Closing):
             self.peak_mib = max(self.peak_mib, self.gateway.peak_kib() / 1024)
             self.gateway.terminate(60.0)
         status = self.gateway.status()
-        log = self.gateway.log()
+        log = "".join(gateway.log() for gateway in self.gateways)
         return Books(
             load=self.load.ask("report"),
             webhook=self.webhook.ask("report"),
             counters=status["counters"] or summary_of(log),
             lag_ms=status["lag_ms"],
-            memory=self._memory,
+            samples=self._samples,
             peak_mib=self.peak_mib,
             log=log,
         )
@@ -281,7 +392,9 @@ def summary_of(log: str) -> dict[str, int]:
     return {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", found[-1])} if found else {}
 
 
-def account(report: Report, books: Books, *, groups: Sequence[str] = (), retried: bool = True) -> None:
+def account(
+    report: Report, books: Books, *, groups: Sequence[str] = (), retried: bool = True, connections: int = 32
+) -> None:
     """
     Enter what every run has to show: nothing lost, nothing twice, nothing out of order, and the books agree.
 
@@ -289,6 +402,7 @@ def account(report: Report, books: Books, *, groups: Sequence[str] = (), retried
         report: Where to.
         books: At the end of the run.
         groups: Whose latencies to show; all if there are none.
+        connections: At most so many to the webhook.
         retried: The webhook must never be asked again what it has answered.
     """
     load, webhook = books.load, books.webhook
@@ -328,7 +442,7 @@ def account(report: Report, books: Books, *, groups: Sequence[str] = (), retried
     report.check("the same bytes on each attempt", webhook.get("changed_bodies", 0) == 0)
     report.check("no attempt numbers backwards", webhook.get("attempts_backwards", 0) == 0)
     report.check("no stanza but answers", not load["strange"])
-    report.check("at most 32 connections", webhook["most"].get("connections", 0) <= 32)
+    report.check(f"at most {connections} connections", webhook["most"].get("connections", 0) <= connections)
     report.check("every accepted stanza ended once, by the gateway's own counters", books.stray == 0)
     if retried:
         report.check("an answered request is not made again", webhook.get("asked_again_after_200", 0) == 0)

@@ -10,53 +10,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any, TypeVar
-
-from attrs import frozen
+from typing import Any
 
 from tests.integration.probe import Peer, ScriptedServer
 from tests.integration.servers import Prosody
 from tests.integration.waiting import eventually
+from tests.soak.durable import DURABLE
+from tests.soak.plan import Plan, Sections, users
 from tests.soak.report import Report
 from tests.soak.rig import DOMAIN, ENDINGS, SECRET, Books, Rig, SoakGateway, account, summary_of
 from tests.soak.webhook import EVIL
 
-__all__ = ["SCENARIOS", "Plan"]
-
-T = TypeVar("T")
-Sections = dict[str, dict[str, object]]
-
-
-@frozen
-class Plan:
-    """
-    How a scenario is to run.
-
-    Attributes:
-        short: For some seconds instead of in full.
-        seed: Of what is random in it.
-        overrides: Settings of the gateway that win over the scenario's own.
-    """
-
-    short: bool = False
-    seed: int = 1
-    overrides: Mapping[str, Mapping[str, object]] = {}
-
-    def pick(self, full: T, short: T) -> T:
-        """One of two, by the form."""
-        return short if self.short else full
-
-    def rig(self, sections: Sections | None = None, **arguments: Any) -> Rig:
-        """The three processes, started."""
-        return Rig(seed=self.seed, sections=sections, overrides=self.overrides, **arguments)
-
-
-def _users(rate: float, senders: int, **properties: Any) -> dict[str, Any]:
-    """A group of ordinary senders."""
-    return {"name": "users", "rate": rate, "senders": senders, **properties}
+__all__ = ["SCENARIOS"]
 
 
 def calm(plan: Plan) -> Report:
@@ -64,7 +32,7 @@ def calm(plan: Plan) -> Report:
     seconds = plan.pick(120.0, 1.5)
     report = Report("F1", f"300/s of 200 senders for {seconds:g} s, a webhook that takes 20 ms, no fault", plan.seed)
     with plan.rig(faults={"latency": 0.02}) as rig:
-        rig.run(seconds, _users(300, 200))
+        rig.run(seconds, users(300, 200))
         rig.settle(20)
         books = rig.finish()
     _calm_books(report, books)
@@ -80,7 +48,7 @@ def calm_through_prosody(plan: Plan) -> Report:
         Prosody(secrets) as prosody,
         plan.rig(faults={"latency": 0.02}, server=prosody.component_port, load_secret=secrets["load.localhost"]) as rig,
     ):
-        rig.run(seconds, _users(300, 200))
+        rig.run(seconds, users(300, 200))
         rig.settle(20)
         books = rig.finish()
     _calm_books(report, books)
@@ -111,7 +79,7 @@ def failing(plan: Plan) -> Report:
     if plan.short:
         sections["delivery"] = {"retry_cap": 0.5}
     with plan.rig(sections, faults=faults) as rig:
-        rig.run(seconds, _users(rate, 200))
+        rig.run(seconds, users(rate, 200))
         report.figures["settled after s"] = rig.settle(plan.pick(120, 20))
         books = rig.finish()
     account(report, books)
@@ -134,7 +102,7 @@ def gone(plan: Plan) -> Report:
         "F3", f"{rate}/s; the webhook is gone for {2 * away:g} s: connections refused, then reset at once", plan.seed
     )
     with plan.rig(faults={"latency": 0.02}) as rig:
-        rig.start(plan.pick(140.0, 5.0), _users(rate, 200))
+        rig.start(plan.pick(140.0, 5.0), users(rate, 200))
         time.sleep(plan.pick(20.0, 0.5))
         rig.webhook.ask("away", resetting=False)
         opened_within = plan.pick(5.0, 1.0)
@@ -221,7 +189,7 @@ def overload(plan: Plan) -> Report:
         if not plan.short:
             rate = _capacity(rig)
             cpu = rig.gateway.cpu_seconds()
-            rig.run(10.0, _users(rate, 200, name="at capacity"))
+            rig.run(10.0, users(rate, 200, name="at capacity"))
             best = _replies_per_second(rig, 8.0)
             rig.settle(20)
             answered = rig.load.ask("report")["groups"]["at capacity"]["replied"]
@@ -230,7 +198,7 @@ def overload(plan: Plan) -> Report:
         cpu, answered = rig.gateway.cpu_seconds(), rig.load.ask("state")["replied"]
         rig.run(
             seconds,
-            _users(4950, 200, patient=False),
+            users(4950, 200, patient=False),
             {"name": "iqs", "rate": 50, "senders": 50, "kind": "iq", "user": "q", "patient": False},
         )
         goodput = _replies_per_second(rig, seconds - 5)
@@ -259,7 +227,7 @@ def _capacity(rig: Rig) -> float:
     rate, best, step = 200.0, 0.0, 3.0
     while rate < 5000:
         name = f"at {rate:.0f}/s"
-        rig.run(step, _users(rate, 200, name=name))
+        rig.run(step, users(rate, 200, name=name))
         rig.settle(20)
         group = rig.load.ask("report")["groups"][name]
         if (group["p99"] or 9) > 0.5 or group["replied"] < group["sent"]:
@@ -285,7 +253,7 @@ def closing(plan: Plan) -> Report:
         for manner in manners:
             rig.webhook.ask("fault", latency=0.002, **manner)
             name = " ".join(f"{key}={value}" for key, value in manner.items())
-            rig.run(seconds, _users(rate, 5, name=name, burst=20))
+            rig.run(seconds, users(rate, 5, name=name, burst=20))
             rig.settle(20)
         books = rig.finish()
     account(report, books)
@@ -308,17 +276,17 @@ def evil_answers(plan: Plan) -> Report:
         "delivery": {"max_attempts": 2, "message_deadline": 20.0, "retry_cap": 0.5},
     }
     with plan.rig(sections, faults={"latency": 0.005}) as rig:
-        rig.run(plan.pick(5.0, 0.5), _users(19, 19, name="before"))
+        rig.run(plan.pick(5.0, 0.5), users(19, 19, name="before"))
         before = rig.gateway.resident_kib() / 1024
         rig.run(
             seconds,
-            _users(19, 19),
+            users(19, 19),
             {"name": "evil", "rate": rate, "senders": 2 * len(EVIL), "user": "evil"},
         )
         report.figures["settled after s"] = rig.settle(30)
         books = rig.finish()
     account(report, books, groups=["users", "evil"])
-    users, evil = books.group("users"), books.webhook["evil"]
+    others, evil = books.group("users"), books.webhook["evil"]
     growth = books.peak_mib - before
     report.figures["MiB more"] = growth
     report.figures["evil answers and the longest s"] = {
@@ -327,8 +295,8 @@ def evil_answers(plan: Plan) -> Report:
     report.figures["evil senders told"] = books.group("evil")["conditions"]
     _show_breaker(report, books)
     report.check("all five kinds met", set(evil) == set(EVIL))
-    report.check("others unaffected: all answered", users["replied"] == users["sent"])
-    report.check("p99 of the others under 1 s", (users["p99"] or 9) < 1, timing=True)
+    report.check("others unaffected: all answered", others["replied"] == others["sent"])
+    report.check("p99 of the others under 1 s", (others["p99"] or 9) < 1, timing=True)
     report.check(
         "each over at its deadline", all(one["longest"] < timeout + plan.pick(0.5, 5.0) for one in evil.values())
     )
@@ -342,7 +310,7 @@ def stopping(plan: Plan) -> Report:
     report = Report("F11", f"100/s; SIGTERM in the midst of it; drain_timeout {drain:g} s", plan.seed)
     sections: Sections = {"delivery": {"drain_timeout": drain}}
     with plan.rig(sections, faults={"latency": 0.3}) as rig:
-        rig.start(plan.pick(20.0, 4.0), _users(100, 20))
+        rig.start(plan.pick(20.0, 4.0), users(100, 20))
         time.sleep(plan.pick(10.0, 2.0))
         _stop_books(report, rig, _signal(rig, 1), drain + 2)
     return report
@@ -352,7 +320,7 @@ def stopping_at_once(plan: Plan) -> Report:
     """F11B"""
     report = Report("F11B", "100/s; a webhook that hangs; SIGTERM, and again after 1 s", plan.seed)
     with plan.rig({"delivery": {"drain_timeout": 20.0}}, faults={"latency": 30.0}) as rig:
-        rig.start(plan.pick(10.0, 4.0), _users(100, 20))
+        rig.start(plan.pick(10.0, 4.0), users(100, 20))
         time.sleep(plan.pick(5.0, 2.0))
         _stop_books(report, rig, _signal(rig, 2), 1 + 4)
     return report
@@ -408,7 +376,7 @@ def cut(plan: Plan, *, polite: bool = True) -> Report:
         "F11C" if polite else "F11D", f"100/s; the server {how} and is back {away:g} s later, {times} times", plan.seed
     )
     with plan.rig(faults={"latency": 0.1}) as rig:
-        rig.start(plan.pick(40.0, 2.5), _users(100, 20))
+        rig.start(plan.pick(40.0, 2.5), users(100, 20))
         for _ in range(times):
             eventually(lambda: rig.load.ask("state")["ready"], "the next stream", seconds=70, detail=rig.gateway.log)
             time.sleep(plan.pick(5.0, 1.0))
@@ -569,4 +537,5 @@ SCENARIOS: dict[str, Callable[[Plan], Report]] = {
     "F11C": cut,
     "F11D": hard_cut,
     "F12": bad_servers,
+    **DURABLE,
 }

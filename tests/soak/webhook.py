@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import socket
 import struct
@@ -38,6 +39,7 @@ MAX_POURED = 1 << 28
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ ]*(\d+)", re.IGNORECASE)
 _ID = re.compile(rb"\r\nwebhook-id:[ ]*([^\r]+)", re.IGNORECASE)
+_STAMP = re.compile(rb"\r\nwebhook-timestamp:[ ]*(\d+)", re.IGNORECASE)
 _ATTEMPT = re.compile(rb"\r\nwebhook-attempt:[ ]*(\d+)", re.IGNORECASE)
 
 
@@ -105,6 +107,7 @@ class Webhook:
     latest: dict[str, Delivery] = field(factory=dict)
     under_way: dict[str, list[Delivery]] = field(factory=dict)
     overlaps: list[str] = field(factory=list)
+    clock_ahead: list[float] = field(factory=lambda: [math.inf, -math.inf])
     evil_ended: dict[str, list[float]] = field(factory=dict)
     connected_at: list[float] = field(factory=list)
     requested_at: list[float] = field(factory=list)
@@ -158,12 +161,17 @@ class Webhook:
             },
             "overlaps": self.overlaps,
             "open": len(self.open),
+            "clock_ahead": self.clock_ahead,
             "time": time.monotonic(),
         }
 
     def answered(self) -> list[int]:
         """The numbers of the stanzas that were given a 200."""
         return sorted(one.number for one in self.deliveries.values() if one.answered)
+
+    def seen(self) -> dict[int, int]:
+        """How often each stanza was asked for."""
+        return {one.number: one.requests for one in self.deliveries.values()}
 
     def connections_since(self, since: float) -> list[float]:
         """When connections were made, by this machine's monotonic clock."""
@@ -175,9 +183,11 @@ class Webhook:
 
     # -- what connections tell --
 
-    def arrived(self, id: bytes, attempt: int, body: bytes) -> tuple[Delivery, dict[str, Any]]:
+    def arrived(self, id: bytes, attempt: int, stamp: int, body: bytes) -> tuple[Delivery, dict[str, Any]]:
         """Write down a request."""
         asked = json.loads(body)
+        ahead = stamp - time.time()
+        self.clock_ahead = [min(ahead, self.clock_ahead[0]), max(ahead, self.clock_ahead[1])]
         self.counts["requests"] += 1
         self.requested_at.append(time.monotonic())
         checksum = crc32(body)
@@ -286,9 +296,9 @@ class Connection(asyncio.Protocol):
         if len(self._buffer) < end + 4 + size:
             return
         body, self._buffer = self._buffer[end + 4 : end + 4 + size], self._buffer[end + 4 + size :]
-        id, attempt = _ID.search(head), _ATTEMPT.search(head)
-        assert id is not None and attempt is not None, head
-        self._running, asked = self._webhook.arrived(id[1], int(attempt[1]), body)
+        id, attempt, stamp = _ID.search(head), _ATTEMPT.search(head), _STAMP.search(head)
+        assert id is not None and attempt is not None and stamp is not None, head
+        self._running, asked = self._webhook.arrived(id[1], int(attempt[1]), int(stamp[1]), body)
         self._choose(asked)
 
     def pause_writing(self) -> None:
@@ -389,6 +399,7 @@ async def _main(seed: int, **faults: Any) -> None:
             "fault": webhook.fault,
             "report": webhook.report,
             "answered": webhook.answered,
+            "seen": webhook.seen,
             "connections_since": webhook.connections_since,
             "requests_since": webhook.requests_since,
         }

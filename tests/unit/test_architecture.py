@@ -99,6 +99,7 @@ ROOMS = {
     "spool": Room(SEAMS, ["twisted"]),
     "operations": Room([*SEAMS, "_version"], ["twisted"]),
     # Beside the path of a stanza.
+    "clock": Room(),
     "compat": Room([], ["twisted", "constantly"]),
     "settings": Room(["contract", "errors"], ["twisted", "zope"]),
     "testing": Room(SEAMS, ["twisted"]),

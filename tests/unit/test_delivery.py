@@ -326,6 +326,17 @@ class KeepingSpool(SlowSpool):
 class SpoolTests(DeliveryTestCase):
     """A spool that takes its time."""
 
+    def test_in_trouble(self) -> None:
+        """
+        That the spool stores nothing is an obstacle as long as it says so.
+        """
+        spool = SlowSpool(self.clock, 0.01)
+        relay = self.a_relay([], spool=spool)
+        spool.trouble = "the spool's disk is full"
+        self.assertEqual(("the spool's disk is full",), relay.status().obstacles)
+        spool.trouble = None
+        self.assertEqual((), relay.status().obstacles)
+
     def test_accepted_when_stored(self) -> None:
         """
         A stanza is accepted when the spool has it, and a reply leaves when the spool has noted it.

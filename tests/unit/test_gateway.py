@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.protocols.jabber.xmlstream import STREAM_AUTHD_EVENT
 from twisted.words.xish.utility import EventDispatcher
@@ -17,7 +19,7 @@ from component_http.contract.reply import Response
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.backlog import BacklogLimits
 from component_http.errors import CertificateInvalid, ConnectionFailed
-from component_http.gateway import Gateway, backlog_limits
+from component_http.gateway import FILES_BESIDE, Gateway, backlog_limits
 from component_http.settings import ComponentSettings, DeliverySettings, Settings, SpoolSettings
 from component_http.testing import ScriptedWebhook, json_response
 
@@ -234,3 +236,48 @@ class SettingsAtWorkTests(SynchronousTestCase):
         self.assertIn("the gateway is stopping", gateway.status().obstacles)
         self.stop(gateway, self.reactor)
         self.assertIsNone(gateway.status())
+
+
+class OpenFilesTests(SynchronousTestCase):
+    """A process that may open few files."""
+
+    def warnings_with(self, files: int) -> list[str]:
+        """What a gateway with a thousand connections warns of, in a process that may open so many files."""
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, before[1]))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        events: list[dict[str, Any]] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        settings = Settings.from_mapping(
+            {
+                "component": {"domain": "bot.example.org", "component_post_url": "http://127.0.0.1:8080/"},
+                "webhook": {"max_connections": 1000},
+                "spool": {"kind": "memory"},
+            },
+            env={"COMPONENT_HTTP_SECRET": "not used"},
+        )
+        reactor = MemoryReactorClock()
+        gateway = Gateway(settings, reactor, manager=StreamManager(BootstrapMixin(), reactor))
+        gateway.startService()
+        stopped = gateway.stopService()
+        reactor.pump([0, 0])
+        self.successResultOf(stopped)
+        return [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+
+    def test_too_few(self) -> None:
+        """
+        What max_connections asks for and the process may not have is said once, with where to change that.
+        """
+        [warning] = self.warnings_with(500)
+        self.assertEqual(
+            "webhook.max_connections is 1000, but this process may have 500 files open (ulimit -n, or LimitNOFILE of"
+            f" its unit): it makes at most {500 - FILES_BESIDE} connections at once",
+            warning,
+        )
+
+    def test_enough(self) -> None:
+        """
+        With the usual 1024 files each number that can be set is fine.
+        """
+        self.assertEqual([], self.warnings_with(1024))
