@@ -380,7 +380,7 @@ class SqliteSpool:
         """
         See `component_http.interfaces.Spool.note`.
 
-        That a first attempt has begun is written when the spool is looked after, if it has not ended by then; most have.
+        That a first attempt has begun is written when the spool is looked after, if it has not ended by then.
         """
         if delivery.tries <= 1 and delivery.failure is None:
             self._begun_first[delivery.id] = delivery.tries
