@@ -216,7 +216,7 @@ class ApiServer(Service):
         request_timeout: Seconds that a request has to come in, and that a connection may be idle.
 
     Attributes:
-        listening: Fires with the port when it is open; fails if that cannot be. None before the start.
+        listening: Fires with the port when it is open, or with None if it cannot be opened. None before the start.
     """
 
     _log = Logger()
@@ -240,7 +240,7 @@ class ApiServer(Service):
         self.max_body_bytes = max_body_bytes
         self.channels: set[_Channel] = set()
         self.turned_away: set[_Busy] = set()
-        self.listening: Deferred[IListeningPort] | None = None
+        self.listening: Deferred[IListeningPort | None] | None = None
         self._finish = finish
         self._endpoint = endpoint
         self._request_timeout = request_timeout
@@ -269,8 +269,7 @@ class ApiServer(Service):
     def _not_opened(self, failure: Failure) -> None:
         self._log.critical("the API cannot listen: {reason}", reason=failure.getErrorMessage())
         assert self.listening is not None
-        self.listening.addErrback(lambda _: None)
-        self.listening.errback(failure)
+        self.listening.callback(None)
 
     def under_way(self, running: Deferred[None]) -> None:
         """Own a request until it has ended, and log it if it fails."""
