@@ -411,7 +411,7 @@ def api_server(
         limits=Limits(max_bytes=settings.component.max_stanza_bytes),
         new_id=_new_id,
         clock=reactor,
-        max_timeout=api.max_iq_timeout,
+        max_timeout=api.max_wait,
     )
     tokens = [
         Token(

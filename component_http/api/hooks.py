@@ -19,7 +19,7 @@ from component_http.api.rate import Rate
 from component_http.api.reading import form_of, is_json, json_of, unsupported
 from component_http.api.template import Template, TemplateFailed
 from component_http.contract.address import Address
-from component_http.contract.reply import read_json
+from component_http.contract.reply import JsonNumber, read_json
 from component_http.errors import ReplyRefused
 
 __all__ = ["Hook", "Hooks", "post", "slack_text"]
@@ -154,10 +154,16 @@ def slack_text(payload: object) -> str:
 def _attachment(attachment: dict[str, object]) -> list[str]:
     found = [attachment.get(name) for name in ("pretext", "title", "title_link", "text")]
     for part in _objects(attachment.get("fields")):
-        found.append(f"{part.get('title', '')}: {part.get('value', '')}")
+        found.append(": ".join(word for name in ("title", "value") if (word := _word(part.get(name)))))
     pieces = [piece for piece in found if isinstance(piece, str) and piece]
     fallback = attachment.get("fallback")
     return pieces or ([fallback] if isinstance(fallback, str) else _block_texts(attachment.get("blocks")))
+
+
+def _word(value: object) -> str:
+    if isinstance(value, JsonNumber):
+        return value.text
+    return value if isinstance(value, str) else ""
 
 
 def _block_texts(blocks: object) -> list[str]:

@@ -20,6 +20,7 @@ from component_http.api.post_msg import html_element
 from component_http.api.questions import QUESTIONS, answer_properties, question
 from component_http.api.reading import form_of, is_json, json_of, text_of, unsupported
 from component_http.api.tokens import Caller
+from component_http.contract.reply import JsonNumber
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import serialize
 
@@ -98,7 +99,8 @@ def _wanted(desk: Desk, given: Mapping[str, Any]) -> tuple[dict[str, object], li
     """A reply object, and the elements for what it has no words for."""
     # `stanza` is a word of ours and not of mod_rest; unknown words are ignored there too.
     wanted = {name: value for name, value in given.items() if name != "stanza" and value is not None}
-    kind = wanted.get("kind") or _KIND_OF_TYPE.get(wanted.get("type", ""))
+    stanza_type = wanted.get("type")
+    kind = wanted.get("kind") or (_KIND_OF_TYPE.get(stanza_type) if isinstance(stanza_type, str) else None)
     if kind is None:
         kind = next((_KIND_OF_PROPERTY[name] for name in wanted if name in _KIND_OF_PROPERTY), "message")
     wanted["kind"] = kind
@@ -131,8 +133,9 @@ def _muc(value: object) -> Element:
     if isinstance(history, dict):
         child = element.addElement("history")
         for name in ("maxchars", "maxstanzas", "seconds", "since"):
-            if name in history:
-                child[name] = str(getattr(history[name], "text", history[name]))
+            value = history.get(name)
+            if isinstance(value, str | JsonNumber):
+                child[name] = value if isinstance(value, str) else value.text
     return element
 
 

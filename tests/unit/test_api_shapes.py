@@ -6,6 +6,8 @@ import json
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.words.xish.domish import Element
 
 from component_http.api.exchange import Answer
@@ -364,7 +366,7 @@ class SlackTests(ApiTestCase):
         Of attachments and blocks the texts are sent.
         """
         self.assertEqual(
-            ["head\nTitle\nhttps://t.example\ntext\nhost: db1", "fallback", "section\nfield"],
+            ["head\nTitle\nhttps://t.example\ntext\nhost: db1\nload: 2.5", "fallback", "section\nfield"],
             self.texts(
                 {
                     "text": "head",
@@ -374,7 +376,7 @@ class SlackTests(ApiTestCase):
                             "title": "Title",
                             "title_link": "https://t.example",
                             "text": "text",
-                            "fields": [{"title": "host", "value": "db1"}],
+                            "fields": [{"title": "host", "value": "db1"}, {"title": "load", "value": 2.5}, {}],
                         }
                     ],
                 },
@@ -429,6 +431,24 @@ class SlackTests(ApiTestCase):
         self.assertEqual("1", self.hook({"text": "x"}, secret=GENERIC).headers["Retry-After"])
 
 
+_WORDS = (
+    *("to", "from", "kind", "type", "id", "body", "html", "stanza", "muc", "join", "ping", "disco", "items", "show"),
+    *(
+        "text",
+        "username",
+        "attachments",
+        "blocks",
+        "fields",
+        "title",
+        "value",
+        "fallback",
+        "node",
+        "history",
+        "seconds",
+    ),
+    *("alerts", "labels", "annotations", "status", "truncatedAlerts", "summary", "error", "reply", "command"),
+)
+
 ALERT = {
     "version": "4",
     "groupKey": '{}:{alertname="InstanceDown"}',
@@ -461,6 +481,37 @@ ALERT = {
     ],
 }
 """As Alertmanager's documentation of its webhook has it, version 4."""
+
+
+_JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-9, 9), st.sampled_from(["", "a@b", "get", "<p>x</p>", "iq", "\ud800\0"])
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(_WORDS), inner, max_size=4)),
+    max_leaves=8,
+)
+
+
+class WhateverComesTests(ApiTestCase):
+    """JSON of any shape, to each that takes some."""
+
+    @given(
+        st.sampled_from(
+            ["/rest", "/rest/iq/ping/a@b", "/msg/a@b", f"/hooks/{SLACK}", f"/hooks/{ALERTS}", "/v1/stanzas", "/v1/iq"]
+        ),
+        _JSON,
+    )
+    def test_json(self, path: str, body: Any) -> None:
+        """
+        Whatever JSON comes is answered, and never by a mistake of ours.
+        """
+        self.answer = result
+        self.clock.advance(60)
+        answer = self.post(path, json.dumps(body).encode(), JSON)
+        self.assertNotEqual(500, answer.status)
+        for element in self.sender.pushed:
+            self.assertEqual(DOMAIN, element["from"].partition("@")[2] or element["from"])
+        self.sender.pushed.clear()
 
 
 class TemplateHookTests(ApiTestCase):
