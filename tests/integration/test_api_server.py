@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from component_http.gateway import api_hooks, api_server
 from component_http.operations.metrics import Counters
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings
 from component_http.testing import RecordingSender
-from tests.integration.counterparts import unusable
+from tests.integration.counterparts import need, unusable
 
 reactor: Any = _reactor
 
@@ -232,6 +233,45 @@ class StrangerTests(ApiServerTestCase):
         later: Deferred[None] = Deferred()
         reactor.callLater(0.01, later.callback, None)
         await later
+
+
+class ClientTests(ApiServerTestCase):
+    """The HTTP clients of others, as their documentation has them."""
+
+    async def run_client(self, *command: str) -> None:
+        """Let a program send a message, to where URL says and with TOKEN."""
+        port = await self.serve()
+        environment = {**os.environ, "URL": f"http://127.0.0.1:{port}/v1/messages", "TOKEN": TOKEN}
+        ended = await deferToThread(
+            subprocess.run, command, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+        self.assertEqual((0, "202"), (ended.returncode, ended.stdout.strip()), ended.stderr)
+        self.assertEqual(["h\u00e9llo"], [str(element.body) for element in self.sender.pushed])
+
+    async def test_python(self) -> None:
+        """
+        Python's requests sends one.
+        """
+        await self.run_client(
+            sys.executable,
+            "-c",
+            "import os, requests\n"
+            "message = {'to': 'alice@example.org', 'body': 'h\u00e9llo'}\n"
+            "print(requests.post(os.environ['URL'], json=message, auth=('all', os.environ['TOKEN'])).status_code)",
+        )
+
+    async def test_node(self) -> None:
+        """
+        Node's fetch sends one.
+        """
+        await self.run_client(
+            need("node", "nodejs"),
+            "-e",
+            "fetch(process.env.URL, {method: 'POST',"
+            " body: JSON.stringify({to: 'alice@example.org', body: 'h\u00e9llo'}),"
+            " headers: {'Content-Type': 'application/json', Authorization: `Bearer ${process.env.TOKEN}`}})"
+            ".then(response => console.log(response.status))",
+        )
 
 
 class SchemathesisTests(ApiServerTestCase):
