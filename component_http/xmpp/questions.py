@@ -51,7 +51,7 @@ class Questions(XMPPHandler):
 
     async def ask(self, iq: Element, timeout: float) -> Element:
         """See `component_http.interfaces.Sender.ask`."""
-        if not self._connected or len(self._waiting) >= MAX_WAITING:
+        if not self._connected or self._outlet.crowded or len(self._waiting) >= MAX_WAITING:
             raise Offline
         iq["id"] = self._new_id()
         question = iq["id"], iq["to"]

@@ -167,6 +167,14 @@ class QuestionsTests(SynchronousTestCase):
         self.outlet.full = True
         self.failureResultOf(self.ask(), Offline)
 
+    def test_crowded(self) -> None:
+        """
+        While much waits to leave nobody is asked, for the question would wait too.
+        """
+        self.outlet.crowded = True
+        self.failureResultOf(self.ask(), Offline)
+        self.assertEqual([], self.outlet.sent)
+
     def test_too_many(self) -> None:
         """
         There is a limit to how many are waited for.
