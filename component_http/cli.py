@@ -72,8 +72,11 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def _check(file: str) -> int:
+    from component_http.gateway import api_hooks
+
     with exit_on_settings_error():
         settings = Settings.from_toml(file)
+        api_hooks(settings)
     component = settings.component
     kinds = ", ".join(component.component_post_stanzas)
     print(f"{file}: ok: {component.domain} at {component.server}, {kinds} to {component.displayed_url}")

@@ -12,14 +12,22 @@ from uuid import uuid4
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import clientFromString
+from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
+from component_http.api.desk import Desk
+from component_http.api.hooks import Hook, Hooks
+from component_http.api.rate import Rate
+from component_http.api.routes import Api
+from component_http.api.server import ApiServer
+from component_http.api.template import Template, shipped
+from component_http.api.tokens import Token, Tokens
 from component_http.contract import reply
+from component_http.contract.address import Address
 from component_http.contract.conditions import error_of_status
 from component_http.contract.reply import MAX_REPLIES
 from component_http.contract.xml import Limits
@@ -32,10 +40,10 @@ from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.interfaces import Found, Spool, Webhook
+from component_http.interfaces import Found, Observer, Sender, Spool, Webhook
 from component_http.notices import LOG_INTERVAL, Notices
 from component_http.operations.metrics import Counters
-from component_http.settings import DeliverySettings, Settings
+from component_http.settings import DeliverySettings, HookSettings, Settings
 from component_http.spool import database
 from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
@@ -452,6 +460,100 @@ def _open_files() -> int:
 def _connections(wanted: int) -> int:
     """Connections to the webhook at once: as many as are wanted, or as there can be files for."""
     return max(1, min(wanted, _open_files() - FILES_BESIDE))
+
+
+def api_hooks(settings: Settings) -> Hooks:
+    """
+    The API's URLs for programs that know nothing of XMPP, with their templates.
+
+    Raises:
+        SettingsError: A template is none.
+    """
+    return Hooks(
+        Hook(
+            name=hook.name,
+            secret=hook.secret,
+            to=hook.to,
+            sender=Address.parse(hook.send_as or settings.component.domain),
+            type=hook.type,
+            template=_template(hook),
+            rate=Rate(*hook.rate),
+        )
+        for hook in settings.api.hook
+    )
+
+
+def _template(hook: HookSettings) -> Template | None:
+    if hook.template_text is not None:
+        return Template(hook.template_text, f"the template of api.hook {hook.name}")
+    return None if hook.template is None else Template(shipped(hook.template), hook.template)
+
+
+def api_server(
+    settings: Settings,
+    reactor: Any,
+    sender: Sender,
+    observer: Observer,
+    hooks: Hooks,
+    link_key: bytes,
+    *,
+    endpoint: str | None = None,
+) -> ApiServer:
+    """
+    The HTTP API, which serves once it is started.
+
+    Args:
+        settings: All of them.
+        reactor: Opens the port.
+        sender: Sends what is pushed, and asks.
+        observer: Told what happens.
+        hooks: Those of `api_hooks`.
+        link_key: What the links of late replies are made with.
+        endpoint: Where it listens, instead of `api.listen`.
+    """
+    api, domain = settings.api, settings.component.domain
+    listen = endpoint or api.listen
+    assert listen is not None
+    desk = Desk(
+        sender,
+        observer,
+        domain=domain,
+        limits=Limits(max_bytes=settings.component.max_stanza_bytes),
+        new_id=_new_id,
+        clock=reactor,
+        max_timeout=api.max_wait,
+    )
+    tokens = [
+        Token(
+            name=token.name,
+            secret=token.token,
+            may_send_as=token.may_send_as,
+            may_send_to=token.may_send_to,
+            kinds=token.kinds,
+            rate=Rate(*token.rate),
+        )
+        for token in api.token
+    ]
+    served = Api(
+        desk,
+        Tokens(tokens, domain),
+        hooks,
+        observer,
+        link_key=link_key,
+        version=__version__,
+        seconds=reactor.seconds,
+        now=time.time,
+    )
+    return ApiServer(
+        served.handle,
+        desk.finish,
+        serverFromString(reactor, listen),
+        observer,
+        clock=reactor,
+        max_connections=api.max_connections,
+        max_body_bytes=api.max_body_bytes,
+        request_timeout=api.request_timeout,
+    )
 
 
 def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:

@@ -964,7 +964,7 @@ class ApiSettings(Table):
         ),
         default=30.0,
     )
-    max_iq_timeout: float = setting(
+    max_wait: float = setting(
         About(
             number(1, 600, "seconds"),
             "the longest time that a request can ask to wait for the answer to an iq, or until a stanza is sent",
@@ -985,7 +985,7 @@ class ApiSettings(Table):
         if self.url is not None or self.listen is None:
             return self.url
         kind = self.listen.partition(":")[0]
-        if kind not in ("tcp", "ssl"):
+        if kind not in ("tcp", "tcp6", "ssl"):
             return None
         host, port = listening_at(self.listen)
         if host in ("", "0.0.0.0", "::"):
@@ -995,6 +995,6 @@ class ApiSettings(Table):
     @property
     def is_exposed(self) -> bool:
         """Others than those on this machine can reach it, and what passes is in the open."""
-        if self.listen is None or not self.listen.startswith("tcp:"):
+        if self.listen is None or not self.listen.startswith(("tcp:", "tcp6:")):
             return False
         return not re.fullmatch(r"localhost|127\.[\d.]+|::1", listening_at(self.listen)[0])

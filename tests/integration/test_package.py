@@ -106,10 +106,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environm
 
 def test_content_of_the_wheel(wheel: Path, sources: Path) -> None:
     """
-    The wheel has every module, the plugin and the mark of a typed package, and nothing of Twisted's own.
+    The wheel has every module, the templates, the plugin and the mark of a typed package, and nothing of Twisted's own.
     """
     content = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    modules = {str(path.relative_to(sources)) for path in (sources / "component_http").rglob("*.py")}
+    files = (path for end in ("*.py", "*.j2") for path in (sources / "component_http").rglob(end))
+    modules = {str(path.relative_to(sources)) for path in files}
     assert content == modules | {"component_http/py.typed", "twisted/plugins/component_http_plugin.py"}
 
 

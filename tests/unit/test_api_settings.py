@@ -137,7 +137,9 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         for listen, url in [
             ("tcp:5280:interface=127.0.0.1", "http://127.0.0.1:5280"),
             ("tcp:port=5280:interface=\\:\\:1", "http://[::1]:5280"),
+            ("tcp6:5280:interface=\\:\\:1", "http://[::1]:5280"),
             ("tcp:5280", None),
+            ("tcp6:5280", None),
             ("tcp:5280:interface=0.0.0.0", None),
             ("unix:/run/bot.sock", None),
         ]:

@@ -31,6 +31,7 @@ PURE = {
     "hashlib",
     "hmac",
     "html",
+    "http",
     "io",
     "itertools",
     "json",
@@ -98,6 +99,12 @@ ROOMS = {
     "webhook": Room([*SEAMS, "_version"], ["twisted", "treq", "service_identity", "OpenSSL", "zope"]),
     "spool": Room(SEAMS, ["twisted"]),
     "operations": Room([*SEAMS, "_version"], ["twisted"]),
+    "api": Room(SEAMS, ["twisted"]),
+    "api.template": Room(SEAMS, ["jinja2"]),
+    **{
+        f"api.{name}": Room([*VALUES, "api"], ["twisted.words.xish"], pure=True)
+        for name in ("exchange", "openapi", "questions", "rate", "reading")
+    },
     # Beside the path of a stanza.
     "clock": Room(),
     "compat": Room([], ["twisted", "constantly"]),
@@ -195,6 +202,10 @@ class LayerTests(SynchronousTestCase):
             ("webhook", "wokkel.subprotocols"),
             ("webhook", "component_http.xmpp.stream"),
             ("xmpp", "component_http.settings"),
+            ("api", "component_http.xmpp.stream"),
+            ("api", "component_http.spool.sqlite"),
+            ("api", "jinja2"),
+            ("api.reading", "twisted.web.http"),
         ]:
             self.assertFalse(allowed(room, name), f"{room} {name}")
 

@@ -47,6 +47,17 @@ class CheckTests(SynchronousTestCase):
             f'[component]\ndomain = "Bot.example.org"\nsecret_file = "secret"\ncomponent_post_url = "{url}"\n{more}'
         )
 
+    def test_template_that_is_none(self) -> None:
+        """
+        A template that cannot be used is told with its line.
+        """
+        (self.file.parent / "own.j2").write_text("{{ payload")
+        (self.file.parent / "hook").write_text("0123456789abcdef")
+        self.write(more='[[api.hook]]\nname = "own"\nsecret_file = "hook"\nto = "a@b"\ntemplate_file = "own.j2"\n')
+        ended = run("check", str(self.file))
+        self.assertEqual(78, ended.status)
+        self.assertIn("the template of api.hook own, line 1: not a Jinja2 template", ended.error)
+
     def test_good(self) -> None:
         """
         A file that can be used is told with what it serves, and the status is 0.

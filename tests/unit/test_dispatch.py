@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail
@@ -24,10 +25,10 @@ from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.relay import FLUSH, Relay
 from component_http.delivery.retry import RetryBudget, RetryPolicy
-from component_http.errors import DeliveryEnded, Offline, SpoolError, Unanswered
+from component_http.errors import DeliveryEnded, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook
-from component_http.xmpp.asking import MAX_QUESTIONS, Asking
+from component_http.xmpp.questions import Questions
 from tests.unit.test_departures import KeptRows
 from tests.unit.test_sender_suite import SenderPromises, an_iq
 
@@ -93,7 +94,8 @@ class World:
             deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
             loop_guard=None,
         )
-        self.asking = Asking(self.outlet, self.clock)
+        ids_asked = (f"asked{number}" for number in count())
+        self.asking = Questions(self.outlet, self.clock, lambda: next(ids_asked))
         self.asking.xmlstream = Stream()
         self.asking.connectionInitialized()
         self.sender = Dispatch(self.spool, departures, self.relay, self.asking.ask)
@@ -257,58 +259,3 @@ class OpenIqTests(SynchronousTestCase):
         """
         self.world.accept_iq()
         self.assertEqual(1, self.world.relay.status().pending)
-
-
-class AskingTests(SynchronousTestCase):
-    """Questions of our own."""
-
-    def setUp(self) -> None:
-        self.world = World()
-
-    def ask(self, timeout: float = 30.0) -> Deferred[Element]:
-        return Deferred.fromCoroutine(self.world.asking.ask(an_iq(), timeout))
-
-    def arrives(self, id_: str, sender: str, type_: str = "result") -> Element:
-        element = Element((NS_COMPONENT, "iq"))
-        element.attributes.update({"type": type_, "id": id_, "from": sender, "to": DOMAIN})
-        self.world.asking.xmlstream.dispatch(element)
-        return element
-
-    def test_only_from_whom_was_asked(self) -> None:
-        """
-        An answer from somebody else is none, whatever id it has; the real one is nobody else's to see.
-        """
-        answered = self.ask()
-        [question] = self.world.outlet.sent
-        for sender in ("mallory@example.org", "alice@example.org", "no@@address", ""):
-            self.assertFalse(vars(self.arrives(question["id"], sender)).get("handled", False))
-        self.assertFalse(vars(self.arrives("another", question["to"])).get("handled", False))
-        self.assertNoResult(answered)
-        answer = self.arrives(question["id"], question["to"].replace("example.org", "EXAMPLE.org"), "error")
-        self.assertIs(answer, self.successResultOf(answered))
-        self.assertTrue(answer.handled)
-        self.assertEqual([], self.world.clock.getDelayedCalls())
-
-    def test_lost_stream(self) -> None:
-        """
-        Who waits when the stream is lost waits no longer.
-        """
-        answered = self.ask()
-        self.world.asking.connectionLost(None)
-        self.failureResultOf(answered, Unanswered)
-
-    def test_too_many(self) -> None:
-        """
-        No more than so many answers are waited for at once, and none while much waits to leave.
-        """
-        asked = [self.ask() for _ in range(MAX_QUESTIONS)]
-        self.failureResultOf(self.ask(), Offline)
-        asked[0].cancel()
-        self.failureResultOf(asked[0])
-        asked.append(self.ask())
-        self.world.outlet.crowded = True
-        self.failureResultOf(self.ask(), Offline)
-        for each in asked:
-            each.addErrback(lambda _: None)
-            each.cancel()
-        self.assertEqual([], self.world.clock.getDelayedCalls())

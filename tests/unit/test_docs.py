@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import json
 import re
 import runpy
@@ -277,7 +278,7 @@ class ContractPageTests(SynchronousTestCase):
         """
         What a bot's author sends by hand is what the gateway would send.
         """
-        [command] = [block.text for block in blocks("console", self.page) if "curl" in block.text]
+        [command] = [block.text for block in blocks("console", self.page) if "127.0.0.1:8080" in block.text]
         words = shlex.split(command)
         properties = json.loads(words[words.index("-d") + 1])
         given = request_properties(a_stanza(properties.pop("stanza")))
@@ -306,6 +307,10 @@ class PagesTests(SynchronousTestCase):
             with self.subTest(page=block.page.name, line=block.line):
                 tables = tomllib.loads(block.text)
                 tables["component"].pop("secret_file", None)
+                for row in itertools.chain(*(tables.get("api", {}).get(rows, ()) for rows in ("token", "hook"))):
+                    for key in [key for key in row if key.endswith("_file")]:
+                        row[key] = self.mktemp()
+                        Path(row[key]).write_text(f"0123456789abcdef-{row['name']}")
                 Settings.from_mapping(tables, env=SECRET)
 
     def test_flags_exist(self) -> None:
@@ -314,7 +319,7 @@ class PagesTests(SynchronousTestCase):
         """
         ours = {flag for row in reference() for flag in row.flags} | flags_of("letters", "list")
         ours |= flags_of("letters", "drop") | flags_of("spool", "status")
-        others = {"--pidfile", "--quarantine-spool"}
+        others = {"--data-urlencode", "--pidfile", "--quarantine-spool"}
         for page in PAGES:
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
             with self.subTest(page=page.name):

@@ -1,0 +1,343 @@
+"""
+What all shapes of the API do alike: compose stanzas, see that they may be sent, hand them to who sends, and wait.
+
+A shape (`v1`, `post_msg`, `rest`, `hooks`) says what is wanted and tells the outcome in its own way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from attrs import evolve, frozen
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.words.xish.domish import Element
+
+from component_http.api.exchange import Call, Problem
+from component_http.api.tokens import Caller
+from component_http.contract import reply
+from component_http.contract.address import Address
+from component_http.contract.memo import Memo
+from component_http.contract.outgoing import sendable
+from component_http.contract.reply import Composed
+from component_http.contract.stanza import Stanza
+from component_http.contract.xml import Limits
+from component_http.errors import DeliveryEnded, Offline, ReplyRefused, SpoolError, Unanswered, XmlRefused
+from component_http.interfaces import Observer, Sender
+
+__all__ = ["DEFAULT_TIMEOUT", "RETRY_AFTER", "Desk", "Pushed", "fingerprint"]
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds to wait for the answer to an iq, or until a stanza is sent, unless the request says otherwise."""
+
+RETRY_AFTER = "5"
+"""Seconds after which somebody may come again for whom there is no room now: what is full does not empty at once."""
+
+_KEY = re.compile(r'"([!-~ ]{1,255})"|([!#-~]{1,255})')
+
+_Result = TypeVar("_Result")
+
+
+@frozen
+class Pushed:
+    """
+    Stanzas that are kept until the server has them.
+
+    Attributes:
+        ids: Those of the stanzas, in order.
+        numbers: What `Sender.sent` knows them by.
+    """
+
+    ids: Sequence[str]
+    numbers: Sequence[int]
+
+
+def fingerprint(call: Call) -> str:
+    """What tells a request from another one with the same idempotency key; how it wants to wait does not count."""
+    digest = hashlib.sha256()
+    for part in (call.method, call.path, call.media_type):
+        digest.update(f"{part}\n".encode("utf-8", "replace"))
+    digest.update(call.body or b"")
+    return digest.hexdigest()
+
+
+class Desk:
+    """
+    Takes what shapes want to send.
+
+    Args:
+        sender: Sends.
+        observer: Told `api_pushed`, `api_asked`, `api_unanswered` and `api_full`.
+        domain: The component's own, normalised.
+        limits: For each stanza.
+        new_id: Makes ids.
+        clock: Runs the waits.
+        max_timeout: The longest wait that a request may ask for, in seconds.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        sender: Sender,
+        observer: Observer,
+        *,
+        domain: str,
+        limits: Limits,
+        new_id: Callable[[], str],
+        clock: IReactorTime,
+        max_timeout: float,
+    ) -> None:
+        self.domain = domain
+        self.limits = limits
+        self.max_timeout = max_timeout
+        self._sender = sender
+        self._observer = observer
+        self._new_id = new_id
+        self._clock = clock
+        self._keys: set[tuple[str, str]] = set()
+        self._keeping = 0
+        self._finished: list[Deferred[None]] = []
+
+    # -- composing --
+
+    def compose(
+        self,
+        objects: Iterable[Mapping[str, object]],
+        *,
+        caller: Caller | None = None,
+        sender: Address | None = None,
+        kind: str = "message",
+    ) -> Composed:
+        """
+        Make stanzas of reply objects that answer nothing.
+
+        Args:
+            objects: They.
+            caller: Who wants it, and must be allowed to; None for a hook.
+            sender: Where they come from unless they say so; None for what goes with the caller.
+            kind: What they are unless they say so.
+
+        Raises:
+            Problem: They cannot be made, or may not be sent.
+        """
+        if sender is None and caller is not None:
+            sender = caller.default_address(self.domain)
+        try:
+            composed = reply.push(
+                objects, domain=self.domain, limits=self.limits, new_id=self._new_id, sender=sender, kind=kind
+            )
+        except ReplyRefused as refused:
+            raise Problem(422, str(refused)) from None
+        if not composed.stanzas:
+            raise Problem(422, "there is nothing to send")
+        if caller is not None:
+            caller.token.see_allowed(composed.stanzas)
+            caller.token.rate.charge(len(composed.stanzas) - 1)
+        return composed
+
+    def answer(self, stanza: Stanza, objects: Iterable[Mapping[str, object]]) -> Composed:
+        """
+        Make stanzas of reply objects that answer a delivery late; nothing at all is an empty result of an iq.
+
+        Raises:
+            Problem: They cannot be made, or there are none.
+        """
+        try:
+            composed = reply.answer(stanza, objects, domain=self.domain, limits=self.limits, new_id=self._new_id)
+        except ReplyRefused as refused:
+            raise Problem(422, str(refused)) from None
+        if composed.stanzas:
+            return composed
+        if stanza.is_request:
+            return Composed((stanza.response("result"),), answers=True)
+        raise Problem(422, "there is nothing to send")
+
+    def with_children(self, composed: Composed, children: Sequence[Element]) -> Composed:
+        """
+        Put elements into the first stanza that reply objects have no words for.
+
+        Raises:
+            Problem: It is too large by that.
+        """
+        if children:
+            for child in children:
+                composed.stanzas[0].addChild(child)
+            try:
+                sendable(composed.stanzas[0], self.domain, self.limits.max_bytes)
+            except XmlRefused as error:
+                raise Problem(422, str(error)) from None
+        return composed
+
+    # -- sending --
+
+    async def push(self, owner: str, call: Call, composed: Composed, *, delivery_id: str | None = None) -> Pushed:
+        """
+        Keep stanzas until the server has them.
+
+        Args:
+            owner: Whose idempotency keys count.
+            call: The request that wants it.
+            composed: The stanzas.
+            delivery_id: The delivery that they answer late, or None.
+
+        Raises:
+            Problem: They are not kept, or the request's idempotency key stands for another one.
+        """
+        memo = None
+        if "idempotency-key" in call.headers:
+            memo = Memo(owner, _key(call.headers["idempotency-key"]), fingerprint(call), _ids(composed))
+        return await self._kept(self._push(composed, delivery_id, memo))
+
+    async def _push(self, composed: Composed, delivery_id: str | None, memo: Memo | None) -> Pushed:
+        if memo is None:
+            return await self._store(composed, delivery_id, None)
+        key = memo.owner, memo.key
+        if key in self._keys:
+            raise Problem(
+                409, "a request with this Idempotency-Key is under way: try again", headers={"Retry-After": "1"}
+            )
+        self._keys.add(key)
+        try:
+            earlier = await self._sender.recall(*key)
+            if earlier is None:
+                return await self._store(composed, delivery_id, memo)
+        except SpoolError:
+            raise self._full() from None
+        finally:
+            self._keys.discard(key)
+        if earlier.fingerprint != memo.fingerprint:
+            raise Problem(422, "this Idempotency-Key was used with another request: make a new one")
+        return Pushed(json.loads(earlier.body), earlier.numbers)
+
+    async def _store(self, composed: Composed, delivery_id: str | None, memo: Memo | None) -> Pushed:
+        try:
+            numbers = await self._sender.push(composed, delivery_id=delivery_id, memo=memo)
+        except SpoolError:
+            raise self._full() from None
+        except DeliveryEnded:
+            raise Problem(410, "the iq was answered already") from None
+        self._observer.count("api_pushed")
+        return Pushed([stanza["id"] for stanza in composed.stanzas], numbers)
+
+    def _full(self) -> Problem:
+        self._observer.count("api_full")
+        return Problem(503, "there is no room for it now: try again later", headers={"Retry-After": RETRY_AFTER})
+
+    async def sent(self, pushed: Pushed, timeout: float) -> bool:
+        """
+        Wait until the server has stanzas.
+
+        Args:
+            pushed: They.
+            timeout: Seconds to wait at most.
+
+        Returns:
+            Whether it has them; False where it may still get them.
+
+        Raises:
+            Problem: It will never have one of them.
+        """
+        waiting = Deferred.fromCoroutine(self._sender.sent(pushed.numbers))
+        try:
+            arrived = await waiting.addTimeout(timeout, self._clock)
+        except TimeoutError:
+            return False
+        if not arrived:
+            raise Problem(502, "it was kept, but could not be sent in its time", members={"ids": list(pushed.ids)})
+        return True
+
+    async def ask(self, composed: Composed, timeout: float) -> Stanza:
+        """
+        Send an iq and wait for its answer.
+
+        Args:
+            composed: It, and nothing else.
+            timeout: Seconds to wait.
+
+        Returns:
+            The result or the error; with the id that the iq had, whatever its id was on the way.
+
+        Raises:
+            Problem: It is no question, or there is no answer.
+        """
+        iq = composed.stanzas[0]
+        if len(composed.stanzas) != 1 or iq.name != "iq":
+            raise Problem(422, "one iq can be asked at a time, and nothing else")
+        if iq["type"] not in ("get", "set"):
+            raise Problem(422, "type: an iq that asks is of type get or set", condition="invalid-xml")
+        if len(list(iq.elements())) != 1:
+            raise Problem(422, "stanza: an iq that asks has one element in it, the question", condition="bad-format")
+        asked_id = iq["id"]
+        self._observer.count("api_asked")
+        try:
+            answer = await self._sender.ask(iq, timeout)
+        except Unanswered:
+            self._observer.count("api_unanswered")
+            raise Problem(504, f"no answer came within {timeout:g} s") from None
+        except Offline:
+            raise Problem(
+                503, "nobody can be asked now: try again later", headers={"Retry-After": RETRY_AFTER}
+            ) from None
+        answer["id"] = asked_id
+        return evolve(Stanza.from_element(answer), id=asked_id)
+
+    def timeout(self, call: Call) -> float:
+        """
+        The seconds that a request wants to wait by `timeout` in its query.
+
+        Raises:
+            Problem: It is no number, or out of range.
+        """
+        text = call.argument("timeout")
+        if text is None:
+            return min(DEFAULT_TIMEOUT, self.max_timeout)
+        if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", text) or not 0 < float(text) <= self.max_timeout:
+            raise Problem(400, f"timeout: it is a number of seconds up to {self.max_timeout:g}")
+        return float(text)
+
+    # -- what goes on though who asked for it has gone --
+
+    async def finish(self) -> None:
+        """Wait until all that is being kept is kept."""
+        if self._keeping:
+            finished: Deferred[None] = Deferred()
+            self._finished.append(finished)
+            await finished
+
+    async def _kept(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Do it to its end; cancelling only ends the waiting for it."""
+        waiting: Deferred[_Result] = Deferred()
+        self._keeping += 1
+
+        def over(result: _Result | Failure) -> None:
+            self._keeping -= 1
+            if not waiting.called:
+                waiting.callback(result)
+            elif isinstance(result, Failure) and not result.check(Problem, CancelledError):
+                self._log.failure("a request that nobody waits for any more failed", failure=result)
+            finished = []
+            if not self._keeping:
+                finished, self._finished = self._finished, []
+            for deferred in finished:
+                deferred.callback(None)
+
+        Deferred.fromCoroutine(work).addBoth(over)
+        return await waiting
+
+
+def _key(text: str) -> str:
+    match = _KEY.fullmatch(text.strip())
+    if match is None:
+        raise Problem(400, "the Idempotency-Key is not 1 to 255 visible characters of ASCII")
+    return match[1] or match[2]
+
+
+def _ids(composed: Composed) -> bytes:
+    return json.dumps([stanza["id"] for stanza in composed.stanzas]).encode("ascii")

@@ -1,0 +1,358 @@
+"""The API described for machines (OpenAPI 3.1), at `GET /v1/openapi.json`; a test holds it to the routes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from component_http.api.exchange import FORM, JSON, TEXT, XMPP_XML
+from component_http.contract.reply import MAX_REPLIES
+
+__all__ = ["document"]
+
+_Object = dict[str, Any]
+
+
+def _ref(kind: str, name: str) -> _Object:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+_STRING = {"type": "string"}
+_ADDRESS = {"type": "string", "description": "an XMPP address", "examples": ["alice@example.org"]}
+
+_ERRORS: Mapping[int, str] = {
+    400: "The request cannot be read.",
+    401: "No token, or one that nobody knows.",
+    403: "The token may not do this.",
+    404: "There is no such thing, or the link is not one of ours.",
+    409: "A request with this Idempotency-Key is under way.",
+    410: "It is too late for a reply.",
+    413: "The body is too large.",
+    415: "The body is of a media type that is not read here.",
+    422: "The request can be read, but what it wants cannot be done.",
+    429: "Too many requests.",
+    500: "A mistake of the gateway.",
+    502: "The answer is an error, or the stanza could not be sent in its time.",
+    503: "There is no room for it now.",
+    504: "There was no answer in time.",
+}
+_WAIT = (429, 503)
+_OF_BODY = (400, 413, 415, 422)
+_OF_TOKEN = (401, 403, 429)
+_OF_PUSH = (409, 503)
+_OF_IQ = (502, 503, 504)
+
+
+def _problems(*statuses: int, content: _Object) -> _Object:
+    responses: _Object = {}
+    for status in sorted({*statuses, 500}):
+        responses[str(status)] = {"description": _ERRORS[status], "content": content}
+        if status in _WAIT:
+            responses[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
+    return responses
+
+
+_PROBLEM = {"application/problem+json": {"schema": _ref("schemas", "Problem")}}
+_REST_ERROR = {JSON: {"schema": _ref("schemas", "RestError")}, XMPP_XML: {"schema": _STRING}}
+_PLAIN = {f"{TEXT}": {"schema": _STRING}}
+
+_KEY = _ref("parameters", "IdempotencyKey")
+_TIMEOUT = _ref("parameters", "Timeout")
+
+_OBJECTS = {
+    "required": True,
+    "content": {
+        JSON: {
+            "schema": {
+                "oneOf": [
+                    _ref("schemas", "Stanza"),
+                    {"type": "array", "items": _ref("schemas", "Stanza"), "maxItems": MAX_REPLIES},
+                ]
+            }
+        },
+        XMPP_XML: {"schema": _STRING},
+    },
+}
+
+
+def _path_parameter(name: str, description: str, schema: _Object | None = None) -> _Object:
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema or _STRING}
+
+
+def _push(summary: str) -> _Object:
+    return {
+        "summary": summary,
+        "parameters": [_KEY, _ref("parameters", "Wait"), _TIMEOUT],
+        "requestBody": _OBJECTS,
+        "responses": {
+            "200": {
+                "description": "The XMPP server has it (only with wait=sent).",
+                "content": {JSON: {"schema": _ref("schemas", "Ids")}},
+            },
+            "202": {
+                "description": "It is kept until the XMPP server has it.",
+                "content": {JSON: {"schema": _ref("schemas", "Ids")}},
+            },
+            **_problems(*_OF_BODY, *_OF_TOKEN, *_OF_PUSH, 502, content=_PROBLEM),
+        },
+    }
+
+
+def _question(summary: str, *, node: bool = False) -> _Object:
+    parameters = [
+        _path_parameter("jid", "whom to ask; a slash in it may stand as it is", _ADDRESS),
+        {"name": "from", "in": "query", "description": "who asks", "schema": _ADDRESS},
+        _TIMEOUT,
+    ]
+    if node:
+        parameters.append({"name": "node", "in": "query", "description": "about which node", "schema": _STRING})
+    return {"summary": summary, "parameters": parameters, "responses": _answers(400, 422)}
+
+
+def _answers(*statuses: int) -> _Object:
+    return {
+        "200": {
+            "description": "The answer.",
+            "content": {JSON: {"schema": _ref("schemas", "Answer")}, XMPP_XML: {"schema": _STRING}},
+        },
+        **_problems(*statuses, *_OF_TOKEN, *_OF_IQ, content=_PROBLEM),
+    }
+
+
+def _msg(*parameters: _Object) -> _Object:
+    return {
+        "summary": "Send a message, as mod_post_msg does.",
+        "parameters": [*parameters, _KEY],
+        "requestBody": {
+            "required": True,
+            "content": {
+                TEXT: {"schema": _STRING},
+                FORM: {"schema": {"type": "object"}},
+                JSON: {"schema": {"type": "object"}},
+            },
+        },
+        "responses": {
+            "201": {"description": "It is kept until the XMPP server has it."},
+            **_problems(*_OF_BODY, *_OF_TOKEN, *_OF_PUSH, content=_PLAIN),
+        },
+    }
+
+
+def _rest_responses(*statuses: int) -> _Object:
+    return {
+        "200": {
+            "description": "The answer to an iq, also if it is an error.",
+            "content": {
+                JSON: {"schema": {"type": "object"}},
+                XMPP_XML: {"schema": _STRING},
+                FORM: {"schema": {"type": "object"}},
+            },
+        },
+        **_problems(*statuses, *_OF_TOKEN, 503, 504, content=_REST_ERROR),
+    }
+
+
+def _rest(*parameters: _Object) -> _Object:
+    return {
+        "summary": "Send a stanza, as mod_rest does; with an iq, wait for the answer.",
+        "parameters": [*parameters, _KEY, _TIMEOUT],
+        "requestBody": {
+            "content": {
+                JSON: {"schema": {"type": "object"}},
+                XMPP_XML: {"schema": _STRING},
+                FORM: {"schema": {"type": "object"}},
+                TEXT: {"schema": _STRING},
+            },
+        },
+        "responses": {
+            "202": {"description": "It is kept until the XMPP server has it."},
+            **_rest_responses(*_OF_BODY, 409),
+        },
+    }
+
+
+_PATHS: Mapping[str, Mapping[str, _Object]] = {
+    "/v1/messages": {"post": _push("Send messages.")},
+    "/v1/presences": {"post": _push("Send presence.")},
+    "/v1/stanzas": {"post": _push("Send stanzas of any kind.")},
+    "/v1/iq": {
+        "post": {
+            "summary": "Ask, and wait for the answer.",
+            "parameters": [_TIMEOUT],
+            "requestBody": {
+                "required": True,
+                "content": {JSON: {"schema": _ref("schemas", "Stanza")}, XMPP_XML: {"schema": _STRING}},
+            },
+            "responses": _answers(*_OF_BODY),
+        }
+    },
+    "/v1/ping/{jid}": {"get": _question("Is it there? (XEP-0199)")},
+    "/v1/disco/{jid}": {"get": _question("What is it? (XEP-0030)", node=True)},
+    "/v1/items/{jid}": {"get": _question("What does it have? (XEP-0030)", node=True)},
+    "/v1/version/{jid}": {"get": _question("Which software is it? (XEP-0092)")},
+    "/v1/deliveries/{id}/reply": {
+        "post": {
+            "summary": "Reply to a request of the gateway later, by the link that it came with.",
+            "security": [],
+            "parameters": [
+                _path_parameter("id", "the webhook-id"),
+                {"name": "seal", "in": "query", "required": True, "schema": _STRING},
+                _KEY,
+            ],
+            "requestBody": _OBJECTS,
+            "responses": {
+                "202": {
+                    "description": "It is kept until the XMPP server has it.",
+                    "content": {JSON: {"schema": _ref("schemas", "Ids")}},
+                },
+                **_problems(*_OF_BODY, 404, 409, 410, 503, content=_PROBLEM),
+            },
+        }
+    },
+    "/v1/openapi.json": {
+        "get": {
+            "summary": "This description.",
+            "security": [],
+            "responses": {"200": {"description": "It.", "content": {JSON: {"schema": {"type": "object"}}}}},
+        }
+    },
+    "/hooks/{secret}": {
+        "post": {
+            "summary": "Send a message to whom the settings name, in Slack's words or by a template.",
+            "security": [],
+            "parameters": [_path_parameter("secret", "that of the hook"), _KEY],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    JSON: {"schema": {}},
+                    FORM: {"schema": {"type": "object", "properties": {"payload": _STRING}, "required": ["payload"]}},
+                },
+            },
+            "responses": {
+                "200": {"description": "It is kept until the XMPP server has it.", "content": _PLAIN},
+                **_problems(*_OF_BODY, 404, 409, 429, 503, content=_PROBLEM),
+            },
+        }
+    },
+    "/msg": {"post": _msg()},
+    "/msg/{jid}": {"post": _msg(_path_parameter("jid", "who gets it", _ADDRESS))},
+    "/rest": {"post": _rest()},
+    "/rest/{kind}/{type}/{to}": {
+        "post": _rest(
+            _path_parameter("kind", "message, presence or iq"),
+            _path_parameter("type", "the type of the stanza; for an iq it may be the name of a question"),
+            _path_parameter("to", "who gets it", _ADDRESS),
+        )
+    },
+    "/rest/{query}/{to}": {
+        "get": {
+            "summary": "Ask a question that has a name.",
+            "parameters": [
+                _path_parameter("query", "disco, items, lastactivity, ping, time or version"),
+                _path_parameter("to", "whom to ask", _ADDRESS),
+                {"name": "node", "in": "query", "schema": _STRING},
+                _TIMEOUT,
+            ],
+            "responses": _rest_responses(400, 422),
+        }
+    },
+}
+
+_STANZA_PROPERTIES: Mapping[str, _Object] = {
+    **dict.fromkeys(("to", "from"), _ADDRESS),
+    "kind": {"enum": ["message", "presence", "iq"]},
+    **dict.fromkeys(("type", "id", "lang", "subject", "thread", "state", "oob_url", "replace"), _STRING),
+    "body": {"type": ["string", "number", "boolean"]},
+    "reply": {"type": "object", "properties": {"id": _STRING, "to": _ADDRESS}, "required": ["id"]},
+    "show": {"enum": ["away", "chat", "dnd", "xa"]},
+    "status": _STRING,
+    "priority": {"type": "integer", "minimum": -128, "maximum": 127},
+    "error": {"type": "object", "properties": dict.fromkeys(("condition", "type", "text"), _STRING)},
+    "stanza": {"type": "string", "description": "XML that is sent as it is"},
+}
+
+_COMPONENTS: _Object = {
+    "securitySchemes": {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "basic": {"type": "http", "scheme": "basic", "description": "the token is the password"},
+    },
+    "parameters": {
+        "IdempotencyKey": {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": "the same key within 24 hours gets the same answer and sends nothing again",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        },
+        "Wait": {
+            "name": "wait",
+            "in": "query",
+            "description": "answer when the XMPP server has it",
+            "schema": {"enum": ["sent"]},
+        },
+        "Timeout": {
+            "name": "timeout",
+            "in": "query",
+            "description": "seconds to wait at most",
+            "schema": {"type": "number", "exclusiveMinimum": 0},
+        },
+    },
+    "schemas": {
+        "Stanza": {
+            "type": "object",
+            "description": "A reply of the contract with the webhook. All is optional but for `to` or a `stanza` that"
+            " has one.",
+            "properties": _STANZA_PROPERTIES,
+        },
+        "Ids": {
+            "type": "object",
+            "properties": {
+                "ids": {"type": "array", "items": _STRING},
+                "sent": {"type": "boolean", "description": "the XMPP server has it; only with wait=sent"},
+            },
+            "required": ["ids"],
+        },
+        "Answer": {
+            "type": "object",
+            "properties": {
+                **dict.fromkeys(("to", "from"), _ADDRESS),
+                **dict.fromkeys(("kind", "type", "id", "stanza"), _STRING),
+                "seconds": {"type": "number", "description": "how long a ping took"},
+                "disco": {"type": "object"},
+                "items": {"type": "array", "items": {"type": "object"}},
+                "version": {"type": "object"},
+            },
+            "required": ["to", "from", "kind", "type", "stanza"],
+        },
+        "Problem": {
+            "type": "object",
+            "description": "RFC 9457",
+            "properties": {**dict.fromkeys(("type", "title", "detail"), _STRING), "status": {"type": "integer"}},
+            "required": ["type", "title", "status", "detail"],
+        },
+        "RestError": {
+            "type": "object",
+            "properties": {
+                "type": {"const": "error"},
+                "code": {"type": "integer"},
+                "error": {"type": "object", "properties": dict.fromkeys(("type", "condition", "text"), _STRING)},
+            },
+            "required": ["type", "code", "error"],
+        },
+    },
+}
+
+
+def document(version: str) -> _Object:
+    """
+    The whole description.
+
+    Args:
+        version: Of this program.
+    """
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "component-http", "version": version, "description": "Send to XMPP by HTTP."},
+        "security": [{"bearer": []}, {"basic": []}],
+        "paths": _PATHS,
+        "components": _COMPONENTS,
+    }

@@ -1,0 +1,109 @@
+"""The questions that many ask, as elements; and the answers to them as JSON, with the names that mod_rest has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from twisted.words.xish.domish import Element
+
+from component_http.contract.request import request_properties
+from component_http.contract.stanza import Stanza
+from component_http.contract.xml import NS_PING
+
+__all__ = ["QUESTIONS", "answer_properties", "question"]
+
+NS_DISCO_INFO = "http://jabber.org/protocol/disco#info"
+NS_DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
+NS_VERSION = "jabber:iq:version"
+NS_LAST = "jabber:iq:last"
+NS_TIME = "urn:xmpp:time"
+NS_FORMS = "jabber:x:data"
+
+QUESTIONS: Mapping[str, tuple[str, str]] = {
+    "disco": (NS_DISCO_INFO, "query"),
+    "items": (NS_DISCO_ITEMS, "query"),
+    "lastactivity": (NS_LAST, "query"),
+    "ping": (NS_PING, "ping"),
+    "time": (NS_TIME, "time"),
+    "version": (NS_VERSION, "query"),
+}
+"""Namespace and name of the element that asks, by the question's name."""
+
+
+def question(name: str, node: str | None = None) -> Element:
+    """
+    Make the element that asks.
+
+    Args:
+        name: One of `QUESTIONS`.
+        node: The node that is asked about, for disco and items; None for none.
+    """
+    element = Element(QUESTIONS[name])
+    if node is not None and name in ("disco", "items"):
+        element["node"] = node
+    return element
+
+
+def answer_properties(answer: Stanza) -> dict[str, object]:
+    """
+    Say what is in the answer to an iq: what `contract.request` says of every stanza, and what is known of its content.
+
+    Source: XEP-0030 (disco, items), XEP-0128 (extensions), XEP-0092 (version), XEP-0012 (lastactivity), XEP-0202.
+    """
+    properties = request_properties(answer)
+    if answer.type == "result":
+        for child in answer.element.elements():
+            for name, qualified in QUESTIONS.items():
+                if (child.uri, child.name) == qualified and name in _READ:
+                    properties.setdefault(name, _READ[name](child))
+    return properties
+
+
+def _text(element: Element) -> str:
+    return "".join(child for child in element.children if isinstance(child, str))
+
+
+def _attributes(element: Element, *names: str) -> dict[str, str]:
+    return {name: element[name] for name in names if element.hasAttribute(name)}
+
+
+def _children(element: Element, *names: str) -> dict[str, str]:
+    return {
+        child.name: _text(child) for child in element.elements() if child.uri == element.uri and child.name in names
+    }
+
+
+def _disco(query: Element) -> dict[str, object]:
+    found: dict[str, object] = {
+        **_attributes(query, "node"),
+        "identities": [
+            _attributes(child, "category", "type", "name") for child in query.elements(query.uri, "identity")
+        ],
+        "features": [child["var"] for child in query.elements(query.uri, "feature") if child.hasAttribute("var")],
+    }
+    extensions = {}
+    for form in query.elements(NS_FORMS, "x"):
+        fields = {
+            child.getAttribute("var", ""): [_text(value) for value in child.elements(NS_FORMS, "value")]
+            for child in form.elements(NS_FORMS, "field")
+        }
+        for form_type in fields.pop("FORM_TYPE", []):
+            extensions[form_type] = fields
+    if extensions:
+        found["extensions"] = extensions
+    return found
+
+
+def _seconds(query: Element) -> dict[str, object]:
+    text = query.getAttribute("seconds", "")
+    found: dict[str, object] = {"seconds": int(text)} if text.isascii() and text.isdigit() and len(text) < 12 else {}
+    return {**found, "status": _text(query)} if _text(query) else found
+
+
+_READ: Mapping[str, Callable[[Element], object]] = {
+    "disco": _disco,
+    "items": lambda query: [_attributes(child, "jid", "node", "name") for child in query.elements(query.uri, "item")],
+    "lastactivity": _seconds,
+    "time": lambda query: _children(query, "tzo", "utc"),
+    "version": lambda query: _children(query, "name", "version", "os"),
+}

@@ -1,0 +1,42 @@
+"""So many requests in so much time, and no more."""
+
+from __future__ import annotations
+
+__all__ = ["Rate"]
+
+
+class Rate:
+    """
+    A limit for one client: a bucket that fills steadily, and that each request takes from.
+
+    Args:
+        requests: What fits into it, which may come all at once.
+        seconds: How long it takes to fill.
+    """
+
+    def __init__(self, requests: int, seconds: float) -> None:
+        self._size = float(requests)
+        self._per_second = requests / seconds
+        self._left = self._size
+        self._at = float("-inf")
+
+    def wait(self, now: float) -> float:
+        """
+        Take one request out of it, if there is one.
+
+        Args:
+            now: Seconds of a clock that does not go back.
+
+        Returns:
+            0 if the request may be carried out, else the seconds after which the next one may.
+        """
+        self._left = min(self._size, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1.0:
+            return (1.0 - self._left) / self._per_second
+        self._left -= 1.0
+        return 0.0
+
+    def charge(self, requests: int) -> None:
+        """Take more out of it, also more than there is: what comes next has to wait the longer."""
+        self._left -= requests

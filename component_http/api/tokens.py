@@ -1,0 +1,188 @@
+"""Who may send what."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from base64 import b64decode
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+
+from attrs import field, frozen
+from twisted.words.xish.domish import Element
+
+from component_http.api.exchange import Problem
+from component_http.api.rate import Rate
+from component_http.contract.address import Address, NotAnAddress
+
+__all__ = ["REALM", "Caller", "Token", "Tokens", "see_rate"]
+
+REALM = "component-http"
+
+_CHALLENGE = f'Bearer realm="{REALM}", Basic realm="{REALM}", charset="UTF-8"'
+
+
+def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns), re.DOTALL)
+
+
+@frozen
+class Token:
+    """
+    One who may use the API.
+
+    Attributes:
+        name: What the log calls it.
+        secret: The token itself.
+        may_send_as: Patterns of the addresses that it may send from; a * is any characters.
+        may_send_to: Patterns of those that it may send to.
+        kinds: The kinds of stanza that it may send.
+        rate: How often.
+    """
+
+    name: str
+    secret: str = field(repr=False)
+    may_send_as: Sequence[str] = ("*",)
+    may_send_to: Sequence[str] = ("*",)
+    kinds: Sequence[str] = ("message", "presence", "iq")
+    rate: Rate = field(factory=lambda: Rate(100, 10.0), eq=False)
+    _from: re.Pattern[str] = field(init=False, eq=False, repr=False)
+    _to: re.Pattern[str] = field(init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "_from", _any_of(self.may_send_as))
+        object.__setattr__(self, "_to", _any_of(self.may_send_to))
+
+    def default_sender(self, domain: str) -> Address | None:
+        """
+        Where its stanzas come from that name no sender: its first address that is no pattern, or else the bare domain.
+
+        Returns:
+            None where it may not send from there either.
+        """
+        for pattern in self.may_send_as:
+            if "*" not in pattern:
+                return Address.parse(pattern)
+        return Address.parse(domain) if self._from.fullmatch(domain) else None
+
+    def see_allowed(self, stanzas: Iterable[Element]) -> None:
+        """
+        See that it may send some stanzas, which have their addresses.
+
+        Raises:
+            Problem: It may not send one of them.
+        """
+        for stanza in stanzas:
+            if stanza.name not in self.kinds:
+                allowed = ", ".join(self.kinds)
+                raise Problem(403, f"the token {self.name} may not send {stanza.name}: its kinds are {allowed}")
+            for allowed_ones, attribute, setting in (
+                (self._from, "from", "may_send_as"),
+                (self._to, "to", "may_send_to"),
+            ):
+                address = str(Address.parse(stanza[attribute]).bare)
+                if not allowed_ones.fullmatch(address):
+                    raise Problem(
+                        403, f"the token {self.name} may not send {attribute} this address: see its {setting}"
+                    )
+
+
+@frozen
+class Caller:
+    """
+    Who comes with one request.
+
+    Attributes:
+        token: The token that was shown.
+        address: The address of ours that it named as its user, or None.
+    """
+
+    token: Token
+    address: Address | None = None
+
+    def default_address(self, domain: str) -> Address | None:
+        """Where its stanzas come from that name no sender; None where they have to."""
+        return self.address or self.token.default_sender(domain)
+
+
+class Tokens:
+    """
+    All that there are.
+
+    Args:
+        tokens: They.
+        domain: The component's own, normalised.
+
+    Source: RFC 6750 section 2.1 (Bearer), RFC 7617 (Basic), RFC 9110 section 11.6.1 (the challenge).
+    """
+
+    def __init__(self, tokens: Iterable[Token], domain: str) -> None:
+        self._tokens: Mapping[bytes, Token] = {_digest(token.secret): token for token in tokens}
+        self._domain = domain
+
+    def identify(self, authorization: str | None) -> Caller:
+        """
+        Say who comes.
+
+        Args:
+            authorization: The header of that name, or None. With Basic the token is the password; the user may be
+                the token's name, an address of the component to send from, or anything else.
+
+        Raises:
+            Problem: Nobody whom we know.
+        """
+        if not authorization:
+            raise _unknown("the request has no Authorization header: send a token of [[api.token]] as Bearer or Basic")
+        scheme, _, value = authorization.strip().partition(" ")
+        value, user = value.strip(), ""
+        if scheme.lower() == "basic":
+            try:
+                user, _, value = b64decode(value, validate=True).decode("utf-8").partition(":")
+            except ValueError:
+                raise _unknown("the Basic credentials cannot be read") from None
+        elif scheme.lower() != "bearer":
+            raise _unknown("the Authorization header has another scheme than Bearer or Basic")
+        token = self._of_secret(value)
+        if token is None:
+            raise _unknown("there is no such token")
+        return Caller(token, self._own_address(user))
+
+    def _of_secret(self, secret: str) -> Token | None:
+        """Looks at all of them and at digests of one length, so that the time tells nothing."""
+        digest = _digest(secret)
+        found = None
+        for known, token in self._tokens.items():
+            if hmac.compare_digest(known, digest):
+                found = token
+        return found
+
+    def _own_address(self, user: str) -> Address | None:
+        if "@" not in user:
+            return None
+        try:
+            address = Address.parse(user)
+        except NotAnAddress:
+            return None
+        return address if address.domain == self._domain else None
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
+
+
+def _unknown(detail: str) -> Problem:
+    return Problem(401, detail, headers={"WWW-Authenticate": _CHALLENGE})
+
+
+def see_rate(rate: Rate, now: float) -> None:
+    """
+    Count a request, and see that it is not one too many.
+
+    Raises:
+        Problem: It is.
+    """
+    seconds = rate.wait(now)
+    if seconds > 0:
+        retry_after = str(ceil(seconds))
+        raise Problem(429, f"too many requests: try again in {retry_after} s", headers={"Retry-After": retry_after})

@@ -1,0 +1,120 @@
+"""The API's own shape: `/v1`, in the words of the contract with the webhook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from component_http.api.desk import Desk
+from component_http.api.exchange import XMPP_XML, Answer, Call, Problem, json_answer
+from component_http.api.questions import answer_properties, question
+from component_http.api.reading import objects_of
+from component_http.api.tokens import Caller
+from component_http.contract.link import ForgedLink, open_link
+from component_http.contract.stanza import Stanza
+from component_http.contract.xml import serialize
+
+__all__ = ["ask", "ask_by_name", "late_reply", "push"]
+
+
+async def push(desk: Desk, call: Call, caller: Caller, kinds: tuple[str, ...]) -> Answer:
+    """
+    `POST /v1/messages`, `/v1/presences`, `/v1/stanzas`: send, and do not wait for an answer.
+
+    Args:
+        desk: Sends.
+        call: The request.
+        caller: Who wants it.
+        kinds: What may be sent here; the first is what an object makes that names no kind.
+    """
+    wait = _wait(call)
+    timeout = desk.timeout(call)
+    composed = desk.compose(objects_of(call), caller=caller, kind=kinds[0])
+    for stanza in composed.stanzas:
+        if stanza.name not in kinds:
+            raise Problem(422, f"kind: only {kinds[0]} is taken here; /v1/stanzas takes every kind")
+    pushed = await desk.push(caller.token.name, call, composed)
+    if not wait:
+        return json_answer(202, {"ids": list(pushed.ids)})
+    sent = await desk.sent(pushed, timeout)
+    return json_answer(200 if sent else 202, {"ids": list(pushed.ids), "sent": sent})
+
+
+def _wait(call: Call) -> bool:
+    wait = call.argument("wait")
+    if wait not in (None, "sent"):
+        raise Problem(400, "wait: the only thing to wait for is sent")
+    return wait is not None
+
+
+async def ask(desk: Desk, call: Call, caller: Caller) -> Answer:
+    """`POST /v1/iq`: ask, and wait for the answer."""
+    timeout = desk.timeout(call)
+    objects = objects_of(call)
+    composed = desk.compose(objects, caller=caller, kind="iq")
+    return _told(call, await desk.ask(composed, timeout))
+
+
+async def ask_by_name(
+    desk: Desk, call: Call, caller: Caller, name: str, address: str, now: Callable[[], float]
+) -> Answer:
+    """
+    `GET /v1/ping/{jid}` and its like: ask a question that has a name.
+
+    Args:
+        desk: Asks.
+        call: The request.
+        caller: Who asks.
+        name: One of `questions.QUESTIONS`.
+        address: Whom.
+        now: A clock, for the time that the answer took.
+    """
+    timeout = desk.timeout(call)
+    sender = call.argument("from")
+    asked = {"type": "get", "to": address, **({} if sender is None else {"from": sender})}
+    composed = desk.compose([asked], caller=caller, kind="iq")
+    composed = desk.with_children(composed, [question(name, call.argument("node"))])
+    began = now()
+    answer = await desk.ask(composed, timeout)
+    return _told(call, answer, {"seconds": round(now() - began, 6)} if name == "ping" else {})
+
+
+def _told(call: Call, answer: Stanza, more: Mapping[str, object] | None = None) -> Answer:
+    properties = {**answer_properties(answer), **(more or {})}
+    if answer.type == "error":
+        error = properties.get("error")
+        condition = error.get("condition") if isinstance(error, dict) else None
+        raise Problem(
+            502,
+            f"the answer is an error: {condition or 'undefined-condition'}",
+            members={"condition": condition, "error": error, "stanza": properties["stanza"]},
+        )
+    if _prefers_xml(call):
+        return Answer(200, serialize(answer.element).encode("utf-8"), XMPP_XML)
+    return json_answer(200, properties)
+
+
+def _prefers_xml(call: Call) -> bool:
+    accept = call.headers.get("accept", "").lower()
+    return XMPP_XML in accept and "json" not in accept
+
+
+async def late_reply(desk: Desk, call: Call, key: bytes, delivery_id: str, now: Callable[[], float]) -> Answer:
+    """
+    `POST /v1/deliveries/{id}/reply`: what a webhook answers later.
+
+    Args:
+        desk: Sends.
+        call: The request; who has the link may use it.
+        key: What the link was made with.
+        delivery_id: From the path.
+        now: Seconds since the epoch.
+    """
+    try:
+        late = open_link(key, delivery_id, call.argument("seal") or "")
+    except ForgedLink:
+        raise Problem(404, "the link is not one of ours, or was changed: use it as it came") from None
+    if now() >= late.expires:
+        raise Problem(410, f"it is too late to reply to this {late.stanza.kind}")
+    composed = desk.answer(late.stanza, objects_of(call))
+    pushed = await desk.push(f"delivery {delivery_id}", call, composed, delivery_id=delivery_id)
+    return json_answer(202, {"ids": list(pushed.ids)})

@@ -1,0 +1,304 @@
+"""The API on real sockets: strangers who are slow, many, or mean it badly; TLS; and schemathesis."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any
+
+import treq
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Protocol
+from twisted.internet.ssl import CertificateOptions
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.iweb import IPolicyForHTTPS
+from zope.interface import implementer
+
+from component_http.contract.link import KEY_BYTES
+from component_http.gateway import api_hooks, api_server
+from component_http.operations.metrics import Counters
+from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings
+from component_http.testing import RecordingSender
+from tests.integration.counterparts import need, unusable
+
+reactor: Any = _reactor
+
+TOKEN = "0123456789abcdef"
+SECRET = "fedcba9876543210"
+HELLO = json.dumps({"to": "alice@example.org", "body": "hello"}).encode()
+
+
+@implementer(IPolicyForHTTPS)
+class AnyCertificate:
+    """Takes whatever certificate there is: it was made for this test."""
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> CertificateOptions:
+        return CertificateOptions(verify=False)
+
+
+def a_certificate() -> bytes:
+    """A certificate that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+class Listener(Protocol):
+    """A raw connection, and what came on it until it was closed."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.closed: Deferred[bytes] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.closed.callback(self.data)
+
+
+class ApiServerTestCase(TestCase):
+    """
+    A test with a served API.
+
+    Attributes:
+        sender: What it hands stanzas to.
+    """
+
+    timeout = 120
+
+    def setUp(self) -> None:
+        self.sender = RecordingSender()
+        self.counters = Counters()
+        self.pool = HTTPConnectionPool(reactor, persistent=False)
+        self.agent = Agent(reactor, AnyCertificate(), pool=self.pool)
+
+    async def serve(self, endpoint: str = "tcp:0:interface=127.0.0.1", **api: Any) -> int:
+        """Serve it, and say at which port."""
+        port = await self.started(endpoint, **api)
+        number: int = port.getHost().port
+        return number
+
+    async def started(self, endpoint: str, **api: Any) -> Any:
+        """Serve it, and give the port, or None where that is not possible."""
+        settings = Settings(
+            component=ComponentSettings(domain="bot.example.org", component_post_url="http://h/", secret="s"),
+            api=ApiSettings(
+                token=[TokenSettings(name="all", token=TOKEN, rate="10000/1s")],
+                hook=[
+                    HookSettings(name="generic", secret=SECRET, to="a@example.org", template="generic", rate="10000/1s")
+                ],
+                **api,
+            ),
+        )
+        self.server = api_server(
+            settings, reactor, self.sender, self.counters, api_hooks(settings), bytes(KEY_BYTES), endpoint=endpoint
+        )
+        self.server.startService()
+        self.addCleanup(self.server.stopService)
+        assert self.server.listening is not None
+        return await self.server.listening
+
+    async def post(self, url: str, body: bytes = HELLO) -> tuple[int, bytes]:
+        response = await treq.post(
+            url,
+            body,
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"},
+            agent=self.agent,
+        )
+        return response.code, await treq.content(response)
+
+    async def connect(self, port: int) -> Any:
+        return await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port), Listener())
+
+
+class StrangerTests(ApiServerTestCase):
+    """What strangers do, and who else still gets through."""
+
+    async def test_tls(self) -> None:
+        """
+        An ssl: endpoint speaks TLS.
+        """
+        folder = Path(self.enterContext(TemporaryDirectory()))
+        certificate = folder / "server.pem"
+        certificate.write_bytes(a_certificate())
+        port = await self.serve(f"ssl:0:interface=127.0.0.1:privateKey={certificate}:certKey={certificate}")
+        status, _ = await self.post(f"https://127.0.0.1:{port}/v1/messages")
+        self.assertEqual((202, 1), (status, len(self.sender.pushed)))
+
+    async def test_many_connections(self) -> None:
+        """
+        Of a thousand connections at once those that find a place are served, the others told so, and all is well after.
+        """
+        port = await self.serve(max_connections=50)
+        outcomes = []
+        for _ in range(5):
+            posts = [Deferred.fromCoroutine(self.post(f"http://127.0.0.1:{port}/v1/messages")) for _ in range(200)]
+            outcomes.extend(await DeferredList(posts, consumeErrors=True))
+        statuses = [result[0] for ok, result in outcomes if ok]
+        self.assertGreater(statuses.count(202), 50)
+        self.assertEqual(set(), set(statuses) - {202, 503})
+        self.assertEqual(statuses.count(202), len(self.sender.pushed))
+        self.assertEqual(202, (await self.post(f"http://127.0.0.1:{port}/v1/messages"))[0])
+
+    async def test_slow_clients(self) -> None:
+        """
+        Clients that send nothing, or half a request and then nothing, are closed in time, and keep nobody out.
+        """
+        port = await self.serve(request_timeout=1.0, max_connections=10)
+        slow = [await self.connect(port) for _ in range(9)]
+        for protocol in slow[:5]:
+            protocol.transport.write(b"POST /v1/messages HTTP/1.1\r\nContent-Length: 10\r\n\r\n{")
+        self.assertEqual(202, (await self.post(f"http://127.0.0.1:{port}/v1/messages"))[0])
+        began = monotonic()
+        await gatherResults([protocol.closed for protocol in slow])
+        self.assertLess(monotonic() - began, 30)
+
+    async def test_huge_body(self) -> None:
+        """
+        A body of 10 MiB is 413, whether it is announced or comes in chunks, and what it held is gone.
+        """
+        port = await self.serve()
+        status, body = await self.post(f"http://127.0.0.1:{port}/v1/messages", b"x" * 10 * 1024 * 1024)
+        self.assertEqual(413, status)
+        self.assertIn(b"max_body_bytes", body)
+        protocol = await self.connect(port)
+        head = "POST /v1/messages HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n"
+        protocol.transport.write(f"{head}Authorization: Bearer {TOKEN}\r\n\r\n".encode())
+        for _ in range(160):
+            protocol.transport.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+        protocol.transport.write(b"0\r\n\r\n")
+        self.assertIn(b" 413 ", await protocol.closed)
+        self.assertEqual([], self.sender.pushed)
+
+    async def test_client_that_goes(self) -> None:
+        """
+        A client that goes while it waits leaves nothing behind.
+        """
+        self.sender.confirming = False
+        port = await self.serve()
+        protocol = await self.connect(port)
+        head = f"POST /v1/messages?wait=sent HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n"
+        protocol.transport.write(
+            f"{head}Content-Type: application/json\r\nContent-Length: {len(HELLO)}\r\n\r\n".encode() + HELLO
+        )
+        while not self.sender.pushed:
+            await self.moment()
+        protocol.transport.abortConnection()
+        await protocol.closed
+        while self.server.channels:
+            await self.moment()
+        self.sender.confirm()
+        await self.server.stopService()
+
+    async def test_port_is_taken(self) -> None:
+        """
+        A port that somebody has is said in the log, and the gateway goes on without the API.
+        """
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            self.assertIsNone(await self.started(f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"))
+
+    async def moment(self) -> None:
+        later: Deferred[None] = Deferred()
+        reactor.callLater(0.01, later.callback, None)
+        await later
+
+
+class ClientTests(ApiServerTestCase):
+    """The HTTP clients of others, as their documentation has them."""
+
+    async def run_client(self, *command: str) -> None:
+        """Let a program send a message, to where URL says and with TOKEN."""
+        port = await self.serve()
+        environment = {**os.environ, "URL": f"http://127.0.0.1:{port}/v1/messages", "TOKEN": TOKEN}
+        ended = await deferToThread(
+            subprocess.run, command, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+        self.assertEqual((0, "202"), (ended.returncode, ended.stdout.strip()), ended.stderr)
+        self.assertEqual(["h\u00e9llo"], [str(element.body) for element in self.sender.pushed])
+
+    async def test_python(self) -> None:
+        """
+        Python's requests sends one.
+        """
+        await self.run_client(
+            sys.executable,
+            "-c",
+            "import os, requests\n"
+            "message = {'to': 'alice@example.org', 'body': 'h\u00e9llo'}\n"
+            "print(requests.post(os.environ['URL'], json=message, auth=('all', os.environ['TOKEN'])).status_code)",
+        )
+
+    async def test_node(self) -> None:
+        """
+        Node's fetch sends one.
+        """
+        await self.run_client(
+            need("node", "nodejs"),
+            "-e",
+            "fetch(process.env.URL, {method: 'POST',"
+            " body: JSON.stringify({to: 'alice@example.org', body: 'h\u00e9llo'}),"
+            " headers: {'Content-Type': 'application/json', Authorization: `Bearer ${process.env.TOKEN}`}})"
+            ".then(response => console.log(response.status))",
+        )
+
+
+class SchemathesisTests(ApiServerTestCase):
+    """The description and what is served, held against each other by somebody else's program."""
+
+    async def test_schemathesis(self) -> None:
+        """
+        No request that schemathesis makes of the description is answered by a mistake of ours, or in a way that the
+        description does not have.
+        """
+        if find_spec("schemathesis") is None:
+            unusable("schemathesis is not installed (pip install schemathesis)")
+        port = await self.serve()
+        command = [
+            Path(sys.executable).with_name("schemathesis"),
+            "run",
+            f"http://127.0.0.1:{port}/v1/openapi.json",
+            *("--header", f"Authorization: Bearer {TOKEN}"),
+            *("--phases", "examples,coverage,fuzzing"),
+            *("--checks", "not_a_server_error,status_code_conformance,content_type_conformance"),
+            *("--checks", "response_schema_conformance"),
+            *("--max-examples", "25", "--seed", "5", "--suppress-health-check", "all", "--no-color"),
+        ]
+        ended = await deferToThread(
+            subprocess.run, command, capture_output=True, text=True, check=False, timeout=110, cwd=self.folder()
+        )
+        self.assertEqual(0, ended.returncode, ended.stdout[-8000:] + ended.stderr[-2000:])
+
+    def folder(self) -> str:
+        return self.enterContext(TemporaryDirectory())

@@ -1,0 +1,750 @@
+"""The API's own shape: what is sent, what is refused and how, without a socket."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.words.xish.domish import Element
+
+from component_http.api.exchange import Answer
+from component_http.api.rate import Rate
+from component_http.contract.conditions import StanzaError, error_stanza
+from component_http.contract.link import link_path
+from component_http.contract.memo import Memo
+from component_http.contract.reply import MAX_REPLIES
+from component_http.contract.stanza import Stanza
+from component_http.errors import SpoolError
+from component_http.testing import RecordingSender
+from tests.unit.api_world import BEARER, DOMAIN, EPOCH, JSON, LINK_KEY, NARROW, TOKEN, ApiTestCase, basic
+from tests.unit.test_link import a_stanza
+
+HELLO = {"to": "alice@example.org", "body": "hello"}
+
+
+def result(iq: Element) -> Element:
+    return Stanza.from_element(iq).response("result")
+
+
+class PushTests(ApiTestCase):
+    """POST /v1/messages, /v1/presences and /v1/stanzas."""
+
+    def test_message(self) -> None:
+        """
+        A line of curl sends a message, and says which id it has.
+        """
+        answer = self.post("/v1/messages", HELLO)
+        self.assertEqual((202, {"ids": ["fresh1"]}), (answer.status, json.loads(answer.body)))
+        [xml] = self.sent()
+        self.assertEqual(
+            "<message type='chat' from='bot.example.org' to='alice@example.org' id='fresh1'>"
+            "<body>hello</body></message>",
+            xml,
+        )
+
+    def test_array(self) -> None:
+        """
+        An array is sent in its order.
+        """
+        answer = self.post("/v1/messages", [{**HELLO, "body": text} for text in "abc"])
+        self.assertEqual(["fresh1", "fresh2", "fresh3"], json.loads(answer.body)["ids"])
+        self.assertEqual(["a", "b", "c"], self.bodies())
+
+    def test_xml(self) -> None:
+        """
+        XML is taken as it is, by its media type or as a property.
+        """
+        xml = "<message to='alice@example.org' id='m1'><body>hello</body></message>"
+        for headers, body in (({"content-type": "application/xmpp+xml; charset=utf-8"}, xml), (JSON, {"stanza": xml})):
+            self.assertEqual({"ids": ["m1"]}, json.loads(self.post("/v1/messages", body, headers).body))
+        self.assertEqual(1, len(set(self.sent())))
+
+    def test_presence(self) -> None:
+        """
+        Presence has a path of its own, where nothing has to say that it is one.
+        """
+        self.post("/v1/presences", {"to": "alice@example.org", "type": "subscribe"})
+        self.assertEqual("subscribe", self.sender.pushed[0]["type"])
+
+    def test_any_kind(self) -> None:
+        """
+        /v1/stanzas takes every kind, and what names none is a message.
+        """
+        self.post(
+            "/v1/stanzas", [HELLO, {"kind": "presence", "to": "a@b"}, {"kind": "iq", "type": "result", "to": "a@b"}]
+        )
+        self.assertEqual(["message", "presence", "iq"], [element.name for element in self.sender.pushed])
+
+    def test_other_kind(self) -> None:
+        """
+        Each of the other paths takes its own kind, in XML too.
+        """
+        for body in ({"kind": "presence", "to": "a@b"}, [HELLO, {"stanza": "<presence to='a@b'/>"}]):
+            self.assertIn("only message is taken here", self.refused(422, self.post("/v1/messages", body)))
+        self.assertEqual([], self.sent())
+
+    def test_wait_until_sent(self) -> None:
+        """
+        With wait=sent the answer comes when the server has it.
+        """
+        self.sender.confirming = False
+        waiting = self.ask("POST", "/v1/messages?wait=sent", HELLO)
+        self.assertNoResult(waiting)
+        self.sender.confirm()
+        answer = self.successResultOf(waiting)
+        self.assertEqual((200, {"ids": ["fresh1"], "sent": True}), (answer.status, json.loads(answer.body)))
+
+    def test_waits_for_so_long(self) -> None:
+        """
+        When the time to wait is over, the answer says that it is kept and not yet sent.
+        """
+        self.sender.confirming = False
+        for target, seconds in (("/v1/messages?wait=sent", 30), ("/v1/messages?wait=sent&timeout=2.5", 2.5)):
+            waiting = self.ask("POST", target, HELLO)
+            self.clock.advance(seconds - 0.1)
+            self.assertNoResult(waiting)
+            self.clock.advance(0.2)
+            answer = self.successResultOf(waiting)
+            self.assertEqual((202, False), (answer.status, json.loads(answer.body)["sent"]))
+
+    def test_never_sent(self) -> None:
+        """
+        Who waits for what could not be sent in its time is told so.
+        """
+        self.sender.confirming = False
+        waiting = self.ask("POST", "/v1/messages?wait=sent", HELLO)
+        self.sender.confirm(False)
+        self.assertIn("could not be sent", self.refused(502, self.successResultOf(waiting)))
+
+    def test_wrong_arguments(self) -> None:
+        """
+        A query that cannot be understood is refused before anything is sent.
+        """
+        for query in ("wait=later", "wait=sent&wait=sent", "timeout=x", "timeout=0", "timeout=61", "wait=%ff"):
+            self.refused(400, self.post(f"/v1/messages?{query}", HELLO))
+        self.assertEqual([], self.sent())
+
+    def test_full(self) -> None:
+        """
+        Where there is no room the answer says when to come again.
+        """
+        self.sender.full = True
+        answer = self.post("/v1/messages", HELLO)
+        self.refused(503, answer)
+        self.assertEqual("5", answer.headers["Retry-After"])
+        self.assertEqual(1, self.counters["api_full"])
+
+    def test_disconnected_client(self) -> None:
+        """
+        What was begun to be kept is kept, also if the client has gone meanwhile.
+        """
+        held: Deferred[None] = Deferred()
+
+        class Slow(RecordingSender):
+            async def push(self, *arguments: Any, **options: Any) -> tuple[int, ...]:
+                await held
+                return await super().push(*arguments, **options)
+
+        self.sender = Slow()
+        self.api = self.an_api()
+        waiting = self.ask("POST", "/v1/messages", HELLO, {"idempotency-key": "k1"})
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertIn("under way", self.refused(409, self.post("/v1/messages", HELLO, {"idempotency-key": "k1"})))
+        held.callback(None)
+        self.assertEqual(["hello"], self.bodies())
+
+
+class IdempotencyTests(ApiTestCase):
+    """The same request again, because nobody knows what became of the first."""
+
+    KEY = {"idempotency-key": "k-1"}
+
+    def test_same_answer(self) -> None:
+        """
+        A second request with the same key gets the answer of the first, and nothing is sent again.
+        """
+        first = self.post("/v1/messages", HELLO, self.KEY)
+        self.assertEqual(first, self.post("/v1/messages", HELLO, self.KEY))
+        self.assertEqual(first, self.post("/v1/messages", HELLO, {"idempotency-key": '"k-1"'}))
+        self.assertEqual(["hello"], self.bodies())
+
+    def test_wait_again(self) -> None:
+        """
+        A second request may wait until what the first one sent has arrived.
+        """
+        self.post("/v1/messages", HELLO, self.KEY)
+        answer = self.post("/v1/messages?wait=sent", HELLO, self.KEY)
+        self.assertEqual({"ids": ["fresh1"], "sent": True}, json.loads(answer.body))
+
+    def test_other_body(self) -> None:
+        """
+        The same key with another body is a mistake, and nothing is sent.
+        """
+        self.post("/v1/messages", HELLO, self.KEY)
+        self.assertIn("make a new one", self.refused(422, self.post("/v1/messages", {**HELLO, "body": "x"}, self.KEY)))
+        self.assertIn("make a new one", self.refused(422, self.post("/v1/stanzas", HELLO, self.KEY)))
+        self.assertEqual(["hello"], self.bodies())
+
+    def test_other_token(self) -> None:
+        """
+        Another client's key is another key.
+        """
+        self.post("/v1/messages", HELLO, self.KEY)
+        self.post("/v1/messages", HELLO, self.KEY, token=NARROW)
+        self.assertEqual(2, len(self.sent()))
+
+    def test_after_a_day(self) -> None:
+        """
+        After a day a key is a new one.
+        """
+        self.post("/v1/messages", HELLO, self.KEY)
+        self.clock.advance(86_400)
+        self.post("/v1/messages", HELLO, self.KEY)
+        self.assertEqual(2, len(self.sent()))
+
+    def test_refused_is_not_remembered(self) -> None:
+        """
+        What was refused or had no room may be tried again with the same key.
+        """
+        self.sender.full = True
+        self.refused(503, self.post("/v1/messages", HELLO, self.KEY))
+        self.refused(422, self.post("/v1/messages", {"body": "x"}, self.KEY))
+        self.sender.full = False
+        self.assertEqual(202, self.post("/v1/messages", HELLO, self.KEY).status)
+
+    def test_memory_that_cannot_be_read(self) -> None:
+        """
+        Where nobody can say whether it was sent already, nothing is sent.
+        """
+
+        class Forgetful(RecordingSender):
+            async def recall(self, owner: str, key: str) -> Memo | None:
+                raise SpoolError
+
+        self.sender = Forgetful()
+        self.api = self.an_api()
+        self.refused(503, self.post("/v1/messages", HELLO, self.KEY))
+        self.assertEqual([], self.sent())
+
+    def test_keys_that_are_none(self) -> None:
+        """
+        A key has 1 to 255 visible characters.
+        """
+        for key in ("", "x" * 256, "\u2603", '"', "a\tb"):
+            self.refused(400, self.post("/v1/messages", HELLO, {"idempotency-key": key}))
+        self.assertEqual(202, self.post("/v1/messages", HELLO, {"idempotency-key": "x" * 255}).status)
+
+
+class TokenTests(ApiTestCase):
+    """Who is let in, and for what."""
+
+    def test_no_token(self) -> None:
+        """
+        Without a token there is a challenge, and a sentence that says what to do.
+        """
+        answer = self.post("/v1/messages", HELLO, token=None)
+        self.assertIn("send a token", self.refused(401, answer))
+        self.assertRegex(answer.headers["WWW-Authenticate"], r'^Bearer realm=".*", Basic realm=')
+
+    def test_unknown_tokens(self) -> None:
+        """
+        Nobody gets in with something else, and is told nothing about those that there are.
+        """
+        for authorization in (
+            "Bearer",
+            "Bearer x",
+            f"Bearer {TOKEN}x",
+            f"Digest {TOKEN}",
+            "Basic %%%",
+            "Basic /w==",
+            TOKEN,
+        ):
+            answer = self.post("/v1/messages", HELLO, {"authorization": authorization}, token=None)
+            self.refused(401, answer)
+            self.assertNotIn(b"narrow", answer.body)
+        self.assertEqual([], self.sent())
+        self.assertEqual(7, self.counters["api_unauthorized"])
+
+    def test_schemes(self) -> None:
+        """
+        The token may come as Bearer, in any case, or as the password of Basic.
+        """
+        for headers in (BEARER, {"authorization": f"bearer  {TOKEN} "}, basic("", TOKEN), basic("anybody", TOKEN)):
+            self.assertEqual(202, self.post("/v1/messages", HELLO, headers, token=None).status)
+
+    def test_user_is_the_sender(self) -> None:
+        """
+        With Basic, a user that is an address of ours is the sender; another address is not.
+        """
+        self.post("/v1/messages", HELLO, basic("me@bot.example.org", TOKEN), token=None)
+        self.post("/v1/messages", HELLO, basic("me@example.org", TOKEN), token=None)
+        self.post("/v1/messages", HELLO, basic("@@@", TOKEN), token=None)
+        self.assertEqual(["me@bot.example.org", DOMAIN, DOMAIN], [element["from"] for element in self.sender.pushed])
+
+    def test_own_sender(self) -> None:
+        """
+        A token that may not send as the domain sends from the first address that it has.
+        """
+        self.post("/v1/messages", HELLO, token=NARROW)
+        self.post("/v1/messages", {**HELLO, "from": "news-1@bot.example.org/x"}, token=NARROW)
+        self.assertEqual(
+            ["alerts@bot.example.org", "news-1@bot.example.org/x"], [element["from"] for element in self.sender.pushed]
+        )
+
+    def test_forbidden(self) -> None:
+        """
+        What a token may not do is refused with the reason, also in the midst of an array or in XML.
+        """
+        for body, reason in (
+            ({**HELLO, "from": "root@bot.example.org"}, "may_send_as"),
+            ({**HELLO, "from": DOMAIN}, "may_send_as"),
+            ({**HELLO, "to": "eve@evil.example"}, "may_send_to"),
+            ({**HELLO, "to": "eve@evil.example/x@example.org"}, "may_send_to"),
+            ([HELLO, {"stanza": "<message to='eve@evil.example'/>"}], "may_send_to"),
+            ({"kind": "presence", "to": "alice@example.org"}, "its kinds are message"),
+        ):
+            self.assertIn(reason, self.refused(403, self.post("/v1/stanzas", body, token=NARROW)))
+        answer = self.answer_to("GET", "/v1/ping/alice@example.org", token=NARROW)
+        self.assertIn("may not send iq", self.refused(403, answer))
+        self.assertEqual([], self.sent())
+
+    def test_foreign_sender(self) -> None:
+        """
+        Nobody sends from another domain, whatever his token.
+        """
+        for sender in ("alice@example.org", "x@bot.example.org.evil.example", "sub.bot.example.org"):
+            self.refused(422, self.post("/v1/messages", {**HELLO, "from": sender}))
+        self.assertEqual([], self.sent())
+
+    def test_rate(self) -> None:
+        """
+        Who comes too often is told when to come again, and then he may.
+        """
+        self.api = self.an_api(rate=Rate(2, 10.0))
+        for _ in range(2):
+            self.assertEqual(202, self.post("/v1/messages", HELLO).status)
+        answer = self.post("/v1/messages", HELLO)
+        self.refused(429, answer)
+        self.assertEqual("5", answer.headers["Retry-After"])
+        self.clock.advance(5)
+        self.assertEqual(202, self.post("/v1/messages", HELLO).status)
+        self.assertEqual(1, self.counters["api_limited"])
+
+    def test_array_counts(self) -> None:
+        """
+        An array counts as many as it has.
+        """
+        self.api = self.an_api(rate=Rate(2, 10.0))
+        self.assertEqual(202, self.post("/v1/messages", [HELLO] * 4).status)
+        self.assertEqual("15", self.post("/v1/messages", HELLO).headers["Retry-After"])
+
+
+class BadInputTests(ApiTestCase):
+    """Whatever comes gets a clear status, and nothing is sent."""
+
+    def tearDown(self) -> None:
+        self.assertEqual([], self.sent())
+        self.assertEqual(0, self.counters["api_failed"])
+
+    def test_bodies(self) -> None:
+        """
+        Bodies that are none are told apart: those that cannot be read, and those that cannot be done.
+        """
+        for status, body in (
+            (400, b""),
+            (400, b"{"),
+            (400, b"\xff{}"),
+            (400, b'"text"'),
+            (400, b"[1]"),
+            (400, b"[" * 100),
+            (400, b'{"body": NaN}'),
+            (422, b"{}"),
+            (422, b"[]"),
+            (422, b"null"),
+            (422, b'{"to": "alice@example.org"}'),
+            (422, b'{"to": "alice@example.org", "body": []}'),
+            (422, b'{"to": "@", "body": "x"}'),
+            (422, b'{"stanza": "<message"}'),
+            (422, b'{"stanza": "<!DOCTYPE x><message to=\'a@b\'/>"}'),
+            (422, json.dumps([HELLO] * (MAX_REPLIES + 1)).encode()),
+            (422, json.dumps({**HELLO, "body": "x" * 300_000}).encode()),
+        ):
+            with self.subTest(body=body[:60]):
+                self.refused(status, self.post("/v1/messages", body, JSON))
+
+    def test_media_types(self) -> None:
+        """
+        A body of another type is refused, and who forgot to say it to curl is told how.
+        """
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        self.assertIn("-H 'Content-Type: application/json'", self.refused(415, self.post("/v1/messages", "{}", form)))
+        self.refused(415, self.post("/v1/messages", "{}", {}))
+        self.refused(415, self.post("/v1/messages", "hello", {"content-type": "text/plain"}))
+        self.refused(415, self.post("/v1/messages", "{}", {**JSON, "content-encoding": "gzip"}))
+        xml = {"content-type": "application/xmpp+xml; charset=latin-1"}
+        self.refused(415, self.post("/v1/messages", "<message/>", xml))
+
+    def test_large_body(self) -> None:
+        """
+        A body that was too large to be read is told so.
+        """
+        self.assertIn("max_body_bytes", self.refused(413, self.post("/v1/messages", None, JSON)))
+
+    def test_paths(self) -> None:
+        """
+        Paths that are none are told so.
+        """
+        for path in (
+            "/",
+            "",
+            "/v1",
+            "/v1/",
+            "/v1/message",
+            "/v1/messages/x",
+            "/v2/messages",
+            "/../v1/x",
+            "//v1//messages",
+        ):
+            self.refused(404, self.post(path, HELLO))
+        self.refused(400, self.post("/v1/%ff", HELLO))
+
+    def test_methods(self) -> None:
+        """
+        A path with another method says which it takes; OPTIONS asks for just that, and needs no token.
+        """
+        for method in ("GET", "PUT", "DELETE", "PATCH", "HEAD", "get", "x"):
+            answer = self.answer_to(method, "/v1/messages")
+            self.assertEqual((405, "OPTIONS, POST"), (answer.status, answer.headers["Allow"]))
+        answer = self.answer_to("OPTIONS", "/v1/ping/a@b", token=None)
+        self.assertEqual((204, "GET, HEAD, OPTIONS"), (answer.status, answer.headers["Allow"]))
+        self.refused(405, self.post("/v1/ping/a@b", b""))
+
+    def test_token_first(self) -> None:
+        """
+        Who has no token learns nothing about what he sends.
+        """
+        for body in (b"{", None, b"\xff"):
+            self.refused(401, self.post("/v1/messages", body, JSON, token=None))
+
+    def test_mistake_of_ours(self) -> None:
+        """
+        A mistake of ours is a 500 that says nothing more, a line in the log, and a count.
+        """
+
+        class Mistaken(RecordingSender):
+            async def push(self, *arguments: Any, **options: Any) -> tuple[int, ...]:
+                raise RuntimeError("boo")
+
+        self.sender = Mistaken()
+        self.api = self.an_api()
+        self.assertNotIn("boo", self.refused(500, self.post("/v1/messages", HELLO)))
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+        self.assertEqual(1, self.counters["api_failed"])
+        self.counters["api_failed"] = 0
+
+    @given(
+        st.sampled_from(
+            ["/v1/messages", "/v1/iq", "/msg", "/msg/a@b", "/rest", "/rest/iq/ping/a@b", "/hooks/x", "/v1/disco/a"]
+        ),
+        st.sampled_from(["GET", "POST", "OPTIONS", "HEAD", "PUT"]),
+        st.sampled_from(
+            ["application/json", "application/xmpp+xml", "text/plain", "application/x-www-form-urlencoded", ""]
+        ),
+        st.one_of(st.binary(max_size=30), st.sampled_from([b'{"to":7}', b"to=%ff&body=x", b"<iq", b"[{}]", b"null"])),
+        st.sampled_from(["", "timeout=1", "wait=x", "%", "a=%ff", "&&=", "seal=x"]),
+    )
+    def test_whatever_comes(self, path: str, method: str, media_type: str, body: bytes, query: str) -> None:
+        """
+        Whatever comes is answered, by a mistake of the client's where it is one, and never by one of ours.
+        """
+        self.sender.pushed.clear()
+        answer = self.answer_to(method, f"{path}?{query}", body, {"content-type": media_type})
+        self.assertNotEqual(500, answer.status)
+        self.sender.pushed.clear()
+
+
+class AskTests(ApiTestCase):
+    """POST /v1/iq, and the questions that have a path of their own."""
+
+    QUESTION = "<iq type='get' to='alice@example.org/phone'><query xmlns='urn:example'/></iq>"
+
+    def asked(self, body: object = None, target: str = "/v1/iq", **options: Any) -> Answer:
+        return self.post(target, {"stanza": self.QUESTION} if body is None else body, **options)
+
+    def test_result(self) -> None:
+        """
+        The answer comes as JSON with the XML in it.
+        """
+
+        def answer(iq: Element) -> Element:
+            element = result(iq)
+            element.addElement(("urn:example", "query"))["n"] = "1"
+            return element
+
+        self.answer = answer
+        told = self.asked()
+        properties = json.loads(told.body)
+        self.assertIn("<query xmlns='urn:example' n='1'/>", properties.pop("stanza"))
+        self.assertEqual(
+            {"kind": "iq", "type": "result", "id": "fresh1", "to": DOMAIN, "from": "alice@example.org/phone"},
+            properties,
+        )
+
+    def test_id_on_the_way(self) -> None:
+        """
+        On its way the iq has an id that nobody can guess; who asked sees the one he gave.
+        """
+        self.answer = result
+        body = {"stanza": self.QUESTION.replace("<iq", "<iq id='mine'")}
+        self.assertEqual("mine", json.loads(self.asked(body).body)["id"])
+        self.assertNotEqual("mine", self.sender.asked[0]["id"])
+
+    def test_as_xml(self) -> None:
+        """
+        Who wants XML gets the stanza itself.
+        """
+        self.answer = result
+        told = self.asked(headers={"accept": "application/xmpp+xml"})
+        self.assertEqual("application/xmpp+xml", told.media_type)
+        self.assertRegex(told.body.decode(), r"^<iq .*/>$")
+
+    def test_addresses_beside_the_xml(self) -> None:
+        """
+        The recipient may stand beside the XML of the question.
+        """
+        self.answer = result
+        self.asked({"to": "alice@example.org", "stanza": "<iq type='set'><query xmlns='urn:example'/></iq>"})
+        self.assertEqual("alice@example.org", self.sender.asked[0]["to"])
+
+    def test_no_answer(self) -> None:
+        """
+        Without an answer in time there is 504.
+        """
+        self.assertIn("within 7 s", self.refused(504, self.asked(target="/v1/iq?timeout=7")))
+        self.assertEqual(1, self.counters["api_unanswered"])
+
+    def test_error(self) -> None:
+        """
+        An error is 502 with its condition.
+        """
+        self.answer = lambda iq: error_stanza(Stanza.from_element(iq), StanzaError("cancel", "item-not-found", "No"))
+        told = self.asked()
+        self.assertIn("item-not-found", self.refused(502, told))
+        problem = json.loads(told.body)
+        self.assertEqual(
+            ("item-not-found", {"type": "cancel", "condition": "item-not-found", "text": "No"}),
+            (problem["condition"], problem["error"]),
+        )
+
+    def test_offline(self) -> None:
+        """
+        While the server is away the answer says when to come again.
+        """
+        self.sender.offline = True
+        told = self.asked()
+        self.refused(503, told)
+        self.assertEqual("5", told.headers["Retry-After"])
+
+    def test_no_question(self) -> None:
+        """
+        What is no question is refused: another kind, two at once, an answer, nothing in it or too much.
+        """
+        for body in (
+            {"kind": "message", **HELLO},
+            {"stanza": self.QUESTION * 2},
+            {"stanza": self.QUESTION.replace("get", "result")},
+            {"stanza": "<iq type='get' to='a@b'/>"},
+            {"stanza": "<iq type='get' to='a@b'><a xmlns='x'/><b xmlns='x'/></iq>"},
+            {"to": "a@b", "type": "get"},
+            {"to": "a@b"},
+        ):
+            self.refused(422, self.asked(body))
+        self.assertEqual([], self.sender.asked)
+
+    def test_client_gone(self) -> None:
+        """
+        When the client has gone nobody waits for the answer any more.
+        """
+        cancelled: list[object] = []
+        never: Deferred[Element] = Deferred(cancelled.append)
+        self.answer = lambda iq: never
+        waiting = self.ask("POST", "/v1/iq", {"stanza": self.QUESTION})
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual([never], cancelled)
+
+    def test_ping(self) -> None:
+        """
+        A ping says how long it took.
+        """
+        pong: Deferred[Element] = Deferred()
+        self.answer = lambda iq: pong
+        waiting = self.ask("GET", "/v1/ping/alice@example.org/phone%202?from=echo@bot.example.org")
+        self.clock.advance(0.25)
+        [iq] = self.sender.asked
+        self.assertEqual(("alice@example.org/phone 2", "echo@bot.example.org"), (iq["to"], iq["from"]))
+        self.assertIsNotNone(iq.ping)
+        pong.callback(result(iq))
+        self.assertEqual(0.25, json.loads(self.successResultOf(waiting).body)["seconds"])
+
+    def test_disco(self) -> None:
+        """
+        What somebody is comes as JSON that needs no XML parser.
+        """
+
+        def answer(iq: Element) -> Element:
+            element = result(iq)
+            query = element.addElement((iq.query.uri, "query"))
+            query["node"] = iq.query["node"]
+            query.addElement("identity").attributes.update(category="client", type="bot", name="echo")
+            query.addElement("feature")["var"] = "urn:xmpp:ping"
+            form = query.addElement(("jabber:x:data", "x"))
+            for var, value in (("FORM_TYPE", "urn:f"), ("os", "x")):
+                field = form.addElement("field")
+                field["var"] = var
+                field.addElement("value", content=value)
+            return element
+
+        self.answer = answer
+        told = json.loads(self.answer_to("GET", "/v1/disco/alice@example.org?node=n").body)
+        self.assertEqual(
+            {
+                "node": "n",
+                "identities": [{"category": "client", "type": "bot", "name": "echo"}],
+                "features": ["urn:xmpp:ping"],
+                "extensions": {"urn:f": {"os": ["x"]}},
+            },
+            told["disco"],
+        )
+
+    def test_items_and_version(self) -> None:
+        """
+        So do the things that somebody has, and his software.
+        """
+
+        def answer(iq: Element) -> Element:
+            element = result(iq)
+            query = element.addElement((iq.query.uri, "query"))
+            if iq.query.uri == "jabber:iq:version":
+                query.addElement("name", content="Prosody")
+                query.addElement("os", content="Linux")
+            else:
+                query.addElement("item").attributes.update(jid="room@rooms.example.org", name="Room")
+            return element
+
+        self.answer = answer
+        self.assertEqual(
+            [{"jid": "room@rooms.example.org", "name": "Room"}],
+            json.loads(self.answer_to("GET", "/v1/items/rooms.example.org").body)["items"],
+        )
+        self.assertEqual(
+            {"name": "Prosody", "os": "Linux"},
+            json.loads(self.answer_to("GET", "/v1/version/example.org").body)["version"],
+        )
+
+    def test_nobody(self) -> None:
+        """
+        Who is no address is not asked.
+        """
+        for jid in ("@", "a@b%00", "%20"):
+            self.refused(422, self.answer_to("GET", f"/v1/ping/{jid}"))
+        self.refused(404, self.answer_to("GET", "/v1/ping/"))
+
+
+class LateReplyTests(ApiTestCase):
+    """What a webhook answers later, by the link that came with the request."""
+
+    def link(self, seconds: float = 60.0, **facts: Any) -> str:
+        path = link_path(LINK_KEY, "d1", a_stanza(**facts), EPOCH + seconds)
+        assert path is not None
+        return path
+
+    def reply(self, path: str, body: object, headers: dict[str, str] | None = None) -> Answer:
+        return self.post(path, body, headers, token=None)
+
+    def test_defaults(self) -> None:
+        """
+        A late reply goes where the answer would have gone, without a token and as often as one likes.
+        """
+        for text in ("one", "two"):
+            answer = self.reply(self.link(), {"body": text})
+            self.assertEqual(202, answer.status)
+        self.assertEqual(["one", "two"], self.bodies())
+        self.assertEqual(["d1", "d1"], self.sender.deliveries)
+        [element, _] = self.sender.pushed
+        self.assertEqual(
+            ("alice@example.org/phone", "echo@bot.example.org", "chat"),
+            (element["to"], element["from"], element["type"]),
+        )
+
+    def test_room(self) -> None:
+        """
+        A late reply to a room goes to the room.
+        """
+        self.reply(self.link(type_="groupchat", sender="room@rooms.example.org/al"), {"body": "hi"})
+        self.assertEqual(
+            ("room@rooms.example.org", "groupchat"), (self.sender.pushed[0]["to"], self.sender.pushed[0]["type"])
+        )
+
+    def test_iq(self) -> None:
+        """
+        A late answer to an iq has the id of its request; `{}` is an empty result.
+        """
+        self.sender.open = {"d1"}
+        link = self.link(kind="iq", type_="get", id="i1")
+        self.assertEqual({"ids": ["i1"]}, json.loads(self.reply(link, {}).body))
+        self.assertEqual("result", self.sender.pushed[0]["type"])
+        self.assertIn("answered already", self.refused(410, self.reply(link, {})))
+        self.assertEqual(202, self.reply(link, {"kind": "message", "body": "by the way"}).status)
+
+    def test_error(self) -> None:
+        """
+        An error may come late too, with the id of what it is about.
+        """
+        self.reply(self.link(id="m7"), {"error": {"condition": "gone"}})
+        self.assertEqual(("error", "m7"), (self.sender.pushed[0]["type"], self.sender.pushed[0]["id"]))
+
+    def test_too_late(self) -> None:
+        """
+        When its time is over a link is of no use any more.
+        """
+        link = self.link(60)
+        self.clock.advance(59)
+        self.assertEqual(202, self.reply(link, {"body": "x"}).status)
+        self.clock.advance(2)
+        self.assertIn("too late", self.refused(410, self.reply(link, {"body": "y"})))
+
+    def test_forged(self) -> None:
+        """
+        A link that was changed, or invented, is none.
+        """
+        link = self.link()
+        for path in (
+            link.replace("/d1/", "/d2/"),
+            link[:-2],
+            link.partition("?")[0],
+            "/v1/deliveries/d1/reply?seal=x",
+            "/v1/deliveries/d1/reply?seal=%C3%BF.x",
+        ):
+            self.refused(404, self.reply(path, {"body": "x"}))
+        self.assertEqual([], self.sent())
+
+    def test_nothing(self) -> None:
+        """
+        A late reply that says nothing is a mistake; what is refused in an answer is refused here.
+        """
+        for body in ({}, [], {"from": "alice@example.org", "body": "x"}, {"body": []}):
+            self.refused(422, self.reply(self.link(), body))
+        self.assertEqual([], self.sent())
+
+    def test_key(self) -> None:
+        """
+        An idempotency key holds here too.
+        """
+        for _ in range(2):
+            self.assertEqual(202, self.reply(self.link(), {"body": "x"}, {"idempotency-key": "k"}).status)
+        self.assertEqual(1, len(self.sent()))

@@ -1,0 +1,418 @@
+"""The API's HTTP: what a stranger on a connection can do, and what not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from component_http.api.exchange import Answer, Call, json_answer
+from component_http.api.server import BUSY_TIME, CLOSE_TIME, MAX_HEADERS, ApiServer
+from component_http.operations.metrics import Counters
+
+LIMIT = 100
+TIMEOUT = 30.0
+
+
+class Wire(StringTransport):
+    """A connection that knows whether it was closed or cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aborted = False
+
+    def abortConnection(self) -> None:
+        super().abortConnection()
+        self.aborted = True
+
+
+class Port:
+    """An open port."""
+
+    def __init__(self) -> None:
+        self.open = True
+
+    def getHost(self) -> str:
+        return "here"
+
+    def stopListening(self) -> None:
+        self.open = False
+
+
+class Endpoint:
+    """An endpoint that opens a port, or cannot."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.port = Port()
+        self.error = error
+
+    def listen(self, factory: Any) -> Any:
+        return succeed(self.port) if self.error is None else fail(self.error)
+
+
+class ServerTestCase(SynchronousTestCase):
+    """
+    A test with a server, and connections to it that are none.
+
+    Attributes:
+        calls: The requests that came through.
+        answer: What is answered; or a Deferred of it.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.counters = Counters()
+        self.calls: list[Call] = []
+        self.answer: Any = json_answer(200, {"ok": True})
+        self.keeping: Deferred[None] | None = None
+        self.endpoint = Endpoint()
+        self.server = self.a_server()
+        self.factory = self.server.factory()
+        self.connections: list[tuple[Any, Wire]] = []
+
+    def a_server(self, max_connections: int = 3) -> ApiServer:
+        return ApiServer(
+            self.handle,
+            self.finish,
+            self.endpoint,
+            self.counters,
+            clock=self.clock,
+            max_connections=max_connections,
+            max_body_bytes=LIMIT,
+            request_timeout=TIMEOUT,
+        )
+
+    def tearDown(self) -> None:
+        for protocol, _ in self.connections:
+            protocol.connectionLost(Failure(ConnectionError()))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    async def finish(self) -> None:
+        if self.keeping is not None:
+            await self.keeping
+
+    async def handle(self, call: Call) -> Answer:
+        self.calls.append(call)
+        if isinstance(self.answer, Deferred):
+            answered: Answer = await self.answer
+            return answered
+        answer: Answer = self.answer
+        return answer
+
+    def connect(self) -> tuple[Any, Wire]:
+        protocol: Any = self.factory.buildProtocol(None)
+        wire = Wire()
+        protocol.makeConnection(wire)
+        self.connections.append((protocol, wire))
+        return protocol, wire
+
+    def say(self, text: str | bytes, pieces: int = 1) -> Wire:
+        """Send a request on a connection of its own, in some pieces, and give what came back."""
+        data = text.encode() if isinstance(text, str) else text
+        protocol, wire = self.connect()
+        size = max(1, len(data) // pieces)
+        for start in range(0, len(data), size):
+            if not wire.disconnecting:
+                protocol.dataReceived(data[start : start + size])
+        return wire
+
+    def status_of(self, wire: Wire) -> int:
+        first = wire.value().split(b"\r\n", 1)[0]
+        return int(first.split()[1]) if first else 0
+
+
+def post(body: str = "{}", *headers: str) -> str:
+    lines = ["POST /v1/messages?wait=sent HTTP/1.1", "Host: h", f"Content-Length: {len(body.encode())}", *headers]
+    return "\r\n".join([*lines, "", body])
+
+
+class RequestTests(ServerTestCase):
+    """From bytes to a request and back."""
+
+    def test_request(self) -> None:
+        """
+        A request comes through with all that it has, in however many pieces.
+        """
+        wire = self.say(post('{"a":1}', "Content-Type: application/json", "X-A: 1", "x-a: 2"), pieces=40)
+        [call] = self.calls
+        self.assertEqual(
+            ("POST", "/v1/messages", "wait=sent", b'{"a":1}'), (call.method, call.path, call.query, call.body)
+        )
+        self.assertEqual(("application/json", "1, 2"), (call.headers["content-type"], call.headers["x-a"]))
+        head, _, body = wire.value().partition(b"\r\n\r\n")
+        self.assertIn(b"HTTP/1.1 200 OK\r\n", head)
+        self.assertIn(b"Content-Length: 11", head)
+        self.assertIn(b"Content-Type: application/json", head)
+        self.assertEqual({"ok": True}, json.loads(body))
+
+    def test_chunked(self) -> None:
+        """
+        A body may come in chunks of unknown number.
+        """
+        self.say("POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", 9)
+        self.assertEqual(b"abcde", self.calls[0].body)
+
+    def test_form_is_left_alone(self) -> None:
+        """
+        Nobody takes a form apart before it is known what is wanted.
+        """
+        self.say(post("a=%00&b", "Content-Type: application/x-www-form-urlencoded"))
+        self.say(post("--x", "Content-Type: multipart/form-data; boundary=x"))
+        self.assertEqual([b"a=%00&b", b"--x"], [call.body for call in self.calls])
+
+    def test_head(self) -> None:
+        """
+        The answer to HEAD has the headers of GET and no body.
+        """
+        wire = self.say("HEAD /x HTTP/1.1\r\nHost: h\r\n\r\n")
+        self.assertIn(b"Content-Length: 11\r\n", wire.value())
+        self.assertTrue(wire.value().endswith(b"\r\n\r\n"))
+
+    def test_no_body(self) -> None:
+        """
+        An answer without a body says so, but for 204, which has none ever.
+        """
+        self.answer = Answer(202)
+        self.assertIn(b"Content-Length: 0\r\n", self.say(post()).value())
+        self.answer = Answer(204, headers={"Allow": "GET"})
+        value = self.say(post()).value()
+        self.assertNotIn(b"Content-Length", value)
+        self.assertIn(b"Allow: GET\r\n", value)
+
+    def test_kept_connection(self) -> None:
+        """
+        A connection is used again, also when the next request comes before the answer to the first.
+        """
+        protocol, wire = self.connect()
+        protocol.dataReceived((post() + post()).encode())
+        protocol.dataReceived(post().encode())
+        self.assertEqual((3, 3), (len(self.calls), wire.value().count(b"HTTP/1.1 200")))
+        self.assertFalse(wire.disconnecting)
+
+    def test_connection_that_wants_to_close(self) -> None:
+        """
+        Who says close, or speaks HTTP/1.0, is closed after the answer.
+        """
+        self.assertTrue(self.say(post("{}", "Connection: close")).disconnecting)
+        self.assertTrue(self.say("GET /x HTTP/1.0\r\n\r\n").disconnecting)
+
+
+class LimitTests(ServerTestCase):
+    """The bounds."""
+
+    def test_large_body(self) -> None:
+        """
+        A body over the limit is not kept, and the API is told that there was one.
+        """
+        self.say(post("x" * LIMIT))
+        self.say(post("x" * (LIMIT + 1)), pieces=5)
+        self.say(
+            "POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + f"40\r\n{'x' * 64}\r\n" * 2
+            + "0\r\n\r\n"
+        )
+        self.assertEqual([b"x" * LIMIT, None, None], [call.body for call in self.calls])
+
+    def test_large_body_that_asks_first(self) -> None:
+        """
+        Who asks before he sends a large body is not encouraged; who asks before a small one is.
+        """
+        protocol, wire = self.connect()
+        head = "POST /x HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n"
+        protocol.dataReceived(head.format(LIMIT + 1).encode())
+        self.assertNotIn(b"100 Continue", wire.value())
+        protocol, wire = self.connect()
+        protocol.dataReceived(head.format(LIMIT).encode())
+        self.assertIn(b"100 Continue", wire.value())
+
+    def test_headers(self) -> None:
+        """
+        Too many headers, too long ones and what is no header end the connection with a status that says so.
+        """
+        many = [f"X-{number}: 1" for number in range(MAX_HEADERS + 1)]
+        for status, headers in (
+            (400, many),
+            (431, ["X: " + "x" * 20_000]),
+            (400, ["X: " + "x" * 10_000] * 2),
+            (400, ["no header"]),
+            (400, ["Content-Length: 5"]),
+            (400, ["A\0: 1"]),
+        ):
+            wire = self.say(post("{}", *headers))
+            self.assertEqual((status, True), (self.status_of(wire), wire.disconnecting))
+            self.connections.pop()[0].connectionLost(Failure(ConnectionError()))
+        self.assertEqual([], self.calls)
+
+    def test_slow_request(self) -> None:
+        """
+        A request that trickles in is cut off, however often a byte comes.
+        """
+        protocol, wire = self.connect()
+        for byte in post("x" * 50).encode()[:60]:
+            if wire.disconnecting:
+                break
+            protocol.dataReceived(bytes([byte]))
+            self.clock.advance(1.0)
+        self.assertTrue(wire.disconnecting)
+        self.assertEqual(TIMEOUT, self.clock.seconds())
+        self.assertEqual([], self.calls)
+
+    def test_silence(self) -> None:
+        """
+        A connection that says nothing is closed, at its beginning and after a request.
+        """
+        _, silent = self.connect()
+        protocol, wire = self.connect()
+        self.clock.advance(TIMEOUT - 1)
+        protocol.dataReceived(post().encode())
+        self.clock.advance(1)
+        self.assertEqual((True, False), (silent.disconnecting, wire.disconnecting))
+        self.clock.advance(TIMEOUT)
+        self.assertTrue(wire.disconnecting)
+
+    def test_time_of_a_second_request(self) -> None:
+        """
+        Each request has the whole time, also on a connection that was kept.
+        """
+        protocol, wire = self.connect()
+        protocol.dataReceived(post().encode())
+        self.clock.advance(TIMEOUT - 1)
+        half, rest = post()[:30], post()[30:]
+        protocol.dataReceived(half.encode())
+        self.clock.advance(TIMEOUT - 1)
+        protocol.dataReceived(rest.encode())
+        self.assertEqual(2, len(self.calls))
+        self.assertFalse(wire.disconnecting)
+
+    def test_slow_answer(self) -> None:
+        """
+        While the answer is being made nobody is cut off.
+        """
+        self.answer = Deferred()
+        wire = self.say(post())
+        self.clock.advance(10 * TIMEOUT)
+        self.assertFalse(wire.disconnecting)
+        self.answer.callback(json_answer(200, {}))
+        self.assertEqual(200, self.status_of(wire))
+
+    def test_client_that_never_goes(self) -> None:
+        """
+        Who does not close when he is told to is cut.
+        """
+        _, wire = self.connect()
+        self.clock.advance(TIMEOUT)
+        self.clock.advance(15)
+        self.assertTrue(wire.aborted)
+
+    def test_too_many_connections(self) -> None:
+        """
+        Beyond the bound a connection is told 503 and closed; when one goes there is a place again.
+        """
+        for _ in range(3):
+            self.connect()
+        wire = self.say(post())
+        self.assertEqual((503, True), (self.status_of(wire), wire.disconnecting))
+        self.assertIn(b"Retry-After: 1\r\n", wire.value())
+        self.assertIn(b"too many connections", wire.value())
+        self.assertEqual([], self.calls)
+        self.assertEqual(1, self.counters["api_busy"])
+        self.connections.pop()[0].connectionLost(Failure(ConnectionError()))
+        self.connections.pop(0)[0].connectionLost(Failure(ConnectionError()))
+        self.assertEqual(200, self.status_of(self.say(post())))
+
+    def test_those_who_are_told(self) -> None:
+        """
+        Those who are to be told are bounded too, and do not stay.
+        """
+        for _ in range(6):
+            self.connect()
+        self.assertIsNone(self.factory.buildProtocol(None))
+        self.clock.advance(BUSY_TIME)
+        self.assertEqual([False] * 3 + [True] * 3, [wire.aborted for _, wire in self.connections])
+
+    @given(st.binary(max_size=200), st.integers(1, 20))
+    def test_whatever_comes(self, data: bytes, pieces: int) -> None:
+        """
+        Whatever bytes come, nothing of ours fails.
+        """
+        self.say(data, pieces)
+        for protocol, _ in self.connections:
+            protocol.connectionLost(Failure(ConnectionError()))
+        self.connections.clear()
+
+
+class LifeTests(ServerTestCase):
+    """Start, stop, and clients that go."""
+
+    def test_start_and_stop(self) -> None:
+        """
+        The port is open from the start to the stop.
+        """
+        self.server.startService()
+        assert self.server.listening is not None
+        self.assertIs(self.endpoint.port, self.successResultOf(self.server.listening))
+        self.successResultOf(self.server.stopService())
+        self.assertFalse(self.endpoint.port.open)
+
+    def test_port_that_cannot_be_opened(self) -> None:
+        """
+        A port that is taken is told, and nothing else happens.
+        """
+        self.endpoint.error = CannotListenError("127.0.0.1", 5280, OSError("in use"))
+        self.server.startService()
+        self.successResultOf(self.server.stopService())
+
+    def test_stop_waits(self) -> None:
+        """
+        A request that is under way gets its answer before the connections are closed.
+        """
+        self.server.startService()
+        self.answer = Deferred()
+        wire = self.say(post())
+        _, idle = self.connect()
+        stopped = self.server.stopService()
+        self.assertNoResult(stopped)
+        self.answer.callback(json_answer(200, {}))
+        self.successResultOf(stopped)
+        self.assertEqual((200, True, True), (self.status_of(wire), wire.disconnecting, idle.disconnecting))
+
+    def test_stop_waits_so_long(self) -> None:
+        """
+        A request that takes for ever does not keep the server from stopping.
+        """
+        self.server.startService()
+        self.answer = Deferred()
+        wire = self.say(post())
+        stopped = self.server.stopService()
+        self.clock.advance(CLOSE_TIME)
+        self.successResultOf(stopped)
+        self.assertTrue(wire.disconnecting)
+
+    def test_stop_waits_for_the_spool(self) -> None:
+        """
+        What is being kept is kept before the server has stopped, whatever became of who sent it.
+        """
+        self.server.startService()
+        self.keeping = Deferred()
+        stopped = self.server.stopService()
+        self.assertNoResult(stopped)
+        self.keeping.callback(None)
+        self.successResultOf(stopped)
+
+    def test_client_that_goes(self) -> None:
+        """
+        When the client goes before the answer, the making of it is cancelled and nobody minds.
+        """
+        cancelled: list[object] = []
+        self.answer = Deferred(cancelled.append)
+        self.say(post())
+        self.connections.pop()[0].connectionLost(Failure(ConnectionError()))
+        self.assertEqual([self.answer], cancelled)

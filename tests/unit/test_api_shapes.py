@@ -1,0 +1,584 @@
+"""The shapes that others have made: scripts that were written for them only change a URL."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qs, quote, urlencode
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.words.xish.domish import Element
+
+from component_http.api.exchange import Answer
+from component_http.contract.conditions import StanzaError, error_stanza
+from component_http.contract.stanza import Stanza
+from tests.unit.api_world import ALERTS, DOMAIN, GENERIC, JSON, NARROW, SLACK, ApiTestCase, basic
+from tests.unit.test_api import result
+
+TEXT = {"content-type": "text/plain"}
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+XML = {"content-type": "application/xmpp+xml"}
+
+
+class PostMsgTests(ApiTestCase):
+    """mod_post_msg: POST /msg/<jid>."""
+
+    def msg(
+        self, body: object, headers: dict[str, str], path: str = "/msg/alice@example.org", **options: Any
+    ) -> Answer:
+        return self.post(path, body, headers, **options)
+
+    def test_text(self) -> None:
+        """
+        The line of curl of the module's README sends a chat message, from the user if that is an address of ours.
+        """
+        answer = self.msg("Server@host has just crashed!", {**TEXT, **basic("me@bot.example.org", NARROW)}, token=None)
+        self.refused(403, answer)
+        answer = self.msg(
+            "Server@host has just crashed!", {**TEXT, **basic("alerts@bot.example.org", NARROW)}, token=None
+        )
+        self.assertEqual((201, b""), (answer.status, answer.body))
+        [element] = self.sender.pushed
+        self.assertEqual(
+            ("alice@example.org", "alerts@bot.example.org", "chat"), (element["to"], element["from"], element["type"])
+        )
+        self.assertEqual(["Server@host has just crashed!"], self.bodies())
+
+    def test_charset(self) -> None:
+        """
+        Parameters of the media type do no harm, though they do with the module.
+        """
+        self.assertEqual(201, self.msg("h\u00e9", {"content-type": "Text/Plain; charset=UTF-8"}).status)
+        self.assertEqual(["h\u00e9"], self.bodies())
+
+    def test_encoded_path(self) -> None:
+        """
+        An address may be percent-encoded, and may have a resource.
+        """
+        self.msg("x", TEXT, "/msg/alice%40example.org")
+        self.msg("x", TEXT, "/msg/room@rooms.example.org/nick%20name")
+        self.assertEqual(
+            ["alice@example.org", "room@rooms.example.org/nick name"], [element["to"] for element in self.sender.pushed]
+        )
+
+    def test_form(self) -> None:
+        """
+        A form has the same and more, and its recipient wins over the path's.
+        """
+        self.msg(urlencode({"to": "bob@example.org", "type": "headline", "body": "a&b"}), FORM)
+        [element] = self.sender.pushed
+        self.assertEqual(("bob@example.org", "headline", "a&b"), (element["to"], element["type"], str(element.body)))
+
+    def test_json(self) -> None:
+        """
+        So has JSON; without a recipient in the path too.
+        """
+        self.msg({"to": "bob@example.org", "body": "x"}, JSON, "/msg")
+        self.assertEqual("bob@example.org", self.sender.pushed[0]["to"])
+
+    def test_html(self) -> None:
+        """
+        `html` is sent beside the text, from a form and from JSON.
+        """
+        html = "<p>a <b>b</b></p>"
+        self.msg(urlencode({"body": "a b", "html": html}), FORM)
+        self.msg({"html": f"<body>{html}</body>"}, JSON)
+        for xml in self.sent():
+            self.assertIn(
+                "<html xmlns='http://jabber.org/protocol/xhtml-im'><body xmlns='http://www.w3.org/1999/xhtml'>"
+                f"{html}</body></html>",
+                xml,
+            )
+
+    def test_bad_html(self) -> None:
+        """
+        What is not well-formed, or would be more than the inside of a body, is refused.
+        """
+        for html in ("<p>", "</body><body>", "</body><presence/>", "<!-- x -->", 7, "x" * 300_000, "<body/><message/>"):
+            self.refused(422, self.msg({"body": "x", "html": html}, JSON))
+        self.assertEqual([], self.sent())
+
+    def test_refused(self) -> None:
+        """
+        A problem is told in one line of text with the module's status.
+        """
+        for status, body, headers, path in (
+            (415, "x", {"content-type": "image/png"}, "/msg/a@b"),
+            (415, "x", {}, "/msg/a@b"),
+            (400, "{", JSON, "/msg/a@b"),
+            (400, "[]", JSON, "/msg/a@b"),
+            (400, b"\xff", TEXT, "/msg/a@b"),
+            (422, "{}", JSON, "/msg/a@b"),
+            (422, "to=a@b", FORM, "/msg"),
+            (422, "x", TEXT, "/msg"),
+            (422, "x", TEXT, "/msg/%00"),
+            (413, None, TEXT, "/msg/a@b"),
+        ):
+            with self.subTest(body=body, headers=headers):
+                answer = self.msg(body, headers, path)
+                self.assertEqual("text/plain; charset=utf-8", answer.media_type)
+                self.assertRegex(self.refused(status, answer), r"^[^\n]+\n$")
+        self.assertEqual(405, self.answer_to("GET", "/msg/a@b").status)
+        self.assertEqual([], self.sent())
+
+    def test_credentials(self) -> None:
+        """
+        Without a token there is a challenge; credentials that the module fails over are no more than wrong.
+        """
+        for headers in ({}, {"authorization": "Basic"}, {"authorization": "Basic eA=="}, {"authorization": "x"}):
+            answer = self.msg("x", {**TEXT, **headers}, token=None)
+            self.refused(401, answer)
+            self.assertIn("Basic realm=", answer.headers["WWW-Authenticate"])
+
+    def test_full(self) -> None:
+        """
+        Where there is no room nothing says 201.
+        """
+        self.sender.full = True
+        self.refused(503, self.msg("x", TEXT))
+
+
+class RestTests(ApiTestCase):
+    """mod_rest: /rest."""
+
+    def rest(self, body: object = b"", headers: dict[str, str] | None = None, path: str = "/rest") -> Answer:
+        return self.post(path, body, headers)
+
+    def error(self, answer: Answer) -> dict[str, Any]:
+        told = json.loads(answer.body)
+        self.assertEqual(("error", answer.status), (told["type"], told["code"]))
+        error: dict[str, Any] = told["error"]
+        return error
+
+    def test_readme(self) -> None:
+        """
+        The module's README has three ways to send a message, and all of them do.
+        """
+        for body, headers, path in (
+            ('<message type="chat" to="user@example.org">\n<body>Hello!</body>\n</message>', XML, "/rest"),
+            ({"body": "Hello!", "kind": "message", "to": "user@example.org", "type": "chat"}, JSON, "/rest"),
+            ("Hello!", TEXT, "/rest/message/chat/user@example.org"),
+        ):
+            answer = self.rest(body, headers, path)
+            self.assertEqual((202, b""), (answer.status, answer.body))
+        self.assertEqual(["Hello!"] * 3, self.bodies())
+        self.assertEqual({("user@example.org", "chat")}, {(e["to"], e["type"]) for e in self.sender.pushed})
+
+    def test_form(self) -> None:
+        """
+        A form says the same, with what the path says.
+        """
+        self.rest(urlencode({"to": "a@b", "body": "x", "subject": "s"}), FORM)
+        self.rest(urlencode({"body": "x"}), FORM, "/rest/message/groupchat/room@rooms.example.org")
+        self.assertEqual(["chat", "groupchat"], [element["type"] for element in self.sender.pushed])
+
+    def test_implied_kinds(self) -> None:
+        """
+        What names no kind is told by its type, or by what is in it.
+        """
+        self.answer = result
+        for body in ({"type": "subscribe"}, {"show": "away"}, {"subject": "x"}, {"type": "available"}, {"ping": True}):
+            self.assertLess(self.rest({"to": "a@b", **body}).status, 300)
+        self.assertEqual(["presence", "presence", "message", "presence"], [e.name for e in self.sender.pushed])
+        self.assertEqual(["get"], [iq["type"] for iq in self.sender.asked])
+
+    def test_path_of_presence(self) -> None:
+        """
+        Presence has its type in the path, and its text is what it shows.
+        """
+        self.assertEqual(202, self.rest("away", TEXT, "/rest/presence/available/a@b").status)
+        self.assertEqual(202, self.rest("", {}, "/rest/presence/unavailable/a@b").status)
+        away, gone = self.sender.pushed
+        self.assertEqual(("away", False, "unavailable"), (str(away.show), away.hasAttribute("type"), gone["type"]))
+
+    def test_html_and_rooms(self) -> None:
+        """
+        A message may have html, and presence may enter a room.
+        """
+        self.rest({"to": "a@b", "body": "x", "html": "<b>x</b>"})
+        self.rest({"to": "room@rooms.example.org/bot", "kind": "presence", "muc": {"history": {"maxstanzas": 5}}})
+        self.rest({"to": "room@rooms.example.org/bot", "join": True})
+        message, history, join = self.sent()
+        self.assertIn("xhtml-im", message)
+        self.assertIn("<history maxstanzas='5'/>", history)
+        self.assertIn("<x xmlns='http://jabber.org/protocol/muc'/>", join)
+
+    def test_iq(self) -> None:
+        """
+        An iq waits for its answer, and tells it in the type that was sent or asked for.
+        """
+
+        def answer(iq: Element) -> Element:
+            element = result(iq)
+            query = element.addElement(("jabber:iq:version", "query"))
+            query.addElement("name", content="Prosody")
+            return element
+
+        self.answer = answer
+        xml = '<iq type="get" to="example.net"><query xmlns="jabber:iq:version"/></iq>'
+        told = self.rest(xml, XML)
+        self.assertEqual("application/xmpp+xml", told.media_type)
+        self.assertIn(b"<name>Prosody</name>", told.body)
+        told = json.loads(self.rest(xml, {**XML, "accept": "application/json"}).body)
+        self.assertEqual({"name": "Prosody"}, told["version"])
+        self.assertNotIn("stanza", told)
+        told = json.loads(self.rest({"to": "example.net", "version": True, "id": "mine"}).body)
+        self.assertEqual(("iq", "result", "mine"), (told["kind"], told["type"], told["id"]))
+        form = self.rest(xml, {**XML, "accept": "application/x-www-form-urlencoded"})
+        self.assertEqual(["result"], parse_qs(form.body.decode())["type"])
+
+    def test_queries(self) -> None:
+        """
+        A question that has a name can be asked by GET.
+        """
+        self.answer = result
+        for name in ("disco", "items", "lastactivity", "ping", "time", "version"):
+            answer = self.answer_to("GET", f"/rest/{name}/example.com", b"", {"accept": "application/json"})
+            self.assertEqual(200, answer.status)
+        self.answer_to("GET", f"/rest/disco/alice@example.com/x?node={quote('http://n#1')}")
+        self.assertEqual("http://n#1", self.sender.asked[-1].query["node"])
+        self.assertEqual("alice@example.com/x", self.sender.asked[-1]["to"])
+        self.rest("", {}, "/rest/iq/ping/a@b")
+        self.assertIsNotNone(self.sender.asked[-1].ping)
+
+    def test_error_stanza(self) -> None:
+        """
+        An error that is the answer to an iq is told as the answer, as the module does.
+        """
+        self.answer = lambda iq: error_stanza(Stanza.from_element(iq), StanzaError("cancel", "gone"))
+        answer = self.rest({"to": "a@b", "ping": True})
+        told = json.loads(answer.body)
+        self.assertEqual((200, "error", "gone"), (answer.status, told["type"], told["error"]["condition"]))
+
+    def test_errors(self) -> None:
+        """
+        A problem is told in the module's words.
+        """
+        for status, body, headers in (
+            (400, "{", JSON),
+            (400, "[]", JSON),
+            (415, "x", {"content-type": "image/png"}),
+            (422, "<message/>", XML),
+            (422, "<message to='a@b'/><message to='a@b'/>", XML),
+            (422, "<x/>", XML),
+            (422, '{"to": "a@b", "body": "x", "from": "a@b"}', JSON),
+            (422, '{"to": "a@b", "kind": "iq", "type": "set", "command": "x"}', JSON),
+            (422, '{"to": "a@b", "kind": "iq", "type": "get"}', JSON),
+            (413, None, JSON),
+        ):
+            with self.subTest(body=body):
+                answer = self.rest(body, headers)
+                self.assertEqual(status, answer.status)
+                self.assertTrue(self.error(answer)["text"])
+        self.assertEqual("invalid-xml", self.error(self.rest('<iq type="result" to="a@b"/>', XML))["condition"])
+        self.assertEqual([], self.sent())
+
+    def test_error_as_xml(self) -> None:
+        """
+        Who wants XML gets a stream error.
+        """
+        answer = self.rest("{", {**JSON, "accept": "application/xmpp+xml"})
+        self.assertEqual("application/xmpp+xml", answer.media_type)
+        self.assertIn(b"<not-well-formed xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>", answer.body)
+
+    def test_time_out(self) -> None:
+        """
+        Without an answer there is 504, after the time of the module's own header or ours.
+        """
+        for path, headers in (("/rest", {"prosody-rest-timeout": "3"}), ("/rest?timeout=3", {})):
+            answer = self.rest({"to": "a@b", "ping": True}, headers, path)
+            self.assertEqual(504, answer.status)
+            self.assertIn("within 3 s", self.error(answer)["text"])
+
+    def test_unknown_question(self) -> None:
+        """
+        A question that has no name here is told with those that have one.
+        """
+        self.assertIn("there are disco, items", self.error(self.answer_to("GET", "/rest/uptime/a@b"))["text"])
+
+    def test_credentials(self) -> None:
+        """
+        Without a token, and with a wrong one, there is 401 with a challenge.
+        """
+        for headers in ({}, {"authorization": "Bearer x"}):
+            answer = self.post("/rest", {"to": "a@b", "body": "x"}, headers, token=None)
+            self.assertEqual((401, "not-authorized"), (answer.status, self.error(answer)["condition"]))
+            self.assertIn("WWW-Authenticate", answer.headers)
+
+
+class SlackTests(ApiTestCase):
+    """An incoming webhook as Slack has it: POST /hooks/<secret>."""
+
+    def hook(self, body: object, headers: dict[str, str] | None = None, secret: str = SLACK) -> Answer:
+        return self.post(f"/hooks/{secret}", body, headers, token=None)
+
+    def texts(self, *payloads: object) -> list[str]:
+        """What the first recipient gets of each payload."""
+        for payload in payloads:
+            self.assertEqual((200, b"ok"), (self.hook(payload).status, self.hook(payload).body))
+        return self.bodies()[::4]
+
+    def test_text(self) -> None:
+        """
+        A text goes to all that the settings name, from the address that they name, and the answer is ok.
+        """
+        answer = self.hook({"text": "Deployed.", "channel": "#general"})
+        self.assertEqual((200, b"ok"), (answer.status, answer.body))
+        self.assertEqual(
+            [("team@example.org", "alerts@bot.example.org"), ("boss@example.org", "alerts@bot.example.org")],
+            [(element["to"], element["from"]) for element in self.sender.pushed],
+        )
+        self.assertEqual(["Deployed."] * 2, self.bodies())
+
+    def test_form(self) -> None:
+        """
+        The JSON may come in the field of a form.
+        """
+        self.assertEqual(200, self.hook(urlencode({"payload": '{"text": "a & b"}'}), FORM).status)
+        self.assertEqual("a & b", self.bodies()[0])
+
+    def test_username(self) -> None:
+        """
+        Who says it stands before what is said.
+        """
+        self.assertEqual(["ci: done"], self.texts({"username": "ci", "text": "done"}))
+
+    def test_marks(self) -> None:
+        """
+        Links and names are written as a person would, and nothing else is touched.
+        """
+        self.assertEqual(
+            [
+                "see log (https://ci.example.org/7) and https://x.example",
+                "@U1 @here #dev: 1 < 2 & 3",
+                "mail me@x.example",
+            ],
+            self.texts(
+                {"text": "see <https://ci.example.org/7|log> and <https://x.example>"},
+                {"text": "<@U1> <!here> <#C2|dev>: 1 &lt; 2 &amp; 3"},
+                {"text": "mail <mailto:me@x.example|me@x.example>"},
+            ),
+        )
+
+    def test_attachments_and_blocks(self) -> None:
+        """
+        Of attachments and blocks the texts are sent.
+        """
+        self.assertEqual(
+            ["head\nTitle\nhttps://t.example\ntext\nhost: db1\nload: 2.5", "fallback", "section\nfield"],
+            self.texts(
+                {
+                    "text": "head",
+                    "attachments": [
+                        {
+                            "fallback": "f",
+                            "title": "Title",
+                            "title_link": "https://t.example",
+                            "text": "text",
+                            "fields": [{"title": "host", "value": "db1"}, {"title": "load", "value": 2.5}, {}],
+                        }
+                    ],
+                },
+                {"attachments": [{"fallback": "fallback"}, 7]},
+                {"blocks": [{"type": "section", "text": {"text": "section"}, "fields": [{"text": "field"}]}, {}]},
+            ),
+        )
+
+    def test_refused(self) -> None:
+        """
+        What is no message is refused, and nothing sent.
+        """
+        for status, body, headers in (
+            (400, "{", JSON),
+            (400, "[]", JSON),
+            (400, "text=x", FORM),
+            (400, "payload=%7B", FORM),
+            (422, "{}", JSON),
+            (422, '{"text": ""}', JSON),
+            (422, '{"text": 7}', JSON),
+            (415, "x", {"content-type": "image/png"}),
+            (413, None, JSON),
+        ):
+            with self.subTest(body=body):
+                self.refused(status, self.hook(body, headers))
+        self.assertEqual([], self.sent())
+
+    def test_secret(self) -> None:
+        """
+        Another secret is none, and a token does not help.
+        """
+        for secret in (SLACK[:-1], SLACK + "x", "", "x", "%C3%BF"):
+            self.refused(404, self.post(f"/hooks/{secret}", {"text": "x"}))
+        self.refused(405, self.answer_to("GET", f"/hooks/{SLACK}"))
+        self.assertEqual([], self.sent())
+
+    def test_full(self) -> None:
+        """
+        Where there is no room the answer is not ok.
+        """
+        self.sender.full = True
+        answer = self.hook({"text": "x"})
+        self.refused(503, answer)
+        self.assertIn("Retry-After", answer.headers)
+
+    def test_rate(self) -> None:
+        """
+        A hook that is called too often says when to come again.
+        """
+        for _ in range(3):
+            self.assertEqual(200, self.hook({"text": "x"}, secret=GENERIC).status)
+        self.assertEqual("1", self.hook({"text": "x"}, secret=GENERIC).headers["Retry-After"])
+
+
+_WORDS = (
+    *("to", "from", "kind", "type", "id", "body", "html", "stanza", "muc", "join", "ping", "disco", "items", "show"),
+    *(
+        "text",
+        "username",
+        "attachments",
+        "blocks",
+        "fields",
+        "title",
+        "value",
+        "fallback",
+        "node",
+        "history",
+        "seconds",
+    ),
+    *("alerts", "labels", "annotations", "status", "truncatedAlerts", "summary", "error", "reply", "command"),
+)
+
+ALERT = {
+    "version": "4",
+    "groupKey": '{}:{alertname="InstanceDown"}',
+    "truncatedAlerts": 2,
+    "status": "firing",
+    "receiver": "xmpp",
+    "groupLabels": {"alertname": "InstanceDown"},
+    "commonLabels": {"alertname": "InstanceDown", "severity": "critical"},
+    "commonAnnotations": {},
+    "externalURL": "http://alertmanager.example.org:9093",
+    "alerts": [
+        {
+            "status": "firing",
+            "labels": {"alertname": "InstanceDown", "instance": "db1:9100", "severity": "critical"},
+            "annotations": {"summary": "db1 is down", "description": "db1 has not answered for 5 minutes."},
+            "startsAt": "2024-05-01T12:00:00.000Z",
+            "endsAt": "0001-01-01T00:00:00Z",
+            "generatorURL": "http://prometheus.example.org/graph?g0.expr=up",
+            "fingerprint": "c1d3",
+        },
+        {
+            "status": "resolved",
+            "labels": {"alertname": "InstanceDown", "instance": "db2:9100"},
+            "annotations": {},
+            "startsAt": "2024-05-01T11:00:00.000Z",
+            "endsAt": "2024-05-01T12:01:00.000Z",
+            "generatorURL": "http://prometheus.example.org/graph?g0.expr=up",
+            "fingerprint": "c1d4",
+        },
+    ],
+}
+"""As Alertmanager's documentation of its webhook has it, version 4."""
+
+
+_JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-9, 9), st.sampled_from(["", "a@b", "get", "<p>x</p>", "iq", "\ud800\0"])
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(_WORDS), inner, max_size=4)),
+    max_leaves=8,
+)
+
+
+class WhateverComesTests(ApiTestCase):
+    """JSON of any shape, to each that takes some."""
+
+    @given(
+        st.sampled_from(
+            ["/rest", "/rest/iq/ping/a@b", "/msg/a@b", f"/hooks/{SLACK}", f"/hooks/{ALERTS}", "/v1/stanzas", "/v1/iq"]
+        ),
+        _JSON,
+    )
+    def test_json(self, path: str, body: Any) -> None:
+        """
+        Whatever JSON comes is answered, and never by a mistake of ours.
+        """
+        self.answer = result
+        self.clock.advance(60)
+        answer = self.post(path, json.dumps(body).encode(), JSON)
+        self.assertNotEqual(500, answer.status)
+        for element in self.sender.pushed:
+            self.assertEqual(DOMAIN, element["from"].partition("@")[2] or element["from"])
+        self.sender.pushed.clear()
+
+
+class TemplateHookTests(ApiTestCase):
+    """A hook with a template."""
+
+    def test_alertmanager(self) -> None:
+        """
+        What Alertmanager posts arrives in the room as readable text.
+        """
+        self.assertEqual(200, self.post(f"/hooks/{ALERTS}", ALERT, token=None).status)
+        [element] = self.sender.pushed
+        self.assertEqual(("room@rooms.example.org", "groupchat"), (element["to"], element["type"]))
+        self.assertEqual(
+            "CRITICAL: InstanceDown on db1:9100\n"
+            "db1 is down\n"
+            "db1 has not answered for 5 minutes.\n"
+            "http://prometheus.example.org/graph?g0.expr=up\n"
+            "\n"
+            "RESOLVED: InstanceDown on db2:9100\n"
+            "\n"
+            "and 2 more",
+            str(element.body),
+        )
+
+    def test_generic(self) -> None:
+        """
+        The generic template finds a text in most things, and shows the rest as it is.
+        """
+        for payload, text in (
+            (
+                {"title": "Build 7", "message": "failed", "url": "https://ci.example.org/7"},
+                "Build 7\nfailed\nhttps://ci.example.org/7",
+            ),
+            ({"text": "just this"}, "just this"),
+            ({"disk": "full", "free": 0, "hosts": ["a", "b"]}, 'disk: full\nfree: 0\nhosts: ["a", "b"]'),
+        ):
+            self.assertEqual(200, self.post(f"/hooks/{GENERIC}", payload, token=None).status)
+            self.assertEqual(text, self.bodies()[-1])
+
+    def test_nothing_to_say(self) -> None:
+        """
+        Where a template has nothing to say nothing is sent, and the answer says so.
+        """
+        answer = self.post(f"/hooks/{ALERTS}", {}, token=None)
+        self.assertEqual(200, answer.status)
+        self.assertIn(b"nothing was sent", answer.body)
+        self.assertEqual([], self.sent())
+
+    def test_payload_that_does_not_fit(self) -> None:
+        """
+        A payload that the template cannot do with is refused without a word of it.
+        """
+        detail = self.refused(422, self.post(f"/hooks/{ALERTS}", {"alerts": 7}, token=None))
+        self.assertEqual("the template cannot do with this: TypeError", detail)
+
+    def test_control_characters(self) -> None:
+        """
+        Characters that XML forbids are replaced, and do no harm.
+        """
+        self.post(f"/hooks/{GENERIC}", {"text": "a\x00b\ud800c"}, token=None)
+        self.assertEqual(
+            ["a\ufffdb\ufffdc"], [xml[xml.index("<body>") + 6 : xml.index("</body>")] for xml in self.sent()]
+        )
+
+    def test_domain_unless_set(self) -> None:
+        """
+        Nothing leaves from elsewhere than the component.
+        """
+        self.post(f"/hooks/{GENERIC}", {"text": "x", "from": "evil@example.org"}, token=None)
+        self.assertTrue(self.sender.pushed[0]["from"].endswith(DOMAIN))
