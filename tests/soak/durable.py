@@ -48,7 +48,7 @@ class Kills:
 
     Attributes:
         found: In the file after each kill.
-        posted: How many of the deliveries in it the webhook had seen.
+        posted: How many of the deliveries in it the killed gateway had POSTed.
         first_post: Seconds from each next start of a process to its first POST.
     """
 
@@ -56,6 +56,7 @@ class Kills:
     found: list[Kept] = field(factory=list)
     posted: list[int] = field(factory=list)
     first_post: list[float] = field(factory=list)
+    _seen: dict[str, int] = field(factory=dict, init=False)
 
     def kill(self) -> None:
         """Kill the gateway, look, and start the next."""
@@ -68,7 +69,9 @@ class Kills:
         kept = left_behind(self.rig.spool)
         seen: dict[str, int] = self.rig.webhook.ask("seen")
         self.found.append(kept)
-        self.posted.append(sum(str(number) in seen for number in kept.deliveries))
+        numbers = map(str, kept.deliveries)
+        self.posted.append(sum(seen.get(number, 0) > self._seen.get(number, 0) for number in numbers))
+        self._seen = seen
 
     def start(self, doom: str | None = None) -> None:
         """Start a gateway, and measure unless it is doomed."""
