@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import resource
+import socket
 import sys
 import time
 from functools import partial
 from random import Random
+from secrets import token_bytes, token_hex
 from typing import Any
 from uuid import uuid4
 
@@ -29,12 +31,16 @@ from component_http.api.tokens import Token, Tokens
 from component_http.contract import reply
 from component_http.contract.address import Address
 from component_http.contract.conditions import error_of_status
+from component_http.contract.link import KEY_BYTES, link_path
+from component_http.contract.link import LIFETIME as LINK_LIFETIME
 from component_http.contract.reply import MAX_REPLIES
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
+from component_http.delivery.delivery import Delivery
 from component_http.delivery.departure import LIFETIMES
 from component_http.delivery.departures import Departures
+from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import Relay, Status
@@ -44,12 +50,14 @@ from component_http.interfaces import Found, Observer, Sender, Spool, Webhook
 from component_http.notices import LOG_INTERVAL, Notices
 from component_http.operations.metrics import Counters
 from component_http.settings import DeliverySettings, HookSettings, Settings
+from component_http.settings.values import listening_at
 from component_http.spool import database
 from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
 from component_http.webhook.client import WebhookClient
 from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
+from component_http.xmpp.questions import Questions
 from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.subscribers import Subscribers
@@ -116,7 +124,12 @@ class Gateway(MultiService):
         self._spool_lock: database.SpoolLock | None = None
         self._restoring: Deferred[None] | None = None
         self._looking: LoopingCall | None = None
-        self._handlers: list[LateHandler] = []
+        self._hooks = None if settings.api.listen is None else api_hooks(settings)
+        self._questions: Questions | None = None
+        self._link_key: bytes | None = None
+        self._prepared = False
+        self._api: ApiServer | None = None
+        self._handlers: list[XMPPHandler] = []
         self._stopping: list[Deferred[None]] = []
         self._outlet: ComponentStream | BorrowedStream
         if manager is None:
@@ -144,9 +157,12 @@ class Gateway(MultiService):
             set_aside: A file that cannot be used is renamed, and an empty one takes its place.
 
         Raises:
-            SettingsError: It cannot be used, or another gateway has it.
+            SettingsError: It cannot be used, or another gateway has it; or the API's port is in use.
         """
         path = self._settings.spool.file()
+        if not self._prepared:
+            _see_port(self._settings)
+            self._prepared = True
         if path is None or self._spool_lock is not None:
             return
         lock = database.lock(path)
@@ -175,6 +191,9 @@ class Gateway(MultiService):
         self._relay = relay = self._new_relay(spool, departures)
         # On a stream of somebody else's they may hear at once. What comes before all is restored is stored behind it.
         self._handlers = self._new_handlers(relay)
+        if self._hooks is not None:
+            self._questions = Questions(self._outlet, self._reactor, lambda: token_hex(16))
+            self._handlers.append(self._questions)
         for handler in self._handlers:
             handler.setHandlerParent(self.stream)
         if spool.durable:
@@ -183,6 +202,7 @@ class Gateway(MultiService):
         else:
             self._subscribers.restore((), spool)
             super().startService()
+            spool.key().addCallback(self._serve_api)
 
     def _see_how_many_files(self) -> None:
         wanted = self._settings.webhook.max_connections
@@ -201,8 +221,10 @@ class Gateway(MultiService):
         while True:
             try:
                 # Both are asked for at once, so that what is stored meanwhile is stored behind them.
-                asked, asked_too = spool.restore(), spool.subscribers().addErrback(_none_there)
-                deliveries, subscribers = await asked, await asked_too
+                asked, others, key = spool.restore(), spool.subscribers(), spool.key()
+                for each in (others, key):
+                    each.addErrback(_nothing_there)
+                deliveries, subscribers, self._link_key = await asked, await others or (), await key
                 break
             except SpoolError as error:
                 if notices.may_tell(str(error), self._reactor.seconds()):
@@ -215,9 +237,33 @@ class Gateway(MultiService):
         self._subscribers.restore(subscribers, spool)
         relay.restore(deliveries)
         super().startService()
+        self._serve_api(self._link_key)
         self._looking = LoopingCall(self._look, spool, relay, departures)
         self._looking.clock = self._reactor
         self._looking.start(LOOK_INTERVAL)
+
+    def _serve_api(self, link_key: bytes | None) -> None:
+        """Open the API, where there is to be one."""
+        self._link_key = link_key
+        if self._hooks is None or self._questions is None:
+            return
+        assert self._spool is not None and self._departures is not None and self._relay is not None
+        sender = Dispatch(self._spool, self._departures, self._relay, self._questions.ask)
+        # Where the key could not be read, no link is ours.
+        key = link_key or token_bytes(KEY_BYTES)
+        self._api = api_server(self._settings, self._reactor, sender, self.counters, self._hooks, key)
+        self._api.startService()
+
+    def _link(self, delivery: Delivery) -> str | None:
+        """By what the webhook can reply to a delivery late."""
+        if self._link_key is None:
+            return None
+        now = time.time()
+        expires = now + LINK_LIFETIME
+        if delivery.stanza.kind == "iq":
+            expires = now + delivery.deadline - self._reactor.seconds()
+        path = link_path(self._link_key, delivery.id, delivery.stanza, expires)
+        return None if path is None else f"{self._settings.api.base_url or ''}{path}"
 
     def _look(self, spool: Spool, relay: Relay, departures: Departures) -> Deferred[None]:
         found = spool.look({"webhook": relay.status().webhook})
@@ -258,7 +304,8 @@ class Gateway(MultiService):
         if self._relay is None:
             return succeed(None)
         for handler in self._handlers:
-            handler.rest()
+            if isinstance(handler, LateHandler):
+                handler.rest()
         seconds = self._settings.delivery.drain_timeout if timeout is None else timeout
         return Deferred.fromCoroutine(self._relay.drain(seconds))
 
@@ -276,6 +323,8 @@ class Gateway(MultiService):
         if self._restoring is not None:
             self._restoring.cancel()
         await self.drain()
+        if self._api is not None:
+            await self._api.stopService()
         if self._looking is not None and self._looking.running:
             self._looking.stop()
         if self._client is not None:
@@ -293,7 +342,8 @@ class Gateway(MultiService):
 
     def _stopped(self, result: Any) -> None:
         self._relay = self._departures = self._client = self._spool = self._spool_lock = None
-        self._restoring = self._looking = None
+        self._restoring = self._looking = self._api = self._questions = None
+        self._prepared = False
         stopping, self._stopping = self._stopping, []
         for stopped in stopping:
             stopped.callback(result)
@@ -353,6 +403,7 @@ class Gateway(MultiService):
             clock=self._reactor.seconds,
             now=time.time,
             draw=self._random.random,
+            link=None if self._hooks is None else self._link,
         )
         return Relay(
             forwarder,
@@ -368,9 +419,9 @@ class Gateway(MultiService):
             loop_guard=LoopGuard(*delivery.loop_guard) if delivery.loop_guard else None,
         )
 
-    def _new_handlers(self, relay: Relay) -> list[LateHandler]:
+    def _new_handlers(self, relay: Relay) -> list[XMPPHandler]:
         component = self._settings.component
-        handlers: list[LateHandler] = [
+        handlers: list[XMPPHandler] = [
             StanzaIntake(
                 relay.accept,
                 domain=component.domain,
@@ -397,10 +448,9 @@ class Gateway(MultiService):
         return handlers
 
 
-def _none_there(failure: Failure) -> list[tuple[str, str]]:
-    """Whoever subscribed is known again when he asks again."""
+def _nothing_there(failure: Failure) -> None:
+    """Whoever subscribed is known again when he asks again; without a key there are no links to reply by."""
     failure.trap(SpoolError)
-    return []
 
 
 def _new_id() -> str:
@@ -460,6 +510,23 @@ def _open_files() -> int:
 def _connections(wanted: int) -> int:
     """Connections to the webhook at once: as many as are wanted, or as there can be files for."""
     return max(1, min(wanted, _open_files() - FILES_BESIDE))
+
+
+def _see_port(settings: Settings) -> None:
+    """See that the API's port can be opened; another moment will tell where that cannot be found out now."""
+    listen = settings.api.listen
+    if listen is None or not listen.startswith(("tcp:", "ssl:")):
+        return
+    interface, port = listening_at(listen)
+    with socket.socket(socket.AF_INET6 if ":" in interface else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((interface, int(port)))
+        except OSError as error:
+            raise SettingsError(
+                f"api.listen is {listen}, but that cannot be opened: {error.strerror}; stop what listens there, or name"
+                " another port"
+            ) from None
 
 
 def api_hooks(settings: Settings) -> Hooks:
