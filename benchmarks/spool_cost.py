@@ -164,7 +164,7 @@ def main(arguments: Sequence[str]) -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="component-http-cost-", dir=parent)))
         memory, durable = modes = [
-            Mode(name, stack.enter_context(Rig(seed=1, durable=name == "sqlite", disk=folder)))
+            Mode(name, stack.enter_context(Rig(seed=1, memory=name == "memory", disk=folder)))
             for name in ("memory", "sqlite")
         ]
         for mode in modes:

@@ -93,7 +93,7 @@ def killed(plan: Plan) -> Report:
         "F4", f"{RATE}/s of 40 senders, a webhook that takes 50 ms; kill -9 at {times} random moments", plan.seed
     )
     random = Random(plan.seed)
-    with plan.rig(durable=True, faults={"latency": 0.05}) as rig:
+    with plan.rig(faults={"latency": 0.05}) as rig:
         kills = Kills(rig)
         rig.start(3000.0, users(RATE, 40))
         for _ in range(times):
@@ -113,7 +113,7 @@ def killed_at_points(plan: Plan) -> Report:
     )
     random = Random(plan.seed)
     few = {"connected": (1, 1), "barrier_sent": (1, 3), "barrier_returned": (1, 3), "restored": (1, 3)}
-    with plan.rig(durable=True, faults={"latency": 0.05}) as rig:
+    with plan.rig(faults={"latency": 0.05}) as rig:
         kills = Kills(rig)
         rig.start(3000.0, users(RATE, 40))
         time.sleep(0.5)
@@ -220,7 +220,7 @@ def cut_with_pending(plan: Plan) -> Report:
         f" it, {times} times",
         plan.seed,
     )
-    with plan.rig(durable=True, faults={"latency": 0.02}) as rig:
+    with plan.rig(faults={"latency": 0.02}) as rig:
         rig.start(3000.0, users(RATE, 40))
         pending, back = [], []
         for turn in range(times):
@@ -352,7 +352,6 @@ def _through_prosody(plan: Plan, stack: ExitStack) -> tuple[Prosody, Child, Rig]
         Child("tests.soak.proxy", prosody.folder / "proxy-errors.txt", port=prosody.component_port)
     )
     rig = plan.rig(
-        durable=True,
         faults={"latency": 0.02},
         server=prosody.component_port,
         load_secret=LOAD_SECRET,
@@ -384,7 +383,7 @@ def disk_full(plan: Plan) -> Report:
     report = Report(
         "F8", f"{rate}/s of 40 senders; a disk of 16 MiB is filled for {full:g} s and freed, {times} times", plan.seed
     )
-    with SmallDisk(16) as disk, plan.rig(durable=True, disk=disk.path, faults={"latency": 0.02}) as rig:
+    with SmallDisk(16) as disk, plan.rig(disk=disk.path, faults={"latency": 0.02}) as rig:
         rig.start(3000.0, users(rate, 40))
         resumed: list[float] = []
         refused = 0
@@ -451,7 +450,7 @@ def clock_set(plan: Plan) -> Report:
     faults = {"latency": 0.1, "busy": 0.1}
     with (
         WallClock() as clock,
-        plan.rig(sections, durable=True, faults=faults, environment=clock.environment) as rig,
+        plan.rig(sections, faults=faults, environment=clock.environment) as rig,
     ):
         rig.start(4 * stay, users(45, 40), {"name": "iqs", "rate": 5, "senders": 5, "kind": "iq", "user": "q"})
         barriers = []
@@ -491,7 +490,6 @@ def few_descriptors(plan: Plan) -> Report:
     )
     with plan.rig(
         {"webhook": {"max_connections": 100}},
-        durable=True,
         faults={"latency": 0.5},
         prefix=["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh"],
     ) as rig:
@@ -522,7 +520,7 @@ def long_run(plan: Plan) -> Report:
     sections: Sections = {"webhook": {"timeout": 1.0}}
     if plan.short:
         sections["delivery"] = {"retry_cap": 0.5}
-    with plan.rig(sections, durable=True, faults=faults) as rig:
+    with plan.rig(sections, faults=faults) as rig:
         rig.start(seconds, users(20, 40))
         rig.wait_for_generator(seconds + 60)
         report.figures["settled after s"] = rig.settle(plan.pick(120, 20))
@@ -551,7 +549,7 @@ def stopped_before_departure(plan: Plan) -> Report:
         " then it does not read; and a start",
         plan.seed,
     )
-    with plan.rig({"delivery": {"drain_timeout": 1.0}}, durable=True, faults={"latency": 0.1}) as rig:
+    with plan.rig({"delivery": {"drain_timeout": 1.0}}, faults={"latency": 0.1}) as rig:
         rig.start(3000.0, users(100, 20))
         stops, caught = [], []
         for gone in (True, False):

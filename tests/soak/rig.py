@@ -181,7 +181,7 @@ class Rig(Closing):
         overrides: Settings that win over a scenario's own, to try something out.
         server: Component port of a real server with `load.localhost`; None to play the server.
         load_secret: What `load.localhost` has to know there.
-        durable: Keep a spool on disk, which outlives the gateway (`kill` and `start_gateway`).
+        memory: Keep the spool in memory, and not on disk where it outlives the gateway (`kill` and `start_gateway`).
         disk: The folder of its file; None for that of the run.
         environment: Of the gateway, added to its own.
         prefix: What the gateway's command begins with.
@@ -202,7 +202,7 @@ class Rig(Closing):
         overrides: Mapping[str, Mapping[str, object]] | None = None,
         server: int | None = None,
         load_secret: str = "",
-        durable: bool = False,
+        memory: bool = False,
         disk: Path | None = None,
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
@@ -234,7 +234,7 @@ class Rig(Closing):
                     "secret_file": "secret",
                     "component_post_url": f"http://127.0.0.1:{webhook_port}/",
                 },
-                "spool": {"kind": "sqlite", "path": str(self.spool)} if durable else {"kind": "memory"},
+                "spool": {"kind": "memory"} if memory else {"kind": "sqlite", "path": str(self.spool)},
             }
             for given in (sections or {}, overrides or {}):
                 for section, values in given.items():

@@ -39,6 +39,18 @@ def calm(plan: Plan) -> Report:
     return report
 
 
+def calm_in_memory(plan: Plan) -> Report:
+    """F1M"""
+    seconds = plan.pick(60.0, 1.5)
+    report = Report("F1M", f"the same for {seconds:g} s with a spool in memory", plan.seed)
+    with plan.rig(faults={"latency": 0.02}, memory=True) as rig:
+        rig.run(seconds, users(300, 200))
+        rig.settle(20)
+        books = rig.finish()
+    _calm_books(report, books)
+    return report
+
+
 def calm_through_prosody(plan: Plan) -> Report:
     """F1P"""
     seconds = plan.pick(60.0, 1.5)
@@ -318,8 +330,8 @@ def stopping(plan: Plan) -> Report:
 
 def stopping_at_once(plan: Plan) -> Report:
     """F11B"""
-    report = Report("F11B", "100/s; a webhook that hangs; SIGTERM, and again after 1 s", plan.seed)
-    with plan.rig({"delivery": {"drain_timeout": 20.0}}, faults={"latency": 30.0}) as rig:
+    report = Report("F11B", "100/s; a webhook that hangs; SIGTERM, and again after 1 s; a spool in memory", plan.seed)
+    with plan.rig({"delivery": {"drain_timeout": 20.0}}, faults={"latency": 30.0}, memory=True) as rig:
         rig.start(plan.pick(10.0, 4.0), users(100, 20))
         time.sleep(plan.pick(5.0, 2.0))
         _stop_books(report, rig, _signal(rig, 2), 1 + 4)
@@ -525,6 +537,7 @@ def _hang_up(server: ScriptedServer, peer: Peer) -> None:
 
 SCENARIOS: dict[str, Callable[[Plan], Report]] = {
     "F1": calm,
+    "F1M": calm_in_memory,
     "F1P": calm_through_prosody,
     "F2": failing,
     "F3": gone,
