@@ -12,36 +12,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http import spool_commands
-from component_http.cli import command_line, main
+from component_http.cli import command_line
 from component_http.spool.database import SCHEMA, lock
 from component_http.spool.letters import AT_ONCE
 from component_http.spool_commands import BREATH, seconds, shortest
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
-
-
-@frozen
-class Ended:
-    """How a command ended, and what it printed where."""
-
-    status: object
-    output: str
-    error: str
-
-
-def run(*arguments: str) -> Ended:
-    output, error = io.StringIO(), io.StringIO()
-    with redirect_stdout(output), redirect_stderr(error):
-        try:
-            status: object = main(arguments)
-        except SystemExit as ended:
-            status = ended.code
-    return Ended(status, output.getvalue(), error.getvalue())
+from tests.unit.test_cli import Ended, run
 
 
 class CommandCase(SynchronousTestCase):
