@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -23,11 +23,15 @@ from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_req
 from component_http.errors import SpoolError, XmlRefused
 from component_http.interfaces import Observer, Outlet, Spool
 from component_http.notices import LOG_INTERVAL, Notices
+from component_http.waiters import Waiters
 
 __all__ = ["Departures", "Leaving"]
 
 MAX_FATES = 10_000
 """Stanzas whose fate is remembered for who asks late; the oldest are forgotten beyond it."""
+
+CROWD = 10_000
+"""Stanzas on disk that were not handed over when it begins to be crowded; it is so until half of them are left."""
 
 AGAIN = 5.0
 """Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
@@ -79,25 +83,36 @@ class Departures:
         self._cursor = 0
         self._highest = 0
         self._behind = False
+        self._crowded = False
         self._reading: Deferred[None] | None = None
-        self._caught_up: list[Deferred[None]] = []
+        self._until_clear = Waiters()
+        self._caught_up = Waiters()
         self._stopped = False
         # What became of the last that left, and who waits to hear that of others, by number.
         self._fates: OrderedDict[int, bool] = OrderedDict()
-        self._waiting: dict[int, list[Deferred[None]]] = {}
+        self._waiting: dict[int, Waiters] = {}
 
     @property
     def crowded(self) -> bool:
-        """So much waits to leave that whoever makes more of it should rest."""
-        return self._behind or self._outlet.crowded
+        """
+        So much waits to leave that whoever makes more of it should rest.
+
+        What waits on disk takes no memory, and what somebody pushes should not keep others from being answered; so with
+        a spool that is durable that is far more than the outlet takes.
+        """
+        return self._crowded if self._spool.durable else self._outlet.crowded
 
     def when_clear(self) -> Deferred[None]:
         """Fire as soon as it is not crowded; at once if it is not now. Cancelling it forgets it."""
-        return self._after_reading(self._outlet.when_clear)
+        if not self._spool.durable:
+            return self._outlet.when_clear()
+        return self._until_clear.one_more() if self._crowded else succeed(None)
 
     def when_sent(self) -> Deferred[None]:
         """Fire as soon as nothing waits to leave; at once if nothing does. Cancelling it forgets it."""
-        return self._after_reading(self._outlet.when_sent)
+        if not self._behind:
+            return self._outlet.when_sent()
+        return self._caught_up.one_more().addCallback(lambda _: self._outlet.when_sent())
 
     def leaving(
         self,
@@ -194,15 +209,7 @@ class Departures:
         return bool(page) and page[0].number == number
 
     def _fate_of(self, number: int) -> Deferred[None]:
-        def forget(waiter: Deferred[None]) -> None:
-            waiters.remove(waiter)
-            if not waiters:
-                del self._waiting[number]
-
-        waiters = self._waiting.setdefault(number, [])
-        waiter: Deferred[None] = Deferred(forget)
-        waiters.append(waiter)
-        return waiter
+        return self._waiting.setdefault(number, Waiters()).one_more()
 
     def depart(self, leaving: Leaving, numbers: Sequence[int] | None) -> bool:
         """
@@ -223,6 +230,7 @@ class Departures:
         if numbers:
             self._highest = max(self._highest, numbers[-1])
         if self._behind:
+            self._see_crowd()
             return True
         for (departure, element), number in zip(leaving, numbers, strict=True):
             if self._outlet.crowded or not self._hand_over(departure, element, number):
@@ -277,13 +285,14 @@ class Departures:
                     await deferLater(self._clock, AGAIN)
                     break
                 cursor = self._cursor
+            self._see_crowd()
         self._behind = False
-        caught_up, self._caught_up = self._caught_up, []
-        for waiter in caught_up:
-            waiter.callback(None)
+        self._see_crowd()
+        self._caught_up.tell()
 
     def _not_read(self, failure: Failure) -> None:
         self._behind = False
+        self._see_crowd()
         if not failure.check(CancelledError):
             self._log.failure("nothing leaves any more that was kept: our own mistake", failure=failure)
 
@@ -332,8 +341,8 @@ class Departures:
         self._fates[number] = is_sent
         if len(self._fates) > MAX_FATES:
             self._fates.popitem(last=False)
-        for waiter in self._waiting.pop(number, ()):
-            waiter.callback(None)
+        if waiters := self._waiting.pop(number, None):
+            waiters.tell()
 
     # -- the rest --
 
@@ -345,9 +354,10 @@ class Departures:
             self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
             return None
 
-    def _after_reading(self, then: Callable[[], Deferred[None]]) -> Deferred[None]:
-        if not self._behind:
-            return then()
-        caught_up: Deferred[None] = Deferred(self._caught_up.remove)
-        self._caught_up.append(caught_up)
-        return caught_up.addCallback(lambda _: then())
+    def _see_crowd(self) -> None:
+        waiting = self._highest - self._cursor if self._behind else 0
+        if waiting > CROWD:
+            self._crowded = True
+        elif self._crowded and waiting <= CROWD // 2:
+            self._crowded = False
+            self._until_clear.tell(lambda: not self._crowded)

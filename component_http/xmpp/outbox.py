@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from component_http.delivery.departure import Fate
 from component_http.interfaces import Observer
+from component_http.waiters import Waiters
 
 __all__ = ["CROWDED_BYTES", "CROWDED_STANZAS", "MAX_BYTES", "MAX_STANZAS", "MAX_UNCONFIRMED", "Outbox", "Outgoing"]
 
@@ -75,8 +76,8 @@ class Outbox:
         self._kept: deque[tuple[int, Callable[[Fate], None]]] = deque()
         self._written = 0
         self._excused = 0
-        self._until_clear: list[Deferred[None]] = []
-        self._until_sent: list[Deferred[None]] = []
+        self._until_clear = Waiters()
+        self._until_sent = Waiters()
 
     def __len__(self) -> int:
         """Stanzas that wait to be written."""
@@ -183,18 +184,16 @@ class Outbox:
         """See whether it is still crowded, or empty, and tell those who waited; they may send, or stop the stream."""
         if self.crowded and len(self._waiting) <= CROWDED_STANZAS // 2 and self._waiting_bytes <= CROWDED_BYTES // 2:
             self.crowded = False
-            while self._until_clear and not self.crowded:
-                self._until_clear.pop(0).callback(None)
-        while self._until_sent and self._all_sent:
-            self._until_sent.pop(0).callback(None)
+            self._until_clear.tell(lambda: not self.crowded)
+        self._until_sent.tell(lambda: self._all_sent)
 
     def when_clear(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_clear`."""
-        return _fire_later(self._until_clear) if self.crowded else succeed(None)
+        return self._until_clear.one_more() if self.crowded else succeed(None)
 
     def when_sent(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_sent`."""
-        return succeed(None) if self._all_sent else _fire_later(self._until_sent)
+        return succeed(None) if self._all_sent else self._until_sent.one_more()
 
     @property
     def _all_sent(self) -> bool:
@@ -208,10 +207,3 @@ class Outbox:
     def _see_whether_crowded(self) -> None:
         if len(self._waiting) >= CROWDED_STANZAS or self._waiting_bytes >= CROWDED_BYTES:
             self.crowded = True
-
-
-def _fire_later(waiting: list[Deferred[None]]) -> Deferred[None]:
-    """One more in a list of those that somebody will fire; cancelled it leaves the list."""
-    waiter: Deferred[None] = Deferred(waiting.remove)
-    waiting.append(waiter)
-    return waiter

@@ -67,7 +67,7 @@ class Room:
 
 
 VALUES = ("contract", "errors", "notices", "delivery.delivery", "delivery.departure")
-SEAMS = (*VALUES, "interfaces")
+SEAMS = (*VALUES, "interfaces", "waiters")
 
 ROOMS = {
     # Values.
@@ -82,6 +82,7 @@ ROOMS = {
     "delivery.departure": Room(VALUES, ["twisted.words.xish"], pure=True),
     # Seams.
     "interfaces": Room(VALUES, ["twisted.internet.defer", "twisted.words.xish"], pure=True),
+    "waiters": Room([], ["twisted.internet.defer"], pure=True),
     # Flow.
     "delivery": Room(
         SEAMS,
