@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -28,6 +28,12 @@ __all__ = ["Departures", "Leaving"]
 
 MAX_FATES = 10_000
 """Stanzas whose fate is remembered for who asks late; the oldest are forgotten beyond it."""
+
+MAX_WAITING = 100_000
+"""
+Stanzas that wait on disk before no more is pushed; a server that is away for a weekend must not fill the disk. What
+answers a delivery is always kept: deliveries have limits of their own.
+"""
 
 AGAIN = 5.0
 """Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
@@ -52,6 +58,7 @@ class Departures:
         domain: The component's own domain, normalised.
         limits: For one stanza.
         lifetimes: Seconds for which a stanza is of use, by its kind.
+        max_waiting: As `MAX_WAITING`.
     """
 
     _log = Logger()
@@ -66,6 +73,7 @@ class Departures:
         domain: str,
         limits: Limits,
         lifetimes: Mapping[str, float] = LIFETIMES,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         self._spool = spool
         self._outlet = outlet
@@ -74,6 +82,7 @@ class Departures:
         self._domain = domain
         self._limits = limits
         self._lifetimes = lifetimes
+        self._max_waiting = max_waiting
         self._notices = Notices(LOG_INTERVAL)
         # The last number that was handed over, and the last that the spool gave.
         self._cursor = 0
@@ -155,9 +164,19 @@ class Departures:
         Returns:
             Their numbers, when they are kept. It fails with `SpoolError` if they cannot be kept now.
         """
+        if self._is_full:
+            return fail(SpoolError("too much waits to leave"))
         leaving = self.leaving(composed.stanzas, verbatim=composed.verbatim, delivery_id=delivery_id)
         pushed: Deferred[Any] = self._spool.push([departure for departure, _ in leaving], memo)
         return pushed.addCallback(self._pushed, leaving)
+
+    @property
+    def _is_full(self) -> bool:
+        """No more should be pushed: so much waits on disk, or, where nothing is on disk, with the outlet."""
+        if not self._spool.durable:
+            return self._outlet.crowded
+        # Before the first page after a start nobody knows how much it is.
+        return self._behind and 0 < self._cursor <= self._highest - self._max_waiting
 
     def _pushed(self, numbers: Sequence[int], leaving: Leaving) -> Sequence[int]:
         if not self.depart(leaving, numbers):

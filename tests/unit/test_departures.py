@@ -16,6 +16,8 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
+from component_http.contract.memo import Memo
+from component_http.contract.reply import Composed
 from component_http.contract.xml import NS_COMPONENT, Limits
 from component_http.delivery.departure import Departure
 from component_http.delivery.departures import AGAIN, Departures, Leaving
@@ -88,8 +90,15 @@ class DeparturesCase(SynchronousTestCase):
         self.spool = KeptRows()
         self.departures = self.some_departures(self.spool)
 
-    def some_departures(self, spool: MemorySpool) -> Departures:
-        return Departures(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits())
+    def some_departures(self, spool: MemorySpool, **options: int) -> Departures:
+        return Departures(
+            spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits(), **options
+        )
+
+    def push(self, *ids: str, key: str | None = None) -> Deferred[Sequence[int]]:
+        """Let stanzas leave that answer nothing, as the API does."""
+        memo = None if key is None else Memo("ops", key, "fingerprint", b"[]")
+        return self.departures.push(Composed(tuple(map(a_stanza, ids))), memo=memo)
 
     def leave(self, *ids: str) -> None:
         """Let stanzas leave as the relay does."""
@@ -345,6 +354,51 @@ class DurableTests(DeparturesCase):
             self.assertTrue(after == before + 1 or after <= before, numbers)
 
 
+class PushTests(DeparturesCase):
+    """How much may wait of what is pushed."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.departures = self.some_departures(self.spool, max_waiting=4)
+
+    def wait(self, *ids: str) -> None:
+        for id_ in ids:
+            [number] = self.successResultOf(self.push(id_))
+            self.spool.rows[number] = Departure(f"<message id='{id_}'/>", "message", 1e9, 0.0, number=number)
+
+    def test_much_waits(self) -> None:
+        """
+        When so much waits on disk no more is pushed, until some of it has left.
+        """
+        self.wait("a")
+        self.outlet.crowded = True
+        self.wait("b", "c", "d", "e")
+        self.failureResultOf(self.push("f", key="k"), SpoolError)
+        self.assertIsNone(self.successResultOf(self.spool.recall("ops", "k")))
+        self.outlet.crowded = False
+        self.clock.pump([0, 0])
+        self.successResultOf(self.push("g"))
+
+    def test_after_a_start(self) -> None:
+        """
+        What left long ago does not count, as high as the numbers may be.
+        """
+        self.wait(*map(str, range(9)))
+        self.departures = self.some_departures(self.spool, max_waiting=4)
+        self.departures.read_all()
+        self.successResultOf(self.push("x"))
+        self.successResultOf(self.push("y"))
+
+    def test_answers_go_on(self) -> None:
+        """
+        What answers a delivery is kept all the same.
+        """
+        self.outlet.crowded = True
+        self.wait("b", "c", "d", "e")
+        self.leave("answer")
+        self.assertIn(5, self.spool.rows)
+
+
 class MemoryTests(DeparturesCase):
     """With a spool in memory, which leaves it to the outlet."""
 
@@ -364,3 +418,14 @@ class MemoryTests(DeparturesCase):
         self.assertEqual((["a", "b"], 2), (self.sent(), self.counters["reply_lost"]))
         self.departures.read_all()
         self.assertEqual(["a", "b"], self.sent())
+
+    def test_no_room(self) -> None:
+        """
+        With a spool in memory what is pushed while the outlet is crowded is refused in whole, and its key forgotten.
+        """
+        spool = MemorySpool()
+        self.departures = self.some_departures(spool)
+        self.outlet.crowded = True
+        self.failureResultOf(self.push("a", "b", key="k"), SpoolError)
+        self.assertIsNone(self.successResultOf(spool.recall("ops", "k")))
+        self.assertEqual([], self.sent())
