@@ -38,7 +38,8 @@ def see_port(settings: Settings) -> None:
     if listen is None or not listen.startswith(("tcp:", "tcp6:", "ssl:")):
         return
     interface, port = listening_at(listen)
-    with socket.socket(socket.AF_INET6 if ":" in interface else socket.AF_INET) as probe:
+    is_ipv6 = listen.startswith("tcp6:") or ":" in interface
+    with socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((interface, int(port)))
