@@ -286,6 +286,7 @@ class Desk:
             self._observer.count("api_unanswered")
             raise Problem(504, f"no answer came within {timeout:g} s") from None
         except Offline:
+            self._observer.count("api_unanswered")
             raise Problem(
                 503, "nobody can be asked now: try again later", headers={"Retry-After": RETRY_AFTER}
             ) from None

@@ -557,6 +557,7 @@ class AskTests(ApiTestCase):
         told = self.asked()
         self.refused(503, told)
         self.assertEqual("5", told.headers["Retry-After"])
+        self.assertEqual((1, 1), (self.counters["api_asked"], self.counters["api_unanswered"]))
 
     def test_no_question(self) -> None:
         """
