@@ -305,6 +305,24 @@ class RestTests(ApiTestCase):
             self.assertEqual(504, answer.status)
             self.assertIn("within 3 s", self.error(answer)["text"])
 
+    def test_longest_time_out(self) -> None:
+        """
+        A time-out in the header that is longer than may be, or none at all, is what may be, as with the module.
+        """
+        self.answer = result
+        for seconds in ("120", "soon", "-1"):
+            self.assertEqual(
+                200, self.answer_to("GET", "/rest/ping/a@b", headers={"prosody-rest-timeout": seconds}).status
+            )
+
+    def test_xml_with_a_path(self) -> None:
+        """
+        XML is sent as it is, and the path says to whom where it does not.
+        """
+        for xml in ("<message><body>hi</body></message>", "<message to='bob@example.org'><body>hi</body></message>"):
+            self.post("/rest/message/chat/alice@example.org", xml, {"content-type": "application/xmpp+xml"})
+        self.assertEqual(["alice@example.org", "bob@example.org"], [element["to"] for element in self.sender.pushed])
+
     def test_unknown_question(self) -> None:
         """
         A question that has no name here is told with those that have one.
