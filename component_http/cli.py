@@ -72,7 +72,7 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def _check(file: str) -> int:
-    from component_http.gateway import api_hooks
+    from component_http.api_service import api_hooks
 
     with exit_on_settings_error():
         settings = Settings.from_toml(file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import socket
 import sys
 import time
 from functools import partial
@@ -14,22 +13,16 @@ from uuid import uuid4
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
-from component_http.api.desk import Desk
-from component_http.api.hooks import Hook, Hooks
-from component_http.api.rate import Rate
-from component_http.api.routes import Api
 from component_http.api.server import ApiServer
-from component_http.api.template import Template, shipped
-from component_http.api.tokens import Token, Tokens
+from component_http.api_service import api_hooks, api_server, see_port
 from component_http.contract import reply
-from component_http.contract.address import Address
 from component_http.contract.conditions import error_of_status
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
@@ -46,11 +39,10 @@ from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.interfaces import Found, Observer, Sender, Spool, Webhook
+from component_http.interfaces import Found, Spool, Webhook
 from component_http.notices import LOG_INTERVAL, Notices
 from component_http.operations.metrics import Counters
-from component_http.settings import DeliverySettings, HookSettings, Settings
-from component_http.settings.values import listening_at
+from component_http.settings import DeliverySettings, Settings
 from component_http.spool import database
 from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
@@ -70,8 +62,8 @@ RESTORE_AGAIN = 5.0
 
 FILES_BESIDE = 24
 """
-Files that the process may open beside connections to the webhook: the stream, the spool's, the log, and what Python and
-Twisted need. Without them a lost stream could not be connected again while the webhook is busy.
+Files that the process may open beside connections to the webhook and to the API: the stream, the spool's, the log, and
+what Python and Twisted need. Without them a lost stream could not be connected again while these are busy.
 """
 
 
@@ -161,7 +153,7 @@ class Gateway(MultiService):
         """
         path = self._settings.spool.file()
         if not self._prepared:
-            _see_port(self._settings)
+            see_port(self._settings)
             self._prepared = True
         if path is None or self._spool_lock is not None:
             return
@@ -205,16 +197,20 @@ class Gateway(MultiService):
             spool.key().addCallback(self._serve_api)
 
     def _see_how_many_files(self) -> None:
-        wanted = self._settings.webhook.max_connections
-        affordable = _connections(wanted)
-        if affordable < wanted:
-            self._log.warn(
-                "webhook.max_connections is {wanted}, but this process may have {files} files open (ulimit -n, or"
-                " LimitNOFILE of its unit): it makes at most {affordable} connections at once",
-                wanted=wanted,
-                files=_open_files(),
-                affordable=affordable,
-            )
+        settings = self._settings
+        found = [("webhook", settings.webhook.max_connections, _connections(settings))]
+        if settings.api.listen is not None:
+            found.append(("api", settings.api.max_connections, _api_connections(settings)))
+        for table, wanted, affordable in found:
+            if affordable < wanted:
+                self._log.warn(
+                    "{table}.max_connections is {wanted}, but this process may have {files} files open (ulimit -n, or"
+                    " LimitNOFILE of its unit): there are at most {affordable} connections at once",
+                    table=table,
+                    wanted=wanted,
+                    files=_open_files(),
+                    affordable=affordable,
+                )
 
     async def _restore(self, spool: Spool, relay: Relay, departures: Departures) -> None:
         notices = Notices(LOG_INTERVAL)
@@ -251,7 +247,15 @@ class Gateway(MultiService):
         sender = Dispatch(self._spool, self._departures, self._relay, self._questions.ask)
         # Where the key could not be read, no link is ours.
         key = link_key or token_bytes(KEY_BYTES)
-        self._api = api_server(self._settings, self._reactor, sender, self.counters, self._hooks, key)
+        self._api = api_server(
+            self._settings,
+            self._reactor,
+            sender,
+            self.counters,
+            self._hooks,
+            key,
+            max_connections=_api_connections(self._settings),
+        )
         self._api.startService()
 
     def _link(self, delivery: Delivery) -> str | None:
@@ -408,7 +412,7 @@ class Gateway(MultiService):
         return Relay(
             forwarder,
             spool,
-            Backlog(backlog_limits(settings), _connections(settings.webhook.max_connections)),
+            Backlog(backlog_limits(settings), _connections(settings)),
             self._outlet,
             departures,
             self._outlet,
@@ -507,120 +511,18 @@ def _open_files() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
-def _connections(wanted: int) -> int:
+def _api_connections(settings: Settings) -> int:
+    """Connections to the API at once: as many as are wanted, or as a quarter of the files is for; 0 without an API."""
+    if settings.api.listen is None:
+        return 0
+    return max(1, min(settings.api.max_connections, (_open_files() - FILES_BESIDE) // 4))
+
+
+def _connections(settings: Settings) -> int:
     """Connections to the webhook at once: as many as are wanted, or as there can be files for."""
-    return max(1, min(wanted, _open_files() - FILES_BESIDE))
-
-
-def _see_port(settings: Settings) -> None:
-    """See that the API's port can be opened; another moment will tell where that cannot be found out now."""
-    listen = settings.api.listen
-    if listen is None or not listen.startswith(("tcp:", "ssl:")):
-        return
-    interface, port = listening_at(listen)
-    with socket.socket(socket.AF_INET6 if ":" in interface else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((interface, int(port)))
-        except OSError as error:
-            raise SettingsError(
-                f"api.listen is {listen}, but that cannot be opened: {error.strerror}; stop what listens there, or name"
-                " another port"
-            ) from None
-
-
-def api_hooks(settings: Settings) -> Hooks:
-    """
-    The API's URLs for programs that know nothing of XMPP, with their templates.
-
-    Raises:
-        SettingsError: A template is none.
-    """
-    return Hooks(
-        Hook(
-            name=hook.name,
-            secret=hook.secret,
-            to=hook.to,
-            sender=Address.parse(hook.send_as or settings.component.domain),
-            type=hook.type,
-            template=_template(hook),
-            rate=Rate(*hook.rate),
-        )
-        for hook in settings.api.hook
-    )
-
-
-def _template(hook: HookSettings) -> Template | None:
-    if hook.template_text is not None:
-        return Template(hook.template_text, f"the template of api.hook {hook.name}")
-    return None if hook.template is None else Template(shipped(hook.template), hook.template)
-
-
-def api_server(
-    settings: Settings,
-    reactor: Any,
-    sender: Sender,
-    observer: Observer,
-    hooks: Hooks,
-    link_key: bytes,
-    *,
-    endpoint: str | None = None,
-) -> ApiServer:
-    """
-    The HTTP API, which serves once it is started.
-
-    Args:
-        settings: All of them.
-        reactor: Opens the port.
-        sender: Sends what is pushed, and asks.
-        observer: Told what happens.
-        hooks: Those of `api_hooks`.
-        link_key: What the links of late replies are made with.
-        endpoint: Where it listens, instead of `api.listen`.
-    """
-    api, domain = settings.api, settings.component.domain
-    listen = endpoint or api.listen
-    assert listen is not None
-    desk = Desk(
-        sender,
-        observer,
-        domain=domain,
-        limits=Limits(max_bytes=settings.component.max_stanza_bytes),
-        new_id=_new_id,
-        clock=reactor,
-        max_timeout=api.max_wait,
-    )
-    tokens = [
-        Token(
-            name=token.name,
-            secret=token.token,
-            may_send_as=token.may_send_as,
-            may_send_to=token.may_send_to,
-            kinds=token.kinds,
-            rate=Rate(*token.rate),
-        )
-        for token in api.token
-    ]
-    served = Api(
-        desk,
-        Tokens(tokens, domain),
-        hooks,
-        observer,
-        link_key=link_key,
-        version=__version__,
-        seconds=reactor.seconds,
-        now=time.time,
-    )
-    return ApiServer(
-        served.handle,
-        desk.finish,
-        serverFromString(reactor, listen),
-        observer,
-        clock=reactor,
-        max_connections=api.max_connections,
-        max_body_bytes=api.max_body_bytes,
-        request_timeout=api.request_timeout,
-    )
+    # As many of the API's clients again may wait to be told that there are too many.
+    beside = FILES_BESIDE + 2 * _api_connections(settings)
+    return max(1, min(settings.webhook.max_connections, _open_files() - beside))
 
 
 def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
@@ -631,7 +533,7 @@ def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
             reactor=reactor,
             timeout=webhook.timeout,
             connect_timeout=webhook.connect_timeout,
-            max_connections=_connections(webhook.max_connections),
+            max_connections=_connections(settings),
             max_body_bytes=webhook.max_body_bytes,
             headers=webhook.headers,
             bearer_token=webhook.bearer_token,

@@ -58,10 +58,14 @@ class Pushed:
     numbers: Sequence[int]
 
 
-def fingerprint(call: Call) -> str:
-    """What tells a request from another one with the same idempotency key; how it wants to wait does not count."""
+def fingerprint(call: Call, composed: Composed) -> str:
+    """
+    What tells a request from another one with the same idempotency key; how it wants to wait does not count.
+
+    Who sends counts, for the user of Basic auth may decide it.
+    """
     digest = hashlib.sha256()
-    for part in (call.method, call.path, call.media_type):
+    for part in (call.method, call.path, call.media_type, *(stanza["from"] for stanza in composed.stanzas)):
         digest.update(f"{part}\n".encode("utf-8", "replace"))
     digest.update(call.body or b"")
     return digest.hexdigest()
@@ -192,7 +196,7 @@ class Desk:
         """
         memo = None
         if "idempotency-key" in call.headers:
-            memo = Memo(owner, _key(call.headers["idempotency-key"]), fingerprint(call), _ids(composed))
+            memo = Memo(owner, _key(call.headers["idempotency-key"]), fingerprint(call, composed), _ids(composed))
         return await self._kept(self._push(composed, delivery_id, memo))
 
     async def _push(self, composed: Composed, delivery_id: str | None, memo: Memo | None) -> Pushed:
@@ -282,6 +286,7 @@ class Desk:
             self._observer.count("api_unanswered")
             raise Problem(504, f"no answer came within {timeout:g} s") from None
         except Offline:
+            self._observer.count("api_unanswered")
             raise Problem(
                 503, "nobody can be asked now: try again later", headers={"Retry-After": RETRY_AFTER}
             ) from None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import html
 import re
 from collections.abc import Iterable, Sequence
 
@@ -25,6 +24,8 @@ from component_http.errors import ReplyRefused
 __all__ = ["Hook", "Hooks", "post", "slack_text"]
 
 _LINK = re.compile(r"<([^<>|]+)(?:\|([^<>]*))?>")
+_CHARACTERS = {"&amp;": "&", "&lt;": "<", "&gt;": ">"}
+_REFERENCE = re.compile("|".join(_CHARACTERS))
 _ADDRESSEE = re.compile(r"[!@#]")
 
 
@@ -191,4 +192,4 @@ def _unmarked(text: str) -> str:
         target = target.removeprefix("mailto:")
         return f"{label} ({target})" if label and label != target else target
 
-    return html.unescape(_LINK.sub(written, text)) if "&" in text else _LINK.sub(written, text)
+    return _REFERENCE.sub(lambda match: _CHARACTERS[match[0]], _LINK.sub(written, text))

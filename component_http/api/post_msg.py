@@ -7,6 +7,8 @@ message without a body, which is refused.
 
 from __future__ import annotations
 
+import re
+
 from twisted.words.xish.domish import Element
 
 from component_http.api.desk import Desk
@@ -73,15 +75,17 @@ def html_element(html: object, limits: Limits) -> Element:
     """
     if not isinstance(html, str):
         raise Problem(422, "html: not a string")
+    # With its body around it or without, and whether or not that says of which namespace it is.
+    html = html.strip()
+    inner = html if re.match(r"<(?:\w+:)?body[\s>/]", html) else f"<body>{html}</body>"
     try:
-        # With its body around it or without.
-        inner = html if html.lstrip().startswith("<body") else f"<body>{html}</body>"
-        [body] = parse_stanzas(inner.replace("<body", f"<body xmlns='{NS_XHTML}'", 1), limits)
+        [outer] = parse_stanzas(f"<html xmlns='{NS_XHTML}'>{inner}</html>", limits)
+        [body] = outer.children
     except XmlRefused as error:
         raise Problem(422, f"html: {error}") from None
     except ValueError:
         raise Problem(422, "html: not one piece of XHTML") from None
-    if (body.uri, body.name) != (NS_XHTML, "body"):
+    if not isinstance(body, Element) or (body.uri, body.name) != (NS_XHTML, "body"):
         raise Problem(422, "html: not one piece of XHTML")
     element = Element((NS_XHTML_IM, "html"))
     element.addChild(body)

@@ -8,6 +8,7 @@ questions of `questions`. Its callback is what the webhook is here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -57,8 +58,8 @@ async def post(desk: Desk, call: Call, caller: Caller, kind: str = "", stanza_ty
         stanza_type: Likewise; for an iq it may be the name of a question.
         to: Likewise.
     """
-    if call.media_type == XMPP_XML and not kind:
-        return await _carried_out(desk, call, caller, {"stanza": text_of(call)}, [])
+    if call.media_type == XMPP_XML:
+        return await _carried_out(desk, call, caller, {"stanza": text_of(call), "to": to or None}, [])
     given = _given(call, kind)
     if kind:
         given = {**given, "kind": kind, "to": to}
@@ -146,18 +147,17 @@ async def _carried_out(
     if len(composed.stanzas) > 1:
         raise Problem(422, "one stanza can be sent at a time")
     if composed.stanzas[0].name == "iq":
-        timeout = desk.timeout(_with_header(call))
-        return _told(call, await desk.ask(composed, timeout))
+        return _told(call, await desk.ask(composed, _timeout(desk, call)))
     await desk.push(caller.token.name, call, composed)
     return Answer(202)
 
 
-def _with_header(call: Call) -> Call:
-    """The request, with the time-out that mod_rest takes from a header in its query."""
-    seconds = call.headers.get("prosody-rest-timeout")
-    if seconds is None:
-        return call
-    return Call(call.method, call.path, f"timeout={seconds}", call.headers, call.body)
+def _timeout(desk: Desk, call: Call) -> float:
+    """The time-out that mod_rest takes from a header, as long as may be; else the one in the query."""
+    seconds = call.headers.get("prosody-rest-timeout", "").strip()
+    if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", seconds) or not float(seconds):
+        return desk.timeout(call)
+    return min(float(seconds), desk.max_timeout)
 
 
 def _told(call: Call, answer: Stanza) -> Answer:

@@ -35,6 +35,9 @@ CLOSE_TIME = 5.0
 _Handle = Callable[[Call], Awaitable[Answer]]
 
 _BUSY = problem_json(Problem(503, "too many connections: try again later"))
+_STOPPING = problem_json(
+    Problem(503, "the gateway is stopping: try again later", headers={"Retry-After": "5", "Connection": "close"})
+)
 
 
 class _Request(Request):
@@ -65,6 +68,10 @@ class _Request(Request):
 
     def process(self) -> None:
         """Hand it to the API; called by twisted.web when all of it is in."""
+        if self._site.stopping:
+            self.channel.persistent = False
+            self.send(_STOPPING)
+            return
         path, _, query = self.uri.partition(b"?")
         headers = {
             name.decode("latin-1").lower(): ", ".join(value.decode("utf-8", "replace") for value in values)
@@ -217,6 +224,7 @@ class ApiServer(Service):
 
     Attributes:
         listening: Fires with the port when it is open, or with None if it cannot be opened. None before the start.
+        stopping: It stops or has stopped, so that no request is begun any more.
     """
 
     _log = Logger()
@@ -241,6 +249,7 @@ class ApiServer(Service):
         self.channels: set[_Channel] = set()
         self.turned_away: set[_Busy] = set()
         self.listening: Deferred[IListeningPort | None] | None = None
+        self.stopping = False
         self._finish = finish
         self._endpoint = endpoint
         self._request_timeout = request_timeout
@@ -255,6 +264,7 @@ class ApiServer(Service):
     def startService(self) -> None:
         """Open the port; that it could not be opened is logged, and the gateway goes on without."""
         super().startService()
+        self.stopping = False
         self.listening = Deferred()
         self._endpoint.listen(self.factory()).addCallbacks(self._opened, self._not_opened)
 
@@ -289,6 +299,7 @@ class ApiServer(Service):
     def stopService(self) -> Deferred[None]:
         """Take no more, give what is under way a moment to end, and close what is left."""
         super().stopService()
+        self.stopping = True
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:

@@ -7,6 +7,7 @@ can do to a template that is meant well.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -51,7 +52,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 def _environment() -> _Sandbox:
     # What is missing is empty, however deep: the payloads of others leave things out as they like.
-    return _Sandbox(autoescape=False, undefined=ChainableUndefined, keep_trailing_newline=False)
+    environment = _Sandbox(autoescape=False, undefined=ChainableUndefined, keep_trailing_newline=False)
+    # Jinja2's own writes for a browser: "\u003c" for "<", and for every letter that is not ASCII.
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    return environment
 
 
 class Template:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -170,6 +170,9 @@ class Departures:
         Returns:
             Their numbers, when they are kept. It fails with `SpoolError` if they cannot be kept now.
         """
+        if not self._spool.durable and self._outlet.crowded:
+            # All of it is refused before any of it leaves; a spool on disk has limits of its own.
+            return fail(SpoolError("too much waits to leave"))
         leaving = self.leaving(composed.stanzas, verbatim=composed.verbatim, delivery_id=delivery_id)
         pushed: Deferred[Any] = self._spool.push([departure for departure, _ in leaving], memo)
         return pushed.addCallback(self._pushed, leaving)

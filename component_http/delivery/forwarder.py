@@ -175,6 +175,7 @@ class Forwarder:
         if self._link is not None and isinstance(result, Response) and is_open(delivery.stanza, result):
             self._observer.count("left_open")
             self._log.debug("{id}: the webhook will answer later", id=delivery.id)
+            delivery.failure = None
             return Attempted(LATER)
         return Attempted(self._verdict(delivery, result, step), step.rest)
 

@@ -256,6 +256,10 @@ class Relay:
         if self._backlog.crowded and not self._forwarder.wait():
             self._valve.pause()
 
+    def _read_again(self) -> None:
+        if self._backlog.relieved:
+            self._valve.resume()
+
     def _take(self, delivery: Delivery) -> None:
         self._deliveries[delivery.id] = delivery
         self._backlog.add(delivery.id, delivery.conversation, delivery.size)
@@ -363,6 +367,7 @@ class Relay:
         self._backlog.remove(delivery.id)
         if self._given_up is not None:
             self._give_up(delivery)
+        self._read_again()
         self._start()
 
     def _let_rest(self, conversation: Conversation, seconds: float) -> None:
@@ -488,8 +493,7 @@ class Relay:
             self._backlog.remove(delivery.id)
         self._observer.count(verdict.outcome)
         self._departures.depart(leaving, numbers)
-        if self._backlog.relieved:
-            self._valve.resume()
+        self._read_again()
         self._start()
         self._look_whether_drained()
         return numbers

@@ -561,6 +561,8 @@ def _accept_base_url(value: Any) -> str:
     parts = _url_parts(value) if isinstance(value, str) else None
     if parts is None or parts.query or parts.fragment or "@" in parts.netloc:
         raise _Unfit
+    if not value.isascii():
+        raise _Unfit(remedy="write it in ASCII, for it goes into a header: its host as xn--..., the rest with %")
     return str(value).rstrip("/")
 
 

@@ -13,6 +13,7 @@ Source: XEP-0199; RFC 6120 section 10.1 (a server processes what one entity send
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 from secrets import token_hex
@@ -47,6 +48,10 @@ PATIENCE = 60.0
 
 REMEMBERED = 32
 """Ids of earlier barriers, which may come back late."""
+
+_ID_BYTES = 8
+_ID = re.compile(f"[0-9a-f]{{{2 * _ID_BYTES}}}")
+"""The id of a barrier, also of one that another process has sent; no other iq that we send has one of this length."""
 
 
 class Barrier:
@@ -159,7 +164,7 @@ class Barrier:
 
     def _ask(self, address: str, silent: float) -> None:
         """Send a ping to an address; no more than so many seconds of silence count from before it."""
-        ping = token_hex(8), address
+        ping = token_hex(_ID_BYTES), address
         self._pings.append(ping)
         self._out[ping] = self._outbox.written
         self._sent_at = now = self._clock.seconds()
@@ -187,6 +192,8 @@ class Barrier:
                 return False
         elif sender != self._domain or element.getAttribute("type") != "get" or not _has_ping(element):
             return False
+        elif not _ID.fullmatch(ping[0] or ""):
+            return False  # somebody in this process asks whether the component is there, and is to be answered
         if ping in self._out:
             self._confirmed(sender, self._out[ping])
         elif not is_ours and not self._warned:

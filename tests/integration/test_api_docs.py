@@ -14,10 +14,10 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.words.xish.domish import Element
 
+from component_http.api_service import api_hooks, api_server
 from component_http.contract.conditions import SERVICE_UNAVAILABLE, error_stanza
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.stanza import Stanza
-from component_http.gateway import api_hooks, api_server
 from component_http.operations.metrics import Counters
 from component_http.settings import Settings
 from component_http.testing import RecordingSender

@@ -30,8 +30,8 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
+from component_http.api_service import api_hooks, api_server
 from component_http.contract.link import KEY_BYTES
-from component_http.gateway import api_hooks, api_server
 from component_http.operations.metrics import Counters
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings
 from component_http.testing import RecordingSender

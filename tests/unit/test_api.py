@@ -189,6 +189,15 @@ class IdempotencyTests(ApiTestCase):
         self.assertIn("make a new one", self.refused(422, self.post("/v1/stanzas", HELLO, self.KEY)))
         self.assertEqual(["hello"], self.bodies())
 
+    def test_other_sender(self) -> None:
+        """
+        Who comes with the same key as another user of the same token means another sender, and is told.
+        """
+        for user, status in (("a@bot.example.org", 202), ("b@bot.example.org", 422), ("a@bot.example.org", 202)):
+            headers = {**self.KEY, **basic(user, TOKEN)}
+            self.assertEqual(status, self.post("/v1/messages", HELLO, headers, token=None).status)
+        self.assertEqual(["a@bot.example.org"], [element["from"] for element in self.sender.pushed])
+
     def test_other_token(self) -> None:
         """
         Another client's key is another key.
@@ -548,6 +557,7 @@ class AskTests(ApiTestCase):
         told = self.asked()
         self.refused(503, told)
         self.assertEqual("5", told.headers["Retry-After"])
+        self.assertEqual((1, 1), (self.counters["api_asked"], self.counters["api_unanswered"]))
 
     def test_no_question(self) -> None:
         """

@@ -384,6 +384,24 @@ class LifeTests(ServerTestCase):
         self.successResultOf(stopped)
         self.assertEqual((200, True, True), (self.status_of(wire), wire.disconnecting, idle.disconnecting))
 
+    def test_request_while_it_stops(self) -> None:
+        """
+        Who asks on a kept connection while the server stops is told so, and nothing is begun for it.
+        """
+        self.server.startService()
+        self.answer = Deferred()
+        self.say(post())
+        protocol, wire = self.connect()
+        stopped = self.server.stopService()
+        protocol.dataReceived(post().encode())
+        self.assertEqual((503, 1, True), (self.status_of(wire), len(self.calls), wire.disconnecting))
+        self.assertIn(b"Retry-After: ", wire.value())
+        self.answer.callback(json_answer(200, {}))
+        self.successResultOf(stopped)
+        self.answer = json_answer(200, {})
+        self.server.startService()
+        self.assertEqual(200, self.status_of(self.say(post())))
+
     def test_stop_waits_so_long(self) -> None:
         """
         A request that takes for ever does not keep the server from stopping.

@@ -313,6 +313,14 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             error = self.assertRaises(SettingsError, ApiSettings, listen=listen)
             self.assertIn(f'write "{meant}"', str(error))
 
+    def test_url_that_no_header_can_hold(self) -> None:
+        """
+        Where the webhook reaches the API goes into a header of each request, so that it is ASCII.
+        """
+        error = self.assertRaises(SettingsError, ApiSettings, url="https://bücher.example/x")
+        self.assertIn("write it in ASCII", str(error))
+        self.assertEqual("https://xn--bcher-kva.example", ApiSettings(url="https://xn--bcher-kva.example/").base_url)
+
     def test_listen_that_cannot_be(self) -> None:
         """
         Ports out of range, keys that are not there and endpoints of unknown kind are told.

@@ -91,6 +91,20 @@ class PostMsgTests(ApiTestCase):
                 xml,
             )
 
+    def test_html_of_its_own_namespace(self) -> None:
+        """
+        A body that says itself that it is XHTML is taken like one that does not, be it written with a prefix.
+        """
+        for html in (
+            "<body xmlns='http://www.w3.org/1999/xhtml'><p>hi</p></body>",
+            " <body><p>hi</p></body> ",
+            "<h:body xmlns:h='http://www.w3.org/1999/xhtml'><h:p>hi</h:p></h:body>",
+            "<p>hi</p>",
+        ):
+            self.assertEqual(201, self.msg({"html": html}, JSON).status)
+        [html] = {str(element.html.body.p) for element in self.sender.pushed}
+        self.assertEqual("hi", html)
+
     def test_bad_html(self) -> None:
         """
         What is not well-formed, or would be more than the inside of a body, is refused.
@@ -291,6 +305,24 @@ class RestTests(ApiTestCase):
             self.assertEqual(504, answer.status)
             self.assertIn("within 3 s", self.error(answer)["text"])
 
+    def test_longest_time_out(self) -> None:
+        """
+        A time-out in the header that is longer than may be, or none at all, is what may be, as with the module.
+        """
+        self.answer = result
+        for seconds in ("120", "soon", "-1"):
+            self.assertEqual(
+                200, self.answer_to("GET", "/rest/ping/a@b", headers={"prosody-rest-timeout": seconds}).status
+            )
+
+    def test_xml_with_a_path(self) -> None:
+        """
+        XML is sent as it is, and the path says to whom where it does not.
+        """
+        for xml in ("<message><body>hi</body></message>", "<message to='bob@example.org'><body>hi</body></message>"):
+            self.post("/rest/message/chat/alice@example.org", xml, {"content-type": "application/xmpp+xml"})
+        self.assertEqual(["alice@example.org", "bob@example.org"], [element["to"] for element in self.sender.pushed])
+
     def test_unknown_question(self) -> None:
         """
         A question that has no name here is told with those that have one.
@@ -359,6 +391,15 @@ class SlackTests(ApiTestCase):
                 {"text": "<@U1> <!here> <#C2|dev>: 1 &lt; 2 &amp; 3"},
                 {"text": "mail <mailto:me@x.example|me@x.example>"},
             ),
+        )
+
+    def test_ampersands(self) -> None:
+        """
+        Of references only Slack's three are read, so that a URL's query stays what it was.
+        """
+        self.assertEqual(
+            ["https://ci.example.org/?a=1&section=2&copy=3 <b> &lt;"],
+            self.texts({"text": "https://ci.example.org/?a=1&section=2&copy=3 &lt;b&gt; &amp;lt;"}),
         )
 
     def test_attachments_and_blocks(self) -> None:

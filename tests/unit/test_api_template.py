@@ -92,3 +92,10 @@ class TemplateTests(SynchronousTestCase):
                     self.assertIsInstance(template.render(read_json(payload.encode())), str)
                 except TemplateFailed as failed:
                     self.assertIn("cannot do with this", str(failed))
+
+    def test_json_for_people(self) -> None:
+        """
+        What a template shows as JSON is for a person and no browser: each character stands for itself.
+        """
+        made = Template(shipped("generic"), "generic").render({"labels": {"q": "it's <b> & München"}})
+        self.assertEqual('labels: {"q": "it\'s <b> & München"}', made)

@@ -117,7 +117,7 @@ The layers of docs/architecture.md. A room that is not here has to be given its 
 of its own is held to that one.
 """
 
-ASSEMBLY = ("", "gateway", "tap", "cli", "spool_commands", "playground")
+ASSEMBLY = ("", "gateway", "api_service", "tap", "cli", "spool_commands", "playground")
 """The only rooms that may know everybody; "" is the package itself, with its public names."""
 
 

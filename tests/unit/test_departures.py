@@ -16,6 +16,8 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
+from component_http.contract.memo import Memo
+from component_http.contract.reply import Composed
 from component_http.contract.xml import NS_COMPONENT, Limits
 from component_http.delivery.departure import Departure
 from component_http.delivery.departures import AGAIN, CROWD, Departures, Leaving
@@ -90,8 +92,15 @@ class DeparturesCase(SynchronousTestCase):
         self.spool = KeptRows()
         self.departures = self.some_departures(self.spool)
 
-    def some_departures(self, spool: MemorySpool) -> Departures:
-        return Departures(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits())
+    def some_departures(self, spool: MemorySpool, **options: int) -> Departures:
+        return Departures(
+            spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits(), **options
+        )
+
+    def push(self, *ids: str, key: str | None = None) -> Deferred[Sequence[int]]:
+        """Let stanzas leave that answer nothing, as the API does."""
+        memo = None if key is None else Memo("ops", key, "fingerprint", b"[]")
+        return self.departures.push(Composed(tuple(map(a_stanza, ids))), memo=memo)
 
     def leave(self, *ids: str) -> None:
         """Let stanzas leave as the relay does."""
@@ -380,3 +389,14 @@ class MemoryTests(DeparturesCase):
         self.assertEqual((["a", "b"], 2), (self.sent(), self.counters["reply_lost"]))
         self.departures.read_all()
         self.assertEqual(["a", "b"], self.sent())
+
+    def test_no_room(self) -> None:
+        """
+        With a spool in memory what is pushed while the outlet is crowded is refused in whole, and its key forgotten.
+        """
+        spool = MemorySpool()
+        self.departures = self.some_departures(spool)
+        self.outlet.crowded = True
+        self.failureResultOf(self.push("a", "b", key="k"), SpoolError)
+        self.assertIsNone(self.successResultOf(spool.recall("ops", "k")))
+        self.assertEqual([], self.sent())

@@ -56,14 +56,15 @@ class World:
         now: The wall clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: BacklogLimits | None = None, first: Sequence[Response] = ()) -> None:
         self.now = 0.0
         self.clock = Clock()
         self.clock.advance(1_000.0)
         self.counters = Counters()
         self.outlet = RecordingOutlet()
+        self.valve = RecordingValve()
         self.spool = FullRows(lambda: self.now)
-        self.webhook = ScriptedWebhook(answer=lambda body, headers: Response(202))
+        self.webhook = ScriptedWebhook(first, answer=lambda body, headers: Response(202))
         ids = iter(("open", "d2", "d3", "d4"))
         forwarder = Forwarder(
             self.webhook,
@@ -84,10 +85,10 @@ class World:
         self.relay = Relay(
             forwarder,
             self.spool,
-            Backlog(BacklogLimits(), 32),
+            Backlog(limits or BacklogLimits(), 32),
             self.outlet,
             departures,
-            RecordingValve(),
+            self.valve,
             self.counters,
             clock=self.clock,
             new_id=lambda: next(ids),
@@ -259,3 +260,29 @@ class OpenIqTests(SynchronousTestCase):
         """
         self.world.accept_iq()
         self.assertEqual(1, self.world.relay.status().pending)
+
+    def test_reading_goes_on(self) -> None:
+        """
+        Reading that rested because much waited for the webhook goes on when that has taken it on.
+        """
+        world = World(BacklogLimits(max_pending=2, pause_above=0.4, resume_below=0.2))
+        world.webhook.pause()
+        world.accept_iq()
+        self.assertTrue(world.valve.paused)
+        world.webhook.resume()
+        self.assertFalse(world.valve.paused)
+
+    def test_earlier_failure(self) -> None:
+        """
+        An iq that was taken on after a failure, and never answered, has timed out, whatever the failure was.
+        """
+        world = World(first=[Response(500)])
+        world.accept_iq()
+        world.clock.pump([1.0] * 26)
+        [error] = world.outlet.sent
+        self.assertEqual((1, "remote-server-timeout"), (world.counters["left_open"], _condition(error)))
+
+
+def _condition(error: Element) -> str:
+    [condition, *_] = error.error.elements()
+    return str(condition.name)

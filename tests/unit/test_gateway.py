@@ -241,7 +241,7 @@ class SettingsAtWorkTests(SynchronousTestCase):
 class OpenFilesTests(SynchronousTestCase):
     """A process that may open few files."""
 
-    def warnings_with(self, files: int) -> list[str]:
+    def warnings_with(self, files: int, **api: object) -> list[str]:
         """What a gateway with a thousand connections warns of, in a process that may open so many files."""
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, before[1]))
@@ -254,6 +254,7 @@ class OpenFilesTests(SynchronousTestCase):
                 "component": {"domain": "bot.example.org", "component_post_url": "http://127.0.0.1:8080/"},
                 "webhook": {"max_connections": 1000},
                 "spool": {"kind": "memory"},
+                "api": api,
             },
             env={"COMPONENT_HTTP_SECRET": "not used"},
         )
@@ -272,7 +273,7 @@ class OpenFilesTests(SynchronousTestCase):
         [warning] = self.warnings_with(500)
         self.assertEqual(
             "webhook.max_connections is 1000, but this process may have 500 files open (ulimit -n, or LimitNOFILE of"
-            f" its unit): it makes at most {500 - FILES_BESIDE} connections at once",
+            f" its unit): there are at most {500 - FILES_BESIDE} connections at once",
             warning,
         )
 
@@ -281,3 +282,18 @@ class OpenFilesTests(SynchronousTestCase):
         With the usual 1024 files each number that can be set is fine.
         """
         self.assertEqual([], self.warnings_with(1024))
+
+    def test_api(self) -> None:
+        """
+        Clients of the API, as many as may come, leave files for the webhook and for the stream.
+        """
+        listen = "tcp:15280:interface=127.0.0.1"
+        warnings = self.warnings_with(424, listen=listen, max_connections=5000)
+        self.assertEqual(
+            ["webhook.max_connections is 1000, but", "api.max_connections is 5000, but"],
+            [warning.partition(" this")[0] for warning in warnings],
+        )
+        self.assertEqual(
+            ["at most 200 connections at once", "at most 100 connections at once"],
+            [w[w.index("at most") :] for w in warnings],
+        )

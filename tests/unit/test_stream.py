@@ -1188,13 +1188,21 @@ class BarrierTests(BarrierTestCase):
         """
         self.server.authenticate()
         with capturedLogs() as logs:
-            self.returns("foreign")
-            self.returns("foreigner")
-            self.server.says(
-                "<iq type='get' from='bot.example.org' to='bot.example.org'><ping xmlns='urn:xmpp:ping'/></iq>"
-            )
+            self.returns("0123456789abcdef")
+            self.returns("fedcba9876543210")
         self.assertEqual(1, len(self.logged(logs, LogLevel.warn)))
         self.assertEqual(0, self.counters["barrier_returned"])
+
+    def test_ping_that_is_no_barrier(self) -> None:
+        """
+        A client of the API, or a handler, that pings the component itself gets an answer as from anybody else.
+        """
+        heard = self.overheard()
+        self.server.authenticate()
+        with capturedLogs() as logs:
+            self.returns("0123456789abcdef0123456789abcdef")
+        self.assertEqual(1, len(heard))
+        self.assertEqual([], self.logged(logs, LogLevel.warn))
 
     def test_late_return(self) -> None:
         """

@@ -1,0 +1,146 @@
+"""The HTTP API, put together from the settings."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+from uuid import uuid4
+
+from twisted.internet.endpoints import serverFromString
+
+from component_http import __version__
+from component_http.api.desk import Desk
+from component_http.api.hooks import Hook, Hooks
+from component_http.api.rate import Rate
+from component_http.api.routes import Api
+from component_http.api.server import ApiServer
+from component_http.api.template import Template, shipped
+from component_http.api.tokens import Token, Tokens
+from component_http.contract.address import Address
+from component_http.contract.xml import Limits
+from component_http.errors import SettingsError
+from component_http.interfaces import Observer, Sender
+from component_http.settings import HookSettings, Settings
+from component_http.settings.values import listening_at
+
+__all__ = ["api_hooks", "api_server", "see_port"]
+
+
+def see_port(settings: Settings) -> None:
+    """
+    See that the API's port can be opened; another moment will tell where that cannot be found out now.
+
+    Raises:
+        SettingsError: Something listens there, or it is not for us.
+    """
+    listen = settings.api.listen
+    if listen is None or not listen.startswith(("tcp:", "tcp6:", "ssl:")):
+        return
+    interface, port = listening_at(listen)
+    is_ipv6 = listen.startswith("tcp6:") or ":" in interface
+    with socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((interface, int(port)))
+        except OSError as error:
+            raise SettingsError(
+                f"api.listen is {listen}, but that cannot be opened: {error.strerror}; stop what listens there, or name"
+                " another port"
+            ) from None
+
+
+def api_hooks(settings: Settings) -> Hooks:
+    """
+    The API's URLs for programs that know nothing of XMPP, with their templates.
+
+    Raises:
+        SettingsError: A template is none.
+    """
+    return Hooks(
+        Hook(
+            name=hook.name,
+            secret=hook.secret,
+            to=hook.to,
+            sender=Address.parse(hook.send_as or settings.component.domain),
+            type=hook.type,
+            template=_template(hook),
+            rate=Rate(*hook.rate),
+        )
+        for hook in settings.api.hook
+    )
+
+
+def _template(hook: HookSettings) -> Template | None:
+    if hook.template_text is not None:
+        return Template(hook.template_text, f"the template of api.hook {hook.name}")
+    return None if hook.template is None else Template(shipped(hook.template), hook.template)
+
+
+def api_server(
+    settings: Settings,
+    reactor: Any,
+    sender: Sender,
+    observer: Observer,
+    hooks: Hooks,
+    link_key: bytes,
+    *,
+    max_connections: int | None = None,
+    endpoint: str | None = None,
+) -> ApiServer:
+    """
+    The HTTP API, which serves once it is started.
+
+    Args:
+        settings: All of them.
+        reactor: Opens the port.
+        sender: Sends what is pushed, and asks.
+        observer: Told what happens.
+        hooks: Those of `api_hooks`.
+        link_key: What the links of late replies are made with.
+        max_connections: At once, instead of `api.max_connections`.
+        endpoint: Where it listens, instead of `api.listen`.
+    """
+    api, domain = settings.api, settings.component.domain
+    listen = endpoint or api.listen
+    assert listen is not None
+    desk = Desk(
+        sender,
+        observer,
+        domain=domain,
+        limits=Limits(max_bytes=settings.component.max_stanza_bytes),
+        new_id=lambda: uuid4().hex,
+        clock=reactor,
+        max_timeout=api.max_wait,
+    )
+    tokens = [
+        Token(
+            name=token.name,
+            secret=token.token,
+            may_send_as=token.may_send_as,
+            may_send_to=token.may_send_to,
+            kinds=token.kinds,
+            rate=Rate(*token.rate),
+        )
+        for token in api.token
+    ]
+    served = Api(
+        desk,
+        Tokens(tokens, domain),
+        hooks,
+        observer,
+        link_key=link_key,
+        version=__version__,
+        seconds=reactor.seconds,
+        now=time.time,
+    )
+    return ApiServer(
+        served.handle,
+        desk.finish,
+        serverFromString(reactor, listen),
+        observer,
+        clock=reactor,
+        max_connections=max_connections or api.max_connections,
+        max_body_bytes=api.max_body_bytes,
+        request_timeout=api.request_timeout,
+    )
