@@ -30,3 +30,8 @@ class Memo:
     fingerprint: str
     body: bytes
     numbers: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, roughly."""
+        return len(self.owner) + len(self.key) + len(self.fingerprint) + len(self.body) + 8 * len(self.numbers)

@@ -16,10 +16,11 @@ from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure
 from component_http.interfaces import Found
 
-__all__ = ["MAX_MEMOS", "MemorySpool"]
+__all__ = ["MAX_MEMOS", "MAX_MEMOS_BYTES", "MemorySpool"]
 
 MAX_MEMOS = 10_000
-"""Answers that are remembered by their keys; the oldest are forgotten beyond it."""
+MAX_MEMOS_BYTES = 16 * 1024 * 1024
+"""Answers that are remembered by their keys, and bytes of them; the oldest are forgotten beyond it."""
 
 
 class MemorySpool:
@@ -28,15 +29,26 @@ class MemorySpool:
     durable = False
     trouble: str | None = None
 
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.time,
+        *,
+        max_memos: int = MAX_MEMOS,
+        max_memos_bytes: int = MAX_MEMOS_BYTES,
+    ) -> None:
         """
         Args:
             now: The wall clock.
+            max_memos: As `MAX_MEMOS`.
+            max_memos_bytes: As `MAX_MEMOS_BYTES`.
         """
         self._now = now
+        self._max_memos = max_memos
+        self._max_memos_bytes = max_memos_bytes
         self._key = token_bytes(KEY_BYTES)
         # With when they are forgotten; what is remembered last is last.
         self._memos: OrderedDict[tuple[str, str], tuple[Memo, float]] = OrderedDict()
+        self._memos_bytes = 0
         self._bodies: dict[str, bytes] = {}
         self._next = 1
 
@@ -83,14 +95,20 @@ class MemorySpool:
 
     def _remember(self, memo: Memo) -> None:
         self._forget_old()
-        self._memos.pop((memo.owner, memo.key), None)
+        if (memo.owner, memo.key) in self._memos:
+            self._forget((memo.owner, memo.key))
         self._memos[memo.owner, memo.key] = memo, self._now() + LIFETIME
-        if len(self._memos) > MAX_MEMOS:
-            self._memos.popitem(last=False)
+        self._memos_bytes += memo.size
+        while len(self._memos) > self._max_memos or self._memos_bytes > self._max_memos_bytes:
+            self._forget(next(iter(self._memos)))
 
     def _forget_old(self) -> None:
         while self._memos and next(iter(self._memos.values()))[1] <= self._now():
-            self._memos.popitem(last=False)
+            self._forget(next(iter(self._memos)))
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        memo, _ = self._memos.pop(key)
+        self._memos_bytes -= memo.size
 
     def departures(self, after: int) -> Deferred[list[Departure]]:
         """See `component_http.interfaces.Spool.departures`; there is nothing."""

@@ -51,6 +51,8 @@ __all__ = [
     "MAX_DEPARTURES",
     "MAX_GROUP",
     "MAX_LETTERS_BYTES",
+    "MAX_MEMOS",
+    "MAX_MEMOS_BYTES",
     "PAGE",
     "PAGE_BYTES",
     "SqliteSpool",
@@ -106,13 +108,17 @@ PAGE_BYTES = 1024 * 1024
 """Departures that are read at once."""
 
 MAX_DEPARTURES = 100_000
-"""Stanzas that wait for the server, above which nothing more is pushed."""
+"""Stanzas that wait for the server, with which nothing more is pushed."""
 
 MAX_BYTES = 2 * 1024 * 1024 * 1024
 """Bytes in use in the file, above which nothing more is pushed: as much as all that may be pending, and once more."""
 
 MAX_LETTERS_BYTES = 256 * 1024 * 1024
 """Bytes of requests and responses in dead letters; the oldest go beyond it, so that they leave room for what lives."""
+
+MAX_MEMOS = 100_000
+MAX_MEMOS_BYTES = 64 * 1024 * 1024
+"""Answers that are remembered by their keys, and bytes of them; the oldest are forgotten beyond it."""
 
 TIDY = 3600.0
 """Seconds between two looks for dead letters that are too old."""
@@ -177,10 +183,8 @@ _DEPARTURE_LETTER = (
 _RESPONSE = 6
 """The place of the response in what fills `_LETTER`."""
 
-_LETTER_SIZES = (
-    "SELECT number, coalesce(length(body), 0) + coalesce(length(response), 0) + coalesce(length(reply), 0)"
-    " FROM letters ORDER BY number DESC"
-)
+_LETTER_SIZE = "coalesce(length(body), 0) + coalesce(length(response), 0) + coalesce(length(reply), 0)"
+_MEMO_SIZE = "length(owner) + length(key) + length(fingerprint) + length(body) + length(numbers)"
 
 _NOTES_ON_DEPARTURES = {
     "reply_expired": "it could not leave for the server in time",
@@ -280,6 +284,59 @@ class _Close:
 _Operation = _Store | _Push | _Recall | _Key | _Read | _Restore | _Page | _Subscribers | _Look | _Wake
 
 
+@define(eq=False)
+class _Shelf:
+    """
+    A table of things of the past, of which the oldest go when there are too many.
+
+    What is put there is counted, and the table looked through only when there may be too much in it: that reads all of
+    it.
+
+    Args:
+        table: Its name; the order of its rows is that in which they came.
+        size: The bytes of a row, in SQL.
+        most: Rows that may stay.
+        most_bytes: Bytes of them.
+    """
+
+    table: str
+    size: str
+    most: int
+    most_bytes: int
+    # What may still come until it is looked through again; nothing is known before the first time.
+    _room: float = -1.0
+    _room_bytes: float = -1.0
+
+    def grew(self, size: float = float("inf")) -> None:
+        """A row of so many bytes has come, or of nobody knows how many."""
+        self._room -= 1
+        self._room_bytes -= size
+
+    def look_again(self) -> None:
+        """Nothing is known any more of what is there."""
+        self._room = -1.0
+
+    def trim(self, transaction: _Transaction) -> None:
+        """Let the oldest go that are too many."""
+        if self._room >= 0 and self._room_bytes >= 0:
+            return
+        connection = transaction.connection
+        # One row comes of it, whatever there is: for each the reactor's thread would be asked for Python's lock.
+        [[last]] = connection.execute(
+            "SELECT max(rowid) FROM (SELECT rowid, row_number() OVER newest AS rows, sum(size) OVER newest AS bytes"
+            f" FROM (SELECT rowid, {self.size} AS size FROM {self.table})"
+            " WINDOW newest AS (ORDER BY rowid DESC)) WHERE rows > ? OR bytes > ?",
+            (self.most, self.most_bytes),
+        ).fetchall()
+        if last is not None:
+            transaction.begin()
+            connection.execute(f"DELETE FROM {self.table} WHERE rowid <= ?", (last,))
+        [[rows, size]] = connection.execute(f"SELECT count(*), total({self.size}) FROM {self.table}").fetchall()
+        # A little more may come, for who is at the limit would have all of it looked through every time.
+        self._room = self.most + self.most // 64 - rows
+        self._room_bytes = self.most_bytes + self.most_bytes // 64 - size
+
+
 @frozen
 class _Fired:
     """What an operation came to: a value, or what was raised."""
@@ -316,6 +373,9 @@ class SqliteSpool:
         max_log_bytes: As `MAX_LOG_BYTES`.
         letter_days: Days for which a dead letter is kept.
         max_letters: Dead letters that are kept.
+        max_departures: As `MAX_DEPARTURES`.
+        max_memos: As `MAX_MEMOS`.
+        max_memos_bytes: As `MAX_MEMOS_BYTES`.
         observer: Told `disk_full`; None for nobody.
 
     Attributes:
@@ -341,6 +401,9 @@ class SqliteSpool:
         max_log_bytes: int = MAX_LOG_BYTES,
         letter_days: float = 7.0,
         max_letters: int = 10_000,
+        max_departures: int = MAX_DEPARTURES,
+        max_memos: int = MAX_MEMOS,
+        max_memos_bytes: int = MAX_MEMOS_BYTES,
         observer: Observer | None = None,
     ) -> None:
         self._path = path
@@ -350,7 +413,7 @@ class SqliteSpool:
         self._now = now
         self._max_log_bytes = max_log_bytes
         self._letter_days = letter_days
-        self._max_letters = max_letters
+        self._max_departures = max_departures
         self._observer = observer
         self.commits = 0
         # Of the reactor's thread.
@@ -384,10 +447,11 @@ class SqliteSpool:
         self._settled: dict[int, str | None] = {}
         self._noted: dict[str, tuple[str, int, int]] = {}
         self._subscribed: dict[tuple[str, str], bool] = {}
-        # What is known to stand in the table of facts, and what is to be looked after in that of letters.
+        # What is known to stand in the table of facts, and what is let go of in others.
         self._facts: dict[str, str] = {}
         self._behind: list[str] = []
-        self._letters_grew = True
+        self._letters = _Shelf("letters", _LETTER_SIZE, max_letters, MAX_LETTERS_BYTES)
+        self._memos = _Shelf("memos", _MEMO_SIZE, max_memos, max_memos_bytes)
         self._tidied = float("-inf")
 
     # -- in the reactor's thread --
@@ -915,7 +979,7 @@ class SqliteSpool:
                     fired.append(_Fired(operation))
             pushes = [operation for operation in group if isinstance(operation, _Push)]
             if len(pushes) > len(ends):
-                refusal = _too_much(connection)
+                refusal = _too_much(connection, self._max_departures)
                 if refusal is not None:
                     pushes = [operation for operation in pushes if not _is_pushed(operation)]
                     fired = [
@@ -925,7 +989,7 @@ class SqliteSpool:
                     self._reserve_index()
                     transaction.begin()
             if pushes:
-                numbers = _depart(connection, pushes)
+                numbers = self._depart(connection, pushes)
                 fired = [_Fired(one.operation, numbers.get(one.operation, one.value), one.error) for one in fired]
             # What another program put there gets a number beyond all that the reactor's thread knows of by then.
             for moved in self._behind:
@@ -941,9 +1005,12 @@ class SqliteSpool:
             _roll_back(connection)
             self._facts.clear()
             self._behind.clear()
+            self._letters.look_again()
+            self._memos.look_again()
             raise
         self._behind.clear()
-        self._letters_grew = self._letters_grew or bool(kept)
+        for _ in kept:
+            self._letters.grew()
         for delivery_id in letters:
             self._overdue.pop(delivery_id, None)
             self._noted.pop(delivery_id, None)
@@ -957,6 +1024,29 @@ class SqliteSpool:
             self._overdue_bytes = 0
         return fired
 
+    def _depart(self, connection: sqlite3.Connection, pushes: Iterable[_Push]) -> dict[_Operation, Sequence[int]]:
+        """Write what is to leave, in order, and what is remembered with it; returns the numbers of each."""
+        found = connection.execute(_LAST_DEPARTURE).fetchone()
+        last: int = found[0] if found else 0
+        numbers: dict[_Operation, Sequence[int]] = {}
+        rows: list[tuple[Any, ...]] = []
+        for push in pushes:
+            numbers[push] = range(last + 1, last + 1 + len(push.rows))
+            rows += [(number, *row) for number, row in zip(numbers[push], push.rows, strict=True)]
+            last += len(push.rows)
+            if push.memo is not None:
+                self._remember(connection, push.memo, numbers[push], push.now)
+        _write(connection, _DEPART, rows)
+        return numbers
+
+    def _remember(self, connection: sqlite3.Connection, memo: Memo, numbers: Sequence[int], now: float) -> None:
+        row = (memo.owner, memo.key, memo.fingerprint, memo.body, json.dumps([*numbers]))
+        connection.execute(
+            "INSERT OR REPLACE INTO memos (owner, key, fingerprint, body, numbers, expires) VALUES (?, ?, ?, ?, ?, ?)",
+            (*row, now + LIFETIME),
+        )
+        self._memos.grew(sum(map(len, row)))
+
     def _take_settlements(self) -> None:
         try:
             while True:
@@ -969,7 +1059,7 @@ class SqliteSpool:
         """Delete the departures that are over, and keep what has failed as a dead letter."""
         for number, outcome in settled.items():
             if outcome is not None:
-                self._letters_grew = True
+                self._letters.grew()
                 self._keep_departure(connection, number, outcome)
         _write(connection, _CONFIRM, [(number,) for number in settled])
 
@@ -1039,16 +1129,8 @@ class SqliteSpool:
             if connection.execute("SELECT 1 FROM letters WHERE ended < ? LIMIT 1", (oldest,)).fetchone():
                 transaction.begin()
                 connection.execute("DELETE FROM letters WHERE ended < ?", (oldest,))
-        if not self._letters_grew:
-            return
-        self._letters_grew = False
-        size = 0
-        for count, (number, length) in enumerate(connection.execute(_LETTER_SIZES).fetchall(), 1):
-            size += length
-            if count > self._max_letters or size > MAX_LETTERS_BYTES:
-                transaction.begin()
-                connection.execute("DELETE FROM letters WHERE number <= ?", (number,))
-                break
+        self._letters.trim(transaction)
+        self._memos.trim(transaction)
 
     def _open(self) -> sqlite3.Connection:
         if not self._begun:
@@ -1178,11 +1260,11 @@ def _is_pushed(operation: _Operation) -> bool:
     return isinstance(operation, _Push) and not isinstance(operation, _End)
 
 
-def _too_much(connection: sqlite3.Connection) -> SpoolError | None:
+def _too_much(connection: sqlite3.Connection, most: int) -> SpoolError | None:
     """Where very much waits to leave nothing more is pushed; answers are not refused for that."""
     [waiting] = connection.execute("SELECT coalesce(max(number) - min(number) + 1, 0) FROM departures").fetchone()
-    if waiting > MAX_DEPARTURES:
-        return SpoolError(f"more than {MAX_DEPARTURES} stanzas wait for the server")
+    if waiting >= most:
+        return SpoolError(f"{waiting} stanzas wait for the server")
     pages, free, size = (
         connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )
@@ -1200,13 +1282,6 @@ def _recalled(connection: sqlite3.Connection, operation: _Recall) -> Memo | None
     return Memo(operation.owner, operation.key, fingerprint, body, tuple(json.loads(numbers)))
 
 
-def _remember(connection: sqlite3.Connection, memo: Memo, numbers: Sequence[int], now: float) -> None:
-    connection.execute(
-        "INSERT OR REPLACE INTO memos (owner, key, fingerprint, body, numbers, expires) VALUES (?, ?, ?, ?, ?, ?)",
-        (memo.owner, memo.key, memo.fingerprint, memo.body, json.dumps([*numbers]), now + LIFETIME),
-    )
-
-
 def _key(transaction: _Transaction) -> bytes:
     connection = transaction.connection
     row = connection.execute("SELECT value FROM facts WHERE name = 'key'").fetchone()
@@ -1216,22 +1291,6 @@ def _key(transaction: _Transaction) -> bytes:
     transaction.begin()
     connection.execute("INSERT INTO facts (name, value) VALUES ('key', ?)", (key.hex(),))
     return key
-
-
-def _depart(connection: sqlite3.Connection, pushes: Iterable[_Push]) -> dict[_Operation, Sequence[int]]:
-    """Write what is to leave, in order, and what is remembered with it; returns the numbers of each."""
-    found = connection.execute(_LAST_DEPARTURE).fetchone()
-    last: int = found[0] if found else 0
-    numbers: dict[_Operation, Sequence[int]] = {}
-    rows: list[tuple[Any, ...]] = []
-    for push in pushes:
-        numbers[push] = range(last + 1, last + 1 + len(push.rows))
-        rows += [(number, *row) for number, row in zip(numbers[push], push.rows, strict=True)]
-        last += len(push.rows)
-        if push.memo is not None:
-            _remember(connection, push.memo, numbers[push], push.now)
-    _write(connection, _DEPART, rows)
-    return numbers
 
 
 def _page(connection: sqlite3.Connection, at: _Page, settled: Container[int]) -> list[Departure]:

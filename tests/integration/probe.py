@@ -31,6 +31,7 @@ __all__ = [
     "child",
     "parse",
     "stanza_error",
+    "wait_for_port",
 ]
 
 COMPONENT = "jabber:component:accept"
@@ -288,8 +289,12 @@ class ScriptedServer(Closing):
         self.endpoint = f"tcp:host=127.0.0.1:port={self.port}"
         self._peers: list[Peer] = []
 
-    def accept(self, seconds: float = PATIENCE) -> Peer:
+    def accept(self, seconds: float = PATIENCE, *, routes: bool = True) -> Peer:
         """
+        Args:
+            seconds: To wait.
+            routes: What the component sends to itself goes back to it; else it never learns what has arrived.
+
         Returns:
             The gateway's next connection, on which nothing was said yet.
         """
@@ -299,7 +304,7 @@ class ScriptedServer(Closing):
         except TimeoutError:
             raise AssertionError(f"the gateway did not connect within {seconds:g} s") from None
         connection.settimeout(None)
-        peer = Peer(connection, routes=True)
+        peer = Peer(connection, routes=routes)
         self._peers.append(peer)
         return peer
 
@@ -333,12 +338,12 @@ class ScriptedServer(Closing):
         peer.take()
         peer.send("<handshake/>")
 
-    def connected(self, seconds: float = PATIENCE) -> Peer:
+    def connected(self, seconds: float = PATIENCE, *, routes: bool = True) -> Peer:
         """
         Returns:
             The gateway's next connection, authenticated.
         """
-        peer = self.accept(seconds)
+        peer = self.accept(seconds, routes=routes)
         self.authenticate(peer)
         return peer
 

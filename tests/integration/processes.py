@@ -173,6 +173,7 @@ class GatewayProcess(Process):
         arguments: More flags of the plugin.
         sections: More settings: `{"webhook": {"timeout": 1.0}, "component": {...}}`.
         environment: Added to its own.
+        secrets: What is in files beside the settings, by their names.
     """
 
     def __init__(
@@ -185,6 +186,7 @@ class GatewayProcess(Process):
         arguments: Iterable[str] = (),
         sections: Mapping[str, Mapping[str, object]] | None = None,
         environment: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         settings: dict[str, dict[str, object]] = {
             "component": {
@@ -200,7 +202,7 @@ class GatewayProcess(Process):
         self.domain = domain
         super().__init__(
             [*twistd(), "-n", "--pidfile=", "component-http", "--config", "gateway.toml", *arguments],
-            gateway_folder(secret, settings),
+            gateway_folder(secret, settings, secrets),
             {**from_checkout(), **(environment or {})},
         )
 
@@ -236,11 +238,14 @@ class GatewayProcess(Process):
         assert BUGS.search(self.log()) is None, self.log()
 
 
-def gateway_folder(secret: str, settings: Mapping[str, Mapping[str, object]]) -> Path:
-    """Make a folder with `gateway.toml`, and beside it the file `secret` that it may name."""
+def gateway_folder(
+    secret: str, settings: Mapping[str, Mapping[str, object]], secrets: Mapping[str, str] | None = None
+) -> Path:
+    """Make a folder with `gateway.toml`, and beside it the file `secret` and others that it may name."""
     folder = Path(tempfile.mkdtemp(prefix="component-http-gateway-"))
-    (folder / "secret").touch(mode=0o600)
-    (folder / "secret").write_text(secret + "\n")
+    for name, text in {"secret": secret, **(secrets or {})}.items():
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_text(text + "\n")
     (folder / "gateway.toml").write_text(toml(settings))
     return folder
 
@@ -257,17 +262,21 @@ def twistd() -> list[str]:
 
 
 def toml(settings: Mapping[str, Mapping[str, object]]) -> str:
-    """Write sections of plain values as TOML; a JSON value is a TOML value for all that settings hold."""
+    """Write sections of values as TOML."""
     lines: list[str] = []
     for section, values in settings.items():
         lines.append(f"[{section}]")
-        for key, value in values.items():
-            if isinstance(value, Mapping):
-                inside = ", ".join(f"{json.dumps(name)} = {json.dumps(one)}" for name, one in value.items())
-                lines.append(f"{json.dumps(key)} = {{ {inside} }}")
-            else:
-                lines.append(f"{json.dumps(key)} = {json.dumps(value)}")
+        lines += [f"{json.dumps(key)} = {_toml_value(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    """A JSON value is a TOML value, but for tables."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{json.dumps(name)} = {_toml_value(one)}' for name, one in value.items())} }}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    return json.dumps(value)
 
 
 class Bot(Process):

@@ -183,7 +183,8 @@ class Prosody(Server):
             f"c2s_ports = {{ {self.client_port} }}\n"
             f"component_ports = {{ {self.component_port} }}\n"
             "c2s_direct_tls_ports = {}\nhttp_ports = {}\nhttps_ports = {}\n"
-            'modules_enabled = { "roster", "saslauth", "disco", "register", "register_ibr", "ping", "version" }\n'
+            'modules_enabled = { "roster", "saslauth", "disco", "register", "register_ibr", "ping", "version",'
+            ' "offline" }\n'
             'modules_disabled = { "s2s", "tls" }\n'
             'authentication = "internal_hashed"\n'
             "allow_registration = true\n"
@@ -248,6 +249,8 @@ class Ejabberd(Server):
                 "mod_ping": {},
                 "mod_register": {},
                 "mod_muc": {"hosts": [ROOMS]},
+                "mod_offline": {},
+                "mod_version": {},
             },
         }
         configuration = self.folder / "ejabberd.yml"

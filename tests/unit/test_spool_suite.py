@@ -19,6 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
+from component_http.contract.link import KEY_BYTES
+from component_http.contract.memo import LIFETIME, Memo
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
 from component_http.delivery.delivery import Delivery, Letter
@@ -55,10 +57,12 @@ class SpoolSuite:
 
     timeout = 30
 
-    def a_spool(self) -> Any:
+    def a_spool(self, **limits: int) -> Any:
+        """A spool by the wall clock `self.now`."""
         raise NotImplementedError
 
     def setUp(self) -> None:
+        self.now = 1_000_000.0
         self.spool = self.a_spool()
 
     def tearDown(self) -> Deferred[None]:
@@ -109,6 +113,83 @@ class SpoolSuite:
             self.spool.confirmed(number)
         self.assertEqual([], await self.spool.departures(0))
 
+    async def test_pushes(self) -> None:
+        """
+        What is pushed gets its numbers between those of answers, in the order of asking.
+        """
+        await gatherResults([self.spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
+        asked = [
+            self.spool.push([a_departure()]),
+            self.spool.end("d1", [a_departure()] * 2),
+            self.spool.push([a_departure()] * 3),
+            self.spool.push([]),
+            self.spool.end("d2", [a_departure()]),
+            self.spool.push([a_departure()]),
+        ]
+        numbers = [[*each] for each in await gatherResults(asked)]
+        self.assertEqual([1, 2, 3, 0, 1, 1], list(map(len, numbers)))
+        together = [number for some in numbers for number in some]
+        self.assertEqual(sorted(set(together)), together)
+
+    async def test_remembers(self) -> None:
+        """
+        What is remembered with a push, or with an end, comes back with the numbers of that, to its owner only.
+        """
+        await self.spool.store(a_delivery("d1"), b"{}")
+        pushed = await self.spool.push([a_departure()] * 2, a_memo("k1", body=b'["a","b"]'))
+        ended = await self.spool.end("d1", [a_departure()], memo=a_memo("k2"))
+        self.assertEqual(a_memo("k1", body=b'["a","b"]', numbers=tuple(pushed)), await self.spool.recall("ops", "k1"))
+        self.assertEqual(a_memo("k2", numbers=tuple(ended)), await self.spool.recall("ops", "k2"))
+        for owner, key in (("ops", "k3"), ("other", "k1")):
+            self.assertIsNone(await self.spool.recall(owner, key))
+
+    async def test_forgets_after_a_day(self) -> None:
+        """
+        It is remembered for a day, and then anew, with what is pushed then.
+        """
+        await self.spool.push([a_departure()], a_memo("k1"))
+        self.now += LIFETIME - 1
+        self.assertIsNotNone(await self.spool.recall("ops", "k1"))
+        self.now += 1
+        self.assertIsNone(await self.spool.recall("ops", "k1"))
+        numbers = await self.spool.push([a_departure()], a_memo("k1", body=b"new"))
+        self.now += LIFETIME - 1
+        self.assertEqual(a_memo("k1", body=b"new", numbers=tuple(numbers)), await self.spool.recall("ops", "k1"))
+
+    async def remembered(self, spool: Any, *sizes: int) -> list[str]:
+        """Which of several keys with so large answers are still known."""
+        for number, size in enumerate(sizes):
+            await spool.push([a_departure()], a_memo(f"k{number}", body=b"x" * size))
+            await spool.look({})
+        found = [await spool.recall("ops", f"k{number}") for number in range(len(sizes))]
+        await spool.close()
+        return [memo.key for memo in found if memo is not None]
+
+    async def test_remembers_so_many(self) -> None:
+        """
+        The oldest are forgotten when there are too many.
+        """
+        self.assertEqual(["k2", "k3", "k4"], await self.remembered(self.a_spool(max_memos=3), 9, 9, 9, 9, 9))
+
+    async def test_remembers_so_much(self) -> None:
+        """
+        The oldest are forgotten when they are too large together, a single one too.
+        """
+        self.assertEqual(
+            ["k2", "k3"], await self.remembered(self.a_spool(max_memos_bytes=10_000), 900, 9000, 4000, 4000)
+        )
+        self.assertEqual([], await self.remembered(self.a_spool(max_memos_bytes=10_000), 9000, 11_000))
+
+    async def test_one_key(self) -> None:
+        """
+        The key of a spool is one that nobody has guessed.
+        """
+        key = await self.spool.key()
+        self.assertEqual((KEY_BYTES, key), (len(key), await self.spool.key()))
+        other = self.a_spool()
+        self.assertNotEqual(key, await other.key())
+        await other.close()
+
     async def test_looks(self) -> None:
         """
         Where nobody has put anything in, nothing is found.
@@ -153,8 +234,8 @@ class SpoolSuite:
 class MemorySpoolTests(SpoolSuite, TestCase):
     """The spool in memory."""
 
-    def a_spool(self) -> MemorySpool:
-        return MemorySpool()
+    def a_spool(self, **limits: int) -> MemorySpool:
+        return MemorySpool(lambda: self.now, **limits)
 
     def test_not_durable(self) -> None:
         """
@@ -201,9 +282,12 @@ class SqliteCase(TestCase):
 class SqliteSpoolTests(SpoolSuite, SqliteCase):
     """The spool on disk, held to the same."""
 
-    def a_spool(self) -> SqliteSpool:
+    def setUp(self) -> None:
         SqliteCase.setUp(self)
-        return self.open()
+        SpoolSuite.setUp(self)
+
+    def a_spool(self, **limits: int) -> SqliteSpool:
+        return self.open(self.path.with_name(f"spool-{len(self.spools)}"), now=lambda: self.now, **limits)
 
     def tearDown(self) -> Any:
         return SqliteCase.tearDown(self)
@@ -300,6 +384,73 @@ def a_departure(id_: str = "m1", *, left: float = 100.0, age: float = 0.0, clock
     """A message that has so many seconds left, and is so old."""
     xml = f"<message from='bot@bot.example.org' to='alice@example.org/phone' id='{id_}' type='chat'/>"
     return Departure(xml, "message", clock.seconds() + left, clock.seconds() - age, delivery_id="d1")
+
+
+def a_memo(key: str, *, body: bytes = b"{}", numbers: tuple[int, ...] = ()) -> Memo:
+    return Memo("ops", key, "fingerprint", body, numbers)
+
+
+class PushTests(SqliteCase):
+    """What is pushed, and what is remembered with it, over the end of the process."""
+
+    async def test_after_a_crash(self) -> None:
+        """
+        What is pushed is there after a kill, with the answer that is remembered and its numbers; the key is the same.
+        """
+        spool = self.open()
+        key = await spool.key()
+        await spool.push([a_departure("a")])
+        numbers = await spool.push([a_departure("b"), a_departure("c")], a_memo("k1"))
+        after = self.crash()
+        self.assertEqual(["a", "b", "c"], [element_of(each)["id"] for each in await after.departures(0)])
+        self.assertEqual(a_memo("k1", numbers=tuple(numbers)), await after.recall("ops", "k1"))
+        self.assertEqual(key, await after.key())
+        [later] = await after.push([a_departure("d")])
+        self.assertGreater(later, numbers[-1])
+
+    async def test_failed_push(self) -> None:
+        """
+        Of a push that fails nothing is kept or remembered.
+        """
+        spool = self.open()
+        await spool.key()
+        await spool.close()
+        away = self.path.with_name("away")
+        self.path.rename(away)
+        await self.assertFailure(spool.push([a_departure()], a_memo("k1")), SpoolError)
+        await self.assertFailure(spool.recall("ops", "k1"), SpoolError)
+        away.rename(self.path)
+        self.assertEqual((None, []), (await spool.recall("ops", "k1"), await spool.departures(0)))
+
+    async def test_too_much_waits(self) -> None:
+        """
+        Where so much waits for the server nothing more is pushed or remembered, but deliveries end with what they
+        answer; once the server has some of it there is room again.
+        """
+        spool = self.open(max_departures=3)
+        await spool.store(a_delivery("d1"), b"{}")
+        numbers = await spool.push([a_departure()] * 3)
+        await self.assertFailure(spool.push([a_departure()], a_memo("k1")), SpoolError)
+        self.assertIsNone(await spool.recall("ops", "k1"))
+        self.assertEqual(1, len(await spool.end("d1", [a_departure()], memo=a_memo("k2"))))
+        self.assertIsNotNone(await spool.recall("ops", "k2"))
+        for number in numbers[:2]:
+            spool.confirmed(number)
+        self.assertEqual(1, len(await spool.push([a_departure()], a_memo("k1"))))
+        self.assertIsNotNone(await spool.recall("ops", "k1"))
+
+    async def test_old_memos_leave_the_file(self) -> None:
+        """
+        What nobody may ask for any more is deleted.
+        """
+        wall = [1_000_000.0]
+        spool = self.open(now=lambda: wall[0])
+        await spool.push([a_departure()], a_memo("k1"))
+        wall[0] += LIFETIME / 2
+        await spool.push([a_departure()], a_memo("k2"))
+        wall[0] += LIFETIME / 2
+        await spool.look({})
+        self.assertEqual([("k2",)], self.look("SELECT key FROM memos"))
 
 
 class DeparturesTests(SqliteCase):
