@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -29,6 +29,10 @@ __all__ = ["Departures", "Leaving"]
 MAX_FATES = 10_000
 """Stanzas whose fate is remembered for who asks late; the oldest are forgotten beyond it."""
 
+MAX_ANSWERS = 1000
+MAX_ANSWERS_BYTES = 8 * 1024 * 1024
+"""Answers of deliveries that wait on disk, and their bytes, with which no more of them are asked for."""
+
 AGAIN = 5.0
 """Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
 
@@ -43,6 +47,10 @@ class Departures:
     With a spool that is durable what waits is on disk, and only so much of it is with the outlet that this is not
     crowded. Where more waits, after a start and after a lost stream, it is read from the spool; what comes meanwhile
     is behind it there. A spool in memory keeps nothing of it: then the outlet does.
+
+    Whoever asks for answers rests while many of these wait. What others push does not count: it has a limit of its own
+    in the spool, and a flood of it must not keep deliveries from being answered. With a spool in memory, where all
+    share the room of the outlet, it is pushes that are refused.
 
     Args:
         spool: Keeps what leaves, and gives it numbers.
@@ -81,6 +89,11 @@ class Departures:
         self._behind = False
         self._reading: Deferred[None] | None = None
         self._caught_up: list[Deferred[None]] = []
+        # While behind: up to which number nobody knows what there is, and what is known to be answers beyond it.
+        self._unknown = 0.0
+        self._answers: deque[tuple[int, int]] = deque()
+        self._answers_bytes = 0
+        self._until_clear: list[Deferred[None]] = []
         self._stopped = False
         # What became of the last that left, and who waits to hear that of others, by number.
         self._fates: OrderedDict[int, bool] = OrderedDict()
@@ -88,16 +101,31 @@ class Departures:
 
     @property
     def crowded(self) -> bool:
-        """So much waits to leave that whoever makes more of it should rest."""
-        return self._behind or self._outlet.crowded
+        """So much waits to leave that whoever asks for answers should rest."""
+        if not self._spool.durable:
+            return self._outlet.crowded
+        if not self._behind:
+            return False
+        many = len(self._answers) >= MAX_ANSWERS or self._answers_bytes >= MAX_ANSWERS_BYTES
+        return many or self._cursor < self._unknown
 
     def when_clear(self) -> Deferred[None]:
         """Fire as soon as it is not crowded; at once if it is not now. Cancelling it forgets it."""
-        return self._after_reading(self._outlet.when_clear)
+        if not self._spool.durable:
+            return self._outlet.when_clear()
+        if not self.crowded:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred(self._until_clear.remove)
+        self._until_clear.append(waiter)
+        return waiter
 
     def when_sent(self) -> Deferred[None]:
         """Fire as soon as nothing waits to leave; at once if nothing does. Cancelling it forgets it."""
-        return self._after_reading(self._outlet.when_sent)
+        if not self._behind:
+            return self._outlet.when_sent()
+        caught_up: Deferred[None] = Deferred(self._caught_up.remove)
+        self._caught_up.append(caught_up)
+        return caught_up.addCallback(lambda _: self._outlet.when_sent())
 
     def leaving(
         self,
@@ -155,6 +183,8 @@ class Departures:
         Returns:
             Their numbers, when they are kept. It fails with `SpoolError` if they cannot be kept now.
         """
+        if not self._spool.durable and self._outlet.crowded:
+            return fail(SpoolError("too much waits for the stream"))
         leaving = self.leaving(composed.stanzas, verbatim=composed.verbatim, delivery_id=delivery_id)
         pushed: Deferred[Any] = self._spool.push([departure for departure, _ in leaving], memo)
         return pushed.addCallback(self._pushed, leaving)
@@ -222,22 +252,31 @@ class Departures:
             return all(taken)
         if numbers:
             self._highest = max(self._highest, numbers[-1])
-        if self._behind:
-            return True
+            self._unknown = min(self._unknown, numbers[0] - 1)
         for (departure, element), number in zip(leaving, numbers, strict=True):
-            if self._outlet.crowded or not self._hand_over(departure, element, number):
-                self.read_from(number - 1)
-                break
+            if not self._behind and (self._outlet.crowded or not self._hand_over(departure, element, number)):
+                self._read_from(number - 1, number - 1)
+                if not self._behind:
+                    break
+            if self._behind and departure.delivery_id is not None:
+                self._answers.append((number, len(departure.xml)))
+                self._answers_bytes += len(departure.xml)
         return True
 
     def read_from(self, number: int) -> None:
         """Hand over all that the spool has beyond a number; nothing for a spool that is not durable."""
+        # Before the first number that the spool gave to us nobody knows where what it had before ends.
+        self._read_from(number, self._highest or float("inf"))
+
+    def _read_from(self, number: int, unknown: float) -> None:
         if self._stopped or not self._spool.durable:
             return
         if self._behind:
             self._cursor = min(self._cursor, number)
+            self._unknown = max(self._unknown, unknown)
             return
         self._cursor = number
+        self._unknown = unknown
         self._behind = True
         self._reading = Deferred.fromCoroutine(self._read())
         self._reading.addErrback(self._not_read)
@@ -277,10 +316,18 @@ class Departures:
                     await deferLater(self._clock, AGAIN)
                     break
                 cursor = self._cursor
+            self._look_whether_clear()
         self._behind = False
+        self._answers.clear()
+        self._answers_bytes = 0
+        self._look_whether_clear()
         caught_up, self._caught_up = self._caught_up, []
         for waiter in caught_up:
             waiter.callback(None)
+
+    def _look_whether_clear(self) -> None:
+        while self._until_clear and not self.crowded:
+            self._until_clear.pop(0).callback(None)
 
     def _not_read(self, failure: Failure) -> None:
         self._behind = False
@@ -297,7 +344,7 @@ class Departures:
             element = None
         xml = None if element is None else self._checked(element)
         if element is None or xml is None:
-            self._cursor = number
+            self._passed(number)
             self._fail(number, "reply_unsendable")
             return True
         return self._hand_over(evolve(departure, xml=xml, again=not is_request(element)), element, number)
@@ -305,8 +352,14 @@ class Departures:
     def _hand_over(self, departure: Departure, element: Element, number: int) -> bool:
         if not self._taken(departure, element, partial(self._ended, number)):
             return False
-        self._cursor = max(self._cursor, number)
+        self._passed(number)
         return True
+
+    def _passed(self, number: int) -> None:
+        """All up to this number has been handed over, or will never be."""
+        self._cursor = max(self._cursor, number)
+        while self._answers and self._answers[0][0] <= self._cursor:
+            self._answers_bytes -= self._answers.popleft()[1]
 
     def _taken(self, departure: Departure, element: Element, tell: Callable[[Fate], None] | None = None) -> bool:
         try:
@@ -344,10 +397,3 @@ class Departures:
             self._observer.count("unsendable")
             self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
             return None
-
-    def _after_reading(self, then: Callable[[], Deferred[None]]) -> Deferred[None]:
-        if not self._behind:
-            return then()
-        caught_up: Deferred[None] = Deferred(self._caught_up.remove)
-        self._caught_up.append(caught_up)
-        return caught_up.addCallback(lambda _: then())

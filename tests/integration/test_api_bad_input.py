@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from xml.etree.ElementTree import Element
 from xml.sax.saxutils import quoteattr
 
 import pytest
@@ -95,8 +96,8 @@ class Stage:
         return socket.create_connection(("127.0.0.1", self.gateway.port), PATIENCE)
 
 
-def text_of(element: object) -> str | None:
-    body = child(element, "body")  # type: ignore[arg-type]
+def text_of(element: Element) -> str | None:
+    body = child(element, "body")
     return None if body is None else body.text
 
 

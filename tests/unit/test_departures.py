@@ -10,15 +10,17 @@ from typing import Any
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
+from component_http.contract.memo import Memo
+from component_http.contract.reply import Composed
 from component_http.contract.xml import NS_COMPONENT, Limits
 from component_http.delivery.departure import Departure
-from component_http.delivery.departures import AGAIN, Departures, Leaving
+from component_http.delivery.departures import AGAIN, MAX_ANSWERS, MAX_ANSWERS_BYTES, Departures, Leaving
 from component_http.errors import SpoolError
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
@@ -91,9 +93,9 @@ class DeparturesCase(SynchronousTestCase):
     def some_departures(self, spool: MemorySpool) -> Departures:
         return Departures(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits())
 
-    def leave(self, *ids: str) -> None:
-        """Let stanzas leave as the relay does."""
-        leaving = self.departures.leaving([a_stanza(id_) for id_ in ids])
+    def leave(self, *ids: str, delivery_id: str | None = "d1") -> None:
+        """Let stanzas leave as the relay does; without a delivery as they do who push."""
+        leaving = self.departures.leaving([a_stanza(id_) for id_ in ids], delivery_id=delivery_id)
         self.departures.depart(leaving, self.spool.keep(leaving))
 
     def read(self) -> None:
@@ -204,7 +206,7 @@ class DurableTests(DeparturesCase):
         clear = self.departures.when_clear()
         self.read()
         while self.spool.slow:
-            self.assertNoResult(clear)
+            self.assertEqual(len(self.sent()) >= len(earlier), clear.called)
             self.spool.slow.pop(0).callback(None)
         self.successResultOf(clear)
         self.assertFalse(self.departures.crowded)
@@ -227,6 +229,70 @@ class DurableTests(DeparturesCase):
         self.outlet.crowded = False
         self.assertEqual(["a", "b", "c", "d"], self.sent())
         self.successResultOf(sent)
+
+    def test_many_answers_wait(self) -> None:
+        """
+        While many answers wait on disk no more are asked for, until some of them have left.
+        """
+        self.outlet.crowded = True
+        self.leave(*(str(number) for number in range(MAX_ANSWERS - 1)))
+        self.assertFalse(self.departures.crowded)
+        self.leave("last")
+        self.assertTrue(self.departures.crowded)
+        clear, forgotten = self.departures.when_clear(), self.departures.when_clear()
+        forgotten.addErrback(lambda failure: failure.trap(CancelledError))
+        forgotten.cancel()
+        self.read()
+        self.assertNoResult(clear)
+        self.outlet.crowded = False
+        self.successResultOf(clear)
+        self.assertEqual(MAX_ANSWERS, len(self.sent()))
+
+    def test_much_in_answers_waits(self) -> None:
+        """
+        So it is with a few that are large.
+        """
+        self.outlet.crowded = True
+        large = "x" * (MAX_ANSWERS_BYTES // 2)
+        for _ in range(2):
+            self.assertFalse(self.departures.crowded)
+            leaving = [(evolve(a, xml=large), b) for a, b in self.departures.leaving([a_stanza()], delivery_id="d1")]
+            self.departures.depart(leaving, self.spool.keep(leaving))
+        self.assertTrue(self.departures.crowded)
+
+    def test_many_pushes_wait(self) -> None:
+        """
+        However much of what others push waits on disk, deliveries are answered; each answer leaves when what was kept
+        before it has left.
+        """
+        self.outlet.crowded = True
+        self.leave(*(f"push{number}" for number in range(2 * MAX_ANSWERS)), delivery_id=None)
+        self.assertFalse(self.departures.crowded)
+        self.successResultOf(self.departures.when_clear())
+        self.leave("answer")
+        self.leave("push", delivery_id=None)
+        self.read()
+        self.assertEqual([], self.sent())
+        self.outlet.crowded = False
+        self.assertEqual(["answer", "push"], self.sent()[-2:])
+
+    def test_clear_though_pushes_go_on(self) -> None:
+        """
+        After a lost stream it is clear as soon as all has left that was to leave then, whatever is pushed since.
+        """
+        self.leave("a", "b", delivery_id=None)
+        self.spool.slow = []
+        self.outlet.end("lost")
+        clear = self.departures.when_clear()
+        self.leave(*"cdefghij", delivery_id=None)
+        self.read()
+        self.assertNoResult(clear)
+        self.spool.slow.pop(0).callback(None)
+        self.successResultOf(clear)
+        self.assertEqual(["a", "b", "a", "b", "c"], self.sent())
+        while self.spool.slow:
+            self.spool.slow.pop(0).callback(None)
+        self.assertEqual([*"abab", *"cdefghij"], self.sent())
 
     def test_what_cannot_be_sent_any_more(self) -> None:
         """
@@ -350,7 +416,8 @@ class MemoryTests(DeparturesCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.departures = self.some_departures(MemorySpool())
+        self.memory = MemorySpool()
+        self.departures = self.some_departures(self.memory)
 
     def test_straight_on(self) -> None:
         """
@@ -364,3 +431,16 @@ class MemoryTests(DeparturesCase):
         self.assertEqual((["a", "b"], 2), (self.sent(), self.counters["reply_lost"]))
         self.departures.read_all()
         self.assertEqual(["a", "b"], self.sent())
+
+    def test_pushes_leave_room(self) -> None:
+        """
+        While the outlet is crowded nothing of a push is taken or remembered: what room there is belongs to answers.
+        """
+        composed = Composed((a_stanza("a"), a_stanza("b")))
+        self.successResultOf(self.departures.push(composed))
+        self.outlet.crowded = True
+        self.failureResultOf(self.departures.push(composed, memo=Memo("ops", "k1", "f", b"")), SpoolError)
+        self.assertIsNone(self.successResultOf(self.memory.recall("ops", "k1")))
+        self.outlet.crowded = False
+        self.successResultOf(self.departures.push(composed))
+        self.assertEqual(["a", "b", "a", "b"], self.sent())
