@@ -31,7 +31,7 @@ MAX_FATES = 10_000
 """Stanzas whose fate is remembered for who asks late; the oldest are forgotten beyond it."""
 
 CROWD = 10_000
-"""Stanzas on disk that were not handed over when it begins to be crowded; it is so until half of them are left."""
+"""Answers of deliveries that wait on disk when it begins to be crowded; it is so until half of them are left."""
 
 AGAIN = 5.0
 """Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
@@ -84,6 +84,7 @@ class Departures:
         self._highest = 0
         self._behind = False
         self._crowded = False
+        self._answers = 0
         self._reading: Deferred[None] | None = None
         self._until_clear = Waiters()
         self._caught_up = Waiters()
@@ -97,8 +98,8 @@ class Departures:
         """
         So much waits to leave that whoever makes more of it should rest.
 
-        What waits on disk takes no memory, and what somebody pushes should not keep others from being answered; so with
-        a spool that is durable that is far more than the outlet takes.
+        What waits on disk takes no memory, so with a spool that is durable that is far more than the outlet takes; and
+        only answers of deliveries count, for what somebody pushes should not keep others from being answered.
         """
         return self._crowded if self._spool.durable else self._outlet.crowded
 
@@ -233,6 +234,7 @@ class Departures:
         if numbers:
             self._highest = max(self._highest, numbers[-1])
         if self._behind:
+            self._answers += sum(departure.delivery_id is not None for departure, _ in leaving)
             self._see_crowd()
             return True
         for (departure, element), number in zip(leaving, numbers, strict=True):
@@ -303,6 +305,8 @@ class Departures:
         """Hand over what the spool kept; what a later start may not send any more is a dead letter."""
         number = departure.number
         assert number is not None
+        if departure.delivery_id is not None:
+            self._answers = max(0, self._answers - 1)
         try:
             [element] = parse_stanzas(departure.xml, self._limits)
         except (XmlRefused, ValueError):
@@ -358,9 +362,10 @@ class Departures:
             return None
 
     def _see_crowd(self) -> None:
-        waiting = self._highest - self._cursor if self._behind else 0
-        if waiting > CROWD:
+        if not self._behind:
+            self._answers = 0
+        if self._answers > CROWD:
             self._crowded = True
-        elif self._crowded and waiting <= CROWD // 2:
+        elif self._crowded and self._answers <= CROWD // 2:
             self._crowded = False
             self._until_clear.tell(lambda: not self._crowded)

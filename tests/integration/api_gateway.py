@@ -5,17 +5,17 @@ A gateway process with its API open, and a plain client for it.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from typing import Any
 
 from attrs import field, frozen
 
-from tests.integration.probe import wait_for_port
 from tests.integration.processes import GatewayProcess
 from tests.integration.servers import free_port
-from tests.integration.waiting import PATIENCE
+from tests.integration.waiting import PATIENCE, eventually
 
 __all__ = ["HOOK", "JSON", "TOKEN", "ApiClient", "ApiGateway", "Told"]
 
@@ -135,4 +135,12 @@ class ApiGateway(GatewayProcess):
 
     def wait_until_open(self) -> None:
         """Wait until the API listens."""
-        wait_for_port(self.port, f"the API on port {self.port}", detail=self.log)
+
+        def look() -> bool:
+            assert self.running, f"it ended before it listened:\n{self.log()}"
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+                return True
+            return False
+
+        eventually(look, f"the API on port {self.port}", detail=self.log)

@@ -31,7 +31,6 @@ __all__ = [
     "child",
     "parse",
     "stanza_error",
-    "wait_for_port",
 ]
 
 COMPONENT = "jabber:component:accept"

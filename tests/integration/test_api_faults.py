@@ -5,12 +5,14 @@ turn, whatever ends the process and whoever floods it.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element
 
 import pytest
@@ -57,7 +59,7 @@ class Bench:
         gateway.wait_until_open()
         return gateway
 
-    def ask_file(self, query: str) -> list[tuple[object, ...]]:
+    def ask_file(self, query: str) -> list[tuple[Any, ...]]:
         """What another program sees in the spool."""
         assert self.path is not None
         with closing(sqlite3.connect(self.path, timeout=10)) as connection:
@@ -217,3 +219,80 @@ def test_sent_while_the_server_is_away(bench: Bench) -> None:
     assert (again.status, again.json) == (200, {"ids": told.json["ids"], "sent": True})
     assert texts(peer) == ["later"]
     gateway.stop()
+
+
+# ------------------------------------------------------------------------------------- floods
+
+FLOOD = 5000
+AT_ONCE = 50
+CLIENTS = 4
+MEMORY_KIB = 64 * 1024
+
+
+def test_a_flood_beside_answers(bench: Bench) -> None:
+    """
+    While programs push thousands of messages to somebody and the server does not read, the webhook is still asked, and
+    all leaves in the order in which it was kept: an answer waits for what was before it, and for nothing else.
+    """
+    gateway = bench.start()
+    peer = bench.server.connected(routes=False)  # so that all of it stays in the spool, to be compared
+    before = gateway.resident_kib()
+    told: list[Told] = []
+
+    def flood(client: int) -> None:
+        for number in range(FLOOD // AT_ONCE // CLIENTS):
+            body = f"push {client} {number} {'x' * 2000}"
+            told.append(gateway.api.post("/v1/messages", [{"to": "flood@example.org", "body": body}] * AT_ONCE))
+
+    clients = [threading.Thread(target=flood, args=(client,)) for client in range(CLIENTS)]
+    with peer.not_reading():
+        for client in clients:
+            client.start()
+        eventually(lambda: len(told) >= 90, "most of the flood")
+        for number in range(20):
+            peer.send(
+                f"<message from='user{number % 5}@example.org/x' to='bot@{DOMAIN}' type='chat' id='m{number}'>"
+                f"<body>echo {number}</body></message>"
+            )
+        bench.webhook.wait_for(20)
+        for client in clients:
+            client.join(60.0)
+        assert [one.status for one in told] == [202] * (FLOOD // AT_ONCE)
+        assert len(texts(peer)) < FLOOD // 2
+    came = wait_for_texts(peer, FLOOD + 20, 60.0)
+    gateway.assert_sound()
+    assert gateway.peak_kib() < before + MEMORY_KIB
+
+    kept = [re.search(rb"\bid=['\"]([^'\"]+)", xml) for (xml,) in bench.ask_file("SELECT xml FROM departures")]
+    ids = [element.get("id") for element in peer.elements if text_of(element) is not None]
+    assert ids == [found[1].decode() for found in kept if found is not None]
+    for user in range(5):
+        mine = [f"echo {number}" for number in range(20) if number % 5 == user]
+        assert [text for text in came if text in mine] == mine
+    for which in range(CLIENTS):
+        numbers = [int(text.split()[2]) for text in came if text.startswith(f"push {which} ")]
+        assert numbers == sorted(numbers)
+
+
+def test_full(tmp_path: Path) -> None:
+    """
+    Where there is no room for more a push is 503 with Retry-After, all of it; what was answered 202 arrives, and then
+    there is room again.
+    """
+    with ExitStack() as stack:
+        bench = Bench(stack, None)
+        gateway, peer = bench.start(), bench.server.accept()
+        taken = []
+        for number in range(100):
+            told = gateway.api.post("/v1/messages", [{"to": ALICE, "body": str(number)}] * 300)
+            if told.status != 202:
+                break
+            taken += [str(number)] * 300
+        assert told.status == 503 and int(told.headers["retry-after"]) > 0
+        assert "no room" in told.json["detail"]
+        assert taken
+        bench.server.authenticate(peer)
+        assert wait_for_texts(peer, len(taken)) == taken
+        is_settled(gateway, peer)
+        assert texts(peer) == [*taken, "fence"]
+        gateway.stop()

@@ -1,14 +1,10 @@
-"""The API on real sockets: strangers who are slow, many, or mean it badly; TLS; and schemathesis."""
+"""The API on real sockets, with a stand-in for who sends: strangers who are slow, many, or mean it badly; and TLS."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -24,7 +20,6 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.ssl import CertificateOptions
-from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IPolicyForHTTPS
@@ -35,7 +30,6 @@ from component_http.contract.link import KEY_BYTES
 from component_http.operations.metrics import Counters
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings
 from component_http.testing import RecordingSender
-from tests.integration.counterparts import need, unusable
 
 reactor: Any = _reactor
 
@@ -233,72 +227,3 @@ class StrangerTests(ApiServerTestCase):
         later: Deferred[None] = Deferred()
         reactor.callLater(0.01, later.callback, None)
         await later
-
-
-class ClientTests(ApiServerTestCase):
-    """The HTTP clients of others, as their documentation has them."""
-
-    async def run_client(self, *command: str) -> None:
-        """Let a program send a message, to where URL says and with TOKEN."""
-        port = await self.serve()
-        environment = {**os.environ, "URL": f"http://127.0.0.1:{port}/v1/messages", "TOKEN": TOKEN}
-        ended = await deferToThread(
-            subprocess.run, command, env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
-        self.assertEqual((0, "202"), (ended.returncode, ended.stdout.strip()), ended.stderr)
-        self.assertEqual(["h\u00e9llo"], [str(element.body) for element in self.sender.pushed])
-
-    async def test_python(self) -> None:
-        """
-        Python's requests sends one.
-        """
-        await self.run_client(
-            sys.executable,
-            "-c",
-            "import os, requests\n"
-            "message = {'to': 'alice@example.org', 'body': 'h\u00e9llo'}\n"
-            "print(requests.post(os.environ['URL'], json=message, auth=('all', os.environ['TOKEN'])).status_code)",
-        )
-
-    async def test_node(self) -> None:
-        """
-        Node's fetch sends one.
-        """
-        await self.run_client(
-            need("node", "nodejs"),
-            "-e",
-            "fetch(process.env.URL, {method: 'POST',"
-            " body: JSON.stringify({to: 'alice@example.org', body: 'h\u00e9llo'}),"
-            " headers: {'Content-Type': 'application/json', Authorization: `Bearer ${process.env.TOKEN}`}})"
-            ".then(response => console.log(response.status))",
-        )
-
-
-class SchemathesisTests(ApiServerTestCase):
-    """The description and what is served, held against each other by somebody else's program."""
-
-    async def test_schemathesis(self) -> None:
-        """
-        No request that schemathesis makes of the description is answered by a mistake of ours, or in a way that the
-        description does not have.
-        """
-        if find_spec("schemathesis") is None:
-            unusable("schemathesis is not installed (pip install schemathesis)")
-        port = await self.serve()
-        command = [
-            Path(sys.executable).with_name("schemathesis"),
-            "run",
-            f"http://127.0.0.1:{port}/v1/openapi.json",
-            *("--header", f"Authorization: Bearer {TOKEN}"),
-            *("--phases", "examples,coverage,fuzzing"),
-            *("--checks", "not_a_server_error,status_code_conformance,content_type_conformance"),
-            *("--checks", "response_schema_conformance"),
-            *("--max-examples", "25", "--seed", "5", "--suppress-health-check", "all", "--no-color"),
-        ]
-        ended = await deferToThread(
-            subprocess.run, command, capture_output=True, text=True, check=False, timeout=110, cwd=self.folder()
-        )
-        self.assertEqual(0, ended.returncode, ended.stdout[-8000:] + ended.stderr[-2000:])
-
-    def folder(self) -> str:
-        return self.enterContext(TemporaryDirectory())

@@ -104,7 +104,7 @@ class DeparturesCase(SynchronousTestCase):
 
     def leave(self, *ids: str) -> None:
         """Let stanzas leave as the relay does."""
-        leaving = self.departures.leaving([a_stanza(id_) for id_ in ids])
+        leaving = self.departures.leaving([a_stanza(id_) for id_ in ids], delivery_id="d1")
         self.departures.depart(leaving, self.spool.keep(leaving))
 
     def read(self) -> None:
@@ -236,11 +236,15 @@ class DurableTests(DeparturesCase):
 
     def test_very_many(self) -> None:
         """
-        What waits on disk keeps nobody from working until it is very much, and then until half of it has left.
+        What waits on disk keeps nobody from working until it is very many answers, and then until half of them have
+        left; what is pushed does not count.
         """
         self.outlet.crowded = True
         self.spool.page = 1000
+        self.leave("begin")
         self.leave(*(f"m{number}" for number in range(CROWD)))
+        for number in range(9):
+            self.push(f"p{number}")
         self.assertFalse(self.departures.crowded)
         self.successResultOf(self.departures.when_clear())
         self.leave("one", "more")
