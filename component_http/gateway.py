@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import socket
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from random import Random
 from secrets import token_bytes, token_hex
 from typing import Any
@@ -159,14 +162,17 @@ class Gateway(MultiService):
         Raises:
             SettingsError: It cannot be used, or another gateway has it; or the API's port is in use.
         """
+        if self._prepared:
+            return
         path = self._settings.spool.file()
-        if not self._prepared:
+        if path is None:
             _see_port(self._settings)
             self._prepared = True
-        if path is None or self._spool_lock is not None:
             return
+        # First the lock: another gateway with these settings has the port as well, and who that is the lock knows.
         lock = database.lock(path)
         try:
+            _see_port(self._settings)
             try:
                 database.prepare(path)
             except SpoolUnusable as error:
@@ -178,6 +184,7 @@ class Gateway(MultiService):
             lock.release()
             raise
         self._spool_lock = lock
+        self._prepared = True
 
     def startService(self) -> None:
         if self._stopping:
@@ -186,6 +193,7 @@ class Gateway(MultiService):
         for warning in self._settings.warnings():
             self._log.warn("{warning}", warning=warning)
         self._see_how_many_files()
+        self._say_what_is_served()
         self._spool = spool = self._new_spool()
         self._departures = departures = self._new_departures(spool)
         self._relay = relay = self._new_relay(spool, departures)
@@ -203,6 +211,18 @@ class Gateway(MultiService):
             self._subscribers.restore((), spool)
             super().startService()
             spool.key().addCallback(self._serve_api)
+
+    def _say_what_is_served(self) -> None:
+        """For the top of a log: what somebody who reads it at night would ask first."""
+        component = self._settings.component
+        self._log.info(
+            "component-http {version} serves {domain}: {kinds} to {url}; the spool is {spool}",
+            version=__version__,
+            domain=component.domain,
+            kinds=", ".join(component.component_post_stanzas),
+            url=component.displayed_url if self._webhook is None else "a webhook of the application",
+            spool="in memory" if self._spool_lock is None else self._spool_lock.path,
+        )
 
     def _see_how_many_files(self) -> None:
         wanted = self._settings.webhook.max_connections
@@ -512,20 +532,37 @@ def _connections(wanted: int) -> int:
     return max(1, min(wanted, _open_files() - FILES_BESIDE))
 
 
+_PORT_REMEDIES = {
+    errno.EADDRINUSE: "stop what listens there, or name another port",
+    errno.EADDRNOTAVAIL: "name an interface by an address that this machine has",
+    errno.EACCES: "name a port from 1024 on, for those below are root's",
+}
+
+
 def _see_port(settings: Settings) -> None:
     """See that the API's port can be opened; another moment will tell where that cannot be found out now."""
     listen = settings.api.listen
-    if listen is None or not listen.startswith(("tcp:", "ssl:")):
+    if listen is None or not listen.startswith(("tcp:", "tcp6:", "ssl:", "unix:")):
         return
     interface, port = listening_at(listen)
+    if listen.startswith("unix:"):
+        folder = Path(port).absolute().parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise SettingsError(
+                f"api.listen is {listen}, but that cannot be opened: there is no folder {folder}, or it cannot be"
+                " written to; make it, for the user that the gateway runs as, or name another path"
+            )
+        return
+    if listen.startswith("tcp6:"):
+        interface = interface or "::"
     with socket.socket(socket.AF_INET6 if ":" in interface else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((interface, int(port)))
         except OSError as error:
             raise SettingsError(
-                f"api.listen is {listen}, but that cannot be opened: {error.strerror}; stop what listens there, or name"
-                " another port"
+                f"api.listen is {listen}, but that cannot be opened: {error.strerror};"
+                f" {_PORT_REMEDIES.get(error.errno, 'name another port')}"
             ) from None
 
 

@@ -197,6 +197,10 @@ class _Factory(Factory):
         channel.timeOut = self._timeout
         return channel
 
+    def logPrefix(self) -> str:
+        """How Twisted calls it in the log, where it says that the port is open."""
+        return "the API"
+
     def log(self, request: Request) -> None:
         """Nothing, where twisted.web wants a line for each request: the path of one may hold a secret."""
 
