@@ -562,7 +562,7 @@ def _see_port(settings: Settings) -> None:
         except OSError as error:
             raise SettingsError(
                 f"api.listen is {listen}, but that cannot be opened: {error.strerror};"
-                f" {_PORT_REMEDIES.get(error.errno, 'name another port')}"
+                f" {_PORT_REMEDIES.get(error.errno or 0, 'name another port')}"
             ) from None
 
 
