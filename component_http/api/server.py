@@ -7,6 +7,7 @@ A request becomes a `Call`, and what comes of it an `Answer`; what is between is
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from twisted.application.service import Service
@@ -93,7 +94,8 @@ class _Request(Request):
 
     def send(self, answer: Answer) -> None:
         """Write the answer and end the request."""
-        self.setResponseCode(answer.status)
+        # twisted.web has no words for some, 422 and 429 among them.
+        self.setResponseCode(answer.status, HTTPStatus(answer.status).phrase.encode("ascii"))
         for name, value in answer.headers.items():
             self.responseHeaders.setRawHeaders(name, [value])
         if answer.body:
