@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import time
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -27,26 +30,37 @@ from component_http.settings.values import listening_at
 __all__ = ["api_hooks", "api_server", "see_port"]
 
 
-def see_port(settings: Settings) -> None:
-    """
-    See that the API's port can be opened; another moment will tell where that cannot be found out now.
+_PORT_REMEDIES = {
+    errno.EADDRINUSE: "stop what listens there, or name another port",
+    errno.EADDRNOTAVAIL: "name an interface by an address that this machine has",
+    errno.EACCES: "name a port from 1024 on, for those below are root's",
+}
 
-    Raises:
-        SettingsError: Something listens there, or it is not for us.
-    """
+
+def see_port(settings: Settings) -> None:
+    """See that the API's port can be opened; another moment will tell where that cannot be found out now."""
     listen = settings.api.listen
-    if listen is None or not listen.startswith(("tcp:", "tcp6:", "ssl:")):
+    if listen is None or not listen.startswith(("tcp:", "tcp6:", "ssl:", "unix:")):
         return
     interface, port = listening_at(listen)
-    is_ipv6 = listen.startswith("tcp6:") or ":" in interface
-    with socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET) as probe:
+    if listen.startswith("unix:"):
+        folder = Path(port).absolute().parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise SettingsError(
+                f"api.listen is {listen}, but that cannot be opened: there is no folder {folder}, or it cannot be"
+                " written to; make it, for the user that the gateway runs as, or name another path"
+            )
+        return
+    if listen.startswith("tcp6:"):
+        interface = interface or "::"
+    with socket.socket(socket.AF_INET6 if ":" in interface else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((interface, int(port)))
         except OSError as error:
             raise SettingsError(
-                f"api.listen is {listen}, but that cannot be opened: {error.strerror}; stop what listens there, or name"
-                " another port"
+                f"api.listen is {listen}, but that cannot be opened: {error.strerror};"
+                f" {_PORT_REMEDIES.get(error.errno or 0, 'name another port')}"
             ) from None
 
 

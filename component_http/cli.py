@@ -79,7 +79,13 @@ def _check(file: str) -> int:
         api_hooks(settings)
     component = settings.component
     kinds = ", ".join(component.component_post_stanzas)
-    print(f"{file}: ok: {component.domain} at {component.server}, {kinds} to {component.displayed_url}")
+    api = f", the API at {settings.api.listen}" if settings.api.listen else ""
+    print(f"{file}: ok: {component.domain} at {component.server}, {kinds} to {component.displayed_url}{api}")
     for warning in settings.warnings():
         print(f"{file}: warning: {warning}")
+    spool = settings.spool.file()
+    if spool is not None and not spool.parent.is_dir():
+        print(
+            f"{file}: warning: spool.path is {spool}, but there is no folder {spool.parent}: make it before the start"
+        )
     return 0

@@ -151,14 +151,17 @@ class Gateway(MultiService):
         Raises:
             SettingsError: It cannot be used, or another gateway has it; or the API's port is in use.
         """
+        if self._prepared:
+            return
         path = self._settings.spool.file()
-        if not self._prepared:
+        if path is None:
             see_port(self._settings)
             self._prepared = True
-        if path is None or self._spool_lock is not None:
             return
+        # First the lock: another gateway with these settings has the port as well, and who that is the lock knows.
         lock = database.lock(path)
         try:
+            see_port(self._settings)
             try:
                 database.prepare(path)
             except SpoolUnusable as error:
@@ -170,6 +173,7 @@ class Gateway(MultiService):
             lock.release()
             raise
         self._spool_lock = lock
+        self._prepared = True
 
     def startService(self) -> None:
         if self._stopping:
@@ -178,6 +182,7 @@ class Gateway(MultiService):
         for warning in self._settings.warnings():
             self._log.warn("{warning}", warning=warning)
         self._see_how_many_files()
+        self._say_what_is_served()
         self._spool = spool = self._new_spool()
         self._departures = departures = self._new_departures(spool)
         self._relay = relay = self._new_relay(spool, departures)
@@ -195,6 +200,18 @@ class Gateway(MultiService):
             self._subscribers.restore((), spool)
             super().startService()
             spool.key().addCallback(self._serve_api)
+
+    def _say_what_is_served(self) -> None:
+        """For the top of a log: what somebody who reads it at night would ask first."""
+        component = self._settings.component
+        self._log.info(
+            "component-http {version} serves {domain}: {kinds} to {url}; the spool is {spool}",
+            version=__version__,
+            domain=component.domain,
+            kinds=", ".join(component.component_post_stanzas),
+            url=component.displayed_url if self._webhook is None else "a webhook of the application",
+            spool="in memory" if self._spool_lock is None else self._spool_lock.path,
+        )
 
     def _see_how_many_files(self) -> None:
         settings = self._settings

@@ -288,7 +288,9 @@ class Desk:
         except Offline:
             self._observer.count("api_unanswered")
             raise Problem(
-                503, "nobody can be asked now: try again later", headers={"Retry-After": RETRY_AFTER}
+                503,
+                "the XMPP server is away, or too many questions wait for their answers: try again later",
+                headers={"Retry-After": RETRY_AFTER},
             ) from None
         answer["id"] = asked_id
         return evolve(Stanza.from_element(answer), id=asked_id)

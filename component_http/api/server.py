@@ -7,6 +7,7 @@ A request becomes a `Call`, and what comes of it an `Answer`; what is between is
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from twisted.application.service import Service
@@ -100,7 +101,8 @@ class _Request(Request):
 
     def send(self, answer: Answer) -> None:
         """Write the answer and end the request."""
-        self.setResponseCode(answer.status)
+        # twisted.web has no words for some, 422 and 429 among them.
+        self.setResponseCode(answer.status, HTTPStatus(answer.status).phrase.encode("ascii"))
         for name, value in answer.headers.items():
             self.responseHeaders.setRawHeaders(name, [value])
         if answer.body:
@@ -203,6 +205,10 @@ class _Factory(Factory):
         channel.callLater = self._site.clock.callLater
         channel.timeOut = self._timeout
         return channel
+
+    def logPrefix(self) -> str:
+        """How Twisted calls it in the log, where it says that the port is open."""
+        return "the API"
 
     def log(self, request: Request) -> None:
         """Nothing, where twisted.web wants a line for each request: the path of one may hold a secret."""

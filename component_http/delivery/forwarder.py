@@ -164,7 +164,7 @@ class Forwarder:
             hangs = isinstance(error, CancelledError) and self._hangs(delivery, began)
             self._breaker_learns(hangs or None, probe)
             raise
-        self._breaker_learns(is_failure(result), probe)
+        self._breaker_learns(is_failure(result), probe, result)
         if step.pause:
             self._observer.count("webhook_paused")
             self._breaker.hold(step.pause, self._clock())
@@ -221,13 +221,16 @@ class Forwarder:
             draw=self._draw(),
         )
 
-    def _breaker_learns(self, failed: bool | None, probe: bool) -> None:
+    def _breaker_learns(self, failed: bool | None, probe: bool, result: AttemptResult | None = None) -> None:
         before = self._breaker.state
         self._breaker.end(failed, self._clock(), probe=probe)
         after = self._breaker.state
         if after == "open" and before == "closed":
             self._observer.count("breaker_opened")
-            self._log.warn("the webhook fails: it is asked by one stanza at a time until it answers, the others wait")
+            self._log.warn(
+                "the webhook fails ({reason}): it is asked by one stanza at a time until it answers, the others wait",
+                reason="it did not answer in time" if result is None else _in_words(result),
+            )
         elif after == "closed" and before != "closed":
             self._observer.count("breaker_closed")
             self._log.info("the webhook answers again")
@@ -245,10 +248,11 @@ class Forwarder:
         delivery.failure = _without_content(result)
         self._observer.count("retried")
         self._log.debug(
-            "{id}: attempt {number} failed, the next in {seconds:.1f} s",
+            "{id}: attempt {number} failed, the next in {seconds:.1f} s: {reason}",
             id=delivery.id,
             number=delivery.tries,
             seconds=step.seconds,
+            reason=_in_words(result),
         )
 
     def _verdict(self, delivery: Delivery, result: AttemptResult, step: GiveUp) -> Verdict:
@@ -304,6 +308,11 @@ class Forwarder:
             self._log.debug(
                 "{id}: {kind} {outcome}", id=delivery.id, kind=delivery.stanza.kind, outcome=verdict.outcome
             )
+
+
+def _in_words(result: AttemptResult) -> str:
+    """Why an attempt failed, for the log: nothing of a response but its status."""
+    return f"HTTP status {result.status}" if isinstance(result, Response) else str(result)
 
 
 def _without_content(result: AttemptResult) -> AttemptResult:

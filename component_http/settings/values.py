@@ -370,10 +370,10 @@ def _listen_remedy(text: str) -> str | None:
 
 
 def listening_at(endpoint: str) -> tuple[str, str]:
-    """The interface ("" for all of them) and the port of a usable endpoint on TCP."""
+    """The interface ("" for all of them) and the port of a usable endpoint on TCP; "" and the path of one on Unix."""
     arguments = [argument.replace("\\:", ":") for argument in re.split(r"(?<!\\):", endpoint)[1:]]
     named = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    return named.get("interface", ""), named.get("port") or arguments[0]
+    return named.get("interface", ""), named.get("port") or named.get("address") or arguments[0]
 
 
 LISTEN = Kind(

@@ -248,10 +248,12 @@ def _see_folder(path: Path) -> None:
     if not folder.is_dir():
         raise SettingsError(f"spool.path is {path}, but there is no folder {folder}: make it, or name another file")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise SettingsError(
-            f"spool.path is {path}, but the folder {folder} cannot be written to: give it to the user that the gateway"
-            " runs as, or name a file elsewhere"
-        )
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            why, remedy = "is on a file system that is read-only", "name a file elsewhere"
+        else:
+            why = "cannot be written to"
+            remedy = "give it to the user that the gateway runs as, or name a file elsewhere"
+        raise SettingsError(f"spool.path is {path}, but the folder {folder} {why}: {remedy}")
 
 
 def prepare(path: Path, *, schema: Schema = SCHEMA, sqlite: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:
@@ -277,6 +279,7 @@ def prepare(path: Path, *, schema: Schema = SCHEMA, sqlite: tuple[int, ...] = sq
         )
     try:
         make_private(path)
+        _see_companions(path)
         if Ballast(path).free() < OPENING_BYTES:
             return
         with closing(opened(path, schema=schema)) as connection:
@@ -310,8 +313,8 @@ def make_private(path: Path) -> None:
             raise SettingsError(f"spool.path is {path}, but that is not a file: name another one") from None
         if not os.access(path, os.R_OK | os.W_OK):
             raise SettingsError(
-                f"spool.path is {path}, but that file cannot be read and written: give it to the user that the gateway"
-                " runs as"
+                f"spool.path is {path}, but that file cannot be read and written: give it, and those beside it, to the"
+                " user that the gateway runs as"
             ) from None
         return
     except OSError as error:
@@ -324,6 +327,16 @@ def make_private(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _see_companions(path: Path) -> None:
+    """Refuse what is another user's beside the file: SQLite would only say that it cannot open the file."""
+    for companion in (*(Path(f"{path}{end}") for end in _COMPANIONS), Ballast(path).path):
+        if companion.exists() and not os.access(companion, os.R_OK | os.W_OK):
+            raise SettingsError(
+                f"spool.path is {path}, but {companion} cannot be read and written: give it to the user that the"
+                " gateway runs as, like the file itself"
+            )
 
 
 def opened(path: Path, *, synchronous: Synchronous = "FULL", schema: Schema = SCHEMA) -> sqlite3.Connection:

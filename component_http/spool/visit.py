@@ -103,7 +103,8 @@ def visit(path: Path, *, patience: float = BUSY) -> sqlite3.Connection:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise SettingsError(
-            f"there is no spool {path}: name the gateway's settings file with --config, or the spool's own with --spool"
+            f"there is no spool {path}: name the gateway's settings file with --config, or the spool's own with"
+            " --spool; a service of systemd has it in the folder of its StateDirectory"
         ) from None
     except OSError as error:
         raise SettingsError(f"the spool {path} cannot be looked at: {error.strerror}; {remedy}") from None

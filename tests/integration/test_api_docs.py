@@ -78,7 +78,7 @@ class ApiPageTests(TestCase):
     def setUp(self) -> None:
         need("curl", "curl")
         folder = Path(self.enterContext(TemporaryDirectory()))
-        for name in (*SECRETS.values(), "component-secret"):
+        for name in (*SECRETS.values(), "secret"):
             (folder / name).write_text(f"{name}-0123456789abcdef\n")
         [template] = [block for block in blocks("jinja", PAGE) if block.label == "template"]
         (folder / "other.j2").write_text(template.text)

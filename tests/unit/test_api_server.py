@@ -153,6 +153,16 @@ class RequestTests(ServerTestCase):
         self.assertIn(b"Content-Type: application/json", head)
         self.assertEqual({"ok": True}, json.loads(body))
 
+    def test_status_in_words(self) -> None:
+        """
+        Who looks at the first line of an answer finds the status in words, also a rare one.
+        """
+        for status, words in ((422, "Unprocessable"), (429, "Too Many Requests"), (504, "Gateway Timeout")):
+            self.answer = json_answer(status, {})
+            wire = self.say(post())
+            self.assertTrue(wire.value().startswith(f"HTTP/1.1 {status} {words}".encode()), wire.value())
+            self.connections.pop()[0].connectionLost(Failure(ConnectionError()))
+
     def test_chunked(self) -> None:
         """
         A body may come in chunks of unknown number.

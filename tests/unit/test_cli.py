@@ -79,6 +79,16 @@ class CheckTests(SynchronousTestCase):
         self.assertIn(f"\n{self.file}: warning: component.component_post_url", ended.output)
         self.assertNotIn("hunter2", ended.output)
 
+    def test_api_and_spool(self) -> None:
+        """
+        Where the API listens is told too, and a folder for the spool that still has to be made.
+        """
+        self.write(more='[api]\nlisten = "tcp:5280:interface=127.0.0.1"\n[spool]\npath = "none/spool"\n')
+        ended = run("check", str(self.file))
+        self.assertEqual(0, ended.status)
+        self.assertIn(", message to http://h/, the API at tcp:5280:interface=127.0.0.1\n", ended.output)
+        self.assertIn(f"but there is no folder {self.file.parent / 'none'}: make it before the start\n", ended.output)
+
     def test_bad(self) -> None:
         """
         A file that cannot be used gets its sentence on standard error, and the status is 78.

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
@@ -236,6 +236,22 @@ class LogTests(DeliveryTestCase):
             self.a_relay([json_response('{"kind": "secret-body"}')]).accept(a_stanza())
         [note] = self.warnings(logs)
         self.assertIn("kind", note)
+
+    def test_why_an_attempt_failed(self) -> None:
+        """
+        Who reads at night why nothing gets through finds the reason beside each attempt, without what was answered.
+        """
+        failures = [ConnectionFailed("refused"), Response(503, {}, b"secret-body")] + [ConnectionFailed("refused")] * 5
+        relay = self.a_relay(failures)
+        with capturedLogs() as logs:
+            relay.accept(a_stanza())
+            self.clock.pump([1.0] * 90)
+        lines = [formatEvent(event) for event in logs]
+        attempts = [line for line in lines if "failed, the next in" in line]
+        self.assertTrue(attempts[0].endswith(": refused"), attempts)
+        self.assertTrue(attempts[1].endswith(": HTTP status 503"), attempts)
+        self.assertEqual(1, len([line for line in lines if line.startswith("the webhook fails (refused): ")]), lines)
+        self.assertNotIn("secret-body", "".join(lines))
 
     def test_redirect_says_that_the_url_is_wrong(self) -> None:
         """

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import resource
+import socket
 from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel, capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.protocols.jabber.xmlstream import STREAM_AUTHD_EVENT
 from twisted.words.xish.utility import EventDispatcher
 from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, BootstrapMixin
 from wokkel.subprotocols import StreamManager
 
+from component_http import __version__
 from component_http.contract.reply import Response
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.backlog import BacklogLimits
-from component_http.errors import CertificateInvalid, ConnectionFailed
+from component_http.errors import CertificateInvalid, ConnectionFailed, SettingsError
 from component_http.gateway import FILES_BESIDE, Gateway, backlog_limits
-from component_http.settings import ComponentSettings, DeliverySettings, Settings, SpoolSettings
+from component_http.settings import ApiSettings, ComponentSettings, DeliverySettings, Settings, SpoolSettings
+from component_http.spool.database import lock
 from component_http.testing import ScriptedWebhook, json_response
 
 PONG = json_response('{"body": "pong"}')
@@ -296,4 +301,78 @@ class OpenFilesTests(SynchronousTestCase):
         self.assertEqual(
             ["at most 200 connections at once", "at most 100 connections at once"],
             [w[w.index("at most") :] for w in warnings],
+        )
+
+
+class PrepareTests(SynchronousTestCase):
+    """What an operator is told before anything is served."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(TemporaryDirectory()))
+
+    def a_gateway(self, listen: str) -> Gateway:
+        reactor = MemoryReactorClock()
+        settings = some_settings(api=ApiSettings(listen=listen), spool=SpoolSettings(path=str(self.folder / "spool")))
+        return Gateway(settings, reactor, manager=StreamManager(BootstrapMixin(), reactor))
+
+    def refusal(self, listen: str) -> str:
+        return str(self.assertRaises(SettingsError, self.a_gateway(listen).prepare))
+
+    def test_port_in_use(self) -> None:
+        """
+        A port that something else has is told with what to do; the spool is free for the next try.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            listen = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
+            for _ in range(2):
+                self.assertEqual(
+                    f"api.listen is {listen}, but that cannot be opened: Address already in use; stop what listens"
+                    " there, or name another port",
+                    self.refusal(listen),
+                )
+
+    def test_no_such_interface(self) -> None:
+        """
+        For an address that is not this machine's no other port is recommended.
+        """
+        self.assertIn(
+            "; name an interface by an address that this machine has", self.refusal("tcp:5280:interface=192.0.2.1")
+        )
+
+    def test_socket_without_folder(self) -> None:
+        """
+        A unix socket needs a folder, which is told by name.
+        """
+        self.assertIn(f"there is no folder {self.folder / 'none'}, ", self.refusal(f"unix:{self.folder}/none/socket"))
+
+    def test_second_instance(self) -> None:
+        """
+        Who starts a gateway twice reads that it runs already, and not that its own port is in use.
+        """
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            held = lock(self.folder / "spool")
+            self.addCleanup(held.release)
+            self.assertIn("in use by another gateway", self.refusal(f"tcp:{other.getsockname()[1]}"))
+
+
+class StartTests(SynchronousTestCase):
+    """The top of the log."""
+
+    def test_what_is_served(self) -> None:
+        """
+        The first line of a gateway says what it serves and where its spool is, without what is secret in the URL.
+        """
+        component = ComponentSettings(
+            domain="bot.example.org", secret="hunter2", component_post_url="http://user:hunter2@h/?token=hunter2"
+        )
+        settings = Settings(component=component, spool=SpoolSettings(kind="memory"))
+        reactor = MemoryReactorClock()
+        gateway = Gateway(settings, reactor, manager=StreamManager(BootstrapMixin(), reactor))
+        with capturedLogs() as logs:
+            gateway.startService()
+        self.addCleanup(gateway.stopService)
+        lines = [formatEvent(event) for event in logs if event["log_level"] is LogLevel.info]
+        self.assertEqual(
+            f"component-http {__version__} serves bot.example.org: message to http://h/?...; the spool is in memory",
+            lines[0],
         )

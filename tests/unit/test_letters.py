@@ -330,7 +330,7 @@ class VisitTests(SpoolCase):
         for path in (self.folder / "other", self.folder / "none" / "other", self.path / "other"):
             self.assertEqual(
                 f"there is no spool {path}: name the gateway's settings file with --config, or the spool's own with"
-                " --spool",
+                " --spool; a service of systemd has it in the folder of its StateDirectory",
                 self.refusal(path),
             )
             self.assertFalse(path.exists())

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Timer
+from unittest import skipIf
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -149,6 +150,24 @@ class PrepareTests(FileCase):
             modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in self.folder.iterdir()}
         self.assertEqual({0o600}, set(modes.values()), modes)
         self.assertEqual(3, len(modes))
+
+    @skipIf(os.geteuid() == 0, "root may read anything")
+    def test_beside_it_of_somebody_else(self) -> None:
+        """
+        What SQLite left beside the file, and the ballast, must be the gateway's too; the one that is not is named.
+        """
+        prepare(self.path)
+        for end in ("-wal", "-shm", ".ballast"):
+            companion = Path(f"{self.path}{end}")
+            companion.touch()
+            companion.chmod(0)
+            self.assertEqual(
+                f"spool.path is {self.path}, but {companion} cannot be read and written: give it to the user that the"
+                " gateway runs as, like the file itself",
+                self.refusal(),
+            )
+            companion.unlink()
+        prepare(self.path)
 
     def test_prepared_again(self) -> None:
         """
