@@ -258,3 +258,5 @@ class EmbeddingTests(TestCase):
             server.send(message)
             reply = await queue.get().addTimeout(PATIENCE, self.reactor)
             self.assertEqual((f"echo {domain}", f"bot@{domain}"), (str(reply.body), reply["from"]))
+        # While both servers are there: what one of them has not confirmed yet would be waited for.
+        await self.application.stopService()
