@@ -47,7 +47,7 @@ class Departures:
     Args:
         spool: Keeps what leaves, and gives it numbers.
         outlet: Where it leaves.
-        observer: Told `reply_lost`, `unsendable` and `spool_failed`.
+        observer: Told `reply_lost`, `unsendable`, `outgoing_expired` and `spool_failed`.
         clock: Runs the waits, and says how old a departure is.
         domain: The component's own domain, normalised.
         limits: For one stanza.
@@ -232,13 +232,14 @@ class Departures:
 
     def read_from(self, number: int) -> None:
         """Hand over all that the spool has beyond a number; nothing for a spool that is not durable."""
-        if self._stopped or not self._spool.durable:
+        if not self._spool.durable:
             return
+        self._cursor = min(self._cursor, number) if self._behind else number
         if self._behind:
-            self._cursor = min(self._cursor, number)
             return
-        self._cursor = number
         self._behind = True
+        if self._stopped:
+            return  # the next start reads it, and what is kept from now on behind it
         self._reading = Deferred.fromCoroutine(self._read())
         self._reading.addErrback(self._not_read)
 
@@ -277,20 +278,29 @@ class Departures:
                     await deferLater(self._clock, AGAIN)
                     break
                 cursor = self._cursor
+        self._catch_up()
+
+    def _not_read(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return  # after the stop all that is kept stays behind what was not read
+        self._log.failure("nothing leaves any more that was kept: our own mistake", failure=failure)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
         self._behind = False
         caught_up, self._caught_up = self._caught_up, []
         for waiter in caught_up:
             waiter.callback(None)
 
-    def _not_read(self, failure: Failure) -> None:
-        self._behind = False
-        if not failure.check(CancelledError):
-            self._log.failure("nothing leaves any more that was kept: our own mistake", failure=failure)
-
     def _hand_over_again(self, departure: Departure) -> bool:
         """Hand over what the spool kept; what a later start may not send any more is a dead letter."""
         number = departure.number
         assert number is not None
+        if departure.expires <= self._clock.seconds():
+            self._observer.count("outgoing_expired")
+            self._cursor = number
+            self._fail(number, "reply_expired")
+            return True
         try:
             [element] = parse_stanzas(departure.xml, self._limits)
         except (XmlRefused, ValueError):

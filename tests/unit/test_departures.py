@@ -242,6 +242,18 @@ class DurableTests(DeparturesCase):
         self.assertEqual(["c"], self.sent())
         self.assertEqual([(1, "reply_unsendable"), (2, "reply_unsendable")], self.spool.failures)
 
+    def test_too_late_when_read(self) -> None:
+        """
+        What the spool kept and is of no use any more does not leave, also where the stream takes everything at once.
+        """
+        leaving = self.departures.leaving([a_stanza("a", kind="presence"), a_stanza("b")])
+        self.spool.keep(leaving)
+        self.clock.advance(60.0)
+        self.departures.read_all()
+        self.read()
+        self.assertEqual((["b"], [(1, "reply_expired")]), (self.sent(), self.spool.failures))
+        self.assertEqual(1, self.counters["outgoing_expired"])
+
     def test_spool_that_cannot_be_read(self) -> None:
         """
         Reading is tried again until it works, and the log says once what is wrong.
@@ -287,6 +299,41 @@ class DurableTests(DeparturesCase):
         self.outlet.end("lost")
         self.assertEqual((["a"], 2), (self.sent(), len(self.spool.rows)))
         self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_nothing_overtakes_after_the_stop(self) -> None:
+        """
+        What is kept after the stop waits on disk, where something before it does: the next start sends all in order.
+        """
+        self.leave("a")
+        self.outlet.crowded = True
+        self.leave("b")
+        self.departures.stop()
+        self.outlet.crowded = False
+        self.leave("c")
+        self.assertEqual((["a"], 3), (self.sent(), len(self.spool.rows)))
+
+    def test_nothing_overtakes_what_was_lost_after_the_stop(self) -> None:
+        """
+        It is the same where the stream is lost after the stop.
+        """
+        self.leave("a")
+        self.departures.stop()
+        self.outlet.end("lost")
+        self.leave("b")
+        self.assertEqual((["a"], 2), (self.sent(), len(self.spool.rows)))
+
+    def test_mistake(self) -> None:
+        """
+        A mistake of ours while what is kept is read leaves nobody waiting for the end of it.
+        """
+        self.spool.slow = []
+        self.spool.keep(self.departures.leaving([a_stanza("a")]))
+        self.departures.read_all()
+        clear = self.departures.when_clear()
+        self.read()
+        self.spool.slow.pop().errback(ZeroDivisionError())
+        self.successResultOf(clear)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
 
     @given(
         st.lists(
