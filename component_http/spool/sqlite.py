@@ -120,7 +120,7 @@ TIDY = 3600.0
 _DAY = 86_400.0
 
 _PASSING = (sqlite3.OperationalError, ComponentHttpError, OSError)
-"""What is the fault of the file or of its disk, and not of what was asked for."""
+"""What is the fault of the file or of its disk."""
 
 _LOG_OF_REGION = 4096 * 4096
 """Bytes of the log, a little fewer, that one region of its index is for."""
@@ -523,11 +523,11 @@ class SqliteSpool:
 
     def close(self) -> Deferred[None]:
         """See `component_http.interfaces.Spool.close`."""
-        if self._thread is None:
+        self._note_first()
+        if self._thread is None and not (self._notes or self._settlements or self._subscriptions):
             return succeed(None)
         closed: Deferred[None] = Deferred()
         if self._closed is None:
-            self._note_first()
             self._closed = Deferred()
             self._put(_Close())
         self._closed.chainDeferred(closed)
@@ -605,8 +605,7 @@ class SqliteSpool:
             if fired:
                 self._reactor.callFromThread(self._fire, fired)
             if closing:
-                if self._refusal is not None:
-                    self._clear_arrears()
+                self._clear_arrears()
                 break
         self._close_file()
         self._reactor.callFromThread(self._ended)
@@ -703,15 +702,15 @@ class SqliteSpool:
     def _failed(self, group: Sequence[_Operation], error: Exception) -> list[_Fired]:
         for operation in group:
             if isinstance(operation, _End):
-                self._postpone(operation)
+                # A letter that is itself what cannot be written would keep from writing whatever comes after it.
+                self._postpone(operation, operation.letter if _is_passing(error) else None)
         if self._is_full(error):
             error = _disk_full(self._path)
-        elif isinstance(error, _PASSING) or is_damage(error):
+        elif _is_passing(error):
             error = SpoolError(str(error))
         return [_Fired(operation, error=error) for operation in group]
 
-    def _postpone(self, end: _End) -> None:
-        letter = end.letter
+    def _postpone(self, end: _End, letter: tuple[Any, ...] | None) -> None:
         if letter is not None and letter[_RESPONSE] is not None:
             self._overdue_bytes += len(letter[_RESPONSE])
             if self._overdue_bytes > MAX_OVERDUE_BYTES:
@@ -1137,6 +1136,11 @@ class SqliteSpool:
 
 def _disk_full(path: Path) -> DiskFull:
     return DiskFull(f"the disk is full, that of {path}")
+
+
+def _is_passing(error: Exception) -> bool:
+    """It is the fault of the file or of its disk, and not of what was asked for."""
+    return isinstance(error, _PASSING) or is_damage(error)
 
 
 def _size(operation: _Operation) -> int:

@@ -296,6 +296,31 @@ class GroupCommitTests(SqliteCase):
         self.assertFalse(Path(f"{self.path}-wal").exists())
 
 
+    async def test_noted_since_the_last_close(self) -> None:
+        """
+        A note after closing is written by the next close, also if nothing else was asked.
+        """
+        spool = self.open()
+        delivery = a_delivery("d1")
+        await spool.store(delivery, b"{}")
+        await spool.close()
+        delivery.tries = 1
+        spool.note(delivery)
+        await spool.close()
+        self.assertEqual([(1,)], self.look("SELECT tries FROM deliveries"))
+
+    async def test_close_writes_all_of_it(self) -> None:
+        """
+        However much was confirmed at the end, none of it leaves again after the restart.
+        """
+        spool = self.open()
+        numbers = await spool.push([a_departure(str(number)) for number in range(3 * MAX_GROUP)])
+        for number in numbers:
+            spool.confirmed(number)
+        await spool.close()
+        self.assertEqual([(0,)], self.look("SELECT count(*) FROM departures"))
+
+
 def a_departure(id_: str = "m1", *, left: float = 100.0, age: float = 0.0, clock: Any = reactor) -> Departure:
     """A message that has so many seconds left, and is so old."""
     xml = f"<message from='bot@bot.example.org' to='alice@example.org/phone' id='{id_}' type='chat'/>"
@@ -710,6 +735,16 @@ class FailureTests(SqliteCase):
         await self.assertFailure(asked.pop(1), sqlite3.IntegrityError)
         await gatherResults(asked)
         self.assertEqual(["d1", "d2", "d3"], [each.id for each in await spool.restore()])
+
+    async def test_letter_that_cannot_be_written(self) -> None:
+        """
+        A mistake in a dead letter is not the failure of all that comes after it.
+        """
+        spool = self.open()
+        await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
+        await self.assertFailure(spool.end("d1", (), Letter("bounced", "\ud800", 1)), UnicodeEncodeError)
+        await spool.store(a_delivery("d3"), b"{}")
+        self.assertEqual(["d2", "d3"], [each.id for each in await spool.restore()])
 
 
 class ModeTests(SqliteCase):
