@@ -217,8 +217,11 @@ class Relay:
         Take in charge again what the spool has kept.
 
         Args:
-            deliveries: As `Spool.restore` or `Spool.look` gives them; those that are pending are left alone.
+            deliveries: As `Spool.restore` or `Spool.look` gives them; those that are pending are left alone, and all
+                of them where the gateway is stopping, for the next start.
         """
+        if self._stopping:
+            return
         for delivery in deliveries:
             if delivery.id in self._deliveries or delivery.id in self._storing:
                 continue

@@ -1604,6 +1604,19 @@ class LetterTests(DeliveryTestCase):
         [(_, letter)] = spool.letters
         self.assertEqual(("expired", 503), (letter.outcome, letter.status))
 
+    def test_not_taken_while_stopping(self) -> None:
+        """
+        A letter that is tried again while its gateway stops waits in the spool for the next start.
+        """
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay(spool=spool)
+        self.successResultOf(Deferred.fromCoroutine(relay.drain(5.0)))
+        delivery = Delivery("d1", a_stanza().facts(), 2, self.clock.seconds() + 900.0)
+        relay.restore([delivery])
+        self.clock.pump([0.01] * 5)
+        self.assertEqual((0, 0, 0), (len(self.webhook.posts), relay.pending, self.counters["restored"]))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
     def test_taken_again(self) -> None:
         """
         A letter that is tried again while its gateway runs is a delivery again, and the same twice is one.
