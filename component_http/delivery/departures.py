@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
 from typing import Any
 
-from attrs import evolve
+from attrs import define, evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -36,13 +39,43 @@ Leaving = Sequence[tuple[Departure, Element]]
 """Stanzas that are to leave, each with its element."""
 
 
+@define(eq=False)
+class _Unkept:
+    """
+    A stanza that the spool could not keep, until the server has it.
+
+    Attributes:
+        behind: The spool's number behind which it belongs, infinite as long as that is not known.
+        turn: Its place among those of the same.
+        group: The end of which delivery it is of.
+    """
+
+    behind: float
+    turn: int
+    departure: Departure
+    element: Element
+    group: _Group
+
+    def __lt__(self, other: _Unkept) -> bool:
+        return (self.behind, self.turn) < (other.behind, other.turn)
+
+
+@define(eq=False)
+class _Group:
+    """Stanzas that were to leave together: so many are left, and who is told when there are none."""
+
+    left: int
+    gone: Callable[[], object]
+
+
 class Departures:
     """
     Hands what leaves to the outlet, in the order of the spool's numbers, and lets the spool know when it is gone.
 
     With a spool that is durable what waits is on disk, and only so much of it is with the outlet that this is not
     crowded. Where more waits, after a start and after a lost stream, it is read from the spool; what comes meanwhile
-    is behind it there. A spool in memory keeps nothing of it: then the outlet does.
+    is behind it there. What such a spool could not keep is kept here, in its place among the others. A spool in memory
+    keeps nothing of it: then the outlet does.
 
     Args:
         spool: Keeps what leaves, and gives it numbers.
@@ -75,13 +108,16 @@ class Departures:
         self._limits = limits
         self._lifetimes = lifetimes
         self._notices = Notices(LOG_INTERVAL)
-        # The last number that was handed over, and the last that the spool gave.
+        # The last number that was handed over, and the last that the spool gave, as far as that is known.
         self._cursor = 0
-        self._highest = 0
+        self._highest: int | None = None
         self._behind = False
         self._reading: Deferred[None] | None = None
         self._caught_up: list[Deferred[None]] = []
         self._stopped = False
+        # What the spool does not have and the outlet has not yet: a heap.
+        self._unkept: list[_Unkept] = []
+        self._turns = count()
         # What became of the last that left, and who waits to hear that of others, by number.
         self._fates: OrderedDict[int, bool] = OrderedDict()
         self._waiting: dict[int, list[Deferred[None]]] = {}
@@ -204,24 +240,25 @@ class Departures:
         waiters.append(waiter)
         return waiter
 
-    def depart(self, leaving: Leaving, numbers: Sequence[int] | None) -> bool:
+    def depart(self, leaving: Leaving, numbers: Sequence[int]) -> bool:
         """
-        Let stanzas leave.
+        Let stanzas leave that the spool has kept.
 
         Args:
             leaving: They, in order.
-            numbers: Their numbers in the spool; None if it does not have them.
+            numbers: Their numbers in the spool.
 
         Returns:
             False if one of them is lost, which is counted: neither the spool nor the outlet has it.
         """
-        if numbers is None or not self._spool.durable:
+        if not self._spool.durable:
             taken = [self._taken(departure, element) for departure, element in leaving]
             for _ in range(taken.count(False)):
                 self._observer.count("reply_lost")
             return all(taken)
         if numbers:
-            self._highest = max(self._highest, numbers[-1])
+            self._know_highest(numbers[0] - 1)
+            self._highest = numbers[-1]
         if self._behind:
             return True
         for (departure, element), number in zip(leaving, numbers, strict=True):
@@ -229,6 +266,23 @@ class Departures:
                 self.read_from(number - 1)
                 break
         return True
+
+    def depart_unkept(self, leaving: Leaving, gone: Callable[[], object]) -> None:
+        """
+        Let stanzas leave that the spool could not keep, in their place behind what it has.
+
+        Args:
+            leaving: They, in order.
+            gone: Called when none of them is wanted any more: the server has them, or their time is over. Not called
+                where one was lost, which is counted, or the stop came before.
+        """
+        group = _Group(len(leaving), gone)
+        behind = inf if self._highest is None else self._highest
+        for departure, element in leaving:
+            heappush(self._unkept, _Unkept(behind, next(self._turns), departure, element, group))
+        if not self._behind:
+            self._know_highest(self._cursor)
+            self._hand_over_unkept()
 
     def read_from(self, number: int) -> None:
         """Hand over all that the spool has beyond a number; nothing for a spool that is not durable."""
@@ -274,6 +328,7 @@ class Departures:
             for departure in page:
                 if self._outlet.crowded or cursor != self._cursor:
                     break
+                self._hand_over_unkept(departure.number or 0)
                 if not self._hand_over_again(departure):
                     await deferLater(self._clock, AGAIN)
                     break
@@ -288,6 +343,8 @@ class Departures:
 
     def _catch_up(self) -> None:
         self._behind = False
+        self._know_highest(self._cursor)
+        self._hand_over_unkept()
         caught_up, self._caught_up = self._caught_up, []
         for waiter in caught_up:
             waiter.callback(None)
@@ -344,6 +401,33 @@ class Departures:
             self._fates.popitem(last=False)
         for waiter in self._waiting.pop(number, ()):
             waiter.callback(None)
+
+    # -- what the spool does not have --
+
+    def _know_highest(self, number: int) -> None:
+        """This was the last number that the spool had given; nothing new where one is known."""
+        if self._highest is None:
+            self._highest = number
+            for unkept in self._unkept:
+                unkept.behind = number
+
+    def _hand_over_unkept(self, before: float = inf) -> None:
+        """Hand over what belongs before a number."""
+        while self._unkept and self._unkept[0].behind < before:
+            unkept = heappop(self._unkept)
+            if not self._taken(unkept.departure, unkept.element, partial(self._unkept_ended, unkept)):
+                self._observer.count("reply_lost")
+
+    def _unkept_ended(self, unkept: _Unkept, fate: Fate) -> None:
+        if fate == "lost":
+            # Behind what is read again, as before.
+            heappush(self._unkept, unkept)
+            self.read_all()
+            return
+        group = unkept.group
+        group.left -= 1
+        if not group.left:
+            group.gone()
 
     # -- the rest --
 

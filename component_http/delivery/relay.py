@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -451,11 +452,10 @@ class Relay:
         leaving = self._departures.leaving(
             verdict.stanzas, verbatim=verdict.verbatim, delivery_id=delivery.id, deadline=delivery.deadline
         )
-        ended: Deferred[Any] = self._spool.end(
-            delivery.id, [departure for departure, _ in leaving], _letter(delivery, verdict), memo
-        )
+        letter = _letter(delivery, verdict)
+        ended: Deferred[Any] = self._spool.end(delivery.id, [departure for departure, _ in leaving], letter, memo)
         ended.addErrback(self._not_noted, delivery)
-        ended.addCallback(self._ended, delivery, verdict, leaving).addErrback(self._log_mistake, delivery)
+        ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(self._log_mistake, delivery)
         if told is not None:
             ended.addCallback(lambda numbers: told.callback(numbers or ()))
 
@@ -481,7 +481,12 @@ class Relay:
             self._log.error("the spool fails: {effect}: {reason}", effect=effect, reason=failure.getErrorMessage())
 
     def _ended(
-        self, numbers: Sequence[int] | None, delivery: Delivery, verdict: Verdict, leaving: Leaving
+        self,
+        numbers: Sequence[int] | None,
+        delivery: Delivery,
+        verdict: Verdict,
+        leaving: Leaving,
+        letter: Letter | None,
     ) -> Sequence[int] | None:
         del self._deliveries[delivery.id]
         self._ending.discard(delivery.id)
@@ -490,12 +495,19 @@ class Relay:
         else:
             self._backlog.remove(delivery.id)
         self._observer.count(verdict.outcome)
-        self._departures.depart(leaving, numbers)
+        if numbers is not None:
+            self._departures.depart(leaving, numbers)
+        else:
+            self._departures.depart_unkept(leaving, partial(self._gone_at_last, delivery, letter))
         if self._backlog.relieved:
             self._valve.resume()
         self._start()
         self._look_whether_drained()
         return numbers
+
+    def _gone_at_last(self, delivery: Delivery, letter: Letter | None) -> None:
+        """The server has what the spool could not keep; before, the delivery had to be in the spool for a restart."""
+        self._spool.end(delivery.id, (), letter).addErrback(self._not_noted, delivery)
 
     def _guarded(self, delivery: Delivery, verdict: Verdict) -> Verdict:
         """Send nothing where two bots talk to each other; an iq is always answered, and never starts such a talk."""

@@ -299,7 +299,8 @@ class SqliteSpool:
     another.
 
     When SQLite fails, the transaction is undone, its operations fail with `SpoolError`, and the next one is tried as if
-    nothing had happened. A delivery whose end could not be written is deleted with a later transaction.
+    nothing had happened. A delivery whose end could not be written is deleted with a later transaction, if nothing is
+    to leave for it.
 
     When the disk is full, the ballast beside the file is released. From then on nothing is stored, and the rest is done
     in the room that this gave; until there is room for the ballast again, for which `look` looks.
@@ -701,7 +702,7 @@ class SqliteSpool:
 
     def _failed(self, group: Sequence[_Operation], error: Exception) -> list[_Fired]:
         for operation in group:
-            if isinstance(operation, _End):
+            if isinstance(operation, _End) and not operation.rows:
                 # A letter that is itself what cannot be written would keep from writing whatever comes after it.
                 self._postpone(operation, operation.letter if _is_passing(error) else None)
         if self._is_full(error):

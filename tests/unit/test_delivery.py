@@ -304,6 +304,8 @@ class KeepingSpool(SlowSpool):
         letter: Letter | None = None,
         memo: Memo | None = None,
     ) -> Deferred[Sequence[int]]:
+        if self.broken is not None:
+            return self._later(fail(self.broken))
         del self.kept[delivery_id]
         if letter is not None:
             self.letters.append((delivery_id, letter))
@@ -533,6 +535,24 @@ class RestartTests(DeliveryTestCase):
         self.clock.pump([0.01] * 5)
         self.successResultOf(drained)
         self.assertEqual(({}, [("message", "chat", None)]), (spool.kept, self.sent()))
+
+    def test_kept_until_the_answer_is_there(self) -> None:
+        """
+        If the spool cannot keep an answer, it has the delivery until the server has the answer.
+        """
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay([Response(404)], spool=spool)
+        relay.accept(a_stanza())
+        self.clock.advance(0.01)
+        spool.broken = SpoolError("the file is busy")
+        self.clock.pump([0.01] * 2)
+        self.assertEqual([("message", "error", "item-not-found")], self.sent())
+        spool.broken = None
+        self.assertEqual(["d1"], [*spool.kept])
+        self.outlet.end("confirmed")
+        self.clock.advance(0.01)
+        self.assertEqual(({}, ["d1"]), (spool.kept, [id_ for id_, _ in spool.letters]))
+        self.assert_accounts(relay)
 
     def test_restored(self) -> None:
         """

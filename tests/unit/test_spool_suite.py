@@ -295,7 +295,6 @@ class GroupCommitTests(SqliteCase):
         self.assertEqual([("d1", 1)], self.look("SELECT id, tries FROM deliveries"))
         self.assertFalse(Path(f"{self.path}-wal").exists())
 
-
     async def test_noted_since_the_last_close(self) -> None:
         """
         A note after closing is written by the next close, also if nothing else was asked.
@@ -420,18 +419,25 @@ class DeparturesTests(SqliteCase):
 
     async def test_not_kept_when_it_fails(self) -> None:
         """
-        Where the end of a delivery cannot be written its answers have no numbers; the delivery is gone later on, and
-        its dead letter is written then.
+        Where the end of a delivery cannot be written it stays, for its answer is nowhere else, until it is ended
+        without one; where nothing is to leave it is gone later on. Its dead letter is written then.
         """
         spool = self.open()
         await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
         await spool.close()
         away = self.path.with_name("away")
         self.path.rename(away)
-        await self.assertFailure(spool.end("d1", [a_departure()], Letter("bounced", "why", 1)), SpoolError)
+        letter = Letter("bounced", "why", 1)
+        await self.assertFailure(spool.end("d1", [a_departure()], letter), SpoolError)
         away.rename(self.path)
         await spool.store(a_delivery("d3"), b"{}")
-        self.assertEqual(["d2", "d3"], [each.id for each in await spool.restore()])
+        self.assertEqual(["d1", "d2", "d3"], [each.id for each in await spool.restore()])
+        await spool.close()
+        self.path.rename(away)
+        await self.assertFailure(spool.end("d1", (), letter), SpoolError)
+        away.rename(self.path)
+        await spool.store(a_delivery("d4"), b"{}")
+        self.assertEqual(["d2", "d3", "d4"], [each.id for each in await spool.restore()])
         self.assertEqual(([("d1",)], []), (self.look("SELECT id FROM letters"), await spool.departures(0)))
 
 
