@@ -148,22 +148,18 @@ _NOTE = {
     for n in _AT_ONCE
 }
 _DELETE = {n: f"DELETE FROM deliveries WHERE id IN {_rows(1, n)}" for n in _AT_ONCE}
-_DEPARTURE_COLUMNS = "number, delivery_id, kind, stored, expires, verbatim, xml"
-_DEPART = {n: f"INSERT INTO departures ({_DEPARTURE_COLUMNS}) VALUES {_rows(n, 7)}" for n in _AT_ONCE}
+_DEPARTURE_COLUMNS = "delivery_id, kind, stored, expires, verbatim, xml"
+_DEPART = {n: f"INSERT INTO departures ({_DEPARTURE_COLUMNS}) VALUES {_rows(n, 6)}" for n in _AT_ONCE}
 _CONFIRM = {n: f"DELETE FROM departures WHERE number IN {_rows(1, n)}" for n in _AT_ONCE}
 _SUBSCRIBE = {n: f"INSERT OR IGNORE INTO subscribers (component, user) VALUES {_rows(n, 2)}" for n in _AT_ONCE}
 _UNSUBSCRIBE = {n: f"DELETE FROM subscribers WHERE (component, user) IN (VALUES {_rows(n, 2)})" for n in _AT_ONCE}
 _SUBSCRIBERS = "SELECT component, user FROM subscribers ORDER BY number"
-_BEHIND = (
-    "INSERT INTO departures (delivery_id, kind, stored, expires, verbatim, xml)"
-    " SELECT delivery_id, kind, stored, expires, verbatim, xml FROM departures WHERE number = ?"
-)
+_BEHIND = f"INSERT INTO departures ({_DEPARTURE_COLUMNS}) SELECT {_DEPARTURE_COLUMNS} FROM departures WHERE number = ?"
 _BODY = "SELECT body FROM deliveries WHERE id = ?"
 _FACTS = "id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries, attempts, size"
 _RESTORE = f"SELECT {_FACTS} FROM deliveries ORDER BY number"
 _RESTORE_ONE = f"SELECT {_FACTS} FROM deliveries WHERE id = ?"
-_PAGE = f"SELECT {_DEPARTURE_COLUMNS} FROM departures WHERE number > ? ORDER BY number"
-_LAST_DEPARTURE = "SELECT seq FROM sqlite_sequence WHERE name = 'departures'"
+_PAGE = f"SELECT number, {_DEPARTURE_COLUMNS} FROM departures WHERE number > ? ORDER BY number"
 _LETTER = (
     "INSERT OR REPLACE INTO letters (id, outcome, kind, type, stanza_id, sender, recipient, through_room, uri,"
     " accepted, ended, tries, size, body, note, status, media_type, response)"
@@ -294,9 +290,9 @@ class SqliteSpool:
     A `Spool` in an SQLite file.
 
     One thread does all that the file is asked for; it is begun by the first call, and ends with `close`, after which
-    another call begins it again. When it is idle it carries out and commits at once what comes; what comes meanwhile
-    is the next transaction. So under load many deliveries share one wait for the disk, and without load none waits for
-    another.
+    another call begins it again. When it is idle it carries out and commits at once what one turn of the reactor asks
+    for; what comes meanwhile is the next transaction. So under load many deliveries share one wait for the disk, and
+    without load none waits for another.
 
     When SQLite fails, the transaction is undone, its operations fail with `SpoolError`, and the next one is tried as if
     nothing had happened. A delivery whose end could not be written is deleted with a later transaction, if nothing is
@@ -363,13 +359,15 @@ class SqliteSpool:
         self._notices = Notices(LOG_INTERVAL)
         self._thread: Thread | None = None
         self._closed: Deferred[None] | None = None
+        self._asked: list[_Operation | _Close] = []
         # What goes from that thread to the other.
-        self._queue: SimpleQueue[_Operation | _Close] = SimpleQueue()
+        self._queue: SimpleQueue[list[_Operation | _Close]] = SimpleQueue()
         self._notes: deque[tuple[str, int, int]] = deque()
         self._settlements: deque[tuple[int, str | None]] = deque()
         self._subscriptions: deque[tuple[tuple[str, str], bool]] = deque()  # whether the pair is to be kept
-        # Of the other thread: the file, the bytes of its log's index that have blocks of their own, and why nothing is
-        # stored.
+        # Of the other thread: what was asked for and is of no group yet, the file, the bytes of its log's index that
+        # have blocks of their own, and why nothing is stored.
+        self._to_do: deque[_Operation | _Close] = deque()
         self._connection: sqlite3.Connection | None = None
         self._begun = False
         self._index_bytes = 0
@@ -542,10 +540,17 @@ class SqliteSpool:
         return done
 
     def _put(self, operation: _Operation | _Close) -> None:
+        """Have it done at the end of this turn of the reactor: what one turn asks for is one group, and one wake-up."""
         if self._thread is None:
             self._thread = Thread(target=self._run, name="spool", daemon=True)
             self._thread.start()
-        self._queue.put(operation)
+        if not self._asked:
+            self._reactor.callLater(0, self._hand_over)
+        self._asked.append(operation)
+
+    def _hand_over(self) -> None:
+        asked, self._asked = self._asked, []
+        self._queue.put(asked)
 
     def _forget_body(self, delivery_id: str) -> None:
         body = self._bodies.pop(delivery_id, None)
@@ -615,15 +620,17 @@ class SqliteSpool:
         """Wait for something to do; what waits by then is done with it. And whether it is the last."""
         group: list[_Operation] = []
         size = 0
-        try:
-            while not group or (len(group) < MAX_GROUP and size < self._group_bytes):
-                operation = self._queue.get(block=not group)
-                if isinstance(operation, _Close):
-                    return group, True
-                group.append(operation)
-                size += _size(operation)
-        except Empty:
-            pass
+        while not group or (len(group) < MAX_GROUP and size < self._group_bytes):
+            if not self._to_do:
+                try:
+                    self._to_do += self._queue.get(block=not group)
+                except Empty:
+                    break
+            operation = self._to_do.popleft()
+            if isinstance(operation, _Close):
+                return group, True
+            group.append(operation)
+            size += _size(operation)
         return group, False
 
     def _done(self, group: Sequence[_Operation]) -> list[_Fired]:
@@ -1223,19 +1230,17 @@ def _key(transaction: _Transaction) -> bytes:
     return key
 
 
-def _depart(connection: sqlite3.Connection, pushes: Iterable[_Push]) -> dict[_Operation, Sequence[int]]:
+def _depart(connection: sqlite3.Connection, pushes: Sequence[_Push]) -> dict[_Operation, Sequence[int]]:
     """Write what is to leave, in order, and what is remembered with it; returns the numbers of each."""
-    found = connection.execute(_LAST_DEPARTURE).fetchone()
-    last: int = found[0] if found else 0
+    # One after the other, for nobody else writes meanwhile.
+    rows = [row for push in pushes for row in push.rows]
+    number = _write(connection, _DEPART, rows) - len(rows) + 1
     numbers: dict[_Operation, Sequence[int]] = {}
-    rows: list[tuple[Any, ...]] = []
     for push in pushes:
-        numbers[push] = range(last + 1, last + 1 + len(push.rows))
-        rows += [(number, *row) for number, row in zip(numbers[push], push.rows, strict=True)]
-        last += len(push.rows)
+        numbers[push] = range(number, number + len(push.rows))
+        number += len(push.rows)
         if push.memo is not None:
             _remember(connection, push.memo, numbers[push], push.now)
-    _write(connection, _DEPART, rows)
     return numbers
 
 
@@ -1273,9 +1278,12 @@ def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
             begin += size
 
 
-def _write(connection: sqlite3.Connection, statements: Mapping[int, str], rows: Sequence[Sequence[Any]]) -> None:
+def _write(connection: sqlite3.Connection, statements: Mapping[int, str], rows: Sequence[Sequence[Any]]) -> int:
+    """Returns the number of the last row, where it inserts some."""
+    last = 0
     for chunk in _chunks(rows):
-        connection.execute(statements[len(chunk)], [value for row in chunk for value in row])
+        last = connection.execute(statements[len(chunk)], [value for row in chunk for value in row]).lastrowid or 0
+    return last
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

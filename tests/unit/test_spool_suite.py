@@ -50,6 +50,13 @@ def a_delivery(
     return Delivery(delivery_id, stanza, size, clock.seconds() + left)
 
 
+def standing_clock() -> Any:
+    """A reactor whose time is the test's, and whose turns and threads are the real one's."""
+    clock: Any = Clock()
+    clock.callLater, clock.callFromThread = reactor.callLater, reactor.callFromThread
+    return clock
+
+
 class SpoolSuite:
     """The promises of `component_http.interfaces.Spool`."""
 
@@ -239,6 +246,14 @@ class GroupCommitTests(SqliteCase):
         self.assertLessEqual(spool.commits, 3)
         self.assertEqual([f"d{n}" for n in range(300)], [delivery.id for delivery in await spool.restore()])
 
+    async def test_one_turn_is_one_transaction(self) -> None:
+        """
+        What is asked for at once is written at once, though nothing is under way.
+        """
+        spool = self.open()
+        await gatherResults([spool.store(a_delivery(f"d{number}"), b"{}") for number in range(20)])
+        self.assertEqual(1, spool.commits)
+
     async def test_a_group_has_an_end(self) -> None:
         """
         No transaction has more than so many operations.
@@ -383,8 +398,7 @@ class DeparturesTests(SqliteCase):
         """
         Times are the reactor's again after a restart, and a clock that was set back gives nothing more time.
         """
-        clock = Clock()
-        clock.callFromThread = reactor.callFromThread
+        clock = standing_clock()
         clock.advance(500.0)
         wall = [1_000_000.0]
         prepare(self.path)
@@ -661,8 +675,7 @@ class RestoreTests(SqliteCase):
         The time a gateway was away counts; a message never tried gets one more try, and a clock that was set back gives
         nobody more than its kind may have.
         """
-        clock = Clock()
-        clock.callFromThread = reactor.callFromThread
+        clock = standing_clock()
         wall = [1_000_000.0]
         prepare(self.path)
 
@@ -779,6 +792,9 @@ class Inline:
 
     def callFromThread(self, function: Any, *arguments: Any) -> None:
         self._calls.put((function, arguments))
+
+    def callLater(self, seconds: float, function: Any) -> None:
+        self._calls.put((function, ()))
 
     def until(self, done: Deferred[Any]) -> None:
         while not done.called:
