@@ -27,7 +27,8 @@ from component_http.errors import SpoolError, TimedOut
 from component_http.interfaces import Found
 from component_http.spool.database import prepare
 from component_http.spool.memory import MemorySpool
-from component_http.spool.sqlite import GRACE, MAX_GROUP, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, SqliteSpool
+from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES
+from component_http.spool.sqlite import MAX_GROUP, SqliteSpool
 
 reactor: Any = _reactor
 
