@@ -11,6 +11,7 @@ from secrets import token_bytes, token_hex
 from typing import Any
 from uuid import uuid4
 
+from attrs import evolve
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import clientFromString
@@ -306,7 +307,12 @@ class Gateway(MultiService):
 
     def status(self) -> Status | None:
         """How things stand between the stream and the webhook; None before the start and after the stop."""
-        return None if self._relay is None else self._relay.status()
+        if self._relay is None:
+            return None
+        status = self._relay.status()
+        if self._restoring is None:
+            return status
+        return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
 
     def drain(self, timeout: float | None = None) -> Deferred[None]:
         """

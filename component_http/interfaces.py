@@ -102,6 +102,9 @@ class Spool(Protocol):
         """
         Keep a delivery no longer, but what is to leave for it.
 
+        Where that fails a delivery is forgotten later by itself, if nothing is to leave for it; else it stays, for who
+        has its departures now to end it once more, without any, when they have left.
+
         Args:
             departures: What is to leave, in order.
             letter: It was given up: keep it as a dead letter, if such are kept.

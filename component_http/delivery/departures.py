@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
 from typing import Any
 
-from attrs import evolve
+from attrs import define, evolve
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -40,18 +43,48 @@ Leaving = Sequence[tuple[Departure, Element]]
 """Stanzas that are to leave, each with its element."""
 
 
+@define(eq=False)
+class _Unkept:
+    """
+    A stanza that the spool could not keep, until the server has it.
+
+    Attributes:
+        behind: The spool's number behind which it belongs, infinite as long as that is not known.
+        turn: Its place among those of the same.
+        group: The end of which delivery it is of.
+    """
+
+    behind: float
+    turn: int
+    departure: Departure
+    element: Element
+    group: _Group
+
+    def __lt__(self, other: _Unkept) -> bool:
+        return (self.behind, self.turn) < (other.behind, other.turn)
+
+
+@define(eq=False)
+class _Group:
+    """Stanzas that were to leave together: so many are left, and who is told when there are none."""
+
+    left: int
+    gone: Callable[[], object]
+
+
 class Departures:
     """
     Hands what leaves to the outlet, in the order of the spool's numbers, and lets the spool know when it is gone.
 
     With a spool that is durable what waits is on disk, and only so much of it is with the outlet that this is not
     crowded. Where more waits, after a start and after a lost stream, it is read from the spool; what comes meanwhile
-    is behind it there. A spool in memory keeps nothing of it: then the outlet does.
+    is behind it there. What such a spool could not keep is kept here, in its place among the others. A spool in memory
+    keeps nothing of it: then the outlet does.
 
     Args:
         spool: Keeps what leaves, and gives it numbers.
         outlet: Where it leaves.
-        observer: Told `reply_lost`, `unsendable` and `spool_failed`.
+        observer: Told `reply_lost`, `unsendable`, `outgoing_expired` and `spool_failed`.
         clock: Runs the waits, and says how old a departure is.
         domain: The component's own domain, normalised.
         limits: For one stanza.
@@ -79,9 +112,9 @@ class Departures:
         self._limits = limits
         self._lifetimes = lifetimes
         self._notices = Notices(LOG_INTERVAL)
-        # The last number that was handed over, and the last that the spool gave.
+        # The last number that was handed over, and the last that the spool gave, as far as that is known.
         self._cursor = 0
-        self._highest = 0
+        self._highest: int | None = None
         self._behind = False
         self._crowded = False
         self._answers = 0
@@ -89,6 +122,9 @@ class Departures:
         self._until_clear = Waiters()
         self._caught_up = Waiters()
         self._stopped = False
+        # What the spool does not have and the outlet has not yet: a heap.
+        self._unkept: list[_Unkept] = []
+        self._turns = count()
         # What became of the last that left, and who waits to hear that of others, by number.
         self._fates: OrderedDict[int, bool] = OrderedDict()
         self._waiting: dict[int, Waiters] = {}
@@ -215,24 +251,25 @@ class Departures:
     def _fate_of(self, number: int) -> Deferred[None]:
         return self._waiting.setdefault(number, Waiters()).one_more()
 
-    def depart(self, leaving: Leaving, numbers: Sequence[int] | None) -> bool:
+    def depart(self, leaving: Leaving, numbers: Sequence[int]) -> bool:
         """
-        Let stanzas leave.
+        Let stanzas leave that the spool has kept.
 
         Args:
             leaving: They, in order.
-            numbers: Their numbers in the spool; None if it does not have them.
+            numbers: Their numbers in the spool.
 
         Returns:
             False if one of them is lost, which is counted: neither the spool nor the outlet has it.
         """
-        if numbers is None or not self._spool.durable:
+        if not self._spool.durable:
             taken = [self._taken(departure, element) for departure, element in leaving]
             for _ in range(taken.count(False)):
                 self._observer.count("reply_lost")
             return all(taken)
         if numbers:
-            self._highest = max(self._highest, numbers[-1])
+            self._know_highest(numbers[0] - 1)
+            self._highest = numbers[-1]
         if self._behind:
             self._answers += sum(departure.delivery_id is not None for departure, _ in leaving)
             self._see_crowd()
@@ -243,15 +280,33 @@ class Departures:
                 break
         return True
 
+    def depart_unkept(self, leaving: Leaving, gone: Callable[[], object]) -> None:
+        """
+        Let stanzas leave that the spool could not keep, in their place behind what it has.
+
+        Args:
+            leaving: They, in order.
+            gone: Called when none of them is wanted any more: the server has them, or their time is over. Not called
+                where one was lost, which is counted, or the stop came before.
+        """
+        group = _Group(len(leaving), gone)
+        behind = inf if self._highest is None else self._highest
+        for departure, element in leaving:
+            heappush(self._unkept, _Unkept(behind, next(self._turns), departure, element, group))
+        if not self._behind:
+            self._know_highest(self._cursor)
+            self._hand_over_unkept()
+
     def read_from(self, number: int) -> None:
         """Hand over all that the spool has beyond a number; nothing for a spool that is not durable."""
-        if self._stopped or not self._spool.durable:
+        if not self._spool.durable:
             return
+        self._cursor = min(self._cursor, number) if self._behind else number
         if self._behind:
-            self._cursor = min(self._cursor, number)
             return
-        self._cursor = number
         self._behind = True
+        if self._stopped:
+            return  # the next start reads it, and what is kept from now on behind it
         self._reading = Deferred.fromCoroutine(self._read())
         self._reading.addErrback(self._not_read)
 
@@ -286,20 +341,26 @@ class Departures:
             for departure in page:
                 if self._outlet.crowded or cursor != self._cursor:
                     break
+                self._hand_over_unkept(departure.number or 0)
                 if not self._hand_over_again(departure):
                     await deferLater(self._clock, AGAIN)
                     break
                 cursor = self._cursor
             self._see_crowd()
-        self._behind = False
-        self._see_crowd()
-        self._caught_up.tell()
+        self._catch_up()
 
     def _not_read(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return  # after the stop all that is kept stays behind what was not read
+        self._log.failure("nothing leaves any more that was kept: our own mistake", failure=failure)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
         self._behind = False
         self._see_crowd()
-        if not failure.check(CancelledError):
-            self._log.failure("nothing leaves any more that was kept: our own mistake", failure=failure)
+        self._know_highest(self._cursor)
+        self._hand_over_unkept()
+        self._caught_up.tell()
 
     def _hand_over_again(self, departure: Departure) -> bool:
         """Hand over what the spool kept; what a later start may not send any more is a dead letter."""
@@ -307,6 +368,11 @@ class Departures:
         assert number is not None
         if departure.delivery_id is not None:
             self._answers = max(0, self._answers - 1)
+        if departure.expires <= self._clock.seconds():
+            self._observer.count("outgoing_expired")
+            self._cursor = number
+            self._fail(number, "reply_expired")
+            return True
         try:
             [element] = parse_stanzas(departure.xml, self._limits)
         except (XmlRefused, ValueError):
@@ -350,6 +416,33 @@ class Departures:
             self._fates.popitem(last=False)
         if waiters := self._waiting.pop(number, None):
             waiters.tell()
+
+    # -- what the spool does not have --
+
+    def _know_highest(self, number: int) -> None:
+        """This was the last number that the spool had given; nothing new where one is known."""
+        if self._highest is None:
+            self._highest = number
+            for unkept in self._unkept:
+                unkept.behind = number
+
+    def _hand_over_unkept(self, before: float = inf) -> None:
+        """Hand over what belongs before a number."""
+        while self._unkept and self._unkept[0].behind < before:
+            unkept = heappop(self._unkept)
+            if not self._taken(unkept.departure, unkept.element, partial(self._unkept_ended, unkept)):
+                self._observer.count("reply_lost")
+
+    def _unkept_ended(self, unkept: _Unkept, fate: Fate) -> None:
+        if fate == "lost":
+            # Behind what is read again, as before.
+            heappush(self._unkept, unkept)
+            self.read_all()
+            return
+        group = unkept.group
+        group.left -= 1
+        if not group.left:
+            group.gone()
 
     # -- the rest --
 

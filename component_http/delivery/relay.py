@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -217,8 +218,11 @@ class Relay:
         Take in charge again what the spool has kept.
 
         Args:
-            deliveries: As `Spool.restore` or `Spool.look` gives them; those that are pending are left alone.
+            deliveries: As `Spool.restore` or `Spool.look` gives them; those that are pending are left alone, and all
+                of them where the gateway is stopping, for the next start.
         """
+        if self._stopping:
+            return
         for delivery in deliveries:
             if delivery.id in self._deliveries or delivery.id in self._storing:
                 continue
@@ -453,11 +457,10 @@ class Relay:
         leaving = self._departures.leaving(
             verdict.stanzas, verbatim=verdict.verbatim, delivery_id=delivery.id, deadline=delivery.deadline
         )
-        ended: Deferred[Any] = self._spool.end(
-            delivery.id, [departure for departure, _ in leaving], _letter(delivery, verdict), memo
-        )
+        letter = _letter(delivery, verdict)
+        ended: Deferred[Any] = self._spool.end(delivery.id, [departure for departure, _ in leaving], letter, memo)
         ended.addErrback(self._not_noted, delivery)
-        ended.addCallback(self._ended, delivery, verdict, leaving).addErrback(self._log_mistake, delivery)
+        ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(self._log_mistake, delivery)
         if told is not None:
             ended.addCallback(lambda numbers: told.callback(numbers or ()))
 
@@ -483,7 +486,12 @@ class Relay:
             self._log.error("the spool fails: {effect}: {reason}", effect=effect, reason=failure.getErrorMessage())
 
     def _ended(
-        self, numbers: Sequence[int] | None, delivery: Delivery, verdict: Verdict, leaving: Leaving
+        self,
+        numbers: Sequence[int] | None,
+        delivery: Delivery,
+        verdict: Verdict,
+        leaving: Leaving,
+        letter: Letter | None,
     ) -> Sequence[int] | None:
         del self._deliveries[delivery.id]
         self._ending.discard(delivery.id)
@@ -492,11 +500,18 @@ class Relay:
         else:
             self._backlog.remove(delivery.id)
         self._observer.count(verdict.outcome)
-        self._departures.depart(leaving, numbers)
+        if numbers is not None:
+            self._departures.depart(leaving, numbers)
+        else:
+            self._departures.depart_unkept(leaving, partial(self._gone_at_last, delivery, letter))
         self._read_again()
         self._start()
         self._look_whether_drained()
         return numbers
+
+    def _gone_at_last(self, delivery: Delivery, letter: Letter | None) -> None:
+        """The server has what the spool could not keep; before, the delivery had to be in the spool for a restart."""
+        self._spool.end(delivery.id, (), letter).addErrback(self._not_noted, delivery)
 
     def _guarded(self, delivery: Delivery, verdict: Verdict) -> Verdict:
         """Send nothing where two bots talk to each other; an iq is always answered, and never starts such a talk."""

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from secrets import token_bytes
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.words.xish.domish import Element
 
-from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.address import NotAnAddress
 from component_http.contract.link import KEY_BYTES
-from component_http.contract.memo import LIFETIME, Memo
-from component_http.contract.stanza import Stanza
-from component_http.contract.xml import Limits, parse_stanzas
+from component_http.contract.memo import Memo
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure
-from component_http.errors import ComponentHttpError, DiskFull, SpoolError, XmlRefused
+from component_http.errors import ComponentHttpError, DiskFull, SpoolError
 from component_http.interfaces import Found, Observer
 from component_http.notices import LOG_INTERVAL, Notices
+from component_http.spool import rows
 from component_http.spool.database import (
     BUSY,
     INDEX_REGION,
@@ -44,21 +41,9 @@ from component_http.spool.database import (
     opened,
 )
 from component_http.spool.room import BALLAST_BYTES, Ballast, allocate_index
+from component_http.spool.rows import Moment, Row
 
-__all__ = [
-    "GRACE",
-    "MAX_BYTES",
-    "MAX_DEPARTURES",
-    "MAX_GROUP",
-    "MAX_LETTERS_BYTES",
-    "MAX_MEMOS",
-    "MAX_MEMOS_BYTES",
-    "PAGE",
-    "PAGE_BYTES",
-    "SqliteSpool",
-]
-
-T = TypeVar("T")
+__all__ = ["MAX_GROUP", "SqliteSpool"]
 
 MAX_GROUP = 1000
 """Operations of one transaction at most: what came first should not wait for all that came after it."""
@@ -95,38 +80,13 @@ PROBE_BYTES = 64 * 1024
 MAX_OVERDUE_BYTES = 4 * 1024 * 1024
 """Bytes of responses, for dead letters, that are kept in memory for ends that could not be written."""
 
-GRACE = 60.0
-"""
-Seconds that a message gets which was never tried and whose time is over, or nearly, when it is restored.
-
-A gateway that was down for an hour still asks the webhook once about what it had accepted before: that takes its turn
-in the backlog, and the time of one POST.
-"""
-
-PAGE = 500
-PAGE_BYTES = 1024 * 1024
-"""Departures that are read at once."""
-
-MAX_DEPARTURES = 100_000
-"""Stanzas that wait for the server, with which nothing more is pushed."""
-
-MAX_BYTES = 2 * 1024 * 1024 * 1024
-"""Bytes in use in the file, above which nothing more is pushed: as much as all that may be pending, and once more."""
-
-MAX_LETTERS_BYTES = 256 * 1024 * 1024
-"""Bytes of requests and responses in dead letters; the oldest go beyond it, so that they leave room for what lives."""
-
-MAX_MEMOS = 100_000
-MAX_MEMOS_BYTES = 64 * 1024 * 1024
-"""Answers that are remembered by their keys, and bytes of them; the oldest are forgotten beyond it."""
+_DAY = 86_400.0
 
 TIDY = 3600.0
 """Seconds between two looks for dead letters that are too old."""
 
-_DAY = 86_400.0
-
 _PASSING = (sqlite3.OperationalError, ComponentHttpError, OSError)
-"""What is the fault of the file or of its disk, and not of what was asked for."""
+"""What is the fault of the file or of its disk."""
 
 _LOG_OF_REGION = 4096 * 4096
 """Bytes of the log, a little fewer, that one region of its index is for."""
@@ -134,71 +94,13 @@ _LOG_OF_REGION = 4096 * 4096
 _REGIONS_AHEAD = 3
 """So many of them have blocks before the log needs them: a transaction may add more than one."""
 
-_AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
-"""Rows of one statement: for each statement, and not for each row, the reactor's thread is asked for Python's lock."""
-
-_COLUMNS = (
-    "id, kind, type, stanza_id, sender, recipient, through_room, uri, accepted, deadline, tries, attempts, size, body"
-)
-
-
-def _rows(number: int, columns: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return ", ".join([row] * number)
-
-
-_INSERT = {n: f"INSERT INTO deliveries ({_COLUMNS}) VALUES {_rows(n, _COLUMNS.count(',') + 1)}" for n in _AT_ONCE}
-_NOTE = {
-    n: "UPDATE deliveries SET tries = noted.column2, attempts = noted.column3"
-    f" FROM (VALUES {_rows(n, 3)}) AS noted WHERE deliveries.id = noted.column1"
-    for n in _AT_ONCE
-}
-_DELETE = {n: f"DELETE FROM deliveries WHERE id IN {_rows(1, n)}" for n in _AT_ONCE}
-_DEPARTURE_COLUMNS = "number, delivery_id, kind, stored, expires, verbatim, xml"
-_DEPART = {n: f"INSERT INTO departures ({_DEPARTURE_COLUMNS}) VALUES {_rows(n, 7)}" for n in _AT_ONCE}
-_CONFIRM = {n: f"DELETE FROM departures WHERE number IN {_rows(1, n)}" for n in _AT_ONCE}
-_SUBSCRIBE = {n: f"INSERT OR IGNORE INTO subscribers (component, user) VALUES {_rows(n, 2)}" for n in _AT_ONCE}
-_UNSUBSCRIBE = {n: f"DELETE FROM subscribers WHERE (component, user) IN (VALUES {_rows(n, 2)})" for n in _AT_ONCE}
-_SUBSCRIBERS = "SELECT component, user FROM subscribers ORDER BY number"
-_BEHIND = (
-    "INSERT INTO departures (delivery_id, kind, stored, expires, verbatim, xml)"
-    " SELECT delivery_id, kind, stored, expires, verbatim, xml FROM departures WHERE number = ?"
-)
-_BODY = "SELECT body FROM deliveries WHERE id = ?"
-_FACTS = "id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries, attempts, size"
-_RESTORE = f"SELECT {_FACTS} FROM deliveries ORDER BY number"
-_RESTORE_ONE = f"SELECT {_FACTS} FROM deliveries WHERE id = ?"
-_PAGE = f"SELECT {_DEPARTURE_COLUMNS} FROM departures WHERE number > ? ORDER BY number"
-_LAST_DEPARTURE = "SELECT seq FROM sqlite_sequence WHERE name = 'departures'"
-_LETTER = (
-    "INSERT OR REPLACE INTO letters (id, outcome, kind, type, stanza_id, sender, recipient, through_room, uri,"
-    " accepted, ended, tries, size, body, note, status, media_type, response)"
-    " SELECT id, ?, kind, type, stanza_id, sender, recipient, through_room, uri,"
-    " accepted, ?, ?, size, body, ?, ?, ?, ? FROM deliveries WHERE id = ?"
-)
-_DEPARTURE_LETTER = (
-    "INSERT OR REPLACE INTO letters (id, outcome, kind, type, stanza_id, sender, recipient, through_room, uri,"
-    " accepted, ended, tries, size, note, reply) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, 0, ?, ?, ?)"
-)
-_RESPONSE = 6
-"""The place of the response in what fills `_LETTER`."""
-
-_LETTER_SIZE = "coalesce(length(body), 0) + coalesce(length(response), 0) + coalesce(length(reply), 0)"
-_MEMO_SIZE = "length(owner) + length(key) + length(fingerprint) + length(body) + length(numbers)"
-
-_NOTES_ON_DEPARTURES = {
-    "reply_expired": "it could not leave for the server in time",
-    "reply_unsendable": "the server would not take it, or it does not fit the settings any more",
-}
-
-
 # What the thread is asked to do. `done` fires in the reactor's thread.
 
 
 @define(eq=False)
 class _Store:
     done: Deferred[None]
-    row: tuple[Any, ...]
+    row: Row
 
 
 @define(eq=False)
@@ -206,17 +108,17 @@ class _Push:
     """`rows` are those of departures, but for their numbers; `memo` is remembered with these, from `now` on."""
 
     done: Deferred[Sequence[int]]
-    rows: Sequence[tuple[Any, ...]]
+    rows: Sequence[Row]
     memo: Memo | None
     now: float
 
 
 @define(eq=False)
 class _End(_Push):
-    """The same at the end of a delivery; `letter` is what fills `_LETTER`."""
+    """The same at the end of a delivery; `letter` is its dead letter."""
 
     delivery_id: str
-    letter: tuple[Any, ...] | None
+    letter: Letter | None
 
 
 @define(eq=False)
@@ -240,21 +142,17 @@ class _Read:
 
 @define(eq=False)
 class _Restore:
-    """`now` and `seconds` are one moment, by the wall clock and by the reactor's."""
-
     done: Deferred[list[Delivery]]
-    now: float
-    seconds: float
+    at: Moment
 
 
 @define(eq=False)
 class _Page:
-    """As `_Restore`; what is beyond the number `after`."""
+    """What is beyond the number `after`."""
 
     done: Deferred[list[Departure]]
     after: int
-    now: float
-    seconds: float
+    at: Moment
 
 
 @define(eq=False)
@@ -264,12 +162,11 @@ class _Subscribers:
 
 @define(eq=False)
 class _Look:
-    """As `_Restore`; `facts` are to be written down."""
+    """`facts` are to be written down."""
 
     done: Deferred[Found]
     facts: Mapping[str, str]
-    now: float
-    seconds: float
+    at: Moment
 
 
 @define(eq=False)
@@ -282,59 +179,6 @@ class _Close:
 
 
 _Operation = _Store | _Push | _Recall | _Key | _Read | _Restore | _Page | _Subscribers | _Look | _Wake
-
-
-@define(eq=False)
-class _Shelf:
-    """
-    A table of things of the past, of which the oldest go when there are too many.
-
-    What is put there is counted, and the table looked through only when there may be too much in it: that reads all of
-    it.
-
-    Args:
-        table: Its name; the order of its rows is that in which they came.
-        size: The bytes of a row, in SQL.
-        most: Rows that may stay.
-        most_bytes: Bytes of them.
-    """
-
-    table: str
-    size: str
-    most: int
-    most_bytes: int
-    # What may still come until it is looked through again; nothing is known before the first time.
-    _room: float = -1.0
-    _room_bytes: float = -1.0
-
-    def grew(self, size: float = float("inf")) -> None:
-        """A row of so many bytes has come, or of nobody knows how many."""
-        self._room -= 1
-        self._room_bytes -= size
-
-    def look_again(self) -> None:
-        """Nothing is known any more of what is there."""
-        self._room = -1.0
-
-    def trim(self, transaction: _Transaction) -> None:
-        """Let the oldest go that are too many."""
-        if self._room >= 0 and self._room_bytes >= 0:
-            return
-        connection = transaction.connection
-        # One row comes of it, whatever there is: for each the reactor's thread would be asked for Python's lock.
-        [[last]] = connection.execute(
-            "SELECT max(rowid) FROM (SELECT rowid, row_number() OVER newest AS rows, sum(size) OVER newest AS bytes"
-            f" FROM (SELECT rowid, {self.size} AS size FROM {self.table})"
-            " WINDOW newest AS (ORDER BY rowid DESC)) WHERE rows > ? OR bytes > ?",
-            (self.most, self.most_bytes),
-        ).fetchall()
-        if last is not None:
-            transaction.begin()
-            connection.execute(f"DELETE FROM {self.table} WHERE rowid <= ?", (last,))
-        [[rows, size]] = connection.execute(f"SELECT count(*), total({self.size}) FROM {self.table}").fetchall()
-        # A little more may come, for who is at the limit would have all of it looked through every time.
-        self._room = self.most + self.most // 64 - rows
-        self._room_bytes = self.most_bytes + self.most_bytes // 64 - size
 
 
 @frozen
@@ -351,12 +195,13 @@ class SqliteSpool:
     A `Spool` in an SQLite file.
 
     One thread does all that the file is asked for; it is begun by the first call, and ends with `close`, after which
-    another call begins it again. When it is idle it carries out and commits at once what comes; what comes meanwhile
-    is the next transaction. So under load many deliveries share one wait for the disk, and without load none waits for
-    another.
+    another call begins it again. When it is idle it carries out and commits at once what one turn of the reactor asks
+    for; what comes meanwhile is the next transaction. So under load many deliveries share one wait for the disk, and
+    without load none waits for another.
 
     When SQLite fails, the transaction is undone, its operations fail with `SpoolError`, and the next one is tried as if
-    nothing had happened. A delivery whose end could not be written is deleted with a later transaction.
+    nothing had happened. A delivery whose end could not be written is deleted with a later transaction, if nothing is
+    to leave for it.
 
     When the disk is full, the ballast beside the file is released. From then on nothing is stored, and the rest is done
     in the room that this gave; until there is room for the ballast again, for which `look` looks.
@@ -373,9 +218,9 @@ class SqliteSpool:
         max_log_bytes: As `MAX_LOG_BYTES`.
         letter_days: Days for which a dead letter is kept.
         max_letters: Dead letters that are kept.
-        max_departures: As `MAX_DEPARTURES`.
-        max_memos: As `MAX_MEMOS`.
-        max_memos_bytes: As `MAX_MEMOS_BYTES`.
+        max_departures: As `rows.MAX_DEPARTURES`.
+        max_memos: As `rows.MAX_MEMOS`.
+        max_memos_bytes: As `rows.MAX_MEMOS_BYTES`.
         observer: Told `disk_full`; None for nobody.
 
     Attributes:
@@ -401,14 +246,14 @@ class SqliteSpool:
         max_log_bytes: int = MAX_LOG_BYTES,
         letter_days: float = 7.0,
         max_letters: int = 10_000,
-        max_departures: int = MAX_DEPARTURES,
-        max_memos: int = MAX_MEMOS,
-        max_memos_bytes: int = MAX_MEMOS_BYTES,
+        max_departures: int = rows.MAX_DEPARTURES,
+        max_memos: int = rows.MAX_MEMOS,
+        max_memos_bytes: int = rows.MAX_MEMOS_BYTES,
         observer: Observer | None = None,
     ) -> None:
         self._path = path
         self._reactor = reactor
-        self._seconds = deadlines
+        self._deadlines = deadlines
         self._synchronous = synchronous
         self._now = now
         self._max_log_bytes = max_log_bytes
@@ -425,13 +270,15 @@ class SqliteSpool:
         self._notices = Notices(LOG_INTERVAL)
         self._thread: Thread | None = None
         self._closed: Deferred[None] | None = None
+        self._asked: list[_Operation | _Close] = []
         # What goes from that thread to the other.
-        self._queue: SimpleQueue[_Operation | _Close] = SimpleQueue()
+        self._queue: SimpleQueue[list[_Operation | _Close]] = SimpleQueue()
         self._notes: deque[tuple[str, int, int]] = deque()
         self._settlements: deque[tuple[int, str | None]] = deque()
         self._subscriptions: deque[tuple[tuple[str, str], bool]] = deque()  # whether the pair is to be kept
-        # Of the other thread: the file, the bytes of its log's index that have blocks of their own, and why nothing is
-        # stored.
+        # Of the other thread: what was asked for and is of no group yet, the file, the bytes of its log's index that
+        # have blocks of their own, and why nothing is stored.
+        self._to_do: deque[_Operation | _Close] = deque()
         self._connection: sqlite3.Connection | None = None
         self._begun = False
         self._index_bytes = 0
@@ -439,42 +286,26 @@ class SqliteSpool:
         self._wait_for_readers = float("-inf")
         self._ballast = Ballast(path, ballast_bytes)
         self._refusal: SpoolError | None = None
-        # What is still to be written: deliveries that have ended, with what fills `_LETTER`, because SQLite failed;
+        # What is still to be written: deliveries that have ended, with their letters and when, because SQLite failed;
         # departures that are confirmed or, with an outcome, have failed; how often deliveries were tried; and pairs of
         # subscribers with whether they are still some.
-        self._overdue: dict[str, tuple[Any, ...] | None] = {}
+        self._overdue: dict[str, tuple[Letter | None, float]] = {}
         self._overdue_bytes = 0
         self._settled: dict[int, str | None] = {}
         self._noted: dict[str, tuple[str, int, int]] = {}
         self._subscribed: dict[tuple[str, str], bool] = {}
-        # What is known to stand in the table of facts, and what is let go of in others.
+        # What is known to stand in the table of facts, and what is to be looked after in that of letters.
         self._facts: dict[str, str] = {}
         self._behind: list[str] = []
-        self._letters = _Shelf("letters", _LETTER_SIZE, max_letters, MAX_LETTERS_BYTES)
-        self._memos = _Shelf("memos", _MEMO_SIZE, max_memos, max_memos_bytes)
+        self._letters = rows.letters_shelf(max_letters)
+        self._memos = rows.memos_shelf(max_memos, max_memos_bytes)
         self._tidied = float("-inf")
 
     # -- in the reactor's thread --
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         """See `component_http.interfaces.Spool.store`."""
-        stanza, now = delivery.stanza, self._now()
-        row = (
-            delivery.id,
-            stanza.kind,
-            stanza.type,
-            stanza.id,
-            str(stanza.sender),
-            str(stanza.recipient),
-            stanza.through_room,
-            stanza.element.uri,
-            now,
-            now + delivery.deadline - self._reactor.seconds(),
-            delivery.tries,
-            delivery.attempts,
-            delivery.size,
-            body,
-        )
+        row = rows.delivery_row(delivery, body, self._at())
         if len(self._bodies) < self._window and len(body) <= self._window_bytes:
             self._bodies[delivery.id] = body
             self._window_bytes -= len(body)
@@ -513,17 +344,14 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.end`."""
         self._forget_body(delivery_id)
         self._begun_first.pop(delivery_id, None)
-        now = self._now()
-        fields = None
-        if letter is not None:
-            last = (letter.status, letter.media_type, letter.response)
-            fields = (letter.outcome, now, letter.tries, letter.note, *last, delivery_id)
-        return self._ask(_End(Deferred(), self._departure_rows(departures, now), memo, now, delivery_id, fields))
+        at = self._at()
+        leaving = rows.departure_rows(departures, at)
+        return self._ask(_End(Deferred(), leaving, memo, at.now, delivery_id, letter))
 
     def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.push`."""
-        now = self._now()
-        return self._ask(_Push(Deferred(), self._departure_rows(departures, now), memo, now))
+        at = self._at()
+        return self._ask(_Push(Deferred(), rows.departure_rows(departures, at), memo, at.now))
 
     def recall(self, owner: str, key: str) -> Deferred[Memo | None]:
         """See `component_http.interfaces.Spool.recall`."""
@@ -533,24 +361,9 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.key`."""
         return self._ask(_Key(Deferred()))
 
-    def _departure_rows(self, departures: Sequence[Departure], now: float) -> list[tuple[Any, ...]]:
-        """The rows but for their numbers."""
-        ahead = now - self._reactor.seconds()
-        return [
-            (
-                departure.delivery_id,
-                departure.kind,
-                departure.stored + ahead,
-                departure.expires + ahead,
-                departure.verbatim,
-                departure.xml.encode("utf-8"),
-            )
-            for departure in departures
-        ]
-
     def departures(self, after: int) -> Deferred[list[Departure]]:
         """See `component_http.interfaces.Spool.departures`."""
-        return self._ask(_Page(Deferred(), after, self._now(), self._reactor.seconds()))
+        return self._ask(_Page(Deferred(), after, self._at()))
 
     def confirmed(self, number: int) -> None:
         """
@@ -579,16 +392,16 @@ class SqliteSpool:
     def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
         """See `component_http.interfaces.Spool.look`."""
         self._note_first()
-        return self._ask(_Look(Deferred(), facts, self._now(), self._reactor.seconds()))
+        return self._ask(_Look(Deferred(), facts, self._at()))
 
     def restore(self) -> Deferred[list[Delivery]]:
         """See `component_http.interfaces.Spool.restore`."""
-        return self._ask(_Restore(Deferred(), self._now(), self._reactor.seconds()))
+        return self._ask(_Restore(Deferred(), self._at()))
 
     def close(self) -> Deferred[None]:
         """See `component_http.interfaces.Spool.close`."""
         self._note_first()
-        if self._thread is None:
+        if self._thread is None and not (self._notes or self._settlements or self._subscriptions):
             return succeed(None)
         closed: Deferred[None] = Deferred()
         if self._closed is None:
@@ -596,6 +409,9 @@ class SqliteSpool:
             self._put(_Close())
         self._closed.chainDeferred(closed)
         return closed
+
+    def _at(self) -> Moment:
+        return Moment(self._now(), self._reactor.seconds())
 
     def _ask(self, operation: Any) -> Deferred[Any]:
         if self._closed is not None:
@@ -605,10 +421,17 @@ class SqliteSpool:
         return done
 
     def _put(self, operation: _Operation | _Close) -> None:
+        """Have it done at the end of this turn of the reactor: what one turn asks for is one group, and one wake-up."""
         if self._thread is None:
             self._thread = Thread(target=self._run, name="spool", daemon=True)
             self._thread.start()
-        self._queue.put(operation)
+        if not self._asked:
+            self._reactor.callLater(0, self._hand_over)
+        self._asked.append(operation)
+
+    def _hand_over(self) -> None:
+        asked, self._asked = self._asked, []
+        self._queue.put(asked)
 
     def _forget_body(self, delivery_id: str) -> None:
         body = self._bodies.pop(delivery_id, None)
@@ -669,8 +492,7 @@ class SqliteSpool:
             if fired:
                 self._reactor.callFromThread(self._fire, fired)
             if closing:
-                if self._refusal is not None:
-                    self._clear_arrears()
+                self._clear_arrears()
                 break
         self._close_file()
         self._reactor.callFromThread(self._ended)
@@ -679,15 +501,17 @@ class SqliteSpool:
         """Wait for something to do; what waits by then is done with it. And whether it is the last."""
         group: list[_Operation] = []
         size = 0
-        try:
-            while not group or (len(group) < MAX_GROUP and size < self._group_bytes):
-                operation = self._queue.get(block=not group)
-                if isinstance(operation, _Close):
-                    return group, True
-                group.append(operation)
-                size += _size(operation)
-        except Empty:
-            pass
+        while not group or (len(group) < MAX_GROUP and size < self._group_bytes):
+            if not self._to_do:
+                try:
+                    self._to_do += self._queue.get(block=not group)
+                except Empty:
+                    break
+            operation = self._to_do.popleft()
+            if isinstance(operation, _Close):
+                return group, True
+            group.append(operation)
+            size += _size(operation)
         return group, False
 
     def _done(self, group: Sequence[_Operation]) -> list[_Fired]:
@@ -696,7 +520,7 @@ class SqliteSpool:
         look = next((operation for operation in group if isinstance(operation, _Look)), None)
         if look is not None:
             with suppress(sqlite3.Error, OSError):  # what cannot be done now is looked after again
-                self._look_after_room(look.seconds)
+                self._look_after_room(look.at.seconds)
         if self._refusal is None:
             try:
                 return self._carry_out(group)
@@ -766,21 +590,21 @@ class SqliteSpool:
 
     def _failed(self, group: Sequence[_Operation], error: Exception) -> list[_Fired]:
         for operation in group:
-            if isinstance(operation, _End):
-                self._postpone(operation)
+            if isinstance(operation, _End) and not operation.rows:
+                # A letter that is itself what cannot be written would keep from writing whatever comes after it.
+                self._postpone(operation, operation.letter if _is_passing(error) else None)
         if self._is_full(error):
             error = _disk_full(self._path)
-        elif isinstance(error, _PASSING) or is_damage(error):
+        elif _is_passing(error):
             error = SpoolError(str(error))
         return [_Fired(operation, error=error) for operation in group]
 
-    def _postpone(self, end: _End) -> None:
-        letter = end.letter
-        if letter is not None and letter[_RESPONSE] is not None:
-            self._overdue_bytes += len(letter[_RESPONSE])
+    def _postpone(self, end: _End, letter: Letter | None) -> None:
+        if letter is not None and letter.response is not None:
+            self._overdue_bytes += len(letter.response)
             if self._overdue_bytes > MAX_OVERDUE_BYTES:
-                letter = (*letter[:_RESPONSE], None, *letter[_RESPONSE + 1 :])
-        self._overdue[end.delivery_id] = letter
+                letter = evolve(letter, response=None)
+        self._overdue[end.delivery_id] = letter, end.now
 
     def _take_notes(self) -> None:
         try:
@@ -845,7 +669,7 @@ class SqliteSpool:
             self._reactor.callFromThread(self._is_well, what)
 
     def _fits(
-        self, connection: sqlite3.Connection, ends: Iterable[_End], letters: Mapping[str, tuple[Any, ...] | None]
+        self, connection: sqlite3.Connection, ends: Iterable[_End], letters: Mapping[str, tuple[Letter, float]]
     ) -> bool:
         """
         Whether there is room on a full disk for what is to be kept of deliveries that end.
@@ -853,25 +677,15 @@ class SqliteSpool:
         It needs as much in the log, and then once more in the file as far as nothing is unused there. If the second
         were not there, the log could not be emptied any more, and nothing at all be written.
         """
-        kept = {delivery_id: letter for delivery_id, letter in letters.items() if letter is not None}
-        growth = sum(map(_size, ends)) + sum(len(letter[_RESPONSE] or b"") for letter in kept.values())
-        if kept:
-            query = f"SELECT total(size) FROM deliveries WHERE id IN {_rows(1, len(kept))}"
-            [[size]] = connection.execute(query, list(kept)).fetchall()
-            growth += int(size)
+        growth = sum(map(_size, ends)) + sum(len(letter.response or b"") for letter, _ in letters.values())
+        if letters:
+            growth += rows.size_of_deliveries(connection, letters.keys())
         if not growth:
             return True
         [[_, written, moved]] = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         room = self._ballast.free() + (self._log_size() if written == moved else 0)
-        lacking = max(0, growth - self._unused(connection)[0])
+        lacking = max(0, growth - rows.sizes(connection)[0])
         return room >= growth + lacking + self._ballast.need() // 8
-
-    def _unused(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        """Bytes of the file's pages that hold nothing, and of those that do."""
-        [[page_bytes]] = connection.execute("PRAGMA page_size").fetchall()
-        [[pages]] = connection.execute("PRAGMA page_count").fetchall()
-        [[unused]] = connection.execute("PRAGMA freelist_count").fetchall()
-        return unused * page_bytes, (pages - unused) * page_bytes
 
     def _make_room(self) -> bool:
         """
@@ -884,7 +698,7 @@ class SqliteSpool:
         if connection is None:
             return False
         try:
-            unused, used = self._unused(connection)
+            unused, used = rows.sizes(connection)
             room = self._ballast.free() + self._log_size()
             if room + (unused if used < room else 0) < self._ballast.need():
                 return False
@@ -938,80 +752,47 @@ class SqliteSpool:
         """
         connection = self._connection or self._open()
         # Another order than they were asked for, but the same to each delivery: stored, noted, read, ended.
-        rows = [operation.row for operation in group if isinstance(operation, _Store)]
+        stored = [operation.row for operation in group if isinstance(operation, _Store)]
         ends = [operation for operation in group if isinstance(operation, _End)]
         self._take_settlements()
         overdue = dict(islice(self._overdue.items(), arrears))
         settled = dict(islice(self._settled.items(), arrears))
         noted = list(islice(self._noted.values(), arrears))
         subscriptions = dict(islice(self._subscribed.items(), arrears))
-        letters = overdue | {operation.delivery_id: operation.letter for operation in ends}
-        latest = [note for note in noted if note[0] not in letters]
-        fired: list[_Fired] = []
+        ended = overdue | {operation.delivery_id: (operation.letter, operation.now) for operation in ends}
+        letters = {delivery_id: (letter, now) for delivery_id, (letter, now) in ended.items() if letter is not None}
+        latest = [note for note in noted if note[0] not in ended]
         transaction = _Transaction(connection)
         try:
-            if rows or letters or latest or settled or subscriptions:
+            if stored or ended or latest or settled or subscriptions:
                 if isinstance(self._refusal, DiskFull) and not self._fits(connection, ends, letters):
                     raise _disk_full(self._path)
                 self._reserve_index()
                 transaction.begin()
-            _write(connection, _INSERT, rows)
-            _write(connection, _NOTE, latest)
+            rows.add_deliveries(connection, stored)
+            rows.note_tries(connection, latest)
             self._settle(connection, settled)
-            _write(connection, _SUBSCRIBE, [pair for pair, kept in subscriptions.items() if kept])
-            _write(connection, _UNSUBSCRIBE, [pair for pair, kept in subscriptions.items() if not kept])
-            for operation in group:
-                if isinstance(operation, _Read):
-                    fired.append(self._body(connection, operation))
-                elif isinstance(operation, _Restore):
-                    fired.append(_Fired(operation, self._restored(transaction, operation)))
-                elif isinstance(operation, _Page):
-                    fired.append(_Fired(operation, _page(connection, operation, self._settled)))
-                elif isinstance(operation, _Subscribers):
-                    fired.append(_Fired(operation, connection.execute(_SUBSCRIBERS).fetchall()))
-                elif isinstance(operation, _Look):
-                    fired.append(_Fired(operation, self._looked(transaction, operation)))
-                elif isinstance(operation, _Recall):
-                    fired.append(_Fired(operation, _recalled(connection, operation)))
-                elif isinstance(operation, _Key):
-                    fired.append(_Fired(operation, _key(transaction)))
-                else:
-                    fired.append(_Fired(operation))
-            pushes = [operation for operation in group if isinstance(operation, _Push)]
-            if len(pushes) > len(ends):
-                refusal = _too_much(connection, self._max_departures)
-                if refusal is not None:
-                    pushes = [operation for operation in pushes if not _is_pushed(operation)]
-                    fired = [
-                        _Fired(one.operation, error=refusal) if _is_pushed(one.operation) else one for one in fired
-                    ]
-                elif pushes:
-                    self._reserve_index()
-                    transaction.begin()
-            if pushes:
-                numbers = self._depart(connection, pushes)
-                fired = [_Fired(one.operation, numbers.get(one.operation, one.value), one.error) for one in fired]
+            rows.set_subscribers(connection, subscriptions)
+            fired = {operation: self._answered(transaction, operation) for operation in group}
+            fired.update(self._departed(transaction, group))
             # What another program put there gets a number beyond all that the reactor's thread knows of by then.
             for moved in self._behind:
-                connection.execute(_BEHIND, (moved,))
-                connection.execute(_CONFIRM[1], (moved,))
-            kept = [letter for letter in letters.values() if letter is not None]
-            for letter in kept:
-                connection.execute(_LETTER, letter)
-            _write(connection, _DELETE, [(delivery_id,) for delivery_id in letters])
+                rows.move_to_the_end(connection, moved)
+            rows.keep_letters(connection, letters)
+            rows.remove_deliveries(connection, ended)
             if transaction.commit():
                 self.commits += 1
         except BaseException:
             _roll_back(connection)
             self._facts.clear()
-            self._behind.clear()
             self._letters.look_again()
             self._memos.look_again()
+            self._behind.clear()
             raise
         self._behind.clear()
-        for _ in kept:
+        for _ in letters:
             self._letters.grew()
-        for delivery_id in letters:
+        for delivery_id in ended:
             self._overdue.pop(delivery_id, None)
             self._noted.pop(delivery_id, None)
         for number in settled:
@@ -1022,30 +803,53 @@ class SqliteSpool:
             del self._subscribed[pair]
         if not self._overdue:
             self._overdue_bytes = 0
-        return fired
+        return list(fired.values())
 
-    def _depart(self, connection: sqlite3.Connection, pushes: Iterable[_Push]) -> dict[_Operation, Sequence[int]]:
-        """Write what is to leave, in order, and what is remembered with it; returns the numbers of each."""
-        found = connection.execute(_LAST_DEPARTURE).fetchone()
-        last: int = found[0] if found else 0
-        numbers: dict[_Operation, Sequence[int]] = {}
-        rows: list[tuple[Any, ...]] = []
+    def _answered(self, transaction: _Transaction, operation: _Operation) -> _Fired:
+        """Read what was asked for, or look after what others have; there is nothing to be said of the rest."""
+        connection = transaction.connection
+        value: object = None
+        match operation:
+            case _Read():
+                try:
+                    value = rows.body(connection, operation.delivery_id)
+                except KeyError as error:
+                    return _Fired(operation, error=error)
+            case _Restore():
+                value = self._restored(transaction, operation.at)
+            case _Page():
+                value = rows.page(connection, operation.after, operation.at, self._settled)
+            case _Subscribers():
+                value = rows.subscribers(connection)
+            case _Look():
+                value = self._looked(transaction, operation)
+            case _Recall():
+                value = rows.recall(connection, operation.owner, operation.key, operation.now)
+            case _Key():
+                value = _key(transaction)
+        return _Fired(operation, value)
+
+    def _departed(self, transaction: _Transaction, group: Sequence[_Operation]) -> dict[_Operation, _Fired]:
+        """Write what is to leave, in order, and what is remembered with it; the numbers of each, or why it is not."""
+        pushes = [operation for operation in group if isinstance(operation, _Push)]
+        fired: dict[_Operation, _Fired] = {}
+        if any(map(_is_pushed, pushes)):
+            refusal = rows.too_much(transaction.connection, self._max_departures)
+            if refusal is not None:
+                fired = {push: _Fired(push, error=refusal) for push in pushes if _is_pushed(push)}
+                pushes = [push for push in pushes if push not in fired]
+            else:
+                self._reserve_index()
+                transaction.begin()
+        leaving = [row for push in pushes for row in push.rows]
+        number = rows.add_departures(transaction.connection, leaving)
         for push in pushes:
-            numbers[push] = range(last + 1, last + 1 + len(push.rows))
-            rows += [(number, *row) for number, row in zip(numbers[push], push.rows, strict=True)]
-            last += len(push.rows)
+            numbers = range(number, number + len(push.rows))
+            number = numbers.stop
             if push.memo is not None:
-                self._remember(connection, push.memo, numbers[push], push.now)
-        _write(connection, _DEPART, rows)
-        return numbers
-
-    def _remember(self, connection: sqlite3.Connection, memo: Memo, numbers: Sequence[int], now: float) -> None:
-        row = (memo.owner, memo.key, memo.fingerprint, memo.body, json.dumps([*numbers]))
-        connection.execute(
-            "INSERT OR REPLACE INTO memos (owner, key, fingerprint, body, numbers, expires) VALUES (?, ?, ?, ?, ?, ?)",
-            (*row, now + LIFETIME),
-        )
-        self._memos.grew(sum(map(len, row)))
+                self._memos.grew(rows.remember(transaction.connection, push.memo, numbers, push.now))
+            fired[push] = _Fired(push, numbers)
+        return fired
 
     def _take_settlements(self) -> None:
         try:
@@ -1060,41 +864,8 @@ class SqliteSpool:
         for number, outcome in settled.items():
             if outcome is not None:
                 self._letters.grew()
-                self._keep_departure(connection, number, outcome)
-        _write(connection, _CONFIRM, [(number,) for number in settled])
-
-    def _keep_departure(self, connection: sqlite3.Connection, number: int, outcome: str) -> None:
-        row = connection.execute(
-            "SELECT delivery_id, kind, stored, xml FROM departures WHERE number = ?", (number,)
-        ).fetchone()
-        if row is None:
-            return
-        delivery_id, kind, stored, xml = row
-        try:
-            [element] = parse_stanzas(xml.decode("utf-8", "replace"), Limits())
-        except (XmlRefused, ValueError):
-            element = Element((None, kind))
-        facts = [element.getAttribute(name) for name in ("id", "to", "from")]
-        stanza_id, sender, recipient = facts[0], facts[1] or "", facts[2] or ""
-        # The letter is about the conversation that it belongs to, so its sender is who would have got this.
-        connection.execute(
-            _DEPARTURE_LETTER,
-            (
-                f"{delivery_id or 'departure'}.{number}",
-                outcome,
-                kind,
-                element.getAttribute("type", ""),
-                stanza_id,
-                sender,
-                recipient,
-                element.uri or "",
-                stored,
-                self._now(),
-                len(xml),
-                _NOTES_ON_DEPARTURES.get(outcome, outcome),
-                xml,
-            ),
-        )
+                rows.keep_departure_as_letter(connection, number, outcome, self._now())
+        rows.remove_departures(connection, settled)
 
     def _looked(self, transaction: _Transaction, operation: _Look) -> Found:
         """Carry out what others have asked for, write the facts down, and let go of dead letters that are too many."""
@@ -1105,7 +876,7 @@ class SqliteSpool:
         for number, verb, argument in commands:
             transaction.begin()
             if verb == "deliver":
-                deliveries += self._readable(connection.execute(_RESTORE_ONE, (argument,)), operation)
+                deliveries += self._readable(rows.pending(connection, argument), operation.at)
             elif verb == "depart":
                 departures = True
                 self._behind.append(argument)
@@ -1115,7 +886,7 @@ class SqliteSpool:
             transaction.begin()
             connection.executemany("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", list(changed.items()))
             self._facts.update(changed)
-        self._tidy(transaction, operation.now)
+        self._tidy(transaction, operation.at.now)
         return Found(deliveries, departures)
 
     def _tidy(self, transaction: _Transaction, now: float) -> None:
@@ -1129,8 +900,8 @@ class SqliteSpool:
             if connection.execute("SELECT 1 FROM letters WHERE ended < ? LIMIT 1", (oldest,)).fetchone():
                 transaction.begin()
                 connection.execute("DELETE FROM letters WHERE ended < ?", (oldest,))
-        self._letters.trim(transaction)
-        self._memos.trim(transaction)
+        self._letters.trim(connection, transaction.begin)
+        self._memos.trim(connection, transaction.begin)
 
     def _open(self) -> sqlite3.Connection:
         if not self._begun:
@@ -1169,25 +940,19 @@ class SqliteSpool:
         finally:
             connection.close()
 
-    def _body(self, connection: sqlite3.Connection, operation: _Read) -> _Fired:
-        row = connection.execute(_BODY, (operation.delivery_id,)).fetchone()
-        if row is None:
-            return _Fired(operation, error=KeyError(operation.delivery_id))
-        return _Fired(operation, row[0])
-
-    def _restored(self, transaction: _Transaction, operation: _Restore) -> list[Delivery]:
+    def _restored(self, transaction: _Transaction, at: Moment) -> list[Delivery]:
         connection = transaction.connection
         if connection.execute("SELECT 1 FROM commands LIMIT 1").fetchone():
             # What they are about is restored as everything else is.
             transaction.begin()
             connection.execute("DELETE FROM commands")
-        return self._readable(connection.execute(_RESTORE), operation)
+        return self._readable(rows.pending(connection), at)
 
-    def _readable(self, rows: Iterable[Sequence[Any]], operation: _Restore | _Look) -> list[Delivery]:
+    def _readable(self, found: Iterable[Row], at: Moment) -> list[Delivery]:
         deliveries = []
-        for row in rows:
+        for row in found:
             try:
-                deliveries.append(self._delivery(row, operation))
+                deliveries.append(rows.delivery(row, at, self._deadlines))
             except (KeyError, NotAnAddress) as error:
                 self._reactor.callFromThread(
                     self._log.error,
@@ -1197,28 +962,14 @@ class SqliteSpool:
                 )
         return deliveries
 
-    def _delivery(self, row: Sequence[Any], at: _Restore | _Look) -> Delivery:
-        delivery_id, kind, stanza_type, stanza_id, sender, recipient, through_room, uri, deadline = row[:9]
-        tries, attempts, size = row[9:]
-        left = max(0.0, deadline - at.now)
-        if kind == "message" and tries == 0:
-            left = max(left, GRACE)
-        stanza = Stanza(
-            kind=kind,
-            type=stanza_type,
-            id=stanza_id,
-            sender=Address.parse(sender),
-            recipient=Address.parse(recipient),
-            through_room=bool(through_room),
-            element=Element((uri, kind)),
-        )
-        # The wall clock may have been set back since.
-        left = min(left, self._seconds[kind])
-        return Delivery(delivery_id, stanza, size, at.seconds + left, tries, attempts)
-
 
 def _disk_full(path: Path) -> DiskFull:
     return DiskFull(f"the disk is full, that of {path}")
+
+
+def _is_passing(error: Exception) -> bool:
+    """It is the fault of the file or of its disk, and not of what was asked for."""
+    return isinstance(error, _PASSING) or is_damage(error)
 
 
 def _size(operation: _Operation) -> int:
@@ -1260,76 +1011,14 @@ def _is_pushed(operation: _Operation) -> bool:
     return isinstance(operation, _Push) and not isinstance(operation, _End)
 
 
-def _too_much(connection: sqlite3.Connection, most: int) -> SpoolError | None:
-    """Where very much waits to leave nothing more is pushed; answers are not refused for that."""
-    [waiting] = connection.execute("SELECT coalesce(max(number) - min(number) + 1, 0) FROM departures").fetchone()
-    if waiting >= most:
-        return SpoolError(f"{waiting} stanzas wait for the server")
-    pages, free, size = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-    )
-    if (pages - free) * size > MAX_BYTES:
-        return SpoolError(f"the spool holds more than {MAX_BYTES} bytes")
-    return None
-
-
-def _recalled(connection: sqlite3.Connection, operation: _Recall) -> Memo | None:
-    query = "SELECT fingerprint, body, numbers FROM memos WHERE owner = ? AND key = ? AND expires > ?"
-    row = connection.execute(query, (operation.owner, operation.key, operation.now)).fetchone()
-    if row is None:
-        return None
-    fingerprint, body, numbers = row
-    return Memo(operation.owner, operation.key, fingerprint, body, tuple(json.loads(numbers)))
-
-
 def _key(transaction: _Transaction) -> bytes:
-    connection = transaction.connection
-    row = connection.execute("SELECT value FROM facts WHERE name = 'key'").fetchone()
-    if row is not None:
-        return bytes.fromhex(row[0])
-    key = token_bytes(KEY_BYTES)
-    transaction.begin()
-    connection.execute("INSERT INTO facts (name, value) VALUES ('key', ?)", (key.hex(),))
+    """The key that nobody else knows; the first time it is made."""
+    key = rows.key(transaction.connection)
+    if key is None:
+        key = token_bytes(KEY_BYTES)
+        transaction.begin()
+        rows.set_key(transaction.connection, key)
     return key
-
-
-def _page(connection: sqlite3.Connection, at: _Page, settled: Container[int]) -> list[Departure]:
-    """The next ones, but for those that are still there only because they could not be deleted yet."""
-    departures: list[Departure] = []
-    size = 0
-    for number, delivery_id, kind, stored, expires, verbatim, xml in connection.execute(_PAGE, (at.after,)):
-        if number in settled:
-            continue
-        # The wall clock may have been set back since.
-        left = min(expires - at.now, expires - stored)
-        departures.append(
-            Departure(
-                xml=xml.decode("utf-8", "replace"),
-                kind=kind,
-                expires=at.seconds + left,
-                stored=at.seconds - max(0.0, at.now - stored),
-                verbatim=bool(verbatim),
-                delivery_id=delivery_id,
-                number=number,
-            )
-        )
-        size += len(xml)
-        if len(departures) == PAGE or size > PAGE_BYTES:
-            break
-    return departures
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    begin = 0
-    for size in _AT_ONCE:
-        while len(items) - begin >= size:
-            yield items[begin : begin + size]
-            begin += size
-
-
-def _write(connection: sqlite3.Connection, statements: Mapping[int, str], rows: Sequence[Sequence[Any]]) -> None:
-    for chunk in _chunks(rows):
-        connection.execute(statements[len(chunk)], [value for row in chunk for value in row])
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -320,6 +320,8 @@ class KeepingSpool(SlowSpool):
         letter: Letter | None = None,
         memo: Memo | None = None,
     ) -> Deferred[Sequence[int]]:
+        if self.broken is not None:
+            return self._later(fail(self.broken))
         del self.kept[delivery_id]
         if letter is not None:
             self.letters.append((delivery_id, letter))
@@ -549,6 +551,24 @@ class RestartTests(DeliveryTestCase):
         self.clock.pump([0.01] * 5)
         self.successResultOf(drained)
         self.assertEqual(({}, [("message", "chat", None)]), (spool.kept, self.sent()))
+
+    def test_kept_until_the_answer_is_there(self) -> None:
+        """
+        If the spool cannot keep an answer, it has the delivery until the server has the answer.
+        """
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay([Response(404)], spool=spool)
+        relay.accept(a_stanza())
+        self.clock.advance(0.01)
+        spool.broken = SpoolError("the file is busy")
+        self.clock.pump([0.01] * 2)
+        self.assertEqual([("message", "error", "item-not-found")], self.sent())
+        spool.broken = None
+        self.assertEqual(["d1"], [*spool.kept])
+        self.outlet.end("confirmed")
+        self.clock.advance(0.01)
+        self.assertEqual(({}, ["d1"]), (spool.kept, [id_ for id_, _ in spool.letters]))
+        self.assert_accounts(relay)
 
     def test_restored(self) -> None:
         """
@@ -1619,6 +1639,19 @@ class LetterTests(DeliveryTestCase):
         self.clock.pump([1.0] * 901)
         [(_, letter)] = spool.letters
         self.assertEqual(("expired", 503), (letter.outcome, letter.status))
+
+    def test_not_taken_while_stopping(self) -> None:
+        """
+        A letter that is tried again while its gateway stops waits in the spool for the next start.
+        """
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay(spool=spool)
+        self.successResultOf(Deferred.fromCoroutine(relay.drain(5.0)))
+        delivery = Delivery("d1", a_stanza().facts(), 2, self.clock.seconds() + 900.0)
+        relay.restore([delivery])
+        self.clock.pump([0.01] * 5)
+        self.assertEqual((0, 0, 0), (len(self.webhook.posts), relay.pending, self.counters["restored"]))
+        self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_taken_again(self) -> None:
         """

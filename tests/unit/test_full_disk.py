@@ -99,11 +99,14 @@ class Bench:
                 return error
 
     def end(self, position: int = 0, departures: int = 0, letter: Letter | None = None) -> Any:
-        """End one; returns the numbers of what leaves, or the error."""
+        """End one, as a relay whose server has at once what the spool cannot keep; the numbers, or the error."""
         name = self.stored.pop(position)
         self.ended.add(name)
         leaving = [Departure(xml="<message/>", kind="message", expires=9.0, stored=0.0, delivery_id=name)] * departures
-        return self.wait(self.spool.end(name, leaving, letter))
+        result = self.wait(self.spool.end(name, leaving, letter))
+        if leaving and isinstance(result, SpoolError):
+            self.wait(self.spool.end(name, (), letter))
+        return result
 
     def look(self) -> None:
         """What the gateway does once a second."""

@@ -9,10 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, capturedLogs, formatEvent, globalLogPublisher
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.words.protocols.jabber.xmlstream import STREAM_AUTHD_EVENT
 from twisted.words.xish.utility import EventDispatcher
 from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, BootstrapMixin
@@ -27,6 +29,8 @@ from component_http.gateway import FILES_BESIDE, Gateway, backlog_limits
 from component_http.settings import ApiSettings, ComponentSettings, DeliverySettings, Settings, SpoolSettings
 from component_http.spool.database import lock
 from component_http.testing import ScriptedWebhook, json_response
+
+reactor: Any = _reactor
 
 PONG = json_response('{"body": "pong"}')
 
@@ -241,6 +245,28 @@ class SettingsAtWorkTests(SynchronousTestCase):
         self.assertIn("the gateway is stopping", gateway.status().obstacles)
         self.stop(gateway, self.reactor)
         self.assertIsNone(gateway.status())
+
+
+class RestoringTests(TestCase):
+    """The time before a spool on disk has been read."""
+
+    timeout = 30
+
+    async def test_told(self) -> None:
+        """
+        Until then the gateway says why nothing should be sent to it.
+        """
+        settings = some_settings(spool=SpoolSettings(path=Path(self.mktemp()).absolute()))
+        Path(settings.spool.path).parent.mkdir(parents=True, exist_ok=True)
+        gateway = Gateway(
+            settings, reactor, manager=StreamManager(BootstrapMixin(), reactor), webhook=ScriptedWebhook()
+        )
+        gateway.startService()
+        self.addCleanup(gateway.stopService)
+        self.assertEqual(("the spool has not been read yet",), gateway.status().obstacles)
+        while not gateway.running:
+            await deferLater(reactor, 0.01)
+        self.assertEqual((), gateway.status().obstacles)
 
 
 class OpenFilesTests(SynchronousTestCase):

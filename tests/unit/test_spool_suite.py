@@ -29,7 +29,8 @@ from component_http.errors import SpoolError, TimedOut
 from component_http.interfaces import Found
 from component_http.spool.database import prepare
 from component_http.spool.memory import MemorySpool
-from component_http.spool.sqlite import GRACE, MAX_GROUP, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, SqliteSpool
+from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES
+from component_http.spool.sqlite import MAX_GROUP, SqliteSpool
 
 reactor: Any = _reactor
 
@@ -50,6 +51,13 @@ def a_delivery(
         element=Element((NS_COMPONENT, kind)),
     )
     return Delivery(delivery_id, stanza, size, clock.seconds() + left)
+
+
+def standing_clock() -> Any:
+    """A reactor whose time is the test's, and whose turns and threads are the real one's."""
+    clock: Any = Clock()
+    clock.callLater, clock.callFromThread = reactor.callLater, reactor.callFromThread
+    return clock
 
 
 class SpoolSuite:
@@ -323,6 +331,14 @@ class GroupCommitTests(SqliteCase):
         self.assertLessEqual(spool.commits, 3)
         self.assertEqual([f"d{n}" for n in range(300)], [delivery.id for delivery in await spool.restore()])
 
+    async def test_one_turn_is_one_transaction(self) -> None:
+        """
+        What is asked for at once is written at once, though nothing is under way.
+        """
+        spool = self.open()
+        await gatherResults([spool.store(a_delivery(f"d{number}"), b"{}") for number in range(20)])
+        self.assertEqual(1, spool.commits)
+
     async def test_a_group_has_an_end(self) -> None:
         """
         No transaction has more than so many operations.
@@ -378,6 +394,30 @@ class GroupCommitTests(SqliteCase):
         await stored
         self.assertEqual([("d1", 1)], self.look("SELECT id, tries FROM deliveries"))
         self.assertFalse(Path(f"{self.path}-wal").exists())
+
+    async def test_noted_since_the_last_close(self) -> None:
+        """
+        A note after closing is written by the next close, also if nothing else was asked.
+        """
+        spool = self.open()
+        delivery = a_delivery("d1")
+        await spool.store(delivery, b"{}")
+        await spool.close()
+        delivery.tries = 1
+        spool.note(delivery)
+        await spool.close()
+        self.assertEqual([(1,)], self.look("SELECT tries FROM deliveries"))
+
+    async def test_close_writes_all_of_it(self) -> None:
+        """
+        However much was confirmed at the end, none of it leaves again after the restart.
+        """
+        spool = self.open()
+        numbers = await spool.push([a_departure(str(number)) for number in range(3 * MAX_GROUP)])
+        for number in numbers:
+            spool.confirmed(number)
+        await spool.close()
+        self.assertEqual([(0,)], self.look("SELECT count(*) FROM departures"))
 
 
 def a_departure(id_: str = "m1", *, left: float = 100.0, age: float = 0.0, clock: Any = reactor) -> Departure:
@@ -510,8 +550,7 @@ class DeparturesTests(SqliteCase):
         """
         Times are the reactor's again after a restart, and a clock that was set back gives nothing more time.
         """
-        clock = Clock()
-        clock.callFromThread = reactor.callFromThread
+        clock = standing_clock()
         clock.advance(500.0)
         wall = [1_000_000.0]
         prepare(self.path)
@@ -546,18 +585,25 @@ class DeparturesTests(SqliteCase):
 
     async def test_not_kept_when_it_fails(self) -> None:
         """
-        Where the end of a delivery cannot be written its answers have no numbers; the delivery is gone later on, and
-        its dead letter is written then.
+        Where the end of a delivery cannot be written it stays, for its answer is nowhere else, until it is ended
+        without one; where nothing is to leave it is gone later on. Its dead letter is written then.
         """
         spool = self.open()
         await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
         await spool.close()
         away = self.path.with_name("away")
         self.path.rename(away)
-        await self.assertFailure(spool.end("d1", [a_departure()], Letter("bounced", "why", 1)), SpoolError)
+        letter = Letter("bounced", "why", 1)
+        await self.assertFailure(spool.end("d1", [a_departure()], letter), SpoolError)
         away.rename(self.path)
         await spool.store(a_delivery("d3"), b"{}")
-        self.assertEqual(["d2", "d3"], [each.id for each in await spool.restore()])
+        self.assertEqual(["d1", "d2", "d3"], [each.id for each in await spool.restore()])
+        await spool.close()
+        self.path.rename(away)
+        await self.assertFailure(spool.end("d1", (), letter), SpoolError)
+        away.rename(self.path)
+        await spool.store(a_delivery("d4"), b"{}")
+        self.assertEqual(["d2", "d3", "d4"], [each.id for each in await spool.restore()])
         self.assertEqual(([("d1",)], []), (self.look("SELECT id FROM letters"), await spool.departures(0)))
 
 
@@ -781,8 +827,7 @@ class RestoreTests(SqliteCase):
         The time a gateway was away counts; a message never tried gets one more try, and a clock that was set back gives
         nobody more than its kind may have.
         """
-        clock = Clock()
-        clock.callFromThread = reactor.callFromThread
+        clock = standing_clock()
         wall = [1_000_000.0]
         prepare(self.path)
 
@@ -862,6 +907,16 @@ class FailureTests(SqliteCase):
         await gatherResults(asked)
         self.assertEqual(["d1", "d2", "d3"], [each.id for each in await spool.restore()])
 
+    async def test_letter_that_cannot_be_written(self) -> None:
+        """
+        A mistake in a dead letter is not the failure of all that comes after it.
+        """
+        spool = self.open()
+        await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
+        await self.assertFailure(spool.end("d1", (), Letter("bounced", "\ud800", 1)), UnicodeEncodeError)
+        await spool.store(a_delivery("d3"), b"{}")
+        self.assertEqual(["d2", "d3"], [each.id for each in await spool.restore()])
+
 
 class ModeTests(SqliteCase):
     """Nobody else reads it."""
@@ -889,6 +944,9 @@ class Inline:
 
     def callFromThread(self, function: Any, *arguments: Any) -> None:
         self._calls.put((function, arguments))
+
+    def callLater(self, seconds: float, function: Any) -> None:
+        self._calls.put((function, ()))
 
     def until(self, done: Deferred[Any]) -> None:
         while not done.called:
