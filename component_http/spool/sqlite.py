@@ -587,11 +587,11 @@ class SqliteSpool:
 
     def close(self) -> Deferred[None]:
         """See `component_http.interfaces.Spool.close`."""
-        if self._thread is None:
-            return succeed(None)
         closed: Deferred[None] = Deferred()
         if self._closed is None:
             self._note_first()
+            if self._thread is None and not (self._notes or self._settlements or self._subscriptions):
+                return succeed(None)
             self._closed = Deferred()
             self._put(_Close())
         self._closed.chainDeferred(closed)

@@ -379,6 +379,21 @@ class GroupCommitTests(SqliteCase):
         self.assertEqual([("d1", 1)], self.look("SELECT id, tries FROM deliveries"))
         self.assertFalse(Path(f"{self.path}-wal").exists())
 
+    async def test_close_writes_what_came_after_a_close(self) -> None:
+        """
+        What was noted since the spool was closed is written when it is closed again.
+        """
+        spool = self.open()
+        delivery = a_delivery("d1")
+        await spool.store(delivery, b"{}")
+        await spool.close()
+        delivery.tries = 1
+        spool.note(delivery)
+        spool.subscribe("bot@bot.example.org", "alice@example.org")
+        await spool.close()
+        self.assertEqual([("d1", 1)], self.look("SELECT id, tries FROM deliveries"))
+        self.assertEqual([("alice@example.org",)], self.look("SELECT user FROM subscribers"))
+
 
 def a_departure(id_: str = "m1", *, left: float = 100.0, age: float = 0.0, clock: Any = reactor) -> Departure:
     """A message that has so many seconds left, and is so old."""
