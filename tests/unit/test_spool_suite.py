@@ -395,9 +395,9 @@ class GroupCommitTests(SqliteCase):
         self.assertEqual([("d1", 1)], self.look("SELECT id, tries FROM deliveries"))
         self.assertFalse(Path(f"{self.path}-wal").exists())
 
-    async def test_noted_since_the_last_close(self) -> None:
+    async def test_close_writes_what_came_after_a_close(self) -> None:
         """
-        A note after closing is written by the next close, also if nothing else was asked.
+        What was noted since the spool was closed is written when it is closed again.
         """
         spool = self.open()
         delivery = a_delivery("d1")
@@ -405,8 +405,10 @@ class GroupCommitTests(SqliteCase):
         await spool.close()
         delivery.tries = 1
         spool.note(delivery)
+        spool.subscribe("bot@bot.example.org", "alice@example.org")
         await spool.close()
-        self.assertEqual([(1,)], self.look("SELECT tries FROM deliveries"))
+        self.assertEqual([("d1", 1)], self.look("SELECT id, tries FROM deliveries"))
+        self.assertEqual([("alice@example.org",)], self.look("SELECT user FROM subscribers"))
 
     async def test_close_writes_all_of_it(self) -> None:
         """
