@@ -40,7 +40,7 @@ KEEPALIVE = 15.0
 SILENCE = 45.0
 """Seconds without a byte while we read, with a barrier out at the end, after which the stream is dead."""
 
-DOUBT = 15.0
+DOUBT = 5.0
 """Seconds of reading after which an address that has not answered is not the only one that is asked."""
 
 PATIENCE = 60.0
@@ -245,7 +245,7 @@ class Barrier:
             self._doubted = True
             self._dead(f"the server has been silent for {SILENCE:g} s, and did not answer a ping")
         elif self._unasked and now - self._sent_at >= DOUBT:
-            self._ask(self._unasked.pop(), SILENCE - DOUBT)
+            self._ask(self._unasked.pop(), SILENCE - KEEPALIVE)
         elif silent or now - self._sent_at >= PATIENCE:
             # Where none has ever come back, silence the second time is no sign that the server has gone.
             self._give_up()

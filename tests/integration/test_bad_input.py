@@ -711,7 +711,7 @@ def test_a_webhook_that_hangs_costs_a_bounded_number_of_deliveries(stage: Stage)
         return NO_REPLY
 
     scripted, stage.webhook.answer = stage.webhook.answer, hang
-    count = 500
+    count = 250
     try:
         for number in range(count):
             stanza = message(f"<body>{number}</body>", sender=f"user{number}@localhost/x")

@@ -99,7 +99,7 @@ def bench() -> Iterator[Bench]:
         yield Bench(stack)
 
 
-@pytest.fixture(params=[(6, None), (16, None), (16, 1024)], ids=["tmpfs-6M", "tmpfs-16M", "ext4-16M"])
+@pytest.fixture(params=[(6, None), (16, 1024)], ids=["tmpfs-6M", "ext4-16M"])
 def disk(request: pytest.FixtureRequest) -> Iterator[SmallDisk]:
     mib, block = request.param
     try:

@@ -1762,7 +1762,7 @@ class FallbackTests(BarrierTestCase):
         While we do not read nobody else is asked, for what we do not read cannot be missed.
         """
         self.server.authenticate()
-        self.silence(29)
+        self.silence(19)
         self.stream.pause()
         self.silence(4)
         self.assertEqual(1, len(self.asked()))
@@ -1777,7 +1777,7 @@ class FallbackTests(BarrierTestCase):
         self.server.authenticate()
         self.silence(45)
         self.reconnect()
-        self.silence(20)
+        self.silence(16)
         self.clock.advance(3600)
         self.assertEqual(["bot.example.org", "example.org"], self.asked())
         self.silence(14)
