@@ -509,17 +509,16 @@ def _breaker(delivery: DeliverySettings) -> Breaker:
     )
 
 
-MOST_PENDING = {"memory": (10_000, 64 * 1024 * 1024), "sqlite": (100_000, 1024 * 1024 * 1024)}
-"""Deliveries that may be pending, and bytes of their request bodies, by the kind of the spool, unless it is set."""
+MOST_PENDING_BYTES = {"memory": 64 * 1024 * 1024, "sqlite": 1024 * 1024 * 1024}
+"""Bytes of the request bodies of what may be pending, by the kind of the spool, unless it is set."""
 
 
 def backlog_limits(settings: Settings) -> BacklogLimits:
     """The limits as the backlog has them, with fractions for percents."""
     delivery = settings.delivery
-    most, most_bytes = MOST_PENDING[settings.spool.kind]
     return BacklogLimits(
-        max_pending=delivery.max_pending or most,
-        max_pending_bytes=delivery.max_pending_bytes or most_bytes,
+        max_pending=delivery.max_pending,
+        max_pending_bytes=delivery.max_pending_bytes or MOST_PENDING_BYTES[settings.spool.kind],
         max_per_conversation=delivery.max_per_conversation,
         fair_above=delivery.fair_above_percent / 100,
         fair_share=delivery.fair_share_percent / 100,
@@ -582,5 +581,5 @@ def _component_stream(
         fallback=component.write_barrier_fallback,
         lifetimes=_lifetimes(settings.delivery),
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-        max_waiting=backlog_limits(settings).max_pending + settings.webhook.max_connections * MAX_REPLIES,
+        max_waiting=settings.delivery.max_pending + settings.webhook.max_connections * MAX_REPLIES,
     )

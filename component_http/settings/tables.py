@@ -589,16 +589,14 @@ class DeliverySettings(Table):
         ),
         default=None,
     )
-    max_pending: int | None = setting(
+    max_pending: int = setting(
         About(
             whole(10, 1_000_000, "stanzas"),
-            "accepted stanzas that wait for their end at most, 100000 with an sqlite spool and 10000 with one in memory"
-            " unless it is set; more are refused with a wait error",
+            "accepted stanzas that wait for their end at most; more are refused with a wait error",
             "it bounds memory while the webhook is slow or away: each takes about 2 KB of it, and in a memory spool its"
-            " request body besides",
-            example="20000",
+            " request body besides; with a hundred thousand the process is noticeably slower",
         ),
-        default=None,
+        default=10_000,
     )
     max_pending_bytes: int | None = setting(
         About(
