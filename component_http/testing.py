@@ -25,6 +25,7 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
 from component_http.delivery.departure import Departure, Fate
 from component_http.errors import DeliveryEnded, Offline, SpoolError, Unanswered
+from component_http.waiters import Waiters
 
 __all__ = [
     "Answer",
@@ -138,7 +139,7 @@ class RecordingOutlet:
         self.full = False
         self._untold: list[Callable[[Fate], None]] = []
         self._crowded = False
-        self._waiting: list[Deferred[None]] = []
+        self._waiting = Waiters()
 
     @property
     def crowded(self) -> bool:
@@ -148,16 +149,13 @@ class RecordingOutlet:
     @crowded.setter
     def crowded(self, crowded: bool) -> None:
         self._crowded = crowded
-        while self._waiting and not self._crowded:
-            self._waiting.pop(0).callback(None)
+        self._waiting.tell(lambda: not self._crowded)
 
     def when_clear(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_clear`."""
         if not self._crowded:
             return succeed(None)
-        waiting: Deferred[None] = Deferred(self._waiting.remove)
-        self._waiting.append(waiting)
-        return waiting
+        return self._waiting.one_more()
 
     def when_sent(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_sent`; something waits to leave while it is crowded."""
@@ -242,7 +240,7 @@ class RecordingSender:
         self._now = now
         self._memos: dict[tuple[str, str], tuple[Memo, float]] = {}
         self._fates: dict[int, bool] = {}
-        self._waiting: list[Deferred[None]] = []
+        self._waiting = Waiters()
 
     async def push(
         self, composed: Composed, *, delivery_id: str | None = None, memo: Memo | None = None
@@ -275,17 +273,13 @@ class RecordingSender:
             fates = [self._fates.get(number) for number in numbers]
             if False in fates or None not in fates:
                 return False not in fates
-            waiting: Deferred[None] = Deferred(self._waiting.remove)
-            self._waiting.append(waiting)
-            await waiting
+            await self._waiting.one_more()
 
     def confirm(self, fate: bool = True) -> None:
         """Let the server have all that was pushed so far; or, with False, let it never have what it has not yet."""
         for number in range(1, len(self.pushed) + 1):
             self._fates.setdefault(number, fate)
-        waiting, self._waiting = self._waiting, []
-        for deferred in waiting:
-            deferred.callback(None)
+        self._waiting.tell()
 
     async def ask(self, iq: Element, timeout: float) -> Element:
         """See `component_http.interfaces.Sender.ask`."""
