@@ -6,14 +6,14 @@ import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from secrets import token_bytes
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, evolve, frozen
 from twisted.internet.defer import Deferred, fail, succeed
@@ -44,6 +44,8 @@ from component_http.spool.room import BALLAST_BYTES, Ballast, allocate_index
 from component_http.spool.rows import Moment, Row
 
 __all__ = ["MAX_GROUP", "SqliteSpool"]
+
+T = TypeVar("T")
 
 MAX_GROUP = 1000
 """Operations of one transaction at most: what came first should not wait for all that came after it."""
@@ -607,18 +609,9 @@ class SqliteSpool:
         self._overdue[end.delivery_id] = letter, end.now
 
     def _take_notes(self) -> None:
-        try:
-            while True:
-                note = self._notes.popleft()
-                self._noted[note[0]] = note
-        except IndexError:
-            pass
-        try:
-            while True:
-                pair, kept = self._subscriptions.popleft()
-                self._subscribed[pair] = kept
-        except IndexError:
-            pass
+        for note in _taken(self._notes):
+            self._noted[note[0]] = note
+        self._subscribed.update(_taken(self._subscriptions))
 
     # What is done about the room.
 
@@ -754,7 +747,7 @@ class SqliteSpool:
         # Another order than they were asked for, but the same to each delivery: stored, noted, read, ended.
         stored = [operation.row for operation in group if isinstance(operation, _Store)]
         ends = [operation for operation in group if isinstance(operation, _End)]
-        self._take_settlements()
+        self._settled.update(_taken(self._settlements))
         overdue = dict(islice(self._overdue.items(), arrears))
         settled = dict(islice(self._settled.items(), arrears))
         noted = list(islice(self._noted.values(), arrears))
@@ -850,14 +843,6 @@ class SqliteSpool:
                 self._memos.grew(rows.remember(transaction.connection, push.memo, numbers, push.now))
             fired[push] = _Fired(push, numbers)
         return fired
-
-    def _take_settlements(self) -> None:
-        try:
-            while True:
-                number, outcome = self._settlements.popleft()
-                self._settled[number] = outcome
-        except IndexError:
-            return
 
     def _settle(self, connection: sqlite3.Connection, settled: Mapping[int, str | None]) -> None:
         """Delete the departures that are over, and keep what has failed as a dead letter."""
@@ -961,6 +946,12 @@ class SqliteSpool:
                     reason=repr(error),
                 )
         return deliveries
+
+
+def _taken(queue: deque[T]) -> Iterator[T]:
+    """What is in a queue that another thread fills and only this one empties, taken out one by one."""
+    while queue:
+        yield queue.popleft()
 
 
 def _disk_full(path: Path) -> DiskFull:
