@@ -86,6 +86,6 @@ class ReplyLinks:
                 raise Problem(
                     403,
                     f"this link may not send this {stanza.name}: it only sends from the address that was written to, to"
-                    " who wrote, or to the room for what was said in a room; send elsewhere with a token of"
+                    " the one who wrote, or to the room for what was said in a room; send elsewhere with a token of"
                     ' [[api.token]], or set reply_links = "wide" below [api]',
                 )

@@ -83,10 +83,10 @@ class LateReply:
         sender, recipient = Address.parse(element["from"]), Address.parse(element["to"])
         if sender.bare != written_to.bare or recipient.bare != written_by.bare:
             return False
-        groupchat = self.stanza.type == "groupchat"
-        public = groupchat or (self.stanza.through_room and self.stanza.kind == "presence")
         if element.name == "presence":
             return True
+        groupchat = self.stanza.type == "groupchat"
+        public = groupchat or (self.stanza.through_room and self.stanza.kind == "presence")
         if element.getAttribute("type") == "groupchat":
             return public
         if not (groupchat or self.stanza.through_room):

@@ -17,10 +17,9 @@ from urllib.parse import quote
 
 from component_http.errors import DiskFull, SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.private import (
-    PRIVATE,
     Warn,
-    give,
     located,
+    made,
     no_warning,
     open_private,
     see_folder,
@@ -337,7 +336,7 @@ def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning
     """
     user = os.geteuid() if user is None else user
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+        descriptor = made(path, user)
     except FileExistsError:
         if not path.is_file():
             raise SettingsError(f"spool.path is {path}, but that is not a file: name another one") from None
@@ -352,7 +351,6 @@ def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning
         if is_no_room(error):
             raise DiskFull(f"the disk is full, so {path} cannot be made") from None
         raise SettingsError(f"spool.path is {path}, but that file cannot be made: {error.strerror}") from None
-    give(descriptor, user)
     os.close(descriptor)
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from component_http.errors import SettingsError
 
-__all__ = ["PRIVATE", "Warn", "give", "located", "no_warning", "open_private", "see_folder", "see_private"]
+__all__ = ["PRIVATE", "Warn", "located", "made", "no_warning", "open_private", "see_folder", "see_private"]
 
 PRIVATE = 0o600
 """The mode of each file."""
@@ -72,7 +72,7 @@ def open_private(path: Path, flags: int, *, user: int | None = None, warn: Warn 
 
     Args:
         path: The file.
-        flags: Those of `os.open`; with `O_CREAT` it is made for the user.
+        flags: Those of `os.open`; with `O_CREAT` it is made for the user if there is none.
         user: Who it must belong to; None for the user of this process.
         warn: Told that others could read or write it.
 
@@ -85,14 +85,12 @@ def open_private(path: Path, flags: int, *, user: int | None = None, warn: Warn 
     """
     user = os.geteuid() if user is None else user
     try:
-        # Without O_NONBLOCK a pipe could hold us for ever.
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, PRIVATE)
+        descriptor = _opened(path, flags, user)
     except OSError as error:
         if error.errno == errno.ELOOP and path.is_symlink():
             raise _is_link(path) from None
         raise
     try:
-        give(descriptor, user)
         found = os.fstat(descriptor)
         _see_owner(path, found, user)
         if found.st_nlink > 1:
@@ -104,10 +102,35 @@ def open_private(path: Path, flags: int, *, user: int | None = None, warn: Warn 
     return descriptor
 
 
-def give(descriptor: int, user: int) -> None:
-    """Give a file that root has made to the user that this process is to become (`twistd --uid`)."""
-    if user and os.geteuid() == 0 and os.fstat(descriptor).st_uid == 0:
-        os.fchown(descriptor, user, -1)
+def _opened(path: Path, flags: int, user: int) -> int:
+    if flags & os.O_CREAT:
+        try:
+            return made(path, user)
+        except FileExistsError:
+            flags &= ~os.O_CREAT
+    # Without O_NONBLOCK a pipe could hold us for ever.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def made(path: Path, user: int) -> int:
+    """
+    Make a private file, for reading and writing.
+
+    Args:
+        path: It; nothing is there yet, not even a link.
+        user: Who it is for: that may be the user that root is to become (`twistd --uid`).
+
+    Returns:
+        Its descriptor.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+    try:
+        if user != os.geteuid():
+            os.fchown(descriptor, user, -1)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def see_private(path: Path, *, user: int, warn: Warn = no_warning) -> None:

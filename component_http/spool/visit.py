@@ -16,7 +16,7 @@ from attrs import frozen
 
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.database import APPLICATION_ID, BUSY, COMPANIONS, SCHEMA, is_damage, is_full
-from component_http.spool.private import Warn, located, no_warning, see_folder, see_private
+from component_http.spool.private import Warn, located, no_warning, see_private
 
 __all__ = ["Holder", "Kept", "SpoolStatus", "explained", "holder", "status", "transaction", "visit"]
 
@@ -90,7 +90,7 @@ def visit(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> sql
     Args:
         path: The file.
         patience: Seconds to wait for another program that writes.
-        warn: Told what other users could do with the file, those beside it and the folder.
+        warn: Told that other users could read or write the file, or those beside it.
 
     Returns:
         A connection that begins no transaction by itself; for the thread that made it.
@@ -119,7 +119,6 @@ def visit(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> sql
     # SQLite has files of its own beside it.
     if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK | os.X_OK):
         raise SettingsError(f"the spool {path} cannot be read and written; {remedy}")
-    see_folder(path.parent, user=found.st_uid, warn=warn)
     for end in ("", *COMPANIONS, ".lock", ".ballast"):
         see_private(Path(f"{path}{end}"), user=found.st_uid, warn=warn)
     with explained(path, patience):
