@@ -15,6 +15,7 @@ from twisted.internet.endpoints import serverFromString
 from component_http import __version__
 from component_http.api.desk import Desk
 from component_http.api.hooks import Hook, Hooks
+from component_http.api.links import ReplyLinks
 from component_http.api.rate import Rate
 from component_http.api.routes import Api
 from component_http.api.server import ApiServer
@@ -143,10 +144,9 @@ def api_server(
         Tokens(tokens, domain),
         hooks,
         observer,
-        link_key=link_key,
+        links=ReplyLinks(link_key, wide=api.reply_links == "wide", seconds=reactor.seconds, now=time.time),
         version=__version__,
         seconds=reactor.seconds,
-        now=time.time,
     )
     return ApiServer(
         served.handle,

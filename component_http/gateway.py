@@ -139,7 +139,7 @@ class Gateway(MultiService):
         """Put a wokkel protocol handler on the gateway's stream; it sees each stanza before the webhook does."""
         handler.setHandlerParent(self.stream)
 
-    def prepare(self, *, set_aside: bool = False) -> None:
+    def prepare(self, *, set_aside: bool = False, user: int | None = None) -> None:
         """
         Take the spool's file, see that it can be used, and bring it up to date; nothing for a spool in memory.
 
@@ -148,6 +148,7 @@ class Gateway(MultiService):
 
         Args:
             set_aside: A file that cannot be used is renamed, and an empty one takes its place.
+            user: Who this process will run as when it starts, and whose the spool's files must be; None for its user.
 
         Raises:
             SettingsError: It cannot be used, or another gateway has it; or the API's port is in use.
@@ -160,28 +161,31 @@ class Gateway(MultiService):
             self._prepared = True
             return
         # First the lock: another gateway with these settings has the port as well, and who that is the lock knows.
-        lock = database.lock(path)
+        lock = database.lock(path, user=user, warn=self._warn)
         try:
             see_port(self._settings)
             try:
-                database.prepare(path)
+                database.prepare(lock.path, user=user, warn=self._warn)
             except SpoolUnusable as error:
                 if not set_aside:
                     raise
-                self._log.error("{error}; it is {aside} now", error=str(error), aside=database.quarantine(path))
-                database.prepare(path)
+                self._log.error("{error}; it is {aside} now", error=str(error), aside=database.quarantine(lock.path))
+                database.prepare(lock.path, user=user, warn=self._warn)
         except BaseException:
             lock.release()
             raise
         self._spool_lock = lock
         self._prepared = True
 
+    def _warn(self, warning: str) -> None:
+        self._log.warn("{warning}", warning=warning)
+
     def startService(self) -> None:
         if self._stopping:
             raise RuntimeError("the gateway is stopping: wait for stopService before starting it again")
         self.prepare()
         for warning in self._settings.warnings():
-            self._log.warn("{warning}", warning=warning)
+            self._warn(warning)
         self._see_how_many_files()
         self._say_what_is_served()
         self._spool = spool = self._new_spool()

@@ -20,6 +20,7 @@ from component_http.errors import SettingsError, SpoolError
 from component_http.operations.terminal import age, cut, moment, on_one_line, printable, size, table
 from component_http.settings import SpoolSettings, spool_from_toml
 from component_http.spool.letters import AT_ONCE, OUTCOMES, Letter, Letters, Moved, Which
+from component_http.spool.private import located
 from component_http.spool.visit import Holder, Kept, SpoolStatus, holder, status
 from component_http.tap import exit_on_settings_error
 
@@ -215,10 +216,10 @@ def main(
     """
     if chosen.command == "letters" and chosen.verb in ("retry", "drop") and bool(chosen.ids) == chosen.all:
         chosen.refuse("either name ids, or give --all, which can be narrowed by the other flags")
-    options = {} if patience is None else {"patience": patience}
+    options: dict[str, Any] = {"warn": _complain} if patience is None else {"warn": _complain, "patience": patience}
     try:
         with exit_on_settings_error():
-            path = _place(chosen)
+            path = located(_place(chosen))
             if chosen.command == "spool":
                 return _status(path, chosen, now, options)
             with Letters(path, now=now, **options) as letters:
@@ -492,7 +493,7 @@ def _move(
 # The spool itself.
 
 
-def _status(path: Path, chosen: argparse.Namespace, now: Callable[[], float], options: dict[str, float]) -> int:
+def _status(path: Path, chosen: argparse.Namespace, now: Callable[[], float], options: dict[str, Any]) -> int:
     found = status(path, **options)
     if chosen.json:
         _say(json.dumps(_status_as_json(path, found, now()), indent=2) + "\n")

@@ -159,8 +159,9 @@ def makeService(options: Options) -> Gateway:
         _log.warn("something else is scheduled already, so timers go by the wall clock: do not set it while this runs")
     with exit_on_settings_error():
         gateway = Gateway(options.settings(), reactor)
-        # The spool's lock survives the fork into the background.
-        gateway.prepare(set_aside=bool(options[QUARANTINE]))
+        # The spool's lock survives the fork into the background, and `twistd --uid` changes the user only then.
+        user = None if options.parent is None else options.parent.get("uid")
+        gateway.prepare(set_aside=bool(options[QUARANTINE]), user=user)
     reactor.callWhenRunning(heed_signals, gateway, reactor)
     return gateway
 

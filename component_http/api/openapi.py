@@ -23,7 +23,7 @@ _ADDRESS = {"type": "string", "description": "an XMPP address", "examples": ["al
 _ERRORS: Mapping[int, str] = {
     400: "The request cannot be read.",
     401: "No token, or one that nobody knows.",
-    403: "The token may not do this.",
+    403: "The token, or the link, may not do this.",
     404: "There is no such thing, or the link is not one of ours.",
     409: "A request with this Idempotency-Key is under way.",
     410: "It is too late for a reply.",
@@ -193,6 +193,8 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
     "/v1/deliveries/{id}/reply": {
         "post": {
             "summary": "Reply to a request of the gateway later, by the link that it came with.",
+            "description": "Each stanza has to come from the bare address that was written to, and to go to the one who"
+            ' wrote, or for what was said in a room to the room; unless the gateway is set to `reply_links = "wide"`.',
             "security": [],
             "parameters": [
                 _path_parameter("id", "the webhook-id"),
@@ -205,7 +207,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
                     "description": "It is kept until the XMPP server has it.",
                     "content": {JSON: {"schema": _ref("schemas", "Ids")}},
                 },
-                **_problems(*_OF_BODY, 404, 409, 410, 503, content=_PROBLEM),
+                **_problems(*_OF_BODY, 403, 404, 409, 410, 429, 503, content=_PROBLEM),
             },
         }
     },

@@ -16,6 +16,7 @@ from component_http.api import hooks, openapi, post_msg, rest, v1
 from component_http.api.desk import Desk
 from component_http.api.exchange import Answer, Call, Problem, json_answer, plain_text, problem_json
 from component_http.api.hooks import Hooks
+from component_http.api.links import ReplyLinks
 from component_http.api.tokens import Caller, Tokens, see_rate
 from component_http.interfaces import Observer
 from component_http.notices import LOG_INTERVAL, Notices
@@ -71,10 +72,9 @@ class Api:
         tokens: Who may.
         hooks: The URLs that need none.
         observer: Told `api_refused`, `api_unauthorized`, `api_limited` and `api_failed`.
-        link_key: What the links of late replies are made with.
+        links: What may be done with the links of late replies.
         version: Of this program.
         seconds: A clock that does not go back.
-        now: The wall clock, seconds since the epoch.
 
     Attributes:
         routes: All that there are.
@@ -89,19 +89,17 @@ class Api:
         hooks: Hooks,
         observer: Observer,
         *,
-        link_key: bytes,
+        links: ReplyLinks,
         version: str,
         seconds: Callable[[], float],
-        now: Callable[[], float],
     ) -> None:
         self._desk = desk
         self._tokens = tokens
         self._hooks = hooks
         self._observer = observer
-        self._link_key = link_key
+        self._links = links
         self._version = version
         self._seconds = seconds
-        self._now = now
         self._notices = Notices(LOG_INTERVAL)
         self.routes = tuple(self._all_routes())
 
@@ -164,6 +162,8 @@ class Api:
                 self._log.warn("a client of the API is over its rate, and told to wait")
         elif problem.status < 500:
             self._observer.count("api_refused")
+            if problem.status == 403 and self._notices.may_tell("api_forbidden", self._seconds()):
+                self._log.warn("a client of the API asked for what it may not do: {reason}", reason=problem.detail)
 
     # -- the endpoints --
 
@@ -177,7 +177,7 @@ class Api:
         return await v1.ask_by_name(self._desk, call, self._caller(call), name, found["jid"], self._seconds)
 
     async def _late_reply(self, call: Call, found: Mapping[str, str]) -> Answer:
-        return await v1.late_reply(self._desk, call, self._link_key, found["id"], self._now)
+        return await v1.late_reply(self._desk, call, self._links, found["id"])
 
     async def _openapi(self, call: Call, found: Mapping[str, str]) -> Answer:
         return json_answer(200, openapi.document(self._version))

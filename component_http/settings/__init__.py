@@ -11,6 +11,7 @@ whoever holds a `Settings` need not ask again. Reading them opens no socket and 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -65,6 +66,10 @@ __all__ = [
 ]
 
 
+_SECRET_HEADER = re.compile("auth|cookie|key|pass|secret|token", re.IGNORECASE)
+"""Finds the names of headers that usually hold a secret."""
+
+
 @frozen
 class Settings(Table):
     """
@@ -75,6 +80,7 @@ class Settings(Table):
 
     Attributes:
         conditions: The stanza error of an HTTP status, where it is another than the contract's.
+        file: The settings file that they were read from, or None.
 
     Raises:
         SettingsError: From every way to make one: something cannot be used. `str()` of it is one sentence.
@@ -86,6 +92,7 @@ class Settings(Table):
     spool: SpoolSettings = field(kw_only=True, factory=SpoolSettings)
     api: ApiSettings = field(kw_only=True, factory=ApiSettings)
     conditions: Mapping[int, StanzaError] = setting(CONDITIONS, default=Factory(dict))
+    file: str | None = field(kw_only=True, default=None, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         sources = self.webhook.authorization_sources()
@@ -118,7 +125,7 @@ class Settings(Table):
             path: The file; relative paths in it start at its folder.
             env: Where `COMPONENT_HTTP_SECRET` is looked up.
         """
-        return cls._from_given(from_file(path), env, str(path))
+        return cls._from_given(from_file(path), env, str(path), str(path))
 
     @classmethod
     def from_flags(
@@ -136,7 +143,8 @@ class Settings(Table):
             env: Where `COMPONENT_HTTP_SECRET` is looked up.
         """
         given = {} if config is None else from_file(config)
-        return cls._from_given({**given, **from_flags(flags)}, env, None if config is None else str(config))
+        source = None if config is None else str(config)
+        return cls._from_given({**given, **from_flags(flags)}, env, source, source)
 
     @classmethod
     def from_mapping(
@@ -157,8 +165,10 @@ class Settings(Table):
         return cls._from_given(from_tables(mapping, source), env, source)
 
     @classmethod
-    def _from_given(cls, given: Mapping[str, Given], env: Mapping[str, str], source: str | None) -> Self:
-        parts: dict[str, Any] = {}
+    def _from_given(
+        cls, given: Mapping[str, Given], env: Mapping[str, str], source: str | None, file: str | None = None
+    ) -> Self:
+        parts: dict[str, Any] = {"file": file}
         for name, table in TABLES.items():
             values: dict[str, Any] = {}
             for attribute in fields(table):
@@ -196,9 +206,22 @@ class Settings(Table):
             *(("api.token.token_file", token.token_file) for token in self.api.token),
             *(("api.hook.secret_file", hook.secret_file) for hook in self.api.hook),
         ):
-            if path is not None and _everyone_can_read(path):
-                found.append(f"{key} {shown(path)} can be read by every user of this machine: chmod o-rwx it")
+            may = None if path is None else _everyone_may(path)
+            if may is not None:
+                found.append(f"{key} {shown(path)} can be {may} by every user of this machine: chmod o-rwx it")
+        inside = self._secrets_inside()
+        may = None if self.file is None or not inside else _everyone_may(self.file)
+        if may is not None:
+            found.append(
+                f"the settings file {shown(self.file)} has a secret in it ({inside[0]}), and can be {may} by every user"
+                " of this machine: chmod o-rwx it"
+            )
         return tuple(found)
+
+    def _secrets_inside(self) -> list[str]:
+        """The settings that hold a secret themselves."""
+        url = ["the user in component.component_post_url"] if self.component.url_holds_credentials else []
+        return url + [f"webhook.headers.{name}" for name in self.webhook.headers if _SECRET_HEADER.search(name)]
 
 
 def spool_from_toml(path: str | os.PathLike[str]) -> SpoolSettings:
@@ -219,12 +242,15 @@ def spool_from_toml(path: str | os.PathLike[str]) -> SpoolSettings:
     return spool
 
 
-def _everyone_can_read(path: str) -> bool:
+def _everyone_may(path: str) -> str | None:
+    """What every user may do with a file, as the end of "can be ..."; None for nothing. A link is what it leads to."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
-        return False
-    return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
+        return None
+    if not stat.S_ISREG(mode) or not mode & (stat.S_IROTH | stat.S_IWOTH):
+        return None
+    return "changed" if mode & stat.S_IWOTH else "read"
 
 
 def _naming(source: str | None, table: Callable[..., object], values: Mapping[str, Any]) -> Any:

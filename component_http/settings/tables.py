@@ -970,6 +970,15 @@ class ApiSettings(Table):
         ),
         default=60.0,
     )
+    reply_links: str = setting(
+        About(
+            values.choice("conversation", "wide"),
+            "what a link to reply by may send: only within the conversation it came from, or whatever the webhook could"
+            " have answered at once, to anybody",
+            "a link needs no token and is good for a day, so whoever finds one in a log should get no further with it",
+        ),
+        default="conversation",
+    )
     token: tuple[TokenSettings, ...] = rows(TokenSettings, "who may use it")
     hook: tuple[HookSettings, ...] = rows(HookSettings, "URLs for programs that know nothing of XMPP")
 

@@ -22,6 +22,7 @@ from attrs import field, frozen
 
 from component_http.contract.address import Address
 from component_http.spool.database import BUSY
+from component_http.spool.private import Warn, no_warning
 from component_http.spool.visit import explained, transaction, visit
 
 __all__ = ["AT_ONCE", "OUTCOMES", "Letter", "Letters", "Moved", "Refused", "Which"]
@@ -144,17 +145,25 @@ class Letters:
         path: The file.
         patience: Seconds to wait for another program that writes.
         now: The wall clock.
+        warn: As for `component_http.spool.visit.visit`.
 
     Raises:
         SettingsError: From the constructor, as by `component_http.spool.visit.visit`.
         SpoolError: From the constructor and each call: it cannot be done now, and nothing of it was.
     """
 
-    def __init__(self, path: Path, *, patience: float = BUSY, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        patience: float = BUSY,
+        now: Callable[[], float] = time.time,
+        warn: Warn = no_warning,
+    ) -> None:
         self._path = path
         self._patience = patience
         self._now = now
-        self._connection = visit(path, patience=patience)
+        self._connection = visit(path, patience=patience, warn=warn)
 
     def __enter__(self) -> Letters:
         return self

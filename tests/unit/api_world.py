@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from component_http.api.desk import Desk
 from component_http.api.exchange import Answer, Call
 from component_http.api.hooks import Hook, Hooks
+from component_http.api.links import ReplyLinks
 from component_http.api.rate import Rate
 from component_http.api.routes import Api
 from component_http.api.template import Template, shipped
@@ -99,10 +100,14 @@ class ApiTestCase(SynchronousTestCase):
             Tokens(tokens, DOMAIN),
             Hooks(hooks),
             self.counters,
-            link_key=LINK_KEY,
+            links=ReplyLinks(
+                LINK_KEY,
+                wide=changes.get("wide", False),
+                seconds=self.clock.seconds,
+                now=lambda: EPOCH + self.clock.seconds(),
+            ),
             version="1.2.3",
             seconds=self.clock.seconds,
-            now=lambda: EPOCH + self.clock.seconds(),
         )
 
     def ask(

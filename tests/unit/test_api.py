@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.words.xish.domish import Element
 
-from component_http.api.exchange import Answer
+from component_http.api.exchange import Answer, Problem
+from component_http.api.links import MAX_LINKS, PER_MINUTE, ReplyLinks
 from component_http.api.rate import Rate
 from component_http.contract.conditions import StanzaError, error_stanza
 from component_http.contract.link import link_path
@@ -20,7 +21,7 @@ from component_http.contract.stanza import Stanza
 from component_http.errors import SpoolError
 from component_http.testing import RecordingSender
 from tests.unit.api_world import BEARER, DOMAIN, EPOCH, JSON, LINK_KEY, NARROW, TOKEN, ApiTestCase, basic
-from tests.unit.test_link import a_stanza
+from tests.unit.test_link import OLD_SEAL, a_stanza
 
 HELLO = {"to": "alice@example.org", "body": "hello"}
 
@@ -750,6 +751,107 @@ class LateReplyTests(ApiTestCase):
         for body in ({}, [], {"from": "alice@example.org", "body": "x"}, {"body": []}):
             self.refused(422, self.reply(self.link(), body))
         self.assertEqual([], self.sent())
+
+    def test_elsewhere(self) -> None:
+        """
+        A link sends nothing to others and nothing from another address, however it is written: 403 names the setting.
+        """
+        xml = "<message to='bob@example.org'><body>x</body></message>"
+        for body in (
+            {"to": "bob@example.org", "body": "x"},
+            {"from": "boss@bot.example.org", "body": "x"},
+            {"to": "room@rooms.example.org", "type": "groupchat", "body": "x"},
+            {"kind": "presence", "type": "subscribe", "to": "bob@example.org"},
+            {"kind": "iq", "type": "set", "to": "example.org"},
+            {"stanza": xml},
+            {"stanza": xml.replace("to='bob@example.org'", "from='boss@bot.example.org'")},
+            {"stanza": "<presence to='room@rooms.example.org/echo'/>"},
+            {"stanza": f"<message><body>x</body></message>{xml}"},
+            [{"body": "x"}, {"to": "bob@example.org", "body": "x"}],
+        ):
+            with self.subTest(body=body):
+                self.assertIn('reply_links = "wide"', self.refused(403, self.reply(self.link(), body)))
+        answer = self.reply(self.link(), xml, {"content-type": "application/xmpp+xml"})
+        self.refused(403, answer)
+        self.assertEqual([], self.sent())
+        self.assertEqual(11, self.counters["api_refused"])
+
+    def test_conversation(self) -> None:
+        """
+        What honest bots send late goes through: chat states, several parts, a correction, another resource.
+        """
+        bodies = [
+            {"state": "composing"},
+            [{"id": "n1", "body": "one"}, {"body": "two"}],
+            {"to": "alice@example.org", "body": "three", "replace": "n1"},
+            {"to": "alice@example.org/laptop", "from": "echo@bot.example.org/x", "body": "four"},
+            {"to": "echo@bot.example.org", "from": "alice@example.org/phone", "body": "five"},
+            {"stanza": "<message from='echo@bot.example.org' to='alice@example.org'><body>six</body></message>"},
+        ]
+        self.assertEqual({202}, {self.reply(self.link(), body).status for body in bodies})
+
+    def test_wide(self) -> None:
+        """
+        With `reply_links = "wide"` a link sends whatever the webhook could have answered at once.
+        """
+        self.api = self.an_api(wide=True)
+        self.assertEqual(202, self.reply(self.link(), {"to": "bob@example.org", "from": "b@bot.example.org"}).status)
+        self.assertEqual(["bob@example.org"], [element["to"] for element in self.sender.pushed])
+
+    def test_earlier_version(self) -> None:
+        """
+        A link from before an upgrade keeps what it could do, until it expires.
+        """
+        link = f"/v1/deliveries/d1/reply?seal={OLD_SEAL}"
+        self.assertEqual(202, self.reply(link, {"to": "bob@example.org", "body": "x"}).status)
+        self.clock.advance(60)
+        self.refused(410, self.reply(link, {"body": "x"}))
+
+    def test_too_many(self) -> None:
+        """
+        Sixty requests of one link come through at once, and then one a second; other links are not concerned.
+        """
+        for _ in range(PER_MINUTE):
+            self.assertEqual(202, self.reply(self.link(), {"body": "x"}).status)
+        self.clock.advance(0.25)
+        answer = self.reply(self.link(), {"body": "x"})
+        self.refused(429, answer)
+        self.assertEqual("1", answer.headers["Retry-After"])
+        other = link_path(LINK_KEY, "d2", a_stanza(), EPOCH + 60)
+        assert other is not None
+        self.assertEqual(202, self.reply(other, {"body": "x"}).status)
+        self.clock.advance(0.75)
+        self.assertEqual(202, self.reply(self.link(), {"body": "x"}).status)
+        self.assertEqual((1, 0), (self.counters["api_limited"], self.counters["api_refused"]))
+
+    def test_made_up_links(self) -> None:
+        """
+        What is no link of ours is not counted against the one that it was made from.
+        """
+        for _ in range(PER_MINUTE + 1):
+            self.refused(404, self.reply("/v1/deliveries/d1/reply?seal=x", {"body": "x"}))
+        self.assertEqual(202, self.reply(self.link(), {"body": "x"}).status)
+
+    def test_many_links(self) -> None:
+        """
+        The counting of requests has an end: where too many links are used, the one used longest ago counts afresh.
+        """
+        links = ReplyLinks(LINK_KEY, wide=False, seconds=lambda: 0.0, now=lambda: EPOCH)
+
+        def use(number: int) -> None:
+            path = link_path(LINK_KEY, f"d{number}", a_stanza(), EPOCH + 60)
+            assert path is not None
+            links.open(f"d{number}", path.partition("seal=")[2])
+
+        for _ in range(PER_MINUTE):
+            use(0)
+        self.assertRaises(Problem, use, 0)
+        for number in range(1, MAX_LINKS):
+            use(number)
+        self.assertRaises(Problem, use, 0)
+        for number in range(1, MAX_LINKS + 1):
+            use(number)
+        use(0)
 
     def test_key(self) -> None:
         """

@@ -319,7 +319,7 @@ class PagesTests(SynchronousTestCase):
         """
         ours = {flag for row in reference() for flag in row.flags} | flags_of("letters", "list")
         ours |= flags_of("letters", "drop") | flags_of("spool", "status")
-        others = {"--data-urlencode", "--pidfile", "--quarantine-spool"}
+        others = {"--data-urlencode", "--pidfile", "--quarantine-spool", "--uid"}
         for page in PAGES:
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
             with self.subTest(page=page.name):

@@ -867,7 +867,8 @@ class SecretTests(SettingsTestCase):
 
     def test_warnings(self) -> None:
         """
-        A password in the URL and a secret's file that everyone can read are taken, with a warning each.
+        A password in the URL and a secret's file that everyone can read or change are taken, with a warning each; of a
+        link what counts is the file it leads to.
         """
         settings = self.with_secret("s")
         (self.folder / "secret").chmod(0o600)
@@ -875,9 +876,41 @@ class SecretTests(SettingsTestCase):
         (self.folder / "secret").chmod(0o644)
         (warning,) = settings.warnings()
         self.assertRegex(warning, "^component.secret_file .* can be read by every user of this machine")
+        (self.folder / "secret").chmod(0o622)
+        (warning,) = settings.warnings()
+        self.assertRegex(warning, "^component.secret_file .* can be changed by every user of this machine")
+        (self.folder / "secret").chmod(0o600)
+        (self.folder / "secret").rename(self.folder / "behind")
+        (self.folder / "secret").symlink_to("behind")
+        self.assertEqual((), settings.warnings())
         (warning,) = settings_of(component={"component_post_url": f"http://u:{NOT_SHOWN}@h/"}).warnings()
         self.assertIn("component_post_url holds a user or a password", warning)
         self.assertNotIn(NOT_SHOWN, warning)
+
+    def test_secrets_in_the_settings_file(self) -> None:
+        """
+        A settings file that everyone can read is warned of where it holds a secret: in the URL, or in a header.
+        """
+        file = self.folder / "bot.toml"
+        table = '[component]\ndomain = "bot.example.org"\ncomponent_post_url = "http://{}h/"\n'
+        for user, headers, named in (
+            ("", "", None),
+            ("", '[webhook.headers]\nX-Instance = "a"\n', None),
+            ("", f'[webhook.headers]\nX-Api-Key = "{NOT_SHOWN}"\n', "webhook.headers.X-Api-Key"),
+            ("", f'[webhook.headers]\nauthorization = "{NOT_SHOWN}"\n', "webhook.headers.authorization"),
+            (f"u:{NOT_SHOWN}@", "", "the user in component.component_post_url"),
+        ):
+            with self.subTest(named=named):
+                file.write_text(table.format(user) + headers)
+                for mode, expected in ((0o644, named), (0o640, None)):
+                    file.chmod(mode)
+                    settings = Settings.from_toml(file, {"COMPONENT_HTTP_SECRET": "s"})
+                    found = [warning for warning in settings.warnings() if "the settings file" in warning]
+                    sentence = f'the settings file "{file}" has a secret in it ({expected}), and can be read by every'
+                    self.assertEqual(
+                        [] if expected is None else [f"{sentence} user of this machine: chmod o-rwx it"], found
+                    )
+                    self.assertNotIn(NOT_SHOWN, "".join(settings.warnings()))
 
 
 class ReferenceTests(SynchronousTestCase):
