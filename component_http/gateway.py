@@ -23,6 +23,7 @@ from wokkel.subprotocols import StreamManager, XMPPHandler
 from component_http import __version__
 from component_http.api.server import ApiServer
 from component_http.api_service import api_hooks, api_server, see_port
+from component_http.clock import steady_reactor
 from component_http.contract import reply
 from component_http.contract.conditions import error_of_status
 from component_http.contract.link import KEY_BYTES, link_path
@@ -104,7 +105,8 @@ class Gateway(MultiService):
         super().__init__()
         self.counters = Counters()
         self._settings = settings
-        self._reactor = reactor
+        # All waits are by this one, so setting the machine's clock moves none of them.
+        self._reactor = reactor = steady_reactor(reactor)
         self._webhook = webhook
         self._random = Random()
         self._limits = Limits(max_bytes=settings.component.max_stanza_bytes)

@@ -25,7 +25,6 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogBeginner, g
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
-from component_http.clock import use_steady_clock
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.reply import Response
 from component_http.contract.request import request_properties
@@ -742,7 +741,6 @@ def play(
     """
     from twisted.internet import reactor
 
-    use_steady_clock(reactor)
     out = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (a terminal that was closed)
     typed = sys.stdin is not None and sys.stdin.isatty()
     descriptor = sys.stdin.fileno() if sys.stdin is not None else os.open(os.devnull, os.O_RDONLY)

@@ -107,7 +107,7 @@ ROOMS = {
         for name in ("exchange", "openapi", "questions", "rate", "reading")
     },
     # Beside the path of a stanza.
-    "clock": Room(),
+    "clock": Room([], ["twisted", "zope"]),
     "compat": Room([], ["twisted", "constantly"]),
     "settings": Room(["contract", "errors"], ["twisted", "zope"]),
     "testing": Room(SEAMS, ["twisted"]),
