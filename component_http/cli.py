@@ -76,6 +76,7 @@ def _check(file: str) -> int:
 
     with exit_on_settings_error():
         settings = Settings.from_toml(file)
+        settings.post_url()
         api_hooks(settings)
     component = settings.component
     kinds = ", ".join(component.component_post_stanzas)

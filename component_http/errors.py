@@ -14,6 +14,7 @@ __all__ = [
     "DeliveryEnded",
     "DiskFull",
     "MalformedStanza",
+    "NotSent",
     "Offline",
     "ReplyRefused",
     "SettingsError",
@@ -65,6 +66,10 @@ class ReplyRefused(ComponentHttpError):
 
 class DeliveryEnded(ComponentHttpError):
     """A late reply is too late: the iq that it answers has its answer already."""
+
+
+class NotSent(ComponentHttpError):
+    """What was pushed and kept is not with the server; the message says whether it may still get there."""
 
 
 class Unanswered(ComponentHttpError):

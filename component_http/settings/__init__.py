@@ -144,7 +144,9 @@ class Settings(Table):
         """
         given = {} if config is None else from_file(config)
         source = None if config is None else str(config)
-        return cls._from_given({**given, **from_flags(flags)}, env, source, source)
+        settings = cls._from_given({**given, **from_flags(flags)}, env, source, source)
+        settings.post_url(None)
+        return settings
 
     @classmethod
     def from_mapping(
@@ -184,6 +186,22 @@ class Settings(Table):
             parts["conditions"] = given["conditions"].value
         settings: Self = _naming(source, cls, parts)
         return settings
+
+    def post_url(self, source: str | None = "settings") -> str:
+        """
+        The webhook's URL, for a gateway without another webhook.
+
+        Args:
+            source: How the error calls settings that are of no file; None for flags.
+
+        Raises:
+            SettingsError: There is none.
+        """
+        url = self.component.component_post_url
+        if url is None:
+            table = fields(ComponentSettings)
+            raise SettingsError(missing(ComponentSettings.TABLE, table.component_post_url, self.file or source))
+        return url
 
     def warnings(self) -> tuple[str, ...]:
         """What works but should be better, a sentence each, for the log; looks at the modes of the secrets' files."""

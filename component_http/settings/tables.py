@@ -64,6 +64,7 @@ class About:
         example: A value to start from, as TOML, where there is no default.
         aliases: Other names of its flag, shorter ones.
         hidden: Only an application may give it, neither a file nor a flag.
+        required: Without it there is no gateway, unless the application has something in its place.
         rows: Its value is any number of such tables, one for each [[...]] in a settings file.
     """
 
@@ -73,6 +74,7 @@ class About:
     example: str = ""
     aliases: tuple[str, ...] = ()
     hidden: bool = False
+    required: bool = False
     rows: type[Table] | None = None
 
 
@@ -283,15 +285,17 @@ class ComponentSettings(Table):
     secret: str = setting(
         About(values.SECRET, "the secret itself", hidden=True), default=None, show=False, resolve=_resolve_secret
     )
-    component_post_url: str = setting(
+    component_post_url: str | None = setting(
         About(
             values.URL,
             "the webhook: stanzas are POSTed there",
             "user:password in it goes out as Basic auth and stays out of the log; a flag must not hold them",
             example='"http://127.0.0.1:8080/"',
             aliases=("post-url",),
+            required=True,
         ),
-        show=lambda url: repr(displayed_url(url)),
+        default=None,
+        show=lambda url: repr(url and displayed_url(url)),
     )
     component_post_stanzas: tuple[str, ...] = setting(
         About(
@@ -373,13 +377,13 @@ class ComponentSettings(Table):
 
     @property
     def displayed_url(self) -> str:
-        """`component_post_url` as it may be logged: without user, password and query."""
-        return displayed_url(self.component_post_url)
+        """`component_post_url` as it may be logged: without user, password and query; empty where there is none."""
+        return displayed_url(self.component_post_url) if self.component_post_url else ""
 
     @property
     def url_holds_credentials(self) -> bool:
         """`component_post_url` has a user or a password in it."""
-        return bool(re.match("[a-z]+://[^/?]*@", self.component_post_url, re.IGNORECASE))
+        return bool(re.match("[a-z]+://[^/?]*@", self.component_post_url or "", re.IGNORECASE))
 
 
 @frozen

@@ -103,6 +103,15 @@ class CheckTests(SynchronousTestCase):
             run("check", str(self.file)),
         )
 
+    def test_no_webhook(self) -> None:
+        """
+        A gateway needs the URL of a webhook.
+        """
+        self.file.write_text('[component]\ndomain = "bot.example.org"\nsecret_file = "secret"\n')
+        ended = run("check", str(self.file))
+        self.assertEqual(78, ended.status)
+        self.assertIn(f"{self.file}: component.component_post_url is missing: add", ended.error)
+
     def test_not_there(self) -> None:
         """
         A file that is not there is told by name, and the status is 78.
