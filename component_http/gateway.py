@@ -61,7 +61,7 @@ from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "webhook_client"]
 
 RESTORE_AGAIN = 5.0
 """Seconds after which a spool that could not be read is read again."""
@@ -123,7 +123,7 @@ class Gateway(MultiService):
         self._limits = Limits(max_bytes=settings.component.max_stanza_bytes)
         self._rooms = Rooms()
         self._subscribers = Subscribers(settings.component.domain)
-        self._client = None if webhook is not None else _webhook_client(settings, reactor)
+        self._client = None if webhook is not None else webhook_client(settings, reactor)
         self._relay: Relay | None = None
         self._departures: Departures | None = None
         self._spool: Spool | None = None
@@ -460,7 +460,7 @@ class Gateway(MultiService):
         webhook = self._webhook
         if webhook is None:
             if self._client is None:
-                self._client = _webhook_client(settings, self._reactor)
+                self._client = webhook_client(settings, self._reactor)
             webhook = self._client
         judge = partial(
             reply.judge,
@@ -602,7 +602,13 @@ def _connections(settings: Settings) -> int:
     return max(1, min(settings.webhook.max_connections, _open_files() - beside))
 
 
-def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
+def webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
+    """
+    Make the client for the webhook of the settings.
+
+    Raises:
+        SettingsError: There can be none.
+    """
     webhook = settings.webhook
     try:
         return WebhookClient(
@@ -616,7 +622,9 @@ def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
             bearer_token=webhook.bearer_token,
         )
     except ValueError as error:
-        raise SettingsError(f"component.component_post_url or the [webhook] table cannot be used: {error}") from error
+        raise SettingsError(
+            f"component.component_post_url (--post-url) or the [webhook] table cannot be used: {error}"
+        ) from error
 
 
 def _component_stream(

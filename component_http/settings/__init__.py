@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -133,6 +133,7 @@ class Settings(Table):
         flags: Mapping[str, str],
         config: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] = os.environ,
+        leave_out: Collection[str] = (),
     ) -> Self:
         """
         Read a command line, and below it a settings file.
@@ -141,8 +142,10 @@ class Settings(Table):
             flags: The text of each flag that was given, by its name without the dashes in front (see `reference`).
             config: The settings file whose values the flags override, or None for none.
             env: Where `COMPONENT_HTTP_SECRET` is looked up.
+            leave_out: Settings that are not taken from the file, such as `component.secret_file`.
         """
         given = {} if config is None else from_file(config)
+        given = {name: value for name, value in given.items() if name not in leave_out}
         source = None if config is None else str(config)
         settings = cls._from_given({**given, **from_flags(flags)}, env, source, source)
         settings.post_url(None)

@@ -142,8 +142,8 @@ class CommandTests(SynchronousTestCase):
 
     def test_playground_needs_a_bot(self) -> None:
         """
-        The playground asks for the bot's URL.
+        The playground asks for the bot's URL, or for a settings file that has it.
         """
         ended = run("playground")
-        self.assertEqual(2, ended.status)
-        self.assertIn("--post-url", ended.error)
+        self.assertEqual(78, ended.status)
+        self.assertIn("--post-url is missing: add --post-url=http://127.0.0.1:8080/, or --config=FILE", ended.error)
