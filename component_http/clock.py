@@ -36,14 +36,14 @@ class SteadyReactor:
 
     Twisted's reactors take the wall clock. When that is set forward, every timer of theirs fires at once; when it is
     set back by an hour, every timer fires an hour late. The timers of this object do neither. They run in the same
-    loop: it asks this object, too, how long it may sleep and what is due.
+    loop, which also asks this object how long it may sleep and what is due.
 
-    Everybody else finds the reactor below unchanged: its `seconds()` is the time of day, as the access log of
-    twisted.web needs it, and its `callLater` makes timers of its own. Only `getDelayedCalls()` lists the timers of
-    both, so that a test sees what was left behind.
+    For everybody else the reactor below is unchanged: its `seconds()` is the time of day, as the access log of
+    twisted.web needs it, and its `callLater` goes by that. Only its `getDelayedCalls()` lists the timers of both, so
+    that a test sees what was left behind.
 
-    `seconds` and `callLater` go by the monotonic clock. Everything else is the reactor's below, also the time limit
-    that it keeps itself while it connects a TCP socket.
+    `seconds` and `callLater` go by the monotonic clock; every other attribute is that of the reactor below. So the
+    reactor's own time limit for connecting a TCP socket still goes by the wall clock.
 
     Args:
         reactor: The reactor below. Get a `SteadyReactor` from `steady_reactor`: each one makes the loop longer.

@@ -114,7 +114,7 @@ class Gateway(MultiService):
         super().__init__()
         self.counters = Counters()
         self._settings = settings
-        # All waits are by this one, so setting the machine's clock moves none of them.
+        # Setting the machine's clock moves no timer of this one.
         self._reactor = reactor = steady_reactor(reactor)
         if answer is not None:
             webhook = FunctionWebhook(answer, timeout=settings.webhook.timeout, clock=reactor)

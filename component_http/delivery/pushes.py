@@ -14,12 +14,12 @@ from component_http.waiters import Waiters
 
 __all__ = ["Pushes"]
 
-NOT_RUNNING = "the gateway is not running"
-
 
 class Pushes:
     """
-    Takes what the application sends from its start to its stop, and keeps it as soon as the spool has been read.
+    Takes what the application sends between the gateway's start and its stop.
+
+    Until the spool has been read a push waits: what the spool has from before is sent first.
 
     Args:
         compose: Makes stanzas of reply objects, which are of the kind that it is given unless they name another.
@@ -33,7 +33,7 @@ class Pushes:
         self._waiting: set[Deferred[bool]] = set()
 
     def start(self) -> None:
-        """From now on what is pushed waits for `open`."""
+        """Let pushes wait for `open`; before this they fail."""
         self._is_started = True
 
     def open(self, sender: Sender) -> None:
@@ -42,7 +42,7 @@ class Pushes:
         self._until_open.tell()
 
     def close(self) -> None:
-        """Keep nothing more; whoever waits to hear that something was sent is told that it is not known."""
+        """Refuse pushes from now on, and end every wait with `NotSent`."""
         self._sender, self._is_started = None, False
         self._until_open.tell()
         for waiting in list(self._waiting):
@@ -58,7 +58,7 @@ class Pushes:
             await self._until_open.one_more()
         sender = self._sender
         if sender is None:
-            raise SpoolError(NOT_RUNNING)
+            raise SpoolError("the gateway is not running")
         numbers = await sender.push(composed)
         if until_sent:
             await self._sent(sender, numbers)

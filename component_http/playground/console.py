@@ -166,6 +166,7 @@ class Playground:
         self._show_xml = False
         self._sent = 0
         self._arrivals = 0
+        self._errors = 0
         self._note: str | None = None
         self._last_text: str | None = None
         self.user = USER
@@ -344,7 +345,8 @@ class Playground:
 
     async def _send(self, elements: list[Element]) -> bool:
         assert self._gateway is not None
-        before, arrivals, self._note = self._gateway.counters.copy(), self._arrivals, None
+        before, arrivals, errors = self._gateway.counters.copy(), self._arrivals, self._errors
+        self._note = None
         try:
             for element in elements:
                 self._show_raw(element)
@@ -359,22 +361,24 @@ class Playground:
             await self._server.connected()
             return False
         new = self._gateway.counters - before
-        self._conclude(new, self._arrivals > arrivals, {element.name for element in elements})
+        kinds = {element.name for element in elements}
+        self._conclude(new, kinds, answered=self._arrivals > arrivals, refused=self._errors > errors)
         return not any(new[event] for event in FAILURES)
 
-    def _conclude(self, new: Mapping[str, int], answered: bool, kinds: set[str]) -> None:
+    def _conclude(self, new: Mapping[str, int], kinds: set[str], *, answered: bool, refused: bool) -> None:
         """
         Say what the stanzas that came back do not say.
 
         Args:
             new: What the gateway counted since the user's line.
-            answered: Some stanza came back.
             kinds: Of the stanzas sent.
+            answered: Some stanza came, though it may be one that was pushed.
+            refused: An error came back.
         """
         if new.get("refused_reply"):
             self._screen.show(f"Your bot's answer was refused, nothing of it is sent: {self._note}", "bad")
         elif new.get("bounced"):
-            if not answered:
+            if not refused:
                 self._screen.show("Nobody is told, for such a stanza is never answered with an error.", "bad")
             sentence = advice(self._webhook.last, self.url)
             if sentence:
@@ -401,6 +405,7 @@ class Playground:
         if self._leaving:
             return
         self._arrivals += 1
+        self._errors += element.getAttribute("type") == "error"
         try:
             text, style, first = in_words(Stanza.from_element(element), self.user)
         except MalformedStanza as error:
