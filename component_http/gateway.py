@@ -14,7 +14,6 @@ from uuid import uuid4
 from attrs import evolve
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -47,6 +46,7 @@ from component_http.settings import DeliverySettings, Settings
 from component_http.spool import database
 from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
+from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
 from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
@@ -569,7 +569,7 @@ def _component_stream(
 ) -> ComponentStream:
     component = settings.component
     return ComponentStream(
-        clientFromString(reactor, component.server),
+        client_endpoint(reactor, component.server),
         component.domain,
         component.secret,
         limits=limits,
