@@ -210,7 +210,7 @@ class Gateway(MultiService):
             version=__version__,
             domain=component.domain,
             kinds=", ".join(component.component_post_stanzas),
-            url=component.displayed_url if self._webhook is None else "a webhook of the application",
+            url=component.post_origin if self._webhook is None else "a webhook of the application",
             spool="in memory" if self._spool_lock is None else self._spool_lock.path,
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from attrs import frozen
@@ -109,7 +110,11 @@ def _problem(certificate: x509.Certificate, wanted: DNS_ID | IPAddress_ID) -> st
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return "the certificate has no subjectAltName, so it is for no host"
-    patterns: list[Any] = [IPAddressPattern(address) for address in names.get_values_for_type(x509.IPAddress)]
+    patterns: list[DNSPattern | IPAddressPattern] = [
+        IPAddressPattern(address)
+        for address in names.get_values_for_type(x509.IPAddress)
+        if isinstance(address, (IPv4Address, IPv6Address))
+    ]
     for name in names.get_values_for_type(x509.DNSName):
         try:
             patterns.append(DNSPattern.from_bytes(name.encode()))
@@ -202,9 +207,12 @@ def _own_certificate(certificate: str | None, key: str | None) -> PrivateCertifi
         return None
     own, secret = _content(certificate), _content(key or certificate)
     try:
-        return PrivateCertificate.fromCertificateAndKeyPair(Certificate.loadPEM(own), KeyPair.load(secret, _PEM))
+        pair: PrivateCertificate = PrivateCertificate.fromCertificateAndKeyPair(
+            Certificate.loadPEM(own), KeyPair.load(secret, _PEM)
+        )
     except crypto.Error as error:
         raise ValueError(f"{certificate} and {key or 'the key in it'} are no certificate with its key") from error
+    return pair
 
 
 def _content(path: str) -> bytes:

@@ -150,11 +150,11 @@ def _sentence(label: str, value: object, kind: Kind, unfit: _Unfit) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as TOML would write it, short, on one line, without control characters or a URL's credentials."""
+    """A value as TOML would write it, short, on one line, without control characters or what may be secret in a URL."""
     if isinstance(value, Mapping):
         return "a table"
-    if isinstance(value, str) and "@" in value and "//" in value:
-        value = _without_credentials(value)
+    if isinstance(value, str) and ("://" in value or ("@" in value and "//" in value)):
+        value = _without_secrets(value)
     if isinstance(value, (set, frozenset)):
         value = sorted(value, key=str)
     try:
@@ -292,7 +292,7 @@ def _accept_server(value: Any) -> str:
     if not isinstance(value, str):
         raise _Unfit
     # Nobody logs in to a component port, but a URL may have been written here.
-    found = _without_credentials(value) if "@" in value else value
+    found = _without_secrets(value) if "@" in value else value
     problem = _network_endpoint_problem(value)
     if problem:
         raise _Unfit(found=found, remedy=problem)
@@ -562,18 +562,18 @@ def _url_parts(url: str) -> SplitResult | None:
 
 def _accept_url(value: Any) -> str:
     if not isinstance(value, str):
-        raise _Unfit
+        raise _Unfit(found=value if isinstance(value, (int, float)) else "...")
+    found = _without_secrets(value)
     parts = _url_parts(value)
     if parts is None:
-        found = _without_credentials(value)
         bare = value and "//" not in value and _url_parts(f"http://{value}") is not None
-        raise _Unfit(found=found, remedy=f'write "http://{found}"' if bare else None)
+        raise _Unfit(found=found, remedy="put http:// or https:// in front" if bare else None)
     if parts.fragment:
-        raise _Unfit(remedy="leave out what follows the #, it is never sent")
+        raise _Unfit(found=found, remedy="leave out what follows the #, it is never sent")
     try:
         WebhookUrl.parse(value)
     except ValueError as error:
-        raise _Unfit(found=_without_credentials(value), remedy=str(error)) from None
+        raise _Unfit(found=found, remedy=str(error)) from None
     return value
 
 
@@ -602,15 +602,19 @@ BASE_URL = Kind('an absolute URL without a query, such as "https://bot.example.o
 
 
 def displayed_url(url: str) -> str:
-    """A usable URL without what in it may be secret: user, password and query."""
+    """A usable URL without user, password and query, for the eyes of who has typed it."""
     start, mark, _ = re.sub(r"//[^/?]*@", "//", url, count=1).partition("?")
     return f"{start}?..." if mark else start
 
 
-def _without_credentials(text: str) -> str:
-    """A text that was perhaps meant as a URL, without all that might be a user, a password or a query in it."""
-    start, mark, _ = re.sub(r"^(.*?//)?.*@", lambda match: match[1] or "", text, flags=re.DOTALL).partition("?")
-    return f"{start}?..." if mark else start
+def _without_secrets(text: str) -> str:
+    """A text that was perhaps meant as a URL, with no more of it than scheme, host and port: the rest may be secret."""
+    start, slashes, rest = text.partition("//") if "//" in text else ("", "", text)
+    where = re.split("[/?#]", rest, maxsplit=1)[0]
+    path = rest[len(where) :]
+    if "@" in start or "@" in path:
+        return "..."  # there is no telling where a password ends
+    return f"{start}{slashes}{where.rpartition('@')[2]}{path if path in ('', '/') else '/...'}"
 
 
 def _accept_headers(value: Any) -> Mapping[str, str]:
