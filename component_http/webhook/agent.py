@@ -213,7 +213,8 @@ class _Exchange(Protocol):
             self._heads += 1
             del self._head[end.end() :]
             if not _HEAD.fullmatch(self._head):
-                self.cut("the answer is not HTTP/1")  # Twisted's parser would take much for a head
+                # Twisted's parser is content with less: a status of "2_00", say, or a line that is no field.
+                self.cut("the answer is not HTTP/1")
         piece = data[: len(self._head) - known]
         self._head_bytes += len(piece)
         if self._head_bytes > MAX_HEAD_BYTES:

@@ -63,7 +63,7 @@ def responses(draw: Any) -> bytes:
     """A response with a body that ends in one of the three ways, or without any."""
     status = draw(st.sampled_from([b"200 OK", b"200", b"200 ", b"204 No Content", b"404 Not Found", b"599 \xe9"]))
     version = draw(st.sampled_from([b"1.1", b"1.0"]))
-    head = b"HTTP/" + version + b" " + status + b"\r\n" + draw(fields())
+    head: bytes = b"HTTP/" + version + b" " + status + b"\r\n" + draw(fields())
     if status.startswith(b"204"):
         return head + b"\r\n"
     body = draw(st.sampled_from([b"", b"{}", b'{"body": "x"}']))
