@@ -66,12 +66,13 @@ def responses(draw: Any) -> bytes:
     head: bytes = b"HTTP/" + version + b" " + status + b"\r\n" + draw(fields())
     if status.startswith(b"204"):
         return head + b"\r\n"
-    body = draw(st.sampled_from([b"", b"{}", b'{"body": "x"}']))
+    body: bytes = draw(st.sampled_from([b"", b"{}", b'{"body": "x"}']))
     match draw(st.sampled_from(["length", "close", "chunked"])):
         case "length":
             return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
         case "chunked" if version == b"1.1":
-            return head + b"Transfer-Encoding: chunked\r\n\r\n" + draw(chunked_bodies())[0]
+            body, _ = draw(chunked_bodies())
+            return head + b"Transfer-Encoding: chunked\r\n\r\n" + body
         case _:
             return head + b"\r\n" + body
 
