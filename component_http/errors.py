@@ -84,7 +84,7 @@ class ConnectionFailed(WebhookError):
 
 
 class CertificateInvalid(WebhookError):
-    """The webhook's certificate is not valid, or not for its name; only a person can mend that."""
+    """The certificate of the other side is not valid, or not for its name; only a person can mend that."""
 
 
 class TimedOut(WebhookError):

@@ -14,7 +14,6 @@ from uuid import uuid4
 from attrs import evolve
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -47,6 +46,7 @@ from component_http.settings import DeliverySettings, Settings
 from component_http.spool import database
 from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
+from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
 from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
@@ -214,7 +214,7 @@ class Gateway(MultiService):
             version=__version__,
             domain=component.domain,
             kinds=", ".join(component.component_post_stanzas),
-            url=component.displayed_url if self._webhook is None else "a webhook of the application",
+            url=component.post_origin if self._webhook is None else "a webhook of the application",
             spool="in memory" if self._spool_lock is None else self._spool_lock.path,
         )
 
@@ -573,7 +573,7 @@ def _component_stream(
 ) -> ComponentStream:
     component = settings.component
     return ComponentStream(
-        clientFromString(reactor, component.server),
+        client_endpoint(reactor, component.server),
         component.domain,
         component.secret,
         limits=limits,

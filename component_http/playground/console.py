@@ -45,6 +45,7 @@ from component_http.gateway import Gateway
 from component_http.interfaces import Webhook
 from component_http.operations.terminal import printable
 from component_http.settings import SECRET_VARIABLE, DeliverySettings, Settings, SpoolSettings
+from component_http.settings.values import displayed_url
 from component_http.testing import ComponentServer
 from component_http.webhook.client import WebhookClient
 
@@ -420,7 +421,7 @@ class Playground:
         # The server's address and secret are not known before it listens; these only pass the check of the rest.
         self._settings = Settings.from_flags(flags, env={SECRET_VARIABLE: "unused"})
         self._domain = self._settings.component.domain
-        self.url = self._settings.component.displayed_url
+        self.url = displayed_url(post_url)
         self._client = None if webhook is not None else _client(post_url, reactor)
         self._webhook = NarratedWebhook(webhook or self._client, self.url, screen, reactor)  # type: ignore[arg-type]
         self._server = ComponentServer(self._domain, reactor, self._arrived)

@@ -14,10 +14,12 @@ from typing import Any, ClassVar, Literal
 
 from attrs import NOTHING, Attribute, Converter, Factory, field, frozen
 
+from component_http.contract.endpoint import Endpoint
 from component_http.contract.stanza import STANZA_KINDS
+from component_http.contract.url import WebhookUrl, is_loopback
 from component_http.errors import SettingsError
 from component_http.settings import values
-from component_http.settings.values import Kind, accepted, displayed_url, file_path, listening_at, number, shown, whole
+from component_http.settings.values import Kind, accepted, file_path, listening_at, number, shown, whole
 
 __all__ = [
     "SECRET_VARIABLE",
@@ -233,6 +235,10 @@ def _resolve_credential(key: str, hidden: str) -> Callable[[object, Any], str]:
     return resolve
 
 
+def _origin(url: str) -> str:
+    return WebhookUrl.parse(url).origin.decode("ascii")
+
+
 def _resolve_template(value: object, owner: HookSettings) -> str | None:
     path = owner.template_file
     if path is None:
@@ -287,11 +293,12 @@ class ComponentSettings(Table):
         About(
             values.URL,
             "the webhook: stanzas are POSTed there",
-            "user:password in it goes out as Basic auth and stays out of the log; a flag must not hold them",
+            "user:password in it goes out as Basic auth; the log shows no more than scheme, host and port, for the rest"
+            " may be a secret; a flag must not hold user or password",
             example='"http://127.0.0.1:8080/"',
             aliases=("post-url",),
         ),
-        show=lambda url: repr(displayed_url(url)),
+        show=lambda url: repr(_origin(url)),
     )
     component_post_stanzas: tuple[str, ...] = setting(
         About(
@@ -372,9 +379,21 @@ class ComponentSettings(Table):
     )
 
     @property
-    def displayed_url(self) -> str:
-        """`component_post_url` as it may be logged: without user, password and query."""
-        return displayed_url(self.component_post_url)
+    def post_origin(self) -> str:
+        """What of `component_post_url` may be logged: scheme, host and port."""
+        return _origin(self.component_post_url)
+
+    @property
+    def is_server_exposed(self) -> bool:
+        """What passes between the gateway and the XMPP server is in the open, on a network."""
+        endpoint = Endpoint.parse(self.server)
+        return endpoint.kind == "tcp" and not is_loopback(endpoint.host_and_port[0])
+
+    @property
+    def is_webhook_exposed(self) -> bool:
+        """What passes between the gateway and the webhook is in the open, on a network."""
+        url = WebhookUrl.parse(self.component_post_url)
+        return not url.secure and not is_loopback(url.host)
 
     @property
     def url_holds_credentials(self) -> bool:
@@ -1004,4 +1023,4 @@ class ApiSettings(Table):
         """Others than those on this machine can reach it, and what passes is in the open."""
         if self.listen is None or not self.listen.startswith(("tcp:", "tcp6:")):
             return False
-        return not re.fullmatch(r"localhost|127\.[\d.]+|::1", listening_at(self.listen)[0])
+        return not is_loopback(listening_at(self.listen)[0])

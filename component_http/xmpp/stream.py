@@ -36,9 +36,10 @@ from component_http.contract.outgoing import delayed, sendable
 from component_http.contract.stanza import STANZA_KINDS, Stanza
 from component_http.contract.xml import Limits, StreamParser, parse_stanzas
 from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_request, lifetime
-from component_http.errors import MalformedStanza, XmlRefused
+from component_http.errors import CertificateInvalid, MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
 from component_http.notices import LOG_INTERVAL, Notices
+from component_http.tls import tls_failure
 from component_http.xmpp.barrier import Barrier
 from component_http.xmpp.outbox import MAX_STANZAS, Outbox, Outgoing
 
@@ -74,7 +75,14 @@ READ_BYTES = 8192
 KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 """A peer that vanished is noticed after two minutes by the kernel (its default is two hours)."""
 
+UNTRUSTED = "the server's certificate cannot be trusted"
+"""What is said when we refuse the certificate of a `tls:` endpoint."""
+
 REMEDIES = {
+    UNTRUSTED: (
+        "renew it, or give the name that it is for as the host of component.server; the gateway trusts the authorities"
+        " that the platform trusts, or those in the folder that trustRoots= names there"
+    ),
     "not-authorized": (
         'the secret is not the server\'s: compare it with component_secret of Component "{domain}" in Prosody, or with'
         " the password of {domain} under ejabberd_service in ejabberd, which says the same when {domain} is not among"
@@ -89,7 +97,7 @@ REMEDIES = {
         ' server still holds a dead one, and Prosody lets go of it with component_conflict_resolve = "kick_old"'
     ),
 }
-"""What to do about a stream error, by the server's own condition (RFC 6120 section 4.9.3)."""
+"""What to do about it, by what we say, or by the condition of the server's stream error (RFC 6120 section 4.9.3)."""
 
 CROWDED = "much waits for a stream, or for a server that does not read: reading and POSTs rest until less does"
 FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
@@ -161,6 +169,10 @@ class _Connection(xmlstream.XmlStream):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.ending = True
         self._no_limit()
+        failure = tls_failure(reason.value)
+        if failure is not None and self.complaint is None:
+            refused = isinstance(failure, CertificateInvalid)
+            self.complaint = f"{UNTRUSTED} ({failure})" if refused else str(failure)
         super().connectionLost(reason)
         self.closed.callback(reason.getErrorMessage())
 
@@ -491,7 +503,8 @@ class ComponentStream(StreamManager, Service):
         return self._random.uniform(FIRST_RETRY, longest)
 
     def _complain(self, complaint: str, delay: float) -> None:
-        remedy = REMEDIES.get(complaint, "").format(domain=self.domain)
+        # A complaint may have details in brackets.
+        remedy = REMEDIES.get(complaint.partition(" (")[0], "").format(domain=self.domain)
         self._complain_once(
             LogLevel.error if remedy else LogLevel.warn, f"{complaint}: {remedy}" if remedy else complaint
         )

@@ -96,8 +96,8 @@ ROOMS = {
         ],
     ),
     # Edges: each knows one outside library and no other edge.
-    "xmpp": Room([*SEAMS, "_version", "compat"], ["twisted", "wokkel", "constantly", "zope"]),
-    "webhook": Room([*SEAMS, "_version"], ["twisted", "treq", "service_identity", "OpenSSL", "zope"]),
+    "xmpp": Room([*SEAMS, "_version", "compat", "tls"], ["twisted", "wokkel", "constantly", "zope"]),
+    "webhook": Room([*SEAMS, "_version", "tls"], ["twisted", "treq", "zope"]),
     "spool": Room(SEAMS, ["twisted"]),
     "operations": Room([*SEAMS, "_version"], ["twisted"]),
     "api": Room(SEAMS, ["twisted"]),
@@ -109,7 +109,8 @@ ROOMS = {
     # Beside the path of a stanza.
     "clock": Room(),
     "compat": Room([], ["twisted", "constantly"]),
-    "settings": Room(["contract", "errors"], ["twisted", "zope"]),
+    "settings": Room(["contract", "errors", "tls"], ["twisted", "zope"]),
+    "tls": Room(["contract", "errors"], ["twisted", "cryptography", "OpenSSL", "service_identity", "zope"]),
     "testing": Room(SEAMS, ["twisted"]),
 }
 """

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from hashlib import sha1
 from random import Random
 
+from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.task import Clock
@@ -20,6 +21,7 @@ from wokkel.subprotocols import XMPPHandler
 from component_http.contract.outgoing import sendable
 from component_http.contract.xml import Limits
 from component_http.delivery.departure import Departure
+from component_http.errors import CertificateInvalid
 from component_http.notices import LOG_INTERVAL
 from component_http.operations.metrics import Counters
 from component_http.xmpp.outbox import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS, MAX_UNCONFIRMED
@@ -69,12 +71,12 @@ class Wire(StringTransport):
         """The server has read everything."""
         self.producer.resumeProducing()
 
-    def lose(self):
+    def lose(self, reason=None):
         protocol, self.protocol = self.protocol, None
         if protocol is not None:
             if self.producer is not None:
                 self.producer.stopProducing()
-            protocol.connectionLost(Failure(ConnectionDone()))
+            protocol.connectionLost(Failure(reason or ConnectionDone()))
 
 
 class Server:
@@ -257,6 +259,30 @@ class HandshakeTests(StreamTestCase):
             self.assertEqual(1, len(errors), errors)
             self.assertIn(condition, errors[0])
             self.assertIn(remedy, errors[0])
+
+    def test_refused_certificate(self) -> None:
+        """
+        A certificate that we refuse is logged once, with the reason and with what to do, and counted as a connection
+        that failed.
+        """
+        with capturedLogs() as logs:
+            for _ in range(3):
+                self.server.accept()
+                self.server.wire.lose(CertificateInvalid("the certificate is for another name"))
+                self.clock.advance(LAST_RETRY)
+        (error,) = self.logged(logs, LogLevel.error)
+        self.assertIn("certificate cannot be trusted (the certificate is for another name): renew it", error)
+        self.assertEqual(3, self.counters["connection_failed"])
+        self.assertEqual([], self.logged(logs, LogLevel.warn))
+
+    def test_no_tls_where_it_is_expected(self) -> None:
+        """
+        A server that does not speak TLS at a tls: endpoint is logged in words.
+        """
+        with capturedLogs() as logs:
+            self.server.accept()
+            self.server.wire.lose(SSL.Error([("SSL routines", "", "wrong version number")]))
+        self.assertEqual(["TLS: wrong version number"], self.logged(logs, LogLevel.warn))
 
     def test_complaint_comes_again_after_a_good_stream(self) -> None:
         """
