@@ -19,7 +19,7 @@ from component_http.contract.memo import Memo
 from component_http.contract.reply import Composed, Response, Verdict
 from component_http.contract.request import request_body
 from component_http.contract.stanza import Stanza
-from component_http.delivery.backlog import Backlog, Conversation, Refusal
+from component_http.delivery.backlog import Backlog, Conversation
 from component_http.delivery.deadlines import Deadlines
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departures import Departures, Leaving
@@ -35,7 +35,8 @@ __all__ = ["Relay", "Status"]
 REFUSALS = {
     "refused_full": "max_pending or max_pending_bytes is reached",
     "refused_conversation_full": "max_per_conversation is reached",
-    "refused_unfair": "there is little room, and one sender holds more than fair_share_percent of it",
+    "refused_unfair": "there is little room, and one sender holds more than fair_share_percent of it, or one domain"
+    " all but that",
     "refused_gone": "the webhook is gone",
     "refused_stopping": "the gateway is stopping",
     "refused_unstored": "the spool cannot keep them",
@@ -139,9 +140,8 @@ class Relay:
         self._loop_guard = loop_guard
         self._notices = Notices(REFUSAL_INTERVAL)
         self._log_notices = Notices(LOG_INTERVAL)
-        # What is to be pending, and its bytes in all.
+        # What is to be pending.
         self._storing: set[str] = set()
-        self._storing_bytes = 0
         # What is pending, by delivery id; then what each of them is at, where it is not just waiting for its turn.
         self._deliveries: dict[str, Delivery] = {}
         self._ending: set[str] = set()
@@ -204,10 +204,11 @@ class Relay:
             self._refuse(stanza, self._forwarder.gone, "refused_gone")
         else:
             conversation = stanza.conversation
-            refusal = self._refusal(conversation, 0)
+            # It is asked first without the size, because a body that is refused need not be written.
+            refusal = self._backlog.refusal(conversation, 0)
             if refusal is None:
                 body = request_body(stanza)
-                refusal = self._refusal(conversation, len(body))
+                refusal = self._backlog.refusal(conversation, len(body))
             if refusal is None:
                 self._store(stanza, body)
             else:
@@ -233,23 +234,19 @@ class Relay:
         self._watch_deadlines()
         self._start()
 
-    def _refusal(self, conversation: Conversation, size: int) -> Refusal | None:
-        """Ask first without the size, for a body that is refused need not be written."""
-        return self._backlog.refusal(conversation, size, len(self._storing) + len(self._open), self._storing_bytes)
-
     def _store(self, stanza: Stanza, body: bytes) -> None:
         deadline = self._clock.seconds() + self._seconds[stanza.kind]
         delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline)
         self._storing.add(delivery.id)
-        self._storing_bytes += delivery.size
+        self._backlog.reserve(delivery.conversation, delivery.size)
         stored = self._spool.store(delivery, body)
         stored.addCallbacks(self._stored, self._not_stored, callbackArgs=(delivery,), errbackArgs=(delivery,))
         stored.addErrback(self._mistaken, delivery)
 
     def _stored(self, _: None, delivery: Delivery) -> None:
         self._storing.discard(delivery.id)
-        self._storing_bytes -= delivery.size
         self._take(delivery)
+        self._backlog.release(delivery.conversation, delivery.size)
         self._observer.count("accepted")
         if self._given_up is not None:
             self._give_up(delivery)
@@ -271,7 +268,7 @@ class Relay:
 
     def _not_stored(self, failure: Failure, delivery: Delivery) -> None:
         self._storing.discard(delivery.id)
-        self._storing_bytes -= delivery.size
+        self._backlog.release(delivery.conversation, delivery.size)
         if failure.check(SpoolError):
             self._refuse(delivery.stanza, conditions.FULL, "refused_unstored", failure.getErrorMessage())
         else:
@@ -368,6 +365,7 @@ class Relay:
         """Wait for the answer to an iq that comes later; its deadline ends it, and nobody waits behind it."""
         self._spool.note(delivery)
         self._open.add(delivery.id)
+        self._backlog.reserve(delivery.conversation, delivery.size)
         self._backlog.remove(delivery.id)
         if self._given_up is not None:
             self._give_up(delivery)
@@ -497,6 +495,7 @@ class Relay:
         self._ending.discard(delivery.id)
         if delivery.id in self._open:
             self._open.discard(delivery.id)
+            self._backlog.release(delivery.conversation, delivery.size)
         else:
             self._backlog.remove(delivery.id)
         self._observer.count(verdict.outcome)
