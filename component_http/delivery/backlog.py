@@ -315,16 +315,6 @@ class Backlog:
             self._enter_round(queue)
         self._hold(queue.sender, -1, -size)
 
-    def first(self, conversation: Conversation) -> str | None:
-        """The delivery of a conversation that the others wait for, or None."""
-        queue = self._queues.get(conversation)
-        return None if queue is None else queue.first
-
-    def pending_of(self, conversation: Conversation) -> int:
-        """Deliveries of a conversation."""
-        queue = self._queues.get(conversation)
-        return 0 if queue is None else len(queue.deliveries)
-
     def _sender(self, name: str) -> _Sender:
         sender = self._senders.get(name)
         if sender is None:

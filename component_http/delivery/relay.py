@@ -24,6 +24,7 @@ from component_http.delivery.deadlines import Deadlines
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departures import Departures, Leaving
 from component_http.delivery.forwarder import Attempted, Forwarder, Later
+from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.retry import Retry
 from component_http.errors import DeliveryEnded, SpoolError
@@ -103,11 +104,12 @@ class Relay:
         observer: Told `accepted` or `restored`, then one of `replied`, `silent`, `bounced`, `expired`, `refused_reply`
             for each; or `refused_full`, `refused_conversation_full`, `refused_unfair`, `refused_gone`,
             `refused_stopping` or `refused_unstored` instead of `accepted`, and `refusals_untold` where its sender was
-            not told; `loop_guarded`, `reply_lost`, `spool_failed`.
+            not told; `loop_guarded`, `loop_slowed`, `reply_lost`, `spool_failed`.
         clock: Runs the waits and deadlines.
         new_id: Makes delivery ids.
         deadlines: Seconds a delivery may take, by the kind of its stanza.
         loop_guard: Ends the talk of two bots; None for none.
+        loop_brake: Slows the talk of two bots down; None for none.
     """
 
     _log = Logger()
@@ -126,6 +128,7 @@ class Relay:
         new_id: Callable[[], str],
         deadlines: Mapping[str, float],
         loop_guard: LoopGuard | None,
+        loop_brake: LoopBrake | None = None,
     ) -> None:
         self._forwarder = forwarder
         self._spool = spool
@@ -138,6 +141,7 @@ class Relay:
         self._new_id = new_id
         self._seconds = deadlines
         self._loop_guard = loop_guard
+        self._loop_brake = loop_brake
         self._notices = Notices(REFUSAL_INTERVAL)
         self._log_notices = Notices(LOG_INTERVAL)
         # What is to be pending.
@@ -151,6 +155,7 @@ class Relay:
         self._throttled: dict[str, None] = {}
         self._open: set[str] = set()
         self._rest_until: dict[Conversation, float] = {}
+        self._held: dict[Conversation, str] = {}
         # The timers of the relay itself, and what it waits for.
         self._next_deadline: IDelayedCall | None = None
         self._next_start: IDelayedCall | None = None
@@ -237,6 +242,7 @@ class Relay:
     def _store(self, stanza: Stanza, body: bytes) -> None:
         deadline = self._clock.seconds() + self._seconds[stanza.kind]
         delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline)
+        self._listen(stanza, delivery.id)
         self._storing.add(delivery.id)
         self._backlog.reserve(delivery.conversation, delivery.size)
         stored = self._spool.store(delivery, body)
@@ -327,7 +333,7 @@ class Relay:
         self._start()
 
     def _attempt(self, delivery: Delivery) -> None:
-        wait = self._rest_of(delivery)
+        wait = self._rest_of(delivery) or self._hold_of(delivery)
         if wait:
             self._rest(delivery, wait)
             return
@@ -389,6 +395,24 @@ class Relay:
             del self._rest_until[delivery.conversation]
         return max(0.0, wait)
 
+    def _hold_of(self, delivery: Delivery) -> float:
+        """Seconds that a delivery has to wait because its conversation is a loop."""
+        if self._loop_brake is None:
+            return 0.0
+        hold = self._loop_brake.hold(delivery.conversation, delivery.id, self._clock.seconds())
+        if hold is None:
+            return 0.0
+        self._held[delivery.conversation] = delivery.id
+        if hold.number > 1:
+            self._observer.count("loop_slowed")
+        if hold.number == 2:
+            self._log.warn(
+                "{id}: its sender and the webhook answer each other; this conversation is slowed down to one request a"
+                " second",
+                id=delivery.id,
+            )
+        return hold.seconds
+
     def _rest(self, delivery: Delivery, seconds: float) -> None:
         self._backlog.rest(delivery.id)
         self._resting[delivery.id] = self._clock.callLater(seconds, self._rested, delivery.id)
@@ -415,6 +439,35 @@ class Relay:
     def _rise_after_wait(self) -> None:
         self._next_retry = None
         self._rise()
+
+    # -- loops --
+
+    def _listen(self, stanza: Stanza, delivery_id: str) -> None:
+        """Let the brake know what comes; a conversation that turns out to be no loop waits no longer."""
+        brake = self._loop_brake
+        if brake is None or stanza.kind != "message" or not brake.heard(stanza, delivery_id, self._clock.seconds()):
+            return
+        held = self._held.pop(stanza.conversation, None)
+        if held is not None and held in self._resting:
+            self._resting[held].reset(0)
+
+    def note_said(self, stanzas: Iterable[Element], delivery_id: str | None = None) -> None:
+        """
+        Note what is said to others, be it a reply or not, to know a loop by it.
+
+        Args:
+            stanzas: Complete and checked.
+            delivery_id: The delivery that they answer, or None.
+        """
+        brake = self._loop_brake
+        if brake is None:
+            return
+        for stanza in stanzas:
+            body = next(stanza.elements(stanza.uri, "body"), None) if stanza.name == "message" else None
+            if body is not None:
+                conversation = stanza["to"].partition("/")[0], stanza["from"].partition("/")[0], False
+                now = self._clock.seconds()
+                brake.said(conversation, str(body), stanza.getAttribute("id"), now, answers=delivery_id)
 
     # -- out --
 
@@ -452,6 +505,8 @@ class Relay:
         self._ending.add(delivery.id)
         self._let_go(delivery)
         verdict = self._guarded(delivery, verdict)
+        if verdict.outcome == "replied":
+            self.note_said(verdict.stanzas, delivery.id)
         leaving = self._departures.leaving(
             verdict.stanzas, verbatim=verdict.verbatim, delivery_id=delivery.id, deadline=delivery.deadline
         )
@@ -466,6 +521,7 @@ class Relay:
         """Stop whatever a delivery is at."""
         self._deadlines.remove(delivery.id)
         self._throttled.pop(delivery.id, None)
+        self._held.pop(delivery.conversation, None)
         if resting := self._resting.pop(delivery.id, None):
             resting.cancel()
         if attempt := self._attempts.pop(delivery.id, None):

@@ -580,11 +580,13 @@ class DeliverySettings(Table):
         ),
         default="bounce",
     )
-    loop_guard: tuple[int, float] | None = setting(
+    loop_guard: tuple[int, float] | Literal["off"] | None = setting(
         About(
             values.LOOP_GUARD,
-            "replies in one conversation at most within a time, such as 20/10s; none are sent beyond it, iqs excepted",
-            "it ends the talk of two bots that answer each other; a fixed limit would hit healthy load",
+            "replies in one conversation at most within a time, such as 20/10s; none are sent beyond it, iqs excepted."
+            " Unless it is set, a conversation in which two programs clearly answer each other is slowed down to one"
+            " request a second; off switches that off as well",
+            "two bots that answer each other never stop; a fixed limit would hit healthy load",
             example='"20/10s"',
         ),
         default=None,

@@ -77,7 +77,7 @@ ROOMS = {
     "contract": Room(["errors"], ["twisted.words.xish", "twisted.words.protocols.jabber", "idna"], pure=True),
     **{
         f"delivery.{name}": Room([*VALUES, "delivery.retry"], pure=True)
-        for name in ("backlog", "breaker", "deadlines", "delivery", "loop_guard", "retry")
+        for name in ("backlog", "breaker", "deadlines", "delivery", "loop_brake", "loop_guard", "retry")
     },
     "delivery.departure": Room(VALUES, ["twisted.words.xish"], pure=True),
     # Seams.
