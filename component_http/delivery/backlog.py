@@ -218,9 +218,7 @@ class Backlog:
             kept = limits.kept_for_others * limit if others else 0
             if used > limit + kept or (used > limit and of_domain > kept):
                 return "refused_full"
-            if used > limits.fair_above * limit and (
-                of_sender > limits.fair_share * limit or of_domain > limit - kept
-            ):
+            if used > limits.fair_above * limit and (of_sender > limits.fair_share * limit or of_domain > limit - kept):
                 unfair = True
         queue = self._queues.get(conversation)
         if queue is not None and len(queue.deliveries) >= limits.max_per_conversation:

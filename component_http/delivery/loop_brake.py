@@ -96,8 +96,8 @@ class LoopBrake:
     Watches what is said in each conversation, for two programs that answer each other.
 
     A loop is many rounds in a row. In a round the other side sends one message after our reply, within `PAUSE`, which
-    has the same text as our reply, contains it, or names its id; and we reply to that. No other message comes meanwhile,
-    because a program that answers us waits for us.
+    has the same text as our reply, contains it, or names its id; and we reply to that. No other message comes
+    meanwhile, because a program that answers us waits for us.
 
     This is also true of a script that sends one text again and again, waits for the answer each time, and talks to a
     bot that echoes. So a round counts tenfold only if the text is another one than before, if our id was named, or if
@@ -143,7 +143,9 @@ class LoopBrake:
         body = next(element.elements(element.uri, "body"), None)
         names_id = talk.said_id is not None and (
             stanza.id == talk.said_id
-            or any(not isinstance(child, str) and child.getAttribute("id") == talk.said_id for child in element.children)
+            or any(
+                not isinstance(child, str) and child.getAttribute("id") == talk.said_id for child in element.children
+            )
         )
         if body is not None:
             text = str(body).strip()

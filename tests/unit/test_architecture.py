@@ -66,13 +66,14 @@ class Room:
     pure: bool = False
 
 
-VALUES = ("contract", "errors", "notices", "delivery.delivery", "delivery.departure")
+VALUES = ("contract", "errors", "notices", "shares", "delivery.delivery", "delivery.departure")
 SEAMS = (*VALUES, "interfaces", "waiters")
 
 ROOMS = {
     # Values.
     "errors": Room(pure=True),
     "notices": Room(pure=True),
+    "shares": Room(pure=True),
     "_version": Room(pure=True),
     "contract": Room(["errors"], ["twisted.words.xish", "twisted.words.protocols.jabber", "idna"], pure=True),
     **{

@@ -324,7 +324,6 @@ class RefusalTests(SynchronousTestCase):
         backlog = self.a_crowd(120)
         self.assertEqual((120, "refused_full"), (backlog.pending, backlog.refusal(a_chat(), 1)))
 
-
     DOMAIN = BacklogLimits(max_pending=100, max_pending_bytes=1000, fair_share=0.2)
 
     def test_alone_a_domain_may_hold_all(self) -> None:
@@ -514,8 +513,9 @@ class BacklogMachine(RuleBasedStateMachine):
     """
     Anything that can happen to a backlog, next to one that only keeps lists.
 
-    It also counts turns: between becoming ready and its own turn, a domain sees at most one turn of any other, and
-    so does a sender within its domain, and a conversation within its sender. The names it gives to the backlog it does not keep, to see who does.
+    It also counts turns: between becoming ready and its own turn, a domain sees at most one turn of any other, and so
+    does a sender within its domain, and a conversation within its sender. The names it gives to the backlog it does not
+    keep, to see who does.
     """
 
     LIMITS = BacklogLimits(max_pending=12, max_pending_bytes=40, max_per_conversation=4, fair_share=0.25)

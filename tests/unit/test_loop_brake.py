@@ -205,16 +205,15 @@ class NoLoopTests(SynchronousTestCase):
         A load of numbered texts that waits for each echo never waits for anything else, however long it goes on.
         """
         for address in "alice@example.org/phone", "load.example.org":
-            numbers = count()
-            self.assertEqual(0, Peer(self.brake, address).talks(1000, peer=lambda reply: f"message {next(numbers)}"))
+            texts = (f"message {number}" for number in count())
+            self.assertEqual(0, Peer(self.brake, address).talks(1000, peer=lambda reply, texts=texts: next(texts)))
 
     def test_short_replies(self) -> None:
         """
         A bot that says "ok" to texts that happen to contain it makes no loop.
         """
-        numbers = count()
-        texts = lambda reply: f"token {next(numbers)}"  # noqa: E731
-        self.assertEqual(0, self.peer.talks(1000, peer=texts, bot=lambda text: "ok"))
+        texts = (f"token {number}" for number in count())
+        self.assertEqual(0, self.peer.talks(1000, peer=lambda reply: next(texts), bot=lambda text: "ok"))
 
     def test_another_answer(self) -> None:
         """
