@@ -583,5 +583,5 @@ def _component_stream(
         fallback=component.write_barrier_fallback,
         lifetimes=_lifetimes(settings.delivery),
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-        max_waiting=settings.delivery.max_pending + settings.webhook.max_connections * MAX_REPLIES,
+        max_waiting=backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Literal
@@ -48,6 +49,11 @@ class BacklogLimits:
     def kept_for_others(self) -> float:
         """The fraction that one domain leaves to others; 0 with a `fair_share` of 1, which switches fairness off."""
         return min(self.fair_share, 1 - self.fair_share)
+
+    @property
+    def most_pending(self) -> int:
+        """Deliveries in all, with those of domains that hold little and may exceed `max_pending`."""
+        return math.ceil(self.max_pending * (1 + self.kept_for_others))
 
 
 @define(eq=False)

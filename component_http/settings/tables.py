@@ -594,7 +594,8 @@ class DeliverySettings(Table):
     max_pending: int = setting(
         About(
             whole(10, 1_000_000, "stanzas"),
-            "accepted stanzas that wait for their end at most; more are refused with a wait error",
+            "accepted stanzas that wait for their end at most; more are refused with a wait error. Only a domain that"
+            " holds little may go beyond it, by fair_share_percent, where others have used it up",
             "it bounds memory while the webhook is slow or away: each takes about 2 KB of it, and in a memory spool its"
             " request body besides; with a hundred thousand the process is noticeably slower",
         ),
@@ -630,8 +631,9 @@ class DeliverySettings(Table):
     fair_share_percent: float = setting(
         About(
             number(0.1, 100, "percent"),
-            "the share of the limit that one sender may hold from then on",
-            "so that one who floods takes no room from others",
+            "the share of the limit that one sender may hold from then on, and that one domain leaves to others while"
+            " these have something pending; 100 switches both off",
+            "so that one who floods, from one account or from many, takes no room from others",
         ),
         default=10.0,
     )
