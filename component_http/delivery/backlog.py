@@ -203,8 +203,16 @@ class Backlog:
             alone before, may have used all of it.
         """
         limits = self._limits
+        pending = len(self._queue_of) + self._reserved
+        pending_bytes = self._pending_bytes + self._reserved_bytes
+        queue = self._queues.get(conversation)
+        full = queue is not None and len(queue.deliveries) >= limits.max_per_conversation
+        if (
+            pending + 1 <= limits.fair_above * limits.max_pending
+            and pending_bytes + size <= limits.fair_above * limits.max_pending_bytes
+        ):
+            return "refused_conversation_full" if full else None
         sender, domain = self._senders.get(conversation[0]), self._domains.get(_domain_of(conversation[0]))
-        pending, pending_bytes = self.pending + self._reserved, self._pending_bytes + self._reserved_bytes
         others = pending != (domain.pending if domain else 0)
         unfair = False
         for used, of_sender, of_domain, limit in (
@@ -226,8 +234,7 @@ class Backlog:
                 return "refused_full"
             if used > limits.fair_above * limit and (of_sender > limits.fair_share * limit or of_domain > limit - kept):
                 unfair = True
-        queue = self._queues.get(conversation)
-        if queue is not None and len(queue.deliveries) >= limits.max_per_conversation:
+        if full:
             return "refused_conversation_full"
         return "refused_unfair" if unfair else None
 
@@ -243,7 +250,7 @@ class Backlog:
         self._reserved_bytes -= size
         self._hold(self._senders[conversation[0]], -1, -size)
 
-    def add(self, delivery_id: str, conversation: Conversation, size: int) -> None:
+    def add(self, delivery_id: str, conversation: Conversation, size: int, *, reserved: bool = False) -> None:
         """
         Take a delivery in, behind all others of its conversation.
 
@@ -253,6 +260,7 @@ class Backlog:
             delivery_id: Not pending yet, else ValueError.
             conversation: The one it belongs to.
             size: Bytes of its request body.
+            reserved: There is a `reserve` for it, which ends by this.
         """
         if delivery_id in self._queue_of:
             raise ValueError(f"{delivery_id} is pending already")
@@ -262,8 +270,12 @@ class Backlog:
             self._enter_round(queue)
         queue.deliveries[delivery_id] = size
         self._queue_of[delivery_id] = queue
-        self._hold(queue.sender, 1, size)
         self._pending_bytes += size
+        if reserved:
+            self._reserved -= 1
+            self._reserved_bytes -= size
+        else:
+            self._hold(queue.sender, 1, size)
 
     def next(self) -> str | None:
         """

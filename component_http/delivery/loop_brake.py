@@ -140,13 +140,14 @@ class LoopBrake:
             del self._talks[stanza.conversation]
             return False
         element = stanza.element
-        body = next(element.elements(element.uri, "body"), None)
-        names_id = talk.said_id is not None and (
-            stanza.id == talk.said_id
-            or any(
-                not isinstance(child, str) and child.getAttribute("id") == talk.said_id for child in element.children
-            )
-        )
+        body = None
+        names_id = talk.said_id is not None and stanza.id == talk.said_id
+        for child in element.children:
+            if not isinstance(child, str):
+                if body is None and child.name == "body" and child.uri == element.uri:
+                    body = child
+                if talk.said_id is not None and child.attributes.get("id") == talk.said_id:
+                    names_id = True
         if body is not None:
             text = str(body).strip()
             last, talk.heard = talk.heard, hash(text)

@@ -251,8 +251,7 @@ class Relay:
 
     def _stored(self, _: None, delivery: Delivery) -> None:
         self._storing.discard(delivery.id)
-        self._take(delivery)
-        self._backlog.release(delivery.conversation, delivery.size)
+        self._take(delivery, reserved=True)
         self._observer.count("accepted")
         if self._given_up is not None:
             self._give_up(delivery)
@@ -267,9 +266,9 @@ class Relay:
         if self._backlog.relieved:
             self._valve.resume()
 
-    def _take(self, delivery: Delivery) -> None:
+    def _take(self, delivery: Delivery, *, reserved: bool = False) -> None:
         self._deliveries[delivery.id] = delivery
-        self._backlog.add(delivery.id, delivery.conversation, delivery.size)
+        self._backlog.add(delivery.id, delivery.conversation, delivery.size, reserved=reserved)
         self._deadlines.add(delivery.id, delivery.stanza.kind, delivery.deadline)
 
     def _not_stored(self, failure: Failure, delivery: Delivery) -> None:

@@ -387,8 +387,10 @@ class RefusalTests(SynchronousTestCase):
             backlog.reserve(a_chat(MALLORY), 1)
         self.assertEqual(["refused_unfair", None], [backlog.refusal(a_chat(sender), 1) for sender in (MALLORY, ALICE)])
         self.assertEqual((0, None), (backlog.pending, backlog.next()))
+        backlog.add("stored", a_chat(MALLORY), 1, reserved=True)
+        self.assertEqual("refused_unfair", backlog.refusal(a_chat(MALLORY), 1))
         backlog.release(a_chat(MALLORY), 1)
-        self.assertIsNone(backlog.refusal(a_chat(MALLORY), 1))
+        self.assertEqual(("stored", None), (backlog.next(), backlog.refusal(a_chat(MALLORY), 1)))
 
 
 class CrowdedTests(SynchronousTestCase):
