@@ -35,6 +35,7 @@ from component_http.delivery.departure import LIFETIMES
 from component_http.delivery.departures import Departures
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryBudget, RetryPolicy
@@ -447,7 +448,8 @@ class Gateway(MultiService):
             clock=self._reactor,
             new_id=_new_id,
             deadlines=_deadlines(delivery),
-            loop_guard=LoopGuard(*delivery.loop_guard) if delivery.loop_guard else None,
+            loop_guard=LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
+            loop_brake=LoopBrake() if delivery.loop_guard is None else None,
         )
 
     def _new_handlers(self, relay: Relay) -> list[XMPPHandler]:
@@ -585,5 +587,5 @@ def _component_stream(
         fallback=component.write_barrier_fallback,
         lifetimes=_lifetimes(settings.delivery),
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-        max_waiting=settings.delivery.max_pending + settings.webhook.max_connections * MAX_REPLIES,
+        max_waiting=backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES,
     )

@@ -599,11 +599,13 @@ class DeliverySettings(Table):
         ),
         default="bounce",
     )
-    loop_guard: tuple[int, float] | None = setting(
+    loop_guard: tuple[int, float] | Literal["off"] | None = setting(
         About(
             values.LOOP_GUARD,
-            "replies in one conversation at most within a time, such as 20/10s; none are sent beyond it, iqs excepted",
-            "it ends the talk of two bots that answer each other; a fixed limit would hit healthy load",
+            "replies in one conversation at most within a time, such as 20/10s; none are sent beyond it, iqs excepted."
+            " Unless it is set, a conversation in which two programs clearly answer each other is slowed down to one"
+            " request a second; off switches that off as well",
+            "two bots that answer each other never stop; a fixed limit would hit healthy load",
             example='"20/10s"',
         ),
         default=None,
@@ -611,7 +613,8 @@ class DeliverySettings(Table):
     max_pending: int = setting(
         About(
             whole(10, 1_000_000, "stanzas"),
-            "accepted stanzas that wait for their end at most; more are refused with a wait error",
+            "accepted stanzas that wait for their end at most; more are refused with a wait error. Only a domain that"
+            " holds little may go beyond it, by fair_share_percent, where others have used it up",
             "it bounds memory while the webhook is slow or away: each takes about 2 KB of it, and in a memory spool its"
             " request body besides; with a hundred thousand the process is noticeably slower",
         ),
@@ -647,8 +650,9 @@ class DeliverySettings(Table):
     fair_share_percent: float = setting(
         About(
             number(0.1, 100, "percent"),
-            "the share of the limit that one sender may hold from then on",
-            "so that one who floods takes no room from others",
+            "the share of the limit that one sender may hold from then on, and that one domain leaves to others while"
+            " these have something pending; 100 switches both off",
+            "so that one who floods, from one account or from many, takes no room from others",
         ),
         default=10.0,
     )

@@ -491,7 +491,7 @@ STANZAS = Kind(
 )
 
 
-def _accept_loop_guard(value: Any) -> tuple[int, float]:
+def _accept_rate(value: Any) -> tuple[int, float]:
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6}(?:\.\d{1,3})?)\s*s\s*", value, re.ASCII)
         value = (int(match[1]), float(match[2])) if match else None
@@ -503,10 +503,13 @@ def _accept_loop_guard(value: Any) -> tuple[int, float]:
     return replies, float(seconds)
 
 
-LOOP_GUARD = Kind('replies and seconds, such as "20/10s": from 1 to 10000 within 1 to 3600 s', _accept_loop_guard)
+LOOP_GUARD = Kind(
+    'replies and seconds, such as "20/10s": from 1 to 10000 within 1 to 3600 s; or "off"',
+    lambda value: value if value == "off" else _accept_rate(value),
+)
 
 
-RATE = Kind('requests and seconds, such as "100/10s": from 1 to 10000 within 1 to 3600 s', _accept_loop_guard, None)
+RATE = Kind('requests and seconds, such as "100/10s": from 1 to 10000 within 1 to 3600 s', _accept_rate, None)
 
 
 def _accept_conditions(value: Any) -> Mapping[int, StanzaError]:

@@ -19,6 +19,7 @@ from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_MUC_USER
+from component_http.shares import fairest_first
 
 __all__ = ["MAX_IDS", "MAX_OCCUPANTS", "Rooms"]
 
@@ -31,8 +32,9 @@ MAX_OCCUPANTS = 4096
 """
 Occupants of rooms that are known to be ours; 2 MiB, however long their addresses are.
 
-Strangers can claim to be rooms, but push out only each other: first go those that we never asked to let us in. Of who
-is pushed out it is still known by the ids what they say.
+Strangers can claim to be rooms, and invite us to more of them than there is room for. Beyond this number a sixteenth is
+forgotten: first those that we never asked to let us in, and of these as of the others first those of the domain that
+has most of them. Messages of an occupant that is forgotten are still recognised by their ids.
 """
 
 
@@ -46,12 +48,14 @@ class _Occupant:
         asked: We asked to enter; else the room says so unasked, as it does where others share the stream.
         confirmed: The room said so; else it is what we asked for.
         entering: The room may still send what was said before we came.
+        domain: The hash of the room's domain.
     """
 
     nick: bytes
     asked: bool
     confirmed: bool
     entering: bool
+    domain: int
 
     @property
     def settled(self) -> bool:
@@ -107,7 +111,8 @@ class Rooms:
                 self._know(key, evolve(known, asked=True, entering=True))
             else:
                 nick = _fingerprint(occupant.resource)
-                self._know(key, _Occupant(nick, asked=True, confirmed=False, entering=True))
+                domain = hash(occupant.domain)
+                self._know(key, _Occupant(nick, asked=True, confirmed=False, entering=True, domain=domain))
 
     def presence_arrived(self, presence: Stanza) -> None:
         """Learn from presence who of a room's occupants we are, or that we are none any more."""
@@ -122,7 +127,14 @@ class Rooms:
         elif presence.through_room and "110" in (codes := _status_codes(presence.element)):
             if presence.type == "":
                 asked, entering = (False, True) if known is None else (known.asked, known.entering)
-                self._know(key, _Occupant(_fingerprint(nick), asked=asked, confirmed=True, entering=entering))
+                occupant = _Occupant(
+                    _fingerprint(nick),
+                    asked=asked,
+                    confirmed=True,
+                    entering=entering,
+                    domain=hash(presence.sender.domain),
+                )
+                self._know(key, occupant)
             elif known is not None and presence.type == "unavailable" and "303" not in codes:
                 del self._occupants[key]
 
@@ -164,13 +176,20 @@ class Rooms:
         return None
 
     def _know(self, key: bytes, occupant: _Occupant) -> None:
-        """Remember; if too many are known, the newest unasked one goes, or else the one heard of longest ago."""
+        """Remember; of those that we asked for, the one that was heard of last is last, and before them the others."""
         is_new = key not in self._occupants
         self._occupants[key] = occupant
         if is_new or occupant.asked:
             self._occupants.move_to_end(key, last=occupant.asked)
         if len(self._occupants) > MAX_OCCUPANTS:
-            self._occupants.popitem(last=False)
+            fairest = fairest_first(reversed(self._occupants.items()), _asked_and_domain)
+            fairest.sort(key=lambda item: not item[1].asked)
+            for each, _ in fairest[MAX_OCCUPANTS - MAX_OCCUPANTS // 16 :]:
+                del self._occupants[each]
+
+
+def _asked_and_domain(item: tuple[bytes, _Occupant]) -> tuple[bool, int]:
+    return item[1].asked, item[1].domain
 
 
 def _addresses(element: Element) -> tuple[Address, Address]:

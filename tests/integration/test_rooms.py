@@ -255,3 +255,27 @@ def test_two_bots_that_answer_each_other_come_to_an_end(
     finally:
         world.webhook.answer = bot
     assert [one["to"] for one in between] == [EAGER_BOT, BOT] * 5 + [EAGER_BOT]
+
+
+def test_two_echo_bots_are_slowed_down(world: World, start: Callable[..., GatewayProcess], alice: User) -> None:
+    """
+    Without any setting two gateways whose bots repeat each other soon slow down, and people are answered as before.
+    """
+    start("bot.localhost")
+    other = start("all.localhost")
+
+    def echo(request: Request) -> Answer:
+        if request.json["body"] == "begin":
+            return reply(to=EAGER_BOT, body="hello")
+        return reply(body=request.json["body"])
+
+    world.webhook.answer = echo
+    try:
+        alice.say(BOT, "begin")
+        other.wait_for_log("answer each other")
+        world.webhook.take()
+        for address in (BOT, EAGER_BOT):
+            alice.say(address, "still there?")
+            alice.heard(lambda one, who=address: one["from"] == who, f"the answer of {address}")
+    finally:
+        world.webhook.answer = bot

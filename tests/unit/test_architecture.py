@@ -66,18 +66,19 @@ class Room:
     pure: bool = False
 
 
-VALUES = ("contract", "errors", "notices", "delivery.delivery", "delivery.departure")
+VALUES = ("contract", "errors", "notices", "shares", "delivery.delivery", "delivery.departure")
 SEAMS = (*VALUES, "interfaces", "waiters")
 
 ROOMS = {
     # Values.
     "errors": Room(pure=True),
     "notices": Room(pure=True),
+    "shares": Room(pure=True),
     "_version": Room(pure=True),
     "contract": Room(["errors"], ["twisted.words.xish", "twisted.words.protocols.jabber", "idna"], pure=True),
     **{
         f"delivery.{name}": Room([*VALUES, "delivery.retry"], pure=True)
-        for name in ("backlog", "breaker", "deadlines", "delivery", "loop_guard", "retry")
+        for name in ("backlog", "breaker", "deadlines", "delivery", "loop_brake", "loop_guard", "retry")
     },
     "delivery.departure": Room(VALUES, ["twisted.words.xish"], pure=True),
     # Seams.

@@ -204,6 +204,15 @@ class SettingsAtWorkTests(SynchronousTestCase):
         self.say(*["alice"] * 5)
         self.assertEqual((2, 3), (len(self.sent), gateway.counters["loop_guarded"]))
 
+    def test_loop_brake(self) -> None:
+        """
+        Unless loop_guard is set, or off, whoever only repeats the bot has to wait at some time.
+        """
+        for settings, waits in ({}, True), ({"loop_guard": "off"}, False), ({"loop_guard": "10000/1s"}, False):
+            gateway = self.a_gateway([json_response('{"body": "x"}')] * 200, **settings)
+            self.say(*["alice"] * 200)
+            self.assertEqual(waits, gateway.status().pending > 0, settings)
+
     def test_limits(self) -> None:
         """
         Every limit of the backlog is one that was set.

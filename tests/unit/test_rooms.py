@@ -233,6 +233,23 @@ class OccupantTests(RoomsTestCase):
         for room in (ROOM, "borrowed@rooms.example.org", "late@rooms.example.org"):
             self.assertEqual("reflection", self.heard("echo", room=room))
 
+    def test_a_domain_with_many_rooms_pushes_out_only_its_own(self) -> None:
+        """
+        However many rooms of theirs somebody gets us to enter, or claims that we are in, the others stay known.
+        """
+        for number in range(5):
+            self.enter("echo", room=f"room{number}@rooms.example.org")
+        for number in range(MAX_OCCUPANTS):
+            self.presence("echo", 110, room=f"claim{number}@evil.example")
+        self.presence("echo", 110, room="borrowed@rooms.example.org")
+        for number in range(500):
+            self.presence("echo", 110, room=f"claim-again{number}@evil.example")
+        self.assertEqual("reflection", self.heard("echo", room="borrowed@rooms.example.org"))
+        for number in range(MAX_OCCUPANTS + 500):
+            self.enter("echo", room=f"trap{number}@evil.example")
+        for number in range(5):
+            self.assertEqual("reflection", self.heard("echo", room=f"room{number}@rooms.example.org"))
+
     def test_what_we_asked_for_after_all(self) -> None:
         """
         A room that had us in before we asked is as well known as any from when we ask.

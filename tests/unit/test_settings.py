@@ -534,10 +534,12 @@ class WrongValueTests(SettingsTestCase):
 
     def test_loop_guard(self) -> None:
         """
-        The loop guard is replies per seconds, and nothing else.
+        The loop guard is replies per seconds, or off, and nothing else.
         """
+        self.assertIsNone(settings_of().delivery.loop_guard)
+        self.assertEqual("off", settings_of(delivery={"loop_guard": "off"}).delivery.loop_guard)
         self.assertEqual((20, 10.0), settings_of(delivery={"loop_guard": " 20 / 10 s"}).delivery.loop_guard)
-        for wrong in ("20", "20/10m", "0/10s", "20/0s", "-1/10s", "20/10s/1", 20, True, (20, 10, 1)):
+        for wrong in ("20", "20/10m", "0/10s", "20/0s", "-1/10s", "20/10s/1", "on", "", 20, True, False, (20, 10, 1)):
             self.assertIn("delivery.loop_guard is ", self.refusal(delivery={"loop_guard": wrong}))
 
     def test_marks_in_order(self) -> None:
