@@ -7,6 +7,7 @@ They carry values; whoever logs or prints them formats the sentence.
 from __future__ import annotations
 
 __all__ = [
+    "AnswerRefused",
     "CertificateInvalid",
     "ComponentHttpError",
     "ConnectionCut",
@@ -57,6 +58,10 @@ class MalformedStanza(ComponentHttpError):
 
 class XmlRefused(ComponentHttpError):
     """XML that somebody handed us is not well-formed, or holds what we never accept or send."""
+
+
+class AnswerRefused(XmlRefused):
+    """An iq stays without an answer: not even the smallest error may be sent."""
 
 
 class ReplyRefused(ComponentHttpError):

@@ -583,6 +583,7 @@ def _component_stream(
         clock=reactor,
         random=Random(),
         sent=rooms.sent,
+        marked=rooms.marked,
         confirm=component.write_barrier,
         fallback=component.write_barrier_fallback,
         lifetimes=_lifetimes(settings.delivery),

@@ -37,7 +37,7 @@ from component_http.contract.request import (
     XML_LANG,
 )
 from component_http.contract.stanza import TYPES, Stanza
-from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
+from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits, parse_stanzas
 from component_http.errors import ReplyRefused, XmlRefused
 
 __all__ = [
@@ -546,7 +546,14 @@ class _Answering(_Composer):
         if "id" in reply and not has_id_of_request:
             element["id"] = reply["id"]
         self._complete(element, sender, recipient)
+        if kind == "message" and stanza_type not in ("error", "groupchat") and self._is_occupant(recipient or asker):
+            element.addElement((NS_MUC_USER, "x"))
         return element
+
+    def _is_occupant(self, recipient: Address) -> bool:
+        """Whether it is somebody in the room that the stanza came from (XEP-0045 section 7.5)."""
+        from_room = self.stanza.through_room or self.stanza.type == "groupchat"
+        return from_room and recipient.resource is not None and recipient.bare == self.stanza.sender.bare
 
     def _addresses(
         self, sender: str | None, recipient: str | None, within: str = ""

@@ -75,6 +75,7 @@ FAILURES = (
     "refused_reply",
     "refused_stopping",
     "reply_lost",
+    "unanswered",
     "unsendable",
 )
 """What the gateway counts when a stanza did not reach the bot, or the bot's reply not the user."""

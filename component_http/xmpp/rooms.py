@@ -21,7 +21,7 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_MUC_USER
 from component_http.shares import fairest_first
 
-__all__ = ["MAX_IDS", "MAX_OCCUPANTS", "Rooms"]
+__all__ = ["MAX_IDS", "MAX_OCCUPANTS", "Rooms", "tells_of_rooms"]
 
 NS_MUC = "http://jabber.org/protocol/muc"
 
@@ -44,7 +44,7 @@ class _Occupant:
     What one of our addresses is in one room.
 
     Attributes:
-        nick: The fingerprint of the resource of its occupant address.
+        nick: The fingerprint of the resource of its occupant address; empty as long as nothing has told it.
         asked: We asked to enter; else the room says so unasked, as it does where others share the stream.
         confirmed: The room said so; else it is what we asked for.
         entering: The room may still send what was said before we came.
@@ -65,10 +65,10 @@ class _Occupant:
 
 class Rooms:
     """
-    Knows which messages of a room are our own and which are of the past.
+    Knows which messages of a room are our own, which are of the past, and which are from its occupants.
 
-    It learns from all that leaves and from presence, and forgets the oldest first. Bots are told apart by their bare
-    address: two of one component hear each other in a room.
+    It learns from all that leaves, from presence and from what is said to all, and forgets the oldest first. Bots are
+    told apart by their bare address: two of one component hear each other in a room.
 
     Who says goodbye to a room is known until the room has confirmed it: what was said before may still come back. To
     know an occupant for longer than it is one does no harm, for a room sends nothing to those who left.
@@ -126,7 +126,7 @@ class Rooms:
                 del self._occupants[key]
         elif presence.through_room and "110" in (codes := _status_codes(presence.element)):
             if presence.type == "":
-                asked, entering = (False, True) if known is None else (known.asked, known.entering)
+                asked, entering = (False, True) if known is None else (known.asked, known.entering or not known.nick)
                 occupant = _Occupant(
                     _fingerprint(nick),
                     asked=asked,
@@ -137,6 +137,20 @@ class Rooms:
                 self._know(key, occupant)
             elif known is not None and presence.type == "unavailable" and "303" not in codes:
                 del self._occupants[key]
+        elif presence.through_room and known is None:
+            self._know(key, _unnamed(presence.sender))
+
+    def marked(self, stanza: Stanza) -> Stanza:
+        """
+        Mark a message that an occupant of a room sends to one of us who is there, where it has no mark of its own.
+
+        Source: XEP-0045 section 7.5 (the mark is not to be relied on) and 9.6 (an error gets an occupant thrown out).
+        """
+        if stanza.kind != "message" or stanza.type == "groupchat" or stanza.through_room or not stanza.sender.resource:
+            return stanza
+        if _occupant_key(stanza.recipient, stanza.sender) not in self._occupants:
+            return stanza
+        return evolve(stanza, through_room=True)
 
     def repeated(self, stanza: Stanza) -> Literal["reflection", "history"] | None:
         """
@@ -163,6 +177,8 @@ class Rooms:
             return "reflection"
         if not groupchat:
             return None
+        if known is None and stanza.sender.resource:
+            self._know(key, _unnamed(stanza.sender))
         # People choose ids, too, and not always rare ones. Another resource of ours has a nick of its own.
         author = self._ids.get(_message_key(ours, room, stanza.id)) if stanza.id else None
         if author is not None and not (author == key and known is not None and known.settled):
@@ -188,8 +204,18 @@ class Rooms:
                 del self._occupants[each]
 
 
+def _unnamed(room: Address) -> _Occupant:
+    """An address of ours that gets what only occupants get. It entered before our start, so its nick is not known."""
+    return _Occupant(b"", asked=False, confirmed=False, entering=False, domain=hash(room.domain))
+
+
 def _asked_and_domain(item: tuple[bytes, _Occupant]) -> tuple[bool, int]:
     return item[1].asked, item[1].domain
+
+
+def tells_of_rooms(presence: Element) -> bool:
+    """Whether `Rooms.presence_arrived` can learn anything from a presence."""
+    return presence.getAttribute("type") == "error" or any(child.uri == NS_MUC_USER for child in presence.elements())
 
 
 def _addresses(element: Element) -> tuple[Address, Address]:
@@ -227,7 +253,7 @@ def _status_codes(presence: Element) -> set[str]:
 
 def _is_subject(message: Stanza) -> bool:
     """It tells the room's subject (section 7.2.15), which was not said before, but is so now."""
-    return not message.has_body and next(message.element.elements(message.element.uri, "subject"), None) is not None
+    return not message.has_body and message.own("subject") is not None
 
 
 def _ends_the_past(message: Stanza, delays: list[Element]) -> bool:

@@ -32,11 +32,11 @@ from zope.interface import implementer
 
 from component_http.contract import conditions
 from component_http.contract.address import Address, NotAnAddress
-from component_http.contract.outgoing import delayed, sendable
+from component_http.contract.outgoing import delayed, fitted
 from component_http.contract.stanza import STANZA_KINDS, Stanza
 from component_http.contract.xml import Limits, StreamParser, parse_stanzas
 from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_request, lifetime
-from component_http.errors import CertificateInvalid, MalformedStanza, XmlRefused
+from component_http.errors import AnswerRefused, CertificateInvalid, MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
 from component_http.notices import LOG_INTERVAL, Notices
 from component_http.tls import tls_failure
@@ -293,7 +293,7 @@ class _OutgoingCheck:
     Args:
         domain: The component's own domain, normalised.
         limits: For one stanza.
-        observer: Told `unsendable`.
+        observer: Told `unsendable` and `unanswered`.
         sent: Told each stanza that was let through, and whatever else leaves.
     """
 
@@ -312,24 +312,30 @@ class _OutgoingCheck:
         Check a stanza, or some given as XML text.
 
         Returns:
-            Their text and themselves; None if they may not be sent, which is counted and logged here.
+            Their text and themselves, errors and answers to iqs made smaller where they have to be; None if they may
+            not be sent, which is counted and logged here.
         """
         try:
             if isinstance(obj, bytes):
                 obj = obj.decode("utf-8", "replace")
             stanzas = parse_stanzas(obj, self._limits) if isinstance(obj, str) else [obj]
-            text = "".join(sendable(stanza, self._domain, self._limits.max_bytes) for stanza in stanzas)
+            checked = [fitted(stanza, self._domain, self._limits.max_bytes) for stanza in stanzas]
         except XmlRefused as error:
-            self._observer.count("unsendable")
+            self._observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
             self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
             return None
-        for stanza in stanzas:
+        for stanza, _ in checked:
             self.sent(stanza)
-        return text, stanzas
+        return "".join(text for _, text in checked), [stanza for stanza, _ in checked]
 
 
 def _tell_nobody(stanza: domish.Element) -> None:
     """Nobody is interested in what leaves."""
+
+
+def _as_it_is(stanza: Stanza) -> Stanza:
+    """Change nothing, where nobody knows of rooms."""
+    return stanza
 
 
 class _ConnectionFactory(XmlStreamFactoryMixin, Factory):
@@ -355,10 +361,11 @@ class ComponentStream(StreamManager, Service):
         secret: What the server knows it by.
         limits: For one stanza, in both directions.
         observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `foreign`,
-            `unsendable`, `outgoing_full`, `outgoing_lost`, `reading_paused`, `writing_held`.
+            `unsendable`, `unanswered`, `outgoing_full`, `outgoing_lost`, `reading_paused`, `writing_held`.
         clock: The reactor, or a clock in tests.
         random: Source of the jitter between two connections.
         sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).
+        marked: Marks what comes from a room that we are in (`Rooms.marked`).
         max_waiting: Stanzas that may wait to be sent.
         confirm: Ask the server whether it has what we wrote, and write again what it has not when a stream was lost.
         fallback: The domain to ask where pings to ourselves do not come back; None for none.
@@ -379,6 +386,7 @@ class ComponentStream(StreamManager, Service):
         clock: Any,
         random: Random,
         sent: Callable[[domish.Element], object] = _tell_nobody,
+        marked: Callable[[Stanza], Stanza] = _as_it_is,
         max_waiting: int = MAX_STANZAS,
         confirm: bool = True,
         fallback: str | None = None,
@@ -410,6 +418,7 @@ class ComponentStream(StreamManager, Service):
         self._complaints: set[str] = set()
         self._notices = Notices(LOG_INTERVAL)
         self._check = _OutgoingCheck(domain, limits, observer, sent)
+        self._marked = marked
         self._loop: Deferred[None] | None = None
         self._stopping: list[Deferred[None]] = []
         self._resuming: IDelayedCall | None = None
@@ -712,8 +721,10 @@ class ComponentStream(StreamManager, Service):
         self._observer.count("oversized")
         self._log.warn("refused a {kind}: {reason}", kind=start.name, reason=reason)
         try:
-            stanza = Stanza.from_element(start)
+            stanza = self._marked(Stanza.from_element(start))
         except MalformedStanza:
+            if start.name == "iq" and start.getAttribute("type") not in ("error", "result"):
+                self._observer.count("unanswered")
             return
         if stanza.bounceable:
             self.send(conditions.error_stanza(stanza, conditions.TOO_LARGE))
@@ -772,7 +783,7 @@ class BorrowedStream:
         manager: Has, or will have, a component's stream.
         domain: The component's own domain, normalised.
         limits: For one stanza.
-        observer: Told `unsendable`.
+        observer: Told `unsendable` and `unanswered`.
         sent: Told each stanza that we send (`Rooms.sent`).
     """
 

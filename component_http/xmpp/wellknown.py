@@ -98,7 +98,9 @@ class WellKnown(LateHandler):
         """Answer with an error: there is no such node, or another handler could not say what it can do."""
         error = failure.value
         if isinstance(error, StanzaError):
-            self.send(error.toResponse(stanza.element))
+            answer = stanza.response("error")
+            answer.addChild(error.getElement())
+            self.send(answer)
         else:
             self._log.failure("a handler failed to answer a disco question", failure=failure)
             self.send(conditions.error_stanza(stanza, conditions.INTERNAL))

@@ -311,6 +311,7 @@ class KeepingSpool(SlowSpool):
         self.letters: list[tuple[str, Letter]] = []
         self.leaving: dict[int, Departure] = {}
         self.failures: list[tuple[int, str]] = []
+        self.expired: list[Departure] = []
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         self.kept[delivery.id] = delivery
@@ -340,8 +341,10 @@ class KeepingSpool(SlowSpool):
         del self.leaving[number]
 
     def failed(self, number: int, outcome: str) -> None:
-        del self.leaving[number]
+        departure = self.leaving.pop(number)
         self.failures.append((number, outcome))
+        if outcome == "reply_expired":
+            self.expired.append(departure)
 
 
 class SpoolTests(DeliveryTestCase):
@@ -1636,7 +1639,7 @@ class AccountingTests(DeliveryTestCase):
             for _ in range(91):
                 self.advance(10.0)
                 self.assert_iqs_in_time(asked, spool)
-            self.assertEqual(asked.keys(), set(self.answered()))
+            self.assertEqual(asked.keys(), {*self.answered(), *self.decided(spool)})
         else:
             drained = Deferred.fromCoroutine(relay.drain(drain))
             self.advance(drain)
@@ -1665,8 +1668,8 @@ class AccountingTests(DeliveryTestCase):
         return [element["id"] for element in self.outlet.sent if element.name == "iq"]
 
     def decided(self, spool: MemorySpool) -> list[str]:
-        """The ids of those whose answers the spool has: while the outlet is crowded they wait there."""
-        kept = spool.leaving.values() if isinstance(spool, KeepingSpool) else ()
+        """The ids of those whose answers the spool has: while the outlet is crowded they wait there, and expire."""
+        kept = (*spool.leaving.values(), *spool.expired) if isinstance(spool, KeepingSpool) else ()
         return [parse_stanzas(each.xml, Limits())[0]["id"] for each in kept if each.kind == "iq"]
 
     def assert_iqs_in_time(self, asked: dict[str, float], spool: MemorySpool) -> None:

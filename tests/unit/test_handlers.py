@@ -194,6 +194,18 @@ class RoomTests(HandlerTestCase):
             f"<{kind} from='room@rooms.example.org/{nick}' to='bot@bot.example.org'{given}>{inside}</{kind}>"
         )
 
+    def test_private_messages_without_a_mark(self) -> None:
+        """
+        What an occupant says to the bot alone comes from a room, also where nothing in it says so.
+        """
+        self.add_intake()
+        self.add_presence()
+        self.from_room("presence", self.OWN, nick="echo")
+        self.from_room("message", "<body>psst</body>", type="chat")
+        self.receive("message", "<body>psst</body>", type="chat")
+        self.assertEqual([True, False], [stanza.through_room for stanza in self.accepted])
+        self.assertEqual([False, True], [stanza.bounceable for stanza in self.accepted])
+
     def test_our_own_messages(self) -> None:
         """
         A bot that wrote into a room does not get its own message; others' messages it does.

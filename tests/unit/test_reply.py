@@ -514,6 +514,12 @@ class AddressTests(ReadingTestCase):
         self.assertEqual("replied", verdict.outcome)
 
 
+PRIVATE = (
+    f"<message from='{BOT}' id='fresh-0' to='room@muc.example/nick' type='chat'><body>x</body>"
+    "<x xmlns='http://jabber.org/protocol/muc#user'/></message>"
+)
+
+
 class RoomTests(ReadingTestCase):
     """A bot in a room talks to the room, and never sends an error into it."""
 
@@ -539,21 +545,39 @@ class RoomTests(ReadingTestCase):
 
     def test_whisper_to_an_occupant(self) -> None:
         """
-        With type chat the answer goes to the occupant alone.
+        With type chat the answer goes to the occupant alone, marked as a private message.
         """
-        self.assertEqual(
-            f"<message from='{BOT}' id='fresh-0' to='room@muc.example/nick' type='chat'><body>x</body></message>",
-            reply_to(self.said, {"body": "x", "type": "chat"}),
-        )
+        self.assertEqual(PRIVATE, reply_to(self.said, {"body": "x", "type": "chat"}))
 
     def test_answer_to_a_whisper(self) -> None:
         """
-        A private message in a room is answered to the occupant it came from.
+        A private message in a room is answered to the occupant it came from, marked likewise.
         """
-        self.assertEqual(
-            f"<message from='{BOT}' id='fresh-0' to='room@muc.example/nick' type='chat'><body>x</body></message>",
-            reply_to(self.whispered, {"body": "x"}),
+        self.assertEqual(PRIVATE, reply_to(self.whispered, {"body": "x"}))
+
+    def test_which_answers_are_marked(self) -> None:
+        """
+        A mark is on what goes to an occupant of the room by properties, and on nothing else.
+        """
+        came = a_stanza(
+            f"<presence from='room@muc.example/nick' to='{BOT}'><x xmlns='http://jabber.org/protocol/muc#user'/></presence>"
         )
+        for stanza in (self.said, self.whispered, came):
+            for reply in (
+                {"body": "x", "type": "chat", "to": "room@muc.example/other"},
+                {"body": "x", "type": "normal", "to": "room@muc.example/other"},
+                {"kind": "message", "state": "composing", "type": "chat"},
+            ):
+                self.assertIn("muc#user", reply_to(stanza, reply))
+            for reply in (
+                {"body": "x", "type": "groupchat", "to": "room@muc.example"},
+                {"body": "x", "type": "chat", "to": "room@muc.example"},
+                {"body": "x", "type": "chat", "to": "alice@example.org/phone"},
+                {"kind": "presence", "status": "x", "to": "room@muc.example/other"},
+                {"stanza": "<message type='chat'><body>x</body></message>"},
+            ):
+                self.assertNotIn("muc#user", reply_to(stanza, reply))
+        self.assertNotIn("muc#user", reply_to(a_message(), {"body": "x"}))
 
     def test_message_to_somebody_else(self) -> None:
         """

@@ -528,3 +528,70 @@ class HistoryTests(RoomsTestCase):
         """
         self.assertIsNone(self.heard("alice", f"<body>x</body>{DELAY.format('a@b..c')}"))
         self.assertEqual("history", self.heard("alice", f"<body>x</body>{BY_NOBODY}{BY_THE_ROOM}"))
+
+
+class PrivateMessageTests(RoomsTestCase):
+    """Private messages that lack the mark of a room."""
+
+    def is_known(self, sender=f"{ROOM}/alice", to=BOT, type_="chat"):
+        """Whether such a message is taken for one from a room."""
+        xml = f"<message type='{type_}' from='{sender}' to='{to}'><body>psst</body></message>"
+        return self.rooms.marked(Stanza.from_element(element(xml))).through_room
+
+    def test_occupants_of_our_rooms(self) -> None:
+        """
+        What an occupant of a room says to the bot that is there is known to come from a room, of whatever type it is.
+        """
+        self.enter("echo")
+        for type_ in ("chat", "normal", "unheard-of"):
+            self.assertTrue(self.is_known(type_=type_))
+
+    def test_a_room_that_confirms_nothing(self) -> None:
+        """
+        To have asked to enter is enough: an error would get the bot thrown out.
+        """
+        self.join("echo")
+        self.assertTrue(self.is_known())
+
+    def test_everybody_else(self) -> None:
+        """
+        The room itself, persons, other rooms and what is for another of us are not.
+        """
+        self.enter("echo")
+        self.assertFalse(self.is_known(ROOM))
+        self.assertFalse(self.is_known("alice@example.org/phone"))
+        self.assertFalse(self.is_known("other@rooms.example.org/alice"))
+        self.assertFalse(self.is_known(to=OTHER_BOT))
+
+    def test_after_leaving(self) -> None:
+        """
+        When the room has shown us out, its address is like any other.
+        """
+        self.enter("echo")
+        self.presence("echo", 110, type_="unavailable")
+        self.assertFalse(self.is_known())
+
+    def test_after_a_restart(self) -> None:
+        """
+        A room that was entered before our start is known again by the first presence or message to all from there.
+        """
+        self.presence("bob")
+        self.assertTrue(self.is_known())
+        self.assertIsNone(self.heard("bob", room="other@rooms.example.org"))
+        self.assertTrue(self.is_known("other@rooms.example.org/alice"))
+
+    def test_what_was_before_our_start_is_still_found_out(self) -> None:
+        """
+        A room that is known without our nick takes nothing for ours, and is learned as usual when it tells the nick.
+        """
+        self.presence("alice")
+        self.assertIsNone(self.heard("echo"))
+        self.presence("echo", 110)
+        self.assertEqual(("history", "reflection"), (self.heard("alice", BY_A_PERSON), self.heard("echo")))
+
+    def test_the_mark_stays(self) -> None:
+        """
+        A message with a mark of its own is from a room, whether that is known or not.
+        """
+        xml = f"<message from='{ROOM}/alice' to='{BOT}'><x xmlns='http://jabber.org/protocol/muc#user'/></message>"
+        self.assertTrue(self.rooms.marked(Stanza.from_element(element(xml))).through_room)

@@ -25,6 +25,7 @@ from component_http.errors import CertificateInvalid
 from component_http.notices import LOG_INTERVAL
 from component_http.operations.metrics import Counters
 from component_http.xmpp.outbox import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS, MAX_UNCONFIRMED
+from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import (
     CLOSE_TIMEOUT,
     CROWDED,
@@ -805,6 +806,24 @@ class ReceiveTests(StreamTestCase):
                 self.server.says(stanza[start : start + 1000])
         self.assertEqual(2, self.counters["oversized"])
         self.assertEqual("", self.server.heard)
+
+    def test_giant_from_a_room_that_we_are_in(self) -> None:
+        """
+        Neither is one that lacks the mark of a room, where the room is known.
+        """
+        rooms = Rooms()
+        self.stream = self.a_stream(sent=rooms.sent, marked=rooms.marked)
+        self.stream.startService()
+        self.server.authenticate()
+        self.stream.send(
+            "<presence from='bot@bot.example.org' to='room@example.org/bot'>"
+            "<x xmlns='http://jabber.org/protocol/muc'/></presence>"
+        )
+        self.server.wire.clear()
+        giant = f"<body>{'x' * 20_000}</body>"
+        for sender in ("room@example.org/nick", "other@example.org/phone"):
+            self.server.says(f"<message from='{sender}' to='bot@bot.example.org' type='chat'>{giant}</message>")
+        self.assertEqual(["other@example.org/phone"], re.findall("to='([^']*)'", self.server.heard))
 
     def test_reading_pauses_and_resumes(self) -> None:
         """
