@@ -9,11 +9,11 @@ from component_http.api.exchange import XMPP_XML, Answer, Call, Problem, json_an
 from component_http.api.questions import answer_properties, question
 from component_http.api.reading import objects_of
 from component_http.api.tokens import Caller
-from component_http.contract.link import ForgedLink, open_link
+from component_http.contract.link import ForgedLink, LateReply, open_link
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize
 
-__all__ = ["ask", "ask_by_name", "late_reply", "push"]
+__all__ = ["ask", "ask_by_name", "late_reply", "open_late", "push"]
 
 
 async def push(desk: Desk, call: Call, caller: Caller, kinds: tuple[str, ...]) -> Answer:
@@ -98,23 +98,38 @@ def _prefers_xml(call: Call) -> bool:
     return XMPP_XML in accept and "json" not in accept
 
 
-async def late_reply(desk: Desk, call: Call, key: bytes, delivery_id: str, now: Callable[[], float]) -> Answer:
+async def late_reply(desk: Desk, call: Call, delivery_id: str, late: LateReply) -> Answer:
     """
     `POST /v1/deliveries/{id}/reply`: what a webhook answers later.
 
     Args:
         desk: Sends.
-        call: The request; who has the link may use it.
+        call: The request.
+        delivery_id: The delivery that is answered.
+        late: What its link says, as `open_late` reads it.
+    """
+    composed = desk.answer(late.stanza, objects_of(call))
+    pushed = await desk.push(f"delivery {delivery_id}", call, composed, delivery_id=delivery_id)
+    return json_answer(202, {"ids": list(pushed.ids)})
+
+
+def open_late(call: Call, key: bytes, delivery_id: str, now: float) -> LateReply:
+    """
+    Read the link to reply by that a request came to.
+
+    Args:
+        call: The request; whoever has the link may use it.
         key: What the link was made with.
         delivery_id: From the path.
         now: Seconds since the epoch.
+
+    Raises:
+        Problem: The link is none of ours, or it is too late.
     """
     try:
         late = open_link(key, delivery_id, call.argument("seal") or "")
     except ForgedLink:
         raise Problem(404, "the link is not one of ours, or was changed: use it as it came") from None
-    if now() >= late.expires:
+    if now >= late.expires:
         raise Problem(410, f"it is too late to reply to this {late.stanza.kind}")
-    composed = desk.answer(late.stanza, objects_of(call))
-    pushed = await desk.push(f"delivery {delivery_id}", call, composed, delivery_id=delivery_id)
-    return json_answer(202, {"ids": list(pushed.ids)})
+    return late
