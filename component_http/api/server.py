@@ -90,9 +90,9 @@ class _Turns:
     def _take(self) -> None:
         self._next = None
         if self._waiting:
-            connection = self._waiting.popleft()
             self._next = self._clock.callLater(0, self._take)
-            connection.take_turn()
+            while self._waiting and not self._waiting.popleft().take_turn():
+                pass
 
 
 @implementer(IPushProducer)
@@ -157,16 +157,23 @@ class _Connection(Protocol):
             self._queued = True
             self._site.turns.ask(self)
 
-    def take_turn(self) -> None:
-        """Go on by one step: read one request, or as much of it as is in, and begin to answer it."""
+    def take_turn(self) -> bool:
+        """
+        Go on by one step: read one request, or as much of it as is in, and begin to answer it.
+
+        Returns:
+            Whether there was something to do.
+        """
         self._queued = False
-        if self._stage is _Stage.RECEIVING and not self._blocked:
+        due = self._stage is _Stage.RECEIVING and not self._blocked
+        if due:
             try:
                 self._step()
             except Problem as problem:
                 self._site.observer.count("api_refused")
                 self._close(problem_json(problem))
         self._balance()
+        return due
 
     def _step(self) -> None:
         if self._request is None:
@@ -299,7 +306,7 @@ class _Connection(Protocol):
         if self._stage is _Stage.RECEIVING and not self._blocked:
             self._close(_LATE if self._begun else None)
         else:
-            self.abort()
+            self._wire.abortConnection()
 
     def turn_away(self) -> None:
         """Give its place to another connection; it is told as if it had never had one."""
@@ -311,9 +318,12 @@ class _Connection(Protocol):
             self._close(_BUSY)
         self._balance()
 
-    def abort(self) -> None:
-        """Cut it off without a word."""
-        self._wire.abortConnection()
+    def drop(self) -> None:
+        """Close it without a word, and without waiting for a client that does not read."""
+        if self._blocked or self._stage is _Stage.CLOSING:
+            self._wire.abortConnection()
+        else:
+            self._close(None)
 
     def stop(self) -> None:
         """Close it because the server stops."""
@@ -456,7 +466,7 @@ class ApiServer(Service):
         self.observer.count("api_evicted")
         del self.channels[evicted]
         if len(self.turned_away) >= self.max_connections:
-            evicted.abort()
+            evicted.drop()
         else:
             self.turned_away.add(evicted)
             evicted.turn_away()

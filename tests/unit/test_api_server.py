@@ -257,7 +257,7 @@ class LimitTests(ServerTestCase):
 
     def test_large_body_that_asks_first(self) -> None:
         """
-        A client that asks before it sends too large a body gets its answer at once; for a smaller one it is told to go on.
+        A client that asks before it sends is answered at once if the body is too large, and else told to go on.
         """
         self.answer = json_answer(413, {})
         head = "POST /x HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n"
@@ -488,7 +488,7 @@ class PlaceTests(ServerTestCase):
         for _ in range(50):
             self.connect()
         self.assertEqual((3, 3), (len(self.server.channels), len(self.server.turned_away)))
-        self.assertEqual(44, sum(wire.aborted for _, wire in self.connections))
+        self.assertEqual(44, sum(wire.closed for _, wire in self.connections))
 
 
 class TurnTests(ServerTestCase):
