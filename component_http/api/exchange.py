@@ -119,7 +119,8 @@ class Admitted:
 
     Attributes:
         carry_out: Makes the answer; given the body, or None for one that is larger than is read.
-        known: Whether the client has shown a secret of ours: a token, a hook's URL, or a link to reply by.
+        known: Whether the client has shown a secret of ours: a token, a hook's URL, or a link to reply by. If not, its
+            body is not read.
     """
 
     carry_out: Callable[[bytes | None], Awaitable[Answer]]

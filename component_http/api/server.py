@@ -38,7 +38,7 @@ BUSY_TIME = 2.0
 """Seconds that a connection without a place has to say something, and to read that there is none for it."""
 
 CLOSE_TIME = 5.0
-"""Seconds that requests under way get to end when the server stops, and that a client gets to close its connection."""
+"""Seconds that requests under way get to end when the server stops, and that a client gets to stop sending."""
 
 READ_AHEAD = 16_384
 """Bytes of later requests that are read while one is answered; it is read at all to notice a client that goes."""
@@ -103,8 +103,8 @@ class _Connection(Protocol):
     A request has to be in within a time that no single byte prolongs, and the client has as long to read an answer.
 
     Attributes:
-        known: Whether a request was admitted here for a secret of ours, and there may be another.
-        under_way: Whether such a request is coming in or being answered.
+        known: Whether its client has shown a secret of ours, and may go on.
+        under_way: Whether a request of a known client is coming in or being answered.
     """
 
     def __init__(self, site: ApiServer, *, has_place: bool) -> None:
@@ -122,7 +122,7 @@ class _Connection(Protocol):
 
     @property
     def under_way(self) -> bool:
-        return self._request is not None and self._request[1].known
+        return self._request is not None
 
     @property
     def _wire(self) -> Any:
@@ -184,9 +184,12 @@ class _Connection(Protocol):
             if isinstance(admitted, Answer):
                 self._answer(head, admitted, body_is_read=self._reader.skip())
                 return
+            if not admitted.known:
+                # No body is read from a stranger.
+                self._run(head, admitted.carry_out(b""), body_is_read=self._reader.skip())
+                return
             self._request = head, admitted
-            self.known = self.known or admitted.known
-            is_new = True
+            self.known = is_new = True
         else:
             head, admitted = self._request
             is_new = False
@@ -253,7 +256,7 @@ class _Connection(Protocol):
         self.known = False
         self._request = None
         self._reader = RequestReader(0)
-        self._wait(CLOSE_TIME)
+        self._wait(CLOSE_TIME if may_send_more or answer is None else self._site.request_timeout)
         if answer is not None:
             self._wire.write(response(answer, method, close=True))
         self._wire.unregisterProducer()
@@ -304,6 +307,8 @@ class _Connection(Protocol):
     def _time_over(self) -> None:
         self._timer = None
         if self._stage is _Stage.RECEIVING and not self._blocked:
+            if self._begun:
+                self._site.observer.count("api_refused")
             self._close(_LATE if self._begun else None)
         else:
             self._wire.abortConnection()
@@ -373,7 +378,7 @@ class ApiServer(Service):
     Attributes:
         turns: Whose turn it is.
         channels: The connections that have a place, the oldest first.
-        turned_away: Those that have none and are told so.
+        turned_away: The connections that have none and are told so, as many at most.
         listening: Fires with the port when it is open, or with None if it cannot be opened. None before the start.
         stopping: It stops or has stopped, so that no request is begun any more.
     """
@@ -436,14 +441,14 @@ class ApiServer(Service):
 
     def connected(self) -> _Connection | None:
         """
-        Take a connection.
+        Accept a connection.
 
-        When all places are taken, somebody with a token shall get in all the same. So the newest gets the place of a
-        connection on which nobody has shown a secret of ours, or else of one where nothing is under way, the oldest of
-        them first. Whoever loses its place is told 503, and so is the newest where each place is needed.
+        When all places are taken, clients with a token must get in all the same. So a new connection gets the place of
+        the oldest whose client has shown no secret of ours, or else of the oldest with no request under way. The
+        connection that loses its place is told 503; where all places are needed, the new one is.
 
         Returns:
-            None where it cannot even be told.
+            None where even those that are told 503 are too many.
         """
         if len(self.channels) < self.max_connections:
             return self._placed()

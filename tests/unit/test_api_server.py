@@ -298,6 +298,15 @@ class LimitTests(ServerTestCase):
             self.connections.pop()[0].connectionLost(Failure(ConnectionError()))
         self.assertEqual([], self.calls)
 
+    def test_body_of_a_stranger(self) -> None:
+        """
+        What is open to all is answered without the body, so that a stranger cannot fill the memory with one.
+        """
+        self.known = False
+        wire = self.say("GET /x HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n")
+        self.assertEqual((200, True), (self.status_of(wire), wire.closed))
+        self.assertEqual([b""], [call.body for call in self.calls])
+
     def test_refused_with_the_body(self) -> None:
         """
         A connection goes on after a refused request whose body came along.
