@@ -101,7 +101,7 @@ ROOMS = {
     "webhook": Room([*SEAMS, "_version", "tls"], ["twisted", "treq", "zope"]),
     "spool": Room(SEAMS, ["twisted"]),
     "operations": Room([*SEAMS, "_version"], ["twisted"]),
-    "api": Room(SEAMS, ["twisted"]),
+    "api": Room(SEAMS, ["twisted", "zope"]),
     "api.template": Room(SEAMS, ["jinja2"]),
     **{
         f"api.{name}": Room([*VALUES, "api"], ["twisted.words.xish"], pure=True)
