@@ -38,7 +38,7 @@ from component_http.contract.xml import Limits, StreamParser, parse_stanzas
 from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_request, lifetime
 from component_http.errors import MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
-from component_http.notices import LOG_INTERVAL, Notices
+from component_http.notices import LOG_INTERVAL, Folded, Notices
 from component_http.xmpp.barrier import Barrier
 from component_http.xmpp.outbox import MAX_STANZAS, Outbox, Outgoing
 
@@ -92,6 +92,7 @@ REMEDIES = {
 """What to do about a stream error, by the server's own condition (RFC 6120 section 4.9.3)."""
 
 CROWDED = "much waits for a stream, or for a server that does not read: reading and POSTs rest until less does"
+DROPPED = "dropped a stanza that the server would not take: {reason}"
 FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
 
 
@@ -283,13 +284,20 @@ class _OutgoingCheck:
         limits: For one stanza.
         observer: Told `unsendable`.
         sent: Told each stanza that was let through, and whatever else leaves.
+        lines: For log lines that are written once in a while.
     """
 
     _log = Logger()
 
     def __init__(
-        self, domain: str, limits: Limits, observer: Observer, sent: Callable[[domish.Element], object]
+        self,
+        domain: str,
+        limits: Limits,
+        observer: Observer,
+        sent: Callable[[domish.Element], object],
+        lines: Folded,
     ) -> None:
+        self._lines = lines
         self._domain = domain
         self._limits = limits
         self._observer = observer
@@ -309,7 +317,7 @@ class _OutgoingCheck:
             text = "".join(sendable(stanza, self._domain, self._limits.max_bytes) for stanza in stanzas)
         except XmlRefused as error:
             self._observer.count("unsendable")
-            self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
+            self._lines.write("unsendable", self._log.warn, DROPPED, reason=str(error))
             return None
         for stanza in stanzas:
             self.sent(stanza)
@@ -397,7 +405,8 @@ class ComponentStream(StreamManager, Service):
         self._failures = 0
         self._complaints: set[str] = set()
         self._notices = Notices(LOG_INTERVAL)
-        self._check = _OutgoingCheck(domain, limits, observer, sent)
+        self._lines = Folded(clock.seconds)
+        self._check = _OutgoingCheck(domain, limits, observer, sent, self._lines)
         self._loop: Deferred[None] | None = None
         self._stopping: list[Deferred[None]] = []
         self._resuming: IDelayedCall | None = None
@@ -692,12 +701,12 @@ class ComponentStream(StreamManager, Service):
     def ignored(self, event: str, kind: str, reason: str) -> None:
         """A stanza arrived that cannot be answered without ending the stream: there is no address to or from."""
         self._observer.count(event)
-        self._log.warn("ignored a {kind}: {reason}", kind=kind, reason=reason)
+        self._lines.write(event, self._log.warn, "ignored a {kind}: {reason}", kind=kind, reason=reason)
 
     def skipped(self, start: domish.Element, reason: str) -> None:
         """A stanza over the limits arrived and was not built; its sender is told."""
         self._observer.count("oversized")
-        self._log.warn("refused a {kind}: {reason}", kind=start.name, reason=reason)
+        self._lines.write("oversized", self._log.warn, "refused a {kind}: {reason}", kind=start.name, reason=reason)
         try:
             stanza = Stanza.from_element(start)
         except MalformedStanza:
@@ -772,7 +781,7 @@ class BorrowedStream:
         sent: Callable[[domish.Element], object] = _tell_nobody,
     ) -> None:
         self._manager = manager
-        self._check = _OutgoingCheck(domain, limits, observer, sent)
+        self._check = _OutgoingCheck(domain, limits, observer, sent, Folded(time.monotonic))
 
     def send(self, element: domish.Element) -> bool:
         """Send one stanza, as the owner's stream sends; False if it may not be sent."""

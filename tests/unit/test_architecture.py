@@ -41,6 +41,7 @@ PURE = {
     "re",
     "urllib",
     "string",
+    "stringprep",
     "sys",
     "types",
     "typing",
@@ -74,7 +75,7 @@ ROOMS = {
     "errors": Room(pure=True),
     "notices": Room(pure=True),
     "_version": Room(pure=True),
-    "contract": Room(["errors"], ["twisted.words.xish", "twisted.words.protocols.jabber", "idna"], pure=True),
+    "contract": Room(["errors"], ["twisted.words.xish", "idna"], pure=True),
     **{
         f"delivery.{name}": Room([*VALUES, "delivery.retry"], pure=True)
         for name in ("backlog", "breaker", "deadlines", "delivery", "loop_guard", "retry")
@@ -108,7 +109,7 @@ ROOMS = {
     },
     # Beside the path of a stanza.
     "clock": Room(),
-    "compat": Room([], ["twisted", "constantly"]),
+    "compat": Room(["contract"], ["twisted", "constantly"]),
     "settings": Room(["contract", "errors"], ["twisted", "zope"]),
     "testing": Room(SEAMS, ["twisted"]),
 }
