@@ -76,8 +76,5 @@ class Folded:
             return
         self._last[about] = now, 0
         if left_out:
-            line, fields = (
-                f"{line} ({{left_out}} more lines like it were left out before)",
-                {**fields, "left_out": left_out},
-            )
+            line, fields = f"{line} ({{left_out}} more left out before)", {**fields, "left_out": left_out}
         log(line, **fields)
