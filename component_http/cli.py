@@ -86,7 +86,7 @@ def _check(file: str) -> int:
     component = settings.component
     kinds = ", ".join(component.component_post_stanzas)
     api = f", the API at {settings.api.listen}" if settings.api.listen else ""
-    print(f"{file}: ok: {component.domain} at {component.server}, {kinds} to {component.displayed_url}{api}")
+    print(f"{file}: ok: {component.domain} at {component.server}, {kinds} to {component.post_origin}{api}")
     for warning in settings.warnings():
         print(f"{file}: warning: {warning}")
     spool = settings.spool.file()

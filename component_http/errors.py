@@ -7,6 +7,7 @@ They carry values; whoever logs or prints them formats the sentence.
 from __future__ import annotations
 
 __all__ = [
+    "AnswerRefused",
     "CertificateInvalid",
     "ComponentHttpError",
     "ConnectionCut",
@@ -60,6 +61,10 @@ class XmlRefused(ComponentHttpError):
     """XML that somebody handed us is not well-formed, or holds what we never accept or send."""
 
 
+class AnswerRefused(XmlRefused):
+    """An iq stays without an answer: not even the smallest error may be sent."""
+
+
 class ReplyRefused(ComponentHttpError):
     """What somebody wants us to send cannot be sent; the message says why, without repeating any of it."""
 
@@ -89,7 +94,7 @@ class ConnectionFailed(WebhookError):
 
 
 class CertificateInvalid(WebhookError):
-    """The webhook's certificate is not valid, or not for its name; only a person can mend that."""
+    """The certificate of the other side is not valid, or not for its name; only a person can mend that."""
 
 
 class TimedOut(WebhookError):

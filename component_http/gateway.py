@@ -15,7 +15,6 @@ from uuid import uuid4
 from attrs import evolve
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -39,6 +38,7 @@ from component_http.delivery.departure import LIFETIMES
 from component_http.delivery.departures import Departures
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.pushes import Pushes
 from component_http.delivery.relay import Relay, Status
@@ -51,6 +51,7 @@ from component_http.settings import DeliverySettings, Settings
 from component_http.spool import database
 from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
+from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
 from component_http.webhook.function import FunctionWebhook
 from component_http.xmpp.intake import LateHandler, StanzaIntake
@@ -231,7 +232,7 @@ class Gateway(MultiService):
             version=__version__,
             domain=component.domain,
             kinds=", ".join(component.component_post_stanzas),
-            url=component.displayed_url if self._webhook is None else "the application itself",
+            url=component.post_origin if self._webhook is None else "the application itself",
             spool="in memory" if self._spool_lock is None else self._spool_lock.path,
         )
 
@@ -498,7 +499,8 @@ class Gateway(MultiService):
             clock=self._reactor,
             new_id=_new_id,
             deadlines=_deadlines(delivery),
-            loop_guard=LoopGuard(*delivery.loop_guard) if delivery.loop_guard else None,
+            loop_guard=LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
+            loop_brake=LoopBrake() if delivery.loop_guard is None else None,
         )
 
     def _new_handlers(self, relay: Relay) -> list[XMPPHandler]:
@@ -632,7 +634,7 @@ def _component_stream(
 ) -> ComponentStream:
     component = settings.component
     return ComponentStream(
-        clientFromString(reactor, component.server),
+        client_endpoint(reactor, component.server),
         component.domain,
         component.secret,
         limits=limits,
@@ -640,9 +642,10 @@ def _component_stream(
         clock=reactor,
         random=Random(),
         sent=rooms.sent,
+        marked=rooms.marked,
         confirm=component.write_barrier,
         fallback=component.write_barrier_fallback,
         lifetimes=_lifetimes(settings.delivery),
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-        max_waiting=settings.delivery.max_pending + settings.webhook.max_connections * MAX_REPLIES,
+        max_waiting=backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES,
     )

@@ -21,6 +21,7 @@ from twisted.python import usage
 from component_http._version import __version__
 from component_http.errors import SettingsError
 from component_http.settings import SECRET_VARIABLE, ReferenceRow, Settings, reference, unknown_flag
+from component_http.settings.values import shown
 
 if TYPE_CHECKING:
     from component_http.gateway import Gateway
@@ -126,7 +127,7 @@ class Options(usage.Options):
     def parseArgs(self, *arguments: str) -> None:
         """There are none beside flags."""
         if arguments:
-            raise usage.UsageError(f'"{arguments[0]}" is not a flag: each has -- in front')
+            raise usage.UsageError(f"{shown(arguments[0])} is not a flag: each has -- in front")
 
     def settings(self) -> Settings:
         """

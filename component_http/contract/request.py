@@ -11,7 +11,7 @@ from twisted.words.xish.domish import Element
 from component_http.contract.conditions import NS_STANZAS
 from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import serialize
+from component_http.contract.xml import STANZA_NAMESPACES, serialize
 
 __all__ = [
     "CHAT_STATES",
@@ -82,19 +82,18 @@ def request_properties(stanza: Stanza) -> dict[str, object]:
         properties["body"] = found.pop("body")
     properties.update((name, value) for name, value in attributes.items() if value is not None)
     properties.update(found)
-    properties["stanza"] = serialize(element)
+    properties["stanza"] = serialize(element, standalone=True)
     return properties
 
 
 def _extensions(stanza: Stanza) -> dict[str, object]:
     """Read the children; of several that give the same property the first counts."""
-    own = stanza.element.uri
     found: dict[str, object] = {}
     stanza_ids: list[dict[str, str]] = []
     for child in stanza.element.children:
-        if isinstance(child, str):
+        if not isinstance(child, Element):
             continue
-        if child.uri == own:
+        if child.uri in STANZA_NAMESPACES:
             name = child.name
             read = _OWN[stanza.kind].get(name)
         elif child.uri == NS_STANZA_ID:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Literal
@@ -30,7 +31,8 @@ class BacklogLimits:
         max_per_conversation: Deliveries of one conversation. It goes one by one, and nobody waits for the thousandth
             answer.
         fair_above: How much is used before a sender's share is looked at: as long as there is room, it is anybody's.
-        fair_share: What one bare sender may hold from then on, so that a flood takes no room from others.
+        fair_share: What one bare sender may hold from then on, so that a flood takes no room from others. As much is
+            kept for other domains (`kept_for_others`), so that the many accounts of one domain take no room from them.
         pause_above: How much is used when no more should be read: what waits at the server needs no refusal.
         resume_below: How much is used, at most, when reading should go on; well below, so that it does not flutter.
     """
@@ -43,17 +45,43 @@ class BacklogLimits:
     pause_above: float = 0.75
     resume_below: float = 0.5
 
+    @property
+    def kept_for_others(self) -> float:
+        """The fraction that one domain leaves to others; 0 with a `fair_share` of 1, which switches fairness off."""
+        return min(self.fair_share, 1 - self.fair_share)
+
+    @property
+    def most_pending(self) -> int:
+        """Deliveries in all, with those of domains that hold little and may exceed `max_pending`."""
+        return math.ceil(self.max_pending * (1 + self.kept_for_others))
+
+
+@define(eq=False)
+class _Domain:
+    """
+    What the addresses of one domain have pending or reserved.
+
+    Attributes:
+        round: Its senders that have a ready conversation, the next one first.
+    """
+
+    name: str
+    pending: int = 0
+    pending_bytes: int = 0
+    round: OrderedDict[_Sender, None] = Factory(OrderedDict)
+
 
 @define(eq=False)
 class _Sender:
     """
-    What one bare address has pending.
+    What one bare address has pending or reserved.
 
     Attributes:
         round: Its ready conversations, the next one first.
     """
 
     name: str
+    domain: _Domain
     pending: int = 0
     pending_bytes: int = 0
     round: OrderedDict[_ConversationQueue, None] = Factory(OrderedDict)
@@ -85,9 +113,13 @@ class Backlog:
     The deliveries that are pending: accepted, and not ended.
 
     One delivery of a conversation is under way at a time, running or resting between two attempts, and its followers
-    wait behind it in the order they came. Conversations whose first delivery is ready take turns: by sender, and
-    within a sender by conversation. Whoever was served goes to the end of both rounds, so that a sender who is ready
-    waits for at most one turn of each other sender, however much they have.
+    wait behind it in the order they came. Conversations whose first delivery is ready take turns: by the sender's
+    domain, within a domain by sender, and within a sender by conversation. A domain, sender and conversation that was
+    served goes to the end of its round. So a domain that is ready waits for at most one turn of each other domain,
+    however many senders they have, and a sender for at most one turn of each other sender of its domain.
+
+    A domain is what stands behind the @, as it is written: subdomains are domains of their own, because no rule tells
+    which of them belong to one owner.
 
     Each operation takes the same time however much is pending, but for iterating. A sender with nothing pending leaves
     no trace.
@@ -108,7 +140,11 @@ class Backlog:
         self._queue_of: dict[str, _ConversationQueue] = {}
         self._queues: dict[Conversation, _ConversationQueue] = {}
         self._senders: dict[str, _Sender] = {}
-        self._round: OrderedDict[_Sender, None] = OrderedDict()
+        self._domains: dict[str, _Domain] = {}
+        self._round: OrderedDict[_Domain, None] = OrderedDict()
+        # What has room without a turn; it counts for the limits.
+        self._reserved = 0
+        self._reserved_bytes = 0
 
     @property
     def pending(self) -> int:
@@ -148,40 +184,73 @@ class Backlog:
         """The ids of all that was pending when it began, in order of arrival; they may be removed on the way."""
         return iter(list(self._queue_of))
 
-    def refusal(self, conversation: Conversation, size: int, others: int = 0, other_bytes: int = 0) -> Refusal | None:
+    def refusal(self, conversation: Conversation, size: int) -> Refusal | None:
         """
         Say why there is no room for a delivery.
 
         Args:
             conversation: The one it belongs to.
             size: Bytes of its request body.
-            others: Deliveries that are to be added before it.
-            other_bytes: Their sizes in all.
 
         Returns:
             None if there is room, or the name of what to count: `refused_full` if it would exceed an overall limit,
             `refused_conversation_full` if its conversation is full, `refused_unfair` if with it more than `fair_above`
-            of an overall limit were used and its bare sender held more than `fair_share` of the same limit. A sender
-            with nothing pending is never unfair, however small the share.
+            of an overall limit were used, and either its bare sender held more than `fair_share` of the same limit, or
+            other domains have something pending and its own left less than `kept_for_others` to them. A sender with
+            nothing pending never holds more than `fair_share`, however small that is.
+
+            A domain that holds at most `kept_for_others` may exceed an overall limit by as much: another one, which was
+            alone before, may have used all of it.
         """
         limits = self._limits
-        pending, pending_bytes = self.pending + others + 1, self._pending_bytes + other_bytes + size
-        if pending > limits.max_pending or pending_bytes > limits.max_pending_bytes:
-            return "refused_full"
+        pending = len(self._queue_of) + self._reserved
+        pending_bytes = self._pending_bytes + self._reserved_bytes
         queue = self._queues.get(conversation)
-        if queue is not None and len(queue.deliveries) >= limits.max_per_conversation:
+        full = queue is not None and len(queue.deliveries) >= limits.max_per_conversation
+        if (
+            pending + 1 <= limits.fair_above * limits.max_pending
+            and pending_bytes + size <= limits.fair_above * limits.max_pending_bytes
+        ):
+            return "refused_conversation_full" if full else None
+        sender, domain = self._senders.get(conversation[0]), self._domains.get(_domain_of(conversation[0]))
+        others = pending != (domain.pending if domain else 0)
+        unfair = False
+        for used, of_sender, of_domain, limit in (
+            (
+                pending + 1,
+                sender.pending + 1 if sender else 0,
+                domain.pending + 1 if domain else 0,
+                limits.max_pending,
+            ),
+            (
+                pending_bytes + size,
+                sender.pending_bytes + size if sender else 0,
+                domain.pending_bytes + size if domain else 0,
+                limits.max_pending_bytes,
+            ),
+        ):
+            kept = limits.kept_for_others * limit if others else 0
+            if used > limit + kept or (used > limit and of_domain > kept):
+                return "refused_full"
+            if used > limits.fair_above * limit and (of_sender > limits.fair_share * limit or of_domain > limit - kept):
+                unfair = True
+        if full:
             return "refused_conversation_full"
-        sender = self._senders.get(conversation[0])
-        if sender is not None:
-            for used, held, limit in (
-                (pending, sender.pending + 1, limits.max_pending),
-                (pending_bytes, sender.pending_bytes + size, limits.max_pending_bytes),
-            ):
-                if used > limits.fair_above * limit and held > limits.fair_share * limit:
-                    return "refused_unfair"
-        return None
+        return "refused_unfair" if unfair else None
 
-    def add(self, delivery_id: str, conversation: Conversation, size: int) -> None:
+    def reserve(self, conversation: Conversation, size: int) -> None:
+        """Count a delivery that has no turn yet, or has one no more, as if it were pending."""
+        self._hold(self._sender(conversation[0]), 1, size)
+        self._reserved += 1
+        self._reserved_bytes += size
+
+    def release(self, conversation: Conversation, size: int) -> None:
+        """Count a delivery no longer for which there is a `reserve`."""
+        self._reserved -= 1
+        self._reserved_bytes -= size
+        self._hold(self._senders[conversation[0]], -1, -size)
+
+    def add(self, delivery_id: str, conversation: Conversation, size: int, *, reserved: bool = False) -> None:
         """
         Take a delivery in, behind all others of its conversation.
 
@@ -191,22 +260,22 @@ class Backlog:
             delivery_id: Not pending yet, else ValueError.
             conversation: The one it belongs to.
             size: Bytes of its request body.
+            reserved: There is a `reserve` for it, which ends by this.
         """
         if delivery_id in self._queue_of:
             raise ValueError(f"{delivery_id} is pending already")
         queue = self._queues.get(conversation)
         if queue is None:
-            name = conversation[0]
-            sender = self._senders.get(name)
-            if sender is None:
-                sender = self._senders[name] = _Sender(name)
-            queue = self._queues[conversation] = _ConversationQueue(conversation, sender)
+            queue = self._queues[conversation] = _ConversationQueue(conversation, self._sender(conversation[0]))
             self._enter_round(queue)
         queue.deliveries[delivery_id] = size
         self._queue_of[delivery_id] = queue
-        queue.sender.pending += 1
-        queue.sender.pending_bytes += size
         self._pending_bytes += size
+        if reserved:
+            self._reserved -= 1
+            self._reserved_bytes -= size
+        else:
+            self._hold(queue.sender, 1, size)
 
     def next(self) -> str | None:
         """
@@ -217,12 +286,17 @@ class Backlog:
         """
         if self._running >= self._max_running or not self._round:
             return None
-        sender = next(iter(self._round))
+        domain = next(iter(self._round))
+        sender = next(iter(domain.round))
         queue, _ = sender.round.popitem(last=False)
         if sender.round:
-            self._round.move_to_end(sender)
+            domain.round.move_to_end(sender)
         else:
-            del self._round[sender]
+            del domain.round[sender]
+        if domain.round:
+            self._round.move_to_end(domain)
+        else:
+            del self._round[domain]
         queue.head = "running"
         self._running += 1
         return queue.first
@@ -243,13 +317,10 @@ class Backlog:
         If it was ready, the next takes its place in the round.
         """
         queue = self._queue_of[delivery_id]
-        sender = queue.sender
         led = queue.first == delivery_id
         del self._queue_of[delivery_id]
         size = queue.deliveries.pop(delivery_id)
         self._pending_bytes -= size
-        sender.pending -= 1
-        sender.pending_bytes -= size
         if led and queue.head == "running":
             self._running -= 1
         if not queue.deliveries:
@@ -258,8 +329,29 @@ class Backlog:
                 self._leave_round(queue)
         elif led and queue.head != "ready":
             self._enter_round(queue)
+        self._hold(queue.sender, -1, -size)
+
+    def _sender(self, name: str) -> _Sender:
+        sender = self._senders.get(name)
+        if sender is None:
+            domain_name = _domain_of(name)
+            domain = self._domains.get(domain_name)
+            if domain is None:
+                domain = self._domains[domain_name] = _Domain(domain_name)
+            sender = self._senders[name] = _Sender(name, domain)
+        return sender
+
+    def _hold(self, sender: _Sender, number: int, size: int) -> None:
+        """A sender holds so much more, or less; one that holds nothing is forgotten."""
+        domain = sender.domain
+        sender.pending += number
+        sender.pending_bytes += size
+        domain.pending += number
+        domain.pending_bytes += size
         if not sender.pending:
             del self._senders[sender.name]
+            if not domain.pending:
+                del self._domains[domain.name]
 
     def _queue_led_by(self, delivery_id: str, state: Literal["running", "resting"]) -> _ConversationQueue:
         queue = self._queue_of[delivery_id]
@@ -269,11 +361,20 @@ class Backlog:
 
     def _enter_round(self, queue: _ConversationQueue) -> None:
         queue.head = "ready"
-        queue.sender.round[queue] = None
-        # Where the sender is in the round already, this keeps its place.
-        self._round[queue.sender] = None
+        sender = queue.sender
+        sender.round[queue] = None
+        # Where the sender, or its domain, is in the round already, this keeps its place.
+        sender.domain.round[sender] = None
+        self._round[sender.domain] = None
 
     def _leave_round(self, queue: _ConversationQueue) -> None:
-        del queue.sender.round[queue]
-        if not queue.sender.round:
-            del self._round[queue.sender]
+        sender = queue.sender
+        del sender.round[queue]
+        if not sender.round:
+            del sender.domain.round[sender]
+            if not sender.domain.round:
+                del self._round[sender.domain]
+
+
+def _domain_of(bare: str) -> str:
+    return bare.rpartition("@")[2]

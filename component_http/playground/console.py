@@ -36,6 +36,7 @@ from component_http.playground.narrated import NarratedWebhook
 from component_http.playground.screen import Screen
 from component_http.playground.words import USER, advice, in_words
 from component_http.settings import SECRET_VARIABLE, DeliverySettings, Settings, SpoolSettings, TokenSettings
+from component_http.settings.values import displayed_url
 from component_http.testing import ComponentServer
 
 __all__ = ["Playground", "main", "play", "playground_settings"]
@@ -61,6 +62,7 @@ FAILURES = (
     "refused_reply",
     "refused_stopping",
     "reply_lost",
+    "unanswered",
     "unsendable",
 )
 """What the gateway counts when a stanza did not reach the bot, or the bot's reply not the user."""
@@ -156,7 +158,7 @@ class Playground:
         self._screen = screen
         self._settings = settings
         self._domain = settings.component.domain
-        self.url = settings.component.displayed_url
+        self.url = displayed_url(settings.post_url())
         self._client = webhook_client(settings, reactor) if webhook is None else None
         self._webhook = NarratedWebhook(webhook or self._client, self.url, screen, reactor)  # type: ignore[arg-type]
         self._server = ComponentServer(self._domain, reactor, self._arrived)

@@ -40,9 +40,10 @@ class Screen:
         Args:
             text: One or several lines; what is too long is cut.
             style: One of `STYLES`.
-            first: Stands before the first line; the others are indented as far.
+            first: Stands before the first line, and may be anything too; the others are indented as far.
             whole: Cut nothing.
         """
+        first = printable(first)
         if len(text) > MAX_SHOWN and not whole:
             text = f"{text[:MAX_SHOWN]}\n... and {len(text) - MAX_SHOWN} more characters"
         lines = printable(text).rstrip("\n").split("\n")

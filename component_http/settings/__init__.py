@@ -21,6 +21,7 @@ from attrs import NOTHING, Factory, field, fields, frozen
 
 from component_http.contract.address import Address
 from component_http.contract.conditions import StanzaError
+from component_http.contract.url import WebhookUrl
 from component_http.errors import SettingsError
 from component_http.settings.sources import (
     CONDITIONS,
@@ -209,6 +210,16 @@ class Settings(Table):
     def warnings(self) -> tuple[str, ...]:
         """What works but should be better, a sentence each, for the log; looks at the modes of the secrets' files."""
         found = []
+        if self.component.is_server_exposed:
+            found.append(
+                f"component.server is {shown(self.component.server)}, on another machine: stanzas pass in the open, and"
+                " so does the proof of the component's secret; take a tls: endpoint, unless you trust the network"
+            )
+        if self.component.is_webhook_exposed:
+            found.append(
+                f"component.component_post_url is at {self.component.post_origin}, on another machine:"
+                f" {', '.join(self._sent_to_webhook())} pass in the open; take https://, unless you trust the network"
+            )
         if self.component.url_holds_credentials:
             found.append(
                 "component.component_post_url holds a user or a password: they go out as Basic auth and stay out of"
@@ -243,6 +254,19 @@ class Settings(Table):
         """The settings that hold a secret themselves."""
         url = ["the user in component.component_post_url"] if self.component.url_holds_credentials else []
         return url + [f"webhook.headers.{name}" for name in self.webhook.headers if _SECRET_HEADER.search(name)]
+
+    def _sent_to_webhook(self) -> list[str]:
+        """What each POST shows to whoever can read it."""
+        sent = ["stanzas"]
+        if WebhookUrl.parse(self.post_url()).target != b"/":
+            sent.append("the path of the URL")
+        if self.component.url_holds_credentials:
+            sent.append("the user and the password in it")
+        if self.webhook.bearer_token is not None:
+            sent.append("the bearer token")
+        if self.webhook.headers:
+            sent.append("webhook.headers")
+        return sent
 
 
 def spool_from_toml(path: str | os.PathLike[str]) -> SpoolSettings:

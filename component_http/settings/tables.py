@@ -14,10 +14,12 @@ from typing import Any, ClassVar, Literal
 
 from attrs import NOTHING, Attribute, Converter, Factory, field, frozen
 
+from component_http.contract.endpoint import Endpoint
 from component_http.contract.stanza import STANZA_KINDS
+from component_http.contract.url import WebhookUrl, is_loopback
 from component_http.errors import SettingsError
 from component_http.settings import values
-from component_http.settings.values import Kind, accepted, displayed_url, file_path, listening_at, number, shown, whole
+from component_http.settings.values import Kind, accepted, file_path, listening_at, number, shown, whole
 
 __all__ = [
     "SECRET_VARIABLE",
@@ -235,6 +237,10 @@ def _resolve_credential(key: str, hidden: str) -> Callable[[object, Any], str]:
     return resolve
 
 
+def _origin(url: str) -> str:
+    return WebhookUrl.parse(url).origin.decode("ascii")
+
+
 def _resolve_template(value: object, owner: HookSettings) -> str | None:
     path = owner.template_file
     if path is None:
@@ -289,13 +295,14 @@ class ComponentSettings(Table):
         About(
             values.URL,
             "the webhook: stanzas are POSTed there",
-            "user:password in it goes out as Basic auth and stays out of the log; a flag must not hold them",
+            "user:password in it goes out as Basic auth; the log shows no more than scheme, host and port, for the rest"
+            " may be a secret; a flag must not hold user or password",
             example='"http://127.0.0.1:8080/"',
             aliases=("post-url",),
             required=True,
         ),
         default=None,
-        show=lambda url: repr(url and displayed_url(url)),
+        show=lambda url: repr(url and _origin(url)),
     )
     component_post_stanzas: tuple[str, ...] = setting(
         About(
@@ -376,9 +383,23 @@ class ComponentSettings(Table):
     )
 
     @property
-    def displayed_url(self) -> str:
-        """`component_post_url` as it may be logged: without user, password and query; empty where there is none."""
-        return displayed_url(self.component_post_url) if self.component_post_url else ""
+    def post_origin(self) -> str:
+        """What of `component_post_url` may be logged: scheme, host and port; empty where there is none."""
+        return _origin(self.component_post_url) if self.component_post_url else ""
+
+    @property
+    def is_server_exposed(self) -> bool:
+        """What passes between the gateway and the XMPP server is in the open, on a network."""
+        endpoint = Endpoint.parse(self.server)
+        return endpoint.kind == "tcp" and not is_loopback(endpoint.host_and_port[0])
+
+    @property
+    def is_webhook_exposed(self) -> bool:
+        """What passes between the gateway and the webhook is in the open, on a network."""
+        if self.component_post_url is None:
+            return False
+        url = WebhookUrl.parse(self.component_post_url)
+        return not url.secure and not is_loopback(url.host)
 
     @property
     def url_holds_credentials(self) -> bool:
@@ -584,11 +605,13 @@ class DeliverySettings(Table):
         ),
         default="bounce",
     )
-    loop_guard: tuple[int, float] | None = setting(
+    loop_guard: tuple[int, float] | Literal["off"] | None = setting(
         About(
             values.LOOP_GUARD,
-            "replies in one conversation at most within a time, such as 20/10s; none are sent beyond it, iqs excepted",
-            "it ends the talk of two bots that answer each other; a fixed limit would hit healthy load",
+            "replies in one conversation at most within a time, such as 20/10s; none are sent beyond it, iqs excepted."
+            " Unless it is set, a conversation in which two programs clearly answer each other is slowed down to one"
+            " request a second; off switches that off as well",
+            "two bots that answer each other never stop; a fixed limit would hit healthy load",
             example='"20/10s"',
         ),
         default=None,
@@ -596,7 +619,8 @@ class DeliverySettings(Table):
     max_pending: int = setting(
         About(
             whole(10, 1_000_000, "stanzas"),
-            "accepted stanzas that wait for their end at most; more are refused with a wait error",
+            "accepted stanzas that wait for their end at most; more are refused with a wait error. Only a domain that"
+            " holds little may go beyond it, by fair_share_percent, where others have used it up",
             "it bounds memory while the webhook is slow or away: each takes about 2 KB of it, and in a memory spool its"
             " request body besides; with a hundred thousand the process is noticeably slower",
         ),
@@ -632,8 +656,9 @@ class DeliverySettings(Table):
     fair_share_percent: float = setting(
         About(
             number(0.1, 100, "percent"),
-            "the share of the limit that one sender may hold from then on",
-            "so that one who floods takes no room from others",
+            "the share of the limit that one sender may hold from then on, and that one domain leaves to others while"
+            " these have something pending; 100 switches both off",
+            "so that one who floods, from one account or from many, takes no room from others",
         ),
         default=10.0,
     )
@@ -945,7 +970,7 @@ class ApiSettings(Table):
     max_connections: int = setting(
         About(
             whole(1, 10_000, "connections"),
-            "connections at once; what comes beyond is told 503 and closed",
+            "connections at once; beyond, the oldest without a token or idle makes room, or the new one is told 503",
             "a process has so many sockets, and the stream to the server needs one of them",
         ),
         default=100,
@@ -1008,4 +1033,4 @@ class ApiSettings(Table):
         """Others than those on this machine can reach it, and what passes is in the open."""
         if self.listen is None or not self.listen.startswith(("tcp:", "tcp6:")):
             return False
-        return not re.fullmatch(r"localhost|127\.[\d.]+|::1", listening_at(self.listen)[0])
+        return not is_loopback(listening_at(self.listen)[0])

@@ -16,16 +16,18 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from attrs import NOTHING, frozen
-from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
 from zope.interface import implementer
 
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.conditions import CONDITIONS, ERROR_TYPES, StanzaError
+from component_http.contract.endpoint import Endpoint
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.stanza import STANZA_KINDS
 from component_http.contract.url import WebhookUrl, is_ipv6
 from component_http.errors import SettingsError
+from component_http.tls import client_endpoint
 
 __all__ = [
     "ANSWERS",
@@ -148,11 +150,11 @@ def _sentence(label: str, value: object, kind: Kind, unfit: _Unfit) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as TOML would write it, short, on one line, without control characters or a URL's credentials."""
+    """A value as TOML would write it, short, on one line, without control characters or what may be secret in a URL."""
     if isinstance(value, Mapping):
         return "a table"
-    if isinstance(value, str) and "@" in value and "//" in value:
-        value = _without_credentials(value)
+    if isinstance(value, str) and ("://" in value or ("@" in value and "//" in value)):
+        value = _without_secrets(value)
     if isinstance(value, (set, frozenset)):
         value = sorted(value, key=str)
     try:
@@ -290,17 +292,44 @@ def _accept_server(value: Any) -> str:
     if not isinstance(value, str):
         raise _Unfit
     # Nobody logs in to a component port, but a URL may have been written here.
-    found = _without_credentials(value) if "@" in value else value
+    found = _without_secrets(value) if "@" in value else value
     problem = _network_endpoint_problem(value)
     if problem:
         raise _Unfit(found=found, remedy=problem)
     try:
-        clientFromString(_NoReactor(), value)
+        client_endpoint(_NoReactor(), value)
+    except OSError as error:  # a TLS endpoint reads its certificates
+        raise _Unfit(found=found, remedy=f"{shown(error.filename)} cannot be read: {error.strerror}") from None
     except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
         unknown = str(error).startswith("Unknown endpoint type")
         said = None if unknown else f"Twisted says {shown(str(error))}"
         raise _Unfit(found=found, remedy=_server_remedy(value) or said) from None
     return value
+
+
+_TLS_NAMES = {"certKey": "certificate", "caCertsDir": "trustRoots"}
+"""What a `tls:` endpoint calls the options of an `ssl:` endpoint."""
+
+
+def _as_tls(endpoint: Endpoint) -> str:
+    """The `tls:` endpoint that does what somebody wanted who wrote an `ssl:` endpoint."""
+    host, port = endpoint.host_and_port
+    if not host or not port.isdecimal():
+        return "tls:HOST:PORT"
+    host = host.lstrip("/")
+    options = {
+        _TLS_NAMES.get(name, name): value
+        for name, value in endpoint.named.items()
+        if name not in ("host", "port", "hostname")
+    }
+    name = endpoint.named.get("hostname", host)
+    if name != host:
+        options["endpoint"] = f"tcp:{_escaped(host)}:{port}"
+    return ":".join(["tls", _escaped(name), port, *(f"{key}={_escaped(value)}" for key, value in options.items())])
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"[\\:=]", r"\\\g<0>", text)
 
 
 SERVER = Kind(
@@ -311,15 +340,16 @@ SERVER = Kind(
 
 def _network_endpoint_problem(text: str) -> str | None:
     """What is wrong with an endpoint that has a host and a port; Twisted's own words for that help nobody."""
-    kind, *arguments = re.split(r"(?<!\\):", text)
-    if kind.lower() not in ("tcp", "tls", "ssl"):
+    endpoint = Endpoint.parse(text)
+    kind, positional, named = endpoint.kind, endpoint.positional, endpoint.named
+    if kind == "ssl":
+        return f'an ssl: endpoint accepts the certificate of anybody, so write "{_as_tls(endpoint)}"'
+    if kind not in ("tcp", "tls"):
         return None
-    if arguments and arguments[0].startswith("//"):
+    if positional and positional[0].startswith("//"):
         return _server_remedy(text) or "a // is not a part of it"
-    positional = [argument for argument in arguments if "=" not in argument]
-    named = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if len(positional) > 2:
-        return _server_remedy(text.partition(":")[2]) or "a colon in the host is written \\:"
+        return _server_remedy(text.partition(":")[2], kind) or "a colon in the host is written \\:"
     port = named.get("port") or positional[-1] if positional else named.get("port", "")
     if len(positional) + len({"host", "port"} & named.keys()) == 1:
         return f'write "{kind}:127.0.0.1:{port}"' if port.isdecimal() else f'write "{kind}:{port}:5347"'
@@ -328,8 +358,10 @@ def _network_endpoint_problem(text: str) -> str | None:
     return None
 
 
-def _server_remedy(text: str) -> str | None:
-    """What somebody who wrote this most likely meant."""
+def _server_remedy(text: str, kind: str = "tcp") -> str | None:
+    """What somebody who wrote this most likely meant; `kind` is that of the endpoint where the text does not say it."""
+    if re.match("(tls|ssl|https)://", text):
+        kind = "tls"
     if text.isdecimal():
         return f'write "tcp:127.0.0.1:{text}"'
     if re.fullmatch(r"\.{0,2}/[^/@\s][^@\s]*", text):
@@ -341,7 +373,7 @@ def _server_remedy(text: str) -> str | None:
         host, port = meant[1], meant[2] or "5347"
     else:
         return None
-    return 'write "tcp:{}:{}"'.format(host.replace(":", "\\:"), port)
+    return f'write "{kind}:{_escaped(host)}:{port}"'
 
 
 def _accept_listen(value: Any) -> str:
@@ -371,9 +403,9 @@ def _listen_remedy(text: str) -> str | None:
 
 def listening_at(endpoint: str) -> tuple[str, str]:
     """The interface ("" for all of them) and the port of a usable endpoint on TCP; "" and the path of one on Unix."""
-    arguments = [argument.replace("\\:", ":") for argument in re.split(r"(?<!\\):", endpoint)[1:]]
-    named = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    return named.get("interface", ""), named.get("port") or named.get("address") or arguments[0]
+    parsed = Endpoint.parse(endpoint)
+    where = parsed.named.get("port") or parsed.named.get("address")
+    return parsed.named.get("interface", ""), where or parsed.positional[0]
 
 
 LISTEN = Kind(
@@ -459,7 +491,7 @@ STANZAS = Kind(
 )
 
 
-def _accept_loop_guard(value: Any) -> tuple[int, float]:
+def _accept_rate(value: Any) -> tuple[int, float]:
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6}(?:\.\d{1,3})?)\s*s\s*", value, re.ASCII)
         value = (int(match[1]), float(match[2])) if match else None
@@ -471,10 +503,13 @@ def _accept_loop_guard(value: Any) -> tuple[int, float]:
     return replies, float(seconds)
 
 
-LOOP_GUARD = Kind('replies and seconds, such as "20/10s": from 1 to 10000 within 1 to 3600 s', _accept_loop_guard)
+LOOP_GUARD = Kind(
+    'replies and seconds, such as "20/10s": from 1 to 10000 within 1 to 3600 s; or "off"',
+    lambda value: value if value == "off" else _accept_rate(value),
+)
 
 
-RATE = Kind('requests and seconds, such as "100/10s": from 1 to 10000 within 1 to 3600 s', _accept_loop_guard, None)
+RATE = Kind('requests and seconds, such as "100/10s": from 1 to 10000 within 1 to 3600 s', _accept_rate, None)
 
 
 def _accept_conditions(value: Any) -> Mapping[int, StanzaError]:
@@ -530,18 +565,18 @@ def _url_parts(url: str) -> SplitResult | None:
 
 def _accept_url(value: Any) -> str:
     if not isinstance(value, str):
-        raise _Unfit
+        raise _Unfit(found=value if isinstance(value, (int, float)) else "...")
+    found = _without_secrets(value)
     parts = _url_parts(value)
     if parts is None:
-        found = _without_credentials(value)
         bare = value and "//" not in value and _url_parts(f"http://{value}") is not None
-        raise _Unfit(found=found, remedy=f'write "http://{found}"' if bare else None)
+        raise _Unfit(found=found, remedy="put http:// or https:// in front" if bare else None)
     if parts.fragment:
-        raise _Unfit(remedy="leave out what follows the #, it is never sent")
+        raise _Unfit(found=found, remedy="leave out what follows the #, it is never sent")
     try:
         WebhookUrl.parse(value)
     except ValueError as error:
-        raise _Unfit(found=_without_credentials(value), remedy=str(error)) from None
+        raise _Unfit(found=found, remedy=str(error)) from None
     return value
 
 
@@ -570,15 +605,19 @@ BASE_URL = Kind('an absolute URL without a query, such as "https://bot.example.o
 
 
 def displayed_url(url: str) -> str:
-    """A usable URL without what in it may be secret: user, password and query."""
+    """A usable URL without user, password and query, for the eyes of who has typed it."""
     start, mark, _ = re.sub(r"//[^/?]*@", "//", url, count=1).partition("?")
     return f"{start}?..." if mark else start
 
 
-def _without_credentials(text: str) -> str:
-    """A text that was perhaps meant as a URL, without all that might be a user, a password or a query in it."""
-    start, mark, _ = re.sub(r"^(.*?//)?.*@", lambda match: match[1] or "", text, flags=re.DOTALL).partition("?")
-    return f"{start}?..." if mark else start
+def _without_secrets(text: str) -> str:
+    """A text that was perhaps meant as a URL, with no more of it than scheme, host and port: the rest may be secret."""
+    start, slashes, rest = text.partition("//") if "//" in text else ("", "", text)
+    where = re.split("[/?#]", rest, maxsplit=1)[0]
+    path = rest[len(where) :]
+    if "@" in start or "@" in path:
+        return "..."  # there is no telling where a password ends
+    return f"{start}{slashes}{where.rpartition('@')[2]}{path if path in ('', '/') else '/...'}"
 
 
 def _accept_headers(value: Any) -> Mapping[str, str]:

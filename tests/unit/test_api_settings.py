@@ -13,7 +13,7 @@ TOKEN = "0123456789abcdef"
 FILE = """
 [component]
 domain = "bot.example.org"
-component_post_url = "http://h/"
+component_post_url = "http://127.0.0.1/"
 [api]
 listen = "tcp:5280:interface=127.0.0.1"
 [[api.token]]
@@ -81,7 +81,9 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         """
         built = Settings(
             component=ComponentSettings(
-                domain="bot.example.org", component_post_url="http://h/", secret=ENVIRONMENT["COMPONENT_HTTP_SECRET"]
+                domain="bot.example.org",
+                component_post_url="http://127.0.0.1/",
+                secret=ENVIRONMENT["COMPONENT_HTTP_SECRET"],
             ),
             api=ApiSettings(
                 listen="tcp:5280:interface=127.0.0.1",

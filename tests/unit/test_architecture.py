@@ -41,6 +41,7 @@ PURE = {
     "re",
     "urllib",
     "string",
+    "stringprep",
     "sys",
     "types",
     "typing",
@@ -66,18 +67,19 @@ class Room:
     pure: bool = False
 
 
-VALUES = ("contract", "errors", "notices", "delivery.delivery", "delivery.departure")
+VALUES = ("contract", "errors", "notices", "shares", "delivery.delivery", "delivery.departure")
 SEAMS = (*VALUES, "interfaces", "waiters")
 
 ROOMS = {
     # Values.
     "errors": Room(pure=True),
     "notices": Room(pure=True),
+    "shares": Room(pure=True),
     "_version": Room(pure=True),
-    "contract": Room(["errors"], ["twisted.words.xish", "twisted.words.protocols.jabber", "idna"], pure=True),
+    "contract": Room(["errors"], ["twisted.words.xish", "idna"], pure=True),
     **{
         f"delivery.{name}": Room([*VALUES, "delivery.retry"], pure=True)
-        for name in ("backlog", "breaker", "deadlines", "delivery", "loop_guard", "retry")
+        for name in ("backlog", "breaker", "deadlines", "delivery", "loop_brake", "loop_guard", "retry")
     },
     "delivery.departure": Room(VALUES, ["twisted.words.xish"], pure=True),
     # Seams.
@@ -96,11 +98,11 @@ ROOMS = {
         ],
     ),
     # Edges: each knows one outside library and no other edge.
-    "xmpp": Room([*SEAMS, "_version", "compat"], ["twisted", "wokkel", "constantly", "zope"]),
-    "webhook": Room([*SEAMS, "_version"], ["twisted", "treq", "service_identity", "OpenSSL", "zope"]),
+    "xmpp": Room([*SEAMS, "_version", "compat", "tls"], ["twisted", "wokkel", "constantly", "zope"]),
+    "webhook": Room([*SEAMS, "_version", "tls"], ["twisted", "treq", "zope"]),
     "spool": Room(SEAMS, ["twisted"]),
     "operations": Room([*SEAMS, "_version"], ["twisted"]),
-    "api": Room(SEAMS, ["twisted"]),
+    "api": Room(SEAMS, ["twisted", "zope"]),
     "api.template": Room(SEAMS, ["jinja2"]),
     **{
         f"api.{name}": Room([*VALUES, "api"], ["twisted.words.xish"], pure=True)
@@ -108,8 +110,9 @@ ROOMS = {
     },
     # Beside the path of a stanza.
     "clock": Room([], ["twisted", "zope"]),
-    "compat": Room([], ["twisted", "constantly"]),
-    "settings": Room(["contract", "errors"], ["twisted", "zope"]),
+    "compat": Room(["contract"], ["twisted", "constantly"]),
+    "settings": Room(["contract", "errors", "tls"], ["twisted", "zope"]),
+    "tls": Room(["contract", "errors"], ["twisted", "cryptography", "OpenSSL", "service_identity", "zope"]),
     "testing": Room(SEAMS, ["twisted"]),
 }
 """

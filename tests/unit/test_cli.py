@@ -42,7 +42,7 @@ class CheckTests(SynchronousTestCase):
         (folder / "secret").chmod(0o600)
         self.file = folder / "bot.toml"
 
-    def write(self, url: str = "http://h/", more: str = "") -> None:
+    def write(self, url: str = "http://127.0.0.1/", more: str = "") -> None:
         self.file.write_text(
             f'[component]\ndomain = "Bot.example.org"\nsecret_file = "secret"\ncomponent_post_url = "{url}"\n{more}'
         )
@@ -64,18 +64,18 @@ class CheckTests(SynchronousTestCase):
         """
         self.write()
         self.assertEqual(
-            Ended(0, f"{self.file}: ok: bot.example.org at tcp:127.0.0.1:5347, message to http://h/\n", ""),
+            Ended(0, f"{self.file}: ok: bot.example.org at tcp:127.0.0.1:5347, message to http://127.0.0.1\n", ""),
             run("check", str(self.file)),
         )
 
     def test_warnings_and_no_secrets(self) -> None:
         """
-        What should be better is told too; neither the URL's password nor its query is shown.
+        What should be better is told too; no more of the URL is shown than scheme, host and port.
         """
-        self.write("http://user:hunter2@h/?token=hunter2")
+        self.write("https://user:hunter2@h/hunter2?token=hunter2")
         ended = run("check", str(self.file))
         self.assertEqual(0, ended.status)
-        self.assertIn("message to http://h/?...\n", ended.output)
+        self.assertIn("message to https://h\n", ended.output)
         self.assertIn(f"\n{self.file}: warning: component.component_post_url", ended.output)
         self.assertNotIn("hunter2", ended.output)
 
@@ -86,7 +86,7 @@ class CheckTests(SynchronousTestCase):
         self.write(more='[api]\nlisten = "tcp:5280:interface=127.0.0.1"\n[spool]\npath = "none/spool"\n')
         ended = run("check", str(self.file))
         self.assertEqual(0, ended.status)
-        self.assertIn(", message to http://h/, the API at tcp:5280:interface=127.0.0.1\n", ended.output)
+        self.assertIn(", message to http://127.0.0.1, the API at tcp:5280:interface=127.0.0.1\n", ended.output)
         self.assertIn(f"but there is no folder {self.file.parent / 'none'}: make it before the start\n", ended.output)
 
     def test_bad(self) -> None:

@@ -32,6 +32,7 @@ from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure
 from component_http.delivery.departures import Departures
 from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import FLUSH, MAX_LETTER_BYTES, SLICE, Relay
 from component_http.delivery.retry import RetryBudget, RetryPolicy
@@ -88,6 +89,7 @@ class DeliveryTestCase(SynchronousTestCase):
         max_running=32,
         on_gone: StanzaError | None = None,
         loop_guard=None,
+        loop_brake=None,
         draw: Callable[[], float] = lambda: 0.5,
         webhook=None,
         spool=None,
@@ -120,6 +122,7 @@ class DeliveryTestCase(SynchronousTestCase):
             new_id=lambda: next(ids),
             deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
             loop_guard=loop_guard,
+            loop_brake=loop_brake,
         )
 
     def sent(self):
@@ -308,6 +311,7 @@ class KeepingSpool(SlowSpool):
         self.letters: list[tuple[str, Letter]] = []
         self.leaving: dict[int, Departure] = {}
         self.failures: list[tuple[int, str]] = []
+        self.expired: list[Departure] = []
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         self.kept[delivery.id] = delivery
@@ -337,8 +341,10 @@ class KeepingSpool(SlowSpool):
         del self.leaving[number]
 
     def failed(self, number: int, outcome: str) -> None:
-        del self.leaving[number]
+        departure = self.leaving.pop(number)
         self.failures.append((number, outcome))
+        if outcome == "reply_expired":
+            self.expired.append(departure)
 
 
 class SpoolTests(DeliveryTestCase):
@@ -1223,6 +1229,106 @@ class LoopGuardTests(DeliveryTestCase):
         self.assertEqual([("iq", "result", None)] * 5, self.sent())
 
 
+def echo(request):
+    return {"body": request["body"]}
+
+
+class LoopBrakeTests(DeliveryTestCase):
+    """Two bots of the component that echo, with nothing between them but the server."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.relay = self.a_relay(
+            webhook=ScriptedWebhook(answer=lambda body, headers: json_response(json.dumps(echo(json.loads(body))))),
+            loop_brake=LoopBrake(),
+        )
+        self.carried = 0
+
+    def carry(self, most: int = 1000) -> None:
+        """Bring each of them what the other one says, until there is no more for now."""
+        while self.carried < min(most, len(self.outlet.sent)):
+            self.relay.accept(Stanza.from_element(self.outlet.sent[self.carried]))
+            self.carried += 1
+
+    def pass_time(self, seconds: int) -> None:
+        """So many seconds, in which they go on."""
+        for _ in range(seconds * 10):
+            self.clock.advance(0.1)
+            self.carry(100_000)
+
+    def begin(self) -> None:
+        """One of them says something, and so on until one has to wait."""
+        self.relay.accept(a_stanza(sender="a@bot.example.org", to="b"))
+        self.carry()
+
+    def test_slowed_down(self) -> None:
+        """
+        After some rounds each of them gets one request a second, nothing is lost, and it is said once.
+        """
+        with capturedLogs() as logs:
+            self.begin()
+            begun = len(self.webhook.posts)
+            self.assertTrue(begun < 60, begun)
+            self.pass_time(20)
+        self.assertTrue(30 <= len(self.webhook.posts) - begun <= 42, len(self.webhook.posts) - begun)
+        self.assertEqual(len(self.webhook.posts), self.counters["replied"])
+        self.assertTrue(self.counters["loop_slowed"] > 10)
+        said = [event for event in logs if "answer each other" in formatEvent(event)]
+        self.assertEqual(1, len(said))
+
+    def test_others_are_as_fast_as_ever(self) -> None:
+        """
+        Who talks to one of them meanwhile waits for nothing.
+        """
+        self.begin()
+        self.relay.accept(a_stanza(sender="carol@example.org", id_="carol"))
+        self.assertEqual("carol", self.posted()[-1])
+
+    def test_pushed_replies(self) -> None:
+        """
+        Replies that are pushed without a request are noted like others.
+        """
+        brake = LoopBrake()
+        relay = self.a_relay([Response(204)] * 40, loop_brake=brake)
+        for number in range(20):
+            text = "You said: " * number + "hello"
+            relay.accept(a_stanza(body=text))
+            element = a_stanza(body="You said: " + text).element
+            element["to"], element["from"] = "alice@example.org", "bot@bot.example.org"
+            relay.note_said([element])
+        self.assertTrue(relay.pending)
+        self.clock.advance(5)
+        self.assertEqual(0, relay.pending)
+
+    def test_whoever_does_not_wait_is_no_loop(self) -> None:
+        """
+        Where the sender of a delivery that was held goes on without our reply, both go on at once.
+        """
+        relay = self.a_relay(
+            webhook=ScriptedWebhook(answer=lambda body, headers: json_response(json.dumps({"body": "hello"}))),
+            loop_brake=LoopBrake(),
+        )
+        accepted = 0
+        while not relay.pending:
+            relay.accept(a_stanza(body="hello"))
+            accepted += 1
+            self.assertTrue(accepted < 1000)
+        relay.accept(a_stanza(body="hello"))
+        self.clock.advance(0)
+        self.assertEqual((0, accepted + 1), (relay.pending, len(self.outlet.sent)))
+        self.assertEqual(0, self.counters["loop_slowed"])
+
+    def test_ended_while_it_waits(self) -> None:
+        """
+        A drain that has no time gives up what waits, and no timer is left.
+        """
+        self.begin()
+        drained = Deferred.fromCoroutine(self.relay.drain(0))
+        self.clock.pump([0, 0, 2])
+        self.successResultOf(drained)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+
 class DrainTests(DeliveryTestCase):
     """Stopping calmly."""
 
@@ -1533,7 +1639,7 @@ class AccountingTests(DeliveryTestCase):
             for _ in range(91):
                 self.advance(10.0)
                 self.assert_iqs_in_time(asked, spool)
-            self.assertEqual(asked.keys(), set(self.answered()))
+            self.assertEqual(asked.keys(), {*self.answered(), *self.decided(spool)})
         else:
             drained = Deferred.fromCoroutine(relay.drain(drain))
             self.advance(drain)
@@ -1562,8 +1668,8 @@ class AccountingTests(DeliveryTestCase):
         return [element["id"] for element in self.outlet.sent if element.name == "iq"]
 
     def decided(self, spool: MemorySpool) -> list[str]:
-        """The ids of those whose answers the spool has: while the outlet is crowded they wait there."""
-        kept = spool.leaving.values() if isinstance(spool, KeepingSpool) else ()
+        """The ids of those whose answers the spool has: while the outlet is crowded they wait there, and expire."""
+        kept = (*spool.leaving.values(), *spool.expired) if isinstance(spool, KeepingSpool) else ()
         return [parse_stanzas(each.xml, Limits())[0]["id"] for each in kept if each.kind == "iq"]
 
     def assert_iqs_in_time(self, asked: dict[str, float], spool: MemorySpool) -> None:

@@ -16,6 +16,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
+from component_http.contract.conditions import StanzaError, error_child
 from component_http.contract.memo import Memo
 from component_http.contract.reply import Composed
 from component_http.contract.xml import NS_COMPONENT, Limits
@@ -157,6 +158,20 @@ class LeavingTests(DeparturesCase):
             made = self.departures.leaving([a_stanza(sender="a@elsewhere.example"), a_stanza("ok")])
         self.assertEqual(["ok"], [element["id"] for _, element in made])
         self.assertEqual((1, [LogLevel.warn]), (self.counters["unsendable"], [each["log_level"] for each in logs]))
+
+    def test_answers_that_are_too_large(self) -> None:
+        """
+        An error that is too large for an iq loses its text; one whose id leaves no room for it is counted.
+        """
+        made = []
+        for id_, text in (("q1", "x" * 300_000), ("i" * 262_100, "no")):
+            error = a_stanza(id_, kind="iq", type="error")
+            error.addChild(error_child(StanzaError("cancel", "gone", text)))
+            made.extend(self.departures.leaving([error]))
+        [(departure, element)] = made
+        self.assertEqual(("q1", 1), (element["id"], self.counters["unanswered"]))
+        self.assertEqual(["gone"], [child.name for child in element.error.elements()])
+        self.assertLess(len(departure.xml), 300)
 
 
 class DurableTests(DeparturesCase):

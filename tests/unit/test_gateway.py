@@ -211,6 +211,15 @@ class SettingsAtWorkTests(SynchronousTestCase):
         self.say(*["alice"] * 5)
         self.assertEqual((2, 3), (len(self.sent), gateway.counters["loop_guarded"]))
 
+    def test_loop_brake(self) -> None:
+        """
+        Unless loop_guard is set, or off, whoever only repeats the bot has to wait at some time.
+        """
+        for settings, waits in ({}, True), ({"loop_guard": "off"}, False), ({"loop_guard": "10000/1s"}, False):
+            gateway = self.a_gateway([json_response('{"body": "x"}')] * 200, **settings)
+            self.say(*["alice"] * 200)
+            self.assertEqual(waits, gateway.status().pending > 0, settings)
+
     def test_limits(self) -> None:
         """
         Every limit of the backlog is one that was set.
@@ -467,7 +476,7 @@ class StartTests(SynchronousTestCase):
         The first line of a gateway says what it serves and where its spool is, without what is secret in the URL.
         """
         component = ComponentSettings(
-            domain="bot.example.org", secret="hunter2", component_post_url="http://user:hunter2@h/?token=hunter2"
+            domain="bot.example.org", secret="hunter2", component_post_url="http://user:hunter2@h/hunter2?token=hunter2"
         )
         settings = Settings(component=component, spool=SpoolSettings(kind="memory"))
         reactor = MemoryReactorClock()
@@ -477,6 +486,6 @@ class StartTests(SynchronousTestCase):
         self.addCleanup(gateway.stopService)
         lines = [formatEvent(event) for event in logs if event["log_level"] is LogLevel.info]
         self.assertEqual(
-            f"component-http {__version__} serves bot.example.org: message to http://h/?...; the spool is in memory",
+            f"component-http {__version__} serves bot.example.org: message to http://h; the spool is in memory",
             lines[0],
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 from twisted.words.xish.utility import EventDispatcher
@@ -100,6 +101,23 @@ class IntakeTests(HandlerTestCase):
         self.assertEqual(["message"], [stanza.kind for stanza in self.accepted])
         self.assertEqual([], self.answers())
 
+    def test_a_flood_of_malformed_stanzas_does_not_fill_the_log(self) -> None:
+        """
+        Of stanzas that are ignored there is one line in a minute, with the number of those left out before.
+        """
+        clock = Clock()
+        self.add_intake("iq", monotonic=clock.seconds)
+        with capturedLogs() as logs:
+            for _ in range(2):
+                for _ in range(50):
+                    self.receive("iq", type="nonsense", id="1")
+                clock.advance(61)
+        self.assertEqual(
+            ["ignored a iq: an iq of an unknown type" + more for more in ("", " (49 more left out before)")],
+            [formatEvent(event) for event in logs if event["log_level"] is LogLevel.warn],
+        )
+        self.assertEqual(100, self.counters["malformed"])
+
     def test_unlisted_iq_is_answered(self) -> None:
         """
         An iq get or set that is not forwarded gets service-unavailable, with its id.
@@ -193,6 +211,18 @@ class RoomTests(HandlerTestCase):
         self.manager.receive(
             f"<{kind} from='room@rooms.example.org/{nick}' to='bot@bot.example.org'{given}>{inside}</{kind}>"
         )
+
+    def test_private_messages_without_a_mark(self) -> None:
+        """
+        What an occupant says to the bot alone comes from a room, also where nothing in it says so.
+        """
+        self.add_intake()
+        self.add_presence()
+        self.from_room("presence", self.OWN, nick="echo")
+        self.from_room("message", "<body>psst</body>", type="chat")
+        self.receive("message", "<body>psst</body>", type="chat")
+        self.assertEqual([True, False], [stanza.through_room for stanza in self.accepted])
+        self.assertEqual([False, True], [stanza.bounceable for stanza in self.accepted])
 
     def test_our_own_messages(self) -> None:
         """

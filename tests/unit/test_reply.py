@@ -19,10 +19,11 @@ from component_http.contract.conditions import (
     STOPPING,
     StanzaError,
 )
-from component_http.contract.reply import MAX_JSON_DEPTH, MAX_REPLIES, Response, Verdict, give_up, judge
+from component_http.contract.reply import MAX_ELEMENTS, MAX_JSON_DEPTH, MAX_REPLIES, Response, Verdict, give_up, judge
 from component_http.contract.request import XML_LANG, request_properties
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas, serialize
+from tests.unit.work import calls
 
 ALICE = "alice@example.org/phone"
 BOT = "bot@bot.localhost"
@@ -296,6 +297,30 @@ class JsonTests(ReadingTestCase):
         self.assertEqual(MAX_REPLIES, len(answered(a_message(), [{"body": "x"}] * MAX_REPLIES).stanzas))
         self.assert_refused(answered(a_message(), [{"body": "x"}] * (MAX_REPLIES + 1)), "more than")
         self.assert_refused(answered(a_message(), {"stanza": "<message/>" * (MAX_REPLIES + 1)}), "more than")
+        pairs = [{"stanza": "<message/><message/>"}] * (MAX_REPLIES // 2)
+        self.assertEqual(MAX_REPLIES, len(answered(a_message(), pairs).stanzas))
+        self.assert_refused(answered(a_message(), [*pairs, {"body": "x"}]), "more than")
+        self.assert_refused(answered(a_message(), [{"body": "x"}, *pairs]), "more than")
+
+    def test_too_many_elements(self) -> None:
+        """
+        The stanzas of one answer may be of thirty thousand elements in all, and of no more.
+        """
+        full = "<message>" + "<a/>" * 9999 + "</message>"
+        self.assertEqual(MAX_ELEMENTS // 10_000, len(answered(a_message(), {"stanza": full * 3}).stanzas))
+        self.assert_refused(answered(a_message(), {"stanza": f"{full * 3}<message/>"}), "elements in one answer")
+        self.assert_refused(answered(a_message(), [{"stanza": full}] * 4), "elements in one answer")
+
+    def test_what_is_too_much_is_not_read(self) -> None:
+        """
+        Of an answer with too many stanzas no more are read than may be in it.
+        """
+
+        def reading(stanzas: int) -> int:
+            xml = "".join(f"<message to='a@b.c/{'é' * 15}{number}'><a/></message>" for number in range(stanzas))
+            return calls(lambda: self.assert_refused(answered(a_message(), {"stanza": xml}), "more than"))
+
+        self.assertLess(reading(8 * MAX_REPLIES), 1.2 * reading(MAX_REPLIES + 1))
 
 
 class PropertyTests(ReadingTestCase):
@@ -514,6 +539,12 @@ class AddressTests(ReadingTestCase):
         self.assertEqual("replied", verdict.outcome)
 
 
+PRIVATE = (
+    f"<message from='{BOT}' id='fresh-0' to='room@muc.example/nick' type='chat'><body>x</body>"
+    "<x xmlns='http://jabber.org/protocol/muc#user'/></message>"
+)
+
+
 class RoomTests(ReadingTestCase):
     """A bot in a room talks to the room, and never sends an error into it."""
 
@@ -539,21 +570,39 @@ class RoomTests(ReadingTestCase):
 
     def test_whisper_to_an_occupant(self) -> None:
         """
-        With type chat the answer goes to the occupant alone.
+        With type chat the answer goes to the occupant alone, marked as a private message.
         """
-        self.assertEqual(
-            f"<message from='{BOT}' id='fresh-0' to='room@muc.example/nick' type='chat'><body>x</body></message>",
-            reply_to(self.said, {"body": "x", "type": "chat"}),
-        )
+        self.assertEqual(PRIVATE, reply_to(self.said, {"body": "x", "type": "chat"}))
 
     def test_answer_to_a_whisper(self) -> None:
         """
-        A private message in a room is answered to the occupant it came from.
+        A private message in a room is answered to the occupant it came from, marked likewise.
         """
-        self.assertEqual(
-            f"<message from='{BOT}' id='fresh-0' to='room@muc.example/nick' type='chat'><body>x</body></message>",
-            reply_to(self.whispered, {"body": "x"}),
+        self.assertEqual(PRIVATE, reply_to(self.whispered, {"body": "x"}))
+
+    def test_which_answers_are_marked(self) -> None:
+        """
+        A mark is on what goes to an occupant of the room by properties, and on nothing else.
+        """
+        came = a_stanza(
+            f"<presence from='room@muc.example/nick' to='{BOT}'><x xmlns='http://jabber.org/protocol/muc#user'/></presence>"
         )
+        for stanza in (self.said, self.whispered, came):
+            for reply in (
+                {"body": "x", "type": "chat", "to": "room@muc.example/other"},
+                {"body": "x", "type": "normal", "to": "room@muc.example/other"},
+                {"kind": "message", "state": "composing", "type": "chat"},
+            ):
+                self.assertIn("muc#user", reply_to(stanza, reply))
+            for reply in (
+                {"body": "x", "type": "groupchat", "to": "room@muc.example"},
+                {"body": "x", "type": "chat", "to": "room@muc.example"},
+                {"body": "x", "type": "chat", "to": "alice@example.org/phone"},
+                {"kind": "presence", "status": "x", "to": "room@muc.example/other"},
+                {"stanza": "<message type='chat'><body>x</body></message>"},
+            ):
+                self.assertNotIn("muc#user", reply_to(stanza, reply))
+        self.assertNotIn("muc#user", reply_to(a_message(), {"body": "x"}))
 
     def test_message_to_somebody_else(self) -> None:
         """
@@ -727,7 +776,7 @@ class SizeTests(ReadingTestCase):
         """
         A stanza of exactly the limit is sent, one byte more is refused.
         """
-        for text in ("x", "é", "&"):
+        for text in ("x", "é", "x" * 19 + "&"):
             empty = len(reply_to(a_message(), {"body": ""}).encode()) - len("<body/>") + len("<body></body>")
             fits = Limits(max_bytes=empty + 40 * len(text.replace("&", "&amp;").encode()))
             for length, outcome in ((40, "replied"), (41, "refused_reply")):
