@@ -15,6 +15,7 @@ __all__ = [
     "DeliveryEnded",
     "DiskFull",
     "MalformedStanza",
+    "NotSent",
     "Offline",
     "ReplyRefused",
     "SettingsError",
@@ -70,6 +71,10 @@ class ReplyRefused(ComponentHttpError):
 
 class DeliveryEnded(ComponentHttpError):
     """A late reply is too late: the iq that it answers has its answer already."""
+
+
+class NotSent(ComponentHttpError):
+    """What was pushed and kept is not with the server; the message says whether it may still get there."""
 
 
 class Unanswered(ComponentHttpError):

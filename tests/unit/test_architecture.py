@@ -109,7 +109,7 @@ ROOMS = {
         for name in ("exchange", "openapi", "questions", "rate", "reading")
     },
     # Beside the path of a stanza.
-    "clock": Room(),
+    "clock": Room([], ["twisted", "zope"]),
     "compat": Room(["contract"], ["twisted", "constantly"]),
     "settings": Room(["contract", "errors", "tls"], ["twisted", "zope"]),
     "tls": Room(["contract", "errors"], ["twisted", "cryptography", "OpenSSL", "service_identity", "zope"]),
