@@ -226,7 +226,5 @@ class ThreadTests(SynchronousTestCase):
         """
         What somebody writes about threads is no thread.
         """
-        for text in ('"thread":"t1"', ',"thread":', '\\\\"thread":"t1"'):
-            self.assertEqual(
-                None, self.thread_of(f"<body>{text}</body><subject>{text}</subject><x xmlns='{text[0]}'/>")
-            )
+        for text in ('"thread":"t1"', ',"thread":', '\\"thread":"t1"'):
+            self.assertEqual(None, self.thread_of(f"<body>{text}</body><subject>{text}</subject>"))
