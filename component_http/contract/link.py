@@ -105,8 +105,8 @@ def link_path(key: bytes, delivery_id: str, stanza: Stanza, expires: float) -> s
         expires: Until when, in seconds since the epoch.
 
     Returns:
-        None where there is nothing to reply to, or the link would be longer than `MAX_LENGTH`; it leaves out the thread
-        for that.
+        None where there is nothing to reply to, or the link would be longer than `MAX_LENGTH`. A thread that would make
+        it longer is left out.
     """
     if not stanza.answerable:
         return None

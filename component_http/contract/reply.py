@@ -68,8 +68,6 @@ MAX_REPLIES = 1000
 MAX_ELEMENTS = 30_000
 """Elements in the stanzas of one answer that are written as XML: a body of 1 MiB could hold 260,000."""
 
-_HOW_TO_SEND_NOTHING = "to send nothing, answer {} or 204"
-
 Outcome = Literal["replied", "silent", "bounced", "expired", "refused_reply"]
 
 
@@ -165,7 +163,8 @@ def judge(
         return Verdict("refused_reply", (error_stanza(stanza, INTERNAL),) if stanza.is_request else (), str(refused))
     stanzas, verbatim = composed.stanzas, composed.verbatim
     if composed.note is not None:
-        note_or_none = composed.note if stanzas or stanza.is_request else f"{composed.note}; {_HOW_TO_SEND_NOTHING}"
+        remedy = "" if stanzas or stanza.is_request else "; to send nothing, answer {} or 204"
+        note_or_none = composed.note + remedy
     ignored = note_or_none is not None
     if not stanza.is_request or composed.answers:
         return Verdict("replied" if stanzas else "silent", stanzas, note_or_none, ignored, verbatim)
@@ -294,15 +293,14 @@ def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | 
             return None, None
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_json = _JSON_MEDIA_TYPE.fullmatch(media_type) is not None
-    if status == 200 and (is_json or media_type == _XML_MEDIA_TYPE):
+    is_xml = media_type == _XML_MEDIA_TYPE
+    if status == 200 and (is_json or is_xml):
         if body is None:
             raise ReplyRefused("the response is larger than max_body_bytes")
         if response.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
             raise ReplyRefused("the response is compressed, which was not asked for")
         return reply_objects(read_json(body)) if is_json else [{"stanza": _xml_text(body)}], None
-    if status != 200 and is_json and body is not None and not _means_a_reply(status, body):
-        return None, None
-    if status == 202 and not is_json and media_type != _XML_MEDIA_TYPE:
+    if not (_means_a_reply(status, body) if is_json and body is not None else is_xml or status != 202):
         return None, None
     size = "a large body" if body is None else f"{len(body)} bytes"
     if _MEDIA_TYPE.fullmatch(media_type):

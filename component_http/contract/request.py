@@ -40,7 +40,7 @@ NS_STANZA_ID = "urn:xmpp:sid:0"
 CHAT_STATES = ("active", "composing", "gone", "inactive", "paused")
 
 MAX_THREAD = 1024
-"""Characters of a thread that replies keep, for each of many may repeat it; clients make some 40 of them."""
+"""Characters of a thread that replies keep: up to a thousand replies may repeat it. Clients write about 40."""
 
 RESERVED_HEADERS = frozenset(
     {
@@ -81,11 +81,11 @@ def thread_of(body: bytes) -> str | None:
     Returns:
         The id of the thread, or None where the stanza has none, or one longer than `MAX_THREAD`.
     """
-    # No string in the JSON can hold this, for quotes are escaped there; so most bodies need not be parsed.
+    # Quotes inside a string are escaped, so only a property looks like this, and most bodies need not be parsed.
     if b'"thread":' not in body:
         return None
-    thread: str = json.loads(body)["thread"]
-    return thread if 0 < len(thread) <= MAX_THREAD else None
+    thread: str | None = json.loads(body).get("thread")
+    return thread if thread and len(thread) <= MAX_THREAD else None
 
 
 def request_properties(stanza: Stanza) -> dict[str, object]:

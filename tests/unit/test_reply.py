@@ -160,15 +160,13 @@ class MediaTypeTests(ReadingTestCase):
         A reply with 201, which some frameworks give to every POST, is not sent, and the log names the status.
         """
         for status in (201, 202, 203, 205, 206, 299):
-            for body, size in (
-                (b'{"body": "x"}', "13 bytes"),
-                (b'[{"stanza": "<a/>"}]', "20 bytes"),
-                (None, "a large"),
-            ):
+            for body, size in ((b'{"body": "x"}', 13), (b'[{"stanza": "<a/>"}]', 20)):
                 verdict = verdict_of(a_message(), body, status=status)
                 self.assertEqual(("silent", (), True), (verdict.outcome, verdict.stanzas, verdict.ignored_body))
-                self.assertIn(f"ignored {size}", verdict.note or "")
-                self.assertIn(f"with status {status}: only application/json with status 200 ", verdict.note or "")
+                self.assertIn(f"ignored {size} bytes of application/json with status {status}: ", verdict.note or "")
+                self.assertIn("only application/json with status 200 is read as a reply", verdict.note or "")
+        large = verdict_of(a_message(), None, status=201)
+        self.assertIn("a large body of application/json with status 201", large.note or "")
         text = verdict_of(a_message(), b"hi", status=201, headers={"content-type": "text/html"})
         self.assertIn("2 bytes of text/html with status 201", text.note or "")
 
