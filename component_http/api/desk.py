@@ -159,9 +159,9 @@ class Desk:
             raise Problem(422, str(refused)) from None
         if composed.stanzas:
             return composed
-        if stanza.is_request:
+        if stanza.is_request and composed.note is None:
             return Composed((stanza.response("result"),), answers=True)
-        raise Problem(422, "there is nothing to send")
+        raise Problem(422, composed.note or "there is nothing to send")
 
     def with_children(self, composed: Composed, children: Sequence[Element]) -> Composed:
         """

@@ -263,7 +263,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
 _STANZA_PROPERTIES: Mapping[str, _Object] = {
     **dict.fromkeys(("to", "from"), _ADDRESS),
     "kind": {"enum": ["message", "presence", "iq"]},
-    **dict.fromkeys(("type", "id", "lang", "subject", "thread", "state", "oob_url", "replace"), _STRING),
+    **dict.fromkeys(("type", "id", "lang", "subject", "thread", "nick", "state", "oob_url", "replace"), _STRING),
     "body": {"type": ["string", "number", "boolean"]},
     "reply": {"type": "object", "properties": {"id": _STRING, "to": _ADDRESS}, "required": ["id"]},
     "show": {"enum": ["away", "chat", "dnd", "xa"]},

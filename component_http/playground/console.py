@@ -379,6 +379,8 @@ class Playground:
         """
         if new.get("refused_reply"):
             self._screen.show(f"Your bot's answer was refused, nothing of it is sent: {self._note}", "bad")
+        elif new.get("body_ignored"):
+            self._screen.show(f"Your bot's answer is not sent, or not all of it: {self._note}", "warning")
         elif new.get("bounced"):
             if not refused:
                 self._screen.show("Nobody is told, for such a stanza is never answered with an error.", "bad")
@@ -388,8 +390,6 @@ class Playground:
         elif new.get("not_forwarded"):
             wanted = ",".join(kind for kind in STANZA_KINDS if kind in {"message", *kinds})
             self._screen.show(f"Your bot was not asked: for that, start the playground with --stanzas {wanted}", "bad")
-        elif new.get("body_ignored"):
-            self._screen.show("No reply, for only a body of Content-Type application/json is read as one.", "warning")
         elif (new.get("silent") or new.get("left_open")) and self._is_postponed():
             assert self._webhook.reply_url is not None
             self._show_late_reply("(no reply yet) To reply later:", self._webhook.reply_url)
@@ -417,12 +417,12 @@ class Playground:
 
     def _logged(self, event: LogEvent) -> None:
         """Show a log event, if it is one for the user."""
-        level = event.get("log_level", LogLevel.info)
-        if level < LogLevel.warn:
-            return
         if "note" in event:
             # How a delivery ended; that is told where the user sees what came of it.
             self._note = event["note"]
+            return
+        level = event.get("log_level", LogLevel.info)
+        if level < LogLevel.warn:
             return
         text = formatEvent(event).removeprefix(f"{event.get('id')}: ")
         if "log_failure" in event:

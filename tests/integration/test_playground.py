@@ -153,7 +153,20 @@ class ConversationTests(TestCase):
         """
         html = Response(200, {"content-type": "text/html"}, b'{"body": "hi"}')
         self.assertEqual([False, False], await self.converse("hello", "hello", script=[html, html]))
-        self.assertEqual(2, self.out.getvalue().count("only a body of Content-Type application/json is read"))
+        self.assertEqual(2, self.out.getvalue().count("of text/html: only application/json is read as a reply"))
+
+    async def test_answer_with_nothing_to_send(self) -> None:
+        """
+        A bot that answers with another status, or calls the text by another name, finds out at once, each time.
+        """
+        script = [
+            json_response('{"body": "hi"}', 201),
+            json_response('{"text": "hi"}'),
+            json_response('{"text": "ho"}'),
+        ]
+        self.assertEqual([False] * 3, await self.converse("one", "two", "three", script=script))
+        self.assertShown("not sent, or not all of it: ignored 14 bytes of application/json with status 201: only ")
+        self.assertEqual(2, self.out.getvalue().count("not all of it: a message needs `body`, and `text` is not read"))
 
     async def test_subscribing(self) -> None:
         """

@@ -811,6 +811,9 @@ class LateReplyTests(ApiTestCase):
         """
         for body in ({}, [], {"from": "alice@example.org", "body": "x"}, {"body": []}):
             self.refused(422, self.reply(self.link(), body))
+        detail = self.refused(422, self.reply(self.link(), {"text": "x"}))
+        self.assertEqual("a message needs `body`, and `text` is not read", detail)
+        self.refused(422, self.reply(self.link(kind="iq", type_="get"), {"result": "x"}))
         self.assertEqual([], self.sent())
 
     def test_elsewhere(self) -> None:
@@ -856,7 +859,9 @@ class LateReplyTests(ApiTestCase):
         With `reply_links = "wide"` a link sends whatever the webhook could have answered at once.
         """
         self.api = self.an_api(wide=True)
-        self.assertEqual(202, self.reply(self.link(), {"to": "bob@example.org", "from": "b@bot.example.org"}).status)
+        self.assertEqual(
+            202, self.reply(self.link(), {"to": "bob@example.org", "from": "b@bot.example.org", "body": "x"}).status
+        )
         self.assertEqual(["bob@example.org"], [element["to"] for element in self.sender.pushed])
 
     def test_earlier_version(self) -> None:
