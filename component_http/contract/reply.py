@@ -8,7 +8,7 @@ own domain, to an address, well-formed, within the limits.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from json import JSONDecoder
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, NoReturn
@@ -38,7 +38,7 @@ from component_http.contract.request import (
 )
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits, parse_stanzas
-from component_http.errors import ReplyRefused, XmlRefused
+from component_http.errors import ForeignSender, ReplyRefused, XmlRefused
 
 __all__ = [
     "MAX_JSON_DEPTH",
@@ -218,6 +218,7 @@ def push(
     new_id: Callable[[], str],
     sender: Address | None,
     kind: str = "message",
+    children: Sequence[Element] = (),
 ) -> Composed:
     """
     Make the stanzas that reply objects ask for, where there is nothing that they answer.
@@ -232,11 +233,12 @@ def push(
         new_id: Makes the id of a stanza that has none.
         sender: Where they come from unless they say so; None where they have to.
         kind: What they are unless they say so.
+        children: Elements to put into the stanza, which reply objects have no words for; then there is one object.
 
     Raises:
         ReplyRefused: One of them cannot be used, so none is.
     """
-    return _Pushing(Address.parse(domain).domain, limits, new_id, sender, kind).compose(replies)
+    return _Pushing(Address.parse(domain).domain, limits, new_id, sender, kind, children).compose(replies)
 
 
 # --- From bytes to JSON objects
@@ -498,7 +500,7 @@ class _Composer:
 
     def _see_sender(self, sender: Address) -> None:
         if sender.domain != self.domain:
-            raise ReplyRefused(f"from: not an address of {self.domain}")
+            raise ForeignSender(f"from: not an address of {self.domain}")
 
 
 @frozen
@@ -592,10 +594,12 @@ class _Pushing(_Composer):
     Attributes:
         sender: Where they come from unless they say so, or None.
         kind: What they are unless they say so.
+        children: What each has beside the content of its properties.
     """
 
     sender: Address | None
     kind: str
+    children: Sequence[Element]
 
     def is_answer(self, element: Element) -> bool:
         return False
@@ -604,7 +608,7 @@ class _Pushing(_Composer):
         return self.kind
 
     def _says_nothing(self, kind: str, reply: _Checked) -> bool:
-        if kind == "message" and (_APPLICABLE[kind] - _ADDRESSING).isdisjoint(reply):
+        if kind == "message" and not self.children and (_APPLICABLE[kind] - _ADDRESSING).isdisjoint(reply):
             raise ReplyRefused("the message says nothing: give it a body")
         return False
 
@@ -616,6 +620,8 @@ class _Pushing(_Composer):
             elif kind == "message":
                 stanza_type = "chat"
         element = self._filled(kind, stanza_type, reply)
+        for child in self.children:
+            element.addChild(child)
         if "id" in reply:
             element["id"] = reply["id"]
         self._complete(element, *self._addresses(reply.get("from"), reply.get("to")))
