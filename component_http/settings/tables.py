@@ -890,8 +890,9 @@ class HookSettings(Table):
     )
     template: str | None = setting(
         About(
-            values.choice("alertmanager", "generic"),
-            "a template that the gateway brings along; without any template the hook takes what Slack's takes",
+            values.choice("alertmanager", "generic", "gitea", "github", "grafana"),
+            "a template that the gateway brings along, for the webhooks of this program; generic finds the text in most"
+            " things; without any template the hook takes what Slack's takes",
             example='"alertmanager"',
         ),
         default=None,

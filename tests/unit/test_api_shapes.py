@@ -770,7 +770,7 @@ class TemplateHookTests(ApiTestCase):
                 "Build 7\nfailed\nhttps://ci.example.org/7",
             ),
             ({"text": "just this"}, "just this"),
-            ({"disk": "full", "free": 0, "hosts": ["a", "b"]}, 'disk: full\nfree: 0\nhosts: ["a", "b"]'),
+            ({"disk": "full", "free": 0, "hosts": ["a", "b"]}, "disk: full\nfree: 0\nhosts: a, b"),
         ):
             self.assertEqual(200, self.post(f"/hooks/{GENERIC}", payload, token=None).status)
             self.assertEqual(text, self.bodies()[-1])
