@@ -973,7 +973,7 @@ class ApiSettings(Table):
     max_body_bytes: int = setting(
         About(
             whole(1024, 67_108_864, "bytes"),
-            "the largest request body that is read; a larger one gets 413",
+            "the largest request body that is read, before and after decompression; a larger one gets 413",
             "bodies are held in memory, max_connections of them at once",
         ),
         default=1_048_576,
