@@ -16,6 +16,7 @@ __all__ = [
     "DiskFull",
     "ForeignSender",
     "MalformedStanza",
+    "NotSent",
     "Offline",
     "ReplyRefused",
     "SettingsError",
@@ -75,6 +76,10 @@ class ForeignSender(ReplyRefused):
 
 class DeliveryEnded(ComponentHttpError):
     """A late reply is too late: the iq that it answers has its answer already."""
+
+
+class NotSent(ComponentHttpError):
+    """What was pushed and kept is not with the server; the message says whether it may still get there."""
 
 
 class Unanswered(ComponentHttpError):

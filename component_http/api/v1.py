@@ -90,7 +90,7 @@ def _told(call: Call, answer: Stanza, more: Mapping[str, object] | None = None) 
             members={"condition": condition, "error": error, "stanza": properties["stanza"]},
         )
     if _prefers_xml(call):
-        return Answer(200, serialize(answer.element).encode("utf-8"), XMPP_XML)
+        return Answer(200, serialize(answer.element, standalone=True).encode("utf-8"), XMPP_XML)
     return json_answer(200, properties)
 
 

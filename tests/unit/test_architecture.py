@@ -41,6 +41,7 @@ PURE = {
     "re",
     "urllib",
     "string",
+    "stringprep",
     "sys",
     "types",
     "typing",
@@ -76,7 +77,7 @@ ROOMS = {
     "notices": Room(pure=True),
     "shares": Room(pure=True),
     "_version": Room(pure=True),
-    "contract": Room(["errors"], ["twisted.words.xish", "twisted.words.protocols.jabber", "idna"], pure=True),
+    "contract": Room(["errors"], ["twisted.words.xish", "idna"], pure=True),
     **{
         f"delivery.{name}": Room([*VALUES, "delivery.retry"], pure=True)
         for name in ("backlog", "breaker", "deadlines", "delivery", "loop_brake", "loop_guard", "retry")
@@ -109,8 +110,8 @@ ROOMS = {
         for name in ("exchange", "openapi", "questions", "rate", "reading", "slack")
     },
     # Beside the path of a stanza.
-    "clock": Room(),
-    "compat": Room([], ["twisted", "constantly"]),
+    "clock": Room([], ["twisted", "zope"]),
+    "compat": Room(["contract"], ["twisted", "constantly"]),
     "settings": Room(["contract", "errors", "tls"], ["twisted", "zope"]),
     "tls": Room(["contract", "errors"], ["twisted", "cryptography", "OpenSSL", "service_identity", "zope"]),
     "testing": Room(SEAMS, ["twisted"]),

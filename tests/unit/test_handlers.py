@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 from twisted.words.xish.utility import EventDispatcher
@@ -99,6 +100,23 @@ class IntakeTests(HandlerTestCase):
         self.receive("iq", type="result", id="1")
         self.assertEqual(["message"], [stanza.kind for stanza in self.accepted])
         self.assertEqual([], self.answers())
+
+    def test_a_flood_of_malformed_stanzas_does_not_fill_the_log(self) -> None:
+        """
+        Of stanzas that are ignored there is one line in a minute, with the number of those left out before.
+        """
+        clock = Clock()
+        self.add_intake("iq", monotonic=clock.seconds)
+        with capturedLogs() as logs:
+            for _ in range(2):
+                for _ in range(50):
+                    self.receive("iq", type="nonsense", id="1")
+                clock.advance(61)
+        self.assertEqual(
+            ["ignored a iq: an iq of an unknown type" + more for more in ("", " (49 more left out before)")],
+            [formatEvent(event) for event in logs if event["log_level"] is LogLevel.warn],
+        )
+        self.assertEqual(100, self.counters["malformed"])
 
     def test_unlisted_iq_is_answered(self) -> None:
         """
