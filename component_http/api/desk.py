@@ -128,8 +128,8 @@ class Desk:
             caller: Who wants it, and must be allowed to; None for a hook.
             sender: Where they come from unless they say so; None for what goes with the caller.
             kind: What they are unless they say so.
-            children: Elements to put into the stanza, which reply objects have no words for; then there is one object.
-            foreign_sender: Raised for a sender outside the component's domain, if its status is not to be 422.
+            children: Elements to add to the stanza, for what no property expresses. Give one object with them.
+            foreign_sender: The problem to raise for a sender outside the component's domain; None for the usual 422.
 
         Raises:
             Problem: They cannot be made, or may not be sent.

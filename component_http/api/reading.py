@@ -25,9 +25,9 @@ _CHARSET = re.compile(
     r"|gb2312|gbk|gb18030|big5(?:-hkscs)?|shift[-_]jis|sjis|euc-(?:jp|kr)|iso-2022-(?:jp|kr)|ks_c_5601-1987|tis-620"
 )
 """
-The charsets that are read, all of them known to Python.
+The charsets that are read.
 
-Python knows more under this name, and some of those take long for a small input (punycode), or are no charset (hex).
+Python knows more codecs. Some of them take long for a small input (punycode), and some are no charsets (hex).
 """
 
 
@@ -38,13 +38,13 @@ def unpacked(call: Call, body: bytes | None, max_bytes: int) -> bytes | None:
     Args:
         call: The request.
         body: Its body as it came; None when it was larger than is read.
-        max_bytes: The most bytes that it may unpack to. No more than that is ever unpacked.
+        max_bytes: The most bytes that it may unpack to. Unpacking stops there.
 
     Returns:
         The body; None when it is larger than `max_bytes`.
 
     Raises:
-        Problem: The coding is not known, or the body is not in it.
+        Problem: The coding is not known, or the body does not follow it.
 
     Source: RFC 9110 section 8.4; RFC 1950 to 1952.
     """
@@ -88,7 +88,7 @@ def body_of(call: Call) -> bytes:
 
 
 def text_of(call: Call) -> str:
-    """The body as text. Raises `Problem` where it is not in the charset that it names, or in UTF-8."""
+    """The body as text, in the charset that it names or in UTF-8. Raises `Problem` where it is not."""
     body = body_of(call)
     charset = _charset(call)
     try:

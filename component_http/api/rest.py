@@ -2,7 +2,7 @@
 The shape of Prosody's mod_rest: `/rest` with JSON, XML, a form or text, and with the kind of stanza in the path.
 
 Its properties are those of the contract, which took their names from there; beside these it has `html`, `muc`, the
-questions of `questions`, and what `_EXTENSIONS` lists. What mod_rest knows beside these is refused and never left out.
+questions of `questions`, and those in `_EXTENSIONS`. Any other property of mod_rest is refused, never left out.
 Its callback is what the webhook is here.
 """
 
@@ -105,7 +105,7 @@ def _reactions(element: Element, name: str, value: object) -> None:
 
 
 def _word(name: str, value: object) -> str:
-    """What a string, a number or a boolean is in XML."""
+    """A string, a number or a boolean as XML writes it."""
     if isinstance(value, JsonNumber):
         return value.text
     if isinstance(value, bool):
@@ -336,7 +336,7 @@ def _muc(value: object) -> Element:
 async def _carried_out(
     desk: Desk, call: Call, caller: Caller, wanted: Mapping[str, object], children: list[Element]
 ) -> Answer:
-    # mod_rest tells a sender that is not the caller's from one that is no address at all.
+    # mod_rest's statuses: 403 for a sender that is not the caller's, 422 for one that is no address.
     foreign = Problem(403, f"from: not an address of {desk.domain}", condition="not-authorized")
     composed = desk.compose([wanted], caller=caller, children=children, foreign_sender=foreign)
     if len(composed.stanzas) > 1:

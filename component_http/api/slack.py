@@ -1,8 +1,8 @@
 """
 A message for Slack -> the text of a message.
 
-All that a person would read is taken, in its order; how it looks is lost. The work and the text grow with the payload
-and no faster: each part of it is visited once.
+The text has all that a person would read in Slack, in the same order; the looks are lost. Each part of the payload is
+visited once, so that the work is in proportion to its size.
 
 Source: Slack's documentation of incoming webhooks, of formatting text, and of the reference of blocks and attachments.
 """
@@ -20,7 +20,7 @@ from component_http.errors import ReplyRefused
 __all__ = ["MAX_CHARACTERS", "slack_text"]
 
 MAX_CHARACTERS = 40_000
-"""Of a message; Slack cuts off the rest, and so do we."""
+"""Characters of a message. Slack cuts off the rest, and so do we."""
 
 MAX_INDENT = 8
 """Levels of a list that are shown; Slack has as many."""
@@ -40,11 +40,11 @@ def slack_text(payload: object) -> str:
     """
     Make a message's text of what Slack's incoming webhooks take.
 
-    The `blocks` are the message if they say something; `text` is for who cannot show them. `attachments` follow. A
-    `username` stands before it all.
+    The `blocks` are the message if they have a text, else `text` is; then come the `attachments`. A `username` stands
+    before it all.
 
     Raises:
-        Problem: It is no message, or says nothing.
+        Problem: The payload is no message, or a message without a text.
     """
     if not isinstance(payload, dict):
         raise Problem(400, "the JSON is not an object")

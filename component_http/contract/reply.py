@@ -237,7 +237,7 @@ def push(
         new_id: Makes the id of a stanza that has none.
         sender: Where they come from unless they say so; None where they have to.
         kind: What they are unless they say so.
-        children: Elements to put into the stanza, which reply objects have no words for; then there is one object.
+        children: Elements to add to the stanza, for what no property expresses. Give one object with them.
 
     Raises:
         ReplyRefused: One of them cannot be used, so none is.
@@ -622,7 +622,7 @@ class _Pushing(_Composer):
     Attributes:
         sender: Where they come from unless they say so, or None.
         kind: What they are unless they say so.
-        children: What each has beside the content of its properties.
+        children: Elements to add to each stanza.
     """
 
     sender: Address | None

@@ -671,6 +671,7 @@ _WORDS = (
         "seconds",
     ),
     *("alerts", "labels", "annotations", "status", "truncatedAlerts", "summary", "error", "reply", "command"),
+    *("nick", "oob", "reactions", "displayed", "markable", "invite", "reference", "caps", "thread", "url", "jid"),
 )
 
 ALERT = {
