@@ -14,6 +14,7 @@ __all__ = [
     "ConnectionFailed",
     "DeliveryEnded",
     "DiskFull",
+    "ForeignSender",
     "MalformedStanza",
     "NotSent",
     "Offline",
@@ -67,6 +68,10 @@ class AnswerRefused(XmlRefused):
 
 class ReplyRefused(ComponentHttpError):
     """What somebody wants us to send cannot be sent; the message says why, without repeating any of it."""
+
+
+class ForeignSender(ReplyRefused):
+    """Somebody wants us to send from an address outside the component's domain."""
 
 
 class DeliveryEnded(ComponentHttpError):

@@ -8,7 +8,7 @@ own domain, to an address, well-formed, within the limits.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from json import JSONDecoder
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, NoReturn
@@ -39,7 +39,7 @@ from component_http.contract.request import (
 )
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits, parse_stanzas
-from component_http.errors import ReplyRefused, XmlRefused
+from component_http.errors import ForeignSender, ReplyRefused, XmlRefused
 
 __all__ = [
     "MAX_ELEMENTS",
@@ -230,6 +230,7 @@ def push(
     new_id: Callable[[], str],
     sender: Address | None,
     kind: str = "message",
+    children: Sequence[Element] = (),
 ) -> Composed:
     """
     Make the stanzas that reply objects ask for, where there is nothing that they answer.
@@ -244,11 +245,12 @@ def push(
         new_id: Makes the id of a stanza that has none.
         sender: Where they come from unless they say so; None where they have to.
         kind: What they are unless they say so.
+        children: Elements to add to the stanza, for what no property expresses. Give one object with them.
 
     Raises:
         ReplyRefused: One of them cannot be used, so none is.
     """
-    return _Pushing(Address.parse(domain).domain, limits, new_id, sender, kind).compose(replies)
+    return _Pushing(Address.parse(domain).domain, limits, new_id, sender, kind, children).compose(replies)
 
 
 # --- From bytes to JSON objects
@@ -511,7 +513,7 @@ class _Composer:
                 allowance.charge(1)
                 element = self._described(kind, reply)
                 note = note or _mistake(kind, given, reply)
-                if _has_content(kind, reply):
+                if self._is_sent(kind, reply):
                     made.append(element)
                 else:
                     self._left_out(note)
@@ -532,6 +534,10 @@ class _Composer:
     def _default_kind(self) -> str:
         """What a reply is that does not say so."""
         raise NotImplementedError
+
+    def _is_sent(self, kind: str, reply: _Checked) -> bool:
+        """Say whether a stanza has any content, so that it is sent."""
+        return _has_content(kind, reply)
 
     def _left_out(self, note: str | None) -> None:
         """Called where a reply has no content and is not sent; `note` says so where it is a mistake."""
@@ -587,7 +593,7 @@ class _Composer:
 
     def _see_sender(self, sender: Address) -> None:
         if sender.domain != self.domain:
-            raise ReplyRefused(f"from: not an address of {self.domain}")
+            raise ForeignSender(f"from: not an address of {self.domain}")
 
 
 @frozen
@@ -689,16 +695,21 @@ class _Pushing(_Composer):
     Attributes:
         sender: Where they come from unless they say so, or None.
         kind: What they are unless they say so.
+        children: Elements to add to each stanza.
     """
 
     sender: Address | None
     kind: str
+    children: Sequence[Element]
 
     def is_answer(self, element: Element) -> bool:
         return False
 
     def _default_kind(self) -> str:
         return self.kind
+
+    def _is_sent(self, kind: str, reply: _Checked) -> bool:
+        return bool(self.children) or super()._is_sent(kind, reply)
 
     def _left_out(self, note: str | None) -> None:
         raise ReplyRefused(note or _NO_CONTENT["message"])
@@ -711,6 +722,8 @@ class _Pushing(_Composer):
             elif kind == "message":
                 stanza_type = "chat"
         element = self._filled(kind, stanza_type, reply)
+        for child in self.children:
+            element.addChild(child)
         if "id" in reply:
             element["id"] = reply["id"]
         self._complete(element, *self._addresses(reply.get("from"), reply.get("to")))

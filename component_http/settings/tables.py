@@ -896,8 +896,9 @@ class HookSettings(Table):
     )
     template: str | None = setting(
         About(
-            values.choice("alertmanager", "generic"),
-            "a template that the gateway brings along; without any template the hook takes what Slack's takes",
+            values.choice("alertmanager", "generic", "gitea", "github", "grafana"),
+            "a template that the gateway brings along, for the webhooks of this program; generic finds the text in most"
+            " things; without any template the hook takes what Slack's takes",
             example='"alertmanager"',
         ),
         default=None,
@@ -978,7 +979,7 @@ class ApiSettings(Table):
     max_body_bytes: int = setting(
         About(
             whole(1024, 67_108_864, "bytes"),
-            "the largest request body that is read; a larger one gets 413",
+            "the largest request body that is read, before and after decompression; a larger one gets 413",
             "bodies are held in memory, max_connections of them at once",
         ),
         default=1_048_576,

@@ -47,6 +47,7 @@ PURE = {
     "typing",
     "unicodedata",
     "xml",
+    "zlib",
 }
 """Of the standard library, what needs no outside world: no clock, no chance, no file, no socket, no log."""
 
@@ -106,7 +107,7 @@ ROOMS = {
     "api.template": Room(SEAMS, ["jinja2"]),
     **{
         f"api.{name}": Room([*VALUES, "api"], ["twisted.words.xish"], pure=True)
-        for name in ("exchange", "openapi", "questions", "rate", "reading")
+        for name in ("exchange", "openapi", "questions", "rate", "reading", "slack")
     },
     # Beside the path of a stanza.
     "clock": Room([], ["twisted", "zope"]),
