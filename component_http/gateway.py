@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from random import Random
 from secrets import token_bytes, token_hex
@@ -26,7 +27,7 @@ from component_http.contract import reply
 from component_http.contract.conditions import error_of_status
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
-from component_http.contract.reply import MAX_REPLIES
+from component_http.contract.reply import MAX_REPLIES, Response
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
@@ -38,7 +39,7 @@ from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryBudget, RetryPolicy
-from component_http.errors import SettingsError, SpoolError, SpoolUnusable
+from component_http.errors import ConnectionFailed, SettingsError, SpoolError, SpoolUnusable
 from component_http.interfaces import Found, Spool, Webhook
 from component_http.notices import LOG_INTERVAL, Notices
 from component_http.operations.metrics import Counters
@@ -86,6 +87,9 @@ class Gateway(MultiService):
             keeps the contract with the webhook, but not the protections of ours (see `BorrowedStream`).
         webhook: Where deliveries go, instead of `component_post_url`; it is not closed by the gateway.
 
+    Raises:
+        SettingsError: There is neither a webhook nor an API, or the webhook's settings cannot be used.
+
     Attributes:
         counters: How often each thing happened so far.
         stream: The StreamManager that the handlers are on.
@@ -102,6 +106,11 @@ class Gateway(MultiService):
         webhook: Webhook | None = None,
     ) -> None:
         super().__init__()
+        if webhook is None and settings.component.component_post_url is None and settings.api.listen is None:
+            raise SettingsError(
+                "component.component_post_url is missing, and so is api.listen: without a webhook and without an API"
+                " there is nothing to do"
+            )
         self.counters = Counters()
         self._settings = settings
         self._reactor = reactor
@@ -111,6 +120,7 @@ class Gateway(MultiService):
         self._rooms = Rooms()
         self._subscribers = Subscribers(settings.component.domain)
         self._client = None if webhook is not None else _webhook_client(settings, reactor)
+        self._has_webhook = webhook is not None or self._client is not None
         self._relay: Relay | None = None
         self._departures: Departures | None = None
         self._spool: Spool | None = None
@@ -209,18 +219,18 @@ class Gateway(MultiService):
     def _say_what_is_served(self) -> None:
         """For the top of a log: what somebody who reads it at night would ask first."""
         component = self._settings.component
+        kinds = ", ".join(component.component_post_stanzas)
         self._log.info(
-            "component-http {version} serves {domain}: {kinds} to {url}; the spool is {spool}",
+            "component-http {version} serves {domain}: {posted}; the spool is {spool}",
             version=__version__,
             domain=component.domain,
-            kinds=", ".join(component.component_post_stanzas),
-            url=component.post_origin if self._webhook is None else "a webhook of the application",
+            posted=component.posted if self._webhook is None else f"{kinds} to a webhook of the application",
             spool="in memory" if self._spool_lock is None else self._spool_lock.path,
         )
 
     def _see_how_many_files(self) -> None:
         settings = self._settings
-        found = [("webhook", settings.webhook.max_connections, _connections(settings))]
+        found = [("webhook", settings.webhook.max_connections, _connections(settings))] if self._has_webhook else []
         if settings.api.listen is not None:
             found.append(("api", settings.api.max_connections, _api_connections(settings)))
         for table, wanted, affordable in found:
@@ -251,6 +261,8 @@ class Gateway(MultiService):
         self._restoring = None
         if deliveries:
             self._log.info("{number} deliveries from the spool", number=len(deliveries))
+            if not self._has_webhook:
+                self._log.warn("there is no webhook, so they become dead letters")
         departures.read_all()
         self._subscribers.restore(subscribers, spool)
         relay.restore(deliveries)
@@ -410,7 +422,7 @@ class Gateway(MultiService):
         if webhook is None:
             if self._client is None:
                 self._client = _webhook_client(settings, self._reactor)
-            webhook = self._client
+            webhook = self._client or _NoWebhook()
         judge = partial(
             reply.judge,
             domain=settings.component.domain,
@@ -448,13 +460,14 @@ class Gateway(MultiService):
             new_id=_new_id,
             deadlines=_deadlines(delivery),
             loop_guard=LoopGuard(*delivery.loop_guard) if delivery.loop_guard else None,
+            has_webhook=self._has_webhook,
         )
 
     def _new_handlers(self, relay: Relay) -> list[XMPPHandler]:
         component = self._settings.component
         handlers: list[XMPPHandler] = [
             StanzaIntake(
-                relay.accept,
+                relay.accept if self._has_webhook else None,
                 domain=component.domain,
                 kinds=component.component_post_stanzas,
                 observer=self.counters,
@@ -464,7 +477,7 @@ class Gateway(MultiService):
                 forward_errors=component.forward_errors,
             )
         ]
-        if "presence" not in component.component_post_stanzas:
+        if "presence" not in component.component_post_stanzas or not self._has_webhook:
             handlers.append(
                 AlwaysAvailable(
                     component.domain,
@@ -551,11 +564,21 @@ def _connections(settings: Settings) -> int:
     return max(1, min(settings.webhook.max_connections, _open_files() - beside))
 
 
-def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
-    webhook = settings.webhook
+class _NoWebhook:
+    """Stands in the place of a webhook where there is none, and is never asked."""
+
+    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
+        raise ConnectionFailed("there is no webhook")
+
+
+def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
+    """What POSTs to the webhook; None where there is none."""
+    webhook, url = settings.webhook, settings.component.component_post_url
+    if url is None:
+        return None
     try:
         return WebhookClient(
-            settings.component.component_post_url,
+            url,
             reactor=reactor,
             timeout=webhook.timeout,
             connect_timeout=webhook.connect_timeout,
@@ -576,6 +599,7 @@ def _component_stream(
         client_endpoint(reactor, component.server),
         component.domain,
         component.secret,
+        address=component.server_address,
         limits=limits,
         observer=counters,
         clock=reactor,

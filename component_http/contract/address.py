@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from attrs import evolve, frozen
 from twisted.words.protocols.jabber.xmpp_stringprep import Profile, nameprep, nodeprep, resourceprep
 
-__all__ = ["Address", "NotAnAddress"]
+__all__ = ["Address", "NotAnAddress", "any_of"]
 
 _MAX_PART_BYTES = 1023
 _MAX_BYTES = 3 * _MAX_PART_BYTES + 2
@@ -114,3 +114,8 @@ def _prepared(prepare: Callable[[str], str], text: str, part: str) -> str:
     if not 0 < size <= _MAX_PART_BYTES:
         raise NotAnAddress(f"its {part} has {size} bytes instead of 1 to {_MAX_PART_BYTES}")
     return prepared
+
+
+def any_of(patterns: Iterable[str]) -> re.Pattern[str]:
+    """What matches in full the addresses of some patterns, in which a * stands for any characters."""
+    return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns), re.DOTALL)

@@ -98,7 +98,8 @@ class StanzaIntake(LateHandler):
     What a room sends back of our own messages is never handed on, nor is its history unless asked for.
 
     Args:
-        accept: Takes a stanza in charge (`Relay.accept`).
+        accept: Takes a stanza in charge (`Relay.accept`). None where there is no webhook: then the sender of a message
+            is told service-unavailable, too.
         domain: The component's own domain, normalised; stanzas to another are left alone.
         kinds: Which of `message`, `presence` and `iq` are forwarded.
         observer: Told `malformed`, `foreign`, `not_forwarded`, `reflection` and `history`.
@@ -115,7 +116,7 @@ class StanzaIntake(LateHandler):
 
     def __init__(
         self,
-        accept: Callable[[Stanza], None],
+        accept: Callable[[Stanza], None] | None,
         *,
         domain: str,
         kinds: Collection[str],
@@ -153,11 +154,11 @@ class StanzaIntake(LateHandler):
             self._observer.count("reflection")
         elif repeated == "history" and not self._forward_history:
             self._observer.count("history")
-        elif self._wanted(stanza):
+        elif self._accept is not None and self._wanted(stanza):
             self._accept(stanza)
         else:
             self._observer.count("not_forwarded")
-            if stanza.is_request:
+            if stanza.is_request or (self._accept is None and stanza.bounceable):
                 self.send(conditions.error_stanza(stanza, conditions.SERVICE_UNAVAILABLE))
         return True
 

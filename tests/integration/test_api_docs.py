@@ -123,7 +123,7 @@ class ApiPageTests(TestCase):
             for command, shown in commands(block):
                 with self.subTest(line=block.line, command=command):
                     self.assertTrue(command.startswith("curl "))
-                    command = command.replace("http://127.0.0.1:5280", base).replace("curl ", "curl -sS --max-time 20 ")
+                    command = command.replace("http://127.0.0.1:8347", base).replace("curl ", "curl -sS --max-time 20 ")
                     ended = await deferToThread(
                         subprocess.run,
                         ["sh", "-c", command],

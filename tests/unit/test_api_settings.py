@@ -15,7 +15,7 @@ FILE = """
 domain = "bot.example.org"
 component_post_url = "http://127.0.0.1/"
 [api]
-listen = "tcp:5280:interface=127.0.0.1"
+listen = "tcp:8347:interface=127.0.0.1"
 [[api.token]]
 name = "ops"
 token_file = "ops-token"
@@ -86,7 +86,7 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
                 secret=ENVIRONMENT["COMPONENT_HTTP_SECRET"],
             ),
             api=ApiSettings(
-                listen="tcp:5280:interface=127.0.0.1",
+                listen="tcp:8347:interface=127.0.0.1",
                 token=[
                     TokenSettings(
                         name="ops",
@@ -129,7 +129,7 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         """
         It may listen on TCP or a Unix socket.
         """
-        for listen in ("tcp:5280", "tcp:port=5280:interface=\\:\\:1", "unix:/run/bot.sock", "tcp6:5280"):
+        for listen in ("tcp:8347", "tcp:port=8347:interface=\\:\\:1", "unix:/run/bot.sock", "tcp6:8347"):
             self.assertEqual(listen, ApiSettings(listen=listen).listen)
 
     def test_base_url(self) -> None:
@@ -137,16 +137,16 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         Where the API is reached is what the operator says, or what can be told from where it listens.
         """
         for listen, url in [
-            ("tcp:5280:interface=127.0.0.1", "http://127.0.0.1:5280"),
-            ("tcp:port=5280:interface=\\:\\:1", "http://[::1]:5280"),
-            ("tcp6:5280:interface=\\:\\:1", "http://[::1]:5280"),
-            ("tcp:5280", None),
-            ("tcp6:5280", None),
-            ("tcp:5280:interface=0.0.0.0", None),
+            ("tcp:8347:interface=127.0.0.1", "http://127.0.0.1:8347"),
+            ("tcp:port=8347:interface=\\:\\:1", "http://[::1]:8347"),
+            ("tcp6:8347:interface=\\:\\:1", "http://[::1]:8347"),
+            ("tcp:8347", None),
+            ("tcp6:8347", None),
+            ("tcp:8347:interface=0.0.0.0", None),
             ("unix:/run/bot.sock", None),
         ]:
             self.assertEqual(url, ApiSettings(listen=listen).base_url)
-        self.assertEqual("https://h/x", ApiSettings(listen="tcp:5280", url="https://h/x/").base_url)
+        self.assertEqual("https://h/x", ApiSettings(listen="tcp:8347", url="https://h/x/").base_url)
         self.assertIsNone(ApiSettings().base_url)
 
     def test_no_flags_for_rows(self) -> None:
@@ -307,10 +307,10 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
         What is no endpoint is told with what was meant.
         """
         for listen, meant in [
-            ("5280", "tcp:5280:interface=127.0.0.1"),
-            ("127.0.0.1:5280", "tcp:5280:interface=127.0.0.1"),
-            ("tcp:127.0.0.1:5280", "tcp:5280:interface=127.0.0.1"),
-            ("http://10.0.0.1:5280/", "tcp:5280:interface=10.0.0.1"),
+            ("8347", "tcp:8347:interface=127.0.0.1"),
+            ("127.0.0.1:8347", "tcp:8347:interface=127.0.0.1"),
+            ("tcp:127.0.0.1:8347", "tcp:8347:interface=127.0.0.1"),
+            ("http://10.0.0.1:8347/", "tcp:8347:interface=10.0.0.1"),
         ]:
             error = self.assertRaises(SettingsError, ApiSettings, listen=listen)
             self.assertIn(f'write "{meant}"', str(error))
@@ -329,8 +329,8 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
         """
         for listen, problem in [
             ("tcp:99999", "a port is a number from 1 to 65535"),
-            ("ssl:5281:privateKey=/nowhere/key:certKey=/nowhere/key", '"/nowhere/key" cannot be read'),
-            ("pigeon:5280", "must be a Twisted server endpoint"),
+            ("ssl:8348:privateKey=/nowhere/key:certKey=/nowhere/key", '"/nowhere/key" cannot be read'),
+            ("pigeon:8347", "must be a Twisted server endpoint"),
             ("tcp:x", "Twisted says"),
         ]:
             self.assertIn(problem, str(self.assertRaises(SettingsError, ApiSettings, listen=listen)))

@@ -318,7 +318,7 @@ class OpenFilesTests(SynchronousTestCase):
         """
         Clients of the API, as many as may come, leave files for the webhook and for the stream.
         """
-        listen = "tcp:15280:interface=127.0.0.1"
+        listen = "tcp:18347:interface=127.0.0.1"
         warnings = self.warnings_with(424, listen=listen, max_connections=5000)
         self.assertEqual(
             ["webhook.max_connections is 1000, but", "api.max_connections is 5000, but"],
@@ -362,7 +362,7 @@ class PrepareTests(SynchronousTestCase):
         For an address that is not this machine's no other port is recommended.
         """
         self.assertIn(
-            "; name an interface by an address that this machine has", self.refusal("tcp:5280:interface=192.0.2.1")
+            "; name an interface by an address that this machine has", self.refusal("tcp:8347:interface=192.0.2.1")
         )
 
     def test_socket_without_folder(self) -> None:
