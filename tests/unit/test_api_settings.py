@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from component_http.api_service import api_hooks
 from component_http.errors import SettingsError
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings, reference
 from tests.unit.test_settings import ENVIRONMENT, SettingsTestCase, a_mapping
@@ -110,6 +111,21 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
             ),
         )
         self.assertEqual(built, self.read())
+
+    def test_default_senders(self) -> None:
+        """
+        The component and each token may have the address that stanzas come from which name none; hooks without one of
+        their own take the component's.
+        """
+        text = FILE.replace("[component]", '[component]\nsender = "Bot@bot.example.org"')
+        text = text.replace('name = "ops"', 'name = "ops"\nsender = "alerts@bot.example.org/x"')
+        settings = self.read(text)
+        self.assertEqual("bot@bot.example.org", settings.component.sender)
+        self.assertEqual("alerts@bot.example.org/x", settings.api.token[0].sender)
+        self.assertEqual(
+            ["bot.example.org", "bot@bot.example.org"],
+            [str(api_hooks(found).find(f"alerts-secret-{TOKEN}").sender) for found in (self.read(), settings)],
+        )
 
     def test_secrets_stay_out_of_sight(self) -> None:
         """
@@ -282,6 +298,23 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
         self.assertIn(
             'api.hook alerts has "a@example.org" as send_as',
             self.sentence('to = "oncall@example.org"', 'to = "oncall@example.org"\nsend_as = "a@example.org"'),
+        )
+
+    def test_wrong_default_senders(self) -> None:
+        """
+        Where stanzas come from that name no sender is in the component's domain, and one that the token may use.
+        """
+        self.assertIn(
+            'component.sender is "bot@example.org", but the component can only send from bot.example.org',
+            self.sentence("[component]", '[component]\nsender = "bot@example.org"'),
+        )
+        self.assertIn(
+            'api.token ops has "other@bot.example.org" as sender, but that is none of its may_send_as',
+            self.sentence('name = "ops"', 'name = "ops"\nsender = "other@bot.example.org"'),
+        )
+        self.assertIn(
+            'api.token ci has "ci@example.org" as sender, but the component can only send from bot.example.org',
+            self.sentence('name = "ci"', 'name = "ci"\nsender = "ci@example.org"'),
         )
 
     def test_pattern_that_is_none(self) -> None:

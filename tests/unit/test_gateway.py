@@ -402,3 +402,38 @@ class StartTests(SynchronousTestCase):
             f"component-http {__version__} serves bot.example.org: message to http://h; the spool is in memory",
             lines[0],
         )
+
+    def test_no_webhook(self) -> None:
+        """
+        A gateway that only sends says so.
+        """
+        component = ComponentSettings(domain="bot.example.org", secret="x")
+        api = ApiSettings(listen="tcp:18347:interface=127.0.0.1")
+        settings = Settings(component=component, api=api, spool=SpoolSettings(kind="memory"))
+        reactor = MemoryReactorClock()
+        gateway = Gateway(settings, reactor, manager=StreamManager(BootstrapMixin(), reactor))
+        with capturedLogs() as logs:
+            gateway.startService()
+        self.addCleanup(gateway.stopService)
+        line = next(formatEvent(event) for event in logs if event["log_level"] is LogLevel.info)
+        self.assertEqual(
+            f"component-http {__version__} serves bot.example.org: no webhook; the spool is in memory", line
+        )
+        status = gateway.status()
+        assert status is not None
+        self.assertEqual("none", status.webhook)
+
+
+class WebhookTests(SynchronousTestCase):
+    """Where stanzas go, or do not."""
+
+    def test_nothing_to_do(self) -> None:
+        """
+        Without a webhook, by its URL or by an object, and without an API there is nothing to do, which an application
+        is told at once.
+        """
+        settings = Settings(component=ComponentSettings(domain="bot.example.org", secret="x"))
+        reactor = MemoryReactorClock()
+        error = self.assertRaises(SettingsError, Gateway, settings, reactor)
+        self.assertIn("there is nothing to do", str(error))
+        Gateway(settings, reactor, webhook=ScriptedWebhook())
