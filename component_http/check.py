@@ -8,6 +8,7 @@ import pwd
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from component_http.api_service import api_hooks
@@ -27,7 +28,7 @@ _FILES_OF_ENDPOINTS = ("certificate", "privateKey", "certKey", "extraCertChain",
 """What an endpoint calls the files that it reads."""
 
 Check = Callable[[], str | None]
-"""Says in a sentence what is wrong, as far as the user of this process can tell."""
+"""Tries something as the user of the process. Returns a sentence where it does not work, or else None."""
 
 
 class CheckOptions(FileOptions):
@@ -108,7 +109,7 @@ def _user(name: str) -> pwd.struct_passwd:
 
 
 def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
-    """What to try as a user: to read each file that the settings name, and to write the spool."""
+    """The checks for a user: each file that the settings name can be read, and the spool can be written."""
     files = settings.secret_files()
     if settings.file is not None:
         files.insert(0, ("the settings file", settings.file))
@@ -119,17 +120,17 @@ def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
     ):
         named = Endpoint.parse(description).named
         files += [(key, named[option]) for option in _FILES_OF_ENDPOINTS if option in named]
-    # systemd reads those of a unit as root.
+    # systemd reads the credentials of a unit as root.
     credentials = os.environ.get(CREDENTIALS_VARIABLE)
     for key, path in files:
         if not credentials or Path(path).parent != Path(credentials):
-            yield lambda key=key, path=path: _unreadable(key, path, user)  # type: ignore[misc]
+            yield partial(_unreadable, key, path, user)
     spool = settings.spool.file()
     if spool is not None and spool.parent.is_dir():
         spool = located(spool)
-        yield lambda: _unwritable(spool.parent, user)
+        yield partial(_unwritable, spool.parent, user)
         for file in (spool, *(Path(f"{spool}{end}") for end in (*COMPANIONS, ".lock", ".ballast"))):
-            yield lambda file=file: _of_another(file, user)  # type: ignore[misc]
+            yield partial(_of_another, file, user)
 
 
 def _unreadable(key: str, path: str, user: pwd.struct_passwd) -> str | None:
@@ -140,7 +141,7 @@ def _unreadable(key: str, path: str, user: pwd.struct_passwd) -> str | None:
             with open(path, "rb") as file:
                 file.read(1)
     except OSError as error:
-        closed = next((f", for the folder {one} is closed to him" for one in _closed_folders(Path(path))), "")
+        closed = next((f", who may not enter the folder {one}" for one in _closed_folders(Path(path))), "")
         return (
             f"{key} {shown(path)} cannot be read by the user {user.pw_name}{closed}: {error.strerror}; chown or chmod"
             ' it, or let systemd pass a secret as "credential:NAME"'
@@ -149,7 +150,7 @@ def _unreadable(key: str, path: str, user: pwd.struct_passwd) -> str | None:
 
 
 def _closed_folders(path: Path) -> Iterator[Path]:
-    """The folders on the way to a file that let nobody like us through, the outermost first."""
+    """The folders on the way to a file that the user may not enter, the outermost first."""
     return (folder for folder in reversed(path.absolute().parents) if not os.access(folder, os.X_OK))
 
 
@@ -177,7 +178,7 @@ def _of_another(path: Path, user: pwd.struct_passwd) -> str | None:
 
 
 def _as_user(user: pwd.struct_passwd, checks: Sequence[Check]) -> list[str]:
-    """Make checks as a user, in a process of his; what they have found."""
+    """Run the checks in a process of the user, and return what they found."""
     if os.geteuid() == user.pw_uid:
         return _found(checks)
     read, write = os.pipe()

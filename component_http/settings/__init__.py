@@ -171,7 +171,7 @@ class Settings(Table):
             with _naming(source):
                 return cls(**parts, file=file)
         component, webhook, api = parts["component"], parts["webhook"], parts["api"]
-        with reading.part(), _naming(source):
+        with reading.collecting(), _naming(source):
             raise SettingsError(*_conflicts(component, webhook), *_foreign_senders(component, api))
         raise SettingsError(*reading.problems)
 

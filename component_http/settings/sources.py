@@ -203,8 +203,8 @@ class Reading:
         self._spoilt: set[str] = set()
 
     @contextmanager
-    def part(self, *names: str) -> Iterator[None]:
-        """Take note of what is wrong in here, and that settings were meant that cannot be used."""
+    def collecting(self, *names: str) -> Iterator[None]:
+        """Collect what is wrong, and remember that these settings were given, but cannot be used."""
         try:
             yield
         except SettingsError as error:
@@ -212,7 +212,7 @@ class Reading:
             self._spoilt.update(names)
 
     def lacks(self, name: str) -> bool:
-        """Nobody has tried to give a setting."""
+        """Whether a setting was not given, neither well nor badly."""
         return name not in self.given and name not in self._spoilt
 
     def made(self, table: Any, source: str | None) -> Any:
@@ -281,7 +281,7 @@ def from_file(path: str | os.PathLike[str], reading: Reading, only: str | None =
         reading: Takes what is in it.
         only: The one table to look at, beside those that there are not; None for all.
     """
-    with reading.part(*_FILE_MAY_GIVE):
+    with reading.collecting(*_FILE_MAY_GIVE):
         text = read_text(f"{path}", path, _MAX_FILE_BYTES)
         try:
             tables = tomllib.loads(text)
@@ -317,18 +317,18 @@ def from_tables(tables: Mapping[str, object], source: str, reading: Reading, fol
     for table, content in tables.items():
         if table == "conditions":
             label = f"{source}: {table}"
-            with reading.part(table):
+            with reading.collecting(table):
                 reading.given[table] = Given(accepted(label, content, CONDITIONS.kind), label)
         elif table not in TABLES:
-            with reading.part(*_meant_by(table, content)):
+            with reading.collecting(*_meant_by(table, content)):
                 raise SettingsError(f"{source}: {_unknown_table(_bare(table), content)}")
         elif not isinstance(content, Mapping):
-            with reading.part(*(name for name in _SETTINGS if _is_in(name, table))):
+            with reading.collecting(*(name for name in _SETTINGS if _is_in(name, table))):
                 raise SettingsError(f"{source}: {table} is {shown(content)}, but must be a table: [{table}]")
         else:
             for key, value in content.items():
                 name = f"{table}.{_bare(key)}"
-                with reading.part(name if name in _ROWS else _meant_setting(name) or name):
+                with reading.collecting(name if name in _ROWS else _meant_setting(name) or name):
                     _take(reading, source, name, value, folder)
 
 
@@ -483,7 +483,7 @@ def from_flags(flags: Mapping[str, str], reading: Reading) -> None:
     """
     for flag, text in flags.items():
         setting = _FLAGS.get(flag)
-        with reading.part(*([] if setting is None else [setting.name])):
+        with reading.collecting(*([] if setting is None else [setting.name])):
             if setting is None:
                 raise SettingsError(unknown_flag(flag))
             label = f"--{flag}"

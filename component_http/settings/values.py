@@ -652,7 +652,7 @@ def _accept_url(value: Any) -> str:
     if not isinstance(value, str):
         raise _Unfit(found=value if isinstance(value, (int, float)) else "...")
     found = _without_secrets(value)
-    if re.match(r"(?:https?\+)?unix:|https?://unix:(?:/|$)|\.{0,2}/", value, re.IGNORECASE):
+    if re.match(r"(?:https?\+)?unix:|https?://unix:(?:/|$)|\.{0,2}/(?!/)", value, re.IGNORECASE):
         remedy = "a webhook on a Unix socket is not supported: let it listen on a port of 127.0.0.1"
         raise _Unfit(found=found, remedy=remedy)
     parts = _url_parts(value)
@@ -685,8 +685,16 @@ def _accept_base_url(value: Any) -> str:
     if parts is None or parts.query or parts.fragment or "@" in parts.netloc:
         raise _Unfit
     if not value.isascii():
-        raise _Unfit(remedy="write it in ASCII, for it goes into a header: its host as xn--..., the rest with %")
+        raise _Unfit(remedy="it must be ASCII, for it goes into a header", meant=_in_ascii(str(value)))
     return str(value).rstrip("/")
+
+
+def _in_ascii(url: str) -> str | None:
+    try:
+        parsed = WebhookUrl.parse(url)
+    except ValueError:
+        return None
+    return (parsed.origin + parsed.target).decode("ascii")
 
 
 BASE_URL = Kind('an absolute URL without a query, such as "https://bot.example.org/xmpp"', _accept_base_url)

@@ -237,7 +237,7 @@ def test_check_for_another_user(folder: Path) -> None:
         (
             'component.secret_file "secret" cannot be read by the user nobody: Permission denied',
             'api.token.token_file "ops-token" cannot be read by the user nobody',
-            f"by the user nobody, for the folder {folder}/closed is closed to him: Permission denied",
+            f"by the user nobody, who may not enter the folder {folder}/closed: Permission denied",
             f"spool.path: the user nobody cannot write to the folder {folder}/state: Permission denied",
         ),
         strict=True,

@@ -809,7 +809,7 @@ class HintTests(SettingsTestCase):
         self.assertEqual(
             {
                 *("domain", "server", "component_post_url", "component_post_stanzas", "on_gone"),
-                *("kind", "synchronous", "listen", "reply_links"),
+                *("kind", "synchronous", "listen", "url", "reply_links"),
             },
             hinted,
         )
