@@ -101,7 +101,8 @@ class StanzaIntake(LateHandler):
     What a room sends back of our own messages is never handed on, nor is its history unless asked for.
 
     Args:
-        accept: Takes a stanza in charge (`Relay.accept`).
+        accept: Takes a stanza in charge (`Relay.accept`). None where there is no webhook: then the sender of a message
+            is told service-unavailable, too.
         domain: The component's own domain, normalised; stanzas to another are left alone.
         kinds: Which of `message`, `presence` and `iq` are forwarded.
         observer: Told `malformed`, `foreign`, `not_forwarded`, `reflection` and `history`.
@@ -119,7 +120,7 @@ class StanzaIntake(LateHandler):
 
     def __init__(
         self,
-        accept: Callable[[Stanza], None],
+        accept: Callable[[Stanza], None] | None,
         *,
         domain: str,
         kinds: Collection[str],
@@ -163,15 +164,16 @@ class StanzaIntake(LateHandler):
             self._observer.count("reflection")
         elif repeated == "history" and not self._forward_history:
             self._observer.count("history")
-        elif self._wanted(stanza):
-            self._hand_on(self._rooms.marked(stanza))
         else:
-            self._observer.count("not_forwarded")
-            if stanza.is_request:
-                self.send(conditions.error_stanza(stanza, conditions.SERVICE_UNAVAILABLE))
+            self._take_new(self._rooms.marked(stanza))
         return True
 
-    def _hand_on(self, stanza: Stanza) -> None:
+    def _take_new(self, stanza: Stanza) -> None:
+        if self._accept is None or not self._wanted(stanza):
+            self._observer.count("not_forwarded")
+            if stanza.is_request or (self._accept is None and stanza.bounceable):
+                self.send(conditions.error_stanza(stanza, conditions.SERVICE_UNAVAILABLE))
+            return
         try:
             self._accept(stanza)
         except XmlRefused as error:
