@@ -8,7 +8,7 @@ own domain, to an address, well-formed, within the limits.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from json import JSONDecoder
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, NoReturn
@@ -439,19 +439,19 @@ class _Composer:
         for given in replies:
             before = len(made)
             reply = _checked(given)
-            if "stanza" in reply:
-                made.extend(self._written(reply, allowance))
+            is_written = "stanza" in reply
+            for element in self._written(reply, allowance) if is_written else self._of_properties(reply, allowance):
+                # Each at once, as long as its addresses are remembered: to take long ones apart again is dear.
+                try:
+                    sendable(element, self.domain, self.limits.max_bytes)
+                except XmlRefused as error:
+                    raise ReplyRefused(str(error)) from None
+                made.append(element)
+            if is_written:
                 verbatim.update(range(before, len(made)))
-            else:
-                made.extend(self._of_properties(reply, allowance))
         answers = sum(map(self.is_answer, made))
         if answers > 1:
             raise ReplyRefused("more than one answer to the iq")
-        for element in made:
-            try:
-                sendable(element, self.domain, self.limits.max_bytes)
-            except XmlRefused as error:
-                raise ReplyRefused(str(error)) from None
         return Composed(tuple(made), frozenset(verbatim), answers > 0)
 
     def is_answer(self, element: Element) -> bool:
@@ -489,7 +489,7 @@ class _Composer:
         allowance.charge(1)
         return [self._described(kind, reply)]
 
-    def _written(self, reply: _Checked, allowance: _Allowance) -> list[Element]:
+    def _written(self, reply: _Checked, allowance: _Allowance) -> Iterator[Element]:
         """Take over the stanzas that were written as XML, and fill in what they lack."""
         try:
             elements = parse_stanzas(reply["stanza"], self.limits, allowance.charge)
@@ -501,7 +501,7 @@ class _Composer:
             if element.name == "iq" or element.hasAttribute("type"):
                 _check_type(element.name, element.getAttribute("type"), "stanza: ")
             self._address_written(element, reply)
-        return elements
+            yield element
 
     def _address_written(self, element: Element, reply: _Checked) -> None:
         """Complete a stanza that was written as XML in a reply."""
