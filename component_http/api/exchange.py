@@ -125,10 +125,12 @@ class Admitted:
         carry_out: Makes the answer; given the body, or None for one that is larger than is read.
         known: Whether the client has shown a secret of ours: a token, a hook's URL, or a link to reply by. If not, its
             body is not read.
+        by_url: Whether that secret is a part of the URL, and no token: many programs may have it.
     """
 
     carry_out: Callable[[bytes | None], Awaitable[Answer]]
     known: bool
+    by_url: bool = False
 
 
 class Problem(Exception):

@@ -44,6 +44,7 @@ class Route:
         shape: Whose way of telling errors it has.
         endpoint: Judges a request by all but its body, and gives what carries it out once the body is in.
         open_to_all: Whether it needs no secret of ours.
+        by_url: Whether its secret is a part of the URL, and no token.
     """
 
     method: str
@@ -51,6 +52,7 @@ class Route:
     shape: Shape
     endpoint: _Endpoint
     open_to_all: bool = False
+    by_url: bool = False
 
     def match(self, parts: list[str]) -> dict[str, str] | None:
         """The named parts of a path that is this route's, or None."""
@@ -121,9 +123,9 @@ class Api:
         yield Route("POST", "/v1/iq", "v1", self._ask)
         for name in _SHORTCUTS:
             yield Route("GET", f"/v1/{name}/{{jid}}", "v1", partial(self._ask_by_name, name))
-        yield Route("POST", "/v1/deliveries/{id}/reply", "v1", self._late_reply)
+        yield Route("POST", "/v1/deliveries/{id}/reply", "v1", self._late_reply, by_url=True)
         yield Route("GET", "/v1/openapi.json", "v1", self._openapi, open_to_all=True)
-        yield Route("POST", "/hooks/{secret}", "hooks", self._hook)
+        yield Route("POST", "/hooks/{secret}", "hooks", self._hook, by_url=True)
         yield Route("POST", "/msg", "msg", self._post_msg)
         yield Route("POST", "/msg/{jid}", "msg", self._post_msg)
         yield Route("POST", "/rest", "rest", self._rest)
@@ -150,7 +152,8 @@ class Api:
             if isinstance(found, Answer):
                 return found
             route, parts = found
-            return Admitted(partial(self._carried_out, call, route.endpoint(call, parts)), not route.open_to_all)
+            carry_out = partial(self._carried_out, call, route.endpoint(call, parts))
+            return Admitted(carry_out, not route.open_to_all, route.by_url)
         except Exception as error:
             return self._failed(call, error)
 

@@ -6,7 +6,6 @@ A request becomes a `Call`, which `routes.Api` admits and carries out, and what 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Any
@@ -31,6 +30,7 @@ from component_http.api.exchange import Admitted, Answer, Call, Problem, problem
 from component_http.api.http1 import CONTINUE, BodyTooLarge, Head, RequestReader, response
 from component_http.interfaces import Observer
 from component_http.notices import LOG_INTERVAL, Notices
+from component_http.turns import Turns
 
 __all__ = ["ApiServer"]
 
@@ -68,33 +68,6 @@ class _Stage(Enum):
     CLOSED = auto()
 
 
-class _Turns:
-    """
-    Takes connections in turn: one step of one connection in each turn of the reactor, which does all else in between.
-
-    Args:
-        clock: The reactor.
-    """
-
-    def __init__(self, clock: Any) -> None:
-        self._clock = clock
-        self._waiting: deque[_Connection] = deque()
-        self._next: IDelayedCall | None = None
-
-    def ask(self, connection: _Connection) -> None:
-        """Let a connection take its turn: at once if no other has had one in this turn of the reactor."""
-        self._waiting.append(connection)
-        if self._next is None:
-            self._take()
-
-    def _take(self) -> None:
-        self._next = None
-        if self._waiting:
-            self._next = self._clock.callLater(0, self._take)
-            while self._waiting and not self._waiting.popleft().take_turn():
-                pass
-
-
 @implementer(IPushProducer)
 class _Connection(Protocol):
     """
@@ -103,12 +76,13 @@ class _Connection(Protocol):
     A request has to be in within a time that no single byte prolongs, and the client has as long to read an answer.
 
     Attributes:
-        known: Whether its client has shown a secret of ours, and may go on.
-        under_way: Whether a request of a known client is coming in or being answered.
+        has_token: Whether its client has shown a token.
+        under_way: Whether a request with a secret of ours is coming in or being answered.
+        arrives_by_url: Whether such a request is still coming in, from a client that has shown no token.
     """
 
     def __init__(self, site: ApiServer, *, has_place: bool) -> None:
-        self.known = False
+        self.has_token = False
         self._site = site
         self._reader = RequestReader(site.max_body_bytes)
         self._stage = _Stage.RECEIVING if has_place else _Stage.TURNED_AWAY
@@ -123,6 +97,10 @@ class _Connection(Protocol):
     @property
     def under_way(self) -> bool:
         return self._request is not None
+
+    @property
+    def arrives_by_url(self) -> bool:
+        return self.under_way and not self.has_token and self._stage is _Stage.RECEIVING
 
     @property
     def _wire(self) -> Any:
@@ -155,7 +133,7 @@ class _Connection(Protocol):
     def _ask_turn(self) -> None:
         if not self._queued and not self._blocked:
             self._queued = True
-            self._site.turns.ask(self)
+            self._site.turns.ask(self.take_turn)
 
     def take_turn(self) -> bool:
         """
@@ -189,7 +167,8 @@ class _Connection(Protocol):
                 self._run(head, admitted.carry_out(b""), body_is_read=self._reader.skip())
                 return
             self._request = head, admitted
-            self.known = is_new = True
+            self.has_token = self.has_token or not admitted.by_url
+            is_new = True
         else:
             head, admitted = self._request
             is_new = False
@@ -200,8 +179,11 @@ class _Connection(Protocol):
             return
         if body is not None:
             self._run(head, admitted.carry_out(body), body_is_read=True)
-        elif is_new and head.expects_continue:
-            self._wire.write(CONTINUE)
+        elif is_new:
+            if head.expects_continue:
+                self._wire.write(CONTINUE)
+            if not self.has_token:
+                self._site.bound_arriving()
 
     def _admit(self, head: Head) -> Admitted | Answer:
         if self._site.stopping:
@@ -253,7 +235,7 @@ class _Connection(Protocol):
                 the client (RFC 9112 section 9.6).
         """
         self._stage = _Stage.CLOSING
-        self.known = False
+        self.has_token = False
         self._request = None
         self._reader = RequestReader(0)
         self._wait(CLOSE_TIME if may_send_more or answer is None else self._site.request_timeout)
@@ -403,7 +385,7 @@ class ApiServer(Service):
         self.max_connections = max_connections
         self.max_body_bytes = max_body_bytes
         self.request_timeout = request_timeout
-        self.turns = _Turns(clock)
+        self.turns = Turns(clock)
         self.channels: dict[_Connection, None] = {}
         self.turned_away: set[_Connection] = set()
         self.listening: Deferred[IListeningPort | None] | None = None
@@ -444,8 +426,8 @@ class ApiServer(Service):
         Accept a connection.
 
         When all places are taken, clients with a token must get in all the same. So a new connection gets the place of
-        the oldest whose client has shown no secret of ours, or else of the oldest with no request under way. The
-        connection that loses its place is told 503; where all places are needed, the new one is.
+        the oldest whose client has shown no token and has no request under way, or else of the oldest with no request
+        under way. The connection that loses its place is told 503; where all places are needed, the new one is.
 
         Returns:
             None where even those that are told 503 are too many.
@@ -458,9 +440,8 @@ class ApiServer(Service):
                 " ones, and some are told 503",
                 places=self.max_connections,
             )
-        evicted = next((one for one in self.channels if not one.known), None) or next(
-            (one for one in self.channels if not one.under_way), None
-        )
+        idle = [one for one in self.channels if not one.under_way]
+        evicted = next((one for one in idle if not one.has_token), idle[0] if idle else None)
         if evicted is None:
             self.observer.count("api_busy")
             if len(self.turned_away) >= self.max_connections:
@@ -468,14 +449,27 @@ class ApiServer(Service):
             connection = _Connection(self, has_place=False)
             self.turned_away.add(connection)
             return connection
-        self.observer.count("api_evicted")
-        del self.channels[evicted]
-        if len(self.turned_away) >= self.max_connections:
-            evicted.drop()
-        else:
-            self.turned_away.add(evicted)
-            evicted.turn_away()
+        self._evict(evicted)
         return self._placed()
+
+    def bound_arriving(self) -> None:
+        """
+        Let requests that come without a token have no more than half of the places while their bodies come in.
+
+        Whoever knows the URL of one hook could else take all places by bodies that never end.
+        """
+        arriving = [one for one in self.channels if one.arrives_by_url]
+        if len(arriving) > max(1, self.max_connections // 2):
+            self._evict(arriving[0])
+
+    def _evict(self, connection: _Connection) -> None:
+        self.observer.count("api_evicted")
+        del self.channels[connection]
+        if len(self.turned_away) >= self.max_connections:
+            connection.drop()
+        else:
+            self.turned_away.add(connection)
+            connection.turn_away()
 
     def _placed(self) -> _Connection:
         connection = _Connection(self, has_place=True)

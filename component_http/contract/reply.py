@@ -8,7 +8,7 @@ own domain, to an address, well-formed, within the limits.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from json import JSONDecoder
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, NoReturn
@@ -504,27 +504,29 @@ class _Composer:
             before = len(made)
             reply = _checked(given)
             if "stanza" in reply:
-                made.extend(self._written(reply, allowance))
-                verbatim.update(range(before, len(made)))
+                elements: Iterable[Element] = self._written(reply, allowance)
             else:
                 kind = reply.get("kind", self._default_kind())
                 if kind not in TYPES:
                     raise ReplyRefused(f"kind: not one of {', '.join(TYPES)}")
                 allowance.charge(1)
-                element = self._described(kind, reply)
+                elements = [self._described(kind, reply)]
                 note = note or _mistake(kind, given, reply)
-                if self._is_sent(kind, reply):
-                    made.append(element)
-                else:
+                if not self._is_sent(kind, reply):
                     self._left_out(note)
+                    elements = []
+            for element in elements:
+                # Each at once, as long as its addresses are remembered: to take long ones apart again is dear.
+                try:
+                    sendable(element, self.domain, self.limits.max_bytes)
+                except XmlRefused as error:
+                    raise ReplyRefused(str(error)) from None
+                made.append(element)
+            if "stanza" in reply:
+                verbatim.update(range(before, len(made)))
         answers = sum(map(self.is_answer, made))
         if answers > 1:
             raise ReplyRefused("more than one answer to the iq")
-        for element in made:
-            try:
-                sendable(element, self.domain, self.limits.max_bytes)
-            except XmlRefused as error:
-                raise ReplyRefused(str(error)) from None
         return Composed(tuple(made), frozenset(verbatim), answers > 0, note)
 
     def is_answer(self, element: Element) -> bool:
@@ -556,7 +558,7 @@ class _Composer:
         """Address a stanza and give it an id, as far as nobody has."""
         raise NotImplementedError
 
-    def _written(self, reply: _Checked, allowance: _Allowance) -> list[Element]:
+    def _written(self, reply: _Checked, allowance: _Allowance) -> Iterator[Element]:
         """Take over the stanzas that were written as XML, and fill in what they lack."""
         try:
             elements = parse_stanzas(reply["stanza"], self.limits, allowance.charge)
@@ -568,7 +570,7 @@ class _Composer:
             if element.name == "iq" or element.hasAttribute("type"):
                 _check_type(element.name, element.getAttribute("type"), "stanza: ")
             self._address_written(element, reply)
-        return elements
+            yield element
 
     def _address_written(self, element: Element, reply: _Checked) -> None:
         """Complete a stanza that was written as XML in a reply."""

@@ -175,8 +175,8 @@ BUSY = 5.0
 INSTANT = 0.05
 """Seconds after which a lock is tried again: who only looked whether there is one (`visit.holder`) has let go then."""
 
-COMPANIONS = ("-wal", "-shm")
-"""What SQLite puts beside a file, by the ends of their names."""
+COMPANIONS = ("-wal", "-shm", "-journal")
+"""What SQLite puts beside a file, by the ends of their names; it reads a journal that is there, whoever made it."""
 
 _REMEDY = "start with --quarantine-spool to set it aside and begin with an empty one"
 

@@ -35,6 +35,7 @@ from zope.interface import implementer  # type: ignore[import-untyped, unused-ig
 
 from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 from component_http.tls import tls_failure
+from component_http.turns import Turns
 
 __all__ = ["BytesProducer", "Connection", "PooledAgent", "WholeResponse"]
 
@@ -53,6 +54,21 @@ MAX_HEAD_BYTES = 65_536
 
 MAX_INTERIM_RESPONSES = 16
 """Responses of status 1xx before the real one; `100 Continue` is one, a server that shows progress sends a few."""
+
+MAX_HEAD_LINES = 1000
+"""Lines of these: each field costs as much as a hundred bytes of a long one, and nobody sends a hundred fields."""
+
+READ_BYTES = 8192
+"""
+Bytes read at once from one connection. Small chunks and short header lines cost most for each byte, and everything else
+waits until all connections that have something were read once.
+"""
+
+AT_ONCE_BYTES = 16_384
+"""
+The largest body that is handed over as soon as it is there; to make stanzas of 1 MiB can take 0.4 s, so larger ones
+are handed over one in each turn of the reactor.
+"""
 
 # What Twisted types by a zope interface, or not at all, is Any for mypy.
 _HTTP11ClientProtocol: Any = _newclient.HTTP11ClientProtocol
@@ -186,6 +202,7 @@ class _Exchange(Protocol):
         self._head = bytearray()
         self._head_complete = False
         self._head_bytes = 0
+        self._head_lines = 0
         self._heads = 0
         self._response: Any = None
         self._body_limit = body_limit
@@ -217,8 +234,11 @@ class _Exchange(Protocol):
                 self.cut("the answer is not HTTP/1")
         piece = data[: len(self._head) - known]
         self._head_bytes += len(piece)
+        self._head_lines += piece.count(b"\n")
         if self._head_bytes > MAX_HEAD_BYTES:
             self.cut(f"more than {MAX_HEAD_BYTES} bytes of headers")
+        elif self._head_lines > MAX_HEAD_LINES:
+            self.cut(f"more than {MAX_HEAD_LINES} lines of headers")
         elif self._heads > MAX_INTERIM_RESPONSES + 1:
             self.cut(f"more than {MAX_INTERIM_RESPONSES} interim responses")
         return piece
@@ -325,6 +345,7 @@ class Connection(Protocol):
         self._http = _HTTP11ClientProtocol(self._response_complete)
 
     def connectionMade(self) -> None:
+        self._lowest_transport.bufferSize = READ_BYTES
         self._http.makeConnection(self.transport)
         if not self._secure:
             self.ready.callback(None)
@@ -409,8 +430,7 @@ class Connection(Protocol):
 
         Without this look a request that follows the last one closely goes into a connection that is already closed.
         """
-        # Over TLS, the transport under it.
-        transport = getattr(self.transport, "transport", self.transport)
+        transport = self._lowest_transport
         if transport.disconnecting:
             return True
         if not hasattr(transport, "fileno"):
@@ -421,6 +441,11 @@ class Connection(Protocol):
         poll = select.poll()
         poll.register(number, select.POLLIN)
         return bool(poll.poll(0))
+
+    @property
+    def _lowest_transport(self) -> Any:
+        """The socket's: over TLS, the transport under it."""
+        return getattr(self.transport, "transport", self.transport)
 
     def leave(self) -> None:
         """Close politely, and abort if the peer does not do the same soon."""
@@ -499,6 +524,9 @@ class PooledAgent:
 
     The time limit starts when a request has its turn, not while it waits for one: the limit is about the webhook,
     and whoever queues deliveries has deadlines of its own.
+
+    A response with a long body is handed over in a turn of the reactor of its own, so that many of them together keep
+    nobody else waiting (`AT_ONCE_BYTES`).
     """
 
     def __init__(
@@ -540,6 +568,7 @@ class PooledAgent:
         self._waiting: dict[Deferred[Connection | None], bool] = {}
         self._idle: dict[Connection, Any] = {}
         self._connections: set[Connection] = set()
+        self._turns = Turns(clock)
         self._connecting = 0
         self._serving = False
         self._closed = False
@@ -598,7 +627,10 @@ class PooledAgent:
             connection = await connecting.addTimeout(self._connect_timeout, self._clock, _no_connection)
         left = max(0.0, self._timeout - (self._clock.seconds() - began))
         done = connection.exchange(request, self._body_limit)
-        return await done.addTimeout(left, self._clock, self._too_late)
+        response = await done.addTimeout(left, self._clock, self._too_late)
+        if len(response.body) > AT_ONCE_BYTES:
+            await self._turns.next()
+        return response
 
     def _turn(self, fresh: bool) -> Deferred[Connection | None]:
         """Fire with an idle connection, or with None for leave to open one, in the order of asking."""

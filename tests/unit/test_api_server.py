@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
-from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,6 +18,7 @@ from component_http.api.exchange import Admitted, Answer, Call, json_answer
 from component_http.api.http1 import MAX_HEADERS
 from component_http.api.server import BUSY_TIME, CLOSE_TIME, READ_AHEAD, ApiServer
 from component_http.operations.metrics import Counters
+from tests.unit.work import Reactor
 
 LIMIT = 100
 TIMEOUT = 30.0
@@ -48,17 +48,6 @@ class Wire(StringTransport):
     def abortConnection(self) -> None:
         super().abortConnection()
         self.aborted = True
-
-
-class Reactor(Clock):
-    """A clock that can turn as a reactor does: what is to be done at once is done in the next turn, not in this one."""
-
-    def turn(self, times: int = 1) -> None:
-        for _ in range(times):
-            for call in [call for call in self.calls if call.getTime() <= self.seconds()]:
-                self.calls.remove(call)
-                call.called = 1
-                call.func(*call.args, **call.kw)
 
 
 class Port:
@@ -94,6 +83,7 @@ class ServerTestCase(SynchronousTestCase):
         answer: What is answered; or a Deferred of it.
         refusal: What is answered before the body is read, or None.
         known: Whether a client counts as one who has a token.
+        by_url: Whether it counts as one who knows a URL instead.
     """
 
     def setUp(self) -> None:
@@ -102,6 +92,7 @@ class ServerTestCase(SynchronousTestCase):
         self.calls: list[Call] = []
         self.refusal: Answer | None = None
         self.known = True
+        self.by_url = False
         self.answer: Any = json_answer(200, {"ok": True})
         self.keeping: Deferred[None] | None = None
         self.endpoint = Endpoint()
@@ -140,7 +131,7 @@ class ServerTestCase(SynchronousTestCase):
             answer: Answer = await self.answer if isinstance(self.answer, Deferred) else self.answer
             return answer
 
-        return Admitted(carry_out, self.known)
+        return Admitted(carry_out, self.known, self.by_url)
 
     def connect(self) -> tuple[Any, Wire]:
         protocol: Any = self.factory.buildProtocol(None)
@@ -456,6 +447,32 @@ class PlaceTests(ServerTestCase):
         self.assertEqual((False, True, False), (busy.aborted, idle.aborted, other.aborted))
         answering.callback(json_answer(200, {}))
         self.assertEqual(200, self.status_of(busy))
+
+    def test_hooks_that_never_end(self) -> None:
+        """
+        Requests to a hook whose bodies do not come take half of the places at most: beyond, the oldest is told 503.
+        """
+        self.server.max_connections = 4
+        self.by_url = True
+        held = [self.say(post("x" * 50)[:-50]) for _ in range(6)]
+        self.assertEqual([503] * 4 + [0] * 2, [self.status_of(wire) for wire in held])
+        self.assertEqual(4, self.counters["api_evicted"])
+        self.connections[-1][0].dataReceived(b"x" * 50)
+        self.clock.turn(20)
+        self.assertEqual(200, self.status_of(held[-1]))
+
+    def test_idle_client_of_a_hook(self) -> None:
+        """
+        Who has used a hook and is idle makes room before any client with a token.
+        """
+        with_token = self.say(post())
+        self.by_url = True
+        with_url = self.say(post())
+        self.by_url = False
+        self.say(post())
+        self.say(post())
+        self.clock.advance(BUSY_TIME)
+        self.assertEqual((False, True), (with_token.aborted, with_url.aborted))
 
     def test_clients_under_way_stay(self) -> None:
         """

@@ -69,7 +69,7 @@ class Room:
 
 
 VALUES = ("contract", "errors", "notices", "shares", "delivery.delivery", "delivery.departure")
-SEAMS = (*VALUES, "interfaces", "waiters")
+SEAMS = (*VALUES, "interfaces", "turns", "waiters")
 
 ROOMS = {
     # Values.
@@ -85,6 +85,7 @@ ROOMS = {
     "delivery.departure": Room(VALUES, ["twisted.words.xish"], pure=True),
     # Seams.
     "interfaces": Room(VALUES, ["twisted.internet.defer", "twisted.words.xish"], pure=True),
+    "turns": Room([], ["twisted.internet.defer", "twisted.internet.interfaces"], pure=True),
     "waiters": Room([], ["twisted.internet.defer"], pure=True),
     # Flow.
     "delivery": Room(

@@ -410,6 +410,17 @@ class JsonTests(ReadingTestCase):
         self.assert_refused(answered(a_message(), {"stanza": f"{full * 3}<message/>"}), "elements in one answer")
         self.assert_refused(answered(a_message(), [{"stanza": full}] * 4), "elements in one answer")
 
+    def test_long_addresses_are_taken_apart_once(self) -> None:
+        """
+        A hundred replies with long addresses of their own cost as much each as twenty.
+        """
+
+        def work(replies: int, prefix: str) -> int:
+            objects = [{"from": f"{prefix * 300}{number}@bot.localhost", "body": "x"} for number in range(replies)]
+            return calls(lambda: self.assertEqual("replied", answered(a_message(), objects).outcome))
+
+        self.assertLess(work(100, "\u03b1"), 5.5 * work(20, "\u03b2"))
+
     def test_what_is_too_much_is_not_read(self) -> None:
         """
         Of an answer with too many stanzas no more are read than may be in it.

@@ -17,7 +17,7 @@ from component_http.spool.room import Ballast
 from component_http.spool.visit import Holder, holder, visit
 
 NOBODY = 65534
-BESIDE = ("-wal", "-shm", ".ballast")
+BESIDE = ("-wal", "-shm", "-journal", ".ballast")
 only_root = skipUnless(os.geteuid() == 0, "only root can give files away")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
@@ -21,17 +21,21 @@ from zope.interface import implementer
 from component_http.contract.url import WebhookUrl
 from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 from component_http.webhook.agent import (
+    AT_ONCE_BYTES,
     FAREWELL_SECONDS,
     IDLE_SECONDS,
     MAX_HEAD_BYTES,
+    MAX_HEAD_LINES,
     MAX_IDLE_SECONDS,
     MAX_INTERIM_RESPONSES,
+    READ_BYTES,
     BytesProducer,
     Connection,
     PooledAgent,
     WholeResponse,
 )
 from component_http.webhook.client import WebhookClient
+from tests.unit.work import Reactor
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -136,7 +140,9 @@ class AgentCase(SynchronousTestCase):
             answer.addErrback(lambda _: None)
             answer.cancel()
 
-    def agent(self, *, max_connections: int = 1, secure: bool = False, timeout: float = 60.0) -> PooledAgent:
+    def agent(
+        self, *, max_connections: int = 1, secure: bool = False, timeout: float = 60.0, body_limit: int = 1000
+    ) -> PooledAgent:
         return PooledAgent(
             b"http://bot",
             b"bot",
@@ -146,7 +152,7 @@ class AgentCase(SynchronousTestCase):
             timeout=timeout,
             connect_timeout=5.0,
             max_connections=max_connections,
-            body_limit=lambda status: 1000 if status == 200 else 100,
+            body_limit=lambda status: body_limit if status == 200 else 100,
         )
 
     def post(
@@ -810,6 +816,45 @@ class LimitTests(AgentCase):
         wire.say(self.headers_of(MAX_HEAD_BYTES + 1))
         self.assertIn("65536 bytes of headers", str(self.cut(answer)))
         self.assertTrue(wire.aborted)
+
+    def test_too_many_headers(self) -> None:
+        """
+        Thousands of tiny headers, which cost more than a few long ones, end the request, in however many pieces.
+        """
+        for lines in (MAX_HEAD_LINES, MAX_HEAD_LINES + 1):
+            self.setUp()
+            _, wire, answer = self.connected()
+            head = b"HTTP/1.1 204 No Content\r\n" + b"A:b\r\n" * (lines - 2) + b"\r\n"
+            wire.say(head[:1000], head[1000:])
+            if lines > MAX_HEAD_LINES:
+                self.assertIn("1000 lines of headers", str(self.cut(answer)))
+            else:
+                self.assertEqual(204, self.successResultOf(answer).code)
+
+    def test_little_is_read_at_once(self) -> None:
+        """
+        Not much is read from a connection before all else had its turn, be it under TLS or not.
+        """
+        _, wire, _ = self.connected()
+        self.assertEqual(READ_BYTES, wire.bufferSize)
+
+    def test_long_answers_take_turns(self) -> None:
+        """
+        Of many long answers that come at once, one is handed over in each turn of the reactor; short ones are at once.
+        """
+        reactor = self.clock = Reactor()
+        self.origin = Origin(reactor)
+        agent = self.agent(max_connections=4, body_limit=2 * AT_ONCE_BYTES)
+        answers = [self.post(agent) for _ in range(4)]
+        wires = [self.origin.accept() for _ in range(4)]
+        for wire, size in zip(wires, [AT_ONCE_BYTES + 1] * 3 + [AT_ONCE_BYTES], strict=True):
+            wire.say(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size, b" " * size)
+        done = [[answer.called for answer in answers]]
+        answers[1].cancel()
+        self.failureResultOf(answers[1], CancelledError)
+        reactor.turn()
+        done.append([answer.called for answer in answers])
+        self.assertEqual([[True, False, False, True], [True, True, True, True]], done)
 
     def test_one_endless_header(self) -> None:
         """

@@ -1,0 +1,57 @@
+"""Long work in pieces, so that the reactor does all else in between."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+
+__all__ = ["Turns"]
+
+
+class Turns:
+    """
+    Does one piece of work in each turn of the reactor, in the order in which they were asked for.
+
+    Args:
+        clock: The reactor.
+    """
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self._waiting: deque[Callable[[], bool]] = deque()
+        self._next: IDelayedCall | None = None
+
+    def ask(self, work: Callable[[], bool]) -> None:
+        """
+        Do something when it is its turn: at once if nothing else had one in this turn of the reactor.
+
+        Args:
+            work: It; says whether there was something to do, or else the turn is another's.
+        """
+        self._waiting.append(work)
+        if self._next is None:
+            self._take()
+
+    def next(self) -> Deferred[None]:
+        """Fire when it is the caller's turn; one that is cancelled has none."""
+        turn: Deferred[None] = Deferred()
+
+        def take() -> bool:
+            if turn.called:
+                return False
+            turn.callback(None)
+            return True
+
+        self.ask(take)
+        return turn
+
+    def _take(self) -> None:
+        self._next = None
+        if self._waiting:
+            self._next = self._clock.callLater(0, self._take)
+            while self._waiting and not self._waiting.popleft()():
+                pass
