@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "AnswerRefused",
+    "Bounced",
     "CertificateInvalid",
     "ComponentHttpError",
     "ConnectionCut",
@@ -17,6 +18,7 @@ __all__ = [
     "MalformedStanza",
     "Offline",
     "ReplyRefused",
+    "RoomRefused",
     "SettingsError",
     "SpoolError",
     "SpoolUnusable",
@@ -70,6 +72,45 @@ class ReplyRefused(ComponentHttpError):
 
 class DeliveryEnded(ComponentHttpError):
     """A late reply is too late: the iq that it answers has its answer already."""
+
+
+class Bounced(ComponentHttpError):
+    """
+    A stanza that was pushed came back as an error, so it did not arrive.
+
+    Attributes:
+        condition: The condition of the error (RFC 6120 section 8.3.3).
+        error_type: Its type: `wait` where the same may work later.
+        text: Its text, in one line and not long; "" where it has none.
+    """
+
+    def __init__(self, condition: str, error_type: str = "cancel", text: str = "") -> None:
+        super().__init__(f"{condition} ({text})" if text else condition)
+        self.condition = condition
+        self.error_type = error_type
+        self.text = text
+
+
+class RoomRefused(ComponentHttpError):
+    """
+    A chat room does not let one of our addresses in, so nothing can be said there.
+
+    Attributes:
+        room: The bare address of the room.
+        ours: The address that was to enter.
+        condition: The condition of the room's error (RFC 6120 section 8.3.3); item-not-found for a room that did not
+            exist and is not to be made.
+        error_type: The type of that error: `wait` where it may work later.
+        text: The text of the error, in one line and not long; "" where it has none.
+    """
+
+    def __init__(self, room: str, ours: str, condition: str, error_type: str = "cancel", text: str = "") -> None:
+        super().__init__(f"{condition} ({text})" if text else condition)
+        self.room = room
+        self.ours = ours
+        self.condition = condition
+        self.error_type = error_type
+        self.text = text
 
 
 class Unanswered(ComponentHttpError):
