@@ -309,11 +309,15 @@ class Entrances(XMPPHandler):
             self._warn_of(stay, "forgot", "does not know us any more: it is entered again for the next message")
             stay.stage = "wanted"
 
-    def unheard(self, message: Stanza) -> bool:
-        """Whether a message is said to all in a room that the gateway has entered, and the webhook has not."""
-        if message.type != "groupchat":
+    def unheard(self, stanza: Stanza) -> bool:
+        """
+        Whether a stanza is for all in a room that the gateway has entered, and the webhook has not.
+
+        A room's own presence, with its avatar, has no mark of a room.
+        """
+        if stanza.type != "groupchat" if stanza.kind == "message" else stanza.kind != "presence":
             return False
-        key = str(message.recipient), str(message.sender.bare)
+        key = str(stanza.recipient), str(stanza.sender.bare)
         stay = self._stays.get(key)
         return key in self._leaving if stay is None else stay.by_webhook is None
 

@@ -133,6 +133,7 @@ class IntakeTests(HandlerTestCase):
         other = "<x xmlns='http://jabber.org/protocol/muc#user'/>"
         self.receive("presence", other, from_="room@example.org/carol")
         self.receive("presence", mine, from_="room@example.org/bot")
+        self.receive("presence", "<x xmlns='vcard-temp:x:update'/>", from_="room@example.org")
         self.receive("message", "<body>mine</body>", from_="room@example.org/bot", type="groupchat", id="m1")
         self.receive("message", "<body>all</body>", from_="room@example.org/carol", type="groupchat")
         self.receive("message", "<body>you</body>", from_="room@example.org/carol", type="chat")
