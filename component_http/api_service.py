@@ -149,7 +149,7 @@ def api_server(
         seconds=reactor.seconds,
     )
     return ApiServer(
-        served.handle,
+        served.admit,
         desk.finish,
         serverFromString(reactor, listen),
         observer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
@@ -17,6 +17,7 @@ __all__ = [
     "MAX_FIELDS",
     "TEXT",
     "XMPP_XML",
+    "Admitted",
     "Answer",
     "Call",
     "Problem",
@@ -109,6 +110,21 @@ class Answer:
     body: bytes = b""
     media_type: str = JSON
     headers: Mapping[str, str] = field(factory=dict)
+
+
+@frozen
+class Admitted:
+    """
+    A request that is let in, judged by all that it says before its body.
+
+    Attributes:
+        carry_out: Makes the answer; given the body, or None for one that is larger than is read.
+        known: Whether the client has shown a secret of ours: a token, a hook's URL, or a link to reply by. If not, its
+            body is not read.
+    """
+
+    carry_out: Callable[[bytes | None], Awaitable[Answer]]
+    known: bool
 
 
 class Problem(Exception):

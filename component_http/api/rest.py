@@ -165,7 +165,7 @@ def _told(call: Call, answer: Stanza) -> Answer:
     properties = answer_properties(answer)
     media_type = _first_of(call, (XMPP_XML, JSON, FORM))
     if media_type == XMPP_XML:
-        return Answer(200, serialize(answer.element).encode("utf-8"), XMPP_XML)
+        return Answer(200, serialize(answer.element, standalone=True).encode("utf-8"), XMPP_XML)
     del properties["stanza"]
     if media_type == JSON:
         return json_answer(200, properties)

@@ -10,6 +10,7 @@ from component_http.api.links import ReplyLinks
 from component_http.api.questions import answer_properties, question
 from component_http.api.reading import objects_of
 from component_http.api.tokens import Caller
+from component_http.contract.link import LateReply
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize
 
@@ -89,7 +90,7 @@ def _told(call: Call, answer: Stanza, more: Mapping[str, object] | None = None) 
             members={"condition": condition, "error": error, "stanza": properties["stanza"]},
         )
     if _prefers_xml(call):
-        return Answer(200, serialize(answer.element).encode("utf-8"), XMPP_XML)
+        return Answer(200, serialize(answer.element, standalone=True).encode("utf-8"), XMPP_XML)
     return json_answer(200, properties)
 
 
@@ -98,17 +99,17 @@ def _prefers_xml(call: Call) -> bool:
     return XMPP_XML in accept and "json" not in accept
 
 
-async def late_reply(desk: Desk, call: Call, links: ReplyLinks, delivery_id: str) -> Answer:
+async def late_reply(desk: Desk, call: Call, links: ReplyLinks, delivery_id: str, late: LateReply) -> Answer:
     """
     `POST /v1/deliveries/{id}/reply`: what a webhook answers later.
 
     Args:
         desk: Sends.
-        call: The request; who has the link may use it.
-        links: What the link may do.
-        delivery_id: From the path.
+        call: The request.
+        links: What its link may do.
+        delivery_id: The delivery that is answered.
+        late: What its link says.
     """
-    late = links.open(delivery_id, call.argument("seal") or "")
     composed = desk.answer(late.stanza, objects_of(call))
     links.see_allowed(late, composed.stanzas)
     pushed = await desk.push(f"delivery {delivery_id}", call, composed, delivery_id=delivery_id)

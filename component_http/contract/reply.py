@@ -41,6 +41,7 @@ from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits, parse
 from component_http.errors import ReplyRefused, XmlRefused
 
 __all__ = [
+    "MAX_ELEMENTS",
     "MAX_JSON_DEPTH",
     "MAX_REPLIES",
     "Composed",
@@ -62,6 +63,9 @@ MAX_JSON_DEPTH = 64
 
 MAX_REPLIES = 1000
 """Stanzas in one answer. A body of 1 MiB could hold a hundred thousand, which would block the reactor for seconds."""
+
+MAX_ELEMENTS = 30_000
+"""Elements in the stanzas of one answer that are written as XML: a body of 1 MiB could hold 260,000."""
 
 Outcome = Literal["replied", "silent", "bounced", "expired", "refused_reply"]
 
@@ -385,6 +389,28 @@ def _checked(
     return checked
 
 
+class _Allowance:
+    """What one answer may still hold."""
+
+    def __init__(self) -> None:
+        self._stanzas = MAX_REPLIES
+        self._elements = MAX_ELEMENTS
+
+    def charge(self, elements: int) -> None:
+        """
+        Take a stanza of so many elements off it, before anything more is made.
+
+        Raises:
+            ReplyRefused: That is too much.
+        """
+        self._stanzas -= 1
+        self._elements -= elements
+        if self._stanzas < 0:
+            raise ReplyRefused(f"more than {MAX_REPLIES} stanzas in one answer")
+        if self._elements < 0:
+            raise ReplyRefused(f"more than {MAX_ELEMENTS} elements in one answer")
+
+
 @frozen
 class _Composer:
     """
@@ -409,16 +435,15 @@ class _Composer:
         """
         made: list[Element] = []
         verbatim: set[int] = set()
+        allowance = _Allowance()
         for given in replies:
             before = len(made)
             reply = _checked(given)
             if "stanza" in reply:
-                made.extend(self._written(reply))
+                made.extend(self._written(reply, allowance))
                 verbatim.update(range(before, len(made)))
             else:
-                made.extend(self._of_properties(reply))
-            if len(made) > MAX_REPLIES:
-                raise ReplyRefused(f"more than {MAX_REPLIES} stanzas in one answer")
+                made.extend(self._of_properties(reply, allowance))
         answers = sum(map(self.is_answer, made))
         if answers > 1:
             raise ReplyRefused("more than one answer to the iq")
@@ -455,16 +480,19 @@ class _Composer:
         """Address a stanza and give it an id, as far as nobody has."""
         raise NotImplementedError
 
-    def _of_properties(self, reply: _Checked) -> list[Element]:
+    def _of_properties(self, reply: _Checked, allowance: _Allowance) -> list[Element]:
         kind = reply.get("kind", self._default_kind())
         if kind not in TYPES:
             raise ReplyRefused(f"kind: not one of {', '.join(TYPES)}")
-        return [] if self._says_nothing(kind, reply) else [self._described(kind, reply)]
+        if self._says_nothing(kind, reply):
+            return []
+        allowance.charge(1)
+        return [self._described(kind, reply)]
 
-    def _written(self, reply: _Checked) -> list[Element]:
+    def _written(self, reply: _Checked, allowance: _Allowance) -> list[Element]:
         """Take over the stanzas that were written as XML, and fill in what they lack."""
         try:
-            elements = parse_stanzas(reply["stanza"], self.limits)
+            elements = parse_stanzas(reply["stanza"], self.limits, allowance.charge)
         except XmlRefused as error:
             raise ReplyRefused(f"stanza: {error}") from None
         for element in elements:

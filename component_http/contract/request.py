@@ -82,7 +82,7 @@ def request_properties(stanza: Stanza) -> dict[str, object]:
         properties["body"] = found.pop("body")
     properties.update((name, value) for name, value in attributes.items() if value is not None)
     properties.update(found)
-    properties["stanza"] = serialize(element)
+    properties["stanza"] = serialize(element, standalone=True)
     return properties
 
 

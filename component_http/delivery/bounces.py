@@ -16,7 +16,7 @@ from component_http.contract.stanza import Stanza
 from component_http.delivery.departure import Departure
 from component_http.errors import Bounced
 from component_http.interfaces import Observer, Spool
-from component_http.notices import LOG_INTERVAL, Notices
+from component_http.notices import Folded
 
 __all__ = ["MAX_BYTES", "MAX_PUSHED", "Bounces"]
 
@@ -70,9 +70,7 @@ class Bounces:
     def __init__(self, spool: Spool, observer: Observer, seconds: Callable[[], float]) -> None:
         self._spool = spool
         self._observer = observer
-        self._seconds = seconds
-        self._notices = Notices(LOG_INTERVAL)
-        self._untold = 0
+        self._lines = Folded(seconds)
         self._pushed: OrderedDict[_Key, _Pushed] = OrderedDict()
         self._bytes = 0
         # The numbers of those that a room is to show.
@@ -112,17 +110,14 @@ class Bounces:
         bounced = Bounced(found.condition, found.type, found.text or "")
         self._observer.count("push_bounced")
         self._spool.bounced(pushed.number, pushed.departure, f"it came back: {bounced}")
-        if self._notices.may_tell(bounced.condition, self._seconds()):
-            more, self._untold = self._untold, 0
-            self._log.warn(
-                "{id}: a {kind} that was pushed came back: {reason}{more}",
-                id=f"{pushed.departure.delivery_id or 'departure'}.{pushed.number}",
-                kind=error.kind,
-                reason=str(bounced),
-                more=f" (and {more} others since the last such line)" if more else "",
-            )
-        else:
-            self._untold += 1
+        self._lines.write(
+            bounced.condition,
+            self._log.warn,
+            "{id}: a {kind} that was pushed came back: {reason}",
+            id=f"{pushed.departure.delivery_id or 'departure'}.{pushed.number}",
+            kind=error.kind,
+            reason=str(bounced),
+        )
         self._tell(pushed.number, bounced)
 
     def shown(self, message: Stanza) -> None:

@@ -25,7 +25,7 @@ from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_request, lifetime
 from component_http.errors import AnswerRefused, SpoolError, XmlRefused
 from component_http.interfaces import Observer, Outlet, Spool
-from component_http.notices import LOG_INTERVAL, Notices
+from component_http.notices import LOG_INTERVAL, Folded, Notices
 from component_http.waiters import Waiters
 
 __all__ = ["Departures", "Leaving"]
@@ -119,6 +119,7 @@ class Departures:
         self._lifetimes = lifetimes
         self._tell_pushed = pushed
         self._notices = Notices(LOG_INTERVAL)
+        self._lines = Folded(clock.seconds)
         # The last number that was handed over, and the last that the spool gave, as far as that is known.
         self._cursor = 0
         self._highest: int | None = None
@@ -465,7 +466,8 @@ class Departures:
             return fitted(element, self._domain, self._limits.max_bytes)
         except XmlRefused as error:
             self._observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
-            self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
+            dropped = "dropped a stanza that the server would not take: {reason}"
+            self._lines.write("unsendable", self._log.warn, dropped, reason=str(error))
             return None
 
     def _see_crowd(self) -> None:

@@ -137,8 +137,9 @@ class Screen:
         Args:
             text: One or several lines; what is too long is cut.
             style: One of `STYLES`.
-            first: Stands before the first line; the others are indented as far.
+            first: Stands before the first line, and may be anything too; the others are indented as far.
         """
+        first = printable(first)
         if len(text) > MAX_SHOWN:
             text = f"{text[:MAX_SHOWN]}\n... and {len(text) - MAX_SHOWN} more characters"
         lines = printable(text).rstrip("\n").split("\n")

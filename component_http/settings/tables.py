@@ -982,7 +982,7 @@ class ApiSettings(Table):
     max_connections: int = setting(
         About(
             whole(1, 10_000, "connections"),
-            "connections at once; what comes beyond is told 503 and closed",
+            "connections at once; beyond, the oldest without a token or idle makes room, or the new one is told 503",
             "a process has so many sockets, and the stream to the server needs one of them",
         ),
         default=100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import ClassVar
@@ -15,6 +16,7 @@ from component_http.contract.stanza import Stanza
 from component_http.errors import MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
 from component_http.xmpp.entrances import Entrances
+from component_http.notices import Folded
 from component_http.xmpp.rooms import Rooms, tells_of_rooms
 
 __all__ = ["LateHandler", "StanzaIntake"]
@@ -117,6 +119,7 @@ class StanzaIntake(LateHandler):
         forward_history: Forward what was said in a room before we came.
         forward_bodyless: Forward messages without a body.
         forward_errors: Forward messages and presence of type error.
+        monotonic: A steady clock, in seconds, for log lines that are written once in a while.
     """
 
     PATHS = ("/message", "/presence", "/iq")
@@ -137,8 +140,10 @@ class StanzaIntake(LateHandler):
         forward_history: bool = False,
         forward_bodyless: bool = True,
         forward_errors: bool = True,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(domain)
+        self._lines = Folded(monotonic)
         self._observer = observer
         self._accept = accept
         self._kinds = frozenset(kinds)
@@ -200,7 +205,7 @@ class StanzaIntake(LateHandler):
 
     def _ignored(self, event: str, element: Element, reason: str) -> None:
         self._observer.count(event)
-        self._log.warn("ignored a {kind}: {reason}", kind=element.name, reason=reason)
+        self._lines.write(event, self._log.warn, "ignored a {kind}: {reason}", kind=element.name, reason=reason)
 
     def _wanted(self, stanza: Stanza) -> bool:
         if stanza.kind not in self._kinds:

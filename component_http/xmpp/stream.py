@@ -38,7 +38,7 @@ from component_http.contract.xml import Limits, StreamParser, parse_stanzas
 from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_request, lifetime
 from component_http.errors import AnswerRefused, CertificateInvalid, MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
-from component_http.notices import LOG_INTERVAL, Notices
+from component_http.notices import LOG_INTERVAL, Folded, Notices
 from component_http.tls import tls_failure
 from component_http.xmpp.barrier import Barrier
 from component_http.xmpp.outbox import MAX_STANZAS, Outbox, Outgoing
@@ -100,6 +100,7 @@ REMEDIES = {
 """What to do about it, by what we say, or by the condition of the server's stream error (RFC 6120 section 4.9.3)."""
 
 CROWDED = "much waits for a stream, or for a server that does not read: reading and POSTs rest until less does"
+DROPPED = "dropped a stanza that the server would not take: {reason}"
 FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
 
 
@@ -295,13 +296,20 @@ class _OutgoingCheck:
         limits: For one stanza.
         observer: Told `unsendable` and `unanswered`.
         sent: Told each stanza that was let through, and whatever else leaves.
+        lines: For log lines that are written once in a while.
     """
 
     _log = Logger()
 
     def __init__(
-        self, domain: str, limits: Limits, observer: Observer, sent: Callable[[domish.Element], object]
+        self,
+        domain: str,
+        limits: Limits,
+        observer: Observer,
+        sent: Callable[[domish.Element], object],
+        lines: Folded,
     ) -> None:
+        self._lines = lines
         self._domain = domain
         self._limits = limits
         self._observer = observer
@@ -322,7 +330,7 @@ class _OutgoingCheck:
             checked = [fitted(stanza, self._domain, self._limits.max_bytes) for stanza in stanzas]
         except XmlRefused as error:
             self._observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
-            self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
+            self._lines.write("unsendable", self._log.warn, DROPPED, reason=str(error))
             return None
         for stanza, _ in checked:
             self.sent(stanza)
@@ -424,7 +432,8 @@ class ComponentStream(StreamManager, Service):
         self._failures = 0
         self._complaints: set[str] = set()
         self._notices = Notices(LOG_INTERVAL)
-        self._check = _OutgoingCheck(domain, limits, observer, sent)
+        self._lines = Folded(clock.seconds)
+        self._check = _OutgoingCheck(domain, limits, observer, sent, self._lines)
         self._first = first
         self._marked = marked
         self._loop: Deferred[None] | None = None
@@ -726,12 +735,12 @@ class ComponentStream(StreamManager, Service):
     def ignored(self, event: str, kind: str, reason: str) -> None:
         """A stanza arrived that cannot be answered without ending the stream: there is no address to or from."""
         self._observer.count(event)
-        self._log.warn("ignored a {kind}: {reason}", kind=kind, reason=reason)
+        self._lines.write(event, self._log.warn, "ignored a {kind}: {reason}", kind=kind, reason=reason)
 
     def skipped(self, start: domish.Element, reason: str) -> None:
         """A stanza over the limits arrived and was not built; its sender is told."""
         self._observer.count("oversized")
-        self._log.warn("refused a {kind}: {reason}", kind=start.name, reason=reason)
+        self._lines.write("oversized", self._log.warn, "refused a {kind}: {reason}", kind=start.name, reason=reason)
         try:
             stanza = self._marked(Stanza.from_element(start))
         except MalformedStanza:
@@ -808,7 +817,7 @@ class BorrowedStream:
         sent: Callable[[domish.Element], object] = _tell_nobody,
     ) -> None:
         self._manager = manager
-        self._check = _OutgoingCheck(domain, limits, observer, sent)
+        self._check = _OutgoingCheck(domain, limits, observer, sent, Folded(time.monotonic))
 
     def send(self, element: domish.Element) -> bool:
         """Send one stanza, as the owner's stream sends; False if it may not be sent."""

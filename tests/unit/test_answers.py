@@ -208,7 +208,7 @@ class UnsendableAnswerTests(AnsweringCase):
         """
         handler = Answering()
         handler.setHandlerParent(self.stream)
-        for content in ("x" * LARGE, "&" * (LARGE // 2), 7, Element(("urn:example", "no name"))):
+        for content in ("x" * LARGE, "&]]>" * (LARGE // 8), 7, Element(("urn:example", "no name"))):
             handler.content = content
             [answer] = self.ask("<ask xmlns='urn:example'/>")
             self.assertEqual(("q1", "error"), (answer["id"], answer["type"]))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.words.xish.domish import Element
 
-from component_http.api.exchange import Answer, Problem
+from component_http.api.exchange import Admitted, Answer, Call, Problem
 from component_http.api.links import MAX_LINKS, PER_MINUTE, ReplyLinks
 from component_http.api.rate import Rate
 from component_http.contract.conditions import StanzaError, error_stanza
@@ -20,7 +20,19 @@ from component_http.contract.reply import MAX_REPLIES
 from component_http.contract.stanza import Stanza
 from component_http.errors import Bounced, RoomRefused, SpoolError
 from component_http.testing import RecordingSender
-from tests.unit.api_world import BEARER, DOMAIN, EPOCH, JSON, LINK_KEY, NARROW, TOKEN, ApiTestCase, basic
+from tests.unit.api_world import (
+    BEARER,
+    DOMAIN,
+    EPOCH,
+    GENERIC,
+    JSON,
+    LINK_KEY,
+    NARROW,
+    SLACK,
+    TOKEN,
+    ApiTestCase,
+    basic,
+)
 from tests.unit.test_link import OLD_SEAL, a_stanza
 
 HELLO = {"to": "alice@example.org", "body": "hello"}
@@ -477,6 +489,55 @@ class BadInputTests(ApiTestCase):
         answer = self.answer_to("OPTIONS", "/v1/ping/a@b", token=None)
         self.assertEqual((204, "GET, HEAD, OPTIONS"), (answer.status, answer.headers["Allow"]))
         self.refused(405, self.post("/v1/ping/a@b", b""))
+        answer = self.answer_to("OPTIONS", "*", token=None)
+        self.assertEqual((204, "GET, HEAD, OPTIONS, POST"), (answer.status, answer.headers["Allow"]))
+        answer = self.answer_to("CONNECT", "example.org:443", token=None)
+        self.assertEqual((405, "GET, HEAD, OPTIONS, POST"), (answer.status, answer.headers["Allow"]))
+
+    def test_judged_before_the_body(self) -> None:
+        """
+        Whatever is wrong with a request beside its body is told before the body is in; so is a rate, which counts once.
+        """
+        self.api = self.an_api(rate=Rate(1, 60.0))
+        hook = f"/hooks/{GENERIC}"
+        for status, method, path, headers in (
+            (401, "POST", "/v1/messages", {}),
+            (401, "POST", "/msg/a@example.org", {}),
+            (401, "POST", "/rest", {}),
+            (404, "POST", "/v2", BEARER),
+            (404, "POST", "/hooks/none", {}),
+            (404, "POST", "/v1/deliveries/d1/reply", BEARER),
+            (405, "PUT", "/v1/messages", BEARER),
+            (400, "POST", "/v1/%ff", BEARER),
+            (0, "POST", "/v1/messages", BEARER),
+            (429, "POST", "/v1/messages", BEARER),
+            (0, "POST", hook, {}),
+            (0, "POST", hook, {}),
+            (0, "POST", hook, {}),
+            (429, "POST", hook, {}),
+        ):
+            admitted = self.api.admit(Call(method, path, headers=headers))
+            self.assertEqual(status, admitted.status if isinstance(admitted, Answer) else 0, (method, path))
+
+    def test_known_clients(self) -> None:
+        """
+        A client is known by a token or by a hook's URL, and not by asking for what is open to all.
+        """
+        for known, method, path, headers in (
+            (True, "POST", "/v1/messages", BEARER),
+            (True, "POST", f"/hooks/{SLACK}", {}),
+            (False, "GET", "/v1/openapi.json", BEARER),
+        ):
+            admitted = self.api.admit(Call(method, path, headers=headers))
+            assert isinstance(admitted, Admitted)
+            self.assertEqual(known, admitted.known, path)
+
+    def test_description_is_written_once(self) -> None:
+        """
+        The description of the API is the same bytes for each who asks.
+        """
+        first, second = (self.answer_to("GET", "/v1/openapi.json", token=None) for _ in range(2))
+        self.assertIs(first.body, second.body)
 
     def test_token_first(self) -> None:
         """

@@ -41,6 +41,7 @@ PURE = {
     "re",
     "urllib",
     "string",
+    "stringprep",
     "sys",
     "types",
     "typing",
@@ -75,7 +76,7 @@ ROOMS = {
     "notices": Room(pure=True),
     "shares": Room(pure=True),
     "_version": Room(pure=True),
-    "contract": Room(["errors"], ["twisted.words.xish", "twisted.words.protocols.jabber", "idna"], pure=True),
+    "contract": Room(["errors"], ["twisted.words.xish", "idna"], pure=True),
     **{
         f"delivery.{name}": Room([*VALUES, "delivery.retry"], pure=True)
         for name in ("backlog", "breaker", "deadlines", "delivery", "loop_brake", "loop_guard", "retry")
@@ -101,7 +102,7 @@ ROOMS = {
     "webhook": Room([*SEAMS, "_version", "tls"], ["twisted", "treq", "zope"]),
     "spool": Room(SEAMS, ["twisted"]),
     "operations": Room([*SEAMS, "_version"], ["twisted"]),
-    "api": Room(SEAMS, ["twisted"]),
+    "api": Room(SEAMS, ["twisted", "zope"]),
     "api.template": Room(SEAMS, ["jinja2"]),
     **{
         f"api.{name}": Room([*VALUES, "api"], ["twisted.words.xish"], pure=True)
@@ -109,7 +110,7 @@ ROOMS = {
     },
     # Beside the path of a stanza.
     "clock": Room(),
-    "compat": Room([], ["twisted", "constantly"]),
+    "compat": Room(["contract"], ["twisted", "constantly"]),
     "settings": Room(["contract", "errors", "tls"], ["twisted", "zope"]),
     "tls": Room(["contract", "errors"], ["twisted", "cryptography", "OpenSSL", "service_identity", "zope"]),
     "testing": Room(SEAMS, ["twisted"]),

@@ -148,7 +148,7 @@ class LogTests(BouncesCase):
         lines = [formatEvent(event) for event in logs]
         self.assertEqual(2, len(lines))
         self.assertIn("departure.0: a message that was pushed came back: item-not-found (No such user)", lines[0])
-        self.assertIn("and 4 others", lines[1])
+        self.assertIn("4 more left out before", lines[1])
 
 
 class WaitingTests(BouncesCase):

@@ -6,6 +6,7 @@ from random import Random
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 from twisted.words.xish.utility import EventDispatcher
@@ -140,6 +141,23 @@ class IntakeTests(HandlerTestCase):
         self.receive("message", from_="room@example.org", type="error")
         self.assertEqual(["chat", "error"], [stanza.type for stanza in self.accepted])
         self.assertEqual(["m1"], [stanza.id for stanza in shown])
+
+    def test_a_flood_of_malformed_stanzas_does_not_fill_the_log(self) -> None:
+        """
+        Of stanzas that are ignored there is one line in a minute, with the number of those left out before.
+        """
+        clock = Clock()
+        self.add_intake("iq", monotonic=clock.seconds)
+        with capturedLogs() as logs:
+            for _ in range(2):
+                for _ in range(50):
+                    self.receive("iq", type="nonsense", id="1")
+                clock.advance(61)
+        self.assertEqual(
+            ["ignored a iq: an iq of an unknown type" + more for more in ("", " (49 more left out before)")],
+            [formatEvent(event) for event in logs if event["log_level"] is LogLevel.warn],
+        )
+        self.assertEqual(100, self.counters["malformed"])
 
     def test_unlisted_iq_is_answered(self) -> None:
         """

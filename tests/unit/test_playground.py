@@ -37,6 +37,15 @@ class ScreenTests(SynchronousTestCase):
         """
         self.assertEqual("\\x1b[31mred\\x07 \\u202egnp.exe \\x9b2J", printable("\x1b[31mred\x07 \u202egnp.exe \x9b2J"))
 
+    def test_an_address_cannot_steer_the_terminal(self) -> None:
+        """
+        Nor can the address of who speaks: characters that turn the text around are written out in it, too.
+        """
+        stanza = a_stanza("<message from='a\u2066b@bot.localhost'><body>\u2067x</body></message>")
+        text, style, first = in_words(stanza)
+        Screen(self.out).show(text, style, first=first)
+        self.assertEqual("a\\u2066b@bot.localhost> \\u2067x\n", self.out.getvalue())
+
     def test_letters_of_every_language_stay_as_they_are(self) -> None:
         """
         Accents, narrow spaces and families of emoji look as they should.

@@ -19,10 +19,11 @@ from component_http.contract.conditions import (
     STOPPING,
     StanzaError,
 )
-from component_http.contract.reply import MAX_JSON_DEPTH, MAX_REPLIES, Response, Verdict, give_up, judge
+from component_http.contract.reply import MAX_ELEMENTS, MAX_JSON_DEPTH, MAX_REPLIES, Response, Verdict, give_up, judge
 from component_http.contract.request import XML_LANG, request_properties
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas, serialize
+from tests.unit.work import calls
 
 ALICE = "alice@example.org/phone"
 BOT = "bot@bot.localhost"
@@ -296,6 +297,30 @@ class JsonTests(ReadingTestCase):
         self.assertEqual(MAX_REPLIES, len(answered(a_message(), [{"body": "x"}] * MAX_REPLIES).stanzas))
         self.assert_refused(answered(a_message(), [{"body": "x"}] * (MAX_REPLIES + 1)), "more than")
         self.assert_refused(answered(a_message(), {"stanza": "<message/>" * (MAX_REPLIES + 1)}), "more than")
+        pairs = [{"stanza": "<message/><message/>"}] * (MAX_REPLIES // 2)
+        self.assertEqual(MAX_REPLIES, len(answered(a_message(), pairs).stanzas))
+        self.assert_refused(answered(a_message(), [*pairs, {"body": "x"}]), "more than")
+        self.assert_refused(answered(a_message(), [{"body": "x"}, *pairs]), "more than")
+
+    def test_too_many_elements(self) -> None:
+        """
+        The stanzas of one answer may be of thirty thousand elements in all, and of no more.
+        """
+        full = "<message>" + "<a/>" * 9999 + "</message>"
+        self.assertEqual(MAX_ELEMENTS // 10_000, len(answered(a_message(), {"stanza": full * 3}).stanzas))
+        self.assert_refused(answered(a_message(), {"stanza": f"{full * 3}<message/>"}), "elements in one answer")
+        self.assert_refused(answered(a_message(), [{"stanza": full}] * 4), "elements in one answer")
+
+    def test_what_is_too_much_is_not_read(self) -> None:
+        """
+        Of an answer with too many stanzas no more are read than may be in it.
+        """
+
+        def reading(stanzas: int) -> int:
+            xml = "".join(f"<message to='a@b.c/{'é' * 15}{number}'><a/></message>" for number in range(stanzas))
+            return calls(lambda: self.assert_refused(answered(a_message(), {"stanza": xml}), "more than"))
+
+        self.assertLess(reading(8 * MAX_REPLIES), 1.2 * reading(MAX_REPLIES + 1))
 
 
 class PropertyTests(ReadingTestCase):
@@ -751,7 +776,7 @@ class SizeTests(ReadingTestCase):
         """
         A stanza of exactly the limit is sent, one byte more is refused.
         """
-        for text in ("x", "é", "&"):
+        for text in ("x", "é", "x" * 19 + "&"):
             empty = len(reply_to(a_message(), {"body": ""}).encode()) - len("<body/>") + len("<body></body>")
             fits = Limits(max_bytes=empty + 40 * len(text.replace("&", "&amp;").encode()))
             for length, outcome in ((40, "replied"), (41, "refused_reply")):

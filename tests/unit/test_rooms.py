@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
-from component_http.xmpp.rooms import MAX_IDS, MAX_OCCUPANTS, Rooms
+from component_http.xmpp.rooms import MAX_DELAYS, MAX_IDS, MAX_OCCUPANTS, Rooms
+from tests.unit.work import calls
 
 BOT = "bot@bot.example.org"
 OTHER_BOT = "other@bot.example.org"
@@ -595,3 +596,32 @@ class PrivateMessageTests(RoomsTestCase):
         """
         xml = f"<message from='{ROOM}/alice' to='{BOT}'><x xmlns='http://jabber.org/protocol/muc#user'/></message>"
         self.assertTrue(self.rooms.marked(Stanza.from_element(element(xml))).through_room)
+
+
+class ManyDelaysTests(RoomsTestCase):
+    """Messages that say of themselves a thousand times that they are late."""
+
+    def message(self, *delays: str) -> Stanza:
+        return Stanza.from_element(
+            element(f"<message type='groupchat' from='{ROOM}/eve' to='{BOT}'><body>x</body>{''.join(delays)}</message>")
+        )
+
+    def test_they_cost_little(self) -> None:
+        """
+        Of a thousand delays by as many long addresses only a few are read as addresses.
+        """
+        delays = [DELAY.format(f"{number}{'é' * 80}@example.org/{'é' * 500}") for number in range(100)]
+        message = self.message(*delays)
+        some = calls(lambda: self.rooms.repeated(self.message(*delays[:MAX_DELAYS])))
+        all_of_them = calls(lambda: self.rooms.repeated(message))
+        self.assertLess(all_of_them, some + 10 * len(delays))
+
+    def test_the_rooms_own_is_found(self) -> None:
+        """
+        The room's own delay is found among them wherever it is, and one that is written in another way near the end.
+        """
+        others = [DELAY.format(f"{number}@example.org") for number in range(100)]
+        self.assertEqual("history", self.rooms.repeated(self.message(BY_THE_ROOM, *others)))
+        self.assertEqual("history", self.rooms.repeated(self.message(*others, DELAY.format(f"{ROOM}/nick"))))
+        self.assertEqual("history", self.rooms.repeated(self.message(*others, DELAY.format(ROOM.upper()))))
+        self.assertIsNone(self.rooms.repeated(self.message(*others)))

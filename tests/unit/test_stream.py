@@ -808,6 +808,23 @@ class ReceiveTests(StreamTestCase):
         self.assertEqual(1, len(self.seen))
         self.assertEqual(1, self.counters["oversized"])
 
+    def test_a_flood_of_them_does_not_fill_the_log(self) -> None:
+        """
+        Of stanzas that are ignored or refused there is one line of each sort in a minute, with the number left out.
+        """
+        self.server.authenticate()
+        with capturedLogs() as logs:
+            for _ in range(2):
+                for _ in range(50):
+                    self.server.says("<message from='a@b..c' to='bot@bot.example.org'/>")
+                    self.server.says("<message from='a@example.org' to='bot@other.example.org'/>")
+                    self.server.says(f"<presence from='a@example.org' to='bot@bot.example.org' id='{'x' * 20_000}'/>")
+                    self.stream.send(message(from_="bot@elsewhere.example"))
+                self.clock.advance(61)
+        lines = [formatEvent(event) for event in logs if "{reason}" in event["log_format"]]
+        self.assertEqual(8, len(lines), lines)
+        self.assertEqual(4, sum("(49 more left out before)" in line for line in lines), lines)
+
     def test_giant_from_a_room_is_not_answered(self) -> None:
         """
         An error into a room would get the bot thrown out, so a giant private message from there stays unanswered.
