@@ -315,7 +315,8 @@ class Entrances(XMPPHandler):
 
         A room's own presence, with its avatar, has no mark of a room.
         """
-        if stanza.type != "groupchat" if stanza.kind == "message" else stanza.kind != "presence":
+        is_for_all = stanza.type == "groupchat" if stanza.kind == "message" else stanza.kind == "presence"
+        if not is_for_all or stanza.type == "error":
             return False
         key = str(stanza.recipient), str(stanza.sender.bare)
         stay = self._stays.get(key)
