@@ -121,7 +121,7 @@ async def _send(desk: Desk, call: Call, hook: Hook, text: str) -> bool:
         pushed = await desk.push(f"hook {hook.name} to {to}", call, composed)
         return await desk.sent(pushed, PATIENCE)
 
-    sending = [Deferred.fromCoroutine(send(to)) for to in hook.to]
+    sending = [Deferred.fromCoroutine(send(to)) for to in dict.fromkeys(hook.to)]
     is_sent, problems = True, []
     try:
         for each in sending:
@@ -135,14 +135,11 @@ async def _send(desk: Desk, call: Call, hook: Hook, text: str) -> bool:
             each.cancel()
     if not problems:
         return is_sent
-    if len(hook.to) == 1:
+    if len(sending) == 1:
         raise problems[0]
-    reached = len(hook.to) - len(problems)
-    raise Problem(
-        problems[0].status,
-        f"{reached} of {len(hook.to)} recipients were reached: {'; '.join(problem.detail for problem in problems)}",
-        headers=problems[0].headers,
-    )
+    reached = f"{len(sending) - len(problems)} of {len(sending)} recipients were reached"
+    details = "; ".join(problem.detail for problem in problems)
+    raise Problem(problems[0].status, f"{reached}: {details}", headers=problems[0].headers)
 
 
 def _payload(call: Call) -> object:

@@ -354,9 +354,18 @@ class Entrances(XMPPHandler):
         """The room did not exist, and is not to."""
         destroy = Element((NS_MUC_OWNER, "destroy"))
         destroy.addElement("reason", content="nobody had made this room")
+        del self._stays[stay.key]
         self._leaving[stay.key] = None
-        self._turn_away(stay, StanzaError("cancel", "item-not-found", "the room did not exist"))
-        self._ask_owner(stay, destroy, lambda: None, lambda: self._say_goodbye(stay))
+
+        def is_gone() -> None:
+            self._turn_away(stay, StanzaError("cancel", "item-not-found", "the room did not exist"))
+
+        def is_there() -> None:
+            self._say_goodbye(stay)
+            is_gone()
+
+        # Whoever waits is told when it is destroyed, lest he makes it and sees it go.
+        self._ask_owner(stay, destroy, is_gone, is_there)
 
     def _ask_owner(self, stay: _Stay, child: Element, done: Callable[[], object], failed: Callable[[], object]) -> None:
         if self._ask is None:
@@ -381,7 +390,8 @@ class Entrances(XMPPHandler):
             self._turn_away(stay, error)
 
     def _turn_away(self, stay: _Stay, error: StanzaError) -> None:
-        self._stays.pop(stay.key, None)
+        if self._stays.get(stay.key) is stay:
+            del self._stays[stay.key]
         refused = RoomRefused(str(stay.room), str(stay.ours), error.condition, error.type, error.text or "")
         self._observer.count("room_refused")
         self._warn_of(stay, "refused", f"does not let us in: {refused}")

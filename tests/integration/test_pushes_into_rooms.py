@@ -5,8 +5,9 @@ Messages that the API and hooks send into the chat rooms of real servers.
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,11 @@ def test_no_voice(start: Callable[..., ApiGateway], alice: User, room: str) -> N
     status, problem = push(gateway, room, "hello?")
     assert (status, problem["condition"]) == (502, "forbidden"), problem
     gateway.wait_for_log("a message that was pushed came back: forbidden")
+    gateway.stop()
+    with closing(sqlite3.connect(gateway.folder / "component-http.sqlite3")) as spool:
+        letters = spool.execute("SELECT outcome, sender, note FROM letters").fetchall()
+    assert letters[-1][:2] == ("reply_bounced", room)
+    assert letters[-1][2].startswith("it came back: forbidden")
 
 
 def test_nobody(start: Callable[..., ApiGateway]) -> None:
