@@ -146,6 +146,7 @@ def api_server(
         observer,
         links=ReplyLinks(link_key, wide=api.reply_links == "wide", seconds=reactor.seconds, now=time.time),
         version=__version__,
+        max_body_bytes=api.max_body_bytes,
         seconds=reactor.seconds,
     )
     return ApiServer(

@@ -59,14 +59,19 @@ def command_line() -> argparse.ArgumentParser:
         help="talk to a bot in the terminal, without an XMPP server",
         description="Talk to a bot in the terminal, without an XMPP server: each line you type is a message to it.",
     )
-    playground.add_argument("--post-url", metavar="URL", required=True, help="the bot's webhook")
+    playground.add_argument("--post-url", metavar="URL", help="the bot's webhook")
+    playground.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a settings file (TOML) for the webhook, the kinds, the conditions and the API; it needs no secret",
+    )
     playground.add_argument(
         "--stanzas",
         metavar="KINDS",
         type=lambda text: tuple(kind.strip() for kind in text.split(",")),
         help="kinds of stanza to POST, with commas between them (default: message)",
     )
-    playground.add_argument("--domain", default="bot.localhost", help="the component's domain (default: %(default)s)")
+    playground.add_argument("--domain", help="the component's domain (default: bot.localhost)")
     spool_commands.add_commands(commands)
     return parser
 
@@ -76,6 +81,7 @@ def _check(file: str) -> int:
 
     with exit_on_settings_error():
         settings = Settings.from_toml(file)
+        settings.post_url()
         api_hooks(settings)
     component = settings.component
     kinds = ", ".join(component.component_post_stanzas)

@@ -15,7 +15,9 @@ __all__ = [
     "ConnectionFailed",
     "DeliveryEnded",
     "DiskFull",
+    "ForeignSender",
     "MalformedStanza",
+    "NotSent",
     "Offline",
     "ReplyRefused",
     "RoomRefused",
@@ -70,11 +72,19 @@ class ReplyRefused(ComponentHttpError):
     """What somebody wants us to send cannot be sent; the message says why, without repeating any of it."""
 
 
+class ForeignSender(ReplyRefused):
+    """Somebody wants us to send from an address outside the component's domain."""
+
+
 class DeliveryEnded(ComponentHttpError):
     """A late reply is too late: the iq that it answers has its answer already."""
 
 
-class Bounced(ComponentHttpError):
+class NotSent(ComponentHttpError):
+    """What was pushed and kept did not arrive; the message says why, or whether it may still get there."""
+
+
+class Bounced(NotSent):
     """
     A stanza that was pushed came back as an error, so it did not arrive.
 

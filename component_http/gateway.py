@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from random import Random
 from secrets import token_bytes, token_hex
@@ -24,11 +24,13 @@ from wokkel.subprotocols import StreamManager, XMPPHandler
 from component_http import __version__
 from component_http.api.server import ApiServer
 from component_http.api_service import api_hooks, api_server, see_port
+from component_http.clock import steady_reactor
 from component_http.contract import reply
+from component_http.contract.address import Address
 from component_http.contract.conditions import error_of_status
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
-from component_http.contract.reply import MAX_REPLIES
+from component_http.contract.reply import MAX_REPLIES, Composed
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.bounces import Bounces
@@ -40,10 +42,11 @@ from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.pushes import Pushes
 from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.interfaces import Found, Spool, Webhook
+from component_http.interfaces import AnswerFunction, Found, Outlet, ReplyObjects, Spool, Stream, Valve, Webhook
 from component_http.notices import LOG_INTERVAL, Notices
 from component_http.operations.metrics import Counters
 from component_http.settings import DeliverySettings, Settings
@@ -52,6 +55,7 @@ from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
 from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
+from component_http.webhook.function import FunctionWebhook
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
@@ -61,7 +65,7 @@ from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "webhook_client"]
 
 RESTORE_AGAIN = 5.0
 """Seconds after which a spool that could not be read is read again."""
@@ -90,10 +94,12 @@ class Gateway(MultiService):
         manager: A StreamManager with a component's stream of your own to serve instead of opening one. Such a stream
             keeps the contract with the webhook, but not the protections of ours (see `BorrowedStream`).
         webhook: Where deliveries go, instead of `component_post_url`; it is not closed by the gateway.
+        answer: A function that answers deliveries, instead of either. Each attempt may take `webhook.timeout`.
 
     Attributes:
         counters: How often each thing happened so far.
-        stream: The StreamManager that the handlers are on.
+        stream: The stream that the handlers are on.
+        outlet: The stream as a way out: it keeps what cannot be sent now, and says when it is crowded.
     """
 
     _log = Logger()
@@ -105,17 +111,23 @@ class Gateway(MultiService):
         *,
         manager: StreamManager | None = None,
         webhook: Webhook | None = None,
+        answer: AnswerFunction | None = None,
     ) -> None:
+        if webhook is not None and answer is not None:
+            raise TypeError("a gateway has a webhook or an answer function, not both")
         super().__init__()
         self.counters = Counters()
         self._settings = settings
-        self._reactor = reactor
+        # Setting the machine's clock moves no timer of this one.
+        self._reactor = reactor = steady_reactor(reactor)
+        if answer is not None:
+            webhook = FunctionWebhook(answer, timeout=settings.webhook.timeout, clock=reactor)
         self._webhook = webhook
         self._random = Random()
         self._limits = Limits(max_bytes=settings.component.max_stanza_bytes)
         self._rooms = Rooms()
         self._subscribers = Subscribers(settings.component.domain)
-        self._client = None if webhook is not None else _webhook_client(settings, reactor)
+        self._client = None if webhook is not None else webhook_client(settings, reactor)
         self._relay: Relay | None = None
         self._departures: Departures | None = None
         self._spool: Spool | None = None
@@ -123,6 +135,7 @@ class Gateway(MultiService):
         self._restoring: Deferred[None] | None = None
         self._looking: LoopingCall | None = None
         self._hooks = None if settings.api.listen is None else api_hooks(settings)
+        self._pushes = Pushes(self._composed)
         self._questions: Questions | None = None
         self._bounces: Bounces | None = None
         self._entrances: Entrances | None = None
@@ -131,9 +144,11 @@ class Gateway(MultiService):
         self._api: ApiServer | None = None
         self._handlers: list[XMPPHandler] = []
         self._stopping: list[Deferred[None]] = []
-        self._outlet: ComponentStream | BorrowedStream
+        self.stream: Stream
+        self.outlet: Outlet
+        self._valve: Valve
         if manager is None:
-            self.stream: StreamManager = _component_stream(
+            stream = _component_stream(
                 settings,
                 reactor,
                 self._limits,
@@ -142,13 +157,13 @@ class Gateway(MultiService):
                 sent=self._has_left,
                 first=self._first_of_stream,
             )
-            self.stream.setServiceParent(self)
-            self._outlet = self.stream
+            stream.setServiceParent(self)
+            self.stream = self.outlet = self._valve = stream
         else:
-            self.stream = manager
-            self._outlet = BorrowedStream(
+            borrowed = BorrowedStream(
                 manager, settings.component.domain, self._limits, self.counters, sent=self._has_left
             )
+            self.stream, self.outlet, self._valve = manager, borrowed, borrowed
 
     def addHandler(self, handler: XMPPHandler) -> None:
         """Put a wokkel protocol handler on the gateway's stream; it sees each stanza before the webhook does."""
@@ -204,15 +219,15 @@ class Gateway(MultiService):
         self._see_how_many_files()
         self._say_what_is_served()
         self._spool = spool = self._new_spool()
-        if self._hooks is not None:
-            self._questions = Questions(self._outlet, self._reactor, lambda: token_hex(16))
+        self._pushes.start()
+        self._questions = Questions(self.outlet, self._reactor, lambda: token_hex(16))
         self._bounces = Bounces(spool, self.counters, self._reactor.seconds)
         self._entrances = entrances = self._new_entrances()
         self._departures = departures = self._new_departures(spool)
         self._relay = relay = self._new_relay(spool, departures)
         # On a stream of somebody else's they may hear at once. What comes before all is restored is stored behind it.
         self._handlers = [*self._new_handlers(relay, self._bounces, entrances), entrances]
-        if self._questions is not None:
+        if self._hooks is not None:
             self._handlers.append(self._questions)
         for handler in self._handlers:
             handler.setHandlerParent(self.stream)
@@ -222,7 +237,7 @@ class Gateway(MultiService):
         else:
             self._subscribers.restore((), spool)
             super().startService()
-            spool.key().addCallback(self._serve_api)
+            spool.key().addCallback(self._open)
 
     def _has_left(self, element: Element) -> None:
         """A stanza leaves, whoever sends it."""
@@ -233,11 +248,19 @@ class Gateway(MultiService):
     def _first_of_stream(self) -> Iterable[Element]:
         return () if self._entrances is None else self._entrances.first()
 
+    async def _ask(self, iq: Element, timeout: float) -> Element:
+        """Ask, and listen for answers from now on: without the API they are rarely waited for."""
+        assert self._questions is not None
+        if self._questions.parent is None:
+            self._handlers.append(self._questions)
+            self._questions.setHandlerParent(self.stream)
+        return await self._questions.ask(iq, timeout)
+
     def _is_pushed(self, number: int, departure: Departure, element: Element) -> None:
         """A stanza that nobody has asked for is about to leave."""
         if self._bounces is not None:
             self._bounces.pushed(number, departure, element)
-        if departure.delivery_id is None and self._hooks is not None and self._entrances is not None:
+        if departure.delivery_id is None and self._entrances is not None:
             self._entrances.expect(element)
 
     def _say_what_is_served(self) -> None:
@@ -248,7 +271,7 @@ class Gateway(MultiService):
             version=__version__,
             domain=component.domain,
             kinds=", ".join(component.component_post_stanzas),
-            url=component.post_origin if self._webhook is None else "a webhook of the application",
+            url=component.post_origin if self._webhook is None else "the application itself",
             spool="in memory" if self._spool_lock is None else self._spool_lock.path,
         )
 
@@ -289,18 +312,16 @@ class Gateway(MultiService):
         self._subscribers.restore(subscribers, spool)
         relay.restore(deliveries)
         super().startService()
-        self._serve_api(self._link_key)
+        self._open(self._link_key)
         self._looking = LoopingCall(self._look, spool, relay, departures)
         self._looking.clock = self._reactor
         self._looking.start(LOOK_INTERVAL)
 
-    def _serve_api(self, link_key: bytes | None) -> None:
-        """Open the API, where there is to be one."""
+    def _open(self, link_key: bytes | None) -> None:
+        """Take what is pushed: by the application, and by the API where there is to be one."""
         self._link_key = link_key
-        if self._hooks is None or self._questions is None:
-            return
         assert self._spool is not None and self._departures is not None and self._relay is not None
-        assert self._bounces is not None and self._entrances is not None
+        assert self._questions is not None and self._bounces is not None and self._entrances is not None
         sender = Dispatch(
             self._spool,
             self._departures,
@@ -308,9 +329,12 @@ class Gateway(MultiService):
             self._bounces,
             ask=self._questions.ask,
             enter=self._entrances.enter,
-            when_sent=self._outlet.when_sent,
+            when_sent=self.outlet.when_sent,
             clock=self._reactor,
         )
+        self._pushes.open(sender)
+        if self._hooks is None:
+            return
         # Where the key could not be read, no link is ours.
         key = link_key or token_bytes(KEY_BYTES)
         self._api = api_server(
@@ -362,6 +386,40 @@ class Gateway(MultiService):
             return status
         return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
 
+    async def push(self, objects: ReplyObjects, *, kind: str = "message", until_sent: bool = False) -> list[str]:
+        """
+        Send stanzas that answer nothing, as `POST /v1/stanzas` of the API does.
+
+        They are kept by the spool when this returns, all of them or none, and leave in their order. Cancelling it ends
+        the waiting, and nothing else. A push between `startService` and the moment when the spool has been read waits
+        for that moment.
+
+        Args:
+            objects: One reply object, or several; each with `to`, and from the component's domain unless it has `from`.
+            kind: The kind of a stanza whose object does not name one.
+            until_sent: Wait until the server is known to have them, not only until they are kept.
+
+        Returns:
+            The ids of the stanzas, in order.
+
+        Raises:
+            component_http.errors.ReplyRefused: One of the objects cannot be used, so none is.
+            component_http.errors.SpoolError: They cannot be kept now: the disk is full, too much waits to be sent, or
+                the gateway is not running.
+            component_http.errors.RoomRefused: A chat room that one is to be said in does not let its sender in, so none
+                is kept.
+            component_http.errors.Bounced: One came back as an error; this is a `NotSent`.
+            component_http.errors.NotSent: They were kept, but could not be sent in their time; or the gateway was
+                stopped before that was known, and a spool on disk still has them.
+        """
+        return await self._pushes.push(objects, kind, until_sent=until_sent)
+
+    def _composed(self, objects: Iterable[Mapping[str, object]], kind: str) -> Composed:
+        domain = self._settings.component.domain
+        return reply.push(
+            objects, domain=domain, limits=self._limits, new_id=_new_id, sender=Address.parse(domain), kind=kind
+        )
+
     def drain(self, timeout: float | None = None) -> Deferred[None]:
         """
         Accept nothing more, and let what is accepted end; `stopService` begins with this.
@@ -400,6 +458,7 @@ class Gateway(MultiService):
         await self.drain()
         if self._api is not None:
             await self._api.stopService()
+        self._pushes.close()
         if self._entrances is not None:
             self._entrances.leave()
         if self._looking is not None and self._looking.running:
@@ -443,7 +502,7 @@ class Gateway(MultiService):
     def _new_departures(self, spool: Spool) -> Departures:
         return Departures(
             spool,
-            self._outlet,
+            self.outlet,
             self.counters,
             clock=self._reactor,
             domain=self._settings.component.domain,
@@ -455,11 +514,11 @@ class Gateway(MultiService):
     def _new_entrances(self) -> Entrances:
         component = self._settings.component
         return Entrances(
-            self._outlet,
+            self.outlet,
             self.counters,
             clock=self._reactor,
             new_id=_new_id,
-            ask=None if self._questions is None else self._questions.ask,
+            ask=self._ask,
             nick=component.nick,
             create=component.create_rooms,
         )
@@ -469,7 +528,7 @@ class Gateway(MultiService):
         webhook = self._webhook
         if webhook is None:
             if self._client is None:
-                self._client = _webhook_client(settings, self._reactor)
+                self._client = webhook_client(settings, self._reactor)
             webhook = self._client
         judge = partial(
             reply.judge,
@@ -500,9 +559,9 @@ class Gateway(MultiService):
             forwarder,
             spool,
             Backlog(backlog_limits(settings), _connections(settings)),
-            self._outlet,
+            self.outlet,
             departures,
-            self._outlet,
+            self._valve,
             self.counters,
             clock=self._reactor,
             new_id=_new_id,
@@ -533,7 +592,7 @@ class Gateway(MultiService):
                 AlwaysAvailable(
                     component.domain,
                     self._subscribers,
-                    outlet=self._outlet,
+                    outlet=self.outlet,
                     observer=self.counters,
                     clock=self._reactor,
                 )
@@ -615,11 +674,17 @@ def _connections(settings: Settings) -> int:
     return max(1, min(settings.webhook.max_connections, _open_files() - beside))
 
 
-def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
+def webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
+    """
+    Make the client for the webhook of the settings.
+
+    Raises:
+        SettingsError: There can be none.
+    """
     webhook = settings.webhook
     try:
         return WebhookClient(
-            settings.component.component_post_url,
+            settings.post_url(),
             reactor=reactor,
             timeout=webhook.timeout,
             connect_timeout=webhook.connect_timeout,
@@ -629,7 +694,9 @@ def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
             bearer_token=webhook.bearer_token,
         )
     except ValueError as error:
-        raise SettingsError(f"component.component_post_url or the [webhook] table cannot be used: {error}") from error
+        raise SettingsError(
+            f"component.component_post_url (--post-url) or the [webhook] table cannot be used: {error}"
+        ) from error
 
 
 def _component_stream(

@@ -153,11 +153,8 @@ def makeService(options: Options) -> Gateway:
     """
     from twisted.internet import reactor
 
-    from component_http.clock import use_steady_clock
     from component_http.gateway import Gateway
 
-    if not use_steady_clock(reactor):
-        _log.warn("something else is scheduled already, so timers go by the wall clock: do not set it while this runs")
     with exit_on_settings_error():
         gateway = Gateway(options.settings(), reactor)
         # The spool's lock survives the fork into the background, and `twistd --uid` changes the user only then.

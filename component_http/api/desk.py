@@ -25,19 +25,18 @@ from component_http.api.tokens import Caller
 from component_http.contract import reply
 from component_http.contract.address import Address
 from component_http.contract.memo import Memo
-from component_http.contract.outgoing import sendable
 from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
 from component_http.errors import (
     Bounced,
     DeliveryEnded,
+    ForeignSender,
     Offline,
     ReplyRefused,
     RoomRefused,
     SpoolError,
     Unanswered,
-    XmlRefused,
 )
 from component_http.interfaces import Observer, Sender
 
@@ -128,6 +127,8 @@ class Desk:
         caller: Caller | None = None,
         sender: Address | None = None,
         kind: str = "message",
+        children: Sequence[Element] = (),
+        foreign_sender: Problem | None = None,
     ) -> Composed:
         """
         Make stanzas of reply objects that answer nothing.
@@ -137,6 +138,8 @@ class Desk:
             caller: Who wants it, and must be allowed to; None for a hook.
             sender: Where they come from unless they say so; None for what goes with the caller.
             kind: What they are unless they say so.
+            children: Elements to add to the stanza, for what no property expresses. Give one object with them.
+            foreign_sender: The problem to raise for a sender outside the component's domain; None for the usual 422.
 
         Raises:
             Problem: They cannot be made, or may not be sent.
@@ -145,9 +148,17 @@ class Desk:
             sender = caller.default_address(self.domain)
         try:
             composed = reply.push(
-                objects, domain=self.domain, limits=self.limits, new_id=self._new_id, sender=sender, kind=kind
+                objects,
+                domain=self.domain,
+                limits=self.limits,
+                new_id=self._new_id,
+                sender=sender,
+                kind=kind,
+                children=children,
             )
         except ReplyRefused as refused:
+            if foreign_sender is not None and isinstance(refused, ForeignSender):
+                raise foreign_sender from None
             raise Problem(422, str(refused)) from None
         if not composed.stanzas:
             raise Problem(422, "there is nothing to send")
@@ -169,25 +180,9 @@ class Desk:
             raise Problem(422, str(refused)) from None
         if composed.stanzas:
             return composed
-        if stanza.is_request:
+        if stanza.is_request and composed.note is None:
             return Composed((stanza.response("result"),), answers=True)
-        raise Problem(422, "there is nothing to send")
-
-    def with_children(self, composed: Composed, children: Sequence[Element]) -> Composed:
-        """
-        Put elements into the first stanza that reply objects have no words for.
-
-        Raises:
-            Problem: It is too large by that.
-        """
-        if children:
-            for child in children:
-                composed.stanzas[0].addChild(child)
-            try:
-                sendable(composed.stanzas[0], self.domain, self.limits.max_bytes)
-            except XmlRefused as error:
-                raise Problem(422, str(error)) from None
-        return composed
+        raise Problem(422, composed.note or "there is nothing to send")
 
     # -- sending --
 

@@ -84,14 +84,18 @@ class Call:
         return found[0] if found else None
 
 
-def fields(text: str) -> list[tuple[str, str]]:
+def fields(text: str, charset: str = "utf-8") -> list[tuple[str, str]]:
     """
     The fields of a form or a query, in their order.
 
+    Args:
+        text: The form.
+        charset: The charset of its percent-encoded characters, by a name that Python knows.
+
     Raises:
-        ValueError: There are too many of them, or they are not UTF-8.
+        ValueError: There are too many of them, or they are not in the charset.
     """
-    return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    return parse_qsl(text, keep_blank_values=True, encoding=charset, errors="strict", max_num_fields=MAX_FIELDS)
 
 
 @frozen

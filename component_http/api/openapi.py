@@ -27,8 +27,8 @@ _ERRORS: Mapping[int, str] = {
     404: "There is no such thing or chat room, or the link is not one of ours.",
     409: "A request with this Idempotency-Key is under way, or no nick is free in the chat room.",
     410: "It is too late for a reply.",
-    413: "The body is too large.",
-    415: "The body is of a media type that is not read here.",
+    413: "The body is too large, as it came or after decompression.",
+    415: "The media type, the content coding or the charset of the body is not read here.",
     422: "The request can be read, but what it wants cannot be done.",
     429: "Too many requests.",
     500: "A mistake of the gateway.",
@@ -155,6 +155,7 @@ def _rest_responses(*statuses: int) -> _Object:
 def _rest(*parameters: _Object) -> _Object:
     return {
         "summary": "Send a stanza, as mod_rest does; with an iq, wait for the answer.",
+        "description": "A property of mod_rest that would not be sent is refused by its name.",
         "parameters": [*parameters, _KEY, _TIMEOUT],
         "requestBody": {
             "content": {
@@ -221,6 +222,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
     "/hooks/{secret}": {
         "post": {
             "summary": "Send a message to whom the settings name, in Slack's words or by a template.",
+            "description": "JSON is read whatever its media type is. A hook with a template takes plain text, too.",
             "security": [],
             "parameters": [_path_parameter("secret", "that of the hook"), _KEY],
             "requestBody": {
@@ -228,6 +230,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
                 "content": {
                     JSON: {"schema": {}},
                     FORM: {"schema": {"type": "object", "properties": {"payload": _STRING}, "required": ["payload"]}},
+                    "*/*": {"schema": {}},
                 },
             },
             "responses": {
@@ -263,7 +266,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
 _STANZA_PROPERTIES: Mapping[str, _Object] = {
     **dict.fromkeys(("to", "from"), _ADDRESS),
     "kind": {"enum": ["message", "presence", "iq"]},
-    **dict.fromkeys(("type", "id", "lang", "subject", "thread", "state", "oob_url", "replace"), _STRING),
+    **dict.fromkeys(("type", "id", "lang", "subject", "thread", "nick", "state", "oob_url", "replace"), _STRING),
     "body": {"type": ["string", "number", "boolean"]},
     "reply": {"type": "object", "properties": {"id": _STRING, "to": _ADDRESS}, "required": ["id"]},
     "show": {"enum": ["away", "chat", "dnd", "xa"]},
@@ -353,7 +356,11 @@ def document(version: str) -> _Object:
     """
     return {
         "openapi": "3.1.0",
-        "info": {"title": "component-http", "version": version, "description": "Send to XMPP by HTTP."},
+        "info": {
+            "title": "component-http",
+            "version": version,
+            "description": "Send to XMPP by HTTP. The body of every request may be compressed by gzip or deflate.",
+        },
         "security": [{"bearer": []}, {"basic": []}],
         "paths": _PATHS,
         "components": _COMPONENTS,

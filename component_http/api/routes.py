@@ -18,6 +18,7 @@ from component_http.api.desk import Desk
 from component_http.api.exchange import Admitted, Answer, Call, Problem, json_answer, plain_text, problem_json
 from component_http.api.hooks import Hooks
 from component_http.api.links import ReplyLinks
+from component_http.api.reading import unpacked
 from component_http.api.tokens import Caller, Tokens, see_rate
 from component_http.interfaces import Observer
 from component_http.notices import LOG_INTERVAL, Notices
@@ -78,6 +79,7 @@ class Api:
         observer: Told `api_refused`, `api_unauthorized`, `api_limited` and `api_failed`.
         links: What may be done with the links of late replies.
         version: Of this program.
+        max_body_bytes: The most bytes that a compressed body may unpack to.
         seconds: A clock that does not go back.
 
     Attributes:
@@ -95,6 +97,7 @@ class Api:
         *,
         links: ReplyLinks,
         version: str,
+        max_body_bytes: int,
         seconds: Callable[[], float],
     ) -> None:
         self._desk = desk
@@ -102,6 +105,7 @@ class Api:
         self._hooks = hooks
         self._observer = observer
         self._links = links
+        self._max_body_bytes = max_body_bytes
         self._seconds = seconds
         self._description = json_answer(200, openapi.document(version))
         self._notices = Notices(LOG_INTERVAL)
@@ -152,7 +156,7 @@ class Api:
 
     async def _carried_out(self, call: Call, carry_out: _CarryOut, body: bytes | None) -> Answer:
         try:
-            return await carry_out(evolve(call, body=body))
+            return await carry_out(evolve(call, body=unpacked(call, body, self._max_body_bytes)))
         except CancelledError:
             raise
         except Exception as error:

@@ -22,7 +22,16 @@ from jinja2.visitor import NodeTransformer
 from component_http.contract.reply import JsonNumber
 from component_http.errors import ComponentHttpError, SettingsError
 
-__all__ = ["MAX_CHARACTERS", "MAX_SECONDS", "MAX_VALUES", "Template", "TemplateFailed", "shipped"]
+__all__ = ["MAX_CHARACTERS", "MAX_SECONDS", "MAX_VALUES", "SHIPPED", "Template", "TemplateFailed", "shipped"]
+
+SHIPPED: Mapping[str, tuple[str, ...]] = {
+    "alertmanager": ("alertmanager",),
+    "generic": ("generic",),
+    "gitea": ("forge",),
+    "github": ("forge",),
+    "grafana": ("alertmanager", "grafana"),
+}
+"""The templates that come along, and the files in `templates/` that each consists of."""
 
 MAX_CHARACTERS = 10_000
 """Of a message that a template makes; the rest is cut off. A person reads some hundred."""
@@ -265,8 +274,9 @@ class Template:
 
 
 def shipped(name: str) -> str:
-    """The text of a template that comes along: `alertmanager` or `generic`."""
-    return files("component_http.api").joinpath("templates", f"{name}.j2").read_text("utf-8")
+    """The text of a template that comes along, by one of the names in `SHIPPED`."""
+    folder = files("component_http.api").joinpath("templates")
+    return "".join(folder.joinpath(f"{part}.j2").read_text("utf-8") for part in SHIPPED[name])
 
 
 class _Plain:

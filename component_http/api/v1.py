@@ -72,8 +72,8 @@ async def ask_by_name(
     timeout = desk.timeout(call)
     sender = call.argument("from")
     asked = {"type": "get", "to": address, **({} if sender is None else {"from": sender})}
-    composed = desk.compose([asked], caller=caller, kind="iq")
-    composed = desk.with_children(composed, [question(name, call.argument("node"))])
+    asking = question(name, call.argument("node"))
+    composed = desk.compose([asked], caller=caller, kind="iq", children=[asking])
     began = now()
     answer = await desk.ask(composed, timeout)
     return _told(call, answer, {"seconds": round(now() - began, 6)} if name == "ping" else {})

@@ -105,7 +105,8 @@ def link_path(key: bytes, delivery_id: str, stanza: Stanza, expires: float) -> s
         expires: Until when, in seconds since the epoch.
 
     Returns:
-        None where there is nothing to reply to, or the link would be longer than `MAX_LENGTH`.
+        None where there is nothing to reply to, or the link would be longer than `MAX_LENGTH`. A thread that would make
+        it longer is left out.
     """
     if not stanza.answerable:
         return None
@@ -118,9 +119,17 @@ def link_path(key: bytes, delivery_id: str, stanza: Stanza, expires: float) -> s
         int(stanza.through_room),
         ceil(expires),
     )
-    sealed = _base64(json.dumps(facts, separators=(",", ":")).encode("ascii"))
-    path = f"/v1/deliveries/{delivery_id}/reply?seal={sealed}.{_mac(key, _PURPOSE, delivery_id, sealed)}"
+    if stanza.thread is not None:
+        path = _path(key, delivery_id, (*facts, stanza.thread))
+        if len(path) <= MAX_LENGTH:
+            return path
+    path = _path(key, delivery_id, facts)
     return path if len(path) <= MAX_LENGTH else None
+
+
+def _path(key: bytes, delivery_id: str, facts: tuple[object, ...]) -> str:
+    sealed = _base64(json.dumps(facts, separators=(",", ":")).encode("ascii"))
+    return f"/v1/deliveries/{delivery_id}/reply?seal={sealed}.{_mac(key, _PURPOSE, delivery_id, sealed)}"
 
 
 def open_link(key: bytes, delivery_id: str, seal: str) -> LateReply:
@@ -145,7 +154,8 @@ def open_link(key: bytes, delivery_id: str, seal: str) -> LateReply:
     )
     if not bound and not wide:
         raise ForgedLink("the link is not one of ours")
-    kind, stanza_type, stanza_id, sender, recipient, through_room, expires = json.loads(
+    # The thread is only in the links of stanzas that have one.
+    kind, stanza_type, stanza_id, sender, recipient, through_room, expires, *thread = json.loads(
         urlsafe_b64decode(sealed + "=" * (-len(sealed) % 4))
     )
     stanza = Stanza(
@@ -156,6 +166,7 @@ def open_link(key: bytes, delivery_id: str, seal: str) -> LateReply:
         recipient=Address.parse(recipient),
         through_room=bool(through_room),
         element=Element((NS_COMPONENT, kind)),
+        thread=thread[0] if thread else None,
     )
     return LateReply(stanza, expires, bound)
 

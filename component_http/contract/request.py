@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from json import JSONEncoder
@@ -15,14 +16,17 @@ from component_http.contract.xml import STANZA_NAMESPACES, serialize
 
 __all__ = [
     "CHAT_STATES",
+    "MAX_THREAD",
     "NS_CHAT_STATES",
     "NS_CORRECTION",
+    "NS_NICK",
     "NS_OOB",
     "NS_REPLY",
     "RESERVED_HEADERS",
     "XML_LANG",
     "request_body",
     "request_properties",
+    "thread_of",
 ]
 
 XML_LANG = ("http://www.w3.org/XML/1998/namespace", "lang")
@@ -34,6 +38,9 @@ NS_REPLY = "urn:xmpp:reply:0"
 NS_STANZA_ID = "urn:xmpp:sid:0"
 
 CHAT_STATES = ("active", "composing", "gone", "inactive", "paused")
+
+MAX_THREAD = 1024
+"""Characters of a thread that replies keep: up to a thousand replies may repeat it. Clients write about 40."""
 
 RESERVED_HEADERS = frozenset(
     {
@@ -62,6 +69,23 @@ _encoder = JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 def request_body(stanza: Stanza) -> bytes:
     """Write the JSON object for one stanza, as UTF-8."""
     return _encoder.encode(request_properties(stanza)).encode("utf-8", errors="replace")
+
+
+def thread_of(body: bytes) -> str | None:
+    """
+    Read the thread that replies to a request keep.
+
+    Args:
+        body: As `request_body` wrote it.
+
+    Returns:
+        The id of the thread, or None where the stanza has none, or one longer than `MAX_THREAD`.
+    """
+    # Quotes inside a string are escaped, so only a property looks like this, and most bodies need not be parsed.
+    if b'"thread":' not in body:
+        return None
+    thread: str | None = json.loads(body).get("thread")
+    return thread if thread and len(thread) <= MAX_THREAD else None
 
 
 def request_properties(stanza: Stanza) -> dict[str, object]:

@@ -46,6 +46,8 @@ class Stanza:
         recipient: Its `to`: an address of the component.
         through_room: It carries `<x xmlns='http://jabber.org/protocol/muc#user'/>`, or the sender is known to be an
             occupant of a room that the recipient is in: nobody may rely on the mark (XEP-0045 section 7.5).
+        thread: The thread that replies keep (XEP-0201 section 3.2), or None. It is read from the request body at each
+            attempt (`request.thread_of`), and is None before.
         element: All of it; its `to` and `from` are normalised. In what `facts` gives: nothing but its name.
     """
 
@@ -56,6 +58,7 @@ class Stanza:
     recipient: Address
     through_room: bool
     element: Element = field(repr=False, eq=False)
+    thread: str | None = None
 
     @classmethod
     def from_element(cls, element: Element) -> Stanza:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from component_http.playground.console import play
+from component_http.playground.console import play, playground_settings
 
 __all__ = ["BotDidNotStart", "main", "running_bot"]
 
@@ -74,7 +74,7 @@ def main() -> int:
                 "component-http turns each message for a bot into an HTTP POST, and the answer into a reply.\n"
                 f"The bot is {ECHO_BOT.relative_to(ECHO_BOT.parents[1])}, a web server of some twenty lines.\n"
             )
-            return play(url, canned=["Hello, bot!"], about=about)
+            return play(playground_settings(url), canned=["Hello, bot!"], about=about)
     except BotDidNotStart as error:
         print(f"component-http: {error}", file=sys.stderr)
         return os.EX_CONFIG

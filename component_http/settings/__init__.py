@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -134,6 +134,7 @@ class Settings(Table):
         flags: Mapping[str, str],
         config: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] = os.environ,
+        leave_out: Collection[str] = (),
     ) -> Self:
         """
         Read a command line, and below it a settings file.
@@ -142,10 +143,14 @@ class Settings(Table):
             flags: The text of each flag that was given, by its name without the dashes in front (see `reference`).
             config: The settings file whose values the flags override, or None for none.
             env: Where `COMPONENT_HTTP_SECRET` is looked up.
+            leave_out: Settings that are not taken from the file, such as `component.secret_file`.
         """
         given = {} if config is None else from_file(config)
+        given = {name: value for name, value in given.items() if name not in leave_out}
         source = None if config is None else str(config)
-        return cls._from_given({**given, **from_flags(flags)}, env, source, source)
+        settings = cls._from_given({**given, **from_flags(flags)}, env, source, source)
+        settings.post_url(None)
+        return settings
 
     @classmethod
     def from_mapping(
@@ -185,6 +190,22 @@ class Settings(Table):
             parts["conditions"] = given["conditions"].value
         settings: Self = _naming(source, cls, parts)
         return settings
+
+    def post_url(self, source: str | None = "settings") -> str:
+        """
+        The webhook's URL, for a gateway without another webhook.
+
+        Args:
+            source: How the error calls settings that are of no file; None for flags.
+
+        Raises:
+            SettingsError: There is none.
+        """
+        url = self.component.component_post_url
+        if url is None:
+            table = fields(ComponentSettings)
+            raise SettingsError(missing(ComponentSettings.TABLE, table.component_post_url, self.file or source))
+        return url
 
     def warnings(self) -> tuple[str, ...]:
         """What works but should be better, a sentence each, for the log; looks at the modes of the secrets' files."""
@@ -237,7 +258,7 @@ class Settings(Table):
     def _sent_to_webhook(self) -> list[str]:
         """What each POST shows to whoever can read it."""
         sent = ["stanzas"]
-        if WebhookUrl.parse(self.component.component_post_url).target != b"/":
+        if WebhookUrl.parse(self.post_url()).target != b"/":
             sent.append("the path of the URL")
         if self.component.url_holds_credentials:
             sent.append("the user and the password in it")

@@ -151,7 +151,7 @@ def reference() -> list[ReferenceRow]:
     """Every setting that a file can give, in the order of a settings file."""
     rows = []
     for setting in _SETTINGS.values():
-        if setting.default is NOTHING:
+        if setting.default is NOTHING or setting.about.required:
             default = "required"
         elif setting.default is None or isinstance(setting.default, type(Factory(dict))):
             default = "none"

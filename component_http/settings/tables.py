@@ -66,6 +66,7 @@ class About:
         example: A value to start from, as TOML, where there is no default.
         aliases: Other names of its flag, shorter ones.
         hidden: Only an application may give it, neither a file nor a flag.
+        required: Without it there is no gateway, unless the application has something in its place.
         rows: Its value is any number of such tables, one for each [[...]] in a settings file.
     """
 
@@ -75,6 +76,7 @@ class About:
     example: str = ""
     aliases: tuple[str, ...] = ()
     hidden: bool = False
+    required: bool = False
     rows: type[Table] | None = None
 
 
@@ -289,7 +291,7 @@ class ComponentSettings(Table):
     secret: str = setting(
         About(values.SECRET, "the secret itself", hidden=True), default=None, show=False, resolve=_resolve_secret
     )
-    component_post_url: str = setting(
+    component_post_url: str | None = setting(
         About(
             values.URL,
             "the webhook: stanzas are POSTed there",
@@ -297,8 +299,10 @@ class ComponentSettings(Table):
             " may be a secret; a flag must not hold user or password",
             example='"http://127.0.0.1:8080/"',
             aliases=("post-url",),
+            required=True,
         ),
-        show=lambda url: repr(_origin(url)),
+        default=None,
+        show=lambda url: repr(url and _origin(url)),
     )
     component_post_stanzas: tuple[str, ...] = setting(
         About(
@@ -398,8 +402,8 @@ class ComponentSettings(Table):
 
     @property
     def post_origin(self) -> str:
-        """What of `component_post_url` may be logged: scheme, host and port."""
-        return _origin(self.component_post_url)
+        """What of `component_post_url` may be logged: scheme, host and port; empty where there is none."""
+        return _origin(self.component_post_url) if self.component_post_url else ""
 
     @property
     def is_server_exposed(self) -> bool:
@@ -410,13 +414,15 @@ class ComponentSettings(Table):
     @property
     def is_webhook_exposed(self) -> bool:
         """What passes between the gateway and the webhook is in the open, on a network."""
+        if self.component_post_url is None:
+            return False
         url = WebhookUrl.parse(self.component_post_url)
         return not url.secure and not is_loopback(url.host)
 
     @property
     def url_holds_credentials(self) -> bool:
         """`component_post_url` has a user or a password in it."""
-        return bool(re.match("[a-z]+://[^/?]*@", self.component_post_url, re.IGNORECASE))
+        return bool(re.match("[a-z]+://[^/?]*@", self.component_post_url or "", re.IGNORECASE))
 
 
 @frozen
@@ -908,8 +914,9 @@ class HookSettings(Table):
     )
     template: str | None = setting(
         About(
-            values.choice("alertmanager", "generic"),
-            "a template that the gateway brings along; without any template the hook takes what Slack's takes",
+            values.choice("alertmanager", "generic", "gitea", "github", "grafana"),
+            "a template that the gateway brings along, for the webhooks of this program; generic finds the text in most"
+            " things; without any template the hook takes what Slack's takes",
             example='"alertmanager"',
         ),
         default=None,
@@ -990,7 +997,7 @@ class ApiSettings(Table):
     max_body_bytes: int = setting(
         About(
             whole(1024, 67_108_864, "bytes"),
-            "the largest request body that is read; a larger one gets 413",
+            "the largest request body that is read, before and after decompression; a larger one gets 413",
             "bodies are held in memory, max_connections of them at once",
         ),
         default=1_048_576,

@@ -104,7 +104,7 @@ class Entrances(XMPPHandler):
         observer: Told `room_entered`, `room_refused` and `room_lost`.
         clock: Runs the time limits.
         new_id: Makes ids.
-        ask: Sends an iq and waits for its answer so many seconds (see `Sender.ask`); None where nobody can be asked.
+        ask: Sends an iq and waits for its answer so many seconds (see `Sender.ask`).
         nick: What we are called in rooms; None for the local part of the address that enters.
         create: Make a room that does not exist, with the default configuration of its service.
     """
@@ -118,7 +118,7 @@ class Entrances(XMPPHandler):
         *,
         clock: IReactorTime,
         new_id: Callable[[], str],
-        ask: Callable[[Element, float], Awaitable[Element]] | None,
+        ask: Callable[[Element, float], Awaitable[Element]],
         nick: str | None = None,
         create: bool = False,
     ) -> None:
@@ -368,9 +368,6 @@ class Entrances(XMPPHandler):
         self._ask_owner(stay, destroy, is_gone, is_there)
 
     def _ask_owner(self, stay: _Stay, child: Element, done: Callable[[], object], failed: Callable[[], object]) -> None:
-        if self._ask is None:
-            failed()
-            return
         iq = Element((NS_COMPONENT, "iq"))
         iq.attributes.update({"type": "set", "from": str(stay.ours), "to": str(stay.room)})
         iq.addElement((NS_MUC_OWNER, "query")).addChild(child)

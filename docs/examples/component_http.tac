@@ -12,13 +12,9 @@ from twisted.application.service import Application
 from twisted.internet import reactor
 
 from component_http import Gateway, Settings
-from component_http.clock import use_steady_clock
 from component_http.tap import exit_on_settings_error, heed_signals
 
 application = Application("component-http")
-
-# Before anything is scheduled: timers and deadlines shall not move when somebody sets the clock.
-use_steady_clock(reactor)
 
 # Where the settings are wrong, or the spool is another gateway's: one sentence on standard error and exit status 78, before twistd goes into the
 # background.

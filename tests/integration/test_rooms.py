@@ -27,6 +27,8 @@ def bot(request: Request) -> Answer:
     if asked["kind"] == "presence":
         invited = "room for you" in asked.get("status", "")
         return reply(stanza=JOIN.format(asked["status"].split()[-1])) if invited else NO_REPLY
+    if "<invite from=" in asked["stanza"]:
+        return reply(stanza=JOIN.format(f"{asked['from']}/{NICK}"))
     text = asked.get("body")
     if text is None or asked.get("type") == "error":
         return NO_REPLY
@@ -201,6 +203,21 @@ def test_a_bot_that_answers_presence_with_words_does_not_talk_to_itself(
         assert said_in(room, world.webhook.take()) == ["one", "two"]
     finally:
         world.webhook.answer = bot
+
+
+def test_an_invitation_brings_a_bot_into_a_room(
+    world: World, start: Callable[..., GatewayProcess], alice: User, room: str
+) -> None:
+    """
+    A room's invitation reaches the webhook as a message of the room, with a body for people, and the bot enters.
+    """
+    start("bot.localhost")
+    alice.join(room, "alice")
+    alice.invite(room, BOT)
+    alice.saw(f"{room}/{NICK}", "available")
+    [invitation] = [one.json for one in world.webhook.take() if one.json["from"] == room]
+    assert room in invitation["body"]
+    ask(alice, room, "hello")
 
 
 def test_a_failing_webhook_does_not_get_the_bot_thrown_out(

@@ -33,6 +33,7 @@ SLACK = "slack-0123456789"
 ALERTS = "alerts-0123456789"
 GENERIC = "generic-0123456789"
 LINK_KEY = bytes(range(KEY_BYTES))
+MAX_BODY_BYTES = 1_000_000
 EPOCH = 1_700_000_000.0
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -107,6 +108,7 @@ class ApiTestCase(SynchronousTestCase):
                 now=lambda: EPOCH + self.clock.seconds(),
             ),
             version="1.2.3",
+            max_body_bytes=MAX_BODY_BYTES,
             seconds=self.clock.seconds,
         )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
+import zlib
 from typing import Any
 
 from hypothesis import given
@@ -27,6 +30,7 @@ from tests.unit.api_world import (
     GENERIC,
     JSON,
     LINK_KEY,
+    MAX_BODY_BYTES,
     NARROW,
     SLACK,
     TOKEN,
@@ -410,6 +414,92 @@ class TokenTests(ApiTestCase):
         self.assertEqual("15", self.post("/v1/messages", HELLO).headers["Retry-After"])
 
 
+class BodyTests(ApiTestCase):
+    """Bodies that are compressed, or in another charset than UTF-8."""
+
+    def packed(self, body: bytes, coding: str) -> Answer:
+        return self.post("/v1/messages", body, {**JSON, "content-encoding": coding})
+
+    def test_compressed(self) -> None:
+        """
+        A body may come compressed by gzip or deflate, and every shape takes it so.
+        """
+        plain = json.dumps(HELLO).encode()
+        bare = zlib.compressobj(wbits=-15)
+        for coding, body in (
+            ("gzip", gzip.compress(plain)),
+            ("X-GZip", gzip.compress(plain)),
+            ("deflate", zlib.compress(plain)),
+            ("deflate", bare.compress(plain) + bare.flush()),
+            ("identity", plain),
+        ):
+            with self.subTest(coding=coding):
+                self.assertEqual(202, self.packed(body, coding).status)
+        encoded = {**JSON, "content-encoding": "gzip"}
+        self.assertEqual(202, self.post("/rest", gzip.compress(plain), encoded).status)
+        self.assertEqual(201, self.post("/msg", gzip.compress(plain), encoded).status)
+        self.assertEqual(200, self.post(f"/hooks/{SLACK}", gzip.compress(b'{"text": "hello"}'), encoded).status)
+        self.assertEqual({"hello"}, set(self.bodies()))
+
+    def test_bomb(self) -> None:
+        """
+        A body that unpacks to more than max_body_bytes is too large, and no more of it is unpacked than that.
+        """
+        self.packed(gzip.compress(b"x"), "gzip")
+        bomb = gzip.compress(b" " * 100_000_000, 1)
+        self.assertLess(len(bomb), MAX_BODY_BYTES)
+        tracemalloc.start()
+        try:
+            self.refused(413, self.packed(bomb, "gzip"))
+            self.assertLess(tracemalloc.get_traced_memory()[1], 3 * MAX_BODY_BYTES)
+        finally:
+            tracemalloc.stop()
+        full = json.dumps(HELLO).encode().ljust(MAX_BODY_BYTES)
+        self.assertEqual(202, self.packed(gzip.compress(full), "gzip").status)
+        self.refused(413, self.packed(gzip.compress(full + b" "), "gzip"))
+
+    def test_bad_coding(self) -> None:
+        """
+        A coding that is not read is refused with those that are, and a body that is not in its coding is refused.
+        """
+        for coding in ("br", "zstd", "gzip, gzip", "utf-8"):
+            answer = self.packed(b"{}", coding)
+            self.refused(415, answer)
+            self.assertEqual("gzip, deflate", answer.headers["Accept-Encoding"])
+        whole = gzip.compress(json.dumps(HELLO).encode())
+        for body in (b"{}", whole[:-1], whole + b"x", whole[:9], b"\x1f"):
+            self.refused(400, self.packed(body, "gzip"))
+        for body in (b"{}", b"\xff" * 99, zlib.compress(b"{}")[:-1]):
+            self.refused(400, self.packed(body, "deflate"))
+        self.assertEqual([], self.sent())
+
+    def test_charsets(self) -> None:
+        """
+        A text is read in the charset that it names, and so are XML and a form.
+        """
+        for charset in ("iso-8859-1", "ISO-8859-15", '"windows-1252"', "utf-16", "UTF-8", "gb18030"):
+            media_type = f"text/plain; charset={charset}"
+            body = "hé".encode(charset.strip('"'))
+            self.assertEqual(201, self.post("/msg/alice@example.org", body, {"content-type": media_type}).status)
+        xml = "<message to='alice@example.org'><body>hé</body></message>".encode("latin-1")
+        self.post("/v1/messages", xml, {"content-type": "application/xmpp+xml; charset=latin-1"})
+        form = {"content-type": "application/x-www-form-urlencoded; charset=latin-1"}
+        self.post("/msg/alice@example.org", b"body=h%E9", form)
+        self.assertEqual(["hé"] * 8, self.bodies())
+
+    def test_bad_charset(self) -> None:
+        """
+        A charset that is not read is refused, and so is a text that is not in its charset.
+        """
+        for charset in ("klingon", "hex", "punycode", "utf-7", "unicode_escape", "idna", "undefined", "os", "x" * 9999):
+            media_type = f"text/plain; charset={charset}"
+            self.refused(415, self.post("/msg/a@b", "x", {"content-type": media_type}))
+        for charset in ("utf-8", "us-ascii", "shift_jis", "utf-16le"):
+            media_type = f"text/plain; charset={charset}"
+            self.assertIn("byte 0", self.refused(400, self.post("/msg/a@b", b"\xff", {"content-type": media_type})))
+        self.assertEqual([], self.sent())
+
+
 class BadInputTests(ApiTestCase):
     """Whatever comes gets a clear status, and nothing is sent."""
 
@@ -451,9 +541,6 @@ class BadInputTests(ApiTestCase):
         self.assertIn("-H 'Content-Type: application/json'", self.refused(415, self.post("/v1/messages", "{}", form)))
         self.refused(415, self.post("/v1/messages", "{}", {}))
         self.refused(415, self.post("/v1/messages", "hello", {"content-type": "text/plain"}))
-        self.refused(415, self.post("/v1/messages", "{}", {**JSON, "content-encoding": "gzip"}))
-        xml = {"content-type": "application/xmpp+xml; charset=latin-1"}
-        self.refused(415, self.post("/v1/messages", "<message/>", xml))
 
     def test_large_body(self) -> None:
         """
@@ -856,6 +943,9 @@ class LateReplyTests(ApiTestCase):
         """
         for body in ({}, [], {"from": "alice@example.org", "body": "x"}, {"body": []}):
             self.refused(422, self.reply(self.link(), body))
+        detail = self.refused(422, self.reply(self.link(), {"text": "x"}))
+        self.assertEqual("a message needs `body`, and `text` is not read", detail)
+        self.refused(422, self.reply(self.link(kind="iq", type_="get"), {"result": "x"}))
         self.assertEqual([], self.sent())
 
     def test_elsewhere(self) -> None:
@@ -901,7 +991,9 @@ class LateReplyTests(ApiTestCase):
         With `reply_links = "wide"` a link sends whatever the webhook could have answered at once.
         """
         self.api = self.an_api(wide=True)
-        self.assertEqual(202, self.reply(self.link(), {"to": "bob@example.org", "from": "b@bot.example.org"}).status)
+        self.assertEqual(
+            202, self.reply(self.link(), {"to": "bob@example.org", "from": "b@bot.example.org", "body": "x"}).status
+        )
         self.assertEqual(["bob@example.org"], [element["to"] for element in self.sender.pushed])
 
     def test_earlier_version(self) -> None:

@@ -47,6 +47,7 @@ PURE = {
     "typing",
     "unicodedata",
     "xml",
+    "zlib",
 }
 """Of the standard library, what needs no outside world: no clock, no chance, no file, no socket, no log."""
 
@@ -106,10 +107,10 @@ ROOMS = {
     "api.template": Room(SEAMS, ["jinja2"]),
     **{
         f"api.{name}": Room([*VALUES, "api"], ["twisted.words.xish"], pure=True)
-        for name in ("exchange", "openapi", "questions", "rate", "reading")
+        for name in ("exchange", "openapi", "questions", "rate", "reading", "slack")
     },
     # Beside the path of a stanza.
-    "clock": Room(),
+    "clock": Room([], ["twisted", "zope"]),
     "compat": Room(["contract"], ["twisted", "constantly"]),
     "settings": Room(["contract", "errors", "tls"], ["twisted", "zope"]),
     "tls": Room(["contract", "errors"], ["twisted", "cryptography", "OpenSSL", "service_identity", "zope"]),

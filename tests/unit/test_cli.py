@@ -103,6 +103,15 @@ class CheckTests(SynchronousTestCase):
             run("check", str(self.file)),
         )
 
+    def test_no_webhook(self) -> None:
+        """
+        A gateway needs the URL of a webhook.
+        """
+        self.file.write_text('[component]\ndomain = "bot.example.org"\nsecret_file = "secret"\n')
+        ended = run("check", str(self.file))
+        self.assertEqual(78, ended.status)
+        self.assertIn(f"{self.file}: component.component_post_url is missing: add", ended.error)
+
     def test_not_there(self) -> None:
         """
         A file that is not there is told by name, and the status is 78.
@@ -133,8 +142,8 @@ class CommandTests(SynchronousTestCase):
 
     def test_playground_needs_a_bot(self) -> None:
         """
-        The playground asks for the bot's URL.
+        The playground asks for the bot's URL, or for a settings file that has it.
         """
         ended = run("playground")
-        self.assertEqual(2, ended.status)
-        self.assertIn("--post-url", ended.error)
+        self.assertEqual(78, ended.status)
+        self.assertIn("--post-url is missing: add --post-url=http://127.0.0.1:8080/, or --config=FILE", ended.error)

@@ -93,6 +93,7 @@ class DeliveryTestCase(SynchronousTestCase):
         draw: Callable[[], float] = lambda: 0.5,
         webhook=None,
         spool=None,
+        link=None,
     ):
         self.webhook = webhook or ScriptedWebhook(script)
         ids = (f"d{number}" for number in self.numbers)
@@ -107,6 +108,7 @@ class DeliveryTestCase(SynchronousTestCase):
             clock=self.clock.seconds,
             now=self.clock.seconds,
             draw=draw,
+            link=link,
         )
         spool = spool or MemorySpool()
         departures = Departures(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits())
@@ -230,6 +232,31 @@ class LogTests(DeliveryTestCase):
         self.assertEqual(2, len(self.warnings(logs)))
         self.assertIn("text/html", self.warnings(logs)[0])
         self.assertEqual(4, self.counters["body_ignored"])
+
+    def test_what_is_ignored_is_seen_each_time_at_debug_level(self) -> None:
+        """
+        Who looks closely sees each answer that is ignored: by its status, its properties, and for an iq that is open.
+        """
+        script = [
+            json_response('{"body": "x"}', 201),
+            json_response('{"text": "x"}'),
+            json_response('{"body": "x"}', 202),
+        ]
+        relay = self.a_relay(script, link=lambda delivery: "/link")
+        with capturedLogs() as logs:
+            relay.accept(a_stanza())
+            relay.accept(a_stanza())
+            relay.accept(a_stanza(kind="iq", type_="get"))
+        levels = [(event["log_level"], event["note"].partition(":")[0]) for event in logs if "note" in event]
+        self.assertEqual(
+            [
+                (LogLevel.warn, "ignored 13 bytes of application/json with status 201"),
+                (LogLevel.debug, "a message needs `body`, and `text` is not read; to send nothing, answer {} or 204"),
+                (LogLevel.debug, "ignored 13 bytes of application/json with status 202"),
+            ],
+            levels,
+        )
+        self.assertEqual(3, self.counters["body_ignored"])
 
     def test_refused_answer_is_one_line(self) -> None:
         """
@@ -597,6 +624,28 @@ class RestartTests(DeliveryTestCase):
         self.assertEqual(["2", "2", "1", "1", "1"], sorted(self.attempts(), reverse=True))
         self.assertEqual((4, 1, 5), tuple(self.counters[name] for name in ("restored", "accepted", "silent")))
         self.assert_accounts(relay)
+
+    def test_restored_in_its_thread(self) -> None:
+        """
+        A reply is in the thread of its message, and by the link a late one too, also where a restart came between.
+        """
+        threaded = a_stanza(id_="m2")
+        threaded.element.addElement("thread", content="t1")
+        spool = KeepingSpool(self.clock)
+        first = self.a_relay([Deferred()], spool=spool)
+        first.accept(a_stanza())
+        first.accept(threaded)
+        self.clock.pump([0.01] * 3)
+        self.stop(first)
+        linked = []
+        answers = [json_response('{"body": "pong"}') for _ in range(3)]
+        relay = self.a_relay(answers, spool=spool, link=lambda delivery: linked.append(delivery.stanza.thread))
+        relay.restore([evolve(kept, stanza=kept.stanza.facts()) for kept in spool.kept.values()])
+        relay.accept(threaded)
+        self.clock.pump([0.01] * 30)
+        self.assertEqual([None, "t1", "t1"], linked)
+        threads = [element.thread and str(element.thread) for element in self.outlet.sent]
+        self.assertEqual([None, "t1", "t1"], threads)
 
     def test_restored_too_late(self) -> None:
         """

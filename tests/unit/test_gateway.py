@@ -26,7 +26,14 @@ from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.backlog import BacklogLimits
 from component_http.errors import CertificateInvalid, ConnectionFailed, SettingsError
 from component_http.gateway import FILES_BESIDE, Gateway, backlog_limits
-from component_http.settings import ApiSettings, ComponentSettings, DeliverySettings, Settings, SpoolSettings
+from component_http.settings import (
+    ApiSettings,
+    ComponentSettings,
+    DeliverySettings,
+    Settings,
+    SpoolSettings,
+    WebhookSettings,
+)
 from component_http.spool.database import lock
 from component_http.testing import ScriptedWebhook, json_response
 
@@ -388,6 +395,77 @@ class PrepareTests(SynchronousTestCase):
             held = lock(self.folder / "spool")
             self.addCleanup(held.release)
             self.assertIn("in use by another gateway", self.refusal(f"tcp:{other.getsockname()[1]}"))
+
+
+class AnswerFunctionTests(SynchronousTestCase):
+    """A function of the application in the place of the webhook."""
+
+    def a_gateway(self, **more: Any) -> Gateway:
+        """A gateway without a URL, on a stream that is only pretended."""
+        component = ComponentSettings(domain="bot.example.org", secret="not used")
+        settings = Settings(component=component, spool=SpoolSettings(kind="memory"), **more.pop("tables", {}))
+        self.reactor, bootstraps = MemoryReactorClock(), BootstrapMixin()
+        gateway = Gateway(settings, self.reactor, manager=StreamManager(bootstraps, self.reactor), **more)
+        gateway.startService()
+        self.addCleanup(gateway.stopService)
+        stream: Any = EventDispatcher()
+        self.sent: list[str] = []
+        stream.send = self.sent.append
+        bootstraps.installBootstraps(stream)
+        stream.dispatch(stream, STREAM_CONNECTED_EVENT)
+        stream.dispatch(stream, STREAM_AUTHD_EVENT)
+        xml = "<message from='alice@example.org/x' to='bot@bot.example.org' type='chat'><body>hello</body></message>"
+        stream.dispatch(*parse_stanzas(xml, Limits()))
+        return gateway
+
+    def test_retries(self) -> None:
+        """
+        A call that fails is made again, as a POST would be, and the sender gets the reply of a later one.
+        """
+        calls: list[str] = []
+
+        async def answer(request: dict[str, Any]) -> dict[str, str]:
+            calls.append(request["body"])
+            if len(calls) == 1:
+                raise ConnectionFailed("the database is away")
+            if len(calls) == 2:
+                raise ValueError("oops")
+            return {"body": "pong"}
+
+        gateway = self.a_gateway(answer=answer)
+        self.reactor.pump([1] * 60)
+        self.assertEqual(["hello"] * 3, calls)
+        self.assertEqual((1, 2), (gateway.counters["replied"], gateway.counters["retried"]))
+        self.assertIn("<body>pong</body>", self.sent[0])
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+    def test_time_limit(self) -> None:
+        """
+        webhook.timeout limits a call, and the delivery ends by its deadline.
+        """
+
+        async def answer(request: dict[str, Any]) -> None:
+            await Deferred()
+
+        tables = {"webhook": WebhookSettings(timeout=5), "delivery": DeliverySettings(message_deadline=12)}
+        gateway = self.a_gateway(answer=answer, tables=tables)
+        self.reactor.pump([0.1] * 55)
+        self.assertEqual(1, gateway.counters["attempt_timed_out"])
+        self.reactor.pump([0.1] * 100)
+        self.assertEqual(1, gateway.counters["expired"])
+        self.assertIn("remote-server-timeout", self.sent[0])
+
+    def test_one_of_them(self) -> None:
+        """
+        A gateway that has nothing to answer deliveries, or two things, cannot be made.
+        """
+
+        async def answer(request: dict[str, Any]) -> None:
+            return None
+
+        error = self.assertRaises(SettingsError, self.a_gateway)
+        self.assertIn("component.component_post_url is missing", str(error))
+        self.assertRaises(TypeError, self.a_gateway, answer=answer, webhook=ScriptedWebhook())
 
 
 class StartTests(SynchronousTestCase):

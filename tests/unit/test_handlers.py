@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -123,7 +123,7 @@ class IntakeTests(HandlerTestCase):
         What happens in a room that the gateway has entered for a push stays there, but for what is said to it alone.
         """
         outlet = RecordingOutlet()
-        entrances = Entrances(outlet, self.counters, clock=Clock(), new_id=lambda: "j1", ask=None)
+        entrances = Entrances(outlet, self.counters, clock=Clock(), new_id=lambda: "j1", ask=fail)
         entrances.setHandlerParent(self.manager)
         rooms, shown = Rooms(), []
         self.add_intake("message", "presence", rooms=rooms, entrances=entrances, shown=shown.append)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -69,6 +70,16 @@ class LinkTests(SynchronousTestCase):
             self.assertEqual(
                 LateReply(stanza, 1001), open_link(KEY, "d1", seal_of(link_path(KEY, "d1", stanza, 1000.2)))
             )
+
+    def test_thread(self) -> None:
+        """
+        A late reply stays in the thread of its message, unless that would make the link too long.
+        """
+        for thread, kept in (("t1", "t1"), ("\u2603" * 1024, None)):
+            path = link_path(KEY, "d1", evolve(a_stanza(), thread=thread), 1000)
+            self.assertEqual(kept, open_link(KEY, "d1", seal_of(path)).stanza.thread)
+        long = evolve(a_stanza(id="m" * (MAX_LENGTH // 2)), thread="t" * 1024)
+        self.assertEqual(long.id, open_link(KEY, "d1", seal_of(link_path(KEY, "d1", long, 1000))).stanza.id)
 
     def test_earlier_version(self) -> None:
         """

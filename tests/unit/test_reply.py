@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -154,13 +155,67 @@ class MediaTypeTests(ReadingTestCase):
             self.assert_silent(verdict_of(a_message(), body))
             self.assert_silent(verdict_of(a_message(), body, headers={"content-type": "text/html"}))
 
-    def test_other_success_is_no_reply(self) -> None:
+    def test_reply_with_another_status(self) -> None:
         """
-        Any status of success but 200 accepts the stanza and says no more.
+        A reply with 201, which some frameworks give to every POST, is not sent, and the log names the status.
+        """
+        for status in (201, 202, 203, 205, 206, 299):
+            for body, size in ((b'{"body": "x"}', 13), (b'[{"stanza": "<a/>"}]', 20)):
+                verdict = verdict_of(a_message(), body, status=status)
+                self.assertEqual(("silent", (), True), (verdict.outcome, verdict.stanzas, verdict.ignored_body))
+                self.assertIn(f"ignored {size} bytes of application/json with status {status}: ", verdict.note or "")
+                self.assertIn("only application/json with status 200 is read as a reply", verdict.note or "")
+        large = verdict_of(a_message(), None, status=201)
+        self.assertIn("a large body of application/json with status 201", large.note or "")
+        text = verdict_of(a_message(), b"hi", status=201, headers={"content-type": "text/html"})
+        self.assertIn("2 bytes of text/html with status 201", text.note or "")
+
+    def test_no_reply_with_another_status(self) -> None:
+        """
+        A status of success without a reply in its body accepts the stanza and says no more.
         """
         for status in (201, 202, 203, 204, 205, 206, 299):
-            self.assert_silent(verdict_of(a_message(), b'{"body": "x"}', status=status))
-            self.assert_silent(verdict_of(a_message(), None, status=status))
+            for body in (b"", b"{}", b"[]", b"null", b'{"body": null}'):
+                self.assert_silent(verdict_of(a_message(), body, status=status))
+        for body in (b'{"status": "accepted"}', b'{"body": null, "id": 7}', b"{", b"[1]"):
+            self.assert_silent(verdict_of(a_message(), body, status=202))
+        self.assert_silent(verdict_of(a_message(), b"Accepted", status=202, headers={"content-type": "text/plain"}))
+        self.assert_silent(verdict_of(a_message(), b'{"body": "x"}', status=204))
+
+    def test_xml(self) -> None:
+        """
+        The bot of mod_rest's README, which answers with the XML of a stanza, is understood.
+        """
+        headers = {"content-type": "application/xmpp+xml; charset=utf-8"}
+        for body in (
+            "<message><body>\xe9</body></message>",
+            "\ufeff<?xml version='1.0' encoding='utf-8'?>\n<message><body>\xe9</body></message>\n",
+        ):
+            verdict = verdict_of(a_message(), body.encode(), headers=headers)
+            self.assertEqual(
+                [f"<message from='{BOT}' id='fresh-0' to='{ALICE}'><body>\xe9</body></message>"], sent(verdict)
+            )
+            self.assertEqual(("replied", {0}, None), (verdict.outcome, verdict.verbatim, verdict.note))
+        result = verdict_of(an_iq(), b"<iq type='result'/>", headers=headers)
+        self.assertEqual([f"<iq from='{BOT}' id='i1' to='{ALICE}' type='result'/>"], sent(result))
+        self.assert_silent(verdict_of(a_message(), b"", headers=headers))
+
+    def test_refused_xml(self) -> None:
+        """
+        XML that cannot be sent is refused as it is in `stanza`, and so is what is too large, compressed or not UTF-8.
+        """
+        headers = {"content-type": "application/xmpp+xml"}
+        for body, about in (
+            (b"<message>", "stanza: "),
+            (b"<html/>", "stanza: not a message, presence, iq"),
+            (b"<message><body>\xe9</body></message>", "not UTF-8"),
+            (None, "max_body_bytes"),
+        ):
+            self.assert_refused(verdict_of(a_message(), body, headers=headers), about)
+        packed = verdict_of(a_message(), b"<message/>", headers={**headers, "content-encoding": "gzip"})
+        self.assert_refused(packed, "compressed")
+        created = verdict_of(a_message(), b"<message/>", status=201, headers=headers)
+        self.assertIn("application/xmpp+xml with status 201", created.note or "")
 
     def test_byte_order_mark(self) -> None:
         """
@@ -199,12 +254,56 @@ class JsonTests(ReadingTestCase):
         for reply in nothing:
             self.assert_silent(answered(a_message(), reply))
 
+    def assert_not_sent(self, note: str, verdict: Verdict) -> None:
+        self.assertEqual(
+            ("silent", (), True, note), (verdict.outcome, verdict.stanzas, verdict.ignored_body, verdict.note)
+        )
+
     def test_nothing_that_a_reply_has(self) -> None:
         """
-        A framework's own {"ok": true} or {"status": "done"} is no message to anybody.
+        A framework's own {"ok": true} or {"status": "done"} is no message to anybody, and the log says so.
         """
-        for reply in ({"ok": True}, {"status": "done"}, {"priority": 1}):
-            self.assert_silent(answered(a_message(), reply))
+        note = "nothing to send: a message needs `body`; to send nothing, answer {} or 204"
+        others: tuple[object, ...] = (
+            {"id": "7"},
+            {"to": "bob@example.org", "type": "normal"},
+            {"nick": "B"},
+            [{}, {"x": 1}],
+        )
+        for reply in ({"ok": True}, {"status": "done"}, {"priority": 1}, {"thread": "t"}, *others):
+            self.assert_not_sent(note, answered(a_message(), reply))
+
+    def test_a_body_under_another_name(self) -> None:
+        """
+        Who writes `text` for `body` is told so, also where something else is sent; `body` itself is enough.
+        """
+        for name in ("text", "message", "content", "msg", "answer", "response", "Body", "TEXT"):
+            note = f"a message needs `body`, and `{name}` is not read"
+            for value in ("hi", 7):
+                verdict = answered(a_message(), {"type": "chat", "to": ALICE, "nick": "B", name: value})
+                self.assert_not_sent(f"{note}; to send nothing, answer {{}} or 204", verdict)
+            verdict = answered(a_message(), {"oob_url": "https://example.org/", name: "hi"})
+            self.assertEqual((1, True, note), (len(verdict.stanzas), verdict.ignored_body, verdict.note))
+        for fine in ({"body": "x", "text": "y"}, {"oob_url": "https://example.org/", "content": ["x"]}):
+            verdict = answered(a_message(), fine)
+            self.assertEqual(("replied", False, None), (verdict.outcome, verdict.ignored_body, verdict.note))
+        self.assert_refused(
+            answered(a_message(), {"reply": "hi"}), "reply: not an object (the text of a message is `body`)"
+        )
+
+    def test_an_explicit_silence(self) -> None:
+        """
+        A bot whose `body` is null has nothing to say and knows it, whatever addresses it fills in.
+        """
+        self.assert_silent(answered(a_message(), {"to": ALICE, "from": BOT, "kind": "message", "body": None}))
+
+    def test_half_of_several_replies(self) -> None:
+        """
+        Of several replies those with something in them are sent, and the note is about the other.
+        """
+        verdict = answered(a_message(), [{"ok": True}, {"body": "x"}])
+        self.assertEqual(("replied", 1, True), (verdict.outcome, len(verdict.stanzas), verdict.ignored_body))
+        self.assertEqual("nothing to send: a message needs `body`", verdict.note)
 
     def test_not_an_object(self) -> None:
         """
@@ -349,7 +448,8 @@ class PropertyTests(ReadingTestCase):
         """
         self.assertEqual(
             f"<message from='{BOT}' id='x1' to='{ALICE}' type='normal' xml:lang='fr'><subject>S</subject>"
-            "<body>B &lt;&amp;&gt;</body><thread>T</thread><paused xmlns='http://jabber.org/protocol/chatstates'/>"
+            "<body>B &lt;&amp;&gt;</body><thread>T</thread>"
+            "<nick xmlns='http://jabber.org/protocol/nick'>Bot</nick><paused xmlns='http://jabber.org/protocol/chatstates'/>"
             "<x xmlns='jabber:x:oob'><url>https://example.org/?a&amp;b</url></x>"
             "<replace xmlns='urn:xmpp:message-correct:0' id='m0'/>"
             "<reply xmlns='urn:xmpp:reply:0' id='m1' to='alice@example.org'/></message>",
@@ -363,6 +463,7 @@ class PropertyTests(ReadingTestCase):
                     "subject": "S",
                     "body": "B <&>",
                     "thread": "T",
+                    "nick": "Bot",
                     "state": "paused",
                     "oob_url": "https://example.org/?a&b",
                     "replace": "m0",
@@ -376,10 +477,17 @@ class PropertyTests(ReadingTestCase):
         """
         Everything a presence can have; `available` is the presence without a type.
         """
-        reply = {"kind": "presence", "type": "available", "show": "dnd", "status": "Busy", "priority": -128}
+        reply = {
+            "kind": "presence",
+            "type": "available",
+            "show": "dnd",
+            "status": "Busy",
+            "priority": -128,
+            "nick": "B",
+        }
         self.assertEqual(
             f"<presence from='{BOT}' id='fresh-0' to='{ALICE}'><show>dnd</show><status>Busy</status>"
-            "<priority>-128</priority></presence>",
+            "<priority>-128</priority><nick xmlns='http://jabber.org/protocol/nick'>B</nick></presence>",
             reply_to(a_presence(), reply),
         )
 
@@ -387,7 +495,21 @@ class PropertyTests(ReadingTestCase):
         """
         A property of the wrong type refuses the answer, and the note names it.
         """
-        texts = ("to", "from", "kind", "type", "id", "subject", "thread", "lang", "show", "status", "state", "oob_url")
+        texts = (
+            "to",
+            "from",
+            "kind",
+            "type",
+            "id",
+            "subject",
+            "thread",
+            "lang",
+            "show",
+            "status",
+            "state",
+            "oob_url",
+            "nick",
+        )
         wrong: list[tuple[tuple[str, ...], str, tuple[object, ...]]] = [
             ((*texts, "replace", "stanza"), "a string", (1, True, [], ["x"], {}, {"x": "y"})),
             (("body",), "a string, a number or a boolean", ([], ["x"], {}, {"text": "x"})),
@@ -455,9 +577,63 @@ class PropertyTests(ReadingTestCase):
             {"error": {"condition": "secret"}},
             {"stanza": "<message><body>secret</message>"},
             {"stanza": "<message type='secret'/>"},
+            {"secret": "secret", "text": "secret"},
             "secret",
         ):
             self.assertNotIn("secret", answered(a_message(), reply).note or "")
+
+
+class ThreadTests(ReadingTestCase):
+    """A reply stays in the thread of its message (XEP-0201 section 3.2)."""
+
+    def thread_of(self, reply: object, **message: str) -> str | None:
+        stanza = evolve(a_message(**message), thread="t1")
+        [element] = answered(stanza, reply).stanzas
+        thread = next(element.elements(NS_COMPONENT, "thread"), None)
+        return None if thread is None else str(thread)
+
+    def test_kept(self) -> None:
+        """
+        A reply to whoever wrote is in the thread of the message, in a room too, and so is a chat state.
+        """
+        for reply in (
+            {"body": "x"},
+            {"body": "x", "thread": None},
+            {"body": "x", "to": "alice@example.org"},
+            {"body": "x", "from": f"{BOT}/default"},
+            {"body": "x", "type": "normal"},
+            {"state": "composing"},
+        ):
+            self.assertEqual("t1", self.thread_of(reply), reply)
+        room = {"type": "groupchat", "sender": "room@rooms.example.org/alice"}
+        for reply in ({"body": "x"}, {"body": "x", "type": "chat"}, {"body": "x", "subject": "s"}):
+            self.assertEqual("t1", self.thread_of(reply, **room), reply)
+
+    def test_own(self) -> None:
+        """
+        A reply can name another thread, and with "" none.
+        """
+        self.assertEqual("t2", self.thread_of({"body": "x", "thread": "t2"}))
+        self.assertEqual(None, self.thread_of({"body": "x", "thread": ""}))
+
+    def test_not_kept(self) -> None:
+        """
+        What goes to somebody else, or comes from another address, is in no thread; nor is XML, or an error.
+        """
+        for reply in (
+            {"body": "x", "to": "bob@example.org"},
+            {"body": "x", "from": "other@bot.localhost"},
+            {"stanza": "<message><body>x</body></message>"},
+            {"error": {"condition": "gone"}},
+        ):
+            self.assertEqual(None, self.thread_of(reply), reply)
+
+    def test_subject_of_a_room(self) -> None:
+        """
+        A bot can change the subject of a room in answer to a message in a thread, which a thread would prevent.
+        """
+        reply = {"subject": "Lunch"}
+        self.assertEqual(None, self.thread_of(reply, type="groupchat", sender="room@rooms.example.org/alice"))
 
 
 class AddressTests(ReadingTestCase):
@@ -763,7 +939,7 @@ class XmlTests(ReadingTestCase):
         Characters that XML forbids become U+FFFD, in text and in attributes, composed and written.
         """
         self.assertIn("<body>a\ufffdb</body>", reply_to(a_message(), {"body": "a\x0bb"}))
-        self.assertIn("id='a\ufffdb'", reply_to(a_message(), {"id": "a\x0bb"}))
+        self.assertIn("id='a\ufffdb'", reply_to(a_message(), {"id": "a\x0bb", "body": "x"}))
         written = reply_to(a_message(), {"stanza": "<message id='a\x0bb'><body>a\ufffeb</body></message>"})
         self.assertIn("id='a\ufffdb'", written)
         self.assertIn("<body>a\ufffdb</body>", written)

@@ -332,6 +332,20 @@ class WrongNameTests(SettingsTestCase):
             str(error),
         )
 
+    def test_without_a_webhook(self) -> None:
+        """
+        An application that answers itself needs no URL; whoever needs it is told what to add.
+        """
+        settings = Settings.from_mapping({"component": {"domain": "bot.example.org"}}, env=ENVIRONMENT)
+        self.assertIsNone(settings.component.component_post_url)
+        self.assertEqual("", settings.component.post_origin)
+        error = self.assertRaises(SettingsError, settings.post_url)
+        self.assertEqual(
+            'settings: component.component_post_url is missing: add component_post_url = "http://127.0.0.1:8080/" below'
+            " [component]",
+            str(error),
+        )
+
     def test_two_names_that_disagree(self) -> None:
         """
         Both names of the list of stanzas with different values: neither is taken.
