@@ -39,9 +39,20 @@ class SettingsError(ComponentHttpError):
     """
     The settings cannot be used; running the same settings again cannot help.
 
-    `str()` of it is one sentence for the person who wrote them: the file, the key, what was found,
-    what is allowed and, where there is one, the nearest correct name.
+    Args:
+        sentences: One for each thing that is wrong, for the person who wrote the settings: the file, the key, what was
+            found, what is allowed and, where there is one, the nearest correct name.
+
+    Attributes:
+        sentences: The same; `str()` of the error has all of them on one line.
     """
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__(*sentences)
+        self.sentences = sentences
+
+    def __str__(self) -> str:
+        return "; also ".join(self.sentences)
 
 
 class SpoolUnusable(SettingsError):

@@ -30,7 +30,7 @@ from component_http.contract.address import Address
 from component_http.contract.conditions import error_of_status
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
-from component_http.contract.reply import MAX_REPLIES, Composed
+from component_http.contract.reply import MAX_REPLIES, Composed, Response
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.bounces import Bounces
@@ -45,7 +45,7 @@ from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.pushes import Pushes
 from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryBudget, RetryPolicy
-from component_http.errors import SettingsError, SpoolError, SpoolUnusable
+from component_http.errors import ConnectionFailed, SettingsError, SpoolError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Found, Outlet, ReplyObjects, Spool, Stream, Valve, Webhook
 from component_http.notices import LOG_INTERVAL, Notices
 from component_http.operations.metrics import Counters
@@ -96,6 +96,9 @@ class Gateway(MultiService):
         webhook: Where deliveries go, instead of `component_post_url`; it is not closed by the gateway.
         answer: A function that answers deliveries, instead of either. Each attempt may take `webhook.timeout`.
 
+    Raises:
+        SettingsError: There is neither a webhook nor an API, or the webhook's settings cannot be used.
+
     Attributes:
         counters: How often each thing happened so far.
         stream: The stream that the handlers are on.
@@ -116,6 +119,11 @@ class Gateway(MultiService):
         if webhook is not None and answer is not None:
             raise TypeError("a gateway has a webhook or an answer function, not both")
         super().__init__()
+        if (webhook, answer, settings.component.component_post_url, settings.api.listen) == (None, None, None, None):
+            raise SettingsError(
+                "component.component_post_url is missing, and so is api.listen: without a webhook and without an API"
+                " there is nothing to do"
+            )
         self.counters = Counters()
         self._settings = settings
         # Setting the machine's clock moves no timer of this one.
@@ -128,6 +136,7 @@ class Gateway(MultiService):
         self._rooms = Rooms()
         self._subscribers = Subscribers(settings.component.domain)
         self._client = None if webhook is not None else webhook_client(settings, reactor)
+        self._has_webhook = webhook is not None or self._client is not None
         self._relay: Relay | None = None
         self._departures: Departures | None = None
         self._spool: Spool | None = None
@@ -266,18 +275,18 @@ class Gateway(MultiService):
     def _say_what_is_served(self) -> None:
         """For the top of a log: what somebody who reads it at night would ask first."""
         component = self._settings.component
+        kinds = ", ".join(component.component_post_stanzas)
         self._log.info(
-            "component-http {version} serves {domain}: {kinds} to {url}; the spool is {spool}",
+            "component-http {version} serves {domain}: {posted}; the spool is {spool}",
             version=__version__,
             domain=component.domain,
-            kinds=", ".join(component.component_post_stanzas),
-            url=component.post_origin if self._webhook is None else "the application itself",
+            posted=component.posted if self._webhook is None else f"{kinds} to the application itself",
             spool="in memory" if self._spool_lock is None else self._spool_lock.path,
         )
 
     def _see_how_many_files(self) -> None:
         settings = self._settings
-        found = [("webhook", settings.webhook.max_connections, _connections(settings))]
+        found = [("webhook", settings.webhook.max_connections, _connections(settings))] if self._has_webhook else []
         if settings.api.listen is not None:
             found.append(("api", settings.api.max_connections, _api_connections(settings)))
         for table, wanted, affordable in found:
@@ -308,6 +317,8 @@ class Gateway(MultiService):
         self._restoring = None
         if deliveries:
             self._log.info("{number} deliveries from the spool", number=len(deliveries))
+            if not self._has_webhook:
+                self._log.warn("there is no webhook, so they become dead letters")
         departures.read_all()
         self._subscribers.restore(subscribers, spool)
         relay.restore(deliveries)
@@ -529,7 +540,7 @@ class Gateway(MultiService):
         if webhook is None:
             if self._client is None:
                 self._client = webhook_client(settings, self._reactor)
-            webhook = self._client
+            webhook = self._client or _NoWebhook()
         judge = partial(
             reply.judge,
             domain=settings.component.domain,
@@ -568,13 +579,14 @@ class Gateway(MultiService):
             deadlines=_deadlines(delivery),
             loop_guard=LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
             loop_brake=LoopBrake() if delivery.loop_guard is None else None,
+            has_webhook=self._has_webhook,
         )
 
     def _new_handlers(self, relay: Relay, bounces: Bounces, entrances: Entrances) -> list[XMPPHandler]:
         component = self._settings.component
         handlers: list[XMPPHandler] = [
             StanzaIntake(
-                relay.accept,
+                relay.accept if self._has_webhook else None,
                 domain=component.domain,
                 kinds=component.component_post_stanzas,
                 observer=self.counters,
@@ -587,7 +599,7 @@ class Gateway(MultiService):
                 forward_errors=component.forward_errors,
             )
         ]
-        if "presence" not in component.component_post_stanzas:
+        if "presence" not in component.component_post_stanzas or not self._has_webhook:
             handlers.append(
                 AlwaysAvailable(
                     component.domain,
@@ -674,17 +686,26 @@ def _connections(settings: Settings) -> int:
     return max(1, min(settings.webhook.max_connections, _open_files() - beside))
 
 
-def webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
+class _NoWebhook:
+    """Stands in the place of a webhook where there is none, and is never asked."""
+
+    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
+        raise ConnectionFailed("there is no webhook")
+
+
+def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
     """
-    Make the client for the webhook of the settings.
+    Make the client for the webhook of the settings; None where there is none.
 
     Raises:
-        SettingsError: There can be none.
+        SettingsError: The webhook's settings cannot be used.
     """
-    webhook = settings.webhook
+    webhook, url = settings.webhook, settings.component.component_post_url
+    if url is None:
+        return None
     try:
         return WebhookClient(
-            settings.post_url(),
+            url,
             reactor=reactor,
             timeout=webhook.timeout,
             connect_timeout=webhook.connect_timeout,
@@ -714,6 +735,7 @@ def _component_stream(
         client_endpoint(reactor, component.server),
         component.domain,
         component.secret,
+        address=component.server_address,
         limits=limits,
         observer=counters,
         clock=reactor,

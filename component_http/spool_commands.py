@@ -506,7 +506,8 @@ def _status_in_words(path: Path, found: SpoolStatus, now: float) -> Iterator[tup
     yield "spool", f"{path}, schema {found.schema}"
     yield "gateway", _holder_in_words(found.holder)
     if found.webhook is not None:
-        yield "webhook", found.webhook if found.holder.running else f"{found.webhook}, when a gateway ran last"
+        webhook = "no webhook" if found.webhook == "none" else found.webhook
+        yield "webhook", webhook if found.holder.running else f"{webhook}, when a gateway ran last"
     for name, kept in _sorts(found).items():
         if kept.oldest is None:
             yield name, "0"

@@ -92,6 +92,7 @@ class Desk:
         new_id: Makes ids.
         clock: Runs the waits.
         max_timeout: The longest wait that a request may ask for, in seconds.
+        default_sender: Where stanzas of a token come from that name no sender; None for the domain.
     """
 
     _log = Logger()
@@ -106,10 +107,12 @@ class Desk:
         new_id: Callable[[], str],
         clock: IReactorTime,
         max_timeout: float,
+        default_sender: Address | None = None,
     ) -> None:
         self.domain = domain
         self.limits = limits
         self.max_timeout = max_timeout
+        self._default_sender = default_sender or Address.parse(domain)
         self._sender = sender
         self._observer = observer
         self._new_id = new_id
@@ -145,7 +148,7 @@ class Desk:
             Problem: They cannot be made, or may not be sent.
         """
         if sender is None and caller is not None:
-            sender = caller.default_address(self.domain)
+            sender = caller.default_address(self._default_sender)
         try:
             composed = reply.push(
                 objects,

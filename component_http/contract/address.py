@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import stringprep
+from collections.abc import Iterable
 from functools import lru_cache
 from unicodedata import ucd_3_2_0 as unicode_3_2
 
 from attrs import evolve, frozen
 
-__all__ = ["Address", "NotAnAddress", "exceeds_limit"]
+__all__ = ["Address", "NotAnAddress", "any_of", "exceeds_limit"]
 
 _MAX_PART_BYTES = 1023
 _MAX_LABELS = 127  # so many fit into the 255 bytes of RFC 1035
@@ -195,3 +196,8 @@ def _check_size(text: str, part: str) -> None:
 
 def _not_allowed(part: str) -> NotAnAddress:
     return NotAnAddress(f"its {part} holds what may not be in one")
+
+
+def any_of(patterns: Iterable[str]) -> re.Pattern[str]:
+    """What matches in full the addresses of some patterns, in which a * stands for any characters."""
+    return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns), re.DOTALL)

@@ -76,7 +76,7 @@ class Status:
         pending_bytes: Bytes of their request bodies.
         running: Those of them with a POST under way.
         webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: one of them is
-            probing it. `gone`: it said 410 and is not asked any more.
+            probing it. `gone`: it said 410 and is not asked any more. `none`: there is none.
         obstacles: Why no more should be sent here now, a phrase each; none means that all is well.
     """
 
@@ -110,6 +110,7 @@ class Relay:
         deadlines: Seconds a delivery may take, by the kind of its stanza.
         loop_guard: Ends the talk of two bots; None for none.
         loop_brake: Slows the talk of two bots down; None for none.
+        has_webhook: False where there is none, so that what the spool has kept is given up.
     """
 
     _log = Logger()
@@ -129,6 +130,7 @@ class Relay:
         deadlines: Mapping[str, float],
         loop_guard: LoopGuard | None,
         loop_brake: LoopBrake | None = None,
+        has_webhook: bool = True,
     ) -> None:
         self._forwarder = forwarder
         self._spool = spool
@@ -142,6 +144,7 @@ class Relay:
         self._seconds = deadlines
         self._loop_guard = loop_guard
         self._loop_brake = loop_brake
+        self._has_webhook = has_webhook
         self._notices = Notices(REFUSAL_INTERVAL)
         self._log_notices = Notices(LOG_INTERVAL)
         # What is to be pending.
@@ -164,6 +167,8 @@ class Relay:
         self._starting = False
         self._stopping = False
         self._given_up: tuple[conditions.StanzaError, str] | None = None
+        if not has_webhook:
+            self._given_up = conditions.SERVICE_UNAVAILABLE, "there is no webhook"
         self._leaving = False
         self._end_of_drain: IDelayedCall | None = None
         self._drain_is_over = False
@@ -191,7 +196,7 @@ class Relay:
             pending=self.pending,
             pending_bytes=backlog.pending_bytes,
             running=len(self._attempts),
-            webhook="gone" if forwarder.gone else forwarder.breaker_state,
+            webhook="none" if not self._has_webhook else "gone" if forwarder.gone else forwarder.breaker_state,
             obstacles=tuple(obstacles),
         )
 

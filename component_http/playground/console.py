@@ -110,6 +110,7 @@ def playground_settings(
         # The server's address and secret are not known before it listens; this only passes the check.
         env={SECRET_VARIABLE: "unused"},
         leave_out=("component.server", "component.secret_file"),
+        needs_webhook=True,
     )
     token = TokenSettings(name=TOKEN, token=token_hex(16))
     others = tuple(other for other in settings.api.token if other.name != TOKEN)
@@ -158,7 +159,7 @@ class Playground:
         self._screen = screen
         self._settings = settings
         self._domain = settings.component.domain
-        self.url = displayed_url(settings.post_url())
+        self.url = displayed_url(settings.component.component_post_url or "")
         self._client = webhook_client(settings, reactor) if webhook is None else None
         self._webhook = NarratedWebhook(webhook or self._client, self.url, screen, reactor)  # type: ignore[arg-type]
         self._server = ComponentServer(self._domain, reactor, self._arrived)

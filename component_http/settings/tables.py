@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
-from attrs import NOTHING, Attribute, Converter, Factory, field, frozen
+from attrs import NOTHING, Attribute, Converter, Factory, field, fields, frozen
 
+from component_http.contract.address import Address, any_of
 from component_http.contract.endpoint import Endpoint
 from component_http.contract.stanza import STANZA_KINDS
 from component_http.contract.url import WebhookUrl, is_loopback
 from component_http.errors import SettingsError
 from component_http.settings import values
-from component_http.settings.values import Kind, accepted, file_path, listening_at, number, shown, whole
+from component_http.settings.values import Kind, accepted, file_path, listening_at, number, secret_path, shown, whole
 
 __all__ = [
     "SECRET_VARIABLE",
@@ -34,6 +37,7 @@ __all__ = [
     "WebhookSettings",
     "about",
     "read_text",
+    "secret_problems",
     "setting",
     "without_line_end",
 ]
@@ -46,6 +50,14 @@ STATE_VARIABLE = "STATE_DIRECTORY"
 
 SPOOL_FILE = "component-http.sqlite3"
 """The name of an sqlite spool's file, unless it is set."""
+
+_FILE_OF = {
+    "secret": "secret_file",
+    "bearer_token": "bearer_token_file",
+    "token": "token_file",
+    "template_text": "template_file",
+}
+"""By the key of what only an application may give itself, the key of the file that it else comes from."""
 
 _MAX_TEMPLATE_BYTES = 65_536
 """Bytes of a template's file that are read; a message has some hundred."""
@@ -86,6 +98,28 @@ def about(attribute: Attribute[Any]) -> About:
     return known
 
 
+def secret_problems(table: Any, given: Mapping[str, Any], spoilt: Collection[str]) -> Iterator[str]:
+    """
+    Check the secrets of a table that cannot be made, for another reason perhaps.
+
+    Args:
+        table: The class of the table, a `Table`.
+        given: The values that can be used, by key.
+        spoilt: The keys of values that cannot.
+
+    Returns:
+        A sentence for each secret that is missing or cannot be read.
+    """
+    values: dict[str, Any] = {known.name: given.get(known.name, known.default) for known in fields(table)}
+    owner = SimpleNamespace(**values, TABLE=table.TABLE)
+    for attribute in fields(table):
+        if about(attribute).hidden and not {attribute.name, _FILE_OF[attribute.name]} & set(spoilt):
+            try:
+                attribute.metadata["resolve"](values[attribute.name], owner)
+            except SettingsError as error:
+                yield from error.sentences
+
+
 def _check(value: object, owner: Any, attribute: Attribute[Any]) -> object:
     if value is None and attribute.default is None:
         return None
@@ -112,7 +146,8 @@ def setting(
     converter: Any = (
         Converter(_check, takes_self=True, takes_field=True) if resolve is None else Converter(resolve, takes_self=True)
     )
-    return field(default=default, kw_only=True, repr=show, converter=converter, metadata={"about": known})
+    metadata = {"about": known, "resolve": resolve}
+    return field(default=default, kw_only=True, repr=show, converter=converter, metadata=metadata)
 
 
 class Table:
@@ -279,7 +314,7 @@ class ComponentSettings(Table):
     )
     secret_file: str | None = setting(
         About(
-            file_path("a file with the secret"),
+            secret_path("a file with the secret"),
             "the file that holds the component's secret in one line; in a settings file a relative path starts at its"
             " folder",
             f"every user of a machine sees its command lines; the environment variable {SECRET_VARIABLE} may give the"
@@ -294,7 +329,7 @@ class ComponentSettings(Table):
     component_post_url: str | None = setting(
         About(
             values.URL,
-            "the webhook: stanzas are POSTed there",
+            "the webhook: stanzas are POSTed there; a gateway that only sends, by its API, does without",
             "user:password in it goes out as Basic auth; the log shows no more than scheme, host and port, for the rest"
             " may be a secret; a flag must not hold user or password",
             example='"http://127.0.0.1:8080/"',
@@ -303,6 +338,16 @@ class ComponentSettings(Table):
         ),
         default=None,
         show=lambda url: repr(url and _origin(url)),
+    )
+    sender: str | None = setting(
+        About(
+            values.SENDER,
+            "the address of the component that pushed stanzas come from, where nothing else says it; the bare domain"
+            " unless set",
+            "people know the bot by this address; they have never written to the bare domain",
+            example='"bot@bot.example.org"',
+        ),
+        default=None,
     )
     component_post_stanzas: tuple[str, ...] = setting(
         About(
@@ -400,10 +445,33 @@ class ComponentSettings(Table):
         resolve=_resolve_fallback,
     )
 
+    def __attrs_post_init__(self) -> None:
+        if self.sender is not None and Address.parse(self.sender).domain != self.domain:
+            raise SettingsError(
+                f"component.sender is {shown(self.sender)}, but the component can only send from {self.domain} and"
+                " addresses in it"
+            )
+
     @property
-    def post_origin(self) -> str:
-        """What of `component_post_url` may be logged: scheme, host and port; empty where there is none."""
-        return _origin(self.component_post_url) if self.component_post_url else ""
+    def post_origin(self) -> str | None:
+        """What of `component_post_url` may be logged: scheme, host and port; None without a webhook."""
+        return self.component_post_url and _origin(self.component_post_url)
+
+    @property
+    def posted(self) -> str:
+        """What is POSTed and where to, for the log."""
+        if self.post_origin is None:
+            return "no webhook"
+        return f"{', '.join(self.component_post_stanzas)} to {self.post_origin}"
+
+    @property
+    def server_address(self) -> str:
+        """Where `server` leads to, for the log: host and port, or the path of a socket."""
+        endpoint = Endpoint.parse(self.server)
+        if endpoint.kind not in ("tcp", "tls"):
+            return endpoint.named.get("path") or next(iter(endpoint.positional), self.server)
+        host, port = endpoint.host_and_port
+        return f"{f'[{host}]' if ':' in host else host}:{port}"
 
     @property
     def is_server_exposed(self) -> bool:
@@ -471,7 +539,7 @@ class WebhookSettings(Table):
     )
     bearer_token_file: str | None = setting(
         About(
-            file_path("a file with a token"),
+            secret_path("a file with a token"),
             "the file that holds a bearer token for the webhook in one line; in a settings file a relative path starts"
             " at its folder",
             "a token in the settings file itself would be in every copy of it",
@@ -706,22 +774,25 @@ class DeliverySettings(Table):
     )
 
     def __attrs_post_init__(self) -> None:
+        problems = []
         if self.resume_below_percent > self.pause_above_percent:
-            raise SettingsError(
+            problems.append(
                 f"delivery.resume_below_percent is {self.resume_below_percent:g}, but must not be above"
                 f" delivery.pause_above_percent, which is {self.pause_above_percent:g}"
             )
         shortest = min(self.message_deadline, self.iq_deadline, self.presence_deadline)
         if self.retry_base >= shortest:
-            raise SettingsError(
+            problems.append(
                 f"delivery.retry_base is {self.retry_base:g}, but must be below the shortest deadline, which is"
                 f" {shortest:g}: nothing of that kind would be tried again"
             )
         if self.retry_base > self.retry_cap:
-            raise SettingsError(
+            problems.append(
                 f"delivery.retry_base is {self.retry_base:g}, but must not be above delivery.retry_cap, which is"
                 f" {self.retry_cap:g}"
             )
+        if problems:
+            raise SettingsError(*problems)
 
 
 @frozen
@@ -812,7 +883,7 @@ class TokenSettings(Table):
     )
     token_file: str | None = setting(
         About(
-            file_path("a file with the token"),
+            secret_path("a file with the token"),
             "the file that holds the token in one line; in a settings file a relative path starts at its folder",
             "a token in the settings file itself would be in every copy of it",
             example='"ops-token"',
@@ -829,10 +900,20 @@ class TokenSettings(Table):
         About(
             values.PATTERNS,
             "the addresses of the component that it may send from; * is any characters",
-            "the first of them without a * is the sender of what names none, or else the component's bare domain",
+            "what names no sender comes from sender, or else from the first of them without a *, or else from"
+            " component.sender",
             example='["alerts@bot.example.org"]',
         ),
         default=("*",),
+    )
+    sender: str | None = setting(
+        About(
+            values.SENDER,
+            "the address of the component that its stanzas come from that name none",
+            "it must be one of may_send_as",
+            example='"alerts@bot.example.org"',
+        ),
+        default=None,
     )
     may_send_to: tuple[str, ...] = setting(
         About(
@@ -860,6 +941,12 @@ class TokenSettings(Table):
         default=(100, 10.0),
     )
 
+    def __attrs_post_init__(self) -> None:
+        if self.sender is not None and not any_of(self.may_send_as).fullmatch(str(Address.parse(self.sender).bare)):
+            raise SettingsError(
+                f"api.token {self.name} has {shown(self.sender)} as sender, but that is none of its may_send_as"
+            )
+
 
 @frozen
 class HookSettings(Table):
@@ -874,7 +961,7 @@ class HookSettings(Table):
     name: str = setting(About(values.NAME, "what it is called in the log", example='"alerts"'))
     secret_file: str | None = setting(
         About(
-            file_path("a file with the secret"),
+            secret_path("a file with the secret"),
             "the file that holds the last part of its URL, /hooks/SECRET, in one line; in a settings file a relative"
             " path starts at its folder",
             "who has the URL can send",
@@ -899,7 +986,7 @@ class HookSettings(Table):
     send_as: str | None = setting(
         About(
             values.SENDER,
-            "the address of the component that they come from; the bare domain unless set",
+            "the address of the component that they come from; component.sender unless set",
             example='"alerts@bot.example.org"',
         ),
         default=None,
@@ -946,20 +1033,23 @@ class HookSettings(Table):
     )
 
     def __attrs_post_init__(self) -> None:
+        problems = []
         if self.template is not None and self.template_text is not None:
-            raise SettingsError(f"api.hook {self.name} has template and template_file: remove one of the two")
+            problems.append(f"api.hook {self.name} has template and template_file: remove one of the two")
         if "/" in self.secret:
-            raise SettingsError(f"the secret of api.hook {self.name} must not have a /, for it is one part of a URL")
+            problems.append(f"the secret of api.hook {self.name} must not have a /, for it is one part of a URL")
+        if problems:
+            raise SettingsError(*problems)
 
 
-def _see_apart(rows: Sequence[TokenSettings | HookSettings], secrets: Sequence[str]) -> None:
-    """See that each has a name and a secret of its own."""
-    names = [row.name for row in rows]
-    for name in names:
-        if names.count(name) > 1:
-            raise SettingsError(f"[[{rows[0].TABLE}]] is there twice with the name {shown(name)}: give each its own")
+def _mixed_up(rows: Sequence[TokenSettings | HookSettings], secrets: Sequence[str]) -> Iterator[str]:
+    """Check that each has a name and a secret of its own; a sentence for what is not so."""
+    names = Counter(row.name for row in rows)
+    for name, count in names.items():
+        if count > 1:
+            yield f"[[{rows[0].TABLE}]] is there twice with the name {shown(name)}: give each its own"
     if len(set(secrets)) < len(secrets):
-        raise SettingsError(f"two of [[{rows[0].TABLE}]] hold the same secret: give each its own")
+        yield f"two of [[{rows[0].TABLE}]] hold the same secret: give each its own"
 
 
 @frozen
@@ -973,7 +1063,7 @@ class ApiSettings(Table):
             values.LISTEN,
             "where the API is served, as a Twisted server endpoint; nowhere unless set",
             "tokens pass in the open over plain HTTP, so that is for one machine; ssl: endpoints speak TLS",
-            example='"tcp:5280:interface=127.0.0.1"',
+            example='"tcp:8347:interface=127.0.0.1"',
         ),
         default=None,
     )
@@ -1031,8 +1121,12 @@ class ApiSettings(Table):
     hook: tuple[HookSettings, ...] = rows(HookSettings, "URLs for programs that know nothing of XMPP")
 
     def __attrs_post_init__(self) -> None:
-        _see_apart(self.token, [row.token for row in self.token])
-        _see_apart(self.hook, [row.secret for row in self.hook])
+        problems = [
+            *_mixed_up(self.token, [row.token for row in self.token]),
+            *_mixed_up(self.hook, [row.secret for row in self.hook]),
+        ]
+        if problems:
+            raise SettingsError(*problems)
 
     @property
     def base_url(self) -> str | None:

@@ -107,7 +107,8 @@ class StanzaIntake(LateHandler):
     in a room that only the gateway has entered.
 
     Args:
-        accept: Takes a stanza in charge (`Relay.accept`).
+        accept: Takes a stanza in charge (`Relay.accept`). None where there is no webhook: then the sender of a message
+            is told service-unavailable, too.
         domain: The component's own domain, normalised; stanzas to another are left alone.
         kinds: Which of `message`, `presence` and `iq` are forwarded.
         observer: Told `malformed`, `foreign`, `not_forwarded`, `reflection` and `history`.
@@ -128,7 +129,7 @@ class StanzaIntake(LateHandler):
 
     def __init__(
         self,
-        accept: Callable[[Stanza], None],
+        accept: Callable[[Stanza], None] | None,
         *,
         domain: str,
         kinds: Collection[str],
@@ -187,15 +188,18 @@ class StanzaIntake(LateHandler):
             self._shown(stanza)
         elif repeated == "history" and not self._forward_history:
             self._observer.count("history")
-        elif self._wanted(stanza) and not (self._entrances is not None and self._entrances.unheard(stanza)):
-            self._hand_on(self._rooms.marked(stanza))
-        else:
+        elif self._entrances is not None and self._entrances.unheard(stanza):
             self._observer.count("not_forwarded")
-            if stanza.is_request:
-                self.send(conditions.error_stanza(stanza, conditions.SERVICE_UNAVAILABLE))
+        else:
+            self._take_new(self._rooms.marked(stanza))
         return True
 
-    def _hand_on(self, stanza: Stanza) -> None:
+    def _take_new(self, stanza: Stanza) -> None:
+        if self._accept is None or not self._wanted(stanza):
+            self._observer.count("not_forwarded")
+            if stanza.is_request or (self._accept is None and stanza.bounceable):
+                self.send(conditions.error_stanza(stanza, conditions.SERVICE_UNAVAILABLE))
+            return
         try:
             self._accept(stanza)
         except XmlRefused as error:

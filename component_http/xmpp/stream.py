@@ -34,7 +34,7 @@ from component_http.contract import conditions
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.outgoing import delayed, fitted
 from component_http.contract.stanza import STANZA_KINDS, Stanza
-from component_http.contract.xml import Limits, StreamParser, parse_stanzas
+from component_http.contract.xml import NS_COMPONENT, Limits, StreamParser, parse_stanzas
 from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_request, lifetime
 from component_http.errors import AnswerRefused, CertificateInvalid, MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
@@ -78,7 +78,20 @@ KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 UNTRUSTED = "the server's certificate cannot be trusted"
 """What is said when we refuse the certificate of a `tls:` endpoint."""
 
+WRONG_PORT = "component.server does not name a component port"
+"""What is said when somebody else than components is served there."""
+
+_SERVED = {"jabber:client": "clients", "jabber:server": "other servers"}
+"""Who is served on a port, by the default namespace of the server's stream header (RFC 6120 section 4.8.2)."""
+
+_USUAL_PORTS = {"5222": "clients", "5223": "clients", "5269": "other servers", "5270": "other servers"}
+"""Who is usually served on a port (RFC 6120 section 14.7, XEP-0368)."""
+
 REMEDIES = {
+    WRONG_PORT: (
+        "name the port for components, which is 5347 unless the server's configuration says otherwise: component_ports"
+        " in Prosody, the port of the ejabberd_service listener in ejabberd"
+    ),
     UNTRUSTED: (
         "renew it, or give the name that it is for as the host of component.server; the gateway trusts the authorities"
         " that the platform trusts, or those in the folder that trustRoots= names there"
@@ -111,6 +124,7 @@ class _Connection(xmlstream.XmlStream):
 
     Attributes:
         closed: Fires with the reason, in words, when the connection is gone.
+        header_namespace: The default namespace of the server's stream header; None before it has come.
         authenticated: The server has accepted our handshake.
         held: The transport takes no more for now.
         leaving: It will be closed, within `CLOSE_TIMEOUT`.
@@ -125,6 +139,7 @@ class _Connection(xmlstream.XmlStream):
         self._owner = owner
         self._limit: IDelayedCall | None = None
         self.closed: Deferred[str] = Deferred()
+        self.header_namespace: str | None = None
         self.authenticated = False
         self.held = False
         self.leaving = False
@@ -176,6 +191,16 @@ class _Connection(xmlstream.XmlStream):
             self.complaint = f"{UNTRUSTED} ({failure})" if refused else str(failure)
         super().connectionLost(reason)
         self.closed.callback(reason.getErrorMessage())
+
+    def onDocumentStart(self, rootElement: domish.Element) -> None:
+        self.header_namespace = rootElement.defaultUri
+        if self.header_namespace in _SERVED:
+            # The handshake would give a digest of the secret to whoever listens there.
+            self.complaint = f"the server's stream is of {self.header_namespace}"
+            self.close()
+            self.transport.loseConnection()
+        else:
+            super().onDocumentStart(rootElement)
 
     def onElement(self, element: domish.Element) -> None:
         if self.authenticated and element.name in STANZA_KINDS:
@@ -372,6 +397,7 @@ class ComponentStream(StreamManager, Service):
         endpoint: Where the server listens for components.
         domain: The component's own domain, normalised.
         secret: What the server knows it by.
+        address: The host and the port of the server, or the path of its socket, for the log.
         limits: For one stanza, in both directions.
         observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `foreign`,
             `unsendable`, `unanswered`, `outgoing_full`, `outgoing_lost`, `reading_paused`, `writing_held`.
@@ -395,6 +421,7 @@ class ComponentStream(StreamManager, Service):
         domain: str,
         secret: str,
         *,
+        address: str = "the server",
         limits: Limits,
         observer: Observer,
         clock: Any,
@@ -413,6 +440,7 @@ class ComponentStream(StreamManager, Service):
         self.limits = limits
         self.clock = clock
         self._endpoint = endpoint
+        self._address = address
         self._observer = observer
         self._random = random
         self._connection: _Connection | None = None
@@ -517,11 +545,20 @@ class ComponentStream(StreamManager, Service):
             raise
         except Exception as error:
             self._observer.count("connection_failed")
-            return f"cannot connect: {error}"
+            return f"cannot connect to {self._address}: {error}"
         reason = await connection.closed
         if not self._stopping:
             self._observer.count("stream_lost" if connection.authenticated else "connection_failed")
-        return connection.complaint or f"the server closed the stream ({reason})"
+        complaint = connection.complaint or f"the server closed the stream ({reason})"
+        served = self._served_instead(connection)
+        return complaint if served is None else f"{WRONG_PORT} ({self._address} is for {served}: {complaint})"
+
+    def _served_instead(self, connection: _Connection) -> str | None:
+        """Who is served on the server's port instead of components; None where that cannot be told."""
+        if connection.header_namespace == NS_COMPONENT:
+            return None
+        port = self._address.rpartition(":")[2]
+        return _SERVED.get(connection.header_namespace or "") or _USUAL_PORTS.get(port)
 
     def _next_delay(self) -> float:
         self._failures += 1

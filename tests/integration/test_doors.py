@@ -305,6 +305,7 @@ def test_wrong_command_line(folder: Path, flags: Sequence[str], expected: str, d
     """
     ended = run(folder, *how_to_run(folder, daemon=daemon), BY_FILE[0], *flags)
     assert ended.returncode == 78
-    (sentence,) = ended.stderr.splitlines()
+    sentence, *others = ended.stderr.splitlines()
     assert sentence.startswith(f"component-http: {expected}")
+    assert bool(others) == (not flags), others  # who gives nothing is told all that is missing
     assert not (folder / "gateway.pid").exists()

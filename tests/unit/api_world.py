@@ -70,6 +70,7 @@ class ApiTestCase(SynchronousTestCase):
             new_id=lambda: f"fresh{next(ids)}",
             clock=self.clock,
             max_timeout=60.0,
+            default_sender=changes.get("default_sender"),
         )
         tokens = [
             Token("all", TOKEN, rate=changes.get("rate", Rate(1000, 1.0))),

@@ -16,6 +16,8 @@ from twisted.words.xish.domish import Element
 from component_http.api.exchange import Admitted, Answer, Call, Problem
 from component_http.api.links import MAX_LINKS, PER_MINUTE, ReplyLinks
 from component_http.api.rate import Rate
+from component_http.api.tokens import Token
+from component_http.contract.address import Address
 from component_http.contract.conditions import StanzaError, error_stanza
 from component_http.contract.link import link_path
 from component_http.contract.memo import Memo
@@ -364,6 +366,38 @@ class TokenTests(ApiTestCase):
         self.post("/v1/messages", {**HELLO, "from": "news-1@bot.example.org/x"}, token=NARROW)
         self.assertEqual(
             ["alerts@bot.example.org", "news-1@bot.example.org/x"], [element["from"] for element in self.sender.pushed]
+        )
+
+    def test_sender_of_a_token(self) -> None:
+        """
+        What names no sender comes from the token's own one; then from the first address that it may send from; then
+        from that of the gateway, if the token may send from there.
+        """
+        bot, alerts = Address.parse("bot@bot.example.org/x"), Address.parse("alerts@bot.example.org")
+        for may_send_as, own, expected in (
+            (["*"], alerts, alerts),
+            (["first@bot.example.org", "alerts@bot.example.org"], alerts, alerts),
+            (["first@bot.example.org"], None, Address.parse("first@bot.example.org")),
+            (["*"], None, bot),
+            (["b*@bot.example.org"], None, bot),
+            (["c*@bot.example.org"], None, None),
+        ):
+            with self.subTest(may_send_as=may_send_as):
+                token = Token("t", TOKEN, may_send_as=may_send_as, sender=own)
+                self.assertEqual(expected, token.default_sender(bot))
+
+    def test_sender_of_the_gateway(self) -> None:
+        """
+        Where the gateway has a sender, what is pushed and asked comes from there and not from the bare domain.
+        """
+        self.api = self.an_api(default_sender=Address.parse("bot@bot.example.org"))
+        self.post("/v1/messages", HELLO)
+        self.post("/msg/alice@example.org", b"hello", {"content-type": "text/plain"})
+        self.post("/v1/messages", HELLO, basic("me@bot.example.org", TOKEN), token=None)
+        self.post("/v1/messages", HELLO, token=NARROW)
+        self.assertEqual(
+            ["bot@bot.example.org", "bot@bot.example.org", "me@bot.example.org", "alerts@bot.example.org"],
+            [element["from"] for element in self.sender.pushed],
         )
 
     def test_forbidden(self) -> None:

@@ -590,7 +590,7 @@ class LifeTests(ServerTestCase):
         """
         A port that is taken is told, and nothing else happens.
         """
-        self.endpoint.error = CannotListenError("127.0.0.1", 5280, OSError("in use"))
+        self.endpoint.error = CannotListenError("127.0.0.1", 8347, OSError("in use"))
         self.server.startService()
         self.successResultOf(self.server.stopService())
 

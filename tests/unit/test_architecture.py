@@ -121,13 +121,15 @@ The layers of docs/architecture.md. A room that is not here has to be given its 
 of its own is held to that one.
 """
 
-ASSEMBLY = ("", "gateway", "api_service", "tap", "cli", "spool_commands", "playground")
+ASSEMBLY = ("", "__main__", "gateway", "api_service", "tap", "check", "cli", "spool_commands", "playground")
 """The only rooms that may know everybody; "" is the package itself, with its public names."""
 
 
 def modules() -> Iterator[tuple[str, Path]]:
     """The name of each module below the package ("" for itself), and its file."""
     for path in sorted(PACKAGE.rglob("*.py")):
+        if not path.with_name("__init__.py").exists():
+            continue  # an example, which is a program of its own
         yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."), path
 
 

@@ -94,6 +94,7 @@ class DeliveryTestCase(SynchronousTestCase):
         webhook=None,
         spool=None,
         link=None,
+        has_webhook=True,
     ):
         self.webhook = webhook or ScriptedWebhook(script)
         ids = (f"d{number}" for number in self.numbers)
@@ -125,6 +126,7 @@ class DeliveryTestCase(SynchronousTestCase):
             deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
             loop_guard=loop_guard,
             loop_brake=loop_brake,
+            has_webhook=has_webhook,
         )
 
     def sent(self):
@@ -557,6 +559,27 @@ class RestartTests(DeliveryTestCase):
         self.assertEqual(["resting", "m-a", "m-b", "m-c", "m-d", "p"], [each.stanza.id for each in spool.kept.values()])
         self.assertEqual((6, 1), (relay.pending, self.counters["bounced"]))
         self.assert_accounts(relay)
+
+    def test_no_webhook_any_more(self) -> None:
+        """
+        What the spool has kept for a webhook that is not set any more is not asked of anybody: its senders are told,
+        and it becomes dead letters.
+        """
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay([Deferred(), Deferred()], spool=spool)
+        for sender in "ab":
+            relay.accept(a_stanza(id_=f"m-{sender}", sender=f"{sender}@example.org"))
+        self.clock.pump([0.01] * 3)
+        self.stop(relay, 0)
+        kept = list(spool.kept.values())
+        relay = self.a_relay(spool=spool, has_webhook=False)
+        self.assertEqual("none", relay.status().webhook)
+        relay.restore(kept)
+        self.clock.pump([0.01] * 3)
+        self.assertEqual([("message", "error", "service-unavailable")] * 2, self.sent())
+        self.assertEqual({"cancel"}, {element.error["type"] for element in self.outlet.sent})
+        self.assertEqual(([], {}, 2), (self.webhook.posts, spool.kept, self.counters["bounced"]))
+        self.stop(relay)
 
     def test_left_while_being_stored(self) -> None:
         """

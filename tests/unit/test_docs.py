@@ -319,7 +319,7 @@ class PagesTests(SynchronousTestCase):
         Nothing is said of a flag that does not exist.
         """
         ours = {flag for row in reference() for flag in row.flags} | flags_of("letters", "list")
-        ours |= flags_of("letters", "drop") | flags_of("spool", "status")
+        ours |= flags_of("letters", "drop") | flags_of("spool", "status") | flags_of("example") | flags_of("check")
         others = {"--allow-untyped-calls", "--data-urlencode", "--pidfile", "--quarantine-spool", "--strict", "--uid"}
         for page in PAGES:
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
@@ -342,12 +342,14 @@ class PagesTests(SynchronousTestCase):
 
     def test_wrong_settings(self) -> None:
         """
-        The sentence about a wrong setting reads as the page shows it.
+        The sentences about wrong settings read as the page shows them.
         """
         page = (DOCS / "configuration.md").read_text("utf-8")
+        wrong = {"component": {"domian": "bot.example.org"}, "webhook": {"timeout": 0}}
         with self.assertRaises(SettingsError) as caught:
-            Settings.from_mapping({"component": {"domian": "bot.example.org"}}, source="component-http.toml")
-        self.assertIn(f"component-http: {caught.exception}\n", page)
+            Settings.from_mapping(wrong, source="component-http.toml", env=SECRET)
+        self.assertIn("".join(f"component-http: {sentence}\n" for sentence in caught.exception.sentences), page)
+        self.assertEqual(2, len(caught.exception.sentences))
 
     def test_reference_is_complete(self) -> None:
         """

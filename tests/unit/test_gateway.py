@@ -334,7 +334,7 @@ class OpenFilesTests(SynchronousTestCase):
         """
         Clients of the API, as many as may come, leave files for the webhook and for the stream.
         """
-        listen = "tcp:15280:interface=127.0.0.1"
+        listen = "tcp:18347:interface=127.0.0.1"
         warnings = self.warnings_with(424, listen=listen, max_connections=5000)
         self.assertEqual(
             ["webhook.max_connections is 1000, but", "api.max_connections is 5000, but"],
@@ -378,7 +378,7 @@ class PrepareTests(SynchronousTestCase):
         For an address that is not this machine's no other port is recommended.
         """
         self.assertIn(
-            "; name an interface by an address that this machine has", self.refusal("tcp:5280:interface=192.0.2.1")
+            "; name an interface by an address that this machine has", self.refusal("tcp:8347:interface=192.0.2.1")
         )
 
     def test_socket_without_folder(self) -> None:
@@ -489,3 +489,38 @@ class StartTests(SynchronousTestCase):
             f"component-http {__version__} serves bot.example.org: message to http://h; the spool is in memory",
             lines[0],
         )
+
+    def test_no_webhook(self) -> None:
+        """
+        A gateway that only sends says so.
+        """
+        component = ComponentSettings(domain="bot.example.org", secret="x")
+        api = ApiSettings(listen="tcp:18347:interface=127.0.0.1")
+        settings = Settings(component=component, api=api, spool=SpoolSettings(kind="memory"))
+        reactor = MemoryReactorClock()
+        gateway = Gateway(settings, reactor, manager=StreamManager(BootstrapMixin(), reactor))
+        with capturedLogs() as logs:
+            gateway.startService()
+        self.addCleanup(gateway.stopService)
+        line = next(formatEvent(event) for event in logs if event["log_level"] is LogLevel.info)
+        self.assertEqual(
+            f"component-http {__version__} serves bot.example.org: no webhook; the spool is in memory", line
+        )
+        status = gateway.status()
+        assert status is not None
+        self.assertEqual("none", status.webhook)
+
+
+class WebhookTests(SynchronousTestCase):
+    """Where stanzas go, or do not."""
+
+    def test_nothing_to_do(self) -> None:
+        """
+        Without a webhook, by its URL or by an object, and without an API there is nothing to do, which an application
+        is told at once.
+        """
+        settings = Settings(component=ComponentSettings(domain="bot.example.org", secret="x"))
+        reactor = MemoryReactorClock()
+        error = self.assertRaises(SettingsError, Gateway, settings, reactor)
+        self.assertIn("there is nothing to do", str(error))
+        Gateway(settings, reactor, webhook=ScriptedWebhook())

@@ -58,9 +58,9 @@ class HandlerTestCase(SynchronousTestCase):
         self.counters = Counters()
         self.accepted = []
 
-    def add_intake(self, *kinds, **settings):
+    def add_intake(self, *kinds, webhook=True, **settings):
         intake = StanzaIntake(
-            self.accepted.append,
+            self.accepted.append if webhook else None,
             domain="bot.example.org",
             kinds=kinds or ("message",),
             observer=self.counters,
@@ -168,6 +168,28 @@ class IntakeTests(HandlerTestCase):
         [answer] = self.manager.answers()
         self.assertEqual(("error", "i1"), (answer["type"], answer["id"]))
         self.assertEqual("service-unavailable", answer.error.firstChildElement().name)
+
+    def test_no_webhook(self) -> None:
+        """
+        Where there is no webhook each message is told service-unavailable, and each iq; none of those that must not be
+        told anything.
+        """
+        self.add_intake("message", "presence", "iq", webhook=False)
+        self.receive("message", "<body>hello</body>", type="chat", id="m1")
+        self.receive("message", "<body>hello</body>", id="m2")
+        self.receive("iq", "<query xmlns='urn:example'/>", type="set", id="i1")
+        for silent in ("error", "groupchat", "headline"):
+            self.receive("message", "<body>hello</body>", type=silent, id="m3")
+        self.receive("message", "<x xmlns='http://jabber.org/protocol/muc#user'/>", type="chat", id="m4")
+        self.receive("iq", type="result", id="i2")
+        self.receive("presence", type="subscribe")
+        self.assertEqual(
+            [("m1", "cancel"), ("m2", "cancel"), ("i1", "cancel")],
+            [(answer["id"], answer.error["type"]) for answer in self.manager.answers()],
+        )
+        conditions = {answer.error.firstChildElement().name for answer in self.manager.answers()}
+        self.assertEqual({"service-unavailable"}, conditions)
+        self.assertEqual(([], 9), (self.accepted, self.counters["not_forwarded"]))
 
     def test_handled_is_left_alone(self) -> None:
         """

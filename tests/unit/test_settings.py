@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +24,7 @@ from component_http.settings import (
     SpoolSettings,
     WebhookSettings,
     reference,
+    spool_from_toml,
 )
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "component-http.toml"
@@ -313,8 +317,9 @@ class WrongNameTests(SettingsTestCase):
         """
         A misspelt flag is told with the nearest one, also one that lacks its table.
         """
+        good = {"domain": "x", "post-url": "http://h/"}
         for wrong, right in [("webhook-timeot", "webhook-timeout"), ("timeout", "webhook-timeout")]:
-            error = self.assertRaises(SettingsError, Settings.from_flags, {wrong: "5"})
+            error = self.assertRaises(SettingsError, Settings.from_flags, {**good, wrong: "5"}, env=ENVIRONMENT)
             self.assertEqual(f"--{wrong} is not a flag; did you mean --{right}?", str(error))
 
     def test_missing(self) -> None:
@@ -328,23 +333,18 @@ class WrongNameTests(SettingsTestCase):
         error = self.assertRaises(SettingsError, Settings.from_flags, {"domain": "x"}, env=ENVIRONMENT)
         self.assertEqual(
             "--post-url is missing: add --post-url=http://127.0.0.1:8080/,"
-            " or --config=FILE with component_post_url below [component]",
+            " or --config=FILE with component_post_url below [component];"
+            " only a gateway that just sends needs none, with --api-listen",
             str(error),
         )
 
     def test_without_a_webhook(self) -> None:
         """
-        An application that answers itself needs no URL; whoever needs it is told what to add.
+        An application that answers itself needs no URL.
         """
         settings = Settings.from_mapping({"component": {"domain": "bot.example.org"}}, env=ENVIRONMENT)
         self.assertIsNone(settings.component.component_post_url)
-        self.assertEqual("", settings.component.post_origin)
-        error = self.assertRaises(SettingsError, settings.post_url)
-        self.assertEqual(
-            'settings: component.component_post_url is missing: add component_post_url = "http://127.0.0.1:8080/" below'
-            " [component]",
-            str(error),
-        )
+        self.assertEqual("no webhook", settings.component.posted)
 
     def test_two_names_that_disagree(self) -> None:
         """
@@ -428,7 +428,7 @@ class WrongValueTests(SettingsTestCase):
             self.assertTrue(
                 sentence.startswith(f'bot.toml: component.server is "{wrong}", but must be a Twisted'), sentence
             )
-            self.assertTrue(sentence.endswith(f'; write "{right}"'), sentence)
+            self.assertTrue(sentence.endswith(f"; write {json.dumps(right)}"), sentence)
             self.assertEqual(right, settings_of(component={"server": right}).component.server)
 
     def test_server_over_tls_that_nobody_checks(self) -> None:
@@ -450,14 +450,10 @@ class WrongValueTests(SettingsTestCase):
             ("tls:::1:5347", "tls:\\:\\:1:5347"),
         ]:
             sentence = self.component_refusal(server=wrong)
-            self.assertTrue(sentence.endswith(f'write "{right}"'), sentence)
+            self.assertTrue(sentence.endswith(f"write {json.dumps(right)}"), sentence)
             self.assertEqual(right, settings_of(component={"server": right}).component.server)
-        for wrong, right in [
-            ("ssl:h:1:caCertsDir=/c:certKey=/k", "tls:h:1:trustRoots=/c:certificate=/k"),
-            ("ssl:5347", "tls:HOST:PORT"),
-            ("ssl:", "tls:HOST:PORT"),
-        ]:
-            self.assertTrue(self.component_refusal(server=wrong).endswith(f'so write "{right}"'), wrong)
+        for wrong in ("ssl:h:1:caCertsDir=/nowhere:certKey=/nowhere", "ssl:5347", "ssl:"):
+            self.assertTrue(self.component_refusal(server=wrong).endswith("so take a tls: endpoint"), wrong)
 
     def test_files_and_options_of_tls(self) -> None:
         """
@@ -736,6 +732,398 @@ class WrongValueTests(SettingsTestCase):
             self.assertNotIn("\n", str(error))
 
 
+class HintTests(SettingsTestCase):
+    """What a sentence says to write can be used as it stands there."""
+
+    wrong: Mapping[tuple[str, str], list[object]] = {
+        ("component", "domain"): [
+            "bot@x.org",
+            "x.org/bot",
+            "x.org:5347",
+            "http://x.org/",
+            "xmpp://x.org:5347",
+            "[::1]",
+        ],
+        ("component", "server"): [
+            *(
+                "localhost",
+                "localhost:5347",
+                "5347",
+                "tcp:5347",
+                "tcp:localhost",
+                "tcp:port=5347",
+                "tcp:host=localhost",
+            ),
+            *("[::1]:5347", "::1:5347", "[::1]", "tcp:[::1]:5347", "tcp:::1:5347", "tcp://[::1]:5347", "tls:[::1]:1"),
+            *("tls://x.org", "https://x.org:5347/", "ssl:x.org:5347", "ssl:\\:\\:1:5347", "ssl:h:1:hostname=x.org"),
+            *("tcp:", "tcp::5347", "tls:5347", "ssl:5347", "ssl:h:1:certKey=/nowhere", "tcp:h:99999", "localhost:0"),
+            *("/run/prosody/component.sock", "./sock", "/run/a:b=c", "/" + "x" * 100, "[fe80::1%eth0]:5347"),
+            *(
+                "tcp:10.0.0.1:5347:x",
+                "tcp:fe80::1:5347:",
+                "xmpp.example.org:5222",
+                "http://user:pw@h:1/",
+                "nix:1",
+                "a b",
+            ),
+        ],
+        ("component", "component_post_url"): [
+            *("127.0.0.1:8080/bot", "localhost", "bot", "[::1]:8080", "::1", "//h/", "http:/h/", "ftp://h/", "/x"),
+            *("unix:/run/bot.sock", "http://unix:/run/bot.sock", "http://unix:/run/bot.sock:/path", "unix:///run/x"),
+            *("http+unix://%2Frun%2Fbot.sock/", "http://h/#part", "http://h:0/", "h:99999", "a_b..c", "https://a_b/"),
+        ],
+        ("component", "component_post_stanzas"): ["iq", "message,iq", "message, iq", ["messages"], ["x"], "x"],
+        ("component", "profile"): ["rest", "component_http"],
+        ("component", "sender"): ["bot", "@@", 5],
+        ("component", "secret_file"): ["credential:", "credential:a/b", "credential:nothing"],
+        ("component", "forward_errors"): ["true", 1],
+        ("webhook", "timeout"): ["60", 0],
+        ("delivery", "on_gone"): ["disabled", "x"],
+        ("delivery", "loop_guard"): ["20", "20/10"],
+        ("spool", "kind"): ["sqlite3", "disk", "mem"],
+        ("spool", "synchronous"): ["full"],
+        ("api", "listen"): [
+            *("8347", "127.0.0.1:8347", "tcp:127.0.0.1:8347", "http://10.0.0.1:8347/", "localhost:8347", "[::1]:8347"),
+            *("::1:8347", "tcp:[::1]:8347", "tcp:::1:8347", "http://[::1]:8347/", "/run/api.sock", "/run/a:b", "0"),
+            *("tcp:99999", "99999", "pigeon:1", "tcp:x", "[fe80::1]:8347"),
+        ],
+        ("api", "url"): ["bot.example.org", "https://h/?x", "https://b\u00fccher.example/"],
+        ("api", "reply_links"): ["conversations", "x"],
+    }
+    """Values that cannot be used, by table and key: each mistake for which there is a hint, and others."""
+
+    def feed_back(self, table: str, key: str, value: object) -> bool:
+        """Write each hint of the sentence about a value in its place; says whether there was one."""
+        sentence = self.refusal(**{table: {key: value}})
+        found = False
+        for text in re.findall(r'(?:write|did you mean) (".*?[^\\\\]"|\[.*?\])', sentence):
+            written = tomllib.loads(f"value = {text}")["value"]
+            given = [written] if isinstance(value, list) else written
+            settings_of(**{table: {key: given}})
+            found = True
+        if "put http://" in sentence:
+            settings_of(**{table: {key: f"http://{value}"}})
+            found = True
+        return found
+
+    def test_every_hint_in_a_settings_file(self) -> None:
+        """
+        Each hint, copied into a settings file as it stands there, is a value that can be used.
+        """
+        hinted = set()
+        for (table, key), values in self.wrong.items():
+            for value in values:
+                with self.subTest(key=key, value=value):
+                    if self.feed_back(table, key, value):
+                        hinted.add(key)
+        self.assertEqual(
+            {
+                *("domain", "server", "component_post_url", "component_post_stanzas", "on_gone"),
+                *("kind", "synchronous", "listen", "url", "reply_links"),
+            },
+            hinted,
+        )
+
+    def test_every_hint_on_the_command_line(self) -> None:
+        """
+        Each hint about a flag, pasted behind it in a shell, is a value that can be used.
+        """
+        flags = {(row.table, row.key): row.flags[0].removeprefix("--") for row in reference() if row.flags}
+        good = {"domain": "x.org", "post-url": "http://h/"}
+        tried = 0
+        for where, values in self.wrong.items():
+            for value in values:
+                if not isinstance(value, str):
+                    continue
+                with self.subTest(flag=flags[where], value=value):
+                    try:
+                        Settings.from_flags({**good, flags[where]: value}, env=ENVIRONMENT)
+                        continue  # what a file writes as a list or a word without quotes
+                    except SettingsError as refused:
+                        error = refused
+                    for text in re.findall(r"write (.*)$", str(error)):
+                        [word] = shlex.split(text)
+                        Settings.from_flags({**good, flags[where]: word}, env=ENVIRONMENT)
+                        tried += 1
+        self.assertGreater(tried, 30)
+
+    @given(
+        st.sampled_from(["component.server", "api.listen", "component.domain"]),
+        st.from_regex(
+            r"((tcp|tls|ssl|unix|http):)?(//)?(\[?[0-9a-f:]{1,8}\]?|[a-z.]{1,8})(:[0-9]{1,5})?(:[a-z=0-9]{1,5})?/?",
+            fullmatch=True,
+        ),
+    )
+    def test_hint_for_anything(self, name: str, value: str) -> None:
+        """
+        Whatever is written for an address: if there is a hint, it can be used.
+        """
+        table, _, key = name.partition(".")
+        try:
+            settings_of(**{table: {key: value}})
+        except SettingsError:
+            self.feed_back(table, key, value)
+
+    def test_missing_settings(self) -> None:
+        """
+        What a sentence says to add is accepted below the table that it names.
+        """
+        lines: list[str] = []
+        while True:
+            path = self.write("\n".join(["[component]", *lines]))
+            try:
+                Settings.from_toml(path, ENVIRONMENT)
+            except SettingsError as error:
+                added = re.findall(r"add (\w+ = \S+) below \[component\]", str(error))
+                self.assertTrue(added, error)
+                lines += added
+            else:
+                break
+        self.assertEqual(["domain", "component_post_url"], [line.partition(" ")[0] for line in lines])
+
+    def test_webhook_on_a_socket(self) -> None:
+        """
+        A webhook on a Unix socket, however it is written, is said not to be supported, with what to do.
+        """
+        for url in (
+            "unix:/run/bot.sock",
+            "unix:///run/bot.sock",
+            "http://unix:/run/bot.sock",
+            "http://unix:/run/bot.sock:/path",
+            "http+unix://%2Frun%2Fbot.sock/",
+            "/run/bot.sock",
+        ):
+            sentence = self.component_refusal(component_post_url=url)
+            self.assertTrue(
+                sentence.endswith(
+                    "; a webhook on a Unix socket is not supported: let it listen on a port of 127.0.0.1"
+                ),
+                sentence,
+            )
+        self.assertEqual(
+            "http://unix", settings_of(component={"component_post_url": "http://unix/"}).component.post_origin
+        )
+
+
+class AllAtOnceTests(SettingsTestCase):
+    """All that is wrong is told at once."""
+
+    def sentences(self, text: str) -> list[str]:
+        """What is said about a settings file, without the names of its folder and its own."""
+        error = self.assertRaises(SettingsError, Settings.from_toml, self.write(text), {})
+        return [sentence.replace(f"{self.folder}/", "").removeprefix("bot.toml: ") for sentence in error.sentences]
+
+    def test_missing_files(self) -> None:
+        """
+        Each file of a secret or a template that is not there has its sentence.
+        """
+        told = self.sentences(
+            """
+            [component]
+            domain = "bot.example.org"
+            secret_file = "s1"
+            component_post_url = "http://127.0.0.1/"
+            [webhook]
+            bearer_token_file = "s2"
+            [api]
+            listen = "tcp:8347:interface=127.0.0.1"
+            [[api.token]]
+            name = "a"
+            token_file = "s3"
+            [[api.token]]
+            name = "b"
+            token_file = "s4"
+            [[api.hook]]
+            name = "c"
+            to = "x@example.org"
+            secret_file = "s5"
+            template_file = "s6"
+            """
+        )
+        named = re.findall(r'"(s\d)" cannot be read: No such file or directory', "\n".join(told))
+        self.assertEqual((6, {"s1", "s2", "s3", "s4", "s5", "s6"}), (len(told), set(named)))
+
+    def test_mistakes_of_every_sort(self) -> None:
+        """
+        Misspelt keys and tables, wrong values, missing secrets and what does not go together: one sentence for each,
+        and none for what only follows from another.
+        """
+        told = self.sentences(
+            """
+            timeuot = 5
+            [component]
+            domian = "bot.example.org"
+            component_post_url = "nonsense"
+            forward_errors = "no"
+            [webhok]
+            timeout = 5
+            [webhook]
+            max_connections = 0
+            bearer_token_file = "none"
+            [delivery]
+            resume_below_percent = 90
+            retry_base = 2
+            retry_cap = 1
+            [conditions]
+            200 = "cancel gone"
+            """
+        )
+        beginnings = [
+            "timeuot is not a setting; did you mean webhook.timeout?",
+            "component.domian is not a setting; did you mean component.domain?",
+            'component.component_post_url is "nonsense", but',
+            'component.forward_errors is "no", but',
+            "[webhok] is not a table",
+            "webhook.max_connections is 0, but",
+            "conditions holds",
+            "component.secret_file (--secret-file) is missing",
+            'webhook.bearer_token_file "none" cannot be read',
+            "delivery.resume_below_percent is 90, but",
+            "delivery.retry_base is 2, but",
+        ]
+        self.assertEqual(len(beginnings), len(told), told)
+        for beginning, sentence in zip(beginnings, told, strict=True):
+            self.assertTrue(sentence.startswith(beginning), sentence)
+
+    def test_nothing(self) -> None:
+        """
+        Who gives nothing at all reads all that is needed.
+        """
+        error = self.assertRaises(SettingsError, Settings.from_flags, {}, env={})
+        self.assertEqual(3, len(error.sentences))
+        for sentence, word in zip(error.sentences, ("--domain", "--secret-file", "--post-url"), strict=True):
+            self.assertIn(word, sentence)
+
+    def test_flag_and_file(self) -> None:
+        """
+        Mistakes on the command line are told beside those in the file.
+        """
+        path = self.write('[component]\ndomain = "@"\ncomponent_post_url = "http://h/"\n')
+        error = self.assertRaises(SettingsError, Settings.from_flags, {"webhook-timeout": "x"}, path, ENVIRONMENT)
+        self.assertEqual(2, len(error.sentences))
+
+    def test_on_one_line(self) -> None:
+        """
+        The text of the error has all sentences on one line.
+        """
+        error = self.assertRaises(SettingsError, Settings.from_flags, {}, env={})
+        self.assertEqual("; also ".join(error.sentences), str(error))
+
+
+class NoWebhookTests(SettingsTestCase):
+    """A gateway that only sends."""
+
+    def test_api_alone(self) -> None:
+        """
+        With an API the webhook's URL may be left out, by file and by flags.
+        """
+        path = self.write('[component]\ndomain = "x.org"\n[api]\nlisten = "tcp:8347:interface=127.0.0.1"\n')
+        for settings in (
+            Settings.from_toml(path, ENVIRONMENT),
+            Settings.from_flags({"domain": "x.org", "api-listen": "tcp:8347:interface=127.0.0.1"}, env=ENVIRONMENT),
+        ):
+            self.assertEqual((None, "no webhook"), (settings.component.component_post_url, settings.component.posted))
+            self.assertEqual((), settings.warnings())
+            self.assertIn("component_post_url=None", repr(settings))
+
+    def test_neither(self) -> None:
+        """
+        Without a webhook and without an API there is nothing to do, which is told with both ways out.
+        """
+        path = self.write('[component]\ndomain = "x.org"\n')
+        error = self.assertRaises(SettingsError, Settings.from_toml, path, ENVIRONMENT)
+        self.assertEqual(
+            f'{path}: component.component_post_url is missing: add component_post_url = "http://127.0.0.1:8080/" below'
+            " [component]; only a gateway that just sends needs none, with listen below [api]",
+            str(error),
+        )
+
+
+class CredentialTests(SettingsTestCase):
+    """Secrets that systemd passes."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.env = {"CREDENTIALS_DIRECTORY": str(self.folder / "credentials")}
+        (self.folder / "credentials").mkdir()
+        for name in ("secret", "bearer", "ops", "hook"):
+            self.write(f"{name}-0123456789abcdef\n", f"credentials/{name}")
+
+    def test_every_secret(self) -> None:
+        """
+        Each secret may be a credential: of the component, of the webhook, of a token and of a hook.
+        """
+        path = self.write(
+            """
+            [component]
+            domain = "bot.example.org"
+            secret_file = "credential:secret"
+            component_post_url = "http://127.0.0.1/"
+            [webhook]
+            bearer_token_file = "credential:bearer"
+            [[api.token]]
+            name = "ops"
+            token_file = "credential:ops"
+            [[api.hook]]
+            name = "alerts"
+            to = "x@example.org"
+            secret_file = "credential:hook"
+            """
+        )
+        settings = Settings.from_toml(path, self.env)
+        self.assertEqual(
+            [f"{name}-0123456789abcdef" for name in ("secret", "bearer", "ops", "hook")],
+            [
+                settings.component.secret,
+                settings.webhook.bearer_token,
+                settings.api.token[0].token,
+                settings.api.hook[0].secret,
+            ],
+        )
+
+    def test_flag(self) -> None:
+        """
+        A flag that names a file with a secret takes a credential too.
+        """
+        flags = {"domain": "x", "post-url": "http://127.0.0.1/", "secret-file": "credential:secret"}
+        self.assertEqual("secret-0123456789abcdef", Settings.from_flags(flags, env=self.env).component.secret)
+
+    def test_mapping(self) -> None:
+        """
+        An application says in which environment credentials are looked up.
+        """
+        mapping = a_mapping(component={"secret_file": "credential:secret"})
+        self.assertEqual("secret-0123456789abcdef", Settings.from_mapping(mapping, env=self.env).component.secret)
+
+    def test_not_there(self) -> None:
+        """
+        A credential that is not passed, a name that none can have and a process without credentials are told with what
+        to do.
+        """
+        for name, env, expected in (
+            ("none", self.env, "add LoadCredential=none:FILE to the unit"),
+            ("secret", {}, "systemd sets it for a unit with LoadCredential=secret:FILE; without systemd set it to"),
+            ("", self.env, "must have the name of a credential"),
+            ("../secret", self.env, "must have the name of a credential"),
+        ):
+            mapping = a_mapping(component={"secret_file": f"credential:{name}"})
+            error = self.assertRaises(SettingsError, Settings.from_mapping, mapping, env=env)
+            self.assertIn(expected, str(error))
+            self.assertEqual(1, len(error.sentences), error)
+
+    def test_spool_needs_none(self) -> None:
+        """
+        The commands for the spool read a settings file whose credentials only the gateway has.
+        """
+        path = self.write(
+            '[component]\nsecret_file = "credential:none"\n[spool]\npath = "x"\n'
+            '[[api.token]]\nname = "a"\ntoken_file = "credential:none"\n'
+        )
+        self.assertEqual(str(self.folder / "x"), spool_from_toml(path).path)
+        error = self.assertRaises(SettingsError, spool_from_toml, self.write('[spol]\npath = "x"\n'))
+        self.assertIn("did you mean [spool]?", str(error))
+
+
 class FileTests(SettingsTestCase):
     """Settings files that cannot be read."""
 
@@ -874,7 +1262,8 @@ class SecretTests(SettingsTestCase):
         """
         There is no flag for a secret, and whoever tries one is told why and what instead.
         """
-        error = self.assertRaises(SettingsError, Settings.from_flags, {"secret": NOT_SHOWN})
+        flags = {"secret": NOT_SHOWN, "domain": "x", "post-url": "http://h/"}
+        error = self.assertRaises(SettingsError, Settings.from_flags, flags, env=ENVIRONMENT)
         self.assertEqual(
             "--secret is not a flag, as every user of the machine would see it:"
             " use --secret-file or the environment variable COMPONENT_HTTP_SECRET",

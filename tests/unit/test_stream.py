@@ -285,6 +285,71 @@ class HandshakeTests(StreamTestCase):
             self.server.wire.lose(SSL.Error([("SSL routines", "", "wrong version number")]))
         self.assertEqual(["TLS: wrong version number"], self.logged(logs, LogLevel.warn))
 
+    def warned(self, *, address="127.0.0.1:5347", says=b"", lost=None):
+        """What is logged where a connection says this and is lost."""
+        stream = self.a_stream(address=address)
+        with capturedLogs() as logs:
+            stream.startService()
+            self.server.accept()
+            if says:
+                self.server.says(says)
+            heard = self.server.heard
+            self.server.wire.lose(lost)
+            stream.stopService()
+            self.server.wire.lose()
+        self.assertNotIn("<handshake", heard)
+        return [formatEvent(event) for event in logs if event["log_level"] in (LogLevel.warn, LogLevel.error)]
+
+    def test_no_connection(self) -> None:
+        """
+        Where no connection comes about the log says to which address.
+        """
+        stream = self.a_stream(address="127.0.0.1:5347")
+        with capturedLogs() as logs:
+            stream.startService()
+            self.server.refuse()
+        stream.stopService()
+        [warning] = self.logged(logs, LogLevel.warn)
+        self.assertTrue(warning.startswith("cannot connect to 127.0.0.1:5347: "), warning)
+
+    def test_port_for_clients(self) -> None:
+        """
+        A server that answers as it answers clients, or other servers, is told nothing of the secret, and the log says
+        which port to name.
+        """
+        error = "<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>"
+        for namespace, served in (("jabber:client", "clients"), ("jabber:server", "other servers")):
+            header = HEADER.replace(b"jabber:component:accept", namespace.encode())
+            for says in (header, header + b"<stream:features/>", header + error.encode() + b"</stream:stream>"):
+                [said] = self.warned(address="127.0.0.1:15222", says=says)
+                self.assertIn(f"does not name a component port (127.0.0.1:15222 is for {served}: ", said)
+                self.assertIn("5347", said)
+                self.assertIn("component_ports in Prosody", said)
+                self.assertIn("ejabberd_service", said)
+
+    def test_usual_ports_of_others(self) -> None:
+        """
+        What fails on a port that is usually for clients is told so, also where TLS is spoken or nothing is said.
+        """
+        for port in (5222, 5223):
+            for says in (b"", b"\x15\x03\x01\x00\x02\x02\x46"):
+                [said] = self.warned(address=f"127.0.0.1:{port}", says=says)
+                self.assertIn(f"(127.0.0.1:{port} is for clients: ", said)
+        [said] = self.warned(address="127.0.0.1:5347")
+        self.assertNotIn("is for", said)
+
+    def test_component_port_with_an_unusual_number(self) -> None:
+        """
+        A component port is one whatever its number: a wrong secret there is told as a wrong secret.
+        """
+        stream = self.a_stream(address="127.0.0.1:5222")
+        with capturedLogs() as logs:
+            stream.startService()
+            self.server.complain("not-authorized")
+        stream.stopService()
+        [error] = self.logged(logs, LogLevel.error)
+        self.assertTrue(error.startswith("not-authorized: the secret"), error)
+
     def test_complaint_comes_again_after_a_good_stream(self) -> None:
         """
         What was mended and breaks again is worth another line.

@@ -249,8 +249,9 @@ def _written_element(
 
 
 def _as_text(text: str) -> str:
-    """No longer than it has to be."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("]]>", "]]&gt;").replace("\x85", "&#x85;")
+    """No longer than it has to be; brackets at its beginning may go on from the text before."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("\x85", "&#x85;")
+    return re.sub(r"(\A\]*|\]\])>", r"\1&gt;", escaped)
 
 
 def _in_quotes(value: str) -> str:
