@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "AnswerRefused",
+    "Bounced",
     "CertificateInvalid",
     "ComponentHttpError",
     "ConnectionCut",
@@ -19,6 +20,7 @@ __all__ = [
     "NotSent",
     "Offline",
     "ReplyRefused",
+    "RoomRefused",
     "SettingsError",
     "SpoolError",
     "SpoolUnusable",
@@ -90,7 +92,46 @@ class DeliveryEnded(ComponentHttpError):
 
 
 class NotSent(ComponentHttpError):
-    """What was pushed and kept is not with the server; the message says whether it may still get there."""
+    """What was pushed and kept did not arrive; the message says why, or whether it may still get there."""
+
+
+class Bounced(NotSent):
+    """
+    A stanza that was pushed came back as an error, so it did not arrive.
+
+    Attributes:
+        condition: The condition of the error (RFC 6120 section 8.3.3).
+        error_type: Its type: `wait` where the same may work later.
+        text: Its text, in one line and not long; "" where it has none.
+    """
+
+    def __init__(self, condition: str, error_type: str = "cancel", text: str = "") -> None:
+        super().__init__(f"{condition} ({text})" if text else condition)
+        self.condition = condition
+        self.error_type = error_type
+        self.text = text
+
+
+class RoomRefused(ComponentHttpError):
+    """
+    A chat room does not let one of our addresses in, so nothing can be said there.
+
+    Attributes:
+        room: The bare address of the room.
+        ours: The address that was to enter.
+        condition: The condition of the room's error (RFC 6120 section 8.3.3); item-not-found for a room that did not
+            exist and is not to be made.
+        error_type: The type of that error: `wait` where it may work later.
+        text: The text of the error, in one line and not long; "" where it has none.
+    """
+
+    def __init__(self, room: str, ours: str, condition: str, error_type: str = "cancel", text: str = "") -> None:
+        super().__init__(f"{condition} ({text})" if text else condition)
+        self.room = room
+        self.ours = ours
+        self.condition = condition
+        self.error_type = error_type
+        self.text = text
 
 
 class Unanswered(ComponentHttpError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from random import Random
 from secrets import token_bytes, token_hex
@@ -18,6 +18,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
@@ -32,9 +33,10 @@ from component_http.contract.link import LIFETIME as LINK_LIFETIME
 from component_http.contract.reply import MAX_REPLIES, Composed, Response
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
+from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
 from component_http.delivery.delivery import Delivery
-from component_http.delivery.departure import LIFETIMES
+from component_http.delivery.departure import LIFETIMES, Departure
 from component_http.delivery.departures import Departures
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
@@ -54,6 +56,7 @@ from component_http.spool.sqlite import SqliteSpool
 from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
 from component_http.webhook.function import FunctionWebhook
+from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.questions import Questions
@@ -143,6 +146,8 @@ class Gateway(MultiService):
         self._hooks = None if settings.api.listen is None else api_hooks(settings)
         self._pushes = Pushes(self._composed)
         self._questions: Questions | None = None
+        self._bounces: Bounces | None = None
+        self._entrances: Entrances | None = None
         self._link_key: bytes | None = None
         self._prepared = False
         self._api: ApiServer | None = None
@@ -152,12 +157,20 @@ class Gateway(MultiService):
         self.outlet: Outlet
         self._valve: Valve
         if manager is None:
-            stream = _component_stream(settings, reactor, self._limits, self.counters, self._rooms)
+            stream = _component_stream(
+                settings,
+                reactor,
+                self._limits,
+                self.counters,
+                self._rooms,
+                sent=self._has_left,
+                first=self._first_of_stream,
+            )
             stream.setServiceParent(self)
             self.stream = self.outlet = self._valve = stream
         else:
             borrowed = BorrowedStream(
-                manager, settings.component.domain, self._limits, self.counters, sent=self._rooms.sent
+                manager, settings.component.domain, self._limits, self.counters, sent=self._has_left
             )
             self.stream, self.outlet, self._valve = manager, borrowed, borrowed
 
@@ -216,11 +229,13 @@ class Gateway(MultiService):
         self._say_what_is_served()
         self._spool = spool = self._new_spool()
         self._pushes.start()
+        self._questions = Questions(self.outlet, self._reactor, lambda: token_hex(16))
+        self._bounces = Bounces(spool, self.counters, self._reactor.seconds)
+        self._entrances = entrances = self._new_entrances()
         self._departures = departures = self._new_departures(spool)
         self._relay = relay = self._new_relay(spool, departures)
         # On a stream of somebody else's they may hear at once. What comes before all is restored is stored behind it.
-        self._handlers = self._new_handlers(relay)
-        self._questions = Questions(self.outlet, self._reactor, lambda: token_hex(16))
+        self._handlers = [*self._new_handlers(relay, self._bounces, entrances), entrances]
         if self._hooks is not None:
             self._handlers.append(self._questions)
         for handler in self._handlers:
@@ -232,6 +247,30 @@ class Gateway(MultiService):
             self._subscribers.restore((), spool)
             super().startService()
             spool.key().addCallback(self._open)
+
+    def _has_left(self, element: Element) -> None:
+        """A stanza leaves, whoever sends it."""
+        self._rooms.sent(element)
+        if element.name == "presence" and self._entrances is not None:
+            self._entrances.sent(element)
+
+    def _first_of_stream(self) -> Iterable[Element]:
+        return () if self._entrances is None else self._entrances.first()
+
+    async def _ask(self, iq: Element, timeout: float) -> Element:
+        """Ask, and listen for answers from now on: without the API they are rarely waited for."""
+        assert self._questions is not None
+        if self._questions.parent is None:
+            self._handlers.append(self._questions)
+            self._questions.setHandlerParent(self.stream)
+        return await self._questions.ask(iq, timeout)
+
+    def _is_pushed(self, number: int, departure: Departure, element: Element) -> None:
+        """A stanza that nobody has asked for is about to leave."""
+        if self._bounces is not None:
+            self._bounces.pushed(number, departure, element)
+        if departure.delivery_id is None and self._entrances is not None:
+            self._entrances.expect(element)
 
     def _say_what_is_served(self) -> None:
         """For the top of a log: what somebody who reads it at night would ask first."""
@@ -292,9 +331,18 @@ class Gateway(MultiService):
     def _open(self, link_key: bytes | None) -> None:
         """Take what is pushed: by the application, and by the API where there is to be one."""
         self._link_key = link_key
-        assert self._spool is not None and self._departures is not None
-        assert self._relay is not None and self._questions is not None
-        sender = Dispatch(self._spool, self._departures, self._relay, self._questions.ask)
+        assert self._spool is not None and self._departures is not None and self._relay is not None
+        assert self._questions is not None and self._bounces is not None and self._entrances is not None
+        sender = Dispatch(
+            self._spool,
+            self._departures,
+            self._relay,
+            self._bounces,
+            ask=self._questions.ask,
+            enter=self._entrances.enter,
+            when_sent=self.outlet.when_sent,
+            clock=self._reactor,
+        )
         self._pushes.open(sender)
         if self._hooks is None:
             return
@@ -369,6 +417,9 @@ class Gateway(MultiService):
             component_http.errors.ReplyRefused: One of the objects cannot be used, so none is.
             component_http.errors.SpoolError: They cannot be kept now: the disk is full, too much waits to be sent, or
                 the gateway is not running.
+            component_http.errors.RoomRefused: A chat room that one is to be said in does not let its sender in, so none
+                is kept.
+            component_http.errors.Bounced: One came back as an error; this is a `NotSent`.
             component_http.errors.NotSent: They were kept, but could not be sent in their time; or the gateway was
                 stopped before that was known, and a spool on disk still has them.
         """
@@ -419,6 +470,8 @@ class Gateway(MultiService):
         if self._api is not None:
             await self._api.stopService()
         self._pushes.close()
+        if self._entrances is not None:
+            self._entrances.leave()
         if self._looking is not None and self._looking.running:
             self._looking.stop()
         if self._client is not None:
@@ -437,6 +490,7 @@ class Gateway(MultiService):
     def _stopped(self, result: Any) -> None:
         self._relay = self._departures = self._client = self._spool = self._spool_lock = None
         self._restoring = self._looking = self._api = self._questions = None
+        self._bounces = self._entrances = None
         self._prepared = False
         stopping, self._stopping = self._stopping, []
         for stopped in stopping:
@@ -465,6 +519,19 @@ class Gateway(MultiService):
             domain=self._settings.component.domain,
             limits=self._limits,
             lifetimes=_lifetimes(self._settings.delivery),
+            pushed=self._is_pushed,
+        )
+
+    def _new_entrances(self) -> Entrances:
+        component = self._settings.component
+        return Entrances(
+            self.outlet,
+            self.counters,
+            clock=self._reactor,
+            new_id=_new_id,
+            ask=self._ask,
+            nick=component.nick,
+            create=component.create_rooms,
         )
 
     def _new_relay(self, spool: Spool, departures: Departures) -> Relay:
@@ -515,7 +582,7 @@ class Gateway(MultiService):
             has_webhook=self._has_webhook,
         )
 
-    def _new_handlers(self, relay: Relay) -> list[XMPPHandler]:
+    def _new_handlers(self, relay: Relay, bounces: Bounces, entrances: Entrances) -> list[XMPPHandler]:
         component = self._settings.component
         handlers: list[XMPPHandler] = [
             StanzaIntake(
@@ -524,6 +591,9 @@ class Gateway(MultiService):
                 kinds=component.component_post_stanzas,
                 observer=self.counters,
                 rooms=self._rooms,
+                entrances=entrances,
+                returned=bounces.returned,
+                shown=bounces.shown,
                 forward_history=component.forward_history,
                 forward_bodyless=component.forward_bodyless,
                 forward_errors=component.forward_errors,
@@ -651,7 +721,14 @@ def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
 
 
 def _component_stream(
-    settings: Settings, reactor: Any, limits: Limits, counters: Counters, rooms: Rooms
+    settings: Settings,
+    reactor: Any,
+    limits: Limits,
+    counters: Counters,
+    rooms: Rooms,
+    *,
+    sent: Callable[[Element], object],
+    first: Callable[[], Iterable[Element]],
 ) -> ComponentStream:
     component = settings.component
     return ComponentStream(
@@ -663,7 +740,8 @@ def _component_stream(
         observer=counters,
         clock=reactor,
         random=Random(),
-        sent=rooms.sent,
+        sent=sent,
+        first=first,
         marked=rooms.marked,
         confirm=component.write_barrier,
         fallback=component.write_barrier_fallback,

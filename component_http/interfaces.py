@@ -184,6 +184,19 @@ class Spool(Protocol):
         """
         ...  # pragma: no cover
 
+    def bounced(self, number: int, departure: Departure, note: str) -> None:
+        """
+        Keep a departure that came back as a dead letter, some time soon, also if it was confirmed before.
+
+        If that fails, nobody hears of it.
+
+        Args:
+            number: Its number.
+            departure: What was kept of it.
+            note: What it came back with, for a person.
+        """
+        ...  # pragma: no cover
+
     def subscribe(self, component: str, user: str) -> None:
         """
         Keep that a user is to be told that an address of the component is there, some time soon.
@@ -320,6 +333,8 @@ class Sender(Protocol):
         Raises:
             component_http.errors.SpoolError: They cannot be kept now, so none is.
             component_http.errors.DeliveryEnded: The iq that they would answer was answered already.
+            component_http.errors.RoomRefused: A room that one of them is to be said in lets its sender not in, so none
+                is kept.
         """
         ...  # pragma: no cover
 
@@ -336,11 +351,16 @@ class Sender(Protocol):
         """
         Wait until the server has pushed stanzas; cancelling it ends the waiting only.
 
+        What is said in a room is waited for until the room shows it, but for `dispatch.GRACE` seconds only.
+
         Args:
             numbers: Theirs.
 
         Returns:
             False as soon as it is known that one of them will never be with the server.
+
+        Raises:
+            component_http.errors.Bounced: One of them came back.
         """
         ...  # pragma: no cover
 

@@ -24,7 +24,7 @@ from component_http.contract.reply import Composed, Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
 from component_http.delivery.departure import Departure, Fate
-from component_http.errors import DeliveryEnded, Offline, SpoolError, Unanswered
+from component_http.errors import Bounced, DeliveryEnded, Offline, RoomRefused, SpoolError, Unanswered
 from component_http.waiters import Waiters
 
 __all__ = [
@@ -220,6 +220,7 @@ class RecordingSender:
         open: The iqs that may be answered late, by their delivery's id; None for any.
         full: Set it to True and nothing more is kept.
         offline: Set it to True and nobody can be asked.
+        closed: Why rooms let nobody in, by their addresses.
         confirming: Set it to False, and what is pushed is not with the server until `confirm` says so.
     """
 
@@ -235,11 +236,12 @@ class RecordingSender:
         self.open: set[str] | None = None
         self.full = False
         self.offline = False
+        self.closed: dict[str, RoomRefused] = {}
         self.confirming = True
         self._answer = answer
         self._now = now
         self._memos: dict[tuple[str, str], tuple[Memo, float]] = {}
-        self._fates: dict[int, bool] = {}
+        self._fates: dict[int, bool | Bounced] = {}
         self._waiting = Waiters()
 
     async def push(
@@ -252,6 +254,9 @@ class RecordingSender:
             if delivery_id not in self.open:
                 raise DeliveryEnded
             self.open.discard(delivery_id)
+        for stanza in composed.stanzas:
+            if stanza.getAttribute("type") == "groupchat" and stanza["to"] in self.closed:
+                raise self.closed[stanza["to"]]
         first = len(self.pushed) + 1
         self.pushed.extend(composed.stanzas)
         self.deliveries.extend([delivery_id] * len(composed.stanzas))
@@ -271,13 +276,22 @@ class RecordingSender:
         """See `component_http.interfaces.Sender.sent`."""
         while True:
             fates = [self._fates.get(number) for number in numbers]
+            for fate in fates:
+                if isinstance(fate, Bounced):
+                    raise fate
             if False in fates or None not in fates:
                 return False not in fates
             await self._waiting.one_more()
 
-    def confirm(self, fate: bool = True) -> None:
-        """Let the server have all that was pushed so far; or, with False, let it never have what it has not yet."""
-        for number in range(1, len(self.pushed) + 1):
+    def confirm(self, fate: bool | Bounced = True, numbers: Iterable[int] | None = None) -> None:
+        """
+        Let the server have all that was pushed so far.
+
+        Args:
+            fate: False to let it never have what it has not yet; or what that comes back with.
+            numbers: Only these of it; None for all.
+        """
+        for number in range(1, len(self.pushed) + 1) if numbers is None else numbers:
             self._fates.setdefault(number, fate)
         self._waiting.tell()
 

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.api.exchange import Call, Problem
+from component_http.api.refusals import bounce_problem, room_problem
 from component_http.api.tokens import Caller
 from component_http.contract import reply
 from component_http.contract.address import Address
@@ -27,7 +28,16 @@ from component_http.contract.memo import Memo
 from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
-from component_http.errors import DeliveryEnded, ForeignSender, Offline, ReplyRefused, SpoolError, Unanswered
+from component_http.errors import (
+    Bounced,
+    DeliveryEnded,
+    ForeignSender,
+    Offline,
+    ReplyRefused,
+    RoomRefused,
+    SpoolError,
+    Unanswered,
+)
 from component_http.interfaces import Observer, Sender
 
 __all__ = ["DEFAULT_TIMEOUT", "RETRY_AFTER", "Desk", "Pushed", "fingerprint"]
@@ -190,7 +200,8 @@ class Desk:
             delivery_id: The delivery that they answer late, or None.
 
         Raises:
-            Problem: They are not kept, or the request's idempotency key stands for another one.
+            Problem: They are not kept, a room does not let their sender in, or the request's idempotency key stands for
+                another one.
         """
         memo = None
         if "idempotency-key" in call.headers:
@@ -225,6 +236,8 @@ class Desk:
             raise self._full() from None
         except DeliveryEnded:
             raise Problem(410, "the iq was answered already") from None
+        except RoomRefused as refused:
+            raise room_problem(refused) from None
         self._observer.count("api_pushed")
         return Pushed([stanza["id"] for stanza in composed.stanzas], numbers)
 
@@ -244,13 +257,15 @@ class Desk:
             Whether it has them; False where it may still get them.
 
         Raises:
-            Problem: It will never have one of them.
+            Problem: It will never have one of them, or one came back.
         """
         waiting = Deferred.fromCoroutine(self._sender.sent(pushed.numbers))
         try:
             arrived = await waiting.addTimeout(timeout, self._clock)
         except TimeoutError:
             return False
+        except Bounced as bounced:
+            raise bounce_problem(bounced, pushed.ids) from None
         if not arrived:
             raise Problem(502, "it was kept, but could not be sent in its time", members={"ids": list(pushed.ids)})
         return True

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from attrs import field, frozen
+from twisted.internet.defer import Deferred
 
 from component_http.api.desk import Desk
 from component_http.api.exchange import FORM, JSON, TEXT, Answer, Call, Problem
@@ -22,7 +23,13 @@ from component_http.contract.address import Address
 from component_http.contract.reply import read_json
 from component_http.errors import ReplyRefused
 
-__all__ = ["Hook", "Hooks", "post"]
+__all__ = ["PATIENCE", "Hook", "Hooks", "post"]
+
+PATIENCE = 4.0
+"""
+Seconds for which a poster waits until the server has the message, and a room has shown it. A program that posts gives
+up after five seconds or more, and entering a room may take some of them.
+"""
 
 _JSON_BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[\[{]")
 
@@ -85,23 +92,55 @@ def _digest(secret: str) -> bytes:
 
 async def post(desk: Desk, call: Call, hook: Hook) -> Answer:
     """
-    `POST /hooks/{secret}`: send the text to whom the settings name.
+    `POST /hooks/{secret}`: send the text to each of those whom the settings name, and wait for what becomes of it.
 
     Returns:
         200 and `ok`, which is what Slack says and what nobody else minds. Where a template has nothing to say, nothing
-        is sent, and that is said.
+        is sent; and after `PATIENCE` seconds the server may not have it. Both are said.
+
+    Raises:
+        Problem: It did not reach one of them.
     """
     if hook.template is None:
         text = slack_text(_payload(call))
     else:
         text = _rendered(hook.template, _payload(call, text_is_payload=True))
-    said = b"ok"
+    said = "ok"
     if not text:
-        said = b"ok, but the template has nothing to say, so nothing was sent"
-    else:
-        objects = [{"to": to, "type": hook.type, "body": text} for to in hook.to]
-        await desk.push(f"hook {hook.name}", call, desk.compose(objects, sender=hook.sender))
-    return Answer(200, said, f"{TEXT}; charset=utf-8")
+        said = "ok, but the template has nothing to say, so nothing was sent"
+    elif not await _send(desk, call, hook, text):
+        said = "ok, but the XMPP server has not confirmed it yet: it is kept, and sent as soon as it can be"
+    return Answer(200, said.encode("ascii"), f"{TEXT}; charset=utf-8")
+
+
+async def _send(desk: Desk, call: Call, hook: Hook, text: str) -> bool:
+    """Send the text to all at once; False where not all of it has reached the server yet."""
+
+    async def send(to: str) -> bool:
+        composed = desk.compose([{"to": to, "type": hook.type, "body": text}], sender=hook.sender)
+        # A key of its own for each: a request that is made again reaches only those whom it has not reached.
+        pushed = await desk.push(f"hook {hook.name} to {to}", call, composed)
+        return await desk.sent(pushed, PATIENCE)
+
+    sending = [Deferred.fromCoroutine(send(to)) for to in dict.fromkeys(hook.to)]
+    is_sent, problems = True, []
+    try:
+        for each in sending:
+            try:
+                is_sent = await each and is_sent
+            except Problem as problem:
+                problems.append(problem)
+    finally:
+        for each in sending:
+            each.addErrback(lambda _: None)
+            each.cancel()
+    if not problems:
+        return is_sent
+    if len(sending) == 1:
+        raise problems[0]
+    reached = f"{len(sending) - len(problems)} of {len(sending)} recipients were reached"
+    details = "; ".join(problem.detail for problem in problems)
+    raise Problem(problems[0].status, f"{reached}: {details}", headers=problems[0].headers)
 
 
 def _payload(call: Call, *, text_is_payload: bool = False) -> object:

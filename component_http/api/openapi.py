@@ -23,23 +23,23 @@ _ADDRESS = {"type": "string", "description": "an XMPP address", "examples": ["al
 _ERRORS: Mapping[int, str] = {
     400: "The request cannot be read.",
     401: "No token, or one that nobody knows.",
-    403: "The token, or the link, may not do this.",
-    404: "There is no such thing, or the link is not one of ours.",
-    409: "A request with this Idempotency-Key is under way.",
+    403: "The token, the link, or the chat room, does not allow this.",
+    404: "There is no such thing or chat room, or the link is not one of ours.",
+    409: "A request with this Idempotency-Key is under way, or no nick is free in the chat room.",
     410: "It is too late for a reply.",
     413: "The body is too large, as it came or after decompression.",
     415: "The media type, the content coding or the charset of the body is not read here.",
     422: "The request can be read, but what it wants cannot be done.",
     429: "Too many requests.",
     500: "A mistake of the gateway.",
-    502: "The answer is an error, or the stanza could not be sent in its time.",
+    502: "The answer is an error, or the stanza came back or could not be sent in its time.",
     503: "There is no room for it now.",
     504: "There was no answer in time.",
 }
 _WAIT = (429, 503)
 _OF_BODY = (400, 413, 415, 422)
 _OF_TOKEN = (401, 403, 429)
-_OF_PUSH = (409, 503)
+_OF_PUSH = (404, 409, 502, 503)
 _OF_IQ = (502, 503, 504)
 
 
@@ -93,7 +93,7 @@ def _push(summary: str) -> _Object:
                 "description": "It is kept until the XMPP server has it.",
                 "content": {JSON: {"schema": _ref("schemas", "Ids")}},
             },
-            **_problems(*_OF_BODY, *_OF_TOKEN, *_OF_PUSH, 502, content=_PROBLEM),
+            **_problems(*_OF_BODY, *_OF_TOKEN, *_OF_PUSH, content=_PROBLEM),
         },
     }
 
@@ -167,7 +167,7 @@ def _rest(*parameters: _Object) -> _Object:
         },
         "responses": {
             "202": {"description": "It is kept until the XMPP server has it."},
-            **_rest_responses(*_OF_BODY, 409),
+            **_rest_responses(*_OF_BODY, *_OF_PUSH),
         },
     }
 
@@ -235,7 +235,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
             },
             "responses": {
                 "200": {"description": "It is kept until the XMPP server has it.", "content": _PLAIN},
-                **_problems(*_OF_BODY, 404, 409, 429, 503, content=_PROBLEM),
+                **_problems(*_OF_BODY, *_OF_PUSH, 403, 429, content=_PROBLEM),
             },
         }
     },

@@ -28,7 +28,11 @@ __all__ = [
     "error_child",
     "error_of_status",
     "error_stanza",
+    "read_error",
 ]
+
+_MAX_TEXT = 200
+"""Characters of an error's text that a person gets to see in a log line."""
 
 NS_STANZAS = "urn:ietf:params:xml:ns:xmpp-stanzas"
 
@@ -158,3 +162,22 @@ def error_stanza(stanza: Stanza, error: StanzaError) -> Element:
     element = stanza.response("error")
     element.addChild(error_child(error))
     return element
+
+
+def read_error(stanza: Stanza) -> StanzaError:
+    """
+    Read what a stanza of type error says; what its author left out or made up is undefined-condition.
+
+    Its text is one line, and not long.
+    """
+    error = stanza.own("error")
+    if error is None:
+        return StanzaError("cancel", "undefined-condition")
+    condition, text = "undefined-condition", None
+    for child in error.elements():
+        if child.uri == NS_STANZAS and child.name == "text":
+            text = " ".join("".join(char if char.isprintable() else " " for char in str(child)).split())[:_MAX_TEXT]
+        elif child.uri == NS_STANZAS and child.name in CONDITIONS:
+            condition = child.name
+    given = error.getAttribute("type")
+    return StanzaError(given if given in ERROR_TYPES else CONDITIONS[condition], condition, text or None)

@@ -72,6 +72,10 @@ class _Group:
     gone: Callable[[], object]
 
 
+def _tell_nobody(number: int, departure: Departure, element: Element) -> None:
+    """Nobody wants to know of what is pushed."""
+
+
 class Departures:
     """
     Hands what leaves to the outlet, in the order of the spool's numbers, and lets the spool know when it is gone.
@@ -89,6 +93,7 @@ class Departures:
         domain: The component's own domain, normalised.
         limits: For one stanza.
         lifetimes: Seconds for which a stanza is of use, by its kind.
+        pushed: Told each stanza that ends no delivery before it is handed over, with its number.
     """
 
     _log = Logger()
@@ -103,6 +108,7 @@ class Departures:
         domain: str,
         limits: Limits,
         lifetimes: Mapping[str, float] = LIFETIMES,
+        pushed: Callable[[int, Departure, Element], object] = _tell_nobody,
     ) -> None:
         self._spool = spool
         self._outlet = outlet
@@ -111,6 +117,7 @@ class Departures:
         self._domain = domain
         self._limits = limits
         self._lifetimes = lifetimes
+        self._tell_pushed = pushed
         self._notices = Notices(LOG_INTERVAL)
         self._lines = Folded(clock.seconds)
         # The last number that was handed over, and the last that the spool gave, as far as that is known.
@@ -218,6 +225,8 @@ class Departures:
         return pushed.addCallback(self._pushed, leaving)
 
     def _pushed(self, numbers: Sequence[int], leaving: Leaving) -> Sequence[int]:
+        for number, (departure, element) in zip(numbers, leaving, strict=True):
+            self._tell_pushed(number, departure, element)
         if not self.depart(leaving, numbers):
             raise SpoolError("too much waits for the stream")
         return numbers
@@ -386,6 +395,8 @@ class Departures:
             self._fail(number, "reply_unsendable")
             return True
         element, xml = checked
+        if departure.delivery_id is None:
+            self._tell_pushed(number, departure, element)
         return self._hand_over(evolve(departure, xml=xml, again=not is_request(element)), element, number)
 
     def _hand_over(self, departure: Departure, element: Element, number: int) -> bool:

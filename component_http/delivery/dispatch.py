@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
+from component_http.contract.address import Address
 from component_http.contract.memo import Memo
 from component_http.contract.reply import Composed
+from component_http.delivery.bounces import Bounces
 from component_http.delivery.departures import Departures
 from component_http.delivery.relay import Relay
 from component_http.errors import DeliveryEnded
 from component_http.interfaces import Spool
 
-__all__ = ["Dispatch"]
+__all__ = ["GRACE", "Dispatch"]
+
+GRACE = 1.0
+"""
+Seconds for which a room may show a message, or refuse it, when the server has it. The server's own users and rooms
+answer within milliseconds, and some gateways to other networks never do.
+"""
 
 T = TypeVar("T")
 
@@ -30,7 +41,13 @@ class Dispatch:
         spool: Remembers answers by their keys.
         departures: Keep what is pushed.
         relay: Has the iqs that may be answered late; told what is pushed.
+        bounces: Knows which pushed stanzas came back.
         ask: Sends an iq with a fresh id, and waits for its answer so many seconds (see `Sender.ask`).
+        enter: Lets the first address enter the second one, a room, and waits for that for some seconds; it raises
+            `RoomRefused` where the room does not let it in.
+        when_sent: Fires when nothing waits to be written or confirmed (see `Outlet.when_sent`): asking for that makes
+            the outlet ask the server at once what it has.
+        clock: Runs the waits.
     """
 
     def __init__(
@@ -38,17 +55,28 @@ class Dispatch:
         spool: Spool,
         departures: Departures,
         relay: Relay,
+        bounces: Bounces,
+        *,
         ask: Callable[[Element, float], Awaitable[Element]],
+        enter: Callable[[Address, Address], Coroutine[Any, Any, None]],
+        when_sent: Callable[[], Deferred[None]],
+        clock: IReactorTime,
     ) -> None:
         self._spool = spool
         self._departures = departures
         self._relay = relay
+        self._bounces = bounces
         self._ask = ask
+        self._enter = enter
+        self._when_sent = when_sent
+        self._clock = clock
 
     async def push(
         self, composed: Composed, *, delivery_id: str | None = None, memo: Memo | None = None
     ) -> tuple[int, ...]:
         """See `component_http.interfaces.Sender.push`."""
+        if delivery_id is None:
+            await self._enter_rooms(composed)
         kept: Deferred[Sequence[int]]
         if not composed.answers:
             self._relay.note_said(composed.stanzas, delivery_id)
@@ -60,13 +88,43 @@ class Dispatch:
         numbers: Sequence[int] = await _shielded(kept)
         return tuple(numbers)
 
+    async def _enter_rooms(self, composed: Composed) -> None:
+        """Enter all the rooms that something is said in, at the same time."""
+        rooms = {
+            (Address.parse(stanza["from"]), Address.parse(stanza["to"]))
+            for stanza in composed.stanzas
+            if stanza.name == "message" and stanza.getAttribute("type") == "groupchat"
+        }
+        entering = [Deferred.fromCoroutine(self._enter(ours, room)) for ours, room in rooms if room.resource is None]
+        try:
+            for entered in entering:
+                await entered
+        finally:
+            for entered in entering:
+                entered.addErrback(lambda _: None)
+                entered.cancel()
+
     async def recall(self, owner: str, key: str) -> Memo | None:
         """See `component_http.interfaces.Sender.recall`."""
         return await self._spool.recall(owner, key)
 
     async def sent(self, numbers: Sequence[int]) -> bool:
         """See `component_http.interfaces.Sender.sent`."""
-        return await self._departures.sent(numbers)
+        shown = self._bounces.when_shown(numbers)
+        is_sent = Deferred.fromCoroutine(self._departures.sent(numbers))
+        hurry = self._when_sent()
+        try:
+            if not await _first(shown.addCallback(lambda _: True), is_sent):
+                return False
+            if self._bounces.awaits_rooms(numbers):
+                # A room may answer a moment later than the server.
+                with suppress(TimeoutError):
+                    await self._bounces.when_shown(numbers).addTimeout(GRACE, self._clock)
+            return True
+        finally:
+            for waiting in (shown, is_sent, hurry):
+                waiting.addErrback(lambda _: None)
+                waiting.cancel()
 
     async def ask(self, iq: Element, timeout: float) -> Element:
         """See `component_http.interfaces.Sender.ask`."""
@@ -78,3 +136,16 @@ def _shielded(deferred: Deferred[T]) -> Deferred[T]:
     shield: Deferred[T] = Deferred()
     deferred.addBoth(shield.callback)
     return shield
+
+
+async def _first(*deferreds: Deferred[T]) -> T:
+    """What comes first of several; what comes of the others is for nobody."""
+    first: Deferred[T] = Deferred()
+
+    def came(result: T | Failure) -> None:
+        if not first.called:
+            first.callback(result)
+
+    for deferred in deferreds:
+        deferred.addBoth(came)
+    return await first

@@ -398,6 +398,24 @@ class ComponentSettings(Table):
         ),
         default=True,
     )
+    nick: str | None = setting(
+        About(
+            values.NICK,
+            "what the gateway is called in a chat room that it enters because the API or a hook writes there; the local"
+            " part of the address that writes unless set",
+            "where somebody else has that nick, it is tried with -2, -3, ... behind it",
+            example='"alerts"',
+        ),
+        default=None,
+    )
+    create_rooms: bool = setting(
+        About(
+            values.SWITCH,
+            "make a chat room that the API or a hook writes to and that does not exist, as its service makes them",
+            "without it a misspelt room is an error, and not a new room that nobody reads",
+        ),
+        default=False,
+    )
     max_stanza_bytes: int = setting(
         About(
             whole(10_000, 524_288, "bytes"),
@@ -977,7 +995,7 @@ class HookSettings(Table):
         About(
             values.choice("chat", "normal", "headline", "groupchat"),
             "the type of the messages",
-            "groupchat is for a room that the address is in",
+            "groupchat is for chat rooms: the address enters a room that it is not in",
         ),
         default="chat",
     )

@@ -550,6 +550,19 @@ def _unfit() -> str:
 SENDER = Kind('an address such as "alerts@bot.example.org"', _accept_sender)
 
 
+def _accept_nick(value: Any) -> str:
+    try:
+        nick = Address.parse(f"room@example.org/{value}").resource if isinstance(value, str) else None
+    except NotAnAddress:
+        nick = None
+    if nick is None or nick != nick.strip() or len(nick) > 100:
+        raise _Unfit
+    return nick
+
+
+NICK = Kind('a nick of up to 100 characters, such as "alerts"', _accept_nick)
+
+
 def _accept_recipients(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         value = (value,)

@@ -27,7 +27,7 @@ from component_http.spool.visit import explained, transaction, visit
 
 __all__ = ["AT_ONCE", "OUTCOMES", "Letter", "Letters", "Moved", "Refused", "Which"]
 
-OUTCOMES = ("bounced", "expired", "refused_reply", "reply_expired", "reply_unsendable")
+OUTCOMES = ("bounced", "expired", "refused_reply", "reply_expired", "reply_unsendable", "reply_bounced")
 """How what became a dead letter has ended."""
 
 AT_ONCE = 100

@@ -131,6 +131,9 @@ class MemorySpool:
     def failed(self, number: int, outcome: str) -> None:
         """See `component_http.interfaces.Spool.failed`; it is not kept anyway."""
 
+    def bounced(self, number: int, departure: Departure, note: str) -> None:
+        """See `component_http.interfaces.Spool.bounced`; letters are not kept."""
+
     def subscribe(self, component: str, user: str) -> None:
         """See `component_http.interfaces.Spool.subscribe`; who asks knows it, for as long as there is a process."""
 

@@ -41,6 +41,7 @@ __all__ = [
     "delivery",
     "delivery_row",
     "departure_rows",
+    "keep_bounce_as_letter",
     "keep_departure_as_letter",
     "keep_letters",
     "key",
@@ -421,8 +422,16 @@ def keep_departure_as_letter(connection: sqlite3.Connection, number: int, outcom
     row = connection.execute(
         "SELECT delivery_id, kind, stored, xml FROM departures WHERE number = ?", (number,)
     ).fetchone()
-    if row is None:
-        return
+    if row is not None:
+        _keep_as_letter(connection, number, row, outcome, _NOTES_ON_DEPARTURES.get(outcome, outcome), now)
+
+
+def keep_bounce_as_letter(connection: sqlite3.Connection, number: int, row: Row, note: str, now: float) -> None:
+    """Keep a departure that came back as a dead letter, with its row as `departure_rows` gives it."""
+    _keep_as_letter(connection, number, (*row[:3], row[-1]), "reply_bounced", note, now)
+
+
+def _keep_as_letter(connection: sqlite3.Connection, number: int, row: Row, outcome: str, note: str, now: float) -> None:
     delivery_id, kind, stored, xml = row
     try:
         [element] = parse_stanzas(xml.decode("utf-8", "replace"), Limits())
@@ -445,7 +454,7 @@ def keep_departure_as_letter(connection: sqlite3.Connection, number: int, outcom
             stored,
             now,
             len(xml),
-            _NOTES_ON_DEPARTURES.get(outcome, outcome),
+            note,
             xml,
         ),
     )

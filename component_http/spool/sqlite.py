@@ -180,6 +180,18 @@ class _Close:
     """Nothing comes after it."""
 
 
+@frozen
+class _Bounce:
+    """A departure that came back, as a row of `rows.departure_rows`, for it may be deleted already; and with what."""
+
+    row: Row
+    note: str
+
+
+_Settlement = str | _Bounce | None
+"""What became of a departure: how it has failed, that it came back, or None where the server has it."""
+
+
 _Operation = _Store | _Push | _Recall | _Key | _Read | _Restore | _Page | _Subscribers | _Look | _Wake
 
 
@@ -276,7 +288,7 @@ class SqliteSpool:
         # What goes from that thread to the other.
         self._queue: SimpleQueue[list[_Operation | _Close]] = SimpleQueue()
         self._notes: deque[tuple[str, int, int]] = deque()
-        self._settlements: deque[tuple[int, str | None]] = deque()
+        self._settlements: deque[tuple[int, _Settlement]] = deque()
         self._subscriptions: deque[tuple[tuple[str, str], bool]] = deque()  # whether the pair is to be kept
         # Of the other thread: what was asked for and is of no group yet, the file, the bytes of its log's index that
         # have blocks of their own, and why nothing is stored.
@@ -293,7 +305,7 @@ class SqliteSpool:
         # subscribers with whether they are still some.
         self._overdue: dict[str, tuple[Letter | None, float]] = {}
         self._overdue_bytes = 0
-        self._settled: dict[int, str | None] = {}
+        self._settled: dict[int, _Settlement] = {}
         self._noted: dict[str, tuple[str, int, int]] = {}
         self._subscribed: dict[tuple[str, str], bool] = {}
         # What is known to stand in the table of facts, and what is to be looked after in that of letters.
@@ -378,6 +390,11 @@ class SqliteSpool:
     def failed(self, number: int, outcome: str) -> None:
         """See `component_http.interfaces.Spool.failed`; like `confirmed`."""
         self._settlements.append((number, outcome))
+
+    def bounced(self, number: int, departure: Departure, note: str) -> None:
+        """See `component_http.interfaces.Spool.bounced`; like `confirmed`."""
+        [row] = rows.departure_rows([departure], self._at())
+        self._settlements.append((number, _Bounce(row, note)))
 
     def subscribe(self, component: str, user: str) -> None:
         """See `component_http.interfaces.Spool.subscribe`; like `confirmed`."""
@@ -747,7 +764,10 @@ class SqliteSpool:
         # Another order than they were asked for, but the same to each delivery: stored, noted, read, ended.
         stored = [operation.row for operation in group if isinstance(operation, _Store)]
         ends = [operation for operation in group if isinstance(operation, _End)]
-        self._settled.update(_taken(self._settlements))
+        for number, settlement in _taken(self._settlements):
+            # The server may confirm what came back already.
+            if settlement is not None or number not in self._settled:
+                self._settled[number] = settlement
         overdue = dict(islice(self._overdue.items(), arrears))
         settled = dict(islice(self._settled.items(), arrears))
         noted = list(islice(self._noted.values(), arrears))
@@ -844,12 +864,15 @@ class SqliteSpool:
             fired[push] = _Fired(push, numbers)
         return fired
 
-    def _settle(self, connection: sqlite3.Connection, settled: Mapping[int, str | None]) -> None:
+    def _settle(self, connection: sqlite3.Connection, settled: Mapping[int, _Settlement]) -> None:
         """Delete the departures that are over, and keep what has failed as a dead letter."""
-        for number, outcome in settled.items():
-            if outcome is not None:
+        for number, settlement in settled.items():
+            if isinstance(settlement, _Bounce):
                 self._letters.grew()
-                rows.keep_departure_as_letter(connection, number, outcome, self._now())
+                rows.keep_bounce_as_letter(connection, number, settlement.row, settlement.note, self._now())
+            elif settlement is not None:
+                self._letters.grew()
+                rows.keep_departure_as_letter(connection, number, settlement, self._now())
         rows.remove_departures(connection, settled)
 
     def _looked(self, transaction: _Transaction, operation: _Look) -> Found:

@@ -16,6 +16,7 @@ from component_http.contract.stanza import Stanza
 from component_http.errors import MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
 from component_http.notices import Folded
+from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.rooms import Rooms, tells_of_rooms
 
 __all__ = ["LateHandler", "StanzaIntake"]
@@ -86,6 +87,10 @@ class LateHandler(XMPPHandler):
         """Leave alone what is not for us; the intake, which sees it after us, says so."""
 
 
+def _tell_nobody(stanza: Stanza) -> None:
+    """Nobody wants to know."""
+
+
 class StanzaIntake(LateHandler):
     """
     Hands on the stanzas that nobody else took.
@@ -98,7 +103,8 @@ class StanzaIntake(LateHandler):
     the protections of our own stream (limits for one stanza, the check of all that leaves, bounded sending while
     offline) are that stream's and not the intake's.
 
-    What a room sends back of our own messages is never handed on, nor is its history unless asked for.
+    What a room sends back of our own messages is never handed on, nor is its history unless asked for, nor what happens
+    in a room that only the gateway has entered.
 
     Args:
         accept: Takes a stanza in charge (`Relay.accept`). None where there is no webhook: then the sender of a message
@@ -108,6 +114,9 @@ class StanzaIntake(LateHandler):
         observer: Told `malformed`, `foreign`, `not_forwarded`, `reflection` and `history`.
         rooms: Told of all presence, and asked about messages. It should be told of all that leaves, too; an intake's
             own one knows its occupants from presence only.
+        entrances: Told of presence that comes from rooms, and asked what is not for the webhook.
+        returned: Told each message and presence of type error.
+        shown: Told each message of ours that a room has sent back.
         forward_history: Forward what was said in a room before we came.
         forward_bodyless: Forward messages without a body.
         forward_errors: Forward messages and presence of type error.
@@ -126,6 +135,9 @@ class StanzaIntake(LateHandler):
         kinds: Collection[str],
         observer: Observer,
         rooms: Rooms | None = None,
+        entrances: Entrances | None = None,
+        returned: Callable[[Stanza], object] = _tell_nobody,
+        shown: Callable[[Stanza], object] = _tell_nobody,
         forward_history: bool = False,
         forward_bodyless: bool = True,
         forward_errors: bool = True,
@@ -137,6 +149,9 @@ class StanzaIntake(LateHandler):
         self._accept = accept
         self._kinds = frozenset(kinds)
         self._rooms = Rooms() if rooms is None else rooms
+        self._entrances = entrances
+        self._returned = returned
+        self._shown = shown
         self._forward_history = forward_history
         self._forward_bodyless = forward_bodyless
         self._forward_errors = forward_errors
@@ -152,6 +167,10 @@ class StanzaIntake(LateHandler):
                 presence = Stanza.from_element(element)
                 if presence.recipient.domain == self._domain:
                     self._rooms.presence_arrived(presence)
+                    if presence.type == "error":
+                        self._returned(presence)
+                    if self._entrances is not None and self._entrances.arrived(presence):
+                        element.handled = True  # type: ignore[attr-defined]  # wokkel's own flag
 
     def take(self, stanza: Stanza) -> bool:
         """Hand it on, leave it, or answer that nobody serves it; in each case it is dealt with."""
@@ -159,11 +178,18 @@ class StanzaIntake(LateHandler):
             self._ignored("malformed", stanza.element, "an iq of an unknown type")
             self.send(conditions.error_stanza(stanza, conditions.BAD_REQUEST))
             return True
+        if stanza.type == "error" and stanza.kind == "message":
+            self._returned(stanza)
+            if self._entrances is not None:
+                self._entrances.returned(stanza)
         repeated = self._rooms.repeated(stanza)
         if repeated == "reflection":
             self._observer.count("reflection")
+            self._shown(stanza)
         elif repeated == "history" and not self._forward_history:
             self._observer.count("history")
+        elif self._entrances is not None and self._entrances.unheard(stanza):
+            self._observer.count("not_forwarded")
         else:
             self._take_new(self._rooms.marked(stanza))
         return True

@@ -20,7 +20,16 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_MUC_USER
 from component_http.shares import fairest_first
 
-__all__ = ["MAX_DELAYS", "MAX_IDS", "MAX_OCCUPANTS", "Rooms", "tells_of_rooms"]
+__all__ = [
+    "MAX_DELAYS",
+    "MAX_IDS",
+    "MAX_OCCUPANTS",
+    "NS_MUC",
+    "Rooms",
+    "asks_to_enter",
+    "status_codes",
+    "tells_of_rooms",
+]
 
 NS_MUC = "http://jabber.org/protocol/muc"
 
@@ -101,7 +110,7 @@ class Rooms:
             self._ids.move_to_end(sent)
             if len(self._ids) > MAX_IDS:
                 self._ids.popitem(last=False)
-        elif element.name == "presence" and _asks_to_enter(element):
+        elif element.name == "presence" and asks_to_enter(element):
             self._asked(*_addresses(element))
 
     def _asked(self, ours: Address, occupant: Address) -> None:
@@ -126,7 +135,7 @@ class Rooms:
         if presence.type == "error":
             if known is not None and not known.confirmed and known.nick == _fingerprint(nick):
                 del self._occupants[key]
-        elif presence.through_room and "110" in (codes := _status_codes(presence.element)):
+        elif presence.through_room and "110" in (codes := status_codes(presence.element)):
             if presence.type == "":
                 asked, entering = (False, True) if known is None else (known.asked, known.entering or not known.nick)
                 occupant = _Occupant(
@@ -225,7 +234,8 @@ def _addresses(element: Element) -> tuple[Address, Address]:
     return Address.parse(element["from"]), Address.parse(element["to"])
 
 
-def _asks_to_enter(presence: Element) -> bool:
+def asks_to_enter(presence: Element) -> bool:
+    """Whether a presence of ours asks a room to let us in."""
     return not presence.hasAttribute("type") and next(presence.elements(NS_MUC, "x"), None) is not None
 
 
@@ -244,7 +254,7 @@ def _fingerprint(text: str | None) -> bytes:
     return blake2b((text or "").encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _status_codes(presence: Element) -> set[str]:
+def status_codes(presence: Element) -> set[str]:
     """What a room's presence says beside itself: 110 that it is our own, 303 that a nick was changed."""
     return {
         status.getAttribute("code", "")

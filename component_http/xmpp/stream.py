@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
@@ -366,6 +366,11 @@ def _tell_nobody(stanza: domish.Element) -> None:
     """Nobody is interested in what leaves."""
 
 
+def _nothing() -> Iterable[domish.Element]:
+    """Write nothing of its own on a new stream."""
+    return ()
+
+
 def _as_it_is(stanza: Stanza) -> Stanza:
     """Change nothing, where nobody knows of rooms."""
     return stanza
@@ -399,6 +404,7 @@ class ComponentStream(StreamManager, Service):
         clock: The reactor, or a clock in tests.
         random: Source of the jitter between two connections.
         sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).
+        first: Gives what is written first on each new stream, before all that waits (`Entrances.first`).
         marked: Marks what comes from a room that we are in (`Rooms.marked`).
         max_waiting: Stanzas that may wait to be sent.
         confirm: Ask the server whether it has what we wrote, and write again what it has not when a stream was lost.
@@ -421,6 +427,7 @@ class ComponentStream(StreamManager, Service):
         clock: Any,
         random: Random,
         sent: Callable[[domish.Element], object] = _tell_nobody,
+        first: Callable[[], Iterable[domish.Element]] = _nothing,
         marked: Callable[[Stanza], Stanza] = _as_it_is,
         max_waiting: int = MAX_STANZAS,
         confirm: bool = True,
@@ -455,6 +462,7 @@ class ComponentStream(StreamManager, Service):
         self._notices = Notices(LOG_INTERVAL)
         self._lines = Folded(clock.seconds)
         self._check = _OutgoingCheck(domain, limits, observer, sent, self._lines)
+        self._first = first
         self._marked = marked
         self._loop: Deferred[None] | None = None
         self._stopping: list[Deferred[None]] = []
@@ -606,6 +614,10 @@ class ComponentStream(StreamManager, Service):
         if self._outbox:
             self._log.info("sending {count} stanzas that waited for the stream", count=len(self._outbox))
         self._barrier.connected()
+        for element in self._first():
+            passed = self._check.passed(element)
+            if passed is not None:
+                xs.write(passed[0])
         self._drain()
         super()._authd(xs)
 

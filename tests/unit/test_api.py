@@ -23,7 +23,7 @@ from component_http.contract.link import link_path
 from component_http.contract.memo import Memo
 from component_http.contract.reply import MAX_REPLIES
 from component_http.contract.stanza import Stanza
-from component_http.errors import SpoolError
+from component_http.errors import Bounced, RoomRefused, SpoolError
 from component_http.testing import RecordingSender
 from tests.unit.api_world import (
     BEARER,
@@ -137,6 +137,51 @@ class PushTests(ApiTestCase):
         waiting = self.ask("POST", "/v1/messages?wait=sent", HELLO)
         self.sender.confirm(False)
         self.assertIn("could not be sent", self.refused(502, self.successResultOf(waiting)))
+
+    def test_came_back(self) -> None:
+        """
+        Whoever waits for what comes back is told what it came back with.
+        """
+        self.sender.confirming = False
+        waiting = self.ask("POST", "/v1/messages?wait=sent", HELLO)
+        self.sender.confirm(Bounced("item-not-found", "cancel", "no such user"))
+        answer = self.successResultOf(waiting)
+        self.assertIn("item-not-found (no such user)", self.refused(502, answer))
+        problem = json.loads(answer.body)
+        self.assertEqual(
+            ({"type": "cancel", "condition": "item-not-found", "text": "no such user"}, ["fresh1"]),
+            (problem["error"], problem["ids"]),
+        )
+
+    def test_closed_rooms(self) -> None:
+        """
+        A room that does not let us in is answered by what is wrong and what helps, and nothing is sent.
+        """
+        room, ours = "room@rooms.example.org", "bot.example.org"
+        for condition, type_, status, remedy in (
+            ("registration-required", "auth", 403, f"can make {ours} a member"),
+            ("not-authorized", "auth", 403, "has a password"),
+            ("forbidden", "auth", 403, "lift the ban"),
+            ("item-not-found", "cancel", 404, "component.create_rooms"),
+            ("not-allowed", "cancel", 404, "may not make it"),
+            ("service-unavailable", "cancel", 404, "no chat room service"),
+            ("service-unavailable", "wait", 503, "try again later"),
+            ("remote-server-not-found", "cancel", 404, "no server"),
+            ("remote-server-timeout", "wait", 503, "try again later"),
+            ("conflict", "cancel", 409, "set component.nick"),
+            ("not-acceptable", "modify", 409, "set component.nick"),
+            ("undefined-condition", "cancel", 502, "does not let"),
+        ):
+            with self.subTest(condition=condition, type=type_):
+                self.sender.closed[room] = RoomRefused(room, ours, condition, type_, "why")
+                answer = self.post("/v1/messages", {"to": room, "type": "groupchat", "body": "hi"})
+                detail = self.refused(status, answer)
+                self.assertIn(remedy, detail)
+                self.assertIn(room, detail)
+                self.assertIn(f"{condition} (why)", detail)
+                self.assertEqual(condition, json.loads(answer.body)["condition"])
+                self.assertEqual(status == 503, "Retry-After" in answer.headers)
+        self.assertEqual([], self.sent())
 
     def test_wrong_arguments(self) -> None:
         """

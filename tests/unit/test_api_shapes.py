@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from twisted.words.xish.domish import Element
 
 from component_http.api.exchange import Answer
+from component_http.api.hooks import PATIENCE
 from component_http.contract.conditions import StanzaError, error_stanza
 from component_http.contract.stanza import Stanza
+from component_http.errors import Bounced, RoomRefused
 from tests.unit.api_world import ALERTS, DOMAIN, GENERIC, JSON, NARROW, SLACK, ApiTestCase, basic
 from tests.unit.test_api import result
 
@@ -763,6 +765,51 @@ class TemplateHookTests(ApiTestCase):
             "and 2 more",
             str(element.body),
         )
+
+    def test_closed_room(self) -> None:
+        """
+        A room that does not let the alert in is named to whoever posts it, with what helps.
+        """
+        room = "room@rooms.example.org"
+        self.sender.closed[room] = RoomRefused(room, "alerts@bot.example.org", "forbidden", "auth", "banned")
+        detail = self.refused(403, self.post(f"/hooks/{ALERTS}", ALERT, token=None))
+        self.assertIn(f"the room {room} has banned alerts@bot.example.org", detail)
+
+    def test_came_back(self) -> None:
+        """
+        An alert that comes back is not answered with ok.
+        """
+        self.sender.confirming = False
+        posted = self.ask("POST", f"/hooks/{ALERTS}", ALERT, token=None)
+        self.assertNoResult(posted)
+        self.sender.confirm(Bounced("forbidden", "auth", "no voice"))
+        self.assertIn("forbidden (no voice)", self.refused(502, self.successResultOf(posted)))
+
+    def test_server_is_away(self) -> None:
+        """
+        An alert that the server has not confirmed after some seconds is kept, and the answer says so.
+        """
+        self.sender.confirming = False
+        posted = self.ask("POST", f"/hooks/{ALERTS}", ALERT, token=None)
+        self.clock.advance(PATIENCE)
+        answer = self.successResultOf(posted)
+        self.assertEqual(200, answer.status)
+        self.assertTrue(answer.body.startswith(b"ok, but the XMPP server has not confirmed it"), answer.body)
+
+    def test_some_recipients(self) -> None:
+        """
+        If one of several recipients is not reached the answer says it, and the same request again goes only to those
+        who got nothing.
+        """
+        key = {"idempotency-key": "k1"}
+        self.sender.confirming = False
+        posted = self.ask("POST", f"/hooks/{SLACK}", {"text": "hi"}, key, token=None)
+        self.sender.confirm(True, [1])
+        self.sender.confirm(Bounced("item-not-found"))
+        detail = self.refused(502, self.successResultOf(posted))
+        self.assertIn("1 of 2 recipients were reached: it was sent, and came back", detail)
+        self.post(f"/hooks/{SLACK}", {"text": "hi"}, key, token=None)
+        self.assertEqual(["team@example.org", "boss@example.org"], [element["to"] for element in self.sender.pushed])
 
     def test_generic(self) -> None:
         """

@@ -13,24 +13,27 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
 from component_http.contract import reply
+from component_http.contract.address import Address
+from component_http.contract.conditions import StanzaError, error_child
 from component_http.contract.memo import Memo
 from component_http.contract.reply import Composed, Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
+from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
 from component_http.delivery.departure import Departure
 from component_http.delivery.departures import Departures
-from component_http.delivery.dispatch import Dispatch
+from component_http.delivery.dispatch import GRACE, Dispatch
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.relay import FLUSH, Relay
 from component_http.delivery.retry import RetryBudget, RetryPolicy
-from component_http.errors import DeliveryEnded, SpoolError
+from component_http.errors import Bounced, DeliveryEnded, RoomRefused, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook
 from component_http.xmpp.questions import Questions
 from tests.unit.test_departures import KeptRows
-from tests.unit.test_sender_suite import SenderPromises, an_iq
+from tests.unit.test_sender_suite import SenderPromises, an_iq, message
 
 DOMAIN = "bot.example.org"
 
@@ -79,8 +82,15 @@ class World:
             draw=lambda: 0.5,
             link=lambda delivery: f"https://gateway.example.org/{delivery.id}",
         )
+        bounces = Bounces(self.spool, self.counters, self.clock.seconds)
         departures = Departures(
-            self.spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits()
+            self.spool,
+            self.outlet,
+            self.counters,
+            clock=self.clock,
+            domain=DOMAIN,
+            limits=Limits(),
+            pushed=bounces.pushed,
         )
         self.relay = Relay(
             forwarder,
@@ -99,7 +109,25 @@ class World:
         self.asking = Questions(self.outlet, self.clock, lambda: next(ids_asked))
         self.asking.xmlstream = Stream()
         self.asking.connectionInitialized()
-        self.sender = Dispatch(self.spool, departures, self.relay, self.asking.ask)
+        self.bounces = bounces
+        # Why the room that somebody wants to enter lets nobody in.
+        self.closed: dict[str, RoomRefused] = {}
+        self.entered: list[str] = []
+        self.sender = Dispatch(
+            self.spool,
+            departures,
+            self.relay,
+            bounces,
+            ask=self.asking.ask,
+            enter=self.enter,
+            when_sent=self.outlet.when_sent,
+            clock=self.clock,
+        )
+
+    async def enter(self, ours: Address, room: Address) -> None:
+        if str(room) in self.closed:
+            raise self.closed[str(room)]
+        self.entered.append(str(room))
 
     def accept_iq(self, id_: str = "q1", sender: str = "alice@example.org/phone") -> None:
         """Somebody asks."""
@@ -111,6 +139,13 @@ class World:
     def sent(self) -> list[str]:
         """The ids of what has left."""
         return [element["id"] for element in self.outlet.sent]
+
+    def comes_back(self, element: Element, bounced: Bounced) -> None:
+        """Let a message that has left come back."""
+        error = Element((NS_COMPONENT, "message"))
+        error.attributes.update({"type": "error", "id": element["id"], "from": element["to"], "to": element["from"]})
+        error.addChild(error_child(StanzaError(bounced.error_type, bounced.condition, bounced.text)))
+        self.bounces.returned(Stanza.from_element(error))
 
 
 class Stream:
@@ -150,8 +185,14 @@ class DispatchTests(SenderPromises, SynchronousTestCase):
     def hold(self) -> None:
         """Nothing is confirmed before the test says so."""
 
-    def confirm(self, fate: bool = True) -> None:
+    def confirm(self, fate: bool | Bounced = True) -> None:
+        if isinstance(fate, Bounced):
+            for element in self.world.outlet.sent:
+                self.world.comes_back(element, fate)
         self.world.outlet.end("confirmed" if fate else "expired")
+
+    def close(self, refused: RoomRefused) -> None:
+        self.world.closed[refused.room] = refused
 
     def fill(self) -> None:
         self.world.spool.full = True
@@ -185,6 +226,73 @@ class DispatchTests(SenderPromises, SynchronousTestCase):
         self.world.clock.advance(0)
         self.world.clock.advance(31)
         self.failureResultOf(found, kind)
+
+
+class RoomTests(SynchronousTestCase):
+    """Messages that are pushed into a room."""
+
+    def setUp(self) -> None:
+        self.world = World()
+
+    def said(self, id: str = "a") -> Element:
+        element = message(id)
+        element.attributes.update({"to": "room@rooms.example.org", "type": "groupchat"})
+        return element
+
+    def push(self, *stanzas: Element, delivery_id: str | None = None) -> tuple[int, ...]:
+        pushed = self.world.sender.push(Composed(stanzas), delivery_id=delivery_id)
+        return self.successResultOf(Deferred.fromCoroutine(pushed))
+
+    def waiting(self, numbers: tuple[int, ...]) -> Deferred[bool]:
+        return Deferred.fromCoroutine(self.world.sender.sent(numbers))
+
+    def shown(self, id: str = "a") -> None:
+        """The room shows a message to everybody."""
+        element = self.said(id)
+        element.attributes.update({"from": "room@rooms.example.org/bot", "to": "bot.example.org"})
+        self.world.bounces.shown(Stanza.from_element(element))
+
+    def test_entered_before(self) -> None:
+        """
+        Each room is entered once for all that is said there; for what is said to a person none is.
+        """
+        self.push(self.said("a"), message("b"), self.said("c"))
+        self.assertEqual((["room@rooms.example.org"], ["a", "b", "c"]), (self.world.entered, self.world.sent()))
+
+    def test_late_reply(self) -> None:
+        """
+        What the webhook replies late into a room enters none, as its answers do not.
+        """
+        self.push(self.said(), delivery_id="long ago")
+        self.assertEqual(([], ["a"]), (self.world.entered, self.world.sent()))
+
+    def test_shown(self) -> None:
+        """
+        It is sent as soon as the room shows it, whenever the server confirms it.
+        """
+        waiting = self.waiting(self.push(self.said()))
+        self.assertNoResult(waiting)
+        self.shown()
+        self.assertTrue(self.successResultOf(waiting))
+
+    def test_room_answers_after_the_server(self) -> None:
+        """
+        A room may refuse it a moment after the server has confirmed it.
+        """
+        waiting = self.waiting(self.push(self.said()))
+        self.world.outlet.end("confirmed")
+        self.assertNoResult(waiting)
+        self.world.comes_back(self.world.outlet.sent[-1], Bounced("forbidden", "auth", "no voice"))
+        self.assertEqual("forbidden", self.failureResultOf(waiting, Bounced).value.condition)
+
+    def test_room_that_shows_nothing(self) -> None:
+        """
+        A room that does not show messages to their authors is not waited for for long.
+        """
+        waiting = self.waiting(self.push(self.said()))
+        self.world.outlet.end("confirmed")
+        self.world.clock.advance(GRACE)
+        self.assertTrue(self.successResultOf(waiting))
 
 
 class OpenIqTests(SynchronousTestCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,9 +16,11 @@ from wokkel.generic import FallbackHandler
 from wokkel.subprotocols import StreamManager, XMPPHandler
 from wokkel.xmppim import MessageProtocol
 
+from component_http.contract.address import Address
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet
+from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.rooms import Rooms
@@ -78,7 +81,8 @@ class HandlerTestCase(SynchronousTestCase):
 
     def receive(self, kind, inside="", to="bot@bot.example.org", **attributes):
         given = "".join(f" {name.rstrip('_')}='{value}'" for name, value in attributes.items())
-        self.manager.receive(f"<{kind} from='alice@example.org/phone' to='{to}'{given}>{inside}</{kind}>")
+        sender = "" if "from_" in attributes else " from='alice@example.org/phone'"
+        self.manager.receive(f"<{kind}{sender} to='{to}'{given}>{inside}</{kind}>")
 
     def answers(self):
         return [
@@ -100,6 +104,43 @@ class IntakeTests(HandlerTestCase):
         self.receive("iq", type="result", id="1")
         self.assertEqual(["message"], [stanza.kind for stanza in self.accepted])
         self.assertEqual([], self.answers())
+
+    def test_errors_are_shown_to_whoever_pushed(self) -> None:
+        """
+        An error that comes back is looked at by whoever pushed what it is about, and forwarded all the same.
+        """
+        returned = []
+        self.add_intake("message", "presence", returned=returned.append)
+        for kind in ("message", "presence"):
+            self.receive(kind, type="error", id="1")
+            self.receive(kind, id="1")
+        self.receive("iq", type="error", id="1")
+        self.assertEqual(["message", "presence"], [stanza.kind for stanza in returned])
+        self.assertEqual(4, len(self.accepted))
+
+    def test_rooms_that_only_the_gateway_is_in(self) -> None:
+        """
+        What happens in a room that the gateway has entered for a push stays there, but for what is said to it alone.
+        """
+        outlet = RecordingOutlet()
+        entrances = Entrances(outlet, self.counters, clock=Clock(), new_id=lambda: "j1", ask=fail)
+        entrances.setHandlerParent(self.manager)
+        rooms, shown = Rooms(), []
+        self.add_intake("message", "presence", rooms=rooms, entrances=entrances, shown=shown.append)
+        Deferred.fromCoroutine(entrances.enter(Address.parse("bot@bot.example.org"), Address.parse("room@example.org")))
+        [join] = outlet.sent
+        rooms.sent(join)
+        mine = "<x xmlns='http://jabber.org/protocol/muc#user'><status code='110'/></x>"
+        other = "<x xmlns='http://jabber.org/protocol/muc#user'/>"
+        self.receive("presence", other, from_="room@example.org/carol")
+        self.receive("presence", mine, from_="room@example.org/bot")
+        self.receive("presence", "<x xmlns='vcard-temp:x:update'/>", from_="room@example.org")
+        self.receive("message", "<body>mine</body>", from_="room@example.org/bot", type="groupchat", id="m1")
+        self.receive("message", "<body>all</body>", from_="room@example.org/carol", type="groupchat")
+        self.receive("message", "<body>you</body>", from_="room@example.org/carol", type="chat")
+        self.receive("message", from_="room@example.org", type="error")
+        self.assertEqual(["chat", "error"], [stanza.type for stanza in self.accepted])
+        self.assertEqual(["m1"], [stanza.id for stanza in shown])
 
     def test_a_flood_of_malformed_stanzas_does_not_fill_the_log(self) -> None:
         """

@@ -12,7 +12,7 @@ from twisted.words.xish.domish import Element
 from component_http.contract.memo import LIFETIME, Memo
 from component_http.contract.reply import Composed
 from component_http.contract.xml import NS_COMPONENT
-from component_http.errors import DeliveryEnded, Offline, SpoolError, Unanswered
+from component_http.errors import Bounced, DeliveryEnded, Offline, RoomRefused, SpoolError, Unanswered
 from component_http.interfaces import Sender
 from component_http.testing import RecordingSender
 
@@ -54,8 +54,12 @@ class SenderPromises:
         """Let the server not have what is pushed from now on, until `confirm`."""
         raise NotImplementedError
 
-    def confirm(self, fate: bool = True) -> None:
-        """Let the server have all; or let it be known that it will never have it."""
+    def confirm(self, fate: bool | Bounced = True) -> None:
+        """Let the server have all; or let it be known that it will never have it, or let all come back."""
+        raise NotImplementedError
+
+    def close(self, refused: RoomRefused) -> None:
+        """Let a room let nobody in."""
         raise NotImplementedError
 
     def fill(self) -> None:
@@ -140,6 +144,27 @@ class SenderPromises:
         self.confirm(False)
         self.assertFalse(self.successResultOf(waiting))
 
+    def test_bounced(self) -> None:
+        """
+        Whoever waits for what comes back is told what it came back with, and so is whoever asks later.
+        """
+        self.hold()
+        numbers = self.of(self.sender.push(composed("a")))
+        waiting = Deferred.fromCoroutine(self.sender.sent(numbers))
+        self.confirm(Bounced("item-not-found", "cancel", "no such user"))
+        self.assertEqual("no such user", self.failureResultOf(waiting, Bounced).value.text)
+        self.refusal_of(self.sender.sent(numbers), Bounced)
+
+    def test_closed_room(self) -> None:
+        """
+        If a room does not let the sender in, nothing of the request is kept.
+        """
+        self.close(RoomRefused("room@rooms.example.org", "bot.example.org", "forbidden"))
+        said = message("b")
+        said.attributes.update({"to": "room@rooms.example.org", "type": "groupchat"})
+        self.refusal_of(self.sender.push(Composed((message("a"), said))), RoomRefused)
+        self.assertEqual([], self.kept())
+
     def test_sent_cancelled(self) -> None:
         """
         Who waits no longer changes nothing for what waits.
@@ -220,8 +245,11 @@ class RecordingSenderTests(SenderPromises, SynchronousTestCase):
     def hold(self) -> None:
         self.sender.confirming = False
 
-    def confirm(self, fate: bool = True) -> None:
+    def confirm(self, fate: bool | Bounced = True) -> None:
         self.sender.confirm(fate)
+
+    def close(self, refused: RoomRefused) -> None:
+        self.sender.closed[refused.room] = refused
 
     def fill(self) -> None:
         self.sender.full = True

@@ -606,6 +606,27 @@ class DeparturesTests(SqliteCase):
         [[xml]] = self.look("SELECT reply FROM letters")
         self.assertIn(b"id='late'", xml)
 
+    async def test_bounced(self) -> None:
+        """
+        What came back becomes a dead letter, before the server has confirmed it or long after, and leaves no more.
+        """
+        spool = self.open()
+        departures = [a_departure("early"), a_departure("late"), a_departure()]
+        early, late, other = await spool.push(departures)
+        spool.bounced(early, departures[0], "it came back: forbidden")
+        spool.confirmed(early)
+        spool.confirmed(late)
+        self.assertEqual([other], [each.number for each in await spool.departures(0)])
+        spool.bounced(late, departures[1], "it came back: item-not-found")
+        await spool.look({})
+        self.assertEqual(
+            [
+                (f"d1.{early}", "reply_bounced", "it came back: forbidden", "early"),
+                (f"d1.{late}", "reply_bounced", "it came back: item-not-found", "late"),
+            ],
+            self.look("SELECT id, outcome, note, stanza_id FROM letters ORDER BY number"),
+        )
+
     async def test_not_kept_when_it_fails(self) -> None:
         """
         Where the end of a delivery cannot be written it stays, for its answer is nowhere else, until it is ended

@@ -631,6 +631,21 @@ class CrowdedTests(StreamTestCase):
         self.server.wire.empty()
         self.assertFalse(self.stream.crowded)
 
+    def test_first_of_all(self) -> None:
+        """
+        What is to be written first on a new stream is before all that waited, and passes the same check.
+        """
+        joins = [message(id="first"), message(id="foreign", from_="elsewhere.example.org")]
+        self.stop()
+        self.server.wire = None
+        self.stream = self.a_stream(first=lambda: joins)
+        self.stream.startService()
+        self.stream.send(message(id="waited"))
+        self.server.open()
+        self.server.says("<handshake/>")
+        self.assertEqual(["first", "waited"], self.server.heard_ids)
+        self.assertEqual(1, self.counters["unsendable"])
+
     def test_few_large_stanzas(self) -> None:
         """
         So are eight megabytes, whatever the number of stanzas, until four are left.
