@@ -78,6 +78,7 @@ class _Connection(Protocol):
     Attributes:
         has_token: Whether its client has shown a token.
         under_way: Whether a request with a secret of ours is coming in or being answered.
+        waits_for_turn: Whether it has said something that was not looked at yet.
         arrives_by_url: Whether such a request is still coming in, from a client that has shown no token.
     """
 
@@ -97,6 +98,10 @@ class _Connection(Protocol):
     @property
     def under_way(self) -> bool:
         return self._request is not None
+
+    @property
+    def waits_for_turn(self) -> bool:
+        return self._queued
 
     @property
     def arrives_by_url(self) -> bool:
@@ -427,7 +432,8 @@ class ApiServer(Service):
 
         When all places are taken, clients with a token must get in all the same. So a new connection gets the place of
         the oldest whose client has shown no token and has no request under way, or else of the oldest with no request
-        under way. The connection that loses its place is told 503; where all places are needed, the new one is.
+        under way. One that has said something and waits for its turn stays before others, for it may show a token. The
+        connection that loses its place is told 503; where all places are needed, the new one is.
 
         Returns:
             None where even those that are told 503 are too many.
@@ -440,8 +446,8 @@ class ApiServer(Service):
                 " ones, and some are told 503",
                 places=self.max_connections,
             )
-        idle = [one for one in self.channels if not one.under_way]
-        evicted = next((one for one in idle if not one.has_token), idle[0] if idle else None)
+        idle = (one for one in self.channels if not one.under_way)
+        evicted = min(idle, key=lambda one: (one.has_token, one.waits_for_turn), default=None)
         if evicted is None:
             self.observer.count("api_busy")
             if len(self.turned_away) >= self.max_connections:

@@ -448,6 +448,19 @@ class PlaceTests(ServerTestCase):
         answering.callback(json_answer(200, {}))
         self.assertEqual(200, self.status_of(busy))
 
+    def test_client_that_waits_for_its_turn(self) -> None:
+        """
+        A connection whose request is in, but was not looked at yet, stays, and a silent one makes room.
+        """
+        first, waiting, silent = self.connect(), self.connect(), self.connect()
+        first[0].dataReceived(post().encode())
+        waiting[0].dataReceived(post().encode())
+        self.connect()
+        self.clock.turn(2)
+        self.assertEqual(200, self.status_of(waiting[1]))
+        self.clock.advance(BUSY_TIME)
+        self.assertTrue(silent[1].aborted)
+
     def test_hooks_that_never_end(self) -> None:
         """
         Requests to a hook whose bodies do not come take half of the places at most: beyond, the oldest is told 503.
