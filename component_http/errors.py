@@ -14,6 +14,7 @@ __all__ = [
     "DeliveryEnded",
     "DiskFull",
     "MalformedStanza",
+    "NeverSent",
     "Offline",
     "ReplyRefused",
     "SettingsError",
@@ -65,6 +66,10 @@ class ReplyRefused(ComponentHttpError):
 
 class DeliveryEnded(ComponentHttpError):
     """A late reply is too late: the iq that it answers has its answer already."""
+
+
+class NeverSent(ComponentHttpError):
+    """A stanza that was kept will never be with the server; the message says why, as a phrase."""
 
 
 class Unanswered(ComponentHttpError):

@@ -7,7 +7,7 @@ or an embedding application can put something else in its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from attrs import field, frozen
@@ -136,6 +136,10 @@ class Spool(Protocol):
         """Fire with a key that nobody else knows, of `contract.link.KEY_BYTES`: the same as long as the spool lasts."""
         ...  # pragma: no cover
 
+    def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
+        """Fire with those of some departures that are still kept."""
+        ...  # pragma: no cover
+
     def departures(self, after: int) -> Deferred[list[Departure]]:
         """
         Fire with what is to leave and was neither confirmed nor failed, in order; some of it, if it is much.
@@ -152,13 +156,18 @@ class Spool(Protocol):
         """Keep a departure no longer, some time soon: the server has it. If that fails, nobody hears of it."""
         ...  # pragma: no cover
 
-    def failed(self, number: int, outcome: str) -> None:
+    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
         """
         Keep a departure as a dead letter from now on, some time soon; if that fails, nobody hears of it.
 
         Args:
-            outcome: `reply_expired` or `reply_unsendable`.
+            outcome: `reply_expired`, `reply_unsendable` or `reply_refused`.
+            note: Why, for a person; None where the outcome says it.
         """
+        ...  # pragma: no cover
+
+    def suspect(self, number: int) -> None:
+        """Remember of a departure that it is a suspect, some time soon; `departures` knows it from now on."""
         ...  # pragma: no cover
 
     def subscribe(self, component: str, user: str) -> None:
@@ -220,15 +229,23 @@ class Outlet(Protocol):
         """
         ...  # pragma: no cover
 
-    def depart(self, departure: Departure, element: Element, tell: Callable[[Fate], None] | None = None) -> bool:
+    def depart(
+        self,
+        departure: Departure,
+        element: Element,
+        tell: Callable[[Fate], None] | None = None,
+        *,
+        kept: bool = True,
+    ) -> bool:
         """
         Send one stanza that was checked before, or keep it until the stream is back.
 
         Args:
             departure: It, and what is to be known of it.
             element: The same as an element.
-            tell: Told its fate, once; after `lost` nothing more is done about it. None: the outlet itself sends it
-                again where it has to.
+            tell: Told its fate, once; None for nobody.
+            kept: Whoever is told keeps it: after `lost` and `suspected` nothing more is done about it here. False: the
+                outlet itself sends it again where it has to, and never tells these two.
 
         Returns:
             False if it was neither sent nor kept.
@@ -280,15 +297,16 @@ class Sender(Protocol):
         """
         ...  # pragma: no cover
 
-    async def sent(self, numbers: Sequence[int]) -> bool:
+    async def sent(self, numbers: Sequence[int]) -> None:
         """
         Wait until the server has pushed stanzas; cancelling it ends the waiting only.
 
         Args:
             numbers: Theirs.
 
-        Returns:
-            False as soon as it is known that one of them will never be with the server.
+        Raises:
+            component_http.errors.NeverSent: One of them will never be with the server, which is told as soon as it is
+                known.
         """
         ...  # pragma: no cover
 

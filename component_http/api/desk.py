@@ -28,7 +28,7 @@ from component_http.contract.outgoing import sendable
 from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
-from component_http.errors import DeliveryEnded, Offline, ReplyRefused, SpoolError, Unanswered, XmlRefused
+from component_http.errors import DeliveryEnded, NeverSent, Offline, ReplyRefused, SpoolError, Unanswered, XmlRefused
 from component_http.interfaces import Observer, Sender
 
 __all__ = ["DEFAULT_TIMEOUT", "RETRY_AFTER", "Desk", "Pushed", "fingerprint"]
@@ -250,11 +250,11 @@ class Desk:
         """
         waiting = Deferred.fromCoroutine(self._sender.sent(pushed.numbers))
         try:
-            arrived = await waiting.addTimeout(timeout, self._clock)
-        except TimeoutError:
+            await waiting.addTimeout(timeout, self._clock)
+        except (TimeoutError, SpoolError):
             return False
-        if not arrived:
-            raise Problem(502, "it was kept, but could not be sent in its time", members={"ids": list(pushed.ids)})
+        except NeverSent as error:
+            raise Problem(502, f"it was kept, but {error}", members={"ids": list(pushed.ids)}) from None
         return True
 
     async def ask(self, composed: Composed, timeout: float) -> Stanza:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 from attrs import evolve, field, frozen
@@ -12,7 +13,7 @@ from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, STANZA_NAMESPACES
 from component_http.errors import MalformedStanza
 
-__all__ = ["STANZA_KINDS", "TYPES", "Stanza"]
+__all__ = ["STANZA_KINDS", "TYPES", "Stanza", "name_only"]
 
 TYPES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -82,7 +83,7 @@ class Stanza:
 
     def facts(self) -> Stanza:
         """The same without its content: what is needed to answer it, at a price in memory that is known."""
-        return evolve(self, element=Element((self.element.uri, self.kind)))
+        return evolve(self, element=name_only(self.element.uri, self.kind))
 
     def response(self, response_type: str) -> Element:
         """Make an empty stanza of the same kind back to the sender: the same id, the addresses swapped."""
@@ -125,6 +126,16 @@ class Stanza:
     def conversation(self) -> tuple[str, str, bool]:
         """What keeps its order: the bare sender, the bare recipient, and whether it is an iq."""
         return (str(self.sender.bare), str(self.recipient.bare), self.kind == "iq")
+
+
+@lru_cache(64)
+def name_only(uri: str | None, kind: str) -> Element:
+    """
+    The element of a stanza of which only the facts are kept.
+
+    It is the same object for all of them, and not to be changed.
+    """
+    return Element((uri, kind))
 
 
 def _address(element: Element, attribute: str) -> Address:

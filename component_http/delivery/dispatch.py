@@ -63,9 +63,9 @@ class Dispatch:
         """See `component_http.interfaces.Sender.recall`."""
         return await self._spool.recall(owner, key)
 
-    async def sent(self, numbers: Sequence[int]) -> bool:
+    async def sent(self, numbers: Sequence[int]) -> None:
         """See `component_http.interfaces.Sender.sent`."""
-        return await self._departures.sent(numbers)
+        await self._departures.sent(numbers)
 
     async def ask(self, iq: Element, timeout: float) -> Element:
         """See `component_http.interfaces.Sender.ask`."""

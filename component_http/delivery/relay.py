@@ -455,7 +455,11 @@ class Relay:
         self._let_go(delivery)
         verdict = self._guarded(delivery, verdict)
         leaving = self._departures.leaving(
-            verdict.stanzas, verbatim=verdict.verbatim, delivery_id=delivery.id, deadline=delivery.deadline
+            verdict.stanzas,
+            verbatim=verdict.verbatim,
+            delivery_id=delivery.id,
+            deadline=delivery.deadline,
+            asked=delivery.stanza if delivery.stanza.bounceable else None,
         )
         letter = _letter(delivery, verdict)
         ended: Deferred[Any] = self._spool.end(delivery.id, [departure for departure, _ in leaving], letter, memo)

@@ -140,6 +140,23 @@ SCHEMA: Schema = MappingProxyType(
             )
             """,
         ),
+        4: (
+            # The facts of the stanza whose sender is told if the server refuses this one, as JSON (`rows.asked_text`).
+            "ALTER TABLE departures ADD COLUMN asked TEXT",
+            # The server may have closed a stream because of it.
+            "ALTER TABLE departures ADD COLUMN suspect INTEGER NOT NULL DEFAULT 0",
+            # Rows of other tables that could not be read: `source` is the table, `content` is the row as JSON.
+            """
+            CREATE TABLE set_aside (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                source TEXT NOT NULL,
+                row INTEGER NOT NULL,
+                reason TEXT NOT NULL,
+                since REAL NOT NULL,
+                content TEXT NOT NULL
+            )
+            """,
+        ),
     }
 )
 """By its number, what makes each version of the schema from the one before; 0 is an empty file."""

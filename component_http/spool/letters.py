@@ -26,7 +26,7 @@ from component_http.spool.visit import explained, transaction, visit
 
 __all__ = ["AT_ONCE", "OUTCOMES", "Letter", "Letters", "Moved", "Refused", "Which"]
 
-OUTCOMES = ("bounced", "expired", "refused_reply", "reply_expired", "reply_unsendable")
+OUTCOMES = ("bounced", "expired", "refused_reply", "reply_expired", "reply_unsendable", "reply_refused")
 """How what became a dead letter has ended."""
 
 AT_ONCE = 100
@@ -278,8 +278,8 @@ class Letters:
         delivery_id = letter_id.rpartition(".")[0] or _NAMELESS
         # What was kept is what is to leave: nobody knows any more whether something may be added to it.
         number = self._connection.execute(
-            "INSERT INTO departures (delivery_id, kind, stored, expires, verbatim, xml)"
-            " SELECT ?, kind, ?, ?, 1, reply FROM letters WHERE id = ?",
+            "INSERT INTO departures (delivery_id, kind, stored, expires, verbatim, xml, suspect)"
+            " SELECT ?, kind, ?, ?, 1, reply, outcome = 'reply_refused' FROM letters WHERE id = ?",
             (None if delivery_id == _NAMELESS else delivery_id, now, now + lifetime, letter_id),
         ).lastrowid
         self._connection.execute("INSERT INTO commands (verb, argument) VALUES ('depart', ?)", (str(number),))

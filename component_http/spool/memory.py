@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from secrets import token_bytes
 
 from attrs import evolve
@@ -50,6 +50,7 @@ class MemorySpool:
         self._memos: OrderedDict[tuple[str, str], tuple[Memo, float]] = OrderedDict()
         self._memos_bytes = 0
         self._bodies: dict[str, bytes] = {}
+        self._leaving: set[int] = set()
         self._next = 1
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
@@ -79,6 +80,7 @@ class MemorySpool:
         """See `component_http.interfaces.Spool.push`; what leaves is the outlet's to keep."""
         numbers = range(self._next, self._next + len(departures))
         self._next += len(departures)
+        self._leaving.update(numbers)
         if memo is not None:
             self._remember(evolve(memo, numbers=tuple(numbers)))
         return succeed(numbers)
@@ -110,15 +112,24 @@ class MemorySpool:
         memo, _ = self._memos.pop(key)
         self._memos_bytes -= memo.size
 
+    def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
+        """See `component_http.interfaces.Spool.still_kept`; their numbers are all that is."""
+        return succeed(self._leaving.intersection(numbers))
+
     def departures(self, after: int) -> Deferred[list[Departure]]:
         """See `component_http.interfaces.Spool.departures`; there is nothing."""
         return succeed([])
 
     def confirmed(self, number: int) -> None:
-        """See `component_http.interfaces.Spool.confirmed`; it is not kept anyway."""
+        """See `component_http.interfaces.Spool.confirmed`."""
+        self._leaving.discard(number)
 
-    def failed(self, number: int, outcome: str) -> None:
-        """See `component_http.interfaces.Spool.failed`; it is not kept anyway."""
+    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
+        """See `component_http.interfaces.Spool.failed`; letters are not kept."""
+        self._leaving.discard(number)
+
+    def suspect(self, number: int) -> None:
+        """See `component_http.interfaces.Spool.suspect`; the outlet knows it."""
 
     def subscribe(self, component: str, user: str) -> None:
         """See `component_http.interfaces.Spool.subscribe`; who asks knows it, for as long as there is a process."""

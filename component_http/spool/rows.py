@@ -17,7 +17,7 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
 from component_http.contract.memo import LIFETIME, Memo
-from component_http.contract.stanza import Stanza
+from component_http.contract.stanza import Stanza, name_only
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure
@@ -56,8 +56,10 @@ __all__ = [
     "remove_departures",
     "set_key",
     "set_subscribers",
+    "set_suspect",
     "size_of_deliveries",
     "sizes",
+    "still_kept",
     "subscribers",
     "too_much",
 ]
@@ -116,11 +118,13 @@ _PENDING = (
     " FROM deliveries"
 )
 
-_LEAVING = "delivery_id, kind, stored, expires, verbatim, xml"
-_DEPART = {n: f"INSERT INTO departures ({_LEAVING}) VALUES {_values(n, 6)}" for n in _AT_ONCE}
+_LEAVING = "delivery_id, kind, stored, expires, verbatim, asked, xml"
+_DEPART = {n: f"INSERT INTO departures ({_LEAVING}) VALUES {_values(n, 7)}" for n in _AT_ONCE}
+_SUSPECT = {n: f"UPDATE departures SET suspect = 1 WHERE number IN {_values(1, n)}" for n in _AT_ONCE}
+_KEPT = {n: f"SELECT number FROM departures WHERE number IN {_values(1, n)}" for n in _AT_ONCE}
 _GONE = {n: f"DELETE FROM departures WHERE number IN {_values(1, n)}" for n in _AT_ONCE}
 _MOVE = f"INSERT INTO departures ({_LEAVING}) SELECT {_LEAVING} FROM departures WHERE number = ?"
-_PAGE = f"SELECT number, {_LEAVING} FROM departures WHERE number > ? ORDER BY number"
+_PAGE = f"SELECT number, suspect, {_LEAVING} FROM departures WHERE number > ? ORDER BY number"
 
 _SUBSCRIBE = {n: f"INSERT OR IGNORE INTO subscribers (component, user) VALUES {_values(n, 2)}" for n in _AT_ONCE}
 _UNSUBSCRIBE = {n: f"DELETE FROM subscribers WHERE (component, user) IN (VALUES {_values(n, 2)})" for n in _AT_ONCE}
@@ -288,15 +292,7 @@ def delivery(row: Row, at: Moment, deadlines: Mapping[str, float]) -> Delivery:
     left = max(0.0, deadline - at.now)
     if kind == "message" and tries == 0:
         left = max(left, GRACE)
-    stanza = Stanza(
-        kind=kind,
-        type=stanza_type,
-        id=stanza_id,
-        sender=Address.parse(sender),
-        recipient=Address.parse(recipient),
-        through_room=bool(through_room),
-        element=Element((uri, kind)),
-    )
+    stanza = _facts(kind, stanza_type, stanza_id, sender, recipient, through_room, uri)
     # The wall clock may have been set back since.
     left = min(left, deadlines[kind])
     return Delivery(delivery_id, stanza, size, at.seconds + left, tries, attempts)
@@ -315,10 +311,43 @@ def departure_rows(departures: Sequence[Departure], at: Moment) -> list[Row]:
             departure.stored + ahead,
             departure.expires + ahead,
             departure.verbatim,
+            None if departure.asked is None else _asked_text(departure.asked),
             departure.xml.encode("utf-8"),
         )
         for departure in departures
     ]
+
+
+def _asked_text(asked: Stanza) -> str:
+    return json.dumps(
+        [asked.kind, asked.type, asked.id, str(asked.sender), str(asked.recipient), asked.element.uri],
+        ensure_ascii=False,
+    )
+
+
+def _asked(text: str) -> Stanza:
+    kind, stanza_type, stanza_id, sender, recipient, uri = json.loads(text)
+    return _facts(kind, stanza_type, stanza_id, sender, recipient, False, uri)
+
+
+def _facts(
+    kind: str,
+    stanza_type: str,
+    stanza_id: str | None,
+    sender: str,
+    recipient: str,
+    through_room: object,
+    uri: str,
+) -> Stanza:
+    return Stanza(
+        kind=kind,
+        type=stanza_type,
+        id=stanza_id,
+        sender=Address.parse(sender),
+        recipient=Address.parse(recipient),
+        through_room=bool(through_room),
+        element=name_only(uri, kind),
+    )
 
 
 def add_departures(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
@@ -331,17 +360,42 @@ def remove_departures(connection: sqlite3.Connection, numbers: Iterable[int]) ->
     _write(connection, _GONE, [(number,) for number in numbers])
 
 
+def set_suspect(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """Remember of departures that they are suspects."""
+    _write(connection, _SUSPECT, [(number,) for number in numbers])
+
+
+def still_kept(connection: sqlite3.Connection, numbers: Sequence[int], settled: Container[int]) -> set[int]:
+    """Those of some departures that are still there, but for those that could not be deleted yet."""
+    found: set[int] = set()
+    for chunk in _chunks(numbers):
+        found.update(number for (number,) in connection.execute(_KEPT[len(chunk)], chunk) if number not in settled)
+    return found
+
+
 def move_to_the_end(connection: sqlite3.Connection, number: str) -> None:
     """Give a departure, if it is there, a number beyond all others."""
     connection.execute(_MOVE, (number,))
     connection.execute(_GONE[1], (number,))
 
 
-def page(connection: sqlite3.Connection, after: int, at: Moment, settled: Container[int]) -> list[Departure]:
-    """The next ones, but for those that are still there only because they could not be deleted yet."""
+def page(
+    connection: sqlite3.Connection, after: int, at: Moment, settled: Container[int], suspects: Container[int]
+) -> list[Departure]:
+    """
+    The next ones, but for those that are still there only because they could not be deleted yet.
+
+    Args:
+        after: The number before the first.
+        at: The present.
+        settled: The numbers of those.
+        suspects: The numbers of suspects that may not be known as such in the file yet.
+    """
     departures: list[Departure] = []
     size = 0
-    for number, delivery_id, kind, stored, expires, verbatim, xml in connection.execute(_PAGE, (after,)):
+    for number, suspect, delivery_id, kind, stored, expires, verbatim, asked, xml in connection.execute(
+        _PAGE, (after,)
+    ):
         if number in settled:
             continue
         # The wall clock may have been set back since.
@@ -355,6 +409,8 @@ def page(connection: sqlite3.Connection, after: int, at: Moment, settled: Contai
                 verbatim=bool(verbatim),
                 delivery_id=delivery_id,
                 number=number,
+                asked=None if asked is None else _asked(asked),
+                suspect=bool(suspect) or number in suspects,
             )
         )
         size += len(xml)
@@ -392,7 +448,9 @@ def keep_letters(connection: sqlite3.Connection, letters: Mapping[str, tuple[Let
         connection.execute(_LETTER, (letter.outcome, ended, letter.tries, letter.note, *last, delivery_id))
 
 
-def keep_departure_as_letter(connection: sqlite3.Connection, number: int, outcome: str, now: float) -> None:
+def keep_departure_as_letter(
+    connection: sqlite3.Connection, number: int, outcome: str, note: str | None, now: float
+) -> None:
     """Keep a departure as a dead letter, if it is still there."""
     row = connection.execute(
         "SELECT delivery_id, kind, stored, xml FROM departures WHERE number = ?", (number,)
@@ -421,7 +479,7 @@ def keep_departure_as_letter(connection: sqlite3.Connection, number: int, outcom
             stored,
             now,
             len(xml),
-            _NOTES_ON_DEPARTURES.get(outcome, outcome),
+            note or _NOTES_ON_DEPARTURES.get(outcome, outcome),
             xml,
         ),
     )

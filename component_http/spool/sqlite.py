@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -158,6 +158,12 @@ class _Page:
 
 
 @define(eq=False)
+class _Kept:
+    done: Deferred[set[int]]
+    numbers: Sequence[int]
+
+
+@define(eq=False)
 class _Subscribers:
     done: Deferred[list[tuple[str, str]]]
 
@@ -176,11 +182,15 @@ class _Wake:
     """Nothing but a reason to write what was noted."""
 
 
+_Failed = tuple[str, str | None]
+"""Outcome and note of a departure that has failed."""
+
+
 class _Close:
     """Nothing comes after it."""
 
 
-_Operation = _Store | _Push | _Recall | _Key | _Read | _Restore | _Page | _Subscribers | _Look | _Wake
+_Operation = _Store | _Push | _Recall | _Key | _Read | _Restore | _Page | _Kept | _Subscribers | _Look | _Wake
 
 
 @frozen
@@ -276,7 +286,8 @@ class SqliteSpool:
         # What goes from that thread to the other.
         self._queue: SimpleQueue[list[_Operation | _Close]] = SimpleQueue()
         self._notes: deque[tuple[str, int, int]] = deque()
-        self._settlements: deque[tuple[int, str | None]] = deque()
+        self._settlements: deque[tuple[int, _Failed | None]] = deque()
+        self._suspects: deque[int] = deque()
         self._subscriptions: deque[tuple[tuple[str, str], bool]] = deque()  # whether the pair is to be kept
         # Of the other thread: what was asked for and is of no group yet, the file, the bytes of its log's index that
         # have blocks of their own, and why nothing is stored.
@@ -289,11 +300,12 @@ class SqliteSpool:
         self._ballast = Ballast(path, ballast_bytes)
         self._refusal: SpoolError | None = None
         # What is still to be written: deliveries that have ended, with their letters and when, because SQLite failed;
-        # departures that are confirmed or, with an outcome, have failed; how often deliveries were tried; and pairs of
-        # subscribers with whether they are still some.
+        # departures that are confirmed or have failed, and those that are suspects; how often deliveries were tried;
+        # and pairs of subscribers with whether they are still some.
         self._overdue: dict[str, tuple[Letter | None, float]] = {}
         self._overdue_bytes = 0
-        self._settled: dict[int, str | None] = {}
+        self._settled: dict[int, _Failed | None] = {}
+        self._suspected: dict[int, None] = {}
         self._noted: dict[str, tuple[str, int, int]] = {}
         self._subscribed: dict[tuple[str, str], bool] = {}
         # What is known to stand in the table of facts, and what is to be looked after in that of letters.
@@ -363,6 +375,10 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.key`."""
         return self._ask(_Key(Deferred()))
 
+    def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
+        """See `component_http.interfaces.Spool.still_kept`."""
+        return self._ask(_Kept(Deferred(), list(numbers)))
+
     def departures(self, after: int) -> Deferred[list[Departure]]:
         """See `component_http.interfaces.Spool.departures`."""
         return self._ask(_Page(Deferred(), after, self._at()))
@@ -375,9 +391,20 @@ class SqliteSpool:
         """
         self._settlements.append((number, None))
 
-    def failed(self, number: int, outcome: str) -> None:
-        """See `component_http.interfaces.Spool.failed`; like `confirmed`."""
-        self._settlements.append((number, outcome))
+    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
+        """See `component_http.interfaces.Spool.failed`; like `confirmed`, but written soon."""
+        self._settlements.append((number, (outcome, note)))
+        self._write_soon()
+
+    def suspect(self, number: int) -> None:
+        """See `component_http.interfaces.Spool.suspect`; like `failed`."""
+        self._suspects.append(number)
+        self._write_soon()
+
+    def _write_soon(self) -> None:
+        """Write what was noted with the next transaction, and let there be one; at most one wake-up for one turn."""
+        if self._closed is None and not self._asked:
+            self._put(_Wake())
 
     def subscribe(self, component: str, user: str) -> None:
         """See `component_http.interfaces.Spool.subscribe`; like `confirmed`."""
@@ -403,7 +430,7 @@ class SqliteSpool:
     def close(self) -> Deferred[None]:
         """See `component_http.interfaces.Spool.close`."""
         self._note_first()
-        if self._thread is None and not (self._notes or self._settlements or self._subscriptions):
+        if self._thread is None and not (self._notes or self._settlements or self._suspects or self._subscriptions):
             return succeed(None)
         closed: Deferred[None] = Deferred()
         if self._closed is None:
@@ -544,7 +571,7 @@ class SqliteSpool:
     def _done_in_need(self, group: Sequence[_Operation]) -> list[_Fired]:
         """Store nothing, and do the rest, as far as there is room: reading needs none."""
         refused = [_Fired(one, error=self._refusal) for one in group if isinstance(one, _Store) or _is_pushed(one)]
-        reads = [one for one in group if isinstance(one, (_Read, _Page, _Recall))]
+        reads = [one for one in group if isinstance(one, (_Read, _Page, _Kept, _Recall))]
         ends = [one for one in group if isinstance(one, (_End, _Wake))]
         others = [one for one in group if isinstance(one, (_Restore, _Subscribers, _Look, _Key))]
         parts = (
@@ -581,7 +608,7 @@ class SqliteSpool:
     def _clear_arrears(self) -> None:
         """Write what could not be written before, or as much of it as there is room for."""
         size = MAX_GROUP
-        while size and (self._overdue or self._settled or self._noted or self._subscribed):
+        while size and (self._overdue or self._settled or self._suspected or self._noted or self._subscribed):
             try:
                 self._carry_out((), size)
             except Exception as error:
@@ -748,8 +775,10 @@ class SqliteSpool:
         stored = [operation.row for operation in group if isinstance(operation, _Store)]
         ends = [operation for operation in group if isinstance(operation, _End)]
         self._settled.update(_taken(self._settlements))
+        self._suspected.update(dict.fromkeys(_taken(self._suspects)))
         overdue = dict(islice(self._overdue.items(), arrears))
         settled = dict(islice(self._settled.items(), arrears))
+        suspects = list(islice(self._suspected, arrears))
         noted = list(islice(self._noted.values(), arrears))
         subscriptions = dict(islice(self._subscribed.items(), arrears))
         ended = overdue | {operation.delivery_id: (operation.letter, operation.now) for operation in ends}
@@ -757,7 +786,7 @@ class SqliteSpool:
         latest = [note for note in noted if note[0] not in ended]
         transaction = _Transaction(connection)
         try:
-            if stored or ended or latest or settled or subscriptions:
+            if stored or ended or latest or settled or suspects or subscriptions:
                 if isinstance(self._refusal, DiskFull) and not self._fits(connection, ends, letters):
                     raise _disk_full(self._path)
                 self._reserve_index()
@@ -765,6 +794,7 @@ class SqliteSpool:
             rows.add_deliveries(connection, stored)
             rows.note_tries(connection, latest)
             self._settle(connection, settled)
+            rows.set_suspect(connection, suspects)
             rows.set_subscribers(connection, subscriptions)
             fired = {operation: self._answered(transaction, operation) for operation in group}
             fired.update(self._departed(transaction, group))
@@ -790,6 +820,8 @@ class SqliteSpool:
             self._noted.pop(delivery_id, None)
         for number in settled:
             del self._settled[number]
+        for number in suspects:
+            del self._suspected[number]
         for note in latest:
             del self._noted[note[0]]
         for pair in subscriptions:
@@ -811,7 +843,9 @@ class SqliteSpool:
             case _Restore():
                 value = self._restored(transaction, operation.at)
             case _Page():
-                value = rows.page(connection, operation.after, operation.at, self._settled)
+                value = rows.page(connection, operation.after, operation.at, self._settled, self._suspected)
+            case _Kept():
+                value = rows.still_kept(connection, operation.numbers, self._settled)
             case _Subscribers():
                 value = rows.subscribers(connection)
             case _Look():
@@ -844,12 +878,12 @@ class SqliteSpool:
             fired[push] = _Fired(push, numbers)
         return fired
 
-    def _settle(self, connection: sqlite3.Connection, settled: Mapping[int, str | None]) -> None:
+    def _settle(self, connection: sqlite3.Connection, settled: Mapping[int, _Failed | None]) -> None:
         """Delete the departures that are over, and keep what has failed as a dead letter."""
-        for number, outcome in settled.items():
-            if outcome is not None:
+        for number, failed in settled.items():
+            if failed is not None:
                 self._letters.grew()
-                rows.keep_departure_as_letter(connection, number, outcome, self._now())
+                rows.keep_departure_as_letter(connection, number, *failed, self._now())
         rows.remove_departures(connection, settled)
 
     def _looked(self, transaction: _Transaction, operation: _Look) -> Found:

@@ -336,7 +336,7 @@ class KeepingSpool(SlowSpool):
     def confirmed(self, number: int) -> None:
         del self.leaving[number]
 
-    def failed(self, number: int, outcome: str) -> None:
+    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
         del self.leaving[number]
         self.failures.append((number, outcome))
 
@@ -1335,7 +1335,7 @@ class DrainTests(DeliveryTestCase):
         """
 
         class Broken(RecordingOutlet):
-            def depart(self, departure: Departure, element: Element, tell: Any = None) -> bool:
+            def depart(self, departure: Departure, element: Element, tell: Any = None, *, kept: bool = True) -> bool:
                 raise RuntimeError("no stream")
 
         self.outlet = Broken()

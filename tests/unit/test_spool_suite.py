@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor as _reactor
@@ -120,6 +121,17 @@ class SpoolSuite:
         for number in together:
             self.spool.confirmed(number)
         self.assertEqual([], await self.spool.departures(0))
+
+    async def test_kept(self) -> None:
+        """
+        What is confirmed or has failed is not kept any more; the rest is.
+        """
+        numbers = [*await self.spool.push([a_departure()] * 70)]
+        self.assertEqual(set(numbers), await self.spool.still_kept([*numbers, 10_000]))
+        self.spool.confirmed(numbers[0])
+        self.spool.failed(numbers[1], "reply_expired")
+        self.assertEqual(set(numbers[2:]), await self.spool.still_kept(numbers))
+        self.assertEqual(set(), await self.spool.still_kept([]))
 
     async def test_pushes(self) -> None:
         """
@@ -584,6 +596,31 @@ class DeparturesTests(SqliteCase):
         self.assertEqual([(f"d1.{number}", "reply_expired", "message", "chat", "late", *who, None)], self.look(query))
         [[xml]] = self.look("SELECT reply FROM letters")
         self.assertIn(b"id='late'", xml)
+
+    async def test_refused(self) -> None:
+        """
+        The dead letter of what the server refuses has the server's own word.
+        """
+        spool = self.open()
+        [number] = await spool.push([a_departure()])
+        spool.failed(number, "reply_refused", "policy-violation")
+        self.assertEqual([], await spool.departures(0))
+        self.assertEqual([("reply_refused", "policy-violation")], self.look("SELECT outcome, note FROM letters"))
+
+    async def test_suspects_after_a_crash(self) -> None:
+        """
+        What is suspect is so at once, is written without anybody asking, and is so after a kill; so is who asked.
+        """
+        asked = a_delivery("d1", stanza_id=None).stanza
+        spool = self.open()
+        first, second = await spool.push([evolve(a_departure(), asked=asked), a_departure()])
+        spool.suspect(first)
+        [known, other] = await spool.departures(0)
+        self.assertEqual((True, False, asked, None), (known.suspect, other.suspect, known.asked, other.asked))
+        spool.suspect(second)
+        await spool.look({})
+        found = await self.crash().departures(0)
+        self.assertEqual([(True, asked), (True, None)], [(each.suspect, each.asked) for each in found])
 
     async def test_not_kept_when_it_fails(self) -> None:
         """
