@@ -64,7 +64,7 @@ class KeptRows(MemorySpool):
         self.failures: list[tuple[int, str]] = []
         self.notes: list[str | None] = []
 
-    def keep(self, leaving: Sequence[tuple[Departure, Element | None]]) -> Sequence[int]:
+    def keep(self, leaving: Leaving) -> Sequence[int]:
         first = self._next
         self._next += len(leaving)
         for number, (departure, _) in enumerate(leaving, first):
@@ -82,7 +82,9 @@ class KeptRows(MemorySpool):
         return later.addCallback(lambda _: page)
 
     def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
-        return succeed(self.keep([(departure, None) for departure in departures]))
+        first = self._next
+        self.rows.update((n, evolve(departure, number=n)) for n, departure in enumerate(departures, first))
+        return super().push(departures, memo)
 
     def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
         return succeed(self.rows.keys() & numbers)

@@ -126,12 +126,12 @@ class OutboxTests(SynchronousTestCase):
                 rows.pop(number, None)
 
         for number, how in enumerate(made):
-            stanza = numbered(number)
+            made_of_it = numbered(number)
             if how != "own":
-                stanza = evolve(stanza, tell=partial(tell, number), kept=how == "kept")
-            outbox.add(stanza)
+                made_of_it = evolve(made_of_it, tell=partial(tell, number), kept=how == "kept")
+            outbox.add(made_of_it)
             if how == "kept":
-                rows[number] = stanza
+                rows[number] = made_of_it
         while outbox and streams < 100:
             streams += 1
             dead = False
