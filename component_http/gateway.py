@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from random import Random
 from secrets import token_bytes, token_hex
@@ -231,30 +232,39 @@ class Gateway(MultiService):
                 )
 
     async def _restore(self, spool: Spool, relay: Relay, departures: Departures) -> None:
-        notices = Notices(LOG_INTERVAL)
-        while True:
-            try:
-                # Both are asked for at once, so that what is stored meanwhile is stored behind them.
-                asked, others, key = spool.restore(), spool.subscribers(), spool.key()
-                for each in (others, key):
-                    each.addErrback(_nothing_there)
-                deliveries, subscribers, self._link_key = await asked, await others or (), await key
-                break
-            except SpoolError as error:
-                if notices.may_tell(str(error), self._reactor.seconds()):
-                    self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
-            await deferLater(self._reactor, RESTORE_AGAIN)
-        self._restoring = None
-        if deliveries:
-            self._log.info("{number} deliveries from the spool", number=len(deliveries))
+        # The first are asked for at once, so that what is stored meanwhile is stored behind them.
+        deliveries = await self._patiently(spool.restore)
+        others, key = spool.subscribers(), spool.key()
+        for each in (others, key):
+            each.addErrback(_nothing_there)
+        subscribers, self._link_key = await others or (), await key
         departures.read_all()
         self._subscribers.restore(subscribers, spool)
-        relay.restore(deliveries)
+        number = 0
+        while deliveries:
+            # They are POSTed from now on; but the stream waits, for what comes is behind all of them.
+            number += len(deliveries)
+            relay.restore(deliveries)
+            deliveries = await self._patiently(spool.restore)
+        if number:
+            self._log.info("{number} deliveries from the spool", number=number)
+        self._restoring = None
         super().startService()
         self._serve_api(self._link_key)
         self._looking = LoopingCall(self._look, spool, relay, departures)
         self._looking.clock = self._reactor
         self._looking.start(LOOK_INTERVAL)
+
+    async def _patiently(self, restore: Callable[[], Deferred[list[Delivery]]]) -> list[Delivery]:
+        """Read the next from the spool, again and again until that works."""
+        notices = Notices(LOG_INTERVAL)
+        while True:
+            try:
+                return await restore()
+            except SpoolError as error:
+                if notices.may_tell(str(error), self._reactor.seconds()):
+                    self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
+            await deferLater(self._reactor, RESTORE_AGAIN)
 
     def _serve_api(self, link_key: bytes | None) -> None:
         """Open the API, where there is to be one."""
@@ -293,6 +303,9 @@ class Gateway(MultiService):
 
     def _found(self, found: Found, relay: Relay, departures: Departures) -> None:
         relay.restore(found.deliveries)
+        relay.drop(found.dropped_deliveries)
+        if found.dropped_departures:
+            departures.dropped(found.dropped_departures)
         if found.departures:
             departures.read_all()
 

@@ -51,10 +51,14 @@ class Found:
     Attributes:
         deliveries: To be delivered, behind all others.
         departures: There is more to leave than was handed over.
+        dropped_deliveries: The ids of deliveries that are to be dropped.
+        dropped_departures: The numbers of departures that were dropped.
     """
 
     deliveries: list[Delivery] = field(factory=list)
     departures: bool = False
+    dropped_deliveries: list[str] = field(factory=list)
+    dropped_departures: list[int] = field(factory=list)
 
 
 class Spool(Protocol):
@@ -188,9 +192,10 @@ class Spool(Protocol):
 
     def restore(self) -> Deferred[list[Delivery]]:
         """
-        Fire with all that is kept, in the order in which it was stored; before anything else is asked of the spool.
+        Fire with the next of what was kept at the start, in the order in which it was stored; empty if that was all.
 
-        Their deadlines are those of the reactor's clock again.
+        The first time before anything else is asked of the spool; after the empty list it begins anew. Their deadlines
+        are those of the reactor's clock.
         """
         ...  # pragma: no cover
 
@@ -250,6 +255,10 @@ class Outlet(Protocol):
         Returns:
             False if it was neither sent nor kept.
         """
+        ...  # pragma: no cover
+
+    def give_back(self) -> None:
+        """Tell `lost` of all that waits to be written and that somebody keeps, who brings it again."""
         ...  # pragma: no cover
 
     def when_clear(self) -> Deferred[None]:

@@ -151,6 +151,9 @@ class RecordingOutlet:
         self._crowded = crowded
         self._waiting.tell(lambda: not self._crowded)
 
+    def give_back(self) -> None:
+        """See `component_http.interfaces.Outlet.give_back`; nothing waits."""
+
     def when_clear(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_clear`."""
         if not self._crowded:

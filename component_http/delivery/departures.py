@@ -364,6 +364,13 @@ class Departures:
         self._too_large = None
         self.read_from(self._cursor)
 
+    def dropped(self, numbers: Sequence[int]) -> None:
+        """The spool keeps these no longer, for somebody has dropped them: do not send them either."""
+        for number in numbers:
+            if number not in self._fates:
+                self._tell(number, "it was dropped by the operator")
+        self._outlet.give_back()
+
     def stop(self) -> None:
         """Hand nothing more over."""
         self._stopped = True

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -420,6 +420,18 @@ class Relay:
 
     # -- out --
 
+    def drop(self, delivery_ids: Iterable[str]) -> None:
+        """End deliveries, pending or in the spool only, and keep no dead letters; only who asked an iq is told."""
+        for delivery_id in delivery_ids:
+            delivery = self._deliveries.get(delivery_id)
+            if delivery is None:
+                if delivery_id not in self._storing:
+                    self._spool.end(delivery_id, ()).addErrback(_forget_failure)
+            else:
+                verdict = reply.give_up(delivery.stanza, conditions.SERVICE_UNAVAILABLE, "dropped by the operator")
+                stanzas = verdict.stanzas if delivery.stanza.is_request else ()
+                self._end(delivery, evolve(verdict, stanzas=stanzas), keep_letter=False)
+
     def answer_late(self, delivery_id: str, composed: Composed, memo: Memo | None = None) -> Deferred[Sequence[int]]:
         """
         Answer an iq that is open, or under way.
@@ -447,6 +459,7 @@ class Relay:
         memo: Memo | None = None,
         *,
         told: Deferred[Sequence[int]] | None = None,
+        keep_letter: bool = True,
     ) -> None:
         """End a delivery, whatever it is at; its replies leave once the spool has noted that. Only the first counts."""
         if delivery.id in self._ending:
@@ -461,7 +474,7 @@ class Relay:
             deadline=delivery.deadline,
             asked=delivery.stanza if delivery.stanza.bounceable else None,
         )
-        letter = _letter(delivery, verdict)
+        letter = _letter(delivery, verdict) if keep_letter else None
         ended: Deferred[Any] = self._spool.end(delivery.id, [departure for departure, _ in leaving], letter, memo)
         ended.addErrback(self._not_noted, delivery)
         ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(self._log_mistake, delivery)
@@ -689,6 +702,11 @@ def _letter(delivery: Delivery, verdict: Verdict) -> Letter | None:
     media_type = failure.headers.get("content-type")
     body = None if failure.body is None else failure.body[:MAX_LETTER_BYTES]
     return Letter(verdict.outcome, note, delivery.tries, failure.status, media_type, body)
+
+
+def _forget_failure(failure: Failure) -> None:
+    """It stays in the spool, and whoever dropped it sees so."""
+    failure.trap(SpoolError)
 
 
 def _forget(failure: Failure) -> None:

@@ -3,21 +3,27 @@ What stands in a spool's file: values to rows, rows to values, and the statement
 
 Whoever writes has begun a transaction; none is begun or ended here. Rows go in and out by dozens in one statement:
 around each the thread gives Python's lock away, and has to ask a busy reactor for it.
+
+SQLite keeps any value in any column, so a row may hold what no gateway has written. Such a row is reported as `Damaged`
+and left out, so that it stops nothing else.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from base64 import b64encode
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from typing import Any, TypeVar
 
 from attrs import define, frozen
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
+from component_http.contract.link import KEY_BYTES
 from component_http.contract.memo import LIFETIME, Memo
-from component_http.contract.stanza import Stanza, name_only
+from component_http.contract.stanza import STANZA_KINDS, Stanza, name_only
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure
@@ -32,13 +38,15 @@ __all__ = [
     "MAX_MEMOS_BYTES",
     "PAGE",
     "PAGE_BYTES",
+    "RESTORED_AT_ONCE",
+    "Damaged",
     "Moment",
+    "Report",
     "Row",
     "Shelf",
     "add_deliveries",
     "add_departures",
     "body",
-    "delivery",
     "delivery_row",
     "departure_rows",
     "keep_departure_as_letter",
@@ -48,12 +56,14 @@ __all__ = [
     "memos_shelf",
     "move_to_the_end",
     "note_tries",
+    "one_pending",
     "page",
     "pending",
     "recall",
     "remember",
     "remove_deliveries",
     "remove_departures",
+    "set_aside",
     "set_key",
     "set_subscribers",
     "set_suspect",
@@ -61,6 +71,7 @@ __all__ = [
     "sizes",
     "still_kept",
     "subscribers",
+    "text_of",
     "too_much",
 ]
 
@@ -94,6 +105,9 @@ MAX_MEMOS_BYTES = 64 * 1024 * 1024
 MAX_LETTERS_BYTES = 256 * 1024 * 1024
 """Bytes of requests and responses in dead letters; the oldest go beyond it, so that they leave room for what lives."""
 
+RESTORED_AT_ONCE = 500
+"""Deliveries that are restored at once."""
+
 _AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
 """Rows of one statement."""
 
@@ -114,8 +128,14 @@ _NOTE = {
 }
 _REMOVE = {n: f"DELETE FROM deliveries WHERE id IN {_values(1, n)}" for n in _AT_ONCE}
 _PENDING = (
-    "SELECT id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries, attempts, size"
-    " FROM deliveries"
+    "SELECT number, typeof(body), id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries,"
+    " attempts, size FROM deliveries"
+)
+# A dead letter that somebody retries comes in when there is room (`SqliteSpool.look`).
+_RESTORE = (
+    f"{_PENDING} WHERE number > ? AND number <= ?"
+    " AND id NOT IN (SELECT argument FROM commands WHERE verb IN ('deliver', 'drop_delivery'))"
+    " ORDER BY number LIMIT ?"
 )
 
 _LEAVING = "delivery_id, kind, stored, expires, verbatim, asked, xml"
@@ -144,6 +164,90 @@ _NOTES_ON_DEPARTURES = {
     "reply_expired": "it could not leave for the server in time",
     "reply_unsendable": "the server would not take it, or it does not fit the settings any more",
 }
+
+
+@frozen
+class Damaged:
+    """
+    A row that cannot be read.
+
+    Attributes:
+        table: Its table.
+        row: Its rowid.
+        reason: Why, as a phrase that repeats little of it.
+    """
+
+    table: str
+    row: int
+    reason: str
+
+
+Report = Callable[[Damaged], None]
+"""Told of rows that are left out."""
+
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What is raised where a value is not what a gateway writes."""
+
+
+def text_of(value: bytes) -> str:
+    """For `Connection.text_factory`: text that is not UTF-8 must not keep the other rows from being read."""
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _text(value: object) -> str:
+    """A value that has to be text, of whole characters."""
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where text belongs")
+    if not value.isascii():
+        value.encode("utf-8")
+    return value
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: object) -> float:
+    """A value that has to be a number, and finite."""
+    if not isinstance(value, (int, float)) or not isfinite(value):
+        raise TypeError(f"{type(value).__name__} where a number belongs")
+    return value
+
+
+def _count(value: object) -> int:
+    """A value that has to be a whole number, 0 or more."""
+    if not isinstance(value, int) or value < 0:
+        raise TypeError(f"{type(value).__name__} where a count belongs")
+    return value
+
+
+def _bytes(value: object) -> bytes:
+    """A value that has to be bytes."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} where bytes belong")
+    return value
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def set_aside(connection: sqlite3.Connection, damaged: Damaged, now: float) -> None:
+    """Move a row that cannot be read to the table `set_aside`, if it is still there; `now` is the wall clock's."""
+    cursor = connection.execute(f"SELECT * FROM {damaged.table} WHERE rowid = ?", (damaged.row,))
+    names = [column[0] for column in cursor.description]
+    row = cursor.fetchone()
+    if row is None:
+        return
+    content = {
+        name: {"base64": b64encode(value).decode("ascii")} if isinstance(value, bytes) else value
+        for name, value in zip(names, row, strict=True)
+    }
+    connection.execute(
+        "INSERT INTO set_aside (source, row, reason, since, content) VALUES (?, ?, ?, ?, ?)",
+        (damaged.table, damaged.row, damaged.reason, now, json.dumps(content)),
+    )
+    connection.execute(f"DELETE FROM {damaged.table} WHERE rowid = ?", (damaged.row,))
 
 
 @frozen
@@ -267,35 +371,56 @@ def body(connection: sqlite3.Connection, delivery_id: str) -> bytes:
     return found
 
 
-def pending(connection: sqlite3.Connection, delivery_id: str | None = None) -> Iterable[Row]:
-    """For `delivery`: the rows of all, in the order in which they were stored, or that of one."""
-    if delivery_id is None:
-        return connection.execute(f"{_PENDING} ORDER BY number")
-    return connection.execute(f"{_PENDING} WHERE id = ?", (delivery_id,))
-
-
-def delivery(row: Row, at: Moment, deadlines: Mapping[str, float]) -> Delivery:
+def pending(
+    connection: sqlite3.Connection, after: int, last: int, at: Moment, deadlines: Mapping[str, float], report: Report
+) -> tuple[list[Delivery], int | None]:
     """
-    A delivery as it goes on after a restart.
+    Some deliveries as they go on after a restart, in the order in which they were stored.
 
     Args:
-        row: As `pending` gives it.
+        connection: To the file.
+        after: The number before the first.
+        last: The number of the last.
         at: The present.
-        deadlines: Seconds it may take at most, by the kind of its stanza.
+        deadlines: Seconds one may take at most, by the kind of its stanza.
+        report: Told of rows that are left out.
 
-    Raises:
-        KeyError: Its kind is none.
-        NotAnAddress: It has no addresses.
+    Returns:
+        They, and the number of the last row that was read; None if there was none.
     """
-    delivery_id, kind, stanza_type, stanza_id, sender, recipient, through_room, uri, deadline = row[:9]
-    tries, attempts, size = row[9:]
-    left = max(0.0, deadline - at.now)
+    rows = connection.execute(_RESTORE, (after, last, RESTORED_AT_ONCE)).fetchall()
+    found = [each for row in rows if (each := _delivery(row, at, deadlines, report)) is not None]
+    return found, rows[-1][0] if rows else None
+
+
+def one_pending(
+    connection: sqlite3.Connection, delivery_id: str, at: Moment, deadlines: Mapping[str, float], report: Report
+) -> Delivery | None:
+    """One of them by its id; None if it is not there, or cannot be read."""
+    row = connection.execute(f"{_PENDING} WHERE id = ?", (delivery_id,)).fetchone()
+    return None if row is None else _delivery(row, at, deadlines, report)
+
+
+def _delivery(row: Row, at: Moment, deadlines: Mapping[str, float], report: Report) -> Delivery | None:
+    try:
+        return _readable_delivery(row[1:], at, deadlines)
+    except _UNREADABLE as error:
+        report(Damaged("deliveries", row[0], _why(error)))
+        return None
+
+
+def _readable_delivery(row: Row, at: Moment, deadlines: Mapping[str, float]) -> Delivery:
+    body, delivery_id, kind, stanza_type, stanza_id, sender, recipient, through_room, uri, deadline = row[:10]
+    tries, attempts, size = map(_count, row[10:])
+    if body != "blob":
+        raise TypeError(f"{body} where the request body belongs")
+    left = max(0.0, _number(deadline) - at.now)
     if kind == "message" and tries == 0:
         left = max(left, GRACE)
     stanza = _facts(kind, stanza_type, stanza_id, sender, recipient, through_room, uri)
     # The wall clock may have been set back since.
     left = min(left, deadlines[kind])
-    return Delivery(delivery_id, stanza, size, at.seconds + left, tries, attempts)
+    return Delivery(_text(delivery_id), stanza, size, at.seconds + left, tries, attempts)
 
 
 # -- departures --
@@ -331,22 +456,25 @@ def _asked(text: str) -> Stanza:
 
 
 def _facts(
-    kind: str,
-    stanza_type: str,
-    stanza_id: str | None,
-    sender: str,
-    recipient: str,
+    kind: object,
+    stanza_type: object,
+    stanza_id: object,
+    sender: object,
+    recipient: object,
     through_room: object,
-    uri: str,
+    uri: object,
 ) -> Stanza:
+    name = _text(kind)
+    if name not in STANZA_KINDS:
+        raise ValueError("it is no stanza")
     return Stanza(
-        kind=kind,
-        type=stanza_type,
-        id=stanza_id,
-        sender=Address.parse(sender),
-        recipient=Address.parse(recipient),
+        kind=name,
+        type=_text(stanza_type),
+        id=_text_or_none(stanza_id),
+        sender=Address.parse(_text(sender)),
+        recipient=Address.parse(_text(recipient)),
         through_room=bool(through_room),
-        element=name_only(uri, kind),
+        element=name_only(_text(uri), name),
     )
 
 
@@ -380,7 +508,12 @@ def move_to_the_end(connection: sqlite3.Connection, number: str) -> None:
 
 
 def page(
-    connection: sqlite3.Connection, after: int, at: Moment, settled: Container[int], suspects: Container[int]
+    connection: sqlite3.Connection,
+    after: int,
+    at: Moment,
+    settled: Container[int],
+    suspects: Container[int],
+    report: Report,
 ) -> list[Departure]:
     """
     The next ones, but for those that are still there only because they could not be deleted yet.
@@ -390,33 +523,46 @@ def page(
         at: The present.
         settled: The numbers of those.
         suspects: The numbers of suspects that may not be known as such in the file yet.
+        report: Told of rows that are left out.
     """
     departures: list[Departure] = []
     size = 0
-    for number, suspect, delivery_id, kind, stored, expires, verbatim, asked, xml in connection.execute(
-        _PAGE, (after,)
-    ):
+    for row in connection.execute(_PAGE, (after,)):
+        number = row[0]
         if number in settled:
             continue
-        # The wall clock may have been set back since.
-        left = min(expires - at.now, expires - stored)
-        departures.append(
-            Departure(
-                xml=xml.decode("utf-8", "replace"),
-                kind=kind,
-                expires=at.seconds + left,
-                stored=at.seconds - max(0.0, at.now - stored),
-                verbatim=bool(verbatim),
-                delivery_id=delivery_id,
-                number=number,
-                asked=None if asked is None else _asked(asked),
-                suspect=bool(suspect) or number in suspects,
-            )
-        )
-        size += len(xml)
+        try:
+            departures.append(_departure(row, at, number in suspects))
+        except _UNREADABLE as error:
+            report(Damaged("departures", number, _why(error)))
+            continue
+        size += len(row[-1])
         if len(departures) == PAGE or size > PAGE_BYTES:
             break
     return departures
+
+
+def _departure(row: Row, at: Moment, suspected: bool) -> Departure:
+    number, suspect, delivery_id, kind, stored, expires, verbatim, asked, xml = row
+    if kind not in STANZA_KINDS:
+        raise ValueError("it is no stanza")
+    # The wall clock may have been set back since.
+    left = min(_number(expires) - at.now, expires - _number(stored))
+    try:
+        question = None if asked is None else _asked(asked)
+    except _UNREADABLE:
+        question = None  # who asked is not told where this is refused
+    return Departure(
+        xml=_bytes(xml).decode("utf-8", "replace"),
+        kind=kind,
+        expires=at.seconds + left,
+        stored=at.seconds - max(0.0, at.now - stored),
+        verbatim=bool(verbatim),
+        delivery_id=_text_or_none(delivery_id),
+        number=number,
+        asked=question,
+        suspect=bool(suspect) or suspected,
+    )
 
 
 def too_much(connection: sqlite3.Connection, most: int) -> SpoolError | None:
@@ -451,13 +597,15 @@ def keep_letters(connection: sqlite3.Connection, letters: Mapping[str, tuple[Let
 def keep_departure_as_letter(
     connection: sqlite3.Connection, number: int, outcome: str, note: str | None, now: float
 ) -> None:
-    """Keep a departure as a dead letter, if it is still there."""
+    """Keep a departure as a dead letter, if it is still there and can be read."""
     row = connection.execute(
         "SELECT delivery_id, kind, stored, xml FROM departures WHERE number = ?", (number,)
     ).fetchone()
     if row is None:
         return
     delivery_id, kind, stored, xml = row
+    if not isinstance(xml, bytes):
+        return
     try:
         [element] = parse_stanzas(xml.decode("utf-8", "replace"), Limits())
     except (XmlRefused, ValueError):
@@ -506,19 +654,31 @@ def set_subscribers(connection: sqlite3.Connection, changed: Mapping[tuple[str, 
     _write(connection, _UNSUBSCRIBE, [pair for pair, kept in changed.items() if not kept])
 
 
-def subscribers(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """The pairs that are kept, oldest first."""
-    return connection.execute("SELECT component, user FROM subscribers ORDER BY number").fetchall()
+def subscribers(connection: sqlite3.Connection, report: Report) -> list[tuple[str, str]]:
+    """The pairs that are kept, oldest first; `report` is told of rows that are left out."""
+    pairs = []
+    for number, component, user in connection.execute(
+        "SELECT number, component, user FROM subscribers ORDER BY number"
+    ):
+        try:
+            pairs.append((_text(component), _text(user)))
+        except _UNREADABLE as error:
+            report(Damaged("subscribers", number, _why(error)))
+    return pairs
 
 
-def recall(connection: sqlite3.Connection, owner: str, key: str, now: float) -> Memo | None:
-    """What is remembered of a key, if it is not too old."""
-    query = "SELECT fingerprint, body, numbers FROM memos WHERE owner = ? AND key = ? AND expires > ?"
-    row = connection.execute(query, (owner, key, now)).fetchone()
-    if row is None:
+def recall(connection: sqlite3.Connection, owner: str, key: str, now: float, report: Report) -> Memo | None:
+    """What is remembered of a key, if it is not too old; `report` is told of a row that cannot be read."""
+    query = "SELECT rowid, fingerprint, body, numbers FROM memos WHERE owner = ? AND key = ? AND expires > ?"
+    found = connection.execute(query, (owner, key, now)).fetchone()
+    if found is None:
         return None
-    fingerprint, body, numbers = row
-    return Memo(owner, key, fingerprint, body, tuple(json.loads(numbers)))
+    row, fingerprint, body, numbers = found
+    try:
+        return Memo(owner, key, _text(fingerprint), _bytes(body), tuple(map(_count, json.loads(_text(numbers)))))
+    except _UNREADABLE as error:
+        report(Damaged("memos", row, _why(error)))
+        return None
 
 
 def remember(connection: sqlite3.Connection, memo: Memo, numbers: Sequence[int], now: float) -> int:
@@ -531,15 +691,24 @@ def remember(connection: sqlite3.Connection, memo: Memo, numbers: Sequence[int],
     return sum(map(len, row))
 
 
-def key(connection: sqlite3.Connection) -> bytes | None:
-    """The key that nobody else knows, if there is one yet."""
-    row = connection.execute("SELECT value FROM facts WHERE name = 'key'").fetchone()
-    return None if row is None else bytes.fromhex(row[0])
+def key(connection: sqlite3.Connection, report: Report) -> bytes | None:
+    """The key that nobody else knows, if there is one yet; `report` is told of one that cannot be read."""
+    row = connection.execute("SELECT rowid, value FROM facts WHERE name = 'key'").fetchone()
+    if row is None:
+        return None
+    try:
+        found = bytes.fromhex(_text(row[1]))
+        if len(found) != KEY_BYTES:
+            raise ValueError("it has another length")
+    except _UNREADABLE as error:
+        report(Damaged("facts", row[0], _why(error)))
+        return None
+    return found
 
 
 def set_key(connection: sqlite3.Connection, key: bytes) -> None:
     """Keep it."""
-    connection.execute("INSERT INTO facts (name, value) VALUES ('key', ?)", (key.hex(),))
+    connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('key', ?)", (key.hex(),))
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:

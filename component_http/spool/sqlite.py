@@ -20,7 +20,6 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from component_http.contract.address import NotAnAddress
 from component_http.contract.link import KEY_BYTES
 from component_http.contract.memo import Memo
 from component_http.delivery.delivery import Delivery, Letter
@@ -306,6 +305,11 @@ class SqliteSpool:
         self._overdue_bytes = 0
         self._settled: dict[int, _Failed | None] = {}
         self._suspected: dict[int, None] = {}
+        # Rows that cannot be read, by table and rowid; and up to which delivery, of those that there were at the start,
+        # all have been restored.
+        self._damaged: dict[tuple[str, int], rows.Damaged] = {}
+        self._restored = 0
+        self._last_to_restore: int | None = None
         self._noted: dict[str, tuple[str, int, int]] = {}
         self._subscribed: dict[tuple[str, str], bool] = {}
         # What is known to stand in the table of facts, and what is to be looked after in that of letters.
@@ -505,6 +509,16 @@ class SqliteSpool:
         if self._notices.may_tell("well", self._reactor.seconds()):
             self._log.info("{what} {path}: stanzas are accepted again", what=what, path=str(self._path))
 
+    def _is_damaged(self, damaged: rows.Damaged) -> None:
+        self._log.error(
+            "row {row} of the table {table} in {path} cannot be read: it is moved to the table set_aside: {reason}",
+            row=damaged.row,
+            table=damaged.table,
+            path=str(self._path),
+            reason=damaged.reason,
+        )
+        self._write_soon()
+
     def _ended(self) -> None:
         assert self._thread is not None and self._closed is not None
         self._thread.join()  # calling this was its last deed
@@ -608,7 +622,9 @@ class SqliteSpool:
     def _clear_arrears(self) -> None:
         """Write what could not be written before, or as much of it as there is room for."""
         size = MAX_GROUP
-        while size and (self._overdue or self._settled or self._suspected or self._noted or self._subscribed):
+        while size and any(
+            (self._overdue, self._settled, self._suspected, self._damaged, self._noted, self._subscribed)
+        ):
             try:
                 self._carry_out((), size)
             except Exception as error:
@@ -779,6 +795,7 @@ class SqliteSpool:
         overdue = dict(islice(self._overdue.items(), arrears))
         settled = dict(islice(self._settled.items(), arrears))
         suspects = list(islice(self._suspected, arrears))
+        damaged = list(islice(self._damaged.items(), arrears))
         noted = list(islice(self._noted.values(), arrears))
         subscriptions = dict(islice(self._subscribed.items(), arrears))
         ended = overdue | {operation.delivery_id: (operation.letter, operation.now) for operation in ends}
@@ -786,7 +803,7 @@ class SqliteSpool:
         latest = [note for note in noted if note[0] not in ended]
         transaction = _Transaction(connection)
         try:
-            if stored or ended or latest or settled or suspects or subscriptions:
+            if stored or ended or latest or settled or suspects or damaged or subscriptions:
                 if isinstance(self._refusal, DiskFull) and not self._fits(connection, ends, letters):
                     raise _disk_full(self._path)
                 self._reserve_index()
@@ -795,6 +812,8 @@ class SqliteSpool:
             rows.note_tries(connection, latest)
             self._settle(connection, settled)
             rows.set_suspect(connection, suspects)
+            for _, row in damaged:
+                rows.set_aside(connection, row, self._now())
             rows.set_subscribers(connection, subscriptions)
             fired = {operation: self._answered(transaction, operation) for operation in group}
             fired.update(self._departed(transaction, group))
@@ -822,6 +841,8 @@ class SqliteSpool:
             del self._settled[number]
         for number in suspects:
             del self._suspected[number]
+        for place, _ in damaged:
+            del self._damaged[place]
         for note in latest:
             del self._noted[note[0]]
         for pair in subscriptions:
@@ -841,19 +862,21 @@ class SqliteSpool:
                 except KeyError as error:
                     return _Fired(operation, error=error)
             case _Restore():
-                value = self._restored(transaction, operation.at)
+                value = self._next_restored(transaction, operation.at)
             case _Page():
-                value = rows.page(connection, operation.after, operation.at, self._settled, self._suspected)
+                value = rows.page(
+                    connection, operation.after, operation.at, self._settled, self._suspected, self._report
+                )
             case _Kept():
                 value = rows.still_kept(connection, operation.numbers, self._settled)
             case _Subscribers():
-                value = rows.subscribers(connection)
+                value = rows.subscribers(connection, self._report)
             case _Look():
                 value = self._looked(transaction, operation)
             case _Recall():
-                value = rows.recall(connection, operation.owner, operation.key, operation.now)
+                value = rows.recall(connection, operation.owner, operation.key, operation.now, self._report)
             case _Key():
-                value = _key(transaction)
+                value = self._key(transaction)
         return _Fired(operation, value)
 
     def _departed(self, transaction: _Transaction, group: Sequence[_Operation]) -> dict[_Operation, _Fired]:
@@ -891,14 +914,24 @@ class SqliteSpool:
         connection = transaction.connection
         deliveries: list[Delivery] = []
         departures = False
+        dropped: list[str] = []
+        dropped_departures: list[int] = []
         commands = connection.execute("SELECT number, verb, argument FROM commands ORDER BY number").fetchall()
-        for number, verb, argument in commands:
+        for number, verb, value in commands:
+            argument = str(value)
             transaction.begin()
             if verb == "deliver":
-                deliveries += self._readable(rows.pending(connection, argument), operation.at)
+                found = rows.one_pending(connection, argument, operation.at, self._deadlines, self._report)
+                if found is not None:
+                    deliveries.append(found)
             elif verb == "depart":
                 departures = True
                 self._behind.append(argument)
+            elif verb == "drop_delivery":
+                dropped.append(argument)
+            elif verb == "drop_departure" and argument.isdecimal():
+                dropped_departures.append(int(argument))
+                rows.remove_departures(connection, [int(argument)])
             connection.execute("DELETE FROM commands WHERE number = ?", (number,))
         changed = {name: value for name, value in operation.facts.items() if self._facts.get(name) != value}
         if changed:
@@ -906,7 +939,7 @@ class SqliteSpool:
             connection.executemany("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", list(changed.items()))
             self._facts.update(changed)
         self._tidy(transaction, operation.at.now)
-        return Found(deliveries, departures)
+        return Found(deliveries, departures, dropped, dropped_departures)
 
     def _tidy(self, transaction: _Transaction, now: float) -> None:
         connection = transaction.connection
@@ -928,6 +961,7 @@ class SqliteSpool:
         if not self._ballast.has_room(OPENING_BYTES):
             raise _disk_full(self._path)
         connection = opened(self._path, synchronous=self._synchronous)
+        connection.text_factory = rows.text_of
         self._begun, self._index_bytes = True, 0
         try:
             self._reserve_index()
@@ -950,6 +984,7 @@ class SqliteSpool:
 
     def _close_file(self) -> None:
         connection, self._connection = self._connection, None
+        self._restored, self._last_to_restore = 0, None
         if connection is None:
             return
         try:
@@ -959,27 +994,44 @@ class SqliteSpool:
         finally:
             connection.close()
 
-    def _restored(self, transaction: _Transaction, at: Moment) -> list[Delivery]:
+    def _next_restored(self, transaction: _Transaction, at: Moment) -> list[Delivery]:
+        """The next of what was in the file when the first were asked for; what came since is known."""
         connection = transaction.connection
-        if connection.execute("SELECT 1 FROM commands LIMIT 1").fetchone():
-            # What they are about is restored as everything else is.
-            transaction.begin()
-            connection.execute("DELETE FROM commands")
-        return self._readable(rows.pending(connection), at)
-
-    def _readable(self, found: Iterable[Row], at: Moment) -> list[Delivery]:
-        deliveries = []
-        for row in found:
-            try:
-                deliveries.append(rows.delivery(row, at, self._deadlines))
-            except (KeyError, NotAnAddress) as error:
-                self._reactor.callFromThread(
-                    self._log.error,
-                    "{id}: it stays in the spool, for this version cannot read it: {reason}",
-                    id=row[0],
-                    reason=repr(error),
-                )
+        if self._last_to_restore is None:
+            [[last]] = connection.execute("SELECT coalesce(max(number), 0) FROM deliveries").fetchall()
+            if connection.execute("SELECT 1 FROM commands WHERE verb = 'depart' LIMIT 1").fetchone():
+                # What they are about is read as everything else is.
+                transaction.begin()
+                connection.execute("DELETE FROM commands WHERE verb = 'depart'")
+            self._last_to_restore = last
+        deliveries: list[Delivery] = []
+        while not deliveries and self._restored < self._last_to_restore:
+            deliveries, last = rows.pending(
+                connection, self._restored, self._last_to_restore, at, self._deadlines, self._report
+            )
+            self._restored = self._last_to_restore if last is None else last
+        if not deliveries:
+            self._restored, self._last_to_restore = 0, None
         return deliveries
+
+    def _key(self, transaction: _Transaction) -> bytes:
+        """The key that nobody else knows; the first time it is made."""
+        key = rows.key(transaction.connection, self._report)
+        if key is None:
+            key = token_bytes(KEY_BYTES)
+            transaction.begin()
+            for place in [place for place in self._damaged if place[0] == "facts"]:
+                # First the old one, in whose place the new one goes.
+                rows.set_aside(transaction.connection, self._damaged.pop(place), self._now())
+            rows.set_key(transaction.connection, key)
+        return key
+
+    def _report(self, damaged: rows.Damaged) -> None:
+        """A row cannot be read: set it aside with the next transaction that there is room for."""
+        place = damaged.table, damaged.row
+        if place not in self._damaged:
+            self._damaged[place] = damaged
+            self._reactor.callFromThread(self._is_damaged, damaged)
 
 
 def _taken(queue: deque[T]) -> Iterator[T]:
@@ -1034,16 +1086,6 @@ class _Transaction:
 def _is_pushed(operation: _Operation) -> bool:
     """It is something to leave that ends no delivery."""
     return isinstance(operation, _Push) and not isinstance(operation, _End)
-
-
-def _key(transaction: _Transaction) -> bytes:
-    """The key that nobody else knows; the first time it is made."""
-    key = rows.key(transaction.connection)
-    if key is None:
-        key = token_bytes(KEY_BYTES)
-        transaction.begin()
-        rows.set_key(transaction.connection, key)
-    return key
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -16,6 +16,7 @@ from attrs import frozen
 
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.database import APPLICATION_ID, BUSY, SCHEMA, is_damage, is_full
+from component_http.spool.rows import text_of
 
 __all__ = ["Holder", "Kept", "SpoolStatus", "explained", "holder", "status", "transaction", "visit"]
 
@@ -63,6 +64,7 @@ class SpoolStatus:
         deliveries: Accepted and not ended.
         departures: What is to leave for the server and is not known to be there.
         letters: Dead letters.
+        set_aside: Rows of any table that could not be read.
         file_bytes: Of the file.
         log_bytes: Of its write-ahead log.
         ballast_bytes: Of the file beside it that is let go of when the disk is full; None if there is none.
@@ -74,6 +76,7 @@ class SpoolStatus:
     deliveries: Kept
     departures: Kept
     letters: Kept
+    set_aside: Kept
     file_bytes: int
     log_bytes: int
     ballast_bytes: int | None
@@ -116,6 +119,7 @@ def visit(path: Path, *, patience: float = BUSY) -> sqlite3.Connection:
     with explained(path, patience):
         uri = f"file:{quote(str(path))}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None)
+        connection.text_factory = text_of
         try:
             _see_version(connection, path)
         except BaseException:
@@ -239,6 +243,7 @@ def status(path: Path, *, patience: float = BUSY) -> SpoolStatus:
                 "ended",
                 "coalesce(length(body), 0) + coalesce(length(response), 0) + coalesce(length(reply), 0)",
             ),
+            set_aside=_kept(connection, "set_aside", "since", "length(content)"),
             file_bytes=_size(path) or 0,
             log_bytes=_size(Path(f"{path}-wal")) or 0,
             ballast_bytes=_size(Path(f"{path}.ballast")),
@@ -246,7 +251,12 @@ def status(path: Path, *, patience: float = BUSY) -> SpoolStatus:
 
 
 def _kept(connection: sqlite3.Connection, table: str, since: str, size: str) -> Kept:
-    return Kept(*connection.execute(f"SELECT count(*), coalesce(sum({size}), 0), min({since}) FROM {table}").fetchone())
+    # Whatever stands in a column: a status is told all the same.
+    query = (
+        f"SELECT count(*), CAST(total({size}) AS INTEGER),"
+        f" min(CASE WHEN typeof({since}) IN ('real', 'integer') THEN {since} END) FROM {table}"
+    )
+    return Kept(*connection.execute(query).fetchone())
 
 
 def _size(path: Path) -> int | None:

@@ -253,6 +253,14 @@ class Outbox:
             each(its_fate)
         return loss
 
+    def give_back(self) -> None:
+        """Tell `lost` of what waits and somebody else keeps, who brings it again. Afterwards `settle`."""
+        told = [stanza.tell for stanza in self._waiting if stanza.kept and stanza.tell is not None]
+        self._waiting = deque(stanza for stanza in self._waiting if not stanza.kept)
+        self._waiting_bytes = sum(len(stanza.xml) for stanza in self._waiting)
+        for tell in told:
+            tell("lost")
+
     def forgo(self) -> None:
         """Nothing that was written is written again from here; what somebody else keeps he may still bring."""
         self._unconfirmed.clear()

@@ -704,6 +704,11 @@ class ComponentStream(StreamManager, Service):
         elif outgoing.tell is not None:
             outgoing.tell("confirmed")
 
+    def give_back(self) -> None:
+        """See `component_http.interfaces.Outlet.give_back`."""
+        self._outbox.give_back()
+        self._outbox.settle()
+
     @property
     def crowded(self) -> bool:
         """See `component_http.interfaces.Outlet`."""
@@ -904,6 +909,9 @@ class BorrowedStream:
         if tell is not None:
             tell("confirmed")
         return True
+
+    def give_back(self) -> None:
+        """Do nothing: what waits is the owner's."""
 
     @property
     def crowded(self) -> bool:

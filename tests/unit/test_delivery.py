@@ -308,6 +308,7 @@ class KeepingSpool(SlowSpool):
         self.letters: list[tuple[str, Letter]] = []
         self.leaving: dict[int, Departure] = {}
         self.failures: list[tuple[int, str]] = []
+        self.failed_to_leave: list[Departure] = []
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         self.kept[delivery.id] = delivery
@@ -337,7 +338,7 @@ class KeepingSpool(SlowSpool):
         del self.leaving[number]
 
     def failed(self, number: int, outcome: str, note: str | None = None) -> None:
-        del self.leaving[number]
+        self.failed_to_leave.append(self.leaving.pop(number))
         self.failures.append((number, outcome))
 
 
@@ -591,6 +592,21 @@ class RestartTests(DeliveryTestCase):
         self.assertEqual(["2", "2", "1", "1", "1"], sorted(self.attempts(), reverse=True))
         self.assertEqual((4, 1, 5), tuple(self.counters[name] for name in ("restored", "accepted", "silent")))
         self.assert_accounts(relay)
+
+    def test_dropped(self) -> None:
+        """
+        What somebody drops ends whatever it is at, without a dead letter; only who asked an iq hears of it.
+        """
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay([Deferred() for _ in range(3)], spool=spool)
+        for id_ in ("m1", "m2"):
+            relay.accept(a_stanza(id_=id_))
+        relay.accept(a_stanza("iq", "get"))
+        self.clock.pump([0.01] * 3)
+        relay.drop([*spool.kept])
+        self.clock.pump([0.01] * 3)
+        self.assertEqual([("iq", "error", "service-unavailable")], self.sent())
+        self.assertEqual(({}, [], 0, 3), (spool.kept, spool.letters, relay.pending, self.counters["bounced"]))
 
     def test_restored_too_late(self) -> None:
         """
@@ -1562,8 +1578,8 @@ class AccountingTests(DeliveryTestCase):
         return [element["id"] for element in self.outlet.sent if element.name == "iq"]
 
     def decided(self, spool: MemorySpool) -> list[str]:
-        """The ids of those whose answers the spool has: while the outlet is crowded they wait there."""
-        kept = spool.leaving.values() if isinstance(spool, KeepingSpool) else ()
+        """The ids of those whose answers the spool has: while the outlet is crowded they wait there, or too long."""
+        kept = [*spool.leaving.values(), *spool.failed_to_leave] if isinstance(spool, KeepingSpool) else ()
         return [parse_stanzas(each.xml, Limits())[0]["id"] for each in kept if each.kind == "iq"]
 
     def assert_iqs_in_time(self, asked: dict[str, float], spool: MemorySpool) -> None:

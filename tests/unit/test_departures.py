@@ -291,6 +291,19 @@ class DurableTests(DeparturesCase):
         self.assertFalse(self.departures.crowded)
         self.assertEqual("more", self.sent()[-1])
 
+    def test_dropped(self) -> None:
+        """
+        What somebody drops is not sent, who waits for it is told so, and the others leave.
+        """
+        numbers = self.successResultOf(self.push("a", "b"))
+        waiting = Deferred.fromCoroutine(self.departures.sent(numbers))
+        del self.spool.rows[numbers[0]]
+        self.departures.dropped(numbers[:1])
+        self.outlet.end("lost")
+        self.read()
+        self.assertIn("dropped", str(self.failureResultOf(waiting, NeverSent).value))
+        self.assertEqual(["a", "b", "b"], self.sent())
+
     def test_what_cannot_be_sent_any_more(self) -> None:
         """
         What the spool kept and another setting forbids now is a dead letter, and does not hold up the others.

@@ -200,6 +200,19 @@ class OutboxTests(SynchronousTestCase):
         self.assertIsNone(outbox.take(1.0))
         self.assertEqual(["expired"], told)
 
+    def test_give_back(self) -> None:
+        """
+        What waits and somebody keeps can be given back; the rest goes on waiting.
+        """
+        outbox = Outbox(Counters())
+        told: list[Fate] = []
+        written = Outgoing(b"w", 1.0, True, tell=told.append, kept=True)
+        outbox.note(written)
+        outbox.add(evolve(written, xml=b"x"))
+        outbox.add(numbered(1))
+        outbox.give_back()
+        self.assertEqual((["lost"], 1, 1), (told, len(outbox), outbox.unconfirmed))
+
     def test_drop(self) -> None:
         """
         What is dropped at the end is lost only where nobody else keeps it.

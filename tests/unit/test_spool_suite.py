@@ -16,6 +16,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
+from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.words.xish.domish import Element
 
@@ -30,7 +31,7 @@ from component_http.errors import SpoolError, TimedOut
 from component_http.interfaces import Found
 from component_http.spool.database import prepare
 from component_http.spool.memory import MemorySpool
-from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES
+from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, RESTORED_AT_ONCE
 from component_http.spool.sqlite import MAX_GROUP, SqliteSpool
 
 reactor: Any = _reactor
@@ -728,8 +729,43 @@ class LookTests(SqliteCase):
             self.assertEqual(Found([], False), await spool.look({}))
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute(commands)
-        self.assertEqual(["d1", "d2"], [each.id for each in await spool.restore()])
-        self.assertEqual(Found([], False), await spool.look({}))
+        self.assertEqual(["d1"], [each.id for each in await spool.restore()])
+        found = await spool.look({})
+        self.assertEqual((["d2"], False), ([each.id for each in found.deliveries], found.departures))
+
+    async def test_drops(self) -> None:
+        """
+        What somebody drops is found once: a stanza is gone then, a delivery is for the gateway to end.
+        """
+        spool = self.open()
+        await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
+        numbers = await spool.push([a_departure()] * 2)
+        for _ in range(2):
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute(
+                    "INSERT INTO commands (verb, argument)"
+                    f" VALUES ('drop_delivery', 'd1'), ('drop_departure', '{numbers[0]}'), ('drop_departure', x'ff')"
+                )
+            self.assertEqual(Found([], False, ["d1"], [numbers[0]]), await spool.look({}))
+            self.assertEqual([numbers[1]], [each.number for each in await spool.departures(0)])
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("INSERT INTO commands (verb, argument) VALUES ('drop_delivery', 'd1')")
+        self.assertEqual(["d2"], [each.id for each in await spool.restore()])
+
+    async def test_restored_in_pages(self) -> None:
+        """
+        Very many deliveries are restored some at a time, in order, and none that came meanwhile.
+        """
+        spool = self.open()
+        ids = [f"d{number}" for number in range(2 * RESTORED_AT_ONCE + 1)]
+        await gatherResults([spool.store(a_delivery(name), b"{}") for name in ids])
+        found: list[str] = []
+        sizes = []
+        while page := await spool.restore():
+            await spool.store(a_delivery(f"new{len(sizes)}"), b"{}")
+            found += [each.id for each in page]
+            sizes.append(len(page))
+        self.assertEqual((ids, [RESTORED_AT_ONCE, RESTORED_AT_ONCE, 1]), (found, sizes))
 
     async def test_facts(self) -> None:
         """
@@ -1073,3 +1109,104 @@ class ModelTests(SynchronousTestCase):
         wait([spool.close()])
         self.assertEqual([(name, each.tries) for name, (each, _) in model.items()], restored(spool))
         wait([each.close() for each in (*old, spool)])
+
+
+DAMAGE = {
+    "deliveries": {
+        **dict.fromkeys(("id", "kind", "type", "stanza_id", "sender", "recipient", "uri"), (b"x", b"\xff")),
+        "deadline": ("soon", b"x", float("inf")),
+        **dict.fromkeys(("tries", "attempts", "size"), ("soon", b"x", -1, 1.5)),
+        "body": ("text", 7),
+    },
+    "departures": {
+        **dict.fromkeys(("kind", "delivery_id"), (b"x",)),
+        **dict.fromkeys(("stored", "expires"), ("soon", b"x", float("inf"))),
+        "xml": ("text", 7),
+    },
+    "subscribers": {"component": (b"x",), "user": (b"x",)},
+    "memos": {"fingerprint": (b"x",), "body": ("text", 7), "numbers": ("{", "[1, null]", b"[", "[" * 100_000)},
+    "facts": {"value": ("zz", b"x", "00")},
+}
+"""By table and column, values that no gateway writes there."""
+
+
+class DamagedRowTests(SqliteCase):
+    """Rows that hold what no gateway has written."""
+
+    async def fill(self, spool: SqliteSpool) -> None:
+        """Two rows in each table, but one in `facts`."""
+        await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
+        for key in ("k1", "k2"):
+            await spool.push([a_departure(key)], a_memo(key))
+        spool.subscribe("bot@bot.example.org", "alice@example.org")
+        spool.subscribe("bot@bot.example.org", "bob@example.org")
+        await spool.key()
+        await spool.look({})
+
+    async def read(self, spool: SqliteSpool) -> dict[str, int]:
+        """How many rows can be read of each table."""
+        keys = [await spool.recall("ops", key) for key in ("k1", "k2")]
+        return {
+            "deliveries": len(await spool.restore()),
+            "departures": len(await spool.departures(0)),
+            "subscribers": len(await spool.subscribers()),
+            "memos": sum(memo is not None for memo in keys),
+            "facts": len(await spool.key()) // KEY_BYTES,
+        }
+
+    async def test_set_aside(self) -> None:
+        """
+        Whatever stands in whichever column, all other rows are served, and the row is set aside and named in the log.
+        """
+        await self.fill(whole := self.open())
+        sound = await self.read(whole)
+        await whole.close()
+        begin = self.path.read_bytes()
+        for table, columns in DAMAGE.items():
+            for column, values in columns.items():
+                for value in values:
+                    with self.subTest(table=table, column=column, value=str(value)[:20]):
+                        self.path.write_bytes(begin)
+                        self.harm(table, column, value)
+                        with capturedLogs() as logs:
+                            found = await self.read(spool := self.open())
+                            await spool.look({})
+                            await spool.close()
+                        self.assertEqual(sound | {table: 1}, found)
+                        self.assertEqual([(table, 1)], self.look("SELECT source, count(*) FROM set_aside"))
+                        [line] = [each for each in logs if each["log_level"] is LogLevel.error]
+                        self.assertEqual([(line["table"], line["row"])], self.look("SELECT source, row FROM set_aside"))
+                        self.assertEqual(sound | {table: 1}, await self.read(again := self.open()))
+                        await again.close()
+
+    def harm(self, table: str, column: str, value: object) -> None:
+        """Put a value into a column of the first row."""
+        row = "SELECT rowid FROM facts WHERE name = 'key'" if table == "facts" else f"SELECT min(rowid) FROM {table}"
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ({row})", (value,))
+
+    async def test_text_that_is_not_utf8(self) -> None:
+        """
+        Text of other bytes than UTF-8, which SQLite hands on as it is, stops nothing either.
+        """
+        await self.fill(spool := self.open())
+        await spool.close()
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("UPDATE deliveries SET stanza_id = CAST(x'ff41' AS TEXT) WHERE number = 1")
+        with capturedLogs():
+            found = await self.read(spool := self.open())
+            await spool.close()
+        self.assertEqual(1, found["deliveries"])
+        self.assertEqual([(1,)], self.look("SELECT count(*) FROM set_aside"))
+
+    async def test_who_asked(self) -> None:
+        """
+        An answer leaves though it cannot be read who is to be told if the server refuses it.
+        """
+        spool = self.open()
+        await spool.push([evolve(a_departure(), asked=a_delivery("d1").stanza)])
+        for damage in ("{", "[" * 100_000, "[1, 2, 3, 4, 5, 6]", '["message"]', "7"):
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute("UPDATE departures SET asked = ?", (damage,))
+            [found] = await spool.departures(0)
+            self.assertIsNone(found.asked)
