@@ -457,6 +457,7 @@ class Gateway(MultiService):
             new_id=_new_id,
             deadlines=_deadlines(delivery),
             loop_guard=LoopGuard(*delivery.loop_guard) if delivery.loop_guard else None,
+            once=delivery.max_attempts == 1 and spool.durable,
         )
 
     def _new_handlers(self, relay: Relay) -> list[XMPPHandler]:

@@ -92,6 +92,10 @@ class Spool(Protocol):
         """Keep how often a delivery was tried, some time soon; if that fails, nobody hears of it."""
         ...  # pragma: no cover
 
+    def begun(self, delivery: Delivery) -> Deferred[None]:
+        """Keep how often a delivery was tried, and fire when it is kept: before a POST that must not be made twice."""
+        ...  # pragma: no cover
+
     def body(self, delivery_id: str) -> Deferred[bytes]:
         """Fire with the request body of a delivery that is kept."""
         ...  # pragma: no cover

@@ -107,6 +107,7 @@ class Relay:
         new_id: Makes delivery ids.
         deadlines: Seconds a delivery may take, by the kind of its stanza.
         loop_guard: Ends the talk of two bots; None for none.
+        once: No delivery is POSTed twice, not even where a process ended before its answer was known.
     """
 
     _log = Logger()
@@ -125,6 +126,7 @@ class Relay:
         new_id: Callable[[], str],
         deadlines: Mapping[str, float],
         loop_guard: LoopGuard | None,
+        once: bool = False,
     ) -> None:
         self._forwarder = forwarder
         self._spool = spool
@@ -137,6 +139,7 @@ class Relay:
         self._new_id = new_id
         self._seconds = deadlines
         self._loop_guard = loop_guard
+        self._once = once
         self._notices = Notices(REFUSAL_INTERVAL)
         self._log_notices = Notices(LOG_INTERVAL)
         # What is to be pending, and its bytes in all.
@@ -228,7 +231,9 @@ class Relay:
                 continue
             self._take(delivery)
             self._observer.count("restored")
-            if self._given_up is not None:
+            if self._once and delivery.tries:
+                self._end(delivery, _cut_off(delivery))
+            elif self._given_up is not None:
                 self._give_up(delivery)
         self._watch_deadlines()
         self._start()
@@ -334,11 +339,17 @@ class Relay:
         if wait:
             self._rest(delivery, wait)
             return
-        body = self._spool.body(delivery.id)
+        body = self._noted_body(delivery) if self._once else self._spool.body(delivery.id)
         attempt: Deferred[Any] = Deferred.fromCoroutine(self._forwarder.attempt(delivery, body))
         self._attempts[delivery.id] = attempt
-        self._spool.note(delivery)
+        if not self._once:
+            self._spool.note(delivery)
         attempt.addBoth(self._attempted, delivery).addErrback(self._mistaken, delivery)
+
+    async def _noted_body(self, delivery: Delivery) -> bytes:
+        """The request body of a delivery, when the spool knows that it will be POSTed now."""
+        await self._spool.begun(delivery)
+        return await self._spool.body(delivery.id)
 
     def _attempted(self, result: Attempted | Failure, delivery: Delivery) -> None:
         if self._attempts.pop(delivery.id, None) is None:
@@ -347,6 +358,7 @@ class Relay:
             if not result.check(SpoolError):
                 self._mistaken(result, delivery)
                 return
+            delivery.tries -= 1
             self._spool_failed(result, "it cannot read what is to be POSTed, so that waits")
             result = Attempted(Retry(SPOOL_REST, counted=False))
         if self._forwarder.gone is not None and self._given_up is None:
@@ -662,7 +674,9 @@ class Relay:
     def _give_up(self, delivery: Delivery) -> None:
         assert self._given_up is not None
         error, note = self._given_up
-        if self._leaving and delivery.stanza.kind != "iq":
+        if self._leaving and self._once and delivery.tries:
+            self._end(delivery, _cut_off(delivery))
+        elif self._leaving and delivery.stanza.kind != "iq":
             self._leave(delivery)
         else:
             self._end(delivery, reply.give_up(delivery.stanza, error, note))
@@ -690,6 +704,12 @@ class Relay:
         drained, self._drained = self._drained, []
         for each in drained:
             each.callback(None)
+
+
+def _cut_off(delivery: Delivery) -> Verdict:
+    """The end of a delivery that was POSTed by a process that has ended, or ends now, and must not be POSTed again."""
+    note = "the gateway stopped before the answer came, and max_attempts is 1"
+    return reply.give_up(delivery.stanza, conditions.CONNECTION_FAILURE, note)
 
 
 def _letter(delivery: Delivery, verdict: Verdict) -> Letter | None:

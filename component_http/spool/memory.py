@@ -61,6 +61,10 @@ class MemorySpool:
     def note(self, delivery: Delivery) -> None:
         """See `component_http.interfaces.Spool.note`; the delivery itself is all there is."""
 
+    def begun(self, delivery: Delivery) -> Deferred[None]:
+        """See `component_http.interfaces.Spool.begun`; the delivery itself is all there is."""
+        return succeed(None)
+
     def body(self, delivery_id: str) -> Deferred[bytes]:
         """See `component_http.interfaces.Spool.body`."""
         return succeed(self._bodies[delivery_id])

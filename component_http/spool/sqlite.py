@@ -123,6 +123,14 @@ class _End(_Push):
 
 
 @define(eq=False)
+class _Begun:
+    """`note` is as in `rows.note_tries`."""
+
+    done: Deferred[None]
+    note: tuple[str, int, int]
+
+
+@define(eq=False)
 class _Recall:
     done: Deferred[Memo | None]
     owner: str
@@ -189,7 +197,7 @@ class _Close:
     """Nothing comes after it."""
 
 
-_Operation = _Store | _Push | _Recall | _Key | _Read | _Restore | _Page | _Kept | _Subscribers | _Look | _Wake
+_Operation = _Store | _Push | _Begun | _Recall | _Key | _Read | _Restore | _Page | _Kept | _Subscribers | _Look | _Wake
 
 
 @frozen
@@ -346,6 +354,10 @@ class SqliteSpool:
     def _note_first(self) -> None:
         self._notes.extend((delivery_id, tries, 0) for delivery_id, tries in self._begun_first.items())
         self._begun_first.clear()
+
+    def begun(self, delivery: Delivery) -> Deferred[None]:
+        """See `component_http.interfaces.Spool.begun`."""
+        return self._ask(_Begun(Deferred(), (delivery.id, delivery.tries, delivery.attempts)))
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
         """See `component_http.interfaces.Spool.body`."""
@@ -586,7 +598,7 @@ class SqliteSpool:
         """Store nothing, and do the rest, as far as there is room: reading needs none."""
         refused = [_Fired(one, error=self._refusal) for one in group if isinstance(one, _Store) or _is_pushed(one)]
         reads = [one for one in group if isinstance(one, (_Read, _Page, _Kept, _Recall))]
-        ends = [one for one in group if isinstance(one, (_End, _Wake))]
+        ends = [one for one in group if isinstance(one, (_End, _Begun, _Wake))]
         others = [one for one in group if isinstance(one, (_Restore, _Subscribers, _Look, _Key))]
         parts = (
             refused,
@@ -801,15 +813,16 @@ class SqliteSpool:
         ended = overdue | {operation.delivery_id: (operation.letter, operation.now) for operation in ends}
         letters = {delivery_id: (letter, now) for delivery_id, (letter, now) in ended.items() if letter is not None}
         latest = [note for note in noted if note[0] not in ended]
+        begun = [operation.note for operation in group if isinstance(operation, _Begun)]
         transaction = _Transaction(connection)
         try:
-            if stored or ended or latest or settled or suspects or damaged or subscriptions:
+            if stored or ended or latest or begun or settled or suspects or damaged or subscriptions:
                 if isinstance(self._refusal, DiskFull) and not self._fits(connection, ends, letters):
                     raise _disk_full(self._path)
                 self._reserve_index()
                 transaction.begin()
             rows.add_deliveries(connection, stored)
-            rows.note_tries(connection, latest)
+            rows.note_tries(connection, latest + begun)
             self._settle(connection, settled)
             rows.set_suspect(connection, suspects)
             for _, row in damaged:

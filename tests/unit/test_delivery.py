@@ -33,7 +33,7 @@ from component_http.delivery.departure import Departure
 from component_http.delivery.departures import Departures
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_guard import LoopGuard
-from component_http.delivery.relay import FLUSH, MAX_LETTER_BYTES, SLICE, Relay
+from component_http.delivery.relay import FLUSH, MAX_LETTER_BYTES, SLICE, SPOOL_REST, Relay
 from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import (
     CertificateInvalid,
@@ -91,6 +91,7 @@ class DeliveryTestCase(SynchronousTestCase):
         draw: Callable[[], float] = lambda: 0.5,
         webhook=None,
         spool=None,
+        once=False,
     ):
         self.webhook = webhook or ScriptedWebhook(script)
         ids = (f"d{number}" for number in self.numbers)
@@ -120,6 +121,7 @@ class DeliveryTestCase(SynchronousTestCase):
             new_id=lambda: next(ids),
             deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
             loop_guard=loop_guard,
+            once=once,
         )
 
     def sent(self):
@@ -136,6 +138,13 @@ class DeliveryTestCase(SynchronousTestCase):
     def attempts(self):
         """`webhook-attempt` of each POST, in order."""
         return [headers["webhook-attempt"] for _, headers in self.webhook.posts]
+
+    def stop(self, relay, timeout=5.0):
+        drained = Deferred.fromCoroutine(relay.drain(timeout))
+        self.clock.advance(timeout)
+        self.clock.pump([0.01] * 10)
+        self.successResultOf(drained)
+        self.assertEqual([], self.clock.getDelayedCalls())
 
     def assert_accounts(self, relay):
         """What was accepted or restored is the sum of the ways a delivery can end and what is pending."""
@@ -283,6 +292,10 @@ class SlowSpool(MemorySpool):
 
     def note(self, delivery: Delivery) -> None:
         self.noted.append((delivery.id, delivery.tries, delivery.attempts))
+
+    def begun(self, delivery: Delivery) -> Deferred[None]:
+        self.noted.append((delivery.id, delivery.tries, delivery.attempts))
+        return self._later(fail(self.broken) if self.broken else succeed(None))
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
         return self._later(fail(self.broken) if self.broken else super().body(delivery_id))
@@ -499,13 +512,6 @@ class SpoolTests(DeliveryTestCase):
 class RestartTests(DeliveryTestCase):
     """What a spool on disk keeps from one run to the next."""
 
-    def stop(self, relay, timeout=5.0):
-        drained = Deferred.fromCoroutine(relay.drain(timeout))
-        self.clock.advance(timeout)
-        self.clock.pump([0.01] * 10)
-        self.successResultOf(drained)
-        self.assertEqual([], self.clock.getDelayedCalls())
-
     def test_left_for_the_next_start(self) -> None:
         """
         At a stop messages stay in the spool, whatever they are at, and nobody hears an error; iqs are answered.
@@ -624,6 +630,82 @@ class RestartTests(DeliveryTestCase):
         self.clock.pump([0.0, 0.01])
         self.assertEqual([("message", "error", "remote-server-timeout")], self.sent())
         self.assertEqual((0, 1), (relay.pending, self.counters["expired"]))
+
+
+class OnceTests(DeliveryTestCase):
+    """With a spool on disk, and one attempt only."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.spool = KeepingSpool(self.clock)
+
+    def start(self, *answers: Any) -> Any:
+        """A gateway; a later one has the webhook of the first."""
+        webhook = ScriptedWebhook(answers) if answers else self.webhook
+        return self.a_relay(webhook=webhook, spool=self.spool, max_attempts=1, once=True)
+
+    def assert_ended_without(self, relay: Relay) -> None:
+        """Nothing more was POSTed, the sender has heard so, and there is a dead letter."""
+        self.clock.pump([0.01] * 5)
+        self.assertEqual(["m1"], self.posted())
+        self.assertEqual([("message", "error", "remote-server-timeout")], self.sent())
+        [(_, letter)] = self.spool.letters
+        self.assertEqual(("bounced", 1), (letter.outcome, letter.tries))
+        self.assertIn("max_attempts is 1", letter.note)
+        self.assertEqual((0, {}), (relay.pending, self.spool.kept))
+
+    def test_noted_before(self) -> None:
+        """
+        What is POSTed was noted before.
+        """
+        relay = self.start(Response(204))
+        relay.accept(a_stanza(id_="m1"))
+        self.clock.advance(0.01)
+        self.assertEqual([("d1", 1, 0)], self.spool.noted)
+        self.assertEqual([], self.posted())
+        self.clock.pump([0.01] * 3)
+        self.assertEqual((["m1"], 1), (self.posted(), self.counters["silent"]))
+        self.assert_accounts(relay)
+
+    def test_spool_that_cannot_note_it(self) -> None:
+        """
+        What cannot be noted is not POSTed until it can be, and then once.
+        """
+        relay = self.start(Response(204))
+        relay.accept(a_stanza(id_="m1"))
+        self.clock.advance(0.01)
+        self.spool.broken = SpoolError("the file is busy")
+        self.clock.pump([0.01] * 3)
+        self.assertEqual([], self.posted())
+        self.spool.broken = None
+        self.clock.pump([SPOOL_REST, *[0.01] * 5])
+        self.assertEqual((["m1"], ["1"]), (self.posted(), self.attempts()))
+
+    def test_after_a_kill(self) -> None:
+        """
+        What was POSTed when the process was killed is not POSTed again; what was not is.
+        """
+        relay = self.start(Deferred())
+        relay.accept(a_stanza(id_="m1"))
+        self.clock.pump([0.01] * 3)
+        [killed] = self.spool.kept.values()
+        self.assertEqual(1, killed.tries)
+        again = self.start()
+        again.restore([evolve(killed)])
+        self.assert_ended_without(again)
+        again.accept(a_stanza(id_="m2"))
+        self.clock.pump([0.01] * 4)
+        self.assertEqual("m2", self.posted()[-1])
+
+    def test_after_a_stop(self) -> None:
+        """
+        What is at the webhook when the drain is over ends then, for it cannot be POSTed again.
+        """
+        relay = self.start(Deferred())
+        relay.accept(a_stanza(id_="m1"))
+        self.clock.pump([0.01] * 3)
+        self.stop(relay)
+        self.assert_ended_without(relay)
 
 
 class OrderTests(DeliveryTestCase):
@@ -1549,7 +1631,7 @@ class AccountingTests(DeliveryTestCase):
             for _ in range(91):
                 self.advance(10.0)
                 self.assert_iqs_in_time(asked, spool)
-            self.assertEqual(asked.keys(), set(self.answered()))
+            self.assertEqual(asked.keys(), {*self.answered(), *self.decided(spool)})
         else:
             drained = Deferred.fromCoroutine(relay.drain(drain))
             self.advance(drain)

@@ -733,6 +733,18 @@ class LookTests(SqliteCase):
         found = await spool.look({})
         self.assertEqual((["d2"], False), ([each.id for each in found.deliveries], found.departures))
 
+    async def test_begun(self) -> None:
+        """
+        What is told to be noted is, and survives a kill.
+        """
+        spool = self.open()
+        delivery = a_delivery("d1")
+        await spool.store(delivery, b"{}")
+        delivery.tries = 1
+        await spool.begun(delivery)
+        [found] = await self.crash().restore()
+        self.assertEqual(1, found.tries)
+
     async def test_drops(self) -> None:
         """
         What somebody drops is found once: a stanza is gone then, a delivery is for the gateway to end.
