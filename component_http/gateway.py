@@ -390,7 +390,7 @@ class Gateway(MultiService):
 
     def _new_spool(self) -> Spool:
         if self._spool_lock is None:
-            return MemorySpool()
+            return MemorySpool(self._reactor.seconds)
         self._spool_lock.note_process()
         return SqliteSpool(
             self._spool_lock.path,

@@ -25,7 +25,7 @@ from attrs import field, frozen
 
 from component_http.contract.address import Address
 from component_http.spool.database import BUSY
-from component_http.spool.rows import Damaged, set_aside
+from component_http.spool.rows import Damaged, lead, set_aside
 from component_http.spool.visit import explained, transaction, visit
 
 __all__ = ["AT_ONCE", "OUTCOMES", "Letter", "Letters", "Moved", "Refused", "Which"]
@@ -301,6 +301,7 @@ class Letters:
     def _retry(self, letter_id: str) -> str | None:
         """Move one back; or say why not."""
         execute = self._connection.execute
+        ahead = lead(self._connection)
         row = execute(
             "SELECT kind, type, body IS NULL, reply IS NULL FROM letters WHERE id = ?", (letter_id,)
         ).fetchone()
@@ -319,16 +320,16 @@ class Letters:
             execute(
                 "INSERT INTO deliveries (id, kind, type, stanza_id, sender, recipient, through_room, uri, accepted,"
                 " deadline, tries, attempts, size, body)"
-                " SELECT id, kind, type, stanza_id, sender, recipient, through_room, uri, accepted, ?, 0, 0, size, body"
-                " FROM letters WHERE id = ?",
-                (self._now() + DELIVERY_LIFETIME, letter_id),
+                " SELECT id, kind, type, stanza_id, sender, recipient, through_room, uri,"
+                " accepted + ?, ?, 0, 0, size, body FROM letters WHERE id = ?",
+                (ahead, self._now() + ahead + DELIVERY_LIFETIME, letter_id),
             )
             execute("INSERT INTO commands (verb, argument) VALUES ('deliver', ?)", (letter_id,))
         execute("DELETE FROM letters WHERE id = ?", (letter_id,))
         return None
 
     def _depart(self, letter_id: str, lifetime: float) -> None:
-        now = self._now()
+        now = self._now() + lead(self._connection)
         # The id of such a letter is that of the delivery, and a number.
         delivery_id = letter_id.rpartition(".")[0] or _NAMELESS
         # What was kept is what is to leave: nobody knows any more whether something may be added to it.

@@ -31,14 +31,14 @@ class MemorySpool:
 
     def __init__(
         self,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = time.monotonic,
         *,
         max_memos: int = MAX_MEMOS,
         max_memos_bytes: int = MAX_MEMOS_BYTES,
     ) -> None:
         """
         Args:
-            now: The wall clock.
+            now: Seconds of a clock that nobody sets.
             max_memos: As `MAX_MEMOS`.
             max_memos_bytes: As `MAX_MEMOS_BYTES`.
         """

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.words.xish.domish import Element
 
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import XmlRefused
 from component_http.spool.database import BUSY
 from component_http.spool.letters import AT_ONCE, Moved, Refused
+from component_http.spool.rows import lead
 from component_http.spool.visit import explained, holder, transaction, visit
 
 __all__ = ["NAME", "Pending", "Waiting"]
@@ -92,9 +93,11 @@ class Pending:
                 cursor = self._connection.execute(f"SELECT * FROM {table} WHERE number = ?", (number,))
                 columns = [column[0] for column in cursor.description]
                 row = cursor.fetchone()
+                ahead = lead(self._connection)
             if row is not None:
                 values = dict(zip(columns, row, strict=True))
-                yield _delivery(name, values) if table == "deliveries" else _stanza(name, values)
+                one = _delivery(name, values) if table == "deliveries" else _stanza(name, values)
+                yield one if one.since is None else evolve(one, since=one.since - ahead)
 
     def drop(self, names: Sequence[str]) -> Moved:
         """

@@ -31,6 +31,7 @@ from component_http.errors import SpoolError, XmlRefused
 
 __all__ = [
     "GRACE",
+    "LEAD",
     "MAX_BYTES",
     "MAX_DEPARTURES",
     "MAX_LETTERS_BYTES",
@@ -52,6 +53,7 @@ __all__ = [
     "keep_departure_as_letter",
     "keep_letters",
     "key",
+    "lead",
     "letters_shelf",
     "memos_shelf",
     "move_to_the_end",
@@ -97,6 +99,9 @@ MAX_DEPARTURES = 100_000
 
 MAX_BYTES = 2 * 1024 * 1024 * 1024
 """Bytes in use in the file, above which nothing more is pushed: as much as all that may be pending, and once more."""
+
+LEAD = "clock"
+"""The name of the fact that says how many seconds the spool's clock is ahead of the wall clock."""
 
 MAX_MEMOS = 100_000
 MAX_MEMOS_BYTES = 64 * 1024 * 1024
@@ -153,7 +158,7 @@ _LETTER = (
     "INSERT OR REPLACE INTO letters (id, outcome, kind, type, stanza_id, sender, recipient, through_room, uri,"
     " accepted, ended, tries, size, body, note, status, media_type, response)"
     " SELECT id, ?, kind, type, stanza_id, sender, recipient, through_room, uri,"
-    " accepted, ?, ?, size, body, ?, ?, ?, ? FROM deliveries WHERE id = ?"
+    " accepted - ?, ?, ?, size, body, ?, ?, ?, ? FROM deliveries WHERE id = ?"
 )
 _DEPARTURE_LETTER = (
     "INSERT OR REPLACE INTO letters (id, outcome, kind, type, stanza_id, sender, recipient, through_room, uri,"
@@ -252,7 +257,17 @@ def set_aside(connection: sqlite3.Connection, damaged: Damaged, now: float) -> N
 
 @frozen
 class Moment:
-    """One moment: by the wall clock, as the file has it, and by the reactor's."""
+    """
+    One moment, by two clocks.
+
+    The file's times of what lives for a while are those of the spool's clock. It goes as the reactor's does, whatever
+    becomes of the wall clock; over a restart it goes on by the wall clock. How far it is ahead of that is a fact in the
+    file (`LEAD`), and 0 unless somebody has set the wall clock while a gateway ran.
+
+    Attributes:
+        now: Seconds of the spool's clock.
+        seconds: Seconds of the reactor's.
+    """
 
     now: float
     seconds: float
@@ -319,8 +334,17 @@ class Shelf:
 # -- deliveries --
 
 
-def delivery_row(delivery: Delivery, body: bytes, at: Moment) -> Row:
-    """What is kept of a delivery."""
+def lead(connection: sqlite3.Connection) -> float:
+    """Seconds that the spool's clock was ahead of the wall clock when a gateway looked last."""
+    row = connection.execute(f"SELECT value FROM facts WHERE name = '{LEAD}'").fetchone()
+    try:
+        return 0.0 if row is None else _number(float(_text(row[0])))
+    except _UNREADABLE:
+        return 0.0
+
+
+def delivery_row(delivery: Delivery, body: bytes, seconds: float) -> Row:
+    """What is kept of a delivery that is accepted now; its times are still the reactor's."""
     stanza = delivery.stanza
     return (
         delivery.id,
@@ -331,8 +355,8 @@ def delivery_row(delivery: Delivery, body: bytes, at: Moment) -> Row:
         str(stanza.recipient),
         stanza.through_room,
         stanza.element.uri,
-        at.now,
-        at.now + delivery.deadline - at.seconds,
+        seconds,
+        delivery.deadline,
         delivery.tries,
         delivery.attempts,
         delivery.size,
@@ -340,9 +364,9 @@ def delivery_row(delivery: Delivery, body: bytes, at: Moment) -> Row:
     )
 
 
-def add_deliveries(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    """Keep deliveries, in this order."""
-    _write(connection, _ADD, rows)
+def add_deliveries(connection: sqlite3.Connection, rows: Sequence[Row], ahead: float) -> None:
+    """Keep deliveries, in this order; the spool's clock is so far ahead of the reactor's."""
+    _write(connection, _ADD, [(*row[:8], row[8] + ahead, row[9] + ahead, *row[10:]) for row in rows])
 
 
 def note_tries(connection: sqlite3.Connection, notes: Sequence[tuple[str, int, int]]) -> None:
@@ -426,15 +450,14 @@ def _readable_delivery(row: Row, at: Moment, deadlines: Mapping[str, float]) -> 
 # -- departures --
 
 
-def departure_rows(departures: Sequence[Departure], at: Moment) -> list[Row]:
-    """What is kept of departures, but for their numbers."""
-    ahead = at.now - at.seconds
+def departure_rows(departures: Sequence[Departure]) -> list[Row]:
+    """What is kept of departures, but for their numbers; their times are still the reactor's."""
     return [
         (
             departure.delivery_id,
             departure.kind,
-            departure.stored + ahead,
-            departure.expires + ahead,
+            departure.stored,
+            departure.expires,
             departure.verbatim,
             None if departure.asked is None else _asked_text(departure.asked),
             departure.xml.encode("utf-8"),
@@ -478,8 +501,14 @@ def _facts(
     )
 
 
-def add_departures(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
-    """Keep departures, in this order; returns the number of the first, and the others follow it one by one."""
+def add_departures(connection: sqlite3.Connection, rows: Sequence[Row], ahead: float) -> int:
+    """
+    Keep departures, in this order; the spool's clock is so far ahead of the reactor's.
+
+    Returns:
+        The number of the first; the others follow it one by one.
+    """
+    rows = [(*row[:2], row[2] + ahead, row[3] + ahead, *row[4:]) for row in rows]
     return _write(connection, _DEPART, rows) - len(rows) + 1
 
 
@@ -587,24 +616,30 @@ def sizes(connection: sqlite3.Connection) -> tuple[int, int]:
 # -- dead letters --
 
 
-def keep_letters(connection: sqlite3.Connection, letters: Mapping[str, tuple[Letter, float]]) -> None:
-    """Keep deliveries as dead letters, by their ids, with when they ended; they are still there."""
+def keep_letters(connection: sqlite3.Connection, letters: Mapping[str, tuple[Letter, float]], ahead: float) -> None:
+    """
+    Keep deliveries, which are still there, as dead letters.
+
+    Args:
+        letters: By their ids, with when they ended by the wall clock.
+        ahead: Seconds that the spool's clock is ahead of the wall clock: a letter's times are for people.
+    """
     for delivery_id, (letter, ended) in letters.items():
         last = (letter.status, letter.media_type, letter.response)
-        connection.execute(_LETTER, (letter.outcome, ended, letter.tries, letter.note, *last, delivery_id))
+        connection.execute(_LETTER, (letter.outcome, ahead, ended, letter.tries, letter.note, *last, delivery_id))
 
 
 def keep_departure_as_letter(
-    connection: sqlite3.Connection, number: int, outcome: str, note: str | None, now: float
+    connection: sqlite3.Connection, number: int, outcome: str, note: str | None, now: float, ahead: float
 ) -> None:
-    """Keep a departure as a dead letter, if it is still there and can be read."""
+    """Keep a departure as a dead letter, if it is still there and can be read; `now` and `ahead` as `keep_letters`."""
     row = connection.execute(
         "SELECT delivery_id, kind, stored, xml FROM departures WHERE number = ?", (number,)
     ).fetchone()
     if row is None:
         return
     delivery_id, kind, stored, xml = row
-    if not isinstance(xml, bytes):
+    if not isinstance(xml, bytes) or not isinstance(stored, (int, float)):
         return
     try:
         [element] = parse_stanzas(xml.decode("utf-8", "replace"), Limits())
@@ -624,7 +659,7 @@ def keep_departure_as_letter(
             sender,
             recipient,
             element.uri or "",
-            stored,
+            stored - ahead,
             now,
             len(xml),
             note or _NOTES_ON_DEPARTURES.get(outcome, outcome),

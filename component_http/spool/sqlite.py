@@ -86,6 +86,9 @@ _DAY = 86_400.0
 TIDY = 3600.0
 """Seconds between two looks for dead letters that are too old."""
 
+CLOCK_SET = 1.0
+"""Seconds by which the wall clock is off when it counts as set; less is what a clock is adjusted by all the time."""
+
 _PASSING = (sqlite3.OperationalError, ComponentHttpError, OSError)
 """What is the fault of the file or of its disk."""
 
@@ -95,7 +98,7 @@ _LOG_OF_REGION = 4096 * 4096
 _REGIONS_AHEAD = 3
 """So many of them have blocks before the log needs them: a transaction may add more than one."""
 
-# What the thread is asked to do. `done` fires in the reactor's thread.
+# What the thread is asked to do. `done` fires in the reactor's thread, and `seconds` is when it was asked by its clock.
 
 
 @define(eq=False)
@@ -106,20 +109,21 @@ class _Store:
 
 @define(eq=False)
 class _Push:
-    """`rows` are those of departures, but for their numbers; `memo` is remembered with these, from `now` on."""
+    """`rows` are those of departures, but for their numbers; `memo` is remembered with these, from `seconds` on."""
 
     done: Deferred[Sequence[int]]
     rows: Sequence[Row]
     memo: Memo | None
-    now: float
+    seconds: float
 
 
 @define(eq=False)
 class _End(_Push):
-    """The same at the end of a delivery; `letter` is its dead letter."""
+    """The same at the end of a delivery, which is `now` by the wall clock; `letter` is its dead letter."""
 
     delivery_id: str
     letter: Letter | None
+    now: float
 
 
 @define(eq=False)
@@ -135,7 +139,7 @@ class _Recall:
     done: Deferred[Memo | None]
     owner: str
     key: str
-    now: float
+    seconds: float
 
 
 @define(eq=False)
@@ -152,7 +156,7 @@ class _Read:
 @define(eq=False)
 class _Restore:
     done: Deferred[list[Delivery]]
-    at: Moment
+    seconds: float
 
 
 @define(eq=False)
@@ -161,7 +165,7 @@ class _Page:
 
     done: Deferred[list[Departure]]
     after: int
-    at: Moment
+    seconds: float
 
 
 @define(eq=False)
@@ -177,11 +181,12 @@ class _Subscribers:
 
 @define(eq=False)
 class _Look:
-    """`facts` are to be written down."""
+    """`facts` are to be written down; it is `now` by the wall clock."""
 
     done: Deferred[Found]
     facts: Mapping[str, str]
-    at: Moment
+    seconds: float
+    now: float
 
 
 @define(eq=False)
@@ -316,6 +321,9 @@ class SqliteSpool:
         # Rows that cannot be read, by table and rowid; and up to which delivery, of those that there were at the start,
         # all have been restored.
         self._damaged: dict[tuple[str, int], rows.Damaged] = {}
+        # How far the spool's clock is ahead of the reactor's, and was ahead of the wall clock when the file was opened.
+        self._ahead = 0.0
+        self._lead_at_start = 0.0
         self._restored = 0
         self._last_to_restore: int | None = None
         self._noted: dict[str, tuple[str, int, int]] = {}
@@ -331,7 +339,7 @@ class SqliteSpool:
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         """See `component_http.interfaces.Spool.store`."""
-        row = rows.delivery_row(delivery, body, self._at())
+        row = rows.delivery_row(delivery, body, self._reactor.seconds())
         if len(self._bodies) < self._window and len(body) <= self._window_bytes:
             self._bodies[delivery.id] = body
             self._window_bytes -= len(body)
@@ -374,18 +382,16 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.end`."""
         self._forget_body(delivery_id)
         self._begun_first.pop(delivery_id, None)
-        at = self._at()
-        leaving = rows.departure_rows(departures, at)
-        return self._ask(_End(Deferred(), leaving, memo, at.now, delivery_id, letter))
+        leaving = rows.departure_rows(departures)
+        return self._ask(_End(Deferred(), leaving, memo, self._reactor.seconds(), delivery_id, letter, self._now()))
 
     def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.push`."""
-        at = self._at()
-        return self._ask(_Push(Deferred(), rows.departure_rows(departures, at), memo, at.now))
+        return self._ask(_Push(Deferred(), rows.departure_rows(departures), memo, self._reactor.seconds()))
 
     def recall(self, owner: str, key: str) -> Deferred[Memo | None]:
         """See `component_http.interfaces.Spool.recall`."""
-        return self._ask(_Recall(Deferred(), owner, key, self._now()))
+        return self._ask(_Recall(Deferred(), owner, key, self._reactor.seconds()))
 
     def key(self) -> Deferred[bytes]:
         """See `component_http.interfaces.Spool.key`."""
@@ -397,7 +403,7 @@ class SqliteSpool:
 
     def departures(self, after: int) -> Deferred[list[Departure]]:
         """See `component_http.interfaces.Spool.departures`."""
-        return self._ask(_Page(Deferred(), after, self._at()))
+        return self._ask(_Page(Deferred(), after, self._reactor.seconds()))
 
     def confirmed(self, number: int) -> None:
         """
@@ -437,11 +443,11 @@ class SqliteSpool:
     def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
         """See `component_http.interfaces.Spool.look`."""
         self._note_first()
-        return self._ask(_Look(Deferred(), facts, self._at()))
+        return self._ask(_Look(Deferred(), facts, self._reactor.seconds(), self._now()))
 
     def restore(self) -> Deferred[list[Delivery]]:
         """See `component_http.interfaces.Spool.restore`."""
-        return self._ask(_Restore(Deferred(), self._at()))
+        return self._ask(_Restore(Deferred(), self._reactor.seconds()))
 
     def close(self) -> Deferred[None]:
         """See `component_http.interfaces.Spool.close`."""
@@ -454,9 +460,6 @@ class SqliteSpool:
             self._put(_Close())
         self._closed.chainDeferred(closed)
         return closed
-
-    def _at(self) -> Moment:
-        return Moment(self._now(), self._reactor.seconds())
 
     def _ask(self, operation: Any) -> Deferred[Any]:
         if self._closed is not None:
@@ -575,7 +578,7 @@ class SqliteSpool:
         look = next((operation for operation in group if isinstance(operation, _Look)), None)
         if look is not None:
             with suppress(sqlite3.Error, OSError):  # what cannot be done now is looked after again
-                self._look_after_room(look.at.seconds)
+                self._look_after_room(look.seconds)
         if self._refusal is None:
             try:
                 return self._carry_out(group)
@@ -821,7 +824,7 @@ class SqliteSpool:
                     raise _disk_full(self._path)
                 self._reserve_index()
                 transaction.begin()
-            rows.add_deliveries(connection, stored)
+            rows.add_deliveries(connection, stored, self._ahead)
             rows.note_tries(connection, latest + begun)
             self._settle(connection, settled)
             rows.set_suspect(connection, suspects)
@@ -833,7 +836,7 @@ class SqliteSpool:
             # What another program put there gets a number beyond all that the reactor's thread knows of by then.
             for moved in self._behind:
                 rows.move_to_the_end(connection, moved)
-            rows.keep_letters(connection, letters)
+            rows.keep_letters(connection, letters, self._lead())
             rows.remove_deliveries(connection, ended)
             if transaction.commit():
                 self.commits += 1
@@ -875,10 +878,15 @@ class SqliteSpool:
                 except KeyError as error:
                     return _Fired(operation, error=error)
             case _Restore():
-                value = self._next_restored(transaction, operation.at)
+                value = self._next_restored(transaction, self._moment(operation.seconds))
             case _Page():
                 value = rows.page(
-                    connection, operation.after, operation.at, self._settled, self._suspected, self._report
+                    connection,
+                    operation.after,
+                    self._moment(operation.seconds),
+                    self._settled,
+                    self._suspected,
+                    self._report,
                 )
             case _Kept():
                 value = rows.still_kept(connection, operation.numbers, self._settled)
@@ -887,7 +895,8 @@ class SqliteSpool:
             case _Look():
                 value = self._looked(transaction, operation)
             case _Recall():
-                value = rows.recall(connection, operation.owner, operation.key, operation.now, self._report)
+                now = self._moment(operation.seconds).now
+                value = rows.recall(connection, operation.owner, operation.key, now, self._report)
             case _Key():
                 value = self._key(transaction)
         return _Fired(operation, value)
@@ -905,12 +914,13 @@ class SqliteSpool:
                 self._reserve_index()
                 transaction.begin()
         leaving = [row for push in pushes for row in push.rows]
-        number = rows.add_departures(transaction.connection, leaving)
+        number = rows.add_departures(transaction.connection, leaving, self._ahead)
         for push in pushes:
             numbers = range(number, number + len(push.rows))
             number = numbers.stop
             if push.memo is not None:
-                self._memos.grew(rows.remember(transaction.connection, push.memo, numbers, push.now))
+                now = self._moment(push.seconds).now
+                self._memos.grew(rows.remember(transaction.connection, push.memo, numbers, now))
             fired[push] = _Fired(push, numbers)
         return fired
 
@@ -919,12 +929,13 @@ class SqliteSpool:
         for number, failed in settled.items():
             if failed is not None:
                 self._letters.grew()
-                rows.keep_departure_as_letter(connection, number, *failed, self._now())
+                rows.keep_departure_as_letter(connection, number, *failed, self._now(), self._lead())
         rows.remove_departures(connection, settled)
 
     def _looked(self, transaction: _Transaction, operation: _Look) -> Found:
         """Carry out what others have asked for, write the facts down, and let go of dead letters that are too many."""
         connection = transaction.connection
+        at = self._moment(operation.seconds)
         deliveries: list[Delivery] = []
         departures = False
         dropped: list[str] = []
@@ -934,7 +945,7 @@ class SqliteSpool:
             argument = str(value)
             transaction.begin()
             if verb == "deliver":
-                found = rows.one_pending(connection, argument, operation.at, self._deadlines, self._report)
+                found = rows.one_pending(connection, argument, at, self._deadlines, self._report)
                 if found is not None:
                     deliveries.append(found)
             elif verb == "depart":
@@ -947,18 +958,20 @@ class SqliteSpool:
                 rows.remove_departures(connection, [int(argument)])
             connection.execute("DELETE FROM commands WHERE number = ?", (number,))
         changed = {name: value for name, value in operation.facts.items() if self._facts.get(name) != value}
+        if abs(at.now - operation.now - float(self._facts.get(rows.LEAD, self._lead_at_start))) > CLOCK_SET:
+            changed[rows.LEAD] = f"{at.now - operation.now:.3f}"
         if changed:
             transaction.begin()
             connection.executemany("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", list(changed.items()))
             self._facts.update(changed)
-        self._tidy(transaction, operation.at.now)
+        self._tidy(transaction, at.now, operation.now)
         return Found(deliveries, departures, dropped, dropped_departures)
 
-    def _tidy(self, transaction: _Transaction, now: float) -> None:
+    def _tidy(self, transaction: _Transaction, now: float, wall: float) -> None:
         connection = transaction.connection
         if not 0 <= now - self._tidied < TIDY:
             self._tidied = now
-            oldest = now - self._letter_days * _DAY
+            oldest = wall - self._letter_days * _DAY
             if connection.execute("SELECT 1 FROM memos WHERE expires <= ? LIMIT 1", (now,)).fetchone():
                 transaction.begin()
                 connection.execute("DELETE FROM memos WHERE expires <= ?", (now,))
@@ -975,6 +988,8 @@ class SqliteSpool:
             raise _disk_full(self._path)
         connection = opened(self._path, synchronous=self._synchronous)
         connection.text_factory = rows.text_of
+        self._lead_at_start = rows.lead(connection)
+        self._ahead = self._now() + self._lead_at_start - self._reactor.seconds()
         self._begun, self._index_bytes = True, 0
         try:
             self._reserve_index()
@@ -1038,6 +1053,15 @@ class SqliteSpool:
                 rows.set_aside(transaction.connection, self._damaged.pop(place), self._now())
             rows.set_key(transaction.connection, key)
         return key
+
+    def _moment(self, seconds: float) -> Moment:
+        """A moment of the reactor's clock by that of the spool, too."""
+        return Moment(seconds + self._ahead, seconds)
+
+    def _lead(self) -> float:
+        """Seconds that the spool's clock is ahead of the wall clock."""
+        seconds: float = self._reactor.seconds()
+        return seconds + self._ahead - self._now()
 
     def _report(self, damaged: rows.Damaged) -> None:
         """A row cannot be read: set it aside with the next transaction that there is room for."""

@@ -16,7 +16,7 @@ from attrs import frozen
 
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.database import APPLICATION_ID, BUSY, SCHEMA, is_damage, is_full
-from component_http.spool.rows import text_of
+from component_http.spool.rows import lead, text_of
 
 __all__ = ["Holder", "Kept", "SpoolStatus", "explained", "holder", "status", "transaction", "visit"]
 
@@ -231,12 +231,13 @@ def status(path: Path, *, patience: float = BUSY) -> SpoolStatus:
     with closing(visit(path, patience=patience)) as connection, explained(path, patience):
         connection.execute("BEGIN")  # all of it at one moment
         fact = connection.execute("SELECT value FROM facts WHERE name = 'webhook'").fetchone()
+        ahead = f"({lead(connection):.3f})"
         return SpoolStatus(
             schema=_number(connection, "user_version"),
             holder=holder(path),
             webhook=None if fact is None else str(fact[0]),
-            deliveries=_kept(connection, "deliveries", "accepted", "size"),
-            departures=_kept(connection, "departures", "stored", "length(xml)"),
+            deliveries=_kept(connection, "deliveries", f"accepted - {ahead}", "size"),
+            departures=_kept(connection, "departures", f"stored - {ahead}", "length(xml)"),
             letters=_kept(
                 connection,
                 "letters",
@@ -252,9 +253,10 @@ def status(path: Path, *, patience: float = BUSY) -> SpoolStatus:
 
 def _kept(connection: sqlite3.Connection, table: str, since: str, size: str) -> Kept:
     # Whatever stands in a column: a status is told all the same.
+    column = since.partition(" ")[0]
     query = (
         f"SELECT count(*), CAST(total({size}) AS INTEGER),"
-        f" min(CASE WHEN typeof({since}) IN ('real', 'integer') THEN {since} END) FROM {table}"
+        f" min(CASE WHEN typeof({column}) IN ('real', 'integer') THEN {since} END) FROM {table}"
     )
     return Kept(*connection.execute(query).fetchone())
 

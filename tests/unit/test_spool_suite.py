@@ -30,9 +30,11 @@ from component_http.delivery.departure import Departure
 from component_http.errors import SpoolError, TimedOut
 from component_http.interfaces import Found
 from component_http.spool.database import prepare
+from component_http.spool.letters import Letters
 from component_http.spool.memory import MemorySpool
 from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, RESTORED_AT_ONCE
 from component_http.spool.sqlite import MAX_GROUP, SqliteSpool
+from component_http.spool.visit import status
 
 reactor: Any = _reactor
 
@@ -278,11 +280,11 @@ class SqliteCase(TestCase):
     def tearDown(self) -> Any:
         return gatherResults([spool.close() for spool in self.spools])
 
-    def open(self, path: Path | None = None, **how: Any) -> SqliteSpool:
+    def open(self, path: Path | None = None, *, clock: Any = reactor, **how: Any) -> SqliteSpool:
         """A spool in this file."""
         prepare(path or self.path)
         how.setdefault("ballast_bytes", 256 * 1024)
-        spool = SqliteSpool(path or self.path, reactor, deadlines=DEADLINES, **how)
+        spool = SqliteSpool(path or self.path, clock, deadlines=DEADLINES, **how)
         self.spools.append(spool)
         return spool
 
@@ -308,7 +310,9 @@ class SqliteSpoolTests(SpoolSuite, SqliteCase):
         SpoolSuite.setUp(self)
 
     def a_spool(self, **limits: int) -> SqliteSpool:
-        return self.open(self.path.with_name(f"spool-{len(self.spools)}"), now=lambda: self.now, **limits)
+        clock = standing_clock()
+        clock.seconds = lambda: self.now
+        return self.open(self.path.with_name(f"spool-{len(self.spools)}"), clock=clock, **limits)
 
     def tearDown(self) -> Any:
         return SqliteCase.tearDown(self)
@@ -498,12 +502,12 @@ class PushTests(SqliteCase):
         """
         What nobody may ask for any more is deleted.
         """
-        wall = [1_000_000.0]
-        spool = self.open(now=lambda: wall[0])
+        clock = standing_clock()
+        spool = self.open(clock=clock)
         await spool.push([a_departure()], a_memo("k1"))
-        wall[0] += LIFETIME / 2
+        clock.advance(LIFETIME / 2)
         await spool.push([a_departure()], a_memo("k2"))
-        wall[0] += LIFETIME / 2
+        clock.advance(LIFETIME / 2)
         await spool.look({})
         self.assertEqual([("k2",)], self.look("SELECT key FROM memos"))
 
@@ -568,11 +572,9 @@ class DeparturesTests(SqliteCase):
         clock = standing_clock()
         clock.advance(500.0)
         wall = [1_000_000.0]
-        prepare(self.path)
-        spool = SqliteSpool(self.path, clock, deadlines=DEADLINES, now=lambda: wall[0])
-        self.spools.append(spool)
-        await spool.store(a_delivery("d1", clock=clock), b"{}")
-        await spool.end("d1", [a_departure(left=100.0, age=20.0, clock=clock)])
+        spool = self.open(clock=clock, now=lambda: wall[0])
+        await spool.push([a_departure(left=100.0, age=20.0, clock=clock)])
+        await spool.close()
         for passed, left, age in (
             (0.0, 100.0, 20.0),
             (50.0, 50.0, 70.0),
@@ -580,8 +582,51 @@ class DeparturesTests(SqliteCase):
             (-3600.0, 120.0, 0.0),
         ):
             wall[0] = 1_000_000.0 + passed
+            spool = self.open(clock=clock, now=lambda: wall[0])
             [found] = await spool.departures(0)
+            await spool.close()
             self.assertEqual((left, age), (round(found.expires - 500.0, 3), round(500.0 - found.stored, 3)))
+
+    async def test_wall_clock_that_is_set(self) -> None:
+        """
+        Whoever sets the wall clock while a gateway runs takes and gives no time, neither then nor at the next start.
+        """
+        clock = standing_clock()
+        wall = [1_000_000.0]
+        spool = self.open(clock=clock, now=lambda: wall[0])
+        await spool.push([a_departure(left=100.0, clock=clock)], a_memo("k1"))
+        await spool.store(a_delivery("d1", left=100.0, clock=clock), b"{}")
+        since = clock.seconds()
+
+        async def assert_left(spool: SqliteSpool, passed: float) -> None:
+            [leaving] = await spool.departures(0)
+            [delivery] = await spool.restore()
+            self.assertEqual([], await spool.restore())
+            left = [leaving.expires, leaving.stored + 100.0, delivery.deadline]
+            self.assertEqual([100.0 - passed] * 3, [round(each - clock.seconds(), 2) for each in left])
+            self.assertIsNotNone(await spool.recall("ops", "k1"))
+
+        for jump in (25 * 3600.0, -50 * 3600.0):
+            wall[0] += jump
+            clock.advance(10.0)
+            wall[0] += 10.0
+            await assert_left(spool, clock.seconds() - since)
+            await spool.look({})
+            await spool.close()
+            clock.advance(10.0)
+            wall[0] += 10.0
+            spool = self.open(clock=clock, now=lambda: wall[0])
+            await assert_left(spool, clock.seconds() - since)
+        await spool.store(a_delivery("d2", clock=clock), b"{}")
+        await spool.end("d2", (), Letter("bounced", "", 1))
+        self.assertEqual([(wall[0], wall[0])], self.look("SELECT accepted, ended FROM letters"))
+        with Letters(self.path, now=lambda: wall[0]) as letters:
+            letters.retry(["d2"])
+        found = (await spool.look({})).deliveries
+        self.assertEqual([900.0], [each.deadline - clock.seconds() for each in found])
+        kept = status(self.path)
+        oldest = (kept.deliveries.oldest, kept.departures.oldest)
+        self.assertEqual([40, 40], [round(wall[0] - (since or 0.0)) for since in oldest])
 
     async def test_failed(self) -> None:
         """
@@ -659,7 +704,7 @@ class LettersTests(SqliteCase):
         """
         A delivery that was given up leaves its request, what came last, and the times.
         """
-        spool = self.open(now=lambda: 1_000_000.0)
+        spool = self.open(clock=standing_clock(), now=lambda: 1_000_000.0)
         await gatherResults([spool.store(a_delivery(name), b'{"body":"hi"}') for name in ("d1", "d2")])
         await spool.end("d1", (), Letter("refused_reply", "kind: unknown", 3, 200, "application/json", b"{1}"))
         await spool.end("d2", ())
@@ -672,17 +717,17 @@ class LettersTests(SqliteCase):
         """
         The oldest go when there are too many, and those that are too old.
         """
-        wall = [1_000_000.0]
-        spool = self.open(max_letters=3, letter_days=1.0, now=lambda: wall[0])
+        clock = standing_clock()
+        spool = self.open(max_letters=3, letter_days=1.0, clock=clock, now=lambda: 1_000_000.0 + clock.seconds())
         for number in range(5):
             await spool.store(a_delivery(f"d{number}"), b"{}")
             await spool.end(f"d{number}", (), Letter("bounced", "", 1))
         await spool.look({})
         self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
-        wall[0] += 86_400.0 / 2
+        clock.advance(86_400.0 / 2)
         await spool.store(a_delivery("d5"), b"{}")
         await spool.end("d5", (), Letter("bounced", "", 1))
-        wall[0] += 86_400.0 / 2 + 1
+        clock.advance(86_400.0 / 2 + 1)
         await spool.look({})
         self.assertEqual([("d5",)], self.look("SELECT id FROM letters"))
 
