@@ -212,6 +212,10 @@ class Spool(Protocol):
         """
         ...  # pragma: no cover
 
+    def hurry(self) -> None:
+        """The process is about to end: wait for nobody from now on."""
+        ...  # pragma: no cover
+
     def close(self) -> Deferred[None]:
         """Do what was asked, and let go of what is open; fires when nothing is. It may be used again then."""
         ...  # pragma: no cover

@@ -641,6 +641,7 @@ class Relay:
     def _drain_over(self) -> None:
         self._end_of_drain = None
         self._drain_is_over = True
+        self._spool.hurry()
         if self._under_way:
             if self._spool.durable:
                 self._log.info("{pending} deliveries stay in the spool, iqs excepted", pending=self.pending)

@@ -25,6 +25,7 @@ __all__ = [
     "SCHEMA",
     "SpoolLock",
     "Synchronous",
+    "is_busy",
     "is_damage",
     "is_full",
     "lock",
@@ -440,6 +441,11 @@ def is_full(error: BaseException) -> bool:
 def may_be_full(error: BaseException) -> bool:
     """It could not be read, written or opened; that there is no room, or no more for this user, may be why."""
     return is_full(error) or _code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Another program is writing."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def is_damage(error: BaseException) -> bool:

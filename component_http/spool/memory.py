@@ -153,6 +153,9 @@ class MemorySpool:
         """See `component_http.interfaces.Spool.look`; nobody else can look into it."""
         return succeed(Found())
 
+    def hurry(self) -> None:
+        """See `component_http.interfaces.Spool.hurry`."""
+
     def close(self) -> Deferred[None]:
         """See `component_http.interfaces.Spool.close`."""
         return succeed(None)

@@ -33,6 +33,7 @@ from component_http.spool.database import (
     INDEX_REGION,
     OPENING_BYTES,
     Synchronous,
+    is_busy,
     is_damage,
     is_full,
     make_private,
@@ -85,6 +86,18 @@ _DAY = 86_400.0
 
 TIDY = 3600.0
 """Seconds between two looks for dead letters that are too old."""
+
+BUSY_SLICE = 0.1
+"""Seconds that SQLite waits at once for another program that writes; in between it is seen whether the process ends."""
+
+BUSY_AGAIN = 0.5
+"""
+Seconds to wait for it, instead of `database.BUSY`, when that was in vain the last time: then what is to be stored is
+better refused at once.
+"""
+
+BUSY_AT_THE_END = 0.25
+"""The same when the process is about to end."""
 
 CLOCK_SET = 1.0
 """Seconds by which the wall clock is off when it counts as set; less is what a clock is adjusted by all the time."""
@@ -294,6 +307,7 @@ class SqliteSpool:
         self._notices = Notices(LOG_INTERVAL)
         self._thread: Thread | None = None
         self._closed: Deferred[None] | None = None
+        self._hurries = False
         self._asked: list[_Operation | _Close] = []
         # What goes from that thread to the other.
         self._queue: SimpleQueue[list[_Operation | _Close]] = SimpleQueue()
@@ -311,6 +325,7 @@ class SqliteSpool:
         self._wait_for_readers = float("-inf")
         self._ballast = Ballast(path, ballast_bytes)
         self._refusal: SpoolError | None = None
+        self._was_busy = False
         # What is still to be written: deliveries that have ended, with their letters and when, because SQLite failed;
         # departures that are confirmed or have failed, and those that are suspects; how often deliveries were tried;
         # and pairs of subscribers with whether they are still some.
@@ -449,8 +464,13 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.restore`."""
         return self._ask(_Restore(Deferred(), self._reactor.seconds()))
 
+    def hurry(self) -> None:
+        """See `component_http.interfaces.Spool.hurry`."""
+        self._hurries = True
+
     def close(self) -> Deferred[None]:
         """See `component_http.interfaces.Spool.close`."""
+        self._hurries = True
         self._note_first()
         if self._thread is None and not (self._notes or self._settlements or self._suspects or self._subscriptions):
             return succeed(None)
@@ -538,6 +558,7 @@ class SqliteSpool:
         assert self._thread is not None and self._closed is not None
         self._thread.join()  # calling this was its last deed
         self._thread = None
+        self._hurries = False
         closed, self._closed = self._closed, None
         closed.callback(None)
 
@@ -769,7 +790,7 @@ class SqliteSpool:
             try:
                 [[busy, *_]] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
-                connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+                connection.execute(f"PRAGMA busy_timeout = {BUSY_SLICE * 1000:.0f}")
         except sqlite3.Error:
             return False
         return not busy
@@ -817,7 +838,7 @@ class SqliteSpool:
         letters = {delivery_id: (letter, now) for delivery_id, (letter, now) in ended.items() if letter is not None}
         latest = [note for note in noted if note[0] not in ended]
         begun = [operation.note for operation in group if isinstance(operation, _Begun)]
-        transaction = _Transaction(connection)
+        transaction = _Transaction(connection, self._goes_on_waiting)
         try:
             if stored or ended or latest or begun or settled or suspects or damaged or subscriptions:
                 if isinstance(self._refusal, DiskFull) and not self._fits(connection, ends, letters):
@@ -840,6 +861,7 @@ class SqliteSpool:
             rows.remove_deliveries(connection, ended)
             if transaction.commit():
                 self.commits += 1
+                self._was_busy = False
         except BaseException:
             _roll_back(connection)
             self._facts.clear()
@@ -988,6 +1010,7 @@ class SqliteSpool:
             raise _disk_full(self._path)
         connection = opened(self._path, synchronous=self._synchronous)
         connection.text_factory = rows.text_of
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SLICE * 1000:.0f}")
         self._lead_at_start = rows.lead(connection)
         self._ahead = self._now() + self._lead_at_start - self._reactor.seconds()
         self._begun, self._index_bytes = True, 0
@@ -1054,6 +1077,13 @@ class SqliteSpool:
             rows.set_key(transaction.connection, key)
         return key
 
+    def _goes_on_waiting(self, waited: float) -> bool:
+        """Whether to go on waiting for another program that writes, for which so many seconds were waited."""
+        if waited < (BUSY_AT_THE_END if self._hurries else BUSY_AGAIN if self._was_busy else BUSY):
+            return True
+        self._was_busy = True
+        return False
+
     def _moment(self, seconds: float) -> Moment:
         """A moment of the reactor's clock by that of the spool, too."""
         return Moment(seconds + self._ahead, seconds)
@@ -1101,17 +1131,24 @@ class _Transaction:
 
     Args:
         connection: It begins none by itself.
+        goes_on_waiting: Whether to wait for another program that writes, for which so many seconds were waited so far.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, goes_on_waiting: Callable[[float], bool]) -> None:
         self.connection = connection
+        self._goes_on_waiting = goes_on_waiting
         self._begun = False
 
     def begin(self) -> None:
         """Something is to be written."""
-        if not self._begun:
-            self._begun = True
-            self.connection.execute("BEGIN IMMEDIATE")
+        since = time.monotonic()
+        while not self._begun:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+                self._begun = True
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or not self._goes_on_waiting(time.monotonic() - since):
+                    raise
 
     def commit(self) -> bool:
         """Keep what was written; whether anything was."""

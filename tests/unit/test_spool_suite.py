@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -33,7 +33,7 @@ from component_http.spool.database import prepare
 from component_http.spool.letters import Letters
 from component_http.spool.memory import MemorySpool
 from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, RESTORED_AT_ONCE
-from component_http.spool.sqlite import MAX_GROUP, SqliteSpool
+from component_http.spool.sqlite import BUSY_SLICE, MAX_GROUP, SqliteSpool
 from component_http.spool.visit import status
 
 reactor: Any = _reactor
@@ -751,6 +751,51 @@ class LettersTests(SqliteCase):
             await spool.store(a_delivery("d1"), b"{}")
             await spool.end("d1", (), Letter("bounced", note, 1))
         self.assertEqual([("d1", "second")], self.look("SELECT id, note FROM letters"))
+
+
+class BusyTests(SqliteCase):
+    """Another program that writes to the file, and does not end."""
+
+    async def test_wait(self) -> None:
+        """
+        It is waited for, and what was asked for is done when it has ended.
+        """
+        spool = self.open()
+        await spool.store(a_delivery("d1"), b"{}")
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            asked = [spool.store(a_delivery("d2"), b"{}"), spool.push([a_departure()])]
+            await deferLater(reactor, 2 * BUSY_SLICE)
+            self.assertEqual([False, False], [each.called for each in asked])
+            other.execute("COMMIT")
+            await gatherResults(asked)
+
+    async def test_close(self) -> None:
+        """
+        At the end nobody waits for it: what could not be written is told, and the file is let go of.
+        """
+        spool = self.open()
+        await spool.store(a_delivery("d1"), b"{}")
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            asked = spool.store(a_delivery("d2"), b"{}")
+            await deferLater(reactor, 2 * BUSY_SLICE)
+            spool.confirmed(1)
+            closed = spool.close()
+            await self.assertFailure(asked, SpoolError)
+            await closed
+        self.assertEqual(["d1"], [each.id for each in await self.open().restore()])
+
+    async def test_hurry(self) -> None:
+        """
+        So it is from when the process is about to end.
+        """
+        spool = self.open()
+        await spool.store(a_delivery("d1"), b"{}")
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            spool.hurry()
+            await self.assertFailure(spool.end("d1", [a_departure()]), SpoolError)
 
 
 class LookTests(SqliteCase):
