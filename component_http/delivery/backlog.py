@@ -50,6 +50,8 @@ class _Sender:
     What one bare address has pending.
 
     Attributes:
+        pending: Its deliveries, and the places that are kept for more.
+        pending_bytes: Their sizes.
         round: Its ready conversations, the next one first.
     """
 
@@ -105,6 +107,9 @@ class Backlog:
         self._max_running = max_running
         self._running = 0
         self._pending_bytes = 0
+        # Places that are kept, in all and by conversation; their bytes are among the others.
+        self._places = 0
+        self._places_of: dict[Conversation, int] = {}
         self._queue_of: dict[str, _ConversationQueue] = {}
         self._queues: dict[Conversation, _ConversationQueue] = {}
         self._senders: dict[str, _Sender] = {}
@@ -116,8 +121,13 @@ class Backlog:
         return len(self._queue_of)
 
     @property
+    def places(self) -> int:
+        """Places that are kept for deliveries to come."""
+        return self._places
+
+    @property
     def pending_bytes(self) -> int:
-        """Their sizes in all."""
+        """The sizes in all of both."""
         return self._pending_bytes
 
     @property
@@ -129,7 +139,7 @@ class Backlog:
     def used(self) -> float:
         """How much of the overall limits is used, of that which is used more: 0 to 1, and more after a restart."""
         limits = self._limits
-        return max(self.pending / limits.max_pending, self._pending_bytes / limits.max_pending_bytes)
+        return max((self.pending + self._places) / limits.max_pending, self._pending_bytes / limits.max_pending_bytes)
 
     @property
     def crowded(self) -> bool:
@@ -148,15 +158,14 @@ class Backlog:
         """The ids of all that was pending when it began, in order of arrival; they may be removed on the way."""
         return iter(list(self._queue_of))
 
-    def refusal(self, conversation: Conversation, size: int, others: int = 0, other_bytes: int = 0) -> Refusal | None:
+    def refusal(self, conversation: Conversation, size: int, others: int = 0) -> Refusal | None:
         """
         Say why there is no room for a delivery.
 
         Args:
             conversation: The one it belongs to.
             size: Bytes of its request body.
-            others: Deliveries that are to be added before it.
-            other_bytes: Their sizes in all.
+            others: Deliveries that count, too, and are not here.
 
         Returns:
             None if there is room, or the name of what to count: `refused_full` if it would exceed an overall limit,
@@ -165,11 +174,12 @@ class Backlog:
             with nothing pending is never unfair, however small the share.
         """
         limits = self._limits
-        pending, pending_bytes = self.pending + others + 1, self._pending_bytes + other_bytes + size
+        pending, pending_bytes = self.pending + self._places + others + 1, self._pending_bytes + size
         if pending > limits.max_pending or pending_bytes > limits.max_pending_bytes:
             return "refused_full"
         queue = self._queues.get(conversation)
-        if queue is not None and len(queue.deliveries) >= limits.max_per_conversation:
+        held = self._places_of.get(conversation, 0) + (0 if queue is None else len(queue.deliveries))
+        if held >= limits.max_per_conversation:
             return "refused_conversation_full"
         sender = self._senders.get(conversation[0])
         if sender is not None:
@@ -180,6 +190,20 @@ class Backlog:
                 if used > limits.fair_above * limit and held > limits.fair_share * limit:
                     return "refused_unfair"
         return None
+
+    def keep_place(self, conversation: Conversation, size: int) -> None:
+        """Count a delivery that is to be added before long, until it is, or is not to be any more: `give_up_place`."""
+        self._count(self._sender_of(conversation), 1, size)
+        self._places += 1
+        self._places_of[conversation] = self._places_of.get(conversation, 0) + 1
+
+    def give_up_place(self, conversation: Conversation, size: int) -> None:
+        """Count it no longer."""
+        left = self._places_of.pop(conversation) - 1
+        if left:
+            self._places_of[conversation] = left
+        self._places -= 1
+        self._count(self._senders[conversation[0]], -1, -size)
 
     def add(self, delivery_id: str, conversation: Conversation, size: int) -> None:
         """
@@ -196,17 +220,11 @@ class Backlog:
             raise ValueError(f"{delivery_id} is pending already")
         queue = self._queues.get(conversation)
         if queue is None:
-            name = conversation[0]
-            sender = self._senders.get(name)
-            if sender is None:
-                sender = self._senders[name] = _Sender(name)
-            queue = self._queues[conversation] = _ConversationQueue(conversation, sender)
+            queue = self._queues[conversation] = _ConversationQueue(conversation, self._sender_of(conversation))
             self._enter_round(queue)
         queue.deliveries[delivery_id] = size
         self._queue_of[delivery_id] = queue
-        queue.sender.pending += 1
-        queue.sender.pending_bytes += size
-        self._pending_bytes += size
+        self._count(queue.sender, 1, size)
 
     def next(self) -> str | None:
         """
@@ -247,9 +265,6 @@ class Backlog:
         led = queue.first == delivery_id
         del self._queue_of[delivery_id]
         size = queue.deliveries.pop(delivery_id)
-        self._pending_bytes -= size
-        sender.pending -= 1
-        sender.pending_bytes -= size
         if led and queue.head == "running":
             self._running -= 1
         if not queue.deliveries:
@@ -258,6 +273,19 @@ class Backlog:
                 self._leave_round(queue)
         elif led and queue.head != "ready":
             self._enter_round(queue)
+        self._count(sender, -1, -size)
+
+    def _sender_of(self, conversation: Conversation) -> _Sender:
+        name = conversation[0]
+        sender = self._senders.get(name)
+        if sender is None:
+            sender = self._senders[name] = _Sender(name)
+        return sender
+
+    def _count(self, sender: _Sender, deliveries: int, size: int) -> None:
+        sender.pending += deliveries
+        sender.pending_bytes += size
+        self._pending_bytes += size
         if not sender.pending:
             del self._senders[sender.name]
 

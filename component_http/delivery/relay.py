@@ -54,6 +54,13 @@ MAX_RESTS = 10_000
 SPOOL_REST = 5.0
 """Seconds that a delivery rests whose request body the spool could not read."""
 
+MAX_STORING_BYTES = 16 * 1024 * 1024
+"""Bytes of request bodies that wait to be stored, in memory, beyond which no more are accepted."""
+
+PAUSE_STORING = 1000
+PAUSE_STORING_BYTES = 4 * 1024 * 1024
+"""Deliveries that wait to be stored, and their bytes, above which reading pauses until all of them are."""
+
 MAX_LETTER_BYTES = 64 * 1024
 """Bytes of a response that are kept in a dead letter: enough to see what was wrong with it."""
 
@@ -142,9 +149,10 @@ class Relay:
         self._once = once
         self._notices = Notices(REFUSAL_INTERVAL)
         self._log_notices = Notices(LOG_INTERVAL)
-        # What is to be pending, and its bytes in all.
+        # What is to be pending, and its bytes in all; the backlog keeps places for it.
         self._storing: set[str] = set()
         self._storing_bytes = 0
+        self._much_to_store = False
         # What is pending, by delivery id; then what each of them is at, where it is not just waiting for its turn.
         self._deliveries: dict[str, Delivery] = {}
         self._ending: set[str] = set()
@@ -211,10 +219,12 @@ class Relay:
             if refusal is None:
                 body = request_body(stanza)
                 refusal = self._refusal(conversation, len(body))
-            if refusal is None:
-                self._store(stanza, body)
-            else:
+            if refusal is not None:
                 self._refuse(stanza, conditions.FULL, refusal)
+            elif self._storing_bytes + len(body) > MAX_STORING_BYTES and self._storing:
+                self._refuse(stanza, conditions.FULL, "refused_unstored", "it does not keep up")
+            else:
+                self._store(stanza, body)
 
     def restore(self, deliveries: Iterable[Delivery]) -> None:
         """
@@ -240,20 +250,28 @@ class Relay:
 
     def _refusal(self, conversation: Conversation, size: int) -> Refusal | None:
         """Ask first without the size, for a body that is refused need not be written."""
-        return self._backlog.refusal(conversation, size, len(self._storing) + len(self._open), self._storing_bytes)
+        return self._backlog.refusal(conversation, size, len(self._open))
 
     def _store(self, stanza: Stanza, body: bytes) -> None:
         deadline = self._clock.seconds() + self._seconds[stanza.kind]
         delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline)
         self._storing.add(delivery.id)
         self._storing_bytes += delivery.size
+        self._backlog.keep_place(delivery.conversation, delivery.size)
+        if len(self._storing) > PAUSE_STORING or self._storing_bytes > PAUSE_STORING_BYTES:
+            self._much_to_store = True
+            self._valve.pause()
         stored = self._spool.store(delivery, body)
         stored.addCallbacks(self._stored, self._not_stored, callbackArgs=(delivery,), errbackArgs=(delivery,))
         stored.addErrback(self._mistaken, delivery)
 
-    def _stored(self, _: None, delivery: Delivery) -> None:
+    def _store_no_longer(self, delivery: Delivery) -> None:
         self._storing.discard(delivery.id)
         self._storing_bytes -= delivery.size
+        self._backlog.give_up_place(delivery.conversation, delivery.size)
+
+    def _stored(self, _: None, delivery: Delivery) -> None:
+        self._store_no_longer(delivery)
         self._take(delivery)
         self._observer.count("accepted")
         if self._given_up is not None:
@@ -264,9 +282,12 @@ class Relay:
         # While the webhook answers, what is held back now gets in later; else it should be told that there is no room.
         if self._backlog.crowded and not self._forwarder.wait():
             self._valve.pause()
+        elif self._much_to_store and not self._storing:
+            self._much_to_store = False
+            self._read_again()
 
     def _read_again(self) -> None:
-        if self._backlog.relieved:
+        if self._backlog.relieved and not self._much_to_store:
             self._valve.resume()
 
     def _take(self, delivery: Delivery) -> None:
@@ -275,13 +296,14 @@ class Relay:
         self._deadlines.add(delivery.id, delivery.stanza.kind, delivery.deadline)
 
     def _not_stored(self, failure: Failure, delivery: Delivery) -> None:
-        self._storing.discard(delivery.id)
-        self._storing_bytes -= delivery.size
+        self._store_no_longer(delivery)
         if failure.check(SpoolError):
             self._refuse(delivery.stanza, conditions.FULL, "refused_unstored", failure.getErrorMessage())
         else:
             self._log_mistake(failure, delivery)
             self._refuse(delivery.stanza, conditions.INTERNAL, "refused_unstored")
+        if not self._storing:
+            self._much_to_store = False
         self._look_whether_drained()
 
     def _refuse(self, stanza: Stanza, error: conditions.StanzaError, event: str, why: str = "") -> None:

@@ -278,7 +278,7 @@ class SqliteSpool:
         synchronous: Synchronous = "FULL",
         now: Callable[[], float] = time.time,
         window: int = 1000,
-        window_bytes: int = 64 * 1024 * 1024,
+        window_bytes: int = 16 * 1024 * 1024,
         ballast_bytes: int = BALLAST_BYTES,
         max_log_bytes: int = MAX_LOG_BYTES,
         letter_days: float = 7.0,

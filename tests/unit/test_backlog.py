@@ -437,6 +437,7 @@ class BacklogMachine(RuleBasedStateMachine):
         self.senders_seen = {}
         self.conversations_seen = {}
         self.watched = []
+        self.places = []
 
     def ready(self):
         """The first delivery of each conversation that has none running or resting."""
@@ -465,7 +466,12 @@ class BacklogMachine(RuleBasedStateMachine):
         conversation = (sender, recipient, is_iq)
         refusal = self.backlog.refusal(conversation, size)
         assert self.expected_refusal(conversation, size) == refusal
-        if refusal is None or restored:
+        if refusal is None and not restored and size % 2:
+            place = Watched(sender), Watched(recipient)
+            self.backlog.keep_place((*place, is_iq), size)
+            self.watched += map(weakref.ref, place)
+            self.places.append((conversation, size))
+        elif refusal is None or restored:
             delivery_id = f"d{self.arrived}"
             self.arrived += 1
             names = Watched(delivery_id), Watched(sender), Watched(recipient)
@@ -476,15 +482,23 @@ class BacklogMachine(RuleBasedStateMachine):
 
     def expected_refusal(self, conversation, size):
         limits = self.LIMITS
-        all_sizes = [size] + [s for _, s in self.pending.values()]
-        own_sizes = [size] + [s for c, s in self.pending.values() if c[0] == conversation[0]]
+        counted = [*self.pending.values(), *self.places]
+        all_sizes = [size] + [s for _, s in counted]
+        own_sizes = [size] + [s for c, s in counted if c[0] == conversation[0]]
         if len(all_sizes) > limits.max_pending or sum(all_sizes) > limits.max_pending_bytes:
             return "refused_full"
-        if [c for c, _ in self.pending.values()].count(conversation) >= limits.max_per_conversation:
+        if [c for c, _ in counted].count(conversation) >= limits.max_per_conversation:
             return "refused_conversation_full"
         too_many = len(all_sizes) > 6 and len(own_sizes) > 3
         too_large = sum(all_sizes) > 20 and sum(own_sizes) > 10
         return "refused_unfair" if (too_many or too_large) and len(own_sizes) > 1 else None
+
+    @precondition(lambda self: self.places)
+    @rule(data=st.data())
+    def gives_up_place(self, data) -> None:
+        place = data.draw(st.sampled_from(self.places))
+        self.places.remove(place)
+        self.backlog.give_up_place(*place)
 
     @rule()
     def turn(self) -> None:
@@ -547,20 +561,24 @@ class BacklogMachine(RuleBasedStateMachine):
     def all_end(self) -> None:
         for delivery_id in self.backlog:
             self.end(str(delivery_id))
-        assert self.backlog.pending == 0
+        while self.places:
+            self.backlog.give_up_place(*self.places.pop())
+        assert (self.backlog.pending, self.backlog.places) == (0, 0)
 
     @invariant()
     def books_are_right(self) -> None:
         backlog = self.backlog
-        size = sum(size for _, size in self.pending.values())
+        number = len(self.pending) + len(self.places)
+        size = sum(size for _, size in [*self.pending.values(), *self.places])
         assert list(self.pending) == list(backlog)
         assert (len(self.pending), size, len(self.running)) == (backlog.pending, backlog.pending_bytes, backlog.running)
-        assert (len(self.pending) > 9 or size > 30) == backlog.crowded
-        assert (len(self.pending) <= 6 and size <= 20) == backlog.relieved
+        assert len(self.places) == backlog.places
+        assert (number > 9 or size > 30) == backlog.crowded
+        assert (number <= 6 and size <= 20) == backlog.relieved
 
     @invariant()
     def the_rest_is_forgotten(self) -> None:
-        pending = set(self.pending).union(*(conversation for conversation, _ in self.pending.values()))
+        pending = set(self.pending).union(*(conversation for conversation, _ in [*self.pending.values(), *self.places]))
         self.watched = [reference for reference in self.watched if reference() is not None]
         assert pending.issuperset(remembered(self.watched))
 

@@ -33,7 +33,15 @@ from component_http.delivery.departure import Departure
 from component_http.delivery.departures import Departures
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_guard import LoopGuard
-from component_http.delivery.relay import FLUSH, MAX_LETTER_BYTES, SLICE, SPOOL_REST, Relay
+from component_http.delivery.relay import (
+    FLUSH,
+    MAX_LETTER_BYTES,
+    MAX_STORING_BYTES,
+    PAUSE_STORING_BYTES,
+    SLICE,
+    SPOOL_REST,
+    Relay,
+)
 from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import (
     CertificateInvalid,
@@ -382,6 +390,43 @@ class SpoolTests(DeliveryTestCase):
         self.assertEqual((1, []), (len(self.webhook.posts), self.sent()))
         self.clock.advance(0.01)
         self.assertEqual([("message", "chat", None)], self.sent())
+
+    def test_what_is_being_stored_counts(self) -> None:
+        """
+        While the spool takes its time, what it is to store counts for each limit, and for none any more if it fails.
+        """
+        spool = SlowSpool(self.clock, 10.0)
+        limits = BacklogLimits(max_pending=20, max_per_conversation=3)
+        relay = self.a_relay([Deferred() for _ in range(50)], spool=spool, limits=limits)
+        for sender in ("alice", "bob", "carol"):
+            for _ in range(4):
+                relay.accept(a_stanza(sender=f"{sender}@example.org"))
+        self.assertEqual(3, self.counters["refused_conversation_full"])
+        for number in range(3):
+            relay.accept(a_stanza(sender="alice@example.org", to=f"bot{number}"))
+        self.assertEqual(2, self.counters["refused_unfair"])
+        spool.broken = SpoolError("disk I/O error")
+        relay.accept(a_stanza(sender="dave@example.org"))
+        spool.broken = None
+        self.clock.advance(10.0)
+        self.assertEqual((10, 1), (self.counters["accepted"], self.counters["refused_unstored"]))
+        self.assertEqual(10, relay.pending)
+
+    def test_spool_that_does_not_keep_up(self) -> None:
+        """
+        Much that is to be stored pauses reading until it is stored, and more than that is refused.
+        """
+        relay = self.a_relay([Deferred() for _ in range(50)], spool=SlowSpool(self.clock, 10.0))
+        large = "x" * (PAUSE_STORING_BYTES // 4)  # which is in the request twice
+        for number in range(2):
+            relay.accept(a_stanza(sender=f"u{number}@example.org", body=large))
+        self.assertTrue(self.valve.paused)
+        for number in range(2, 10):
+            relay.accept(a_stanza(sender=f"u{number}@example.org", body=large))
+        refused = 10 - MAX_STORING_BYTES // (2 * len(large)) + 1
+        self.assertEqual(refused, self.counters["refused_unstored"])
+        self.clock.advance(10.0)
+        self.assertEqual((10 - refused, False), (self.counters["accepted"], self.valve.paused))
 
     def test_not_stored(self) -> None:
         """
