@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from sys import intern
 
 from attrs import evolve, frozen
 from twisted.words.protocols.jabber.xmpp_stringprep import Profile, nameprep, nodeprep, resourceprep
@@ -82,7 +83,7 @@ def _parse(text: str) -> Address:
     local, domain = (before, after) if at else (None, before)
     return Address(
         local=None if local is None else _prepared(_local, local, "local part"),
-        domain=_domain(domain),
+        domain=intern(_domain(domain)),  # of a few servers come the users of one component
         resource=_prepared(_resource, resource, "resource") if slash else None,
     )
 

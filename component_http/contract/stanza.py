@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from sys import intern
 from types import MappingProxyType
 
 from attrs import evolve, field, frozen
@@ -68,7 +69,8 @@ class Stanza:
         kind = element.name
         if kind not in TYPES or element.uri not in STANZA_NAMESPACES:
             raise MalformedStanza(f"not a {', '.join(TYPES)}")
-        stanza_type = element.getAttribute("type", "")
+        # One of a few, of which there need not be as many as stanzas.
+        stanza_type = intern(element.getAttribute("type", ""))
         if kind == "iq" and not (element.hasAttribute("id") and stanza_type in TYPES["iq"]):
             raise MalformedStanza("an iq without an id, or of an unknown type")
         return cls(
@@ -125,7 +127,18 @@ class Stanza:
     @property
     def conversation(self) -> tuple[str, str, bool]:
         """What keeps its order: the bare sender, the bare recipient, and whether it is an iq."""
-        return (str(self.sender.bare), str(self.recipient.bare), self.kind == "iq")
+        return _conversation(self.sender, self.recipient, self.kind == "iq")
+
+
+@lru_cache(4096)
+def _conversation(sender: Address, recipient: Address, is_iq: bool) -> tuple[str, str, bool]:
+    """The same object for all of a conversation, as long as it goes on."""
+    return _bare(sender), _bare(recipient), is_iq
+
+
+@lru_cache(4096)
+def _bare(address: Address) -> str:
+    return str(address.bare)
 
 
 @lru_cache(64)

@@ -58,7 +58,7 @@ class _Sender:
     name: str
     pending: int = 0
     pending_bytes: int = 0
-    round: OrderedDict[_ConversationQueue, None] = Factory(OrderedDict)
+    round: list[_ConversationQueue] = Factory(list)
 
 
 @define(eq=False)
@@ -67,19 +67,19 @@ class _ConversationQueue:
     The deliveries of one conversation.
 
     Attributes:
-        deliveries: The size of each, by id, in order of arrival; never empty for long. A linked list, unlike dict, so
-            that the first of many is found at once whatever was removed before it.
+        deliveries: Their ids, in order of arrival; never empty for long. Most conversations have one, for which a list
+            is the smallest thing, and it is fast enough for the thousand that one may have.
         head: The state of the first; the others wait for it.
     """
 
     conversation: Conversation
     sender: _Sender
-    deliveries: OrderedDict[str, int] = Factory(OrderedDict)
+    deliveries: list[str] = Factory(list)
     head: Literal["ready", "running", "resting"] = "ready"
 
     @property
     def first(self) -> str:
-        return next(iter(self.deliveries))
+        return self.deliveries[0]
 
 
 class Backlog:
@@ -91,8 +91,8 @@ class Backlog:
     within a sender by conversation. Whoever was served goes to the end of both rounds, so that a sender who is ready
     waits for at most one turn of each other sender, however much they have.
 
-    Each operation takes the same time however much is pending, but for iterating. A sender with nothing pending leaves
-    no trace.
+    An operation takes longer only with what one conversation or one sender has, and that little. A sender with nothing
+    pending leaves no trace.
 
     Ids are the caller's: one that is not pending raises KeyError, one in another state than the call is for
     ValueError. Both are bugs.
@@ -110,7 +110,7 @@ class Backlog:
         # Places that are kept, in all and by conversation; their bytes are among the others.
         self._places = 0
         self._places_of: dict[Conversation, int] = {}
-        self._queue_of: dict[str, _ConversationQueue] = {}
+        self._entries: dict[str, tuple[_ConversationQueue, int]] = {}  # by id, with its size
         self._queues: dict[Conversation, _ConversationQueue] = {}
         self._senders: dict[str, _Sender] = {}
         self._round: OrderedDict[_Sender, None] = OrderedDict()
@@ -118,7 +118,7 @@ class Backlog:
     @property
     def pending(self) -> int:
         """Deliveries in all."""
-        return len(self._queue_of)
+        return len(self._entries)
 
     @property
     def places(self) -> int:
@@ -152,11 +152,11 @@ class Backlog:
         return self.used <= self._limits.resume_below
 
     def __contains__(self, delivery_id: object) -> bool:
-        return delivery_id in self._queue_of
+        return delivery_id in self._entries
 
     def __iter__(self) -> Iterator[str]:
         """The ids of all that was pending when it began, in order of arrival; they may be removed on the way."""
-        return iter(list(self._queue_of))
+        return iter(list(self._entries))
 
     def refusal(self, conversation: Conversation, size: int, others: int = 0) -> Refusal | None:
         """
@@ -216,14 +216,14 @@ class Backlog:
             conversation: The one it belongs to.
             size: Bytes of its request body.
         """
-        if delivery_id in self._queue_of:
+        if delivery_id in self._entries:
             raise ValueError(f"{delivery_id} is pending already")
         queue = self._queues.get(conversation)
         if queue is None:
             queue = self._queues[conversation] = _ConversationQueue(conversation, self._sender_of(conversation))
             self._enter_round(queue)
-        queue.deliveries[delivery_id] = size
-        self._queue_of[delivery_id] = queue
+        queue.deliveries.append(delivery_id)
+        self._entries[delivery_id] = queue, size
         self._count(queue.sender, 1, size)
 
     def next(self) -> str | None:
@@ -236,7 +236,7 @@ class Backlog:
         if self._running >= self._max_running or not self._round:
             return None
         sender = next(iter(self._round))
-        queue, _ = sender.round.popitem(last=False)
+        queue = sender.round.pop(0)
         if sender.round:
             self._round.move_to_end(sender)
         else:
@@ -260,11 +260,10 @@ class Backlog:
 
         If it was ready, the next takes its place in the round.
         """
-        queue = self._queue_of[delivery_id]
+        queue, size = self._entries.pop(delivery_id)
         sender = queue.sender
         led = queue.first == delivery_id
-        del self._queue_of[delivery_id]
-        size = queue.deliveries.pop(delivery_id)
+        queue.deliveries.remove(delivery_id)
         if led and queue.head == "running":
             self._running -= 1
         if not queue.deliveries:
@@ -290,18 +289,18 @@ class Backlog:
             del self._senders[sender.name]
 
     def _queue_led_by(self, delivery_id: str, state: Literal["running", "resting"]) -> _ConversationQueue:
-        queue = self._queue_of[delivery_id]
+        queue, _ = self._entries[delivery_id]
         if queue.head != state or queue.first != delivery_id:
             raise ValueError(f"{delivery_id} is not {state}")
         return queue
 
     def _enter_round(self, queue: _ConversationQueue) -> None:
         queue.head = "ready"
-        queue.sender.round[queue] = None
+        queue.sender.round.append(queue)
         # Where the sender is in the round already, this keeps its place.
         self._round[queue.sender] = None
 
     def _leave_round(self, queue: _ConversationQueue) -> None:
-        del queue.sender.round[queue]
+        queue.sender.round.remove(queue)
         if not queue.sender.round:
             del self._round[queue.sender]
