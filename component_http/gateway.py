@@ -298,11 +298,11 @@ class Gateway(MultiService):
         return None if path is None else f"{self._settings.api.base_url or ''}{path}"
 
     def _look(self, spool: Spool, relay: Relay, departures: Departures) -> Deferred[None]:
-        found = spool.look({"webhook": relay.status().webhook})
+        found = spool.look({"webhook": relay.status().webhook}, relay.room_to_return)
         return found.addCallback(self._found, relay, departures).addErrback(self._not_looked)
 
     def _found(self, found: Found, relay: Relay, departures: Departures) -> None:
-        relay.restore(found.deliveries)
+        relay.take_back(found.deliveries)
         relay.drop(found.dropped_deliveries)
         if found.dropped_departures:
             departures.dropped(found.dropped_departures)

@@ -49,7 +49,7 @@ class Found:
     What another program has put into a spool.
 
     Attributes:
-        deliveries: To be delivered, behind all others.
+        deliveries: To be delivered once more, behind all others and when there is room.
         departures: There is more to leave than was handed over.
         dropped_deliveries: The ids of deliveries that are to be dropped.
         dropped_departures: The numbers of departures that were dropped.
@@ -203,12 +203,13 @@ class Spool(Protocol):
         """
         ...  # pragma: no cover
 
-    def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
+    def look(self, facts: Mapping[str, str], room: int) -> Deferred[Found]:
         """
         Do what is to be done now and then, once a second: carry out what other programs have asked for, and tidy up.
 
         Args:
             facts: What such a program should be able to read, by name.
+            room: Deliveries that may be found; the others wait where they are.
         """
         ...  # pragma: no cover
 

@@ -191,6 +191,20 @@ class Backlog:
                     return "refused_unfair"
         return None
 
+    def has_room_to_spare(self, conversation: Conversation) -> bool:
+        """
+        Whether a delivery that may wait can be added, so that what comes live hardly waits for it.
+
+        Nothing else of its conversation is pending, no more than run at once wait beside those that run, and of neither
+        limit so much is used that a sender's share is looked at.
+        """
+        return (
+            conversation not in self._queues
+            and conversation not in self._places_of
+            and self.pending + self._places < 2 * self._max_running
+            and self.used < self._limits.fair_above
+        )
+
     def keep_place(self, conversation: Conversation, size: int) -> None:
         """Count a delivery that is to be added before long, until it is, or is not to be any more: `give_up_place`."""
         self._count(self._sender_of(conversation), 1, size)

@@ -61,6 +61,12 @@ PAUSE_STORING = 1000
 PAUSE_STORING_BYTES = 4 * 1024 * 1024
 """Deliveries that wait to be stored, and their bytes, above which reading pauses until all of them are."""
 
+MAX_RETURNING = 500
+"""Deliveries that somebody retries and that wait, in memory, until there is room to spare; more wait in the spool."""
+
+RETURN_INTERVAL = 0.1
+"""Seconds between two looks whether there is."""
+
 MAX_LETTER_BYTES = 64 * 1024
 """Bytes of a response that are kept in a dead letter: enough to see what was wrong with it."""
 
@@ -153,6 +159,8 @@ class Relay:
         self._storing: set[str] = set()
         self._storing_bytes = 0
         self._much_to_store = False
+        # What somebody retries, until there is room to spare.
+        self._returning: dict[str, Delivery] = {}
         # What is pending, by delivery id; then what each of them is at, where it is not just waiting for its turn.
         self._deliveries: dict[str, Delivery] = {}
         self._ending: set[str] = set()
@@ -166,6 +174,7 @@ class Relay:
         self._next_deadline: IDelayedCall | None = None
         self._next_start: IDelayedCall | None = None
         self._next_retry: IDelayedCall | None = None
+        self._next_return: IDelayedCall | None = None
         self._clear: Deferred[None] | None = None
         self._starting = False
         self._stopping = False
@@ -231,8 +240,8 @@ class Relay:
         Take in charge again what the spool has kept.
 
         Args:
-            deliveries: As `Spool.restore` or `Spool.look` gives them; those that are pending are left alone, and all
-                of them where the gateway is stopping, for the next start.
+            deliveries: As `Spool.restore` gives them; those that are pending are left alone, and all of them where the
+                gateway is stopping, for the next start.
         """
         if self._stopping:
             return
@@ -245,6 +254,40 @@ class Relay:
                 self._end(delivery, _cut_off(delivery))
             elif self._given_up is not None:
                 self._give_up(delivery)
+        self._watch_deadlines()
+        self._start()
+
+    @property
+    def room_to_return(self) -> int:
+        """Deliveries that `take_back` may be given."""
+        return 0 if self._stopping else MAX_RETURNING - len(self._returning)
+
+    def take_back(self, deliveries: Iterable[Delivery]) -> None:
+        """
+        Take in charge what somebody retries, as there is room beside what comes live.
+
+        Args:
+            deliveries: As `Spool.look` gives them; where the gateway is stopping the next start finds them.
+        """
+        for delivery in deliveries:
+            if delivery.id not in self._deliveries and delivery.id not in self._storing:
+                self._returning[delivery.id] = delivery
+        if self._returning and self._next_return is None and not self._stopping:
+            self._let_back_in()
+
+    def _let_back_in(self) -> None:
+        self._next_return = None
+        now = self._clock.seconds()
+        for delivery in list(self._returning.values()):
+            if self._backlog.has_room_to_spare(delivery.conversation):
+                del self._returning[delivery.id]
+                delivery.deadline = now + self._seconds[delivery.stanza.kind]
+                self._take(delivery)
+                self._observer.count("restored")
+                if self._given_up is not None:
+                    self._give_up(delivery)
+        if self._returning and not self._stopping:
+            self._next_return = self._clock.callLater(RETURN_INTERVAL, self._let_back_in)
         self._watch_deadlines()
         self._start()
 
@@ -457,6 +500,7 @@ class Relay:
     def drop(self, delivery_ids: Iterable[str]) -> None:
         """End deliveries, pending or in the spool only, and keep no dead letters; only who asked an iq is told."""
         for delivery_id in delivery_ids:
+            self._returning.pop(delivery_id, None)
             delivery = self._deliveries.get(delivery_id)
             if delivery is None:
                 if delivery_id not in self._storing:
@@ -714,10 +758,11 @@ class Relay:
         self._look_whether_drained()
 
     def _all_over(self, _: None) -> None:
-        for call in (self._end_of_drain, self._next_deadline, self._next_start, self._next_retry):
+        timers = (self._end_of_drain, self._next_deadline, self._next_start, self._next_retry, self._next_return)
+        for call in timers:
             if call is not None:
                 call.cancel()
-        self._end_of_drain = self._next_deadline = self._next_start = self._next_retry = None
+        self._end_of_drain = self._next_deadline = self._next_start = self._next_retry = self._next_return = None
         for waiting in (self._clear, self._sent):
             if waiting is not None:
                 waiting.cancel()

@@ -149,7 +149,7 @@ class MemorySpool:
         """See `component_http.interfaces.Spool.restore`; there is nothing."""
         return succeed([])
 
-    def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
+    def look(self, facts: Mapping[str, str], room: int) -> Deferred[Found]:
         """See `component_http.interfaces.Spool.look`; nobody else can look into it."""
         return succeed(Found())
 

@@ -48,6 +48,7 @@ __all__ = [
     "add_deliveries",
     "add_departures",
     "body",
+    "commands",
     "delivery_row",
     "departure_rows",
     "keep_departure_as_letter",
@@ -703,6 +704,13 @@ def subscribers(connection: sqlite3.Connection, report: Report) -> list[tuple[st
         except _UNREADABLE as error:
             report(Damaged("subscribers", number, _why(error)))
     return pairs
+
+
+def commands(connection: sqlite3.Connection, deliveries: int) -> list[tuple[int, str, str]]:
+    """What other programs want, in order: number, verb, argument; so many that are about deliveries, and all others."""
+    query = "SELECT number, verb, argument FROM commands WHERE verb"
+    others = connection.execute(f"{query} != 'deliver'").fetchall()
+    return sorted([*others, *connection.execute(f"{query} = 'deliver' ORDER BY number LIMIT ?", (deliveries,))])
 
 
 def recall(connection: sqlite3.Connection, owner: str, key: str, now: float, report: Report) -> Memo | None:

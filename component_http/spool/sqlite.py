@@ -198,6 +198,7 @@ class _Look:
 
     done: Deferred[Found]
     facts: Mapping[str, str]
+    room: int
     seconds: float
     now: float
 
@@ -455,10 +456,10 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.subscribers`."""
         return self._ask(_Subscribers(Deferred()))
 
-    def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
+    def look(self, facts: Mapping[str, str], room: int) -> Deferred[Found]:
         """See `component_http.interfaces.Spool.look`."""
         self._note_first()
-        return self._ask(_Look(Deferred(), facts, self._reactor.seconds(), self._now()))
+        return self._ask(_Look(Deferred(), facts, room, self._reactor.seconds(), self._now()))
 
     def restore(self) -> Deferred[list[Delivery]]:
         """See `component_http.interfaces.Spool.restore`."""
@@ -962,8 +963,7 @@ class SqliteSpool:
         departures = False
         dropped: list[str] = []
         dropped_departures: list[int] = []
-        commands = connection.execute("SELECT number, verb, argument FROM commands ORDER BY number").fetchall()
-        for number, verb, value in commands:
+        for number, verb, value in rows.commands(connection, operation.room):
             argument = str(value)
             transaction.begin()
             if verb == "deliver":

@@ -36,6 +36,7 @@ from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import (
     FLUSH,
     MAX_LETTER_BYTES,
+    MAX_RETURNING,
     MAX_STORING_BYTES,
     PAUSE_STORING_BYTES,
     SLICE,
@@ -643,6 +644,36 @@ class RestartTests(DeliveryTestCase):
         self.assertEqual(["2", "2", "1", "1", "1"], sorted(self.attempts(), reverse=True))
         self.assertEqual((4, 1, 5), tuple(self.counters[name] for name in ("restored", "accepted", "silent")))
         self.assert_accounts(relay)
+
+    def test_retried(self) -> None:
+        """
+        What somebody retries comes in when nothing of its conversation is pending and little waits; its time begins
+        then, and what is live is not refused for it.
+        """
+        spool = KeepingSpool(self.clock)
+        waits = [Deferred() for _ in range(40)]
+        relay = self.a_relay(waits, spool=spool, max_running=3)
+        for number in range(4):
+            relay.accept(a_stanza(id_=f"m{number}", sender=f"u{number}@example.org"))
+        self.clock.pump([0.01] * 5)
+        letters = []
+        for number in range(8):
+            sender = f"u{number % 4 if number < 4 else 9}@example.org"
+            stanza = Stanza.from_element(a_stanza(sender=sender).element).facts()
+            letters.append(Delivery(f"old{number}", stanza, 13, 0.0))
+            spool.store(letters[-1], b'{"id": "old"}')
+        relay.take_back(letters)
+        self.assertEqual((5, MAX_RETURNING - 7), (relay.pending, relay.room_to_return))
+        for number in range(3):
+            waits[number].callback(Response(204))
+        self.clock.pump([0.01] * 20)
+        self.assertEqual((5, MAX_RETURNING - 4), (relay.pending, relay.room_to_return))
+        self.clock.advance(500.0)
+        self.assertEqual(0, self.counters["expired"])
+        relay.drop(["old7"])
+        self.assertEqual((MAX_RETURNING - 3, 4), (relay.room_to_return, self.counters["restored"]))
+        self.assert_accounts(relay)
+        self.stop(relay)
 
     def test_dropped(self) -> None:
         """

@@ -110,7 +110,7 @@ class Bench:
 
     def look(self) -> None:
         """What the gateway does once a second."""
-        self.wait(self.spool.look({}))
+        self.wait(self.spool.look({}, 500))
 
     def restored(self) -> list[str]:
         """What is in the file."""

@@ -183,7 +183,7 @@ class SpoolSuite:
         """Which of several keys with so large answers are still known."""
         for number, size in enumerate(sizes):
             await spool.push([a_departure()], a_memo(f"k{number}", body=b"x" * size))
-            await spool.look({})
+            await spool.look({}, 500)
         found = [await spool.recall("ops", f"k{number}") for number in range(len(sizes))]
         await spool.close()
         return [memo.key for memo in found if memo is not None]
@@ -217,7 +217,7 @@ class SpoolSuite:
         """
         Where nobody has put anything in, nothing is found.
         """
-        self.assertEqual(Found([], False), await self.spool.look({"webhook": "closed"}))
+        self.assertEqual(Found([], False), await self.spool.look({"webhook": "closed"}, 500))
 
     async def test_notes_at_any_time(self) -> None:
         """
@@ -389,7 +389,7 @@ class GroupCommitTests(SqliteCase):
         spool.note(delivery)
         await spool.restore()
         self.assertEqual([(0, 0)], self.look("SELECT tries, attempts FROM deliveries"))
-        await spool.look({})
+        await spool.look({}, 500)
         self.assertEqual([(1, 0)], self.look("SELECT tries, attempts FROM deliveries"))
         delivery.attempts, delivery.failure = 1, TimedOut("60 s")
         spool.note(delivery)
@@ -508,7 +508,7 @@ class PushTests(SqliteCase):
         clock.advance(LIFETIME / 2)
         await spool.push([a_departure()], a_memo("k2"))
         clock.advance(LIFETIME / 2)
-        await spool.look({})
+        await spool.look({}, 500)
         self.assertEqual([("k2",)], self.look("SELECT key FROM memos"))
 
 
@@ -611,7 +611,7 @@ class DeparturesTests(SqliteCase):
             clock.advance(10.0)
             wall[0] += 10.0
             await assert_left(spool, clock.seconds() - since)
-            await spool.look({})
+            await spool.look({}, 500)
             await spool.close()
             clock.advance(10.0)
             wall[0] += 10.0
@@ -622,7 +622,7 @@ class DeparturesTests(SqliteCase):
         self.assertEqual([(wall[0], wall[0])], self.look("SELECT accepted, ended FROM letters"))
         with Letters(self.path, now=lambda: wall[0]) as letters:
             letters.retry(["d2"])
-        found = (await spool.look({})).deliveries
+        found = (await spool.look({}, 500)).deliveries
         self.assertEqual([900.0], [each.deadline - clock.seconds() for each in found])
         kept = status(self.path)
         oldest = (kept.deliveries.oldest, kept.departures.oldest)
@@ -664,7 +664,7 @@ class DeparturesTests(SqliteCase):
         [known, other] = await spool.departures(0)
         self.assertEqual((True, False, asked, None), (known.suspect, other.suspect, known.asked, other.asked))
         spool.suspect(second)
-        await spool.look({})
+        await spool.look({}, 500)
         found = await self.crash().departures(0)
         self.assertEqual([(True, asked), (True, None)], [(each.suspect, each.asked) for each in found])
 
@@ -722,13 +722,13 @@ class LettersTests(SqliteCase):
         for number in range(5):
             await spool.store(a_delivery(f"d{number}"), b"{}")
             await spool.end(f"d{number}", (), Letter("bounced", "", 1))
-        await spool.look({})
+        await spool.look({}, 500)
         self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
         clock.advance(86_400.0 / 2)
         await spool.store(a_delivery("d5"), b"{}")
         await spool.end("d5", (), Letter("bounced", "", 1))
         clock.advance(86_400.0 / 2 + 1)
-        await spool.look({})
+        await spool.look({}, 500)
         self.assertEqual([("d5",)], self.look("SELECT id FROM letters"))
 
     async def test_too_large(self) -> None:
@@ -739,7 +739,7 @@ class LettersTests(SqliteCase):
         for number in range(5):
             await spool.store(a_delivery(f"d{number}"), b"x" * (MAX_LETTERS_BYTES // 4 + 1))
             await spool.end(f"d{number}", (), Letter("bounced", "", 1))
-        await spool.look({})
+        await spool.look({}, 500)
         self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
 
     async def test_given_up_again(self) -> None:
@@ -807,20 +807,20 @@ class LookTests(SqliteCase):
         """
         spool = self.open()
         await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
-        self.assertEqual(Found([], False), await spool.look({}))
+        self.assertEqual(Found([], False), await spool.look({}, 500))
         commands = (
             "INSERT INTO commands (verb, argument) VALUES ('deliver', 'd2'), ('deliver', 'gone'), ('depart', '1')"
         )
         for _ in range(2):
             with closing(sqlite3.connect(self.path)) as connection, connection:
                 connection.execute(commands)
-            found = await spool.look({})
+            found = await spool.look({}, 500)
             self.assertEqual((["d2"], True), ([each.id for each in found.deliveries], found.departures))
-            self.assertEqual(Found([], False), await spool.look({}))
+            self.assertEqual(Found([], False), await spool.look({}, 500))
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute(commands)
         self.assertEqual(["d1"], [each.id for each in await spool.restore()])
-        found = await spool.look({})
+        found = await spool.look({}, 500)
         self.assertEqual((["d2"], False), ([each.id for each in found.deliveries], found.departures))
 
     async def test_begun(self) -> None:
@@ -835,6 +835,26 @@ class LookTests(SqliteCase):
         [found] = await self.crash().restore()
         self.assertEqual(1, found.tries)
 
+    async def test_many_to_be_delivered(self) -> None:
+        """
+        Of very many that are retried so many are found as there is room for, in order, also over a restart.
+        """
+        spool = self.open()
+        await gatherResults([spool.store(a_delivery(f"d{number}"), b"{}") for number in range(6)])
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute(
+                "INSERT INTO commands (verb, argument) SELECT 'deliver', id FROM deliveries WHERE number > 1"
+            )
+            connection.execute("INSERT INTO commands (verb, argument) VALUES ('depart', '7')")
+        found = await spool.look({}, 2)
+        self.assertEqual((["d1", "d2"], True), ([each.id for each in found.deliveries], found.departures))
+        self.assertEqual([], (await spool.look({}, 0)).deliveries)
+        await spool.close()
+        spool = self.open()
+        self.assertEqual(["d0", "d1", "d2"], [each.id for each in await spool.restore()])
+        found = await spool.look({}, 500)
+        self.assertEqual(["d3", "d4", "d5"], [each.id for each in found.deliveries])
+
     async def test_drops(self) -> None:
         """
         What somebody drops is found once: a stanza is gone then, a delivery is for the gateway to end.
@@ -848,7 +868,7 @@ class LookTests(SqliteCase):
                     "INSERT INTO commands (verb, argument)"
                     f" VALUES ('drop_delivery', 'd1'), ('drop_departure', '{numbers[0]}'), ('drop_departure', x'ff')"
                 )
-            self.assertEqual(Found([], False, ["d1"], [numbers[0]]), await spool.look({}))
+            self.assertEqual(Found([], False, ["d1"], [numbers[0]]), await spool.look({}, 500))
             self.assertEqual([numbers[1]], [each.number for each in await spool.departures(0)])
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute("INSERT INTO commands (verb, argument) VALUES ('drop_delivery', 'd1')")
@@ -874,11 +894,11 @@ class LookTests(SqliteCase):
         A fact is written when it has changed, and then alone.
         """
         spool = self.open()
-        await spool.look({"webhook": "closed"})
+        await spool.look({"webhook": "closed"}, 500)
         commits = spool.commits
-        await spool.look({"webhook": "closed"})
+        await spool.look({"webhook": "closed"}, 500)
         self.assertEqual(commits, spool.commits)
-        await spool.look({"webhook": "open"})
+        await spool.look({"webhook": "open"}, 500)
         self.assertEqual([("webhook", "open")], self.look("SELECT name, value FROM facts"))
 
 
@@ -901,7 +921,7 @@ class SubscriberTests(SqliteCase):
         spool.subscribe("bot.example.org", "alice@example.org")
         spool.unsubscribe("bot@bot.example.org", "bob@example.org")
         spool.unsubscribe("other@bot.example.org", "carol@example.org")
-        await spool.look({})
+        await spool.look({}, 500)
         after = self.crash()
         self.assertEqual(
             [
@@ -918,7 +938,7 @@ class SubscriberTests(SqliteCase):
         """
         spool = self.open()
         self.subscribe(spool, "alice", "bob")
-        await spool.look({})
+        await spool.look({}, 500)
         spool.unsubscribe("bot@bot.example.org", "alice@example.org")
         self.subscribe(spool, "alice", "carol")
         spool.unsubscribe("bot@bot.example.org", "carol@example.org")
@@ -1187,7 +1207,7 @@ class ModelTests(SynchronousTestCase):
                     wait([spool.close()])
                 elif word == "crash":
                     # A note that nothing came after may be lost, so something does.
-                    wait([spool.look({})])
+                    wait([spool.look({}, 500)])
                     copy = path.with_name(f"{path.name}-{number}")
                     for end in ("", "-wal"):
                         if Path(f"{path}{end}").exists():
@@ -1243,7 +1263,7 @@ class DamagedRowTests(SqliteCase):
         spool.subscribe("bot@bot.example.org", "alice@example.org")
         spool.subscribe("bot@bot.example.org", "bob@example.org")
         await spool.key()
-        await spool.look({})
+        await spool.look({}, 500)
 
     async def read(self, spool: SqliteSpool) -> dict[str, int]:
         """How many rows can be read of each table."""
@@ -1272,7 +1292,7 @@ class DamagedRowTests(SqliteCase):
                         self.harm(table, column, value)
                         with capturedLogs() as logs:
                             found = await self.read(spool := self.open())
-                            await spool.look({})
+                            await spool.look({}, 500)
                             await spool.close()
                         self.assertEqual(sound | {table: 1}, found)
                         self.assertEqual([(table, 1)], self.look("SELECT source, count(*) FROM set_aside"))
