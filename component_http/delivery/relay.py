@@ -42,6 +42,9 @@ REFUSALS = {
 }
 """Why a stanza is refused, in words for the log."""
 
+TOO_SLOW = "it does not keep up with what comes"
+"""Why the spool cannot keep a stanza, where it is not its file that says so."""
+
 REFUSAL_INTERVAL = 1.0
 """Seconds between two errors to one sender because of these; an iq is always answered."""
 
@@ -231,7 +234,7 @@ class Relay:
             if refusal is not None:
                 self._refuse(stanza, conditions.FULL, refusal)
             elif self._storing_bytes + len(body) > MAX_STORING_BYTES and self._storing:
-                self._refuse(stanza, conditions.FULL, "refused_unstored", "it does not keep up")
+                self._refuse(stanza, conditions.FULL, "refused_unstored", TOO_SLOW)
             else:
                 self._store(stanza, body)
 
