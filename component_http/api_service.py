@@ -15,6 +15,7 @@ from twisted.internet.endpoints import serverFromString
 from component_http import __version__
 from component_http.api.desk import Desk
 from component_http.api.hooks import Hook, Hooks
+from component_http.api.links import ReplyLinks
 from component_http.api.rate import Rate
 from component_http.api.routes import Api
 from component_http.api.server import ApiServer
@@ -69,20 +70,30 @@ def api_hooks(settings: Settings) -> Hooks:
     The API's URLs for programs that know nothing of XMPP, with their templates.
 
     Raises:
-        SettingsError: A template is none.
+        SettingsError: Some templates are none.
     """
-    return Hooks(
-        Hook(
-            name=hook.name,
-            secret=hook.secret,
-            to=hook.to,
-            sender=Address.parse(hook.send_as or settings.component.domain),
-            type=hook.type,
-            template=_template(hook),
-            rate=Rate(*hook.rate),
+    hooks: list[Hook] = []
+    problems: list[str] = []
+    for hook in settings.api.hook:
+        try:
+            template = _template(hook)
+        except SettingsError as error:
+            problems += error.sentences
+            continue
+        hooks.append(
+            Hook(
+                name=hook.name,
+                secret=hook.secret,
+                to=hook.to,
+                sender=Address.parse(hook.send_as or settings.component.sender or settings.component.domain),
+                type=hook.type,
+                template=template,
+                rate=Rate(*hook.rate),
+            )
         )
-        for hook in settings.api.hook
-    )
+    if problems:
+        raise SettingsError(*problems)
+    return Hooks(hooks)
 
 
 def _template(hook: HookSettings) -> Template | None:
@@ -116,6 +127,7 @@ def api_server(
         endpoint: Where it listens, instead of `api.listen`.
     """
     api, domain = settings.api, settings.component.domain
+    sender_for_all = None if settings.component.sender is None else Address.parse(settings.component.sender)
     listen = endpoint or api.listen
     assert listen is not None
     desk = Desk(
@@ -126,6 +138,7 @@ def api_server(
         new_id=lambda: uuid4().hex,
         clock=reactor,
         max_timeout=api.max_wait,
+        default_sender=sender_for_all,
     )
     tokens = [
         Token(
@@ -135,6 +148,7 @@ def api_server(
             may_send_to=token.may_send_to,
             kinds=token.kinds,
             rate=Rate(*token.rate),
+            sender=None if token.sender is None else Address.parse(token.sender),
         )
         for token in api.token
     ]
@@ -143,13 +157,13 @@ def api_server(
         Tokens(tokens, domain),
         hooks,
         observer,
-        link_key=link_key,
+        links=ReplyLinks(link_key, wide=api.reply_links == "wide", seconds=reactor.seconds, now=time.time),
         version=__version__,
+        max_body_bytes=api.max_body_bytes,
         seconds=reactor.seconds,
-        now=time.time,
     )
     return ApiServer(
-        served.handle,
+        served.admit,
         desk.finish,
         serverFromString(reactor, listen),
         observer,

@@ -1,33 +1,115 @@
-"""The clock that waits and deadlines go by."""
+"""Timers that do not move when somebody sets the machine's clock."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["use_steady_clock"]
+from twisted.internet.base import DelayedCall, ReactorBase
+from twisted.internet.interfaces import IDelayedCall
+from zope.interface import directlyProvides, providedBy
+
+__all__ = ["SteadyReactor", "steady_reactor"]
 
 
-def use_steady_clock(reactor: Any) -> bool:
+def steady_reactor(reactor: Any) -> Any:
     """
-    Let a reactor count seconds by a clock that nobody sets.
-
-    Twisted's reactors take the wall clock: when that is set forward, every wait is over at once and every deadline has
-    come; when it is set back by an hour, whatever waits does so for an hour more. Stamps in the log and in requests are
-    not concerned: they are read from the wall clock itself.
-
-    Call it before anything is scheduled, and before anybody keeps the reactor's `seconds`. A reactor that has a clock
-    of its own already keeps it.
+    Give a reactor whose timers do not move when somebody sets the machine's clock.
 
     Args:
-        reactor: The reactor of the process.
+        reactor: The reactor of the process, or a clock for tests.
 
     Returns:
-        False if something was scheduled already, by the wall clock, which therefore stays.
+        A `SteadyReactor`, always the same one for the same reactor; or the reactor itself where its timers do not go
+        by the wall clock.
     """
-    if reactor.seconds is not time.time:
-        return True
-    if reactor.getDelayedCalls():
-        return False
-    reactor.seconds = time.monotonic
-    return True
+    if isinstance(reactor, SteadyReactor) or not isinstance(reactor, ReactorBase) or reactor.seconds is not time.time:
+        return reactor
+    owner = getattr(reactor.runUntilCurrent, "__self__", None)
+    return owner if isinstance(owner, SteadyReactor) else SteadyReactor(reactor)
+
+
+class SteadyReactor:
+    """
+    A reactor whose timers go by the monotonic clock, on top of one whose timers go by the wall clock.
+
+    Twisted's reactors take the wall clock. When that is set forward, every timer of theirs fires at once; when it is
+    set back by an hour, every timer fires an hour late. The timers of this object do neither. They run in the same
+    loop, which also asks this object how long it may sleep and what is due.
+
+    For everybody else the reactor below is unchanged: its `seconds()` is the time of day, as the access log of
+    twisted.web needs it, and its `callLater` goes by that. Only its `getDelayedCalls()` lists the timers of both, so
+    that a test sees what was left behind.
+
+    `seconds` and `callLater` go by the monotonic clock; every other attribute is that of the reactor below. So the
+    reactor's own time limit for connecting a TCP socket still goes by the wall clock.
+
+    Args:
+        reactor: The reactor below. Get a `SteadyReactor` from `steady_reactor`: each one makes the loop longer.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        directlyProvides(self, providedBy(reactor))
+        self._reactor = reactor
+        # A reactor that runs in another loop than Twisted's has to hear of new timers, and so has its own `callLater`.
+        is_plain = type(reactor).callLater is ReactorBase.callLater
+        self._timers = timers = _Timers() if is_plain else _TimersOfAnotherLoop(reactor)
+        self.seconds: Callable[[], float] = timers.seconds
+        self.callLater: Callable[..., DelayedCall] = timers.callLater
+        self._run_below: Callable[[], None] = reactor.runUntilCurrent
+        self._timeout_below: Callable[[], float | None] = reactor.timeout
+        self._delayed_below: Callable[[], list[IDelayedCall]] = reactor.getDelayedCalls
+        reactor.runUntilCurrent = self._run_until_current
+        reactor.timeout = self._timeout
+        reactor.getDelayedCalls = self.getDelayedCalls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def getDelayedCalls(self) -> list[IDelayedCall]:
+        """The timers of both clocks."""
+        return [*self._delayed_below(), *self._timers.getDelayedCalls()]
+
+    def _run_until_current(self) -> None:
+        self._timers.runUntilCurrent()
+        self._run_below()
+
+    def _timeout(self) -> float | None:
+        ours, below = self._timers.timeout(), self._timeout_below()
+        if ours is None or below is None:
+            return below if ours is None else ours
+        return min(ours, below)
+
+
+class _Timers(ReactorBase):
+    """Twisted's own timers, on the monotonic clock; it opens nothing and does not run by itself."""
+
+    seconds = staticmethod(time.monotonic)
+
+    def installWaker(self) -> None:
+        """Do nothing: there is no loop to wake."""
+
+
+class _TimersOfAnotherLoop(_Timers):
+    """The same in the loop of asyncio, GLib and the like, which asks for its next timeout only when it hears of one."""
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__()
+        self._reactor = reactor
+
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kw: object) -> DelayedCall:
+        call = super().callLater(delay, callable, *args, **kw)
+        self._tell()
+        return call
+
+    def _moveCallLaterSooner(self, delayedCall: DelayedCall) -> None:
+        super()._moveCallLaterSooner(delayedCall)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._reactor.callLater(0, _nothing)
+
+
+def _nothing() -> None:
+    """Have the loop run once."""

@@ -2,7 +2,8 @@
 Bring wokkel 18.0.0, its last release, to current Twisted.
 
 Import this before anything of wokkel. It puts back two names that Twisted no longer has and wokkel's modules
-import, and bounds a table of Twisted's that would otherwise keep every address ever seen.
+import. It bounds a table of Twisted's that would otherwise keep every address ever seen, and the time that one address
+can take.
 
 Importing it installs no reactor.
 """
@@ -14,6 +15,8 @@ import sys
 import constantly
 from twisted.python import compat
 from twisted.words.protocols.jabber import jid
+
+from component_http.contract.address import exceeds_limit
 
 __all__ = ["MAX_INTERNED_JIDS"]
 
@@ -29,6 +32,20 @@ class _BoundedDict(dict[str, jid.JID]):
             self.clear()
         super().__setitem__(key, value)
 
+
+def _prep(user: str | None, host: str, resource: str | None) -> tuple[str | None, str, str | None]:
+    """
+    Refuse a part of an address that is too long (RFC 7622 sections 3.2 to 3.4), which Twisted does not.
+
+    Twisted prepares text character by character: a resource of 250 kB would take it seconds.
+    """
+    if any(part and exceeds_limit(part) for part in (user, host, resource)):
+        raise jid.InvalidFormat("A part of the address is too long")
+    return _twisteds_prep(user, host, resource)
+
+
+_twisteds_prep = jid.prep
+jid.prep = _prep
 
 if not hasattr(compat, "_PY3"):
     compat._PY3 = True  # type: ignore[attr-defined]

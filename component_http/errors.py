@@ -7,14 +7,16 @@ They carry values; whoever logs or prints them formats the sentence.
 from __future__ import annotations
 
 __all__ = [
+    "AnswerRefused",
     "CertificateInvalid",
     "ComponentHttpError",
     "ConnectionCut",
     "ConnectionFailed",
     "DeliveryEnded",
     "DiskFull",
+    "ForeignSender",
     "MalformedStanza",
-    "NeverSent",
+    "NotSent",
     "Offline",
     "ReplyRefused",
     "SettingsError",
@@ -35,9 +37,20 @@ class SettingsError(ComponentHttpError):
     """
     The settings cannot be used; running the same settings again cannot help.
 
-    `str()` of it is one sentence for the person who wrote them: the file, the key, what was found,
-    what is allowed and, where there is one, the nearest correct name.
+    Args:
+        sentences: One for each thing that is wrong, for the person who wrote the settings: the file, the key, what was
+            found, what is allowed and, where there is one, the nearest correct name.
+
+    Attributes:
+        sentences: The same; `str()` of the error has all of them on one line.
     """
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__(*sentences)
+        self.sentences = sentences
+
+    def __str__(self) -> str:
+        return "; also ".join(self.sentences)
 
 
 class SpoolUnusable(SettingsError):
@@ -60,16 +73,24 @@ class XmlRefused(ComponentHttpError):
     """XML that somebody handed us is not well-formed, or holds what we never accept or send."""
 
 
+class AnswerRefused(XmlRefused):
+    """An iq stays without an answer: not even the smallest error may be sent."""
+
+
 class ReplyRefused(ComponentHttpError):
     """What somebody wants us to send cannot be sent; the message says why, without repeating any of it."""
+
+
+class ForeignSender(ReplyRefused):
+    """Somebody wants us to send from an address outside the component's domain."""
 
 
 class DeliveryEnded(ComponentHttpError):
     """A late reply is too late: the iq that it answers has its answer already."""
 
 
-class NeverSent(ComponentHttpError):
-    """A stanza that was kept will never be with the server; the message says why, as a phrase."""
+class NotSent(ComponentHttpError):
+    """What was pushed and kept is not with the server; the message says whether it may still get there."""
 
 
 class Unanswered(ComponentHttpError):
@@ -89,7 +110,7 @@ class ConnectionFailed(WebhookError):
 
 
 class CertificateInvalid(WebhookError):
-    """The webhook's certificate is not valid, or not for its name; only a person can mend that."""
+    """The certificate of the other side is not valid, or not for its name; only a person can mend that."""
 
 
 class TimedOut(WebhookError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from random import Random
 from secrets import token_bytes, token_hex
@@ -15,7 +15,6 @@ from uuid import uuid4
 from attrs import evolve
 from twisted.application.service import MultiService
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -24,11 +23,13 @@ from wokkel.subprotocols import StreamManager, XMPPHandler
 from component_http import __version__
 from component_http.api.server import ApiServer
 from component_http.api_service import api_hooks, api_server, see_port
+from component_http.clock import steady_reactor
 from component_http.contract import reply
+from component_http.contract.address import Address
 from component_http.contract.conditions import error_of_status
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
-from component_http.contract.reply import MAX_REPLIES
+from component_http.contract.reply import MAX_REPLIES, Composed, Response
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
@@ -37,18 +38,22 @@ from component_http.delivery.departure import LIFETIMES
 from component_http.delivery.departures import Departures
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.pushes import Pushes
 from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryBudget, RetryPolicy
-from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.interfaces import Found, Spool, Webhook
+from component_http.errors import ConnectionFailed, SettingsError, SpoolError, SpoolUnusable
+from component_http.interfaces import AnswerFunction, Found, Outlet, ReplyObjects, Spool, Stream, Valve, Webhook
 from component_http.notices import LOG_INTERVAL, Notices
 from component_http.operations.metrics import Counters
 from component_http.settings import DeliverySettings, Settings
 from component_http.spool import database
 from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
+from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
+from component_http.webhook.function import FunctionWebhook
 from component_http.xmpp.intake import LateHandler, StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.questions import Questions
@@ -57,7 +62,7 @@ from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "webhook_client"]
 
 RESTORE_AGAIN = 5.0
 """Seconds after which a spool that could not be read is read again."""
@@ -86,10 +91,15 @@ class Gateway(MultiService):
         manager: A StreamManager with a component's stream of your own to serve instead of opening one. Such a stream
             keeps the contract with the webhook, but not the protections of ours (see `BorrowedStream`).
         webhook: Where deliveries go, instead of `component_post_url`; it is not closed by the gateway.
+        answer: A function that answers deliveries, instead of either. Each attempt may take `webhook.timeout`.
+
+    Raises:
+        SettingsError: There is neither a webhook nor an API, or the webhook's settings cannot be used.
 
     Attributes:
         counters: How often each thing happened so far.
-        stream: The StreamManager that the handlers are on.
+        stream: The stream that the handlers are on.
+        outlet: The stream as a way out: it keeps what cannot be sent now, and says when it is crowded.
     """
 
     _log = Logger()
@@ -101,17 +111,29 @@ class Gateway(MultiService):
         *,
         manager: StreamManager | None = None,
         webhook: Webhook | None = None,
+        answer: AnswerFunction | None = None,
     ) -> None:
+        if webhook is not None and answer is not None:
+            raise TypeError("a gateway has a webhook or an answer function, not both")
         super().__init__()
+        if (webhook, answer, settings.component.component_post_url, settings.api.listen) == (None, None, None, None):
+            raise SettingsError(
+                "component.component_post_url is missing, and so is api.listen: without a webhook and without an API"
+                " there is nothing to do"
+            )
         self.counters = Counters()
         self._settings = settings
-        self._reactor = reactor
+        # Setting the machine's clock moves no timer of this one.
+        self._reactor = reactor = steady_reactor(reactor)
+        if answer is not None:
+            webhook = FunctionWebhook(answer, timeout=settings.webhook.timeout, clock=reactor)
         self._webhook = webhook
         self._random = Random()
         self._limits = Limits(max_bytes=settings.component.max_stanza_bytes)
         self._rooms = Rooms()
         self._subscribers = Subscribers(settings.component.domain)
-        self._client = None if webhook is not None else _webhook_client(settings, reactor)
+        self._client = None if webhook is not None else webhook_client(settings, reactor)
+        self._has_webhook = webhook is not None or self._client is not None
         self._relay: Relay | None = None
         self._departures: Departures | None = None
         self._spool: Spool | None = None
@@ -119,28 +141,31 @@ class Gateway(MultiService):
         self._restoring: Deferred[None] | None = None
         self._looking: LoopingCall | None = None
         self._hooks = None if settings.api.listen is None else api_hooks(settings)
+        self._pushes = Pushes(self._composed)
         self._questions: Questions | None = None
         self._link_key: bytes | None = None
         self._prepared = False
         self._api: ApiServer | None = None
         self._handlers: list[XMPPHandler] = []
         self._stopping: list[Deferred[None]] = []
-        self._outlet: ComponentStream | BorrowedStream
+        self.stream: Stream
+        self.outlet: Outlet
+        self._valve: Valve
         if manager is None:
-            self.stream: StreamManager = _component_stream(settings, reactor, self._limits, self.counters, self._rooms)
-            self.stream.setServiceParent(self)
-            self._outlet = self.stream
+            stream = _component_stream(settings, reactor, self._limits, self.counters, self._rooms)
+            stream.setServiceParent(self)
+            self.stream = self.outlet = self._valve = stream
         else:
-            self.stream = manager
-            self._outlet = BorrowedStream(
+            borrowed = BorrowedStream(
                 manager, settings.component.domain, self._limits, self.counters, sent=self._rooms.sent
             )
+            self.stream, self.outlet, self._valve = manager, borrowed, borrowed
 
     def addHandler(self, handler: XMPPHandler) -> None:
         """Put a wokkel protocol handler on the gateway's stream; it sees each stanza before the webhook does."""
         handler.setHandlerParent(self.stream)
 
-    def prepare(self, *, set_aside: bool = False) -> None:
+    def prepare(self, *, set_aside: bool = False, user: int | None = None) -> None:
         """
         Take the spool's file, see that it can be used, and bring it up to date; nothing for a spool in memory.
 
@@ -149,6 +174,7 @@ class Gateway(MultiService):
 
         Args:
             set_aside: A file that cannot be used is renamed, and an empty one takes its place.
+            user: Who this process will run as when it starts, and whose the spool's files must be; None for its user.
 
         Raises:
             SettingsError: It cannot be used, or another gateway has it; or the API's port is in use.
@@ -161,37 +187,41 @@ class Gateway(MultiService):
             self._prepared = True
             return
         # First the lock: another gateway with these settings has the port as well, and who that is the lock knows.
-        lock = database.lock(path)
+        lock = database.lock(path, user=user, warn=self._warn)
         try:
             see_port(self._settings)
             try:
-                database.prepare(path)
+                database.prepare(lock.path, user=user, warn=self._warn)
             except SpoolUnusable as error:
                 if not set_aside:
                     raise
-                self._log.error("{error}; it is {aside} now", error=str(error), aside=database.quarantine(path))
-                database.prepare(path)
+                self._log.error("{error}; it is {aside} now", error=str(error), aside=database.quarantine(lock.path))
+                database.prepare(lock.path, user=user, warn=self._warn)
         except BaseException:
             lock.release()
             raise
         self._spool_lock = lock
         self._prepared = True
 
+    def _warn(self, warning: str) -> None:
+        self._log.warn("{warning}", warning=warning)
+
     def startService(self) -> None:
         if self._stopping:
             raise RuntimeError("the gateway is stopping: wait for stopService before starting it again")
         self.prepare()
         for warning in self._settings.warnings():
-            self._log.warn("{warning}", warning=warning)
+            self._warn(warning)
         self._see_how_many_files()
         self._say_what_is_served()
         self._spool = spool = self._new_spool()
+        self._pushes.start()
         self._departures = departures = self._new_departures(spool)
         self._relay = relay = self._new_relay(spool, departures)
         # On a stream of somebody else's they may hear at once. What comes before all is restored is stored behind it.
         self._handlers = self._new_handlers(relay)
+        self._questions = Questions(self.outlet, self._reactor, lambda: token_hex(16))
         if self._hooks is not None:
-            self._questions = Questions(self._outlet, self._reactor, lambda: token_hex(16))
             self._handlers.append(self._questions)
         for handler in self._handlers:
             handler.setHandlerParent(self.stream)
@@ -201,23 +231,23 @@ class Gateway(MultiService):
         else:
             self._subscribers.restore((), spool)
             super().startService()
-            spool.key().addCallback(self._serve_api)
+            spool.key().addCallback(self._open)
 
     def _say_what_is_served(self) -> None:
         """For the top of a log: what somebody who reads it at night would ask first."""
         component = self._settings.component
+        kinds = ", ".join(component.component_post_stanzas)
         self._log.info(
-            "component-http {version} serves {domain}: {kinds} to {url}; the spool is {spool}",
+            "component-http {version} serves {domain}: {posted}; the spool is {spool}",
             version=__version__,
             domain=component.domain,
-            kinds=", ".join(component.component_post_stanzas),
-            url=component.displayed_url if self._webhook is None else "a webhook of the application",
+            posted=component.posted if self._webhook is None else f"{kinds} to the application itself",
             spool="in memory" if self._spool_lock is None else self._spool_lock.path,
         )
 
     def _see_how_many_files(self) -> None:
         settings = self._settings
-        found = [("webhook", settings.webhook.max_connections, _connections(settings))]
+        found = [("webhook", settings.webhook.max_connections, _connections(settings))] if self._has_webhook else []
         if settings.api.listen is not None:
             found.append(("api", settings.api.max_connections, _api_connections(settings)))
         for table, wanted, affordable in found:
@@ -248,9 +278,11 @@ class Gateway(MultiService):
             deliveries = await self._patiently(spool.restore)
         if number:
             self._log.info("{number} deliveries from the spool", number=number)
+            if not self._has_webhook:
+                self._log.warn("there is no webhook, so they become dead letters")
         self._restoring = None
         super().startService()
-        self._serve_api(self._link_key)
+        self._open(self._link_key)
         self._looking = LoopingCall(self._look, spool, relay, departures)
         self._looking.clock = self._reactor
         self._looking.start(LOOK_INTERVAL)
@@ -266,13 +298,15 @@ class Gateway(MultiService):
                     self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
             await deferLater(self._reactor, RESTORE_AGAIN)
 
-    def _serve_api(self, link_key: bytes | None) -> None:
-        """Open the API, where there is to be one."""
+    def _open(self, link_key: bytes | None) -> None:
+        """Take what is pushed: by the application, and by the API where there is to be one."""
         self._link_key = link_key
-        if self._hooks is None or self._questions is None:
-            return
-        assert self._spool is not None and self._departures is not None and self._relay is not None
+        assert self._spool is not None and self._departures is not None
+        assert self._relay is not None and self._questions is not None
         sender = Dispatch(self._spool, self._departures, self._relay, self._questions.ask)
+        self._pushes.open(sender)
+        if self._hooks is None:
+            return
         # Where the key could not be read, no link is ours.
         key = link_key or token_bytes(KEY_BYTES)
         self._api = api_server(
@@ -327,6 +361,37 @@ class Gateway(MultiService):
             return status
         return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
 
+    async def push(self, objects: ReplyObjects, *, kind: str = "message", until_sent: bool = False) -> list[str]:
+        """
+        Send stanzas that answer nothing, as `POST /v1/stanzas` of the API does.
+
+        They are kept by the spool when this returns, all of them or none, and leave in their order. Cancelling it ends
+        the waiting, and nothing else. A push between `startService` and the moment when the spool has been read waits
+        for that moment.
+
+        Args:
+            objects: One reply object, or several; each with `to`, and from the component's domain unless it has `from`.
+            kind: The kind of a stanza whose object does not name one.
+            until_sent: Wait until the server is known to have them, not only until they are kept.
+
+        Returns:
+            The ids of the stanzas, in order.
+
+        Raises:
+            component_http.errors.ReplyRefused: One of the objects cannot be used, so none is.
+            component_http.errors.SpoolError: They cannot be kept now: the disk is full, too much waits to be sent, or
+                the gateway is not running.
+            component_http.errors.NotSent: They were kept, but could not be sent in their time; or the gateway was
+                stopped before that was known, and a spool on disk still has them.
+        """
+        return await self._pushes.push(objects, kind, until_sent=until_sent)
+
+    def _composed(self, objects: Iterable[Mapping[str, object]], kind: str) -> Composed:
+        domain = self._settings.component.domain
+        return reply.push(
+            objects, domain=domain, limits=self._limits, new_id=_new_id, sender=Address.parse(domain), kind=kind
+        )
+
     def drain(self, timeout: float | None = None) -> Deferred[None]:
         """
         Accept nothing more, and let what is accepted end; `stopService` begins with this.
@@ -365,6 +430,7 @@ class Gateway(MultiService):
         await self.drain()
         if self._api is not None:
             await self._api.stopService()
+        self._pushes.close()
         if self._looking is not None and self._looking.running:
             self._looking.stop()
         if self._client is not None:
@@ -405,7 +471,7 @@ class Gateway(MultiService):
     def _new_departures(self, spool: Spool) -> Departures:
         return Departures(
             spool,
-            self._outlet,
+            self.outlet,
             self.counters,
             clock=self._reactor,
             domain=self._settings.component.domain,
@@ -418,8 +484,8 @@ class Gateway(MultiService):
         webhook = self._webhook
         if webhook is None:
             if self._client is None:
-                self._client = _webhook_client(settings, self._reactor)
-            webhook = self._client
+                self._client = webhook_client(settings, self._reactor)
+            webhook = self._client or _NoWebhook()
         judge = partial(
             reply.judge,
             domain=settings.component.domain,
@@ -449,14 +515,16 @@ class Gateway(MultiService):
             forwarder,
             spool,
             Backlog(backlog_limits(settings), _connections(settings)),
-            self._outlet,
+            self.outlet,
             departures,
-            self._outlet,
+            self._valve,
             self.counters,
             clock=self._reactor,
             new_id=_new_id,
             deadlines=_deadlines(delivery),
-            loop_guard=LoopGuard(*delivery.loop_guard) if delivery.loop_guard else None,
+            loop_guard=LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
+            loop_brake=LoopBrake() if delivery.loop_guard is None else None,
+            has_webhook=self._has_webhook,
             once=delivery.max_attempts == 1 and spool.durable,
         )
 
@@ -464,7 +532,7 @@ class Gateway(MultiService):
         component = self._settings.component
         handlers: list[XMPPHandler] = [
             StanzaIntake(
-                relay.accept,
+                relay.accept if self._has_webhook else None,
                 domain=component.domain,
                 kinds=component.component_post_stanzas,
                 observer=self.counters,
@@ -474,12 +542,12 @@ class Gateway(MultiService):
                 forward_errors=component.forward_errors,
             )
         ]
-        if "presence" not in component.component_post_stanzas:
+        if "presence" not in component.component_post_stanzas or not self._has_webhook:
             handlers.append(
                 AlwaysAvailable(
                     component.domain,
                     self._subscribers,
-                    outlet=self._outlet,
+                    outlet=self.outlet,
                     observer=self.counters,
                     clock=self._reactor,
                 )
@@ -561,11 +629,26 @@ def _connections(settings: Settings) -> int:
     return max(1, min(settings.webhook.max_connections, _open_files() - beside))
 
 
-def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
-    webhook = settings.webhook
+class _NoWebhook:
+    """Stands in the place of a webhook where there is none, and is never asked."""
+
+    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
+        raise ConnectionFailed("there is no webhook")
+
+
+def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
+    """
+    Make the client for the webhook of the settings; None where there is none.
+
+    Raises:
+        SettingsError: The webhook's settings cannot be used.
+    """
+    webhook, url = settings.webhook, settings.component.component_post_url
+    if url is None:
+        return None
     try:
         return WebhookClient(
-            settings.component.component_post_url,
+            url,
             reactor=reactor,
             timeout=webhook.timeout,
             connect_timeout=webhook.connect_timeout,
@@ -575,7 +658,9 @@ def _webhook_client(settings: Settings, reactor: Any) -> WebhookClient:
             bearer_token=webhook.bearer_token,
         )
     except ValueError as error:
-        raise SettingsError(f"component.component_post_url or the [webhook] table cannot be used: {error}") from error
+        raise SettingsError(
+            f"component.component_post_url (--post-url) or the [webhook] table cannot be used: {error}"
+        ) from error
 
 
 def _component_stream(
@@ -583,17 +668,19 @@ def _component_stream(
 ) -> ComponentStream:
     component = settings.component
     return ComponentStream(
-        clientFromString(reactor, component.server),
+        client_endpoint(reactor, component.server),
         component.domain,
         component.secret,
+        address=component.server_address,
         limits=limits,
         observer=counters,
         clock=reactor,
         random=Random(),
         sent=rooms.sent,
+        marked=rooms.marked,
         confirm=component.write_barrier,
         fallback=component.write_barrier_fallback,
         lifetimes=_lifetimes(settings.delivery),
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-        max_waiting=settings.delivery.max_pending + settings.webhook.max_connections * MAX_REPLIES,
+        max_waiting=backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES,
     )

@@ -7,8 +7,8 @@ or an embedding application can put something else in its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
@@ -19,7 +19,30 @@ from component_http.contract.reply import Composed, Response
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure, Fate
 
-__all__ = ["Found", "Observer", "Outlet", "Sender", "Spool", "Valve", "Webhook"]
+__all__ = [
+    "AnswerFunction",
+    "Found",
+    "Observer",
+    "Outlet",
+    "ReplyObjects",
+    "Response",
+    "Sender",
+    "Spool",
+    "Stream",
+    "Valve",
+    "Webhook",
+]
+
+ReplyObjects = Mapping[str, object] | Sequence[Mapping[str, object]]
+"""One reply object of the contract with the webhook, or several; their values are those of JSON."""
+
+AnswerFunction = Callable[[dict[str, Any]], Awaitable[ReplyObjects | Response | None]]
+"""
+A function of the application in the place of the webhook: it gets the object that a POST would have for its body.
+
+It returns reply objects, None for no reply, or a response with any other status and its header fields, by lower-case
+name. An exception of it is a failed attempt: like the response 500, or like what a `WebhookError` says.
+"""
 
 
 class Webhook(Protocol):
@@ -279,6 +302,35 @@ class Outlet(Protocol):
         ...  # pragma: no cover
 
 
+class Stream(Protocol):
+    """The component's stream, for an application with wokkel handlers: what wokkel's `StreamManager` offers."""
+
+    def addHandler(self, handler: Any) -> None:
+        """Put an `XMPPHandler` on the stream."""
+        ...  # pragma: no cover
+
+    def removeHandler(self, handler: Any) -> None:
+        """Take it off again."""
+        ...  # pragma: no cover
+
+    def send(self, obj: Element | str) -> object:
+        """Send a stanza, or XML text of some."""
+        ...  # pragma: no cover
+
+    def request(self, request: Any) -> Deferred[Element]:
+        """
+        Send an iq, and wait for its answer.
+
+        Args:
+            request: A `wokkel.generic.Request`.
+
+        Returns:
+            Fires with the result. It fails with a `StanzaError` of Twisted for an error, and with its `TimeoutError`
+            where the request's `timeout` is over.
+        """
+        ...  # pragma: no cover
+
+
 class Sender(Protocol):
     """
     Who sends stanzas that are no answer to a POST: those that come of their own accord, and late replies.
@@ -323,7 +375,7 @@ class Sender(Protocol):
             numbers: Theirs.
 
         Raises:
-            component_http.errors.NeverSent: One of them will never be with the server, which is told as soon as it is
+            component_http.errors.NotSent: One of them will never be with the server, which is told as soon as it is
                 known.
         """
         ...  # pragma: no cover

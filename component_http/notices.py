@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from math import inf
 
-__all__ = ["LOG_INTERVAL", "Notices"]
+__all__ = ["LOG_INTERVAL", "Folded", "Notices"]
 
 LOG_INTERVAL = 60.0
 """Seconds between two log lines about the same, where what is wrong may be wrong for every stanza."""
@@ -38,3 +40,41 @@ class Notices:
             return False
         self._told[of] = now
         return True
+
+
+class Folded:
+    """
+    Log lines, of which one about the same is written in an interval, with the number of those left out before it.
+
+    Without it whoever can cause a line with each stanza can fill the disk, and hide what else is in the log.
+
+    Args:
+        now: The time, in seconds of a clock that is not set.
+        interval: Seconds between two lines of the same kind.
+    """
+
+    def __init__(self, now: Callable[[], float], interval: float = LOG_INTERVAL) -> None:
+        self._now = now
+        self._interval = interval
+        # By what they are about: when its line was written, and how many were left out since.
+        self._last: dict[str, tuple[float, int]] = {}
+
+    def write(self, about: str, log: Callable[..., object], line: str, /, **fields: object) -> None:
+        """
+        Write a line, or count it as left out.
+
+        Args:
+            about: What the line is about: one of a fixed few, for each is remembered.
+            log: Writes it, as `Logger.warn` does.
+            line: A template.
+            fields: What goes into it.
+        """
+        now = self._now()
+        last, left_out = self._last.get(about, (-inf, 0))
+        if now - last < self._interval:
+            self._last[about] = last, left_out + 1
+            return
+        self._last[about] = now, 0
+        if left_out:
+            line, fields = f"{line} ({{left_out}} more left out before)", {**fields, "left_out": left_out}
+        log(line, **fields)

@@ -24,6 +24,7 @@ from component_http.operations.terminal import age, cut, moment, on_one_line, pr
 from component_http.settings import SpoolSettings, spool_from_toml
 from component_http.spool.letters import AT_ONCE, OUTCOMES, Letter, Letters, Moved, Which
 from component_http.spool.pending import NAME, Pending, Waiting
+from component_http.spool.private import located
 from component_http.spool.visit import Holder, Kept, SpoolStatus, holder, status
 from component_http.tap import exit_on_settings_error
 
@@ -252,10 +253,10 @@ def main(
     """
     if chosen.command == "letters" and chosen.verb in ("retry", "drop") and bool(chosen.ids) == chosen.all:
         chosen.refuse("either name ids, or give --all, which can be narrowed by the other flags")
-    options = {} if patience is None else {"patience": patience}
+    options: dict[str, Any] = {"warn": _complain} if patience is None else {"warn": _complain, "patience": patience}
     try:
         with exit_on_settings_error():
-            path = _place(chosen)
+            path = located(_place(chosen))
             if chosen.command == "spool":
                 return _status(path, chosen, now, options)
             if chosen.command == "pending":
@@ -646,7 +647,7 @@ def _drop_pending(path: Path, pending: Pending, chosen: argparse.Namespace, paus
 # The spool itself.
 
 
-def _status(path: Path, chosen: argparse.Namespace, now: Callable[[], float], options: dict[str, float]) -> int:
+def _status(path: Path, chosen: argparse.Namespace, now: Callable[[], float], options: dict[str, Any]) -> int:
     found = status(path, **options)
     if chosen.json:
         _say(json.dumps(_status_as_json(path, found, now()), indent=2) + "\n")
@@ -659,7 +660,8 @@ def _status_in_words(path: Path, found: SpoolStatus, now: float) -> Iterator[tup
     yield "spool", f"{path}, schema {found.schema}"
     yield "gateway", _holder_in_words(found.holder)
     if found.webhook is not None:
-        yield "webhook", found.webhook if found.holder.running else f"{found.webhook}, when a gateway ran last"
+        webhook = "no webhook" if found.webhook == "none" else found.webhook
+        yield "webhook", webhook if found.holder.running else f"{webhook}, when a gateway ran last"
     for name, kept in _sorts(found).items():
         if not kept.count and name == "set_aside":
             continue

@@ -1,8 +1,9 @@
 """
-The door for operators: `twistd component-http`.
+The door for operators: `twistd component-http`, and its command line for `component-http run` and `check`.
 
-Everything that can be wrong with the settings is found here, before twistd goes into the background: one sentence on
-standard error and exit status 78 (EX_CONFIG of sysexits.h), which tells a service manager that trying again is no use.
+Everything that can be wrong with the settings is found here, before twistd goes into the background: a sentence for
+each mistake on standard error, and exit status 78 (EX_CONFIG of sysexits.h), which tells a service manager that trying
+again is no use.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from twisted.python import usage
 from component_http._version import __version__
 from component_http.errors import SettingsError
 from component_http.settings import SECRET_VARIABLE, ReferenceRow, Settings, reference, unknown_flag
+from component_http.settings.values import shown
 
 if TYPE_CHECKING:
     from component_http.gateway import Gateway
 
-__all__ = ["Options", "exit_on_settings_error", "heed_signals", "makeService"]
+__all__ = ["FileOptions", "Options", "RunOptions", "exit_on_settings_error", "heed_signals", "makeService"]
 
 _log = Logger()
 
@@ -36,7 +38,7 @@ QUARANTINE = "quarantine-spool"
 @contextmanager
 def exit_on_settings_error() -> Iterator[None]:
     """
-    Turn a `SettingsError` into its sentence on standard error and the end of the process.
+    Turn a `SettingsError` into its sentences on standard error, a line each, and the end of the process.
 
     Raises:
         SystemExit: With status 78, in place of the `SettingsError`.
@@ -44,7 +46,8 @@ def exit_on_settings_error() -> Iterator[None]:
     try:
         yield
     except SettingsError as error:
-        print(f"component-http: {error}", file=sys.stderr)
+        for sentence in error.sentences:
+            print(f"component-http: {sentence}", file=sys.stderr)
         raise SystemExit(os.EX_CONFIG) from None
 
 
@@ -72,6 +75,9 @@ def _parameters() -> list[list[str | None]]:
 class Options(usage.Options):
     """The command line; holds the text of each flag that was given, and None for the others."""
 
+    NOT_SETTINGS: tuple[str, ...] = ("config", QUARANTINE)
+    """The flags that give no setting."""
+
     optParameters = _parameters()
 
     optFlags = [[QUARANTINE, None, "where the spool's file cannot be used: set it aside, and begin with an empty one"]]
@@ -98,35 +104,48 @@ class Options(usage.Options):
         """
         arguments = list(sys.argv[1:] if options is None else options)
         with exit_on_settings_error():
-            self._refuse_unknown(arguments)
+            flags, words = self._sorted(arguments)
             try:
-                super().parseOptions(arguments)
+                super().parseOptions([*flags, "--", *words])
             except usage.UsageError as error:
                 raise SettingsError(f"{error}; --help lists all flags") from None
 
-    def _refuse_unknown(self, arguments: Sequence[str]) -> None:
-        """Only whole names are known: a start of one could mean another flag in the next version."""
+    def _sorted(self, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+        """
+        Tell flags, with their values, from the other words.
+
+        Only whole names are known: a start of one could mean another flag in the next version.
+        """
         takes_value = {name.removesuffix("="): name.endswith("=") for name in self.longOpt}
+        flags: list[str] = []
+        words: list[str] = []
+        problems: list[str] = []
         remaining = iter(arguments)
         for argument in remaining:
             if argument == "--":
-                return
-            if not argument.startswith("--"):
-                if argument == "-c":
-                    next(remaining, None)
+                words += remaining
                 continue
+            if not argument.startswith("-") or argument == "-":
+                words.append(argument)
+                continue
+            flags.append(argument)
             name, equals, _ = argument.removeprefix("--").partition("=")
-            if name == "_shell-completion":
-                return
-            if name not in takes_value:
-                raise SettingsError(unknown_flag(name, tuple(takes_value)))
-            if takes_value[name] and not equals:
-                next(remaining, None)
+            if argument == "-c" or (argument.startswith("--") and takes_value.get(name) and not equals):
+                value = next(remaining, None)
+                if value is None:
+                    problems.append(f"{argument} needs a value behind it")
+                else:
+                    flags.append(value)
+            elif argument.startswith("--") and name not in takes_value and name != "_shell-completion":
+                problems.append(unknown_flag(name, tuple(takes_value)))
+        if problems:
+            raise SettingsError(*problems)
+        return flags, words
 
     def parseArgs(self, *arguments: str) -> None:
         """There are none beside flags."""
         if arguments:
-            raise usage.UsageError(f'"{arguments[0]}" is not a flag: each has -- in front')
+            raise usage.UsageError(f"{shown(arguments[0])} is not a flag: each has -- in front")
 
     def settings(self) -> Settings:
         """
@@ -137,9 +156,32 @@ class Options(usage.Options):
         """
         config = self["config"]
         return Settings.from_flags(
-            {name: text for name, text in self.items() if text is not None and name not in ("config", QUARANTINE)},
-            config,
+            {name: text for name, text in self.items() if text is not None and name not in self.NOT_SETTINGS}, config
         )
+
+
+class FileOptions(Options):
+    """The same, where the settings file may stand without --config in front."""
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Take the settings file."""
+        if len(arguments) > 1:
+            raise usage.UsageError(f"{shown(arguments[1])} is one word too many, for there is one settings file")
+        if arguments:
+            if self["config"] is not None:
+                raise usage.UsageError(f"the settings file is named twice, as {arguments[0]} and by --config")
+            self["config"] = arguments[0]
+
+
+class RunOptions(FileOptions):
+    """The command line of `component-http run`."""
+
+    synopsis = "Usage: component-http run [FILE] [options]"
+
+    def for_twistd(self) -> list[str]:
+        """The same command line as the plugin of twistd takes it."""
+        named = [f"--{name}={text}" for name, text in self.items() if text is not None and name != QUARANTINE]
+        return [*named, f"--{QUARANTINE}"] if self[QUARANTINE] else named
 
 
 def makeService(options: Options) -> Gateway:
@@ -147,20 +189,18 @@ def makeService(options: Options) -> Gateway:
     Make the service that twistd runs.
 
     Raises:
-        SystemExit: With status 78 if the settings or the spool cannot be used; the sentence is on standard error by
+        SystemExit: With status 78 if the settings or the spool cannot be used; the sentences are on standard error by
             then.
     """
     from twisted.internet import reactor
 
-    from component_http.clock import use_steady_clock
     from component_http.gateway import Gateway
 
-    if not use_steady_clock(reactor):
-        _log.warn("something else is scheduled already, so timers go by the wall clock: do not set it while this runs")
     with exit_on_settings_error():
         gateway = Gateway(options.settings(), reactor)
-        # The spool's lock survives the fork into the background.
-        gateway.prepare(set_aside=bool(options[QUARANTINE]))
+        # The spool's lock survives the fork into the background, and `twistd --uid` changes the user only then.
+        user = None if options.parent is None else options.parent.get("uid")
+        gateway.prepare(set_aside=bool(options[QUARANTINE]), user=user)
     reactor.callWhenRunning(heed_signals, gateway, reactor)
     return gateway
 

@@ -24,7 +24,7 @@ from component_http.contract.reply import Composed, Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
 from component_http.delivery.departure import Departure, Fate
-from component_http.errors import DeliveryEnded, NeverSent, Offline, SpoolError, Unanswered
+from component_http.errors import DeliveryEnded, NotSent, Offline, SpoolError, Unanswered
 from component_http.waiters import Waiters
 
 __all__ = [
@@ -285,7 +285,7 @@ class RecordingSender:
         while True:
             fates = [self._fates.get(number) for number in numbers]
             if False in fates:
-                raise NeverSent("the test says so")
+                raise NotSent("the test says so")
             if None not in fates:
                 return
             await self._waiting.one_more()

@@ -24,11 +24,10 @@ from component_http.api.tokens import Caller
 from component_http.contract import reply
 from component_http.contract.address import Address
 from component_http.contract.memo import Memo
-from component_http.contract.outgoing import sendable
 from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
-from component_http.errors import DeliveryEnded, NeverSent, Offline, ReplyRefused, SpoolError, Unanswered, XmlRefused
+from component_http.errors import DeliveryEnded, ForeignSender, NotSent, Offline, ReplyRefused, SpoolError, Unanswered
 from component_http.interfaces import Observer, Sender
 
 __all__ = ["DEFAULT_TIMEOUT", "RETRY_AFTER", "Desk", "Pushed", "fingerprint"]
@@ -83,6 +82,7 @@ class Desk:
         new_id: Makes ids.
         clock: Runs the waits.
         max_timeout: The longest wait that a request may ask for, in seconds.
+        default_sender: Where stanzas of a token come from that name no sender; None for the domain.
     """
 
     _log = Logger()
@@ -97,10 +97,12 @@ class Desk:
         new_id: Callable[[], str],
         clock: IReactorTime,
         max_timeout: float,
+        default_sender: Address | None = None,
     ) -> None:
         self.domain = domain
         self.limits = limits
         self.max_timeout = max_timeout
+        self._default_sender = default_sender or Address.parse(domain)
         self._sender = sender
         self._observer = observer
         self._new_id = new_id
@@ -118,6 +120,8 @@ class Desk:
         caller: Caller | None = None,
         sender: Address | None = None,
         kind: str = "message",
+        children: Sequence[Element] = (),
+        foreign_sender: Problem | None = None,
     ) -> Composed:
         """
         Make stanzas of reply objects that answer nothing.
@@ -127,17 +131,27 @@ class Desk:
             caller: Who wants it, and must be allowed to; None for a hook.
             sender: Where they come from unless they say so; None for what goes with the caller.
             kind: What they are unless they say so.
+            children: Elements to add to the stanza, for what no property expresses. Give one object with them.
+            foreign_sender: The problem to raise for a sender outside the component's domain; None for the usual 422.
 
         Raises:
             Problem: They cannot be made, or may not be sent.
         """
         if sender is None and caller is not None:
-            sender = caller.default_address(self.domain)
+            sender = caller.default_address(self._default_sender)
         try:
             composed = reply.push(
-                objects, domain=self.domain, limits=self.limits, new_id=self._new_id, sender=sender, kind=kind
+                objects,
+                domain=self.domain,
+                limits=self.limits,
+                new_id=self._new_id,
+                sender=sender,
+                kind=kind,
+                children=children,
             )
         except ReplyRefused as refused:
+            if foreign_sender is not None and isinstance(refused, ForeignSender):
+                raise foreign_sender from None
             raise Problem(422, str(refused)) from None
         if not composed.stanzas:
             raise Problem(422, "there is nothing to send")
@@ -159,25 +173,9 @@ class Desk:
             raise Problem(422, str(refused)) from None
         if composed.stanzas:
             return composed
-        if stanza.is_request:
+        if stanza.is_request and composed.note is None:
             return Composed((stanza.response("result"),), answers=True)
-        raise Problem(422, "there is nothing to send")
-
-    def with_children(self, composed: Composed, children: Sequence[Element]) -> Composed:
-        """
-        Put elements into the first stanza that reply objects have no words for.
-
-        Raises:
-            Problem: It is too large by that.
-        """
-        if children:
-            for child in children:
-                composed.stanzas[0].addChild(child)
-            try:
-                sendable(composed.stanzas[0], self.domain, self.limits.max_bytes)
-            except XmlRefused as error:
-                raise Problem(422, str(error)) from None
-        return composed
+        raise Problem(422, composed.note or "there is nothing to send")
 
     # -- sending --
 
@@ -253,7 +251,7 @@ class Desk:
             await waiting.addTimeout(timeout, self._clock)
         except (TimeoutError, SpoolError):
             return False
-        except NeverSent as error:
+        except NotSent as error:
             raise Problem(502, f"it was kept, but {error}", members={"ids": list(pushed.ids)}) from None
         return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
@@ -17,6 +17,7 @@ __all__ = [
     "MAX_FIELDS",
     "TEXT",
     "XMPP_XML",
+    "Admitted",
     "Answer",
     "Call",
     "Problem",
@@ -83,14 +84,18 @@ class Call:
         return found[0] if found else None
 
 
-def fields(text: str) -> list[tuple[str, str]]:
+def fields(text: str, charset: str = "utf-8") -> list[tuple[str, str]]:
     """
     The fields of a form or a query, in their order.
 
+    Args:
+        text: The form.
+        charset: The charset of its percent-encoded characters, by a name that Python knows.
+
     Raises:
-        ValueError: There are too many of them, or they are not UTF-8.
+        ValueError: There are too many of them, or they are not in the charset.
     """
-    return parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    return parse_qsl(text, keep_blank_values=True, encoding=charset, errors="strict", max_num_fields=MAX_FIELDS)
 
 
 @frozen
@@ -109,6 +114,21 @@ class Answer:
     body: bytes = b""
     media_type: str = JSON
     headers: Mapping[str, str] = field(factory=dict)
+
+
+@frozen
+class Admitted:
+    """
+    A request that is let in, judged by all that it says before its body.
+
+    Attributes:
+        carry_out: Makes the answer; given the body, or None for one that is larger than is read.
+        known: Whether the client has shown a secret of ours: a token, a hook's URL, or a link to reply by. If not, its
+            body is not read.
+    """
+
+    carry_out: Callable[[bytes | None], Awaitable[Answer]]
+    known: bool
 
 
 class Problem(Exception):

@@ -15,18 +15,16 @@ from attrs import field, frozen
 from component_http.api.desk import Desk
 from component_http.api.exchange import FORM, JSON, TEXT, Answer, Call, Problem
 from component_http.api.rate import Rate
-from component_http.api.reading import form_of, is_json, json_of, unsupported
+from component_http.api.reading import body_of, form_of, is_json, json_of, text_of, unsupported
+from component_http.api.slack import slack_text
 from component_http.api.template import Template, TemplateFailed
 from component_http.contract.address import Address
-from component_http.contract.reply import JsonNumber, read_json
+from component_http.contract.reply import read_json
 from component_http.errors import ReplyRefused
 
-__all__ = ["Hook", "Hooks", "post", "slack_text"]
+__all__ = ["Hook", "Hooks", "post"]
 
-_LINK = re.compile(r"<([^<>|]+)(?:\|([^<>]*))?>")
-_CHARACTERS = {"&amp;": "&", "&lt;": "<", "&gt;": ">"}
-_REFERENCE = re.compile("|".join(_CHARACTERS))
-_ADDRESSEE = re.compile(r"[!@#]")
+_JSON_BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[\[{]")
 
 
 @frozen
@@ -93,7 +91,10 @@ async def post(desk: Desk, call: Call, hook: Hook) -> Answer:
         200 and `ok`, which is what Slack says and what nobody else minds. Where a template has nothing to say, nothing
         is sent, and that is said.
     """
-    text = slack_text(_payload(call)) if hook.template is None else _rendered(hook.template, call)
+    if hook.template is None:
+        text = slack_text(_payload(call))
+    else:
+        text = _rendered(hook.template, _payload(call, text_is_payload=True))
     said = b"ok"
     if not text:
         said = b"ok, but the template has nothing to say, so nothing was sent"
@@ -103,93 +104,39 @@ async def post(desk: Desk, call: Call, hook: Hook) -> Answer:
     return Answer(200, said, f"{TEXT}; charset=utf-8")
 
 
-def _payload(call: Call) -> object:
-    """What Slack takes: JSON, or JSON in the field `payload` of a form."""
-    if call.media_type == FORM:
-        payload = form_of(call).get("payload")
-        if payload is None:
-            raise Problem(400, "the form has no field payload, which holds the JSON")
-        try:
-            return read_json(payload.encode("utf-8", "replace"))
-        except ReplyRefused as refused:
-            raise Problem(400, f"payload: {refused}") from None
-    if not is_json(call.media_type) and call.media_type != TEXT:
-        raise unsupported(call, JSON, FORM)
+def _payload(call: Call, *, text_is_payload: bool = False) -> object:
+    """
+    What was posted: JSON, whatever its media type, or JSON in the field `payload` of a form.
+
+    Many programs say nothing of the media type, or something wrong, and Slack does not mind either.
+
+    Args:
+        call: The request.
+        text_is_payload: A text that is not JSON is taken as it is, as a string.
+    """
+    body = body_of(call)
+    if body and not _JSON_BEGINS.match(body):
+        if call.media_type == FORM:
+            return _form_payload(call)
+        if call.media_type == TEXT and text_is_payload:
+            return text_of(call)
+        if call.media_type not in (TEXT, "") and not is_json(call.media_type):
+            raise unsupported(call, JSON, FORM)
     return json_of(call)
 
 
-def _rendered(template: Template, call: Call) -> str:
+def _form_payload(call: Call) -> object:
+    payload = form_of(call).get("payload")
+    if payload is None:
+        raise Problem(400, "the form has no field payload, which holds the JSON")
     try:
-        return template.render(_payload(call))
+        return read_json(payload.encode("utf-8", "replace"))
+    except ReplyRefused as refused:
+        raise Problem(400, f"payload: {refused}") from None
+
+
+def _rendered(template: Template, payload: object) -> str:
+    try:
+        return template.render(payload)
     except TemplateFailed as failed:
         raise Problem(422, str(failed)) from None
-
-
-def slack_text(payload: object) -> str:
-    """
-    Make a message's text of what Slack's incoming webhooks take.
-
-    Of `attachments` and `blocks` their texts are taken; how they look is lost. A `username` stands before the text.
-
-    Raises:
-        Problem: There is no text in it.
-
-    Source: Slack's documentation of incoming webhooks and of formatting text.
-    """
-    if not isinstance(payload, dict):
-        raise Problem(400, "the JSON is not an object")
-    text, username = payload.get("text"), payload.get("username")
-    if not isinstance(text, str | None):
-        raise Problem(422, "text: not a string")
-    pieces = [text] if text else []
-    for attachment in _objects(payload.get("attachments")):
-        pieces.extend(_attachment(attachment))
-    if not text:
-        pieces.extend(_block_texts(payload.get("blocks")))
-    plain = "\n".join(map(_unmarked, pieces)).strip()
-    if not plain:
-        raise Problem(422, "text: it is missing")
-    return f"{_unmarked(username)}: {plain}" if isinstance(username, str) and username else plain
-
-
-def _attachment(attachment: dict[str, object]) -> list[str]:
-    found = [attachment.get(name) for name in ("pretext", "title", "title_link", "text")]
-    for part in _objects(attachment.get("fields")):
-        found.append(": ".join(word for name in ("title", "value") if (word := _word(part.get(name)))))
-    pieces = [piece for piece in found if isinstance(piece, str) and piece]
-    fallback = attachment.get("fallback")
-    return pieces or ([fallback] if isinstance(fallback, str) else _block_texts(attachment.get("blocks")))
-
-
-def _word(value: object) -> str:
-    if isinstance(value, JsonNumber):
-        return value.text
-    return value if isinstance(value, str) else ""
-
-
-def _block_texts(blocks: object) -> list[str]:
-    texts = []
-    for block in _objects(blocks):
-        for part in (block.get("text"), *_objects(block.get("fields"))):
-            text = part.get("text") if isinstance(part, dict) else None
-            if isinstance(text, str):
-                texts.append(text)
-    return texts
-
-
-def _objects(value: object) -> list[dict[str, object]]:
-    return [member for member in value if isinstance(member, dict)] if isinstance(value, list) else []
-
-
-def _unmarked(text: str) -> str:
-    """Slack's marks for links and names as a person would write them, and its three references as characters."""
-
-    def written(match: re.Match[str]) -> str:
-        target, label = match[1], match[2]
-        if _ADDRESSEE.match(target):
-            mark = "@" if target[0] == "!" else target[0]
-            return f"{mark}{(label or target[1:]).lstrip(mark)}"
-        target = target.removeprefix("mailto:")
-        return f"{label} ({target})" if label and label != target else target
-
-    return _REFERENCE.sub(lambda match: _CHARACTERS[match[0]], _LINK.sub(written, text))

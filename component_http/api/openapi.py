@@ -23,12 +23,12 @@ _ADDRESS = {"type": "string", "description": "an XMPP address", "examples": ["al
 _ERRORS: Mapping[int, str] = {
     400: "The request cannot be read.",
     401: "No token, or one that nobody knows.",
-    403: "The token may not do this.",
+    403: "The token, or the link, may not do this.",
     404: "There is no such thing, or the link is not one of ours.",
     409: "A request with this Idempotency-Key is under way.",
     410: "It is too late for a reply.",
-    413: "The body is too large.",
-    415: "The body is of a media type that is not read here.",
+    413: "The body is too large, as it came or after decompression.",
+    415: "The media type, the content coding or the charset of the body is not read here.",
     422: "The request can be read, but what it wants cannot be done.",
     429: "Too many requests.",
     500: "A mistake of the gateway.",
@@ -155,6 +155,7 @@ def _rest_responses(*statuses: int) -> _Object:
 def _rest(*parameters: _Object) -> _Object:
     return {
         "summary": "Send a stanza, as mod_rest does; with an iq, wait for the answer.",
+        "description": "A property of mod_rest that would not be sent is refused by its name.",
         "parameters": [*parameters, _KEY, _TIMEOUT],
         "requestBody": {
             "content": {
@@ -193,6 +194,8 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
     "/v1/deliveries/{id}/reply": {
         "post": {
             "summary": "Reply to a request of the gateway later, by the link that it came with.",
+            "description": "Each stanza has to come from the bare address that was written to, and to go to the one who"
+            ' wrote, or for what was said in a room to the room; unless the gateway is set to `reply_links = "wide"`.',
             "security": [],
             "parameters": [
                 _path_parameter("id", "the webhook-id"),
@@ -205,7 +208,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
                     "description": "It is kept until the XMPP server has it.",
                     "content": {JSON: {"schema": _ref("schemas", "Ids")}},
                 },
-                **_problems(*_OF_BODY, 404, 409, 410, 503, content=_PROBLEM),
+                **_problems(*_OF_BODY, 403, 404, 409, 410, 429, 503, content=_PROBLEM),
             },
         }
     },
@@ -219,6 +222,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
     "/hooks/{secret}": {
         "post": {
             "summary": "Send a message to whom the settings name, in Slack's words or by a template.",
+            "description": "JSON is read whatever its media type is. A hook with a template takes plain text, too.",
             "security": [],
             "parameters": [_path_parameter("secret", "that of the hook"), _KEY],
             "requestBody": {
@@ -226,6 +230,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
                 "content": {
                     JSON: {"schema": {}},
                     FORM: {"schema": {"type": "object", "properties": {"payload": _STRING}, "required": ["payload"]}},
+                    "*/*": {"schema": {}},
                 },
             },
             "responses": {
@@ -261,7 +266,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
 _STANZA_PROPERTIES: Mapping[str, _Object] = {
     **dict.fromkeys(("to", "from"), _ADDRESS),
     "kind": {"enum": ["message", "presence", "iq"]},
-    **dict.fromkeys(("type", "id", "lang", "subject", "thread", "state", "oob_url", "replace"), _STRING),
+    **dict.fromkeys(("type", "id", "lang", "subject", "thread", "nick", "state", "oob_url", "replace"), _STRING),
     "body": {"type": ["string", "number", "boolean"]},
     "reply": {"type": "object", "properties": {"id": _STRING, "to": _ADDRESS}, "required": ["id"]},
     "show": {"enum": ["away", "chat", "dnd", "xa"]},
@@ -351,7 +356,11 @@ def document(version: str) -> _Object:
     """
     return {
         "openapi": "3.1.0",
-        "info": {"title": "component-http", "version": version, "description": "Send to XMPP by HTTP."},
+        "info": {
+            "title": "component-http",
+            "version": version,
+            "description": "Send to XMPP by HTTP. The body of every request may be compressed by gzip or deflate.",
+        },
         "security": [{"bearer": []}, {"basic": []}],
         "paths": _PATHS,
         "components": _COMPONENTS,

@@ -43,8 +43,8 @@ async def post(desk: Desk, call: Call, caller: Caller, to: str | None) -> Answer
         raise Problem(422, "body: it is missing")
     # A message of nothing but html still says something.
     wanted.setdefault("body", "")
-    composed = desk.compose([wanted], caller=caller)
-    composed = desk.with_children(composed, [html_element(html, desk.limits)] if html is not None else [])
+    children = [html_element(html, desk.limits)] if html is not None else []
+    composed = desk.compose([wanted], caller=caller, children=children)
     await desk.push(caller.token.name, call, composed)
     return Answer(201)
 

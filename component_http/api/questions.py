@@ -54,8 +54,8 @@ def answer_properties(answer: Stanza) -> dict[str, object]:
     if answer.type == "result":
         for child in answer.element.elements():
             for name, qualified in QUESTIONS.items():
-                if (child.uri, child.name) == qualified and name in _READ:
-                    properties.setdefault(name, _READ[name](child))
+                if (child.uri, child.name) == qualified and name in _READ and name not in properties:
+                    properties[name] = _READ[name](child)
     return properties
 
 
@@ -87,8 +87,10 @@ def _disco(query: Element) -> dict[str, object]:
             child.getAttribute("var", ""): [_text(value) for value in child.elements(NS_FORMS, "value")]
             for child in form.elements(NS_FORMS, "field")
         }
-        for form_type in fields.pop("FORM_TYPE", []):
-            extensions[form_type] = fields
+        # It has one value, which names the form (XEP-0068); each name more would repeat all fields.
+        form_types = fields.pop("FORM_TYPE", [])
+        if form_types:
+            extensions[form_types[0]] = fields
     if extensions:
         found["extensions"] = extensions
     return found

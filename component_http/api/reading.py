@@ -3,15 +3,76 @@
 from __future__ import annotations
 
 import re
+import zlib
 
 from component_http.api.exchange import FORM, JSON, TEXT, XMPP_XML, Call, Problem, fields
 from component_http.contract.reply import read_json, reply_objects
 from component_http.errors import ReplyRefused
 
-__all__ = ["body_of", "form_of", "is_json", "json_of", "objects_of", "text_of", "unsupported"]
+__all__ = ["body_of", "form_of", "is_json", "json_of", "objects_of", "text_of", "unpacked", "unsupported"]
+
+ENCODINGS = "gzip, deflate"
+"""The content codings that are read, as `Accept-Encoding` names them."""
 
 _XML = (XMPP_XML, "application/xml", "text/xml")
 _JSON = re.compile(r"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)")
+
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS
+
+_CHARSET = re.compile(
+    r"utf-?8|us-ascii|ascii|utf-16(?:le|be)?|utf-32(?:le|be)?|latin-?[1-8]|iso-?8859-(?:[1-9]|1[013-6])"
+    r"|(?:windows-|cp)125[0-8]|cp(?:437|850|852|855|858|866|874|932|949|950)|koi8-[ru]|macintosh"
+    r"|gb2312|gbk|gb18030|big5(?:-hkscs)?|shift[-_]jis|sjis|euc-(?:jp|kr)|iso-2022-(?:jp|kr)|ks_c_5601-1987|tis-620"
+)
+"""
+The charsets that are read.
+
+Python knows more codecs. Some of them take long for a small input (punycode), and some are no charsets (hex).
+"""
+
+
+def unpacked(call: Call, body: bytes | None, max_bytes: int) -> bytes | None:
+    """
+    Undo the content coding of a body.
+
+    Args:
+        call: The request.
+        body: Its body as it came; None when it was larger than is read.
+        max_bytes: The most bytes that it may unpack to. Unpacking stops there.
+
+    Returns:
+        The body; None when it is larger than `max_bytes`.
+
+    Raises:
+        Problem: The coding is not known, or the body does not follow it.
+
+    Source: RFC 9110 section 8.4; RFC 1950 to 1952.
+    """
+    coding = call.headers.get("content-encoding", "").strip().lower()
+    if coding in ("", "identity") or not body:
+        return body
+    if coding in ("gzip", "x-gzip"):
+        window = _GZIP_WINDOW
+    elif coding == "deflate":
+        # The coding is zlib's format; some clients send the bare data without its header.
+        has_header = body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0
+        window = zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS
+    else:
+        raise Problem(
+            415,
+            "the Content-Encoding is not gzip or deflate: use one of these, or none",
+            headers={"Accept-Encoding": ENCODINGS},
+        )
+    unpacking = zlib.decompressobj(window)
+    try:
+        plain = unpacking.decompress(body, max_bytes + 1)
+    except zlib.error:
+        raise Problem(400, f"the body is not {coding}, as its Content-Encoding says") from None
+    if len(plain) > max_bytes:
+        return None
+    if not unpacking.eof or unpacking.unused_data:
+        raise Problem(400, f"the body is not one whole piece of {coding}, as its Content-Encoding says")
+    return plain
 
 
 def body_of(call: Call) -> bytes:
@@ -19,29 +80,37 @@ def body_of(call: Call) -> bytes:
     The body, as it is.
 
     Raises:
-        Problem: It is too large, or packed in a way that we do not unpack.
+        Problem: It is too large.
     """
     if call.body is None:
         raise Problem(413, "the body is larger than max_body_bytes")
-    if call.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
-        raise Problem(415, "the body has a Content-Encoding: send it as it is", headers={"Accept-Encoding": "identity"})
     return call.body
 
 
 def text_of(call: Call) -> str:
-    """The body as text. Raises `Problem` where it is not UTF-8."""
+    """The body as text, in the charset that it names or in UTF-8. Raises `Problem` where it is not."""
     body = body_of(call)
-    if call.charset not in ("utf-8", "utf8", "us-ascii"):
-        raise Problem(415, "the body is in another charset than UTF-8")
+    charset = _charset(call)
     try:
-        return body.decode("utf-8-sig")
+        return body.decode(charset).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise Problem(400, f"the body is not UTF-8, see byte {error.start}") from None
+        name = "UTF-8" if charset == "utf-8" else charset
+        raise Problem(400, f"the body is not {name}, see byte {error.start}") from None
+
+
+def _charset(call: Call) -> str:
+    """The charset of the body, which Python knows by this name."""
+    if not _CHARSET.fullmatch(call.charset):
+        raise Problem(415, "the charset of the Content-Type is not read here: use UTF-8")
+    # ASCII is a part of it, and some say ASCII and send UTF-8.
+    return "utf-8" if call.charset in ("utf8", "us-ascii", "ascii") else call.charset
 
 
 def json_of(call: Call) -> object:
     """The body as JSON, with `JsonNumber`s. Raises `Problem` where it is none."""
-    body = body_of(call).removeprefix(b"\xef\xbb\xbf")
+    # JSON has no charset but UTF-8 (RFC 8259 section 8.1), whatever its media type says; other types may have one.
+    body = body_of(call) if is_json(call.media_type) else text_of(call).encode("utf-8")
+    body = body.removeprefix(b"\xef\xbb\xbf")
     if not body.strip():
         raise Problem(400, "the body is empty, but should be JSON")
     try:
@@ -53,7 +122,7 @@ def json_of(call: Call) -> object:
 def form_of(call: Call) -> dict[str, str]:
     """The body as the fields of a form, the last of each name. Raises `Problem` where it is none."""
     try:
-        return dict(fields(text_of(call)))
+        return dict(fields(text_of(call), _charset(call)))
     except ValueError as error:
         raise Problem(400, f"the form cannot be read: {error}") from None
 

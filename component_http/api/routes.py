@@ -8,14 +8,17 @@ from functools import partial
 from typing import Literal
 from urllib.parse import unquote
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from component_http.api import hooks, openapi, post_msg, rest, v1
 from component_http.api.desk import Desk
-from component_http.api.exchange import Answer, Call, Problem, json_answer, plain_text, problem_json
+from component_http.api.exchange import Admitted, Answer, Call, Problem, json_answer, plain_text, problem_json
 from component_http.api.hooks import Hooks
+from component_http.api.links import ReplyLinks
+from component_http.api.reading import unpacked
 from component_http.api.tokens import Caller, Tokens, see_rate
 from component_http.interfaces import Observer
 from component_http.notices import LOG_INTERVAL, Notices
@@ -24,7 +27,8 @@ __all__ = ["Api", "Route", "Shape"]
 
 Shape = Literal["v1", "hooks", "msg", "rest"]
 
-_Endpoint = Callable[[Call, Mapping[str, str]], Awaitable[Answer]]
+_CarryOut = Callable[[Call], Awaitable[Answer]]
+_Endpoint = Callable[[Call, Mapping[str, str]], _CarryOut]
 
 _SHORTCUTS = ("disco", "items", "ping", "version")
 
@@ -38,13 +42,15 @@ class Route:
         method: `GET` or `POST`.
         path: The path; `{name}` is any one part of it, and as its last part an address that may have slashes.
         shape: Whose way of telling errors it has.
-        endpoint: Carries it out.
+        endpoint: Judges a request by all but its body, and gives what carries it out once the body is in.
+        open_to_all: Whether it needs no secret of ours.
     """
 
     method: str
     path: str
     shape: Shape
     endpoint: _Endpoint
+    open_to_all: bool = False
 
     def match(self, parts: list[str]) -> dict[str, str] | None:
         """The named parts of a path that is this route's, or None."""
@@ -71,10 +77,10 @@ class Api:
         tokens: Who may.
         hooks: The URLs that need none.
         observer: Told `api_refused`, `api_unauthorized`, `api_limited` and `api_failed`.
-        link_key: What the links of late replies are made with.
+        links: What may be done with the links of late replies.
         version: Of this program.
+        max_body_bytes: The most bytes that a compressed body may unpack to.
         seconds: A clock that does not go back.
-        now: The wall clock, seconds since the epoch.
 
     Attributes:
         routes: All that there are.
@@ -89,19 +95,19 @@ class Api:
         hooks: Hooks,
         observer: Observer,
         *,
-        link_key: bytes,
+        links: ReplyLinks,
         version: str,
+        max_body_bytes: int,
         seconds: Callable[[], float],
-        now: Callable[[], float],
     ) -> None:
         self._desk = desk
         self._tokens = tokens
         self._hooks = hooks
         self._observer = observer
-        self._link_key = link_key
-        self._version = version
+        self._links = links
+        self._max_body_bytes = max_body_bytes
         self._seconds = seconds
-        self._now = now
+        self._description = json_answer(200, openapi.document(version))
         self._notices = Notices(LOG_INTERVAL)
         self.routes = tuple(self._all_routes())
 
@@ -116,7 +122,7 @@ class Api:
         for name in _SHORTCUTS:
             yield Route("GET", f"/v1/{name}/{{jid}}", "v1", partial(self._ask_by_name, name))
         yield Route("POST", "/v1/deliveries/{id}/reply", "v1", self._late_reply)
-        yield Route("GET", "/v1/openapi.json", "v1", self._openapi)
+        yield Route("GET", "/v1/openapi.json", "v1", self._openapi, open_to_all=True)
         yield Route("POST", "/hooks/{secret}", "hooks", self._hook)
         yield Route("POST", "/msg", "msg", self._post_msg)
         yield Route("POST", "/msg/{jid}", "msg", self._post_msg)
@@ -125,32 +131,64 @@ class Api:
         yield Route("GET", "/rest/{query}/{to}", "rest", self._rest_query)
 
     async def handle(self, call: Call) -> Answer:
-        """Carry out a request, or say what is wrong with it; raises nothing but `CancelledError`."""
+        """Carry out a request that is in, or say what is wrong with it; raises nothing but `CancelledError`."""
+        admitted = self.admit(call)
+        return admitted if isinstance(admitted, Answer) else await admitted.carry_out(call.body)
+
+    def admit(self, call: Call) -> Admitted | Answer:
+        """
+        Judge a request before its body is in: its path, its method, who makes it, and how often.
+
+        Args:
+            call: The request, without its body.
+
+        Returns:
+            The request, let in; or the answer that it gets whatever its body is.
+        """
         try:
-            return await self._handled(call)
-        except Problem as problem:
-            self._count(problem)
-            return _told(call, problem)
+            found = self._route(call)
+            if isinstance(found, Answer):
+                return found
+            route, parts = found
+            return Admitted(partial(self._carried_out, call, route.endpoint(call, parts)), not route.open_to_all)
+        except Exception as error:
+            return self._failed(call, error)
+
+    async def _carried_out(self, call: Call, carry_out: _CarryOut, body: bytes | None) -> Answer:
+        try:
+            return await carry_out(evolve(call, body=unpacked(call, body, self._max_body_bytes)))
         except CancelledError:
             raise
-        except Exception:
-            self._observer.count("api_failed")
-            self._log.failure("a request to the API failed by a mistake of ours")
-            return _told(call, Problem(500, "a mistake of ours: the log of the gateway has it"))
+        except Exception as error:
+            return self._failed(call, error)
 
-    async def _handled(self, call: Call) -> Answer:
+    def _failed(self, call: Call, error: Exception) -> Answer:
+        if isinstance(error, Problem):
+            self._count(error)
+            return _told(call, error)
+        self._observer.count("api_failed")
+        self._log.failure("a request to the API failed by a mistake of ours", failure=Failure(error))
+        return _told(call, Problem(500, "a mistake of ours: the log of the gateway has it"))
+
+    def _route(self, call: Call) -> tuple[Route, Mapping[str, str]] | Answer:
+        """The route of a request, and the named parts of its path; or the answer to one for no route."""
+        if call.method == "CONNECT" or call.path == "*":
+            # RFC 9110 sections 9.3.6 and 9.3.7: the one asks for a proxy, the other what the server takes at all.
+            return self._allowing(call, {route.method for route in self.routes})
         parts = _parts(call.path)
         matches = [(route, found) for route in self.routes if (found := route.match(parts)) is not None]
         if not matches:
             raise Problem(404, "there is nothing at this path: see /v1/openapi.json")
-        methods = {route.method for route, _ in matches}
-        allowed = ", ".join(sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())))
-        if call.method == "OPTIONS":
-            return Answer(204, headers={"Allow": allowed})
         method = "GET" if call.method == "HEAD" else call.method
         for route, found in matches:
             if route.method == method:
-                return await route.endpoint(call, found)
+                return route, found
+        return self._allowing(call, {route.method for route, _ in matches})
+
+    def _allowing(self, call: Call, methods: set[str]) -> Answer:
+        allowed = ", ".join(sorted(methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())))
+        if call.method == "OPTIONS":
+            return Answer(204, headers={"Allow": allowed})
         raise Problem(405, f"this path takes {allowed}", headers={"Allow": allowed})
 
     def _count(self, problem: Problem) -> None:
@@ -164,39 +202,50 @@ class Api:
                 self._log.warn("a client of the API is over its rate, and told to wait")
         elif problem.status < 500:
             self._observer.count("api_refused")
+            if problem.status == 403 and self._notices.may_tell("api_forbidden", self._seconds()):
+                self._log.warn("a client of the API asked for what it may not do: {reason}", reason=problem.detail)
 
     # -- the endpoints --
 
-    async def _push(self, kinds: tuple[str, ...], call: Call, found: Mapping[str, str]) -> Answer:
-        return await v1.push(self._desk, call, self._caller(call), kinds)
+    def _push(self, kinds: tuple[str, ...], call: Call, found: Mapping[str, str]) -> _CarryOut:
+        caller = self._caller(call)
+        return lambda call: v1.push(self._desk, call, caller, kinds)
 
-    async def _ask(self, call: Call, found: Mapping[str, str]) -> Answer:
-        return await v1.ask(self._desk, call, self._caller(call))
+    def _ask(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
+        caller = self._caller(call)
+        return lambda call: v1.ask(self._desk, call, caller)
 
-    async def _ask_by_name(self, name: str, call: Call, found: Mapping[str, str]) -> Answer:
-        return await v1.ask_by_name(self._desk, call, self._caller(call), name, found["jid"], self._seconds)
+    def _ask_by_name(self, name: str, call: Call, found: Mapping[str, str]) -> _CarryOut:
+        caller = self._caller(call)
+        return lambda call: v1.ask_by_name(self._desk, call, caller, name, found["jid"], self._seconds)
 
-    async def _late_reply(self, call: Call, found: Mapping[str, str]) -> Answer:
-        return await v1.late_reply(self._desk, call, self._link_key, found["id"], self._now)
+    def _late_reply(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
+        late = self._links.open(found["id"], call.argument("seal") or "")
+        return lambda call: v1.late_reply(self._desk, call, self._links, found["id"], late)
 
-    async def _openapi(self, call: Call, found: Mapping[str, str]) -> Answer:
-        return json_answer(200, openapi.document(self._version))
+    def _openapi(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
+        return self._describe
 
-    async def _hook(self, call: Call, found: Mapping[str, str]) -> Answer:
+    async def _describe(self, call: Call) -> Answer:
+        return self._description
+
+    def _hook(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
         hook = self._hooks.find(found["secret"])
         see_rate(hook.rate, self._seconds())
-        return await hooks.post(self._desk, call, hook)
+        return lambda call: hooks.post(self._desk, call, hook)
 
-    async def _post_msg(self, call: Call, found: Mapping[str, str]) -> Answer:
-        return await post_msg.post(self._desk, call, self._caller(call), found.get("jid"))
+    def _post_msg(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
+        caller = self._caller(call)
+        return lambda call: post_msg.post(self._desk, call, caller, found.get("jid"))
 
-    async def _rest(self, call: Call, found: Mapping[str, str]) -> Answer:
-        return await rest.post(
-            self._desk, call, self._caller(call), found.get("kind", ""), found.get("type", ""), found.get("to", "")
-        )
+    def _rest(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
+        caller = self._caller(call)
+        kind, stanza_type, to = (found.get(name, "") for name in ("kind", "type", "to"))
+        return lambda call: rest.post(self._desk, call, caller, kind, stanza_type, to)
 
-    async def _rest_query(self, call: Call, found: Mapping[str, str]) -> Answer:
-        return await rest.get(self._desk, call, self._caller(call), found["query"], found["to"])
+    def _rest_query(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
+        caller = self._caller(call)
+        return lambda call: rest.get(self._desk, call, caller, found["query"], found["to"])
 
     def _caller(self, call: Call) -> Caller:
         caller = self._tokens.identify(call.headers.get("authorization"))

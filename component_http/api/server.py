@@ -1,188 +1,348 @@
 """
-The API on a socket: twisted.web's HTTP, with a bound for all that a stranger can do to it.
+The API on a socket, with a bound for all that a stranger can do to it.
 
-A request becomes a `Call`, and what comes of it an `Answer`; what is between is `routes.Api`.
+A request becomes a `Call`, which `routes.Api` admits and carries out, and what comes of it an `Answer`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
+from enum import Enum, auto
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IListeningPort,
+    INegotiated,
+    IPushProducer,
+    IStreamServerEndpoint,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, Request
+from zope.interface import implementer
 
-from component_http.api.exchange import Answer, Call, Problem, problem_json
+from component_http.api.exchange import Admitted, Answer, Call, Problem, problem_json
+from component_http.api.http1 import CONTINUE, BodyTooLarge, Head, RequestReader, response
 from component_http.interfaces import Observer
+from component_http.notices import LOG_INTERVAL, Notices
 
-__all__ = ["MAX_HEADERS", "ApiServer"]
-
-MAX_HEADERS = 64
-"""Header fields of a request; their bytes are bounded by twisted.web, at 16 KiB."""
+__all__ = ["ApiServer"]
 
 BUSY_TIME = 2.0
-"""Seconds that a connection beyond the bound has to say something, and to read that there is no place for it."""
+"""Seconds that a connection without a place has to say something, and to read that there is none for it."""
 
 CLOSE_TIME = 5.0
-"""Seconds that requests under way get to end when the server stops."""
+"""Seconds that requests under way get to end when the server stops, and that a client gets to stop sending."""
 
-_Handle = Callable[[Call], Awaitable[Answer]]
+READ_AHEAD = 16_384
+"""Bytes of later requests that are read while one is answered; it is read at all to notice a client that goes."""
 
-_BUSY = problem_json(Problem(503, "too many connections: try again later"))
-_STOPPING = problem_json(
-    Problem(503, "the gateway is stopping: try again later", headers={"Retry-After": "5", "Connection": "close"})
-)
+_Admit = Callable[[Call], Admitted | Answer]
 
-
-class _Request(Request):
-    """One request; its body is read up to a limit, and what is beyond that is thrown away as it comes."""
-
-    def __init__(self, channel: Any, queued: object = False) -> None:
-        super().__init__(channel, parsePOSTFormSubmission=False)
-        self._site: ApiServer = channel.site
-        self._body: list[bytes] | None = []
-        self._size = 0
-
-    def gotLength(self, length: int | None) -> None:
-        super().gotLength(0)
-        if length is not None and length > self._site.max_body_bytes and self.requestHeaders.hasHeader(b"expect"):
-            # It asks before it sends: say no instead of "100 Continue", which this header would call forth.
-            self.requestHeaders.removeHeader(b"expect")
-            self._body = None
-
-    def handleContentChunk(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > self._site.max_body_bytes:
-            self._body = None
-        if self._body is not None:
-            self._body.append(data)
-
-    def parseCookies(self) -> None:
-        """There are none here."""
-
-    def process(self) -> None:
-        """Hand it to the API; called by twisted.web when all of it is in."""
-        if self._site.stopping:
-            self.channel.persistent = False
-            self.send(_STOPPING)
-            return
-        path, _, query = self.uri.partition(b"?")
-        headers = {
-            name.decode("latin-1").lower(): ", ".join(value.decode("utf-8", "replace") for value in values)
-            for name, values in self.requestHeaders.getAllRawHeaders()
-        }
-        body = None if self._body is None else b"".join(self._body)
-        self._body = None
-        call = Call(
-            self.method.decode("latin-1"),
-            path.decode("utf-8", "replace"),
-            query.decode("utf-8", "replace"),
-            headers,
-            body,
-        )
-        gone = self.notifyFinish()
-        running = Deferred.fromCoroutine(self._answer(call))
-        self._site.under_way(running)
-        gone.addErrback(lambda _: running.cancel())
-
-    async def _answer(self, call: Call) -> None:
-        try:
-            answer = await self._site.handle(call)
-        except CancelledError:
-            return
-        self.send(answer)
-
-    def send(self, answer: Answer) -> None:
-        """Write the answer and end the request."""
-        # twisted.web has no words for some, 422 and 429 among them.
-        self.setResponseCode(answer.status, HTTPStatus(answer.status).phrase.encode("ascii"))
-        for name, value in answer.headers.items():
-            self.responseHeaders.setRawHeaders(name, [value])
-        if answer.body:
-            self.responseHeaders.setRawHeaders("Content-Type", [answer.media_type])
-        if answer.status != 204:
-            self.responseHeaders.setRawHeaders("Content-Length", [str(len(answer.body))])
-        self.responseHeaders.setRawHeaders("Cache-Control", ["no-store"])
-        self.write(answer.body)
-        self.finish()
+_BUSY = problem_json(Problem(503, "too many connections: try again later", headers={"Retry-After": "1"}))
+_STOPPING = problem_json(Problem(503, "the gateway is stopping: try again later", headers={"Retry-After": "5"}))
+_LATE = problem_json(Problem(408, "the request did not arrive in time"))
 
 
-class _Channel(HTTPChannel):
-    """One connection; a request has to be in within a time that no single byte prolongs."""
+class _Stage(Enum):
+    """What a connection is about."""
 
-    maxHeaders = MAX_HEADERS
-    requestFactory: Any = _Request
-    site: ApiServer
+    RECEIVING = auto()
+    """It waits for a request, or for the rest of one."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._receiving = False
+    ANSWERING = auto()
+    """A request is in, and its answer is being made."""
 
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.site.channels.add(self)
+    TURNED_AWAY = auto()
+    """It has no place, and is told so as soon as it says something."""
 
-    def resetTimeout(self) -> None:
-        """Begin the time of a request with its first byte; twisted.web would begin it anew with each."""
-        if not self._receiving and self.timeOut is not None:
-            self._receiving = True
-            super().resetTimeout()
+    CLOSING = auto()
+    """It has its last answer; what still comes is thrown away until the client closes, or too much time has passed."""
 
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """Say so; twisted.web would only close."""
-        transport: Any = self.transport
-        transport.write(
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-        )
-        transport.loseConnection()
-
-    def requestDone(self, request: Request) -> None:
-        self._receiving = False
-        super().requestDone(request)
-
-    def connectionLost(self, reason: Any = None) -> None:
-        self.site.channels.discard(self)
-        super().connectionLost(reason)
+    CLOSED = auto()
 
 
-class _Busy(Protocol):
-    """A connection for which there is no place: whatever it says, it is told so and closed."""
+class _Turns:
+    """
+    Takes connections in turn: one step of one connection in each turn of the reactor, which does all else in between.
 
-    def __init__(self, site: ApiServer) -> None:
+    Args:
+        clock: The reactor.
+    """
+
+    def __init__(self, clock: Any) -> None:
+        self._clock = clock
+        self._waiting: deque[_Connection] = deque()
+        self._next: IDelayedCall | None = None
+
+    def ask(self, connection: _Connection) -> None:
+        """Let a connection take its turn: at once if no other has had one in this turn of the reactor."""
+        self._waiting.append(connection)
+        if self._next is None:
+            self._take()
+
+    def _take(self) -> None:
+        self._next = None
+        if self._waiting:
+            self._next = self._clock.callLater(0, self._take)
+            while self._waiting and not self._waiting.popleft().take_turn():
+                pass
+
+
+@implementer(IPushProducer)
+class _Connection(Protocol):
+    """
+    One connection: takes one request at a time, and none while the client does not read its answers.
+
+    A request has to be in within a time that no single byte prolongs, and the client has as long to read an answer.
+
+    Attributes:
+        known: Whether its client has shown a secret of ours, and may go on.
+        under_way: Whether a request of a known client is coming in or being answered.
+    """
+
+    def __init__(self, site: ApiServer, *, has_place: bool) -> None:
+        self.known = False
         self._site = site
-        self._answered = False
+        self._reader = RequestReader(site.max_body_bytes)
+        self._stage = _Stage.RECEIVING if has_place else _Stage.TURNED_AWAY
+        self._request: tuple[Head, Admitted] | None = None
+        self._running: Deferred[None] | None = None
+        self._timer: IDelayedCall | None = None
+        self._begun = False
+        self._queued = False
+        self._blocked = False
+        self._paused = False
+
+    @property
+    def under_way(self) -> bool:
+        return self._request is not None
+
+    @property
+    def _wire(self) -> Any:
+        return self.transport
 
     def connectionMade(self) -> None:
-        self._site.turned_away.add(self)
-        self._end = self._site.clock.callLater(BUSY_TIME, self._abort)
+        if ITCPTransport.providedBy(self.transport):
+            self._wire.setTcpNoDelay(True)
+        self._wire.registerProducer(self, True)
+        self._wait(self._site.request_timeout if self._stage is _Stage.RECEIVING else BUSY_TIME)
+
+    # -- what comes in --
 
     def dataReceived(self, data: bytes) -> None:
-        if self._answered:
-            return
-        self._answered = True
-        assert self.transport is not None
-        head = (
-            "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
-            f"Content-Type: {_BUSY.media_type}\r\nContent-Length: {len(_BUSY.body)}\r\n\r\n"
-        )
-        self.transport.write(head.encode("ascii") + _BUSY.body)
-        self.transport.loseConnection()
+        if self._stage is _Stage.TURNED_AWAY:
+            self._close(_BUSY)
+        elif self._stage in (_Stage.RECEIVING, _Stage.ANSWERING):
+            self._reader.feed(data)
+            if self._stage is _Stage.RECEIVING:
+                self._begin()
+                self._ask_turn()
+            self._balance()
 
-    def _abort(self) -> None:
-        transport: Any = self.transport
-        transport.abortConnection()
+    def _begin(self) -> None:
+        """Give a request its time, counted from its first byte."""
+        if not self._begun:
+            self._begun = True
+            self._wait(self._site.request_timeout)
+
+    def _ask_turn(self) -> None:
+        if not self._queued and not self._blocked:
+            self._queued = True
+            self._site.turns.ask(self)
+
+    def take_turn(self) -> bool:
+        """
+        Go on by one step: read one request, or as much of it as is in, and begin to answer it.
+
+        Returns:
+            Whether there was something to do.
+        """
+        self._queued = False
+        due = self._stage is _Stage.RECEIVING and not self._blocked
+        if due:
+            try:
+                self._step()
+            except Problem as problem:
+                self._site.observer.count("api_refused")
+                self._close(problem_json(problem))
+        self._balance()
+        return due
+
+    def _step(self) -> None:
+        if self._request is None:
+            head = self._reader.head()
+            if head is None:
+                return
+            admitted = self._admit(head)
+            if isinstance(admitted, Answer):
+                self._answer(head, admitted, body_is_read=self._reader.skip())
+                return
+            if not admitted.known:
+                # No body is read from a stranger.
+                self._run(head, admitted.carry_out(b""), body_is_read=self._reader.skip())
+                return
+            self._request = head, admitted
+            self.known = is_new = True
+        else:
+            head, admitted = self._request
+            is_new = False
+        try:
+            body = self._reader.body()
+        except BodyTooLarge:
+            self._run(head, admitted.carry_out(None), body_is_read=False)
+            return
+        if body is not None:
+            self._run(head, admitted.carry_out(body), body_is_read=True)
+        elif is_new and head.expects_continue:
+            self._wire.write(CONTINUE)
+
+    def _admit(self, head: Head) -> Admitted | Answer:
+        if self._site.stopping:
+            return _STOPPING
+        return self._site.admit(Call(head.method, head.path, head.query, head.headers))
+
+    # -- what goes out --
+
+    def _run(self, head: Head, answering: Awaitable[Answer], *, body_is_read: bool) -> None:
+        self._stage = _Stage.ANSWERING
+        self._wait(None)
+
+        async def run() -> None:
+            try:
+                answer = await answering
+            except CancelledError:
+                return
+            if self._stage is _Stage.ANSWERING:
+                self._answer(head, answer, body_is_read=body_is_read)
+
+        running = Deferred.fromCoroutine(run())
+        if not running.called:
+            self._running = running
+        self._site.own(running)
+
+    def _answer(self, head: Head, answer: Answer, *, body_is_read: bool) -> None:
+        self._request = self._running = None
+        if not (head.keep and body_is_read) or self._site.stopping:
+            self._close(answer, head.method, may_send_more=not body_is_read)
+            return
+        self._wire.write(response(answer, head.method, close=False))
+        self._stage = _Stage.RECEIVING
+        self._begun = False
+        self._wait(self._site.request_timeout)
+        if self._reader.waiting:
+            self._begin()
+            self._ask_turn()
+        self._balance()
+
+    def _close(self, answer: Answer | None, method: str = "", *, may_send_more: bool = True) -> None:
+        """
+        Close the connection.
+
+        Args:
+            answer: The last answer; None for none.
+            method: The method of the request that it answers.
+            may_send_more: Whether the client may be sending. Then only our direction is closed, and what comes is
+                thrown away for a while: a closed socket would answer it by a reset, which takes the answer away from
+                the client (RFC 9112 section 9.6).
+        """
+        self._stage = _Stage.CLOSING
+        self.known = False
+        self._request = None
+        self._reader = RequestReader(0)
+        self._wait(CLOSE_TIME if may_send_more or answer is None else self._site.request_timeout)
+        if answer is not None:
+            self._wire.write(response(answer, method, close=True))
+        self._wire.unregisterProducer()
+        self._blocked = False
+        if may_send_more and answer is not None and not INegotiated.providedBy(self.transport):
+            self._wire.loseWriteConnection()
+        else:
+            # TLS has no half-closed connection; it waits for the other side's end by itself.
+            self._wire.loseConnection()
+        self._balance()
+
+    def pauseProducing(self) -> None:
+        """Take no more requests: the client does not read the answers. Called by the transport."""
+        self._blocked = True
+        self._balance()
+
+    def resumeProducing(self) -> None:
+        """Go on: the client has read all answers. Called by the transport."""
+        self._blocked = False
+        if self._stage is _Stage.RECEIVING and self._reader.waiting:
+            self._ask_turn()
+        self._balance()
+
+    def stopProducing(self) -> None:
+        """Nothing: the connection is lost. Called by the transport."""
+
+    def _balance(self) -> None:
+        """Read from the connection exactly as long as what comes can be used soon."""
+        if self._stage is _Stage.RECEIVING:
+            pause = self._blocked or self._queued
+        else:
+            pause = self._stage is _Stage.ANSWERING and self._reader.waiting > READ_AHEAD
+        if pause != self._paused and self._stage is not _Stage.CLOSED:
+            self._paused = pause
+            if pause:
+                self._wire.pauseProducing()
+            else:
+                self._wire.resumeProducing()
+
+    # -- how it ends --
+
+    def _wait(self, seconds: float | None) -> None:
+        """Run the time of what is waited for now, instead of what was before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self._site.clock.callLater(seconds, self._time_over)
+
+    def _time_over(self) -> None:
+        self._timer = None
+        if self._stage is _Stage.RECEIVING and not self._blocked:
+            if self._begun:
+                self._site.observer.count("api_refused")
+            self._close(_LATE if self._begun else None)
+        else:
+            self._wire.abortConnection()
+
+    def turn_away(self) -> None:
+        """Give its place to another connection; it is told as if it had never had one."""
+        if self._stage is _Stage.CLOSING:
+            return
+        self._stage = _Stage.TURNED_AWAY
+        self._wait(BUSY_TIME)
+        if self._begun:
+            self._close(_BUSY)
+        self._balance()
+
+    def drop(self) -> None:
+        """Close it without a word, and without waiting for a client that does not read."""
+        if self._blocked or self._stage is _Stage.CLOSING:
+            self._wire.abortConnection()
+        else:
+            self._close(None)
+
+    def stop(self) -> None:
+        """Close it because the server stops."""
+        if self._stage is _Stage.CLOSING:
+            self._wire.loseConnection()
+        else:
+            self._close(None)
 
     def connectionLost(self, reason: Any = None) -> None:
-        self._site.turned_away.discard(self)
-        if self._end.active():
-            self._end.cancel()
+        self._stage = _Stage.CLOSED
+        self._wait(None)
+        self._site.lost(self)
+        if self._running is not None:
+            self._running.cancel()
 
 
 class _Factory(Factory):
@@ -190,28 +350,15 @@ class _Factory(Factory):
 
     noisy = False
 
-    def __init__(self, site: ApiServer, timeout: float) -> None:
+    def __init__(self, site: ApiServer) -> None:
         self._site = site
-        self._timeout = timeout
 
     def buildProtocol(self, address: Any) -> Any:
-        if len(self._site.channels) >= self._site.max_connections:
-            self._site.observer.count("api_busy")
-            # The same number of them may wait to be told; who is beyond even that finds the door closed.
-            return _Busy(self._site) if len(self._site.turned_away) < self._site.max_connections else None
-        channel: Any = _Channel()
-        channel.site = self._site
-        channel.factory = self
-        channel.callLater = self._site.clock.callLater
-        channel.timeOut = self._timeout
-        return channel
+        return self._site.connected()
 
     def logPrefix(self) -> str:
         """How Twisted calls it in the log, where it says that the port is open."""
         return "the API"
-
-    def log(self, request: Request) -> None:
-        """Nothing, where twisted.web wants a line for each request: the path of one may hold a secret."""
 
 
 class ApiServer(Service):
@@ -219,16 +366,19 @@ class ApiServer(Service):
     Serves the API.
 
     Args:
-        handle: Makes the answer of a request.
+        admit: Judges a request before its body is in (`Api.admit`).
         finish: Waits until all is kept that was begun to be kept (`Desk.finish`).
         endpoint: Where.
-        observer: Told `api_busy`.
-        clock: Runs the time limits.
+        observer: Told `api_busy`, `api_evicted`, and `api_refused` for what is no HTTP.
+        clock: Runs the time limits and the turns.
         max_connections: At once.
         max_body_bytes: Of a request that are read.
         request_timeout: Seconds that a request has to come in, and that a connection may be idle.
 
     Attributes:
+        turns: Whose turn it is.
+        channels: The connections that have a place, the oldest first.
+        turned_away: The connections that have none and are told so, as many at most.
         listening: Fires with the port when it is open, or with None if it cannot be opened. None before the start.
         stopping: It stops or has stopped, so that no request is begun any more.
     """
@@ -237,7 +387,7 @@ class ApiServer(Service):
 
     def __init__(
         self,
-        handle: _Handle,
+        admit: _Admit,
         finish: Callable[[], Awaitable[None]],
         endpoint: IStreamServerEndpoint,
         observer: Observer,
@@ -247,25 +397,27 @@ class ApiServer(Service):
         max_body_bytes: int,
         request_timeout: float,
     ) -> None:
-        self.handle = handle
+        self.admit = admit
         self.observer = observer
         self.clock = clock
         self.max_connections = max_connections
         self.max_body_bytes = max_body_bytes
-        self.channels: set[_Channel] = set()
-        self.turned_away: set[_Busy] = set()
+        self.request_timeout = request_timeout
+        self.turns = _Turns(clock)
+        self.channels: dict[_Connection, None] = {}
+        self.turned_away: set[_Connection] = set()
         self.listening: Deferred[IListeningPort | None] | None = None
         self.stopping = False
         self._finish = finish
         self._endpoint = endpoint
-        self._request_timeout = request_timeout
+        self._notices = Notices(LOG_INTERVAL)
         self._under_way: set[Deferred[None]] = set()
         self._port: IListeningPort | None = None
         self._idle: list[Deferred[None]] = []
 
     def factory(self) -> Factory:
         """What makes the connections; for those who listen themselves."""
-        return _Factory(self, self._request_timeout)
+        return _Factory(self)
 
     def startService(self) -> None:
         """Open the port; that it could not be opened is logged, and the gateway goes on without."""
@@ -287,7 +439,55 @@ class ApiServer(Service):
         assert self.listening is not None
         self.listening.callback(None)
 
-    def under_way(self, running: Deferred[None]) -> None:
+    def connected(self) -> _Connection | None:
+        """
+        Accept a connection.
+
+        When all places are taken, clients with a token must get in all the same. So a new connection gets the place of
+        the oldest whose client has shown no secret of ours, or else of the oldest with no request under way. The
+        connection that loses its place is told 503; where all places are needed, the new one is.
+
+        Returns:
+            None where even those that are told 503 are too many.
+        """
+        if len(self.channels) < self.max_connections:
+            return self._placed()
+        if self._notices.may_tell("api_busy", self.clock.seconds()):
+            self._log.warn(
+                "the API has {places} connections, as many as max_connections allows: new ones take the places of idle"
+                " ones, and some are told 503",
+                places=self.max_connections,
+            )
+        evicted = next((one for one in self.channels if not one.known), None) or next(
+            (one for one in self.channels if not one.under_way), None
+        )
+        if evicted is None:
+            self.observer.count("api_busy")
+            if len(self.turned_away) >= self.max_connections:
+                return None
+            connection = _Connection(self, has_place=False)
+            self.turned_away.add(connection)
+            return connection
+        self.observer.count("api_evicted")
+        del self.channels[evicted]
+        if len(self.turned_away) >= self.max_connections:
+            evicted.drop()
+        else:
+            self.turned_away.add(evicted)
+            evicted.turn_away()
+        return self._placed()
+
+    def _placed(self) -> _Connection:
+        connection = _Connection(self, has_place=True)
+        self.channels[connection] = None
+        return connection
+
+    def lost(self, connection: _Connection) -> None:
+        """Forget a connection that is closed."""
+        self.channels.pop(connection, None)
+        self.turned_away.discard(connection)
+
+    def own(self, running: Deferred[None]) -> None:
         """Own a request until it has ended, and log it if it fails."""
         self._under_way.add(running)
 
@@ -321,8 +521,7 @@ class ApiServer(Service):
                 end.cancel()
         await self._finish()
         for connection in (*self.channels, *self.turned_away):
-            transport: Any = connection.transport
-            transport.loseConnection()
+            connection.stop()
 
     def _cut_short(self) -> None:
         for running in list(self._under_way):

@@ -1,61 +1,222 @@
 """
 Any JSON -> the text of a message, by a template.
 
-Templates are Jinja2's, in its sandbox. An operator writes them and not who POSTs; the limits here are for what a POST
-can do to a template that is meant well.
+Templates are Jinja2's, in its sandbox. An operator writes them, and strangers POST the data; nothing else runs while a
+template does, so neither may make it long or large: every loop, call, filter and operation is bounded here.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import ChainableUndefined, TemplateError
+from jinja2 import ChainableUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from component_http.contract.reply import JsonNumber
 from component_http.errors import ComponentHttpError, SettingsError
 
-__all__ = ["MAX_CHARACTERS", "MAX_SECONDS", "Template", "TemplateFailed", "shipped"]
+__all__ = ["MAX_CHARACTERS", "MAX_SECONDS", "MAX_VALUES", "SHIPPED", "Template", "TemplateFailed", "shipped"]
+
+SHIPPED: Mapping[str, tuple[str, ...]] = {
+    "alertmanager": ("alertmanager",),
+    "generic": ("generic",),
+    "gitea": ("forge",),
+    "github": ("forge",),
+    "grafana": ("alertmanager", "grafana"),
+}
+"""The templates that come along, and the files in `templates/` that each consists of."""
 
 MAX_CHARACTERS = 10_000
 """Of a message that a template makes; the rest is cut off. A person reads some hundred."""
 
 MAX_SECONDS = 0.5
-"""For one message; nothing else runs meanwhile. It is looked at wherever the template writes something."""
+"""For one message; nothing else runs meanwhile."""
+
+MAX_VALUES = 50_000
+"""Strings, numbers, lists and objects in what is POSTed to a template; a single filter goes through all of them."""
+
+_MAX_SIZE = 2_000_000
+"""Characters or elements of what one operation makes, and characters that a template writes into its variables."""
 
 _MAX_FACTOR = 1000
-"""The largest number that a template may multiply or raise by: "a" * 1000000000 is a gigabyte."""
+"""The largest number that a template may raise, or raise by."""
+
+_MAX_BITS = 10_000
+"""Of a number that a template calculates with."""
 
 _CUT = "…"
+
+_WIDENING = frozenset({"batch", "center", "expandtabs", "indent", "ljust", "rjust", "slice", "tojson", "zfill"})
+"""Filters and methods of strings whose result is as large as a number says."""
+
+_MULTIPLYING = frozenset({"format", "format_map", "join", "replace", "translate"})
+"""Those whose result can be as large as one text times another."""
+
+_SLOW = frozenset({"urlize", "wordwrap"})
+"""Filters that take a second for a million characters."""
+
+_WIDTH = re.compile(r"[0-9]{4}|%[^a-zA-Z%]*\*|:[^{}]*\{")
+"""In a format: a width of thousands, or one that comes with the data."""
 
 
 class TemplateFailed(ComponentHttpError):
     """A template could not do with what it was given; the message says why, without any of it."""
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """A sandbox whose arithmetic cannot fill the memory."""
+class _Bounding(NodeTransformer):
+    """Leads the loops of a template, and its operator `~`, through its sandbox."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    def visit_For(self, node: nodes.For) -> nodes.For:
+        self.generic_visit(node)
+        node.iter = _through("each", [node.iter], node)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:
+        self.generic_visit(node)
+        return _through("joined", node.nodes, node)
+
+
+def _through(name: str, arguments: list[Any], node: nodes.Node) -> nodes.Expr:
+    return nodes.Call(nodes.EnvironmentAttribute(name), arguments, [], None, None, lineno=node.lineno)
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """
+    A sandbox in which nothing takes long, and nothing becomes large.
+
+    The time is looked at wherever a template can come by often: in each round of a loop, and before each call, filter
+    and operation. The size of a result is known before it is made.
+
+    Args:
+        seconds: A clock.
+    """
+
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        # What is missing is empty, however deep: the payloads of others leave things out as they like.
+        super().__init__(autoescape=False, undefined=ChainableUndefined, finalize=self._written)
+        # Jinja2's own writes for a browser: "\u003c" for "<", and for every letter that is not ASCII.
+        self.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+        self.filters = {name: self._bounded(name, made) for name, made in self.filters.items()}
+        # It makes nonsense, as much as it is told to.
+        del self.globals["lipsum"]
+        self._seconds = seconds
+        self._end = float("inf")
+        self._size_left = _MAX_SIZE
+
+    def begin(self) -> None:
+        """Begin the time of one rendering."""
+        self._end = self._seconds() + MAX_SECONDS
+        self._size_left = _MAX_SIZE
+
+    def see_time(self) -> None:
+        """Raise `TemplateFailed` if the time is over."""
+        if self._seconds() > self._end:
+            raise TemplateFailed("the template takes too long")
+
+    def each(self, values: Iterable[Any]) -> Iterator[Any]:
+        """What a loop goes through."""
+        for value in values:
+            self.see_time()
+            yield value
+
+    def joined(self, *values: object) -> str:
+        """What `~` makes."""
+        pieces = [str(value) for value in values]
+        _see_size(sum(map(len, pieces)))
+        return "".join(pieces)
+
+    def _written(self, value: object) -> str:
+        text = str(value)
+        self._size_left -= len(text)
+        _see_size(-self._size_left)
+        return text
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Work it out, unless it would become large."""
-        numbers = [value for value in (left, right) if isinstance(value, (int, float))]
-        if (operator == "**" or len(numbers) < 2) and any(abs(number) > _MAX_FACTOR for number in numbers):
-            raise TemplateFailed("the template multiplies by too large a number")
+        """Work out an operation, unless it would become large."""
+        self.see_time()
+        if isinstance(left, str) and operator == "%":
+            _see_growth("format", left, right if isinstance(right, tuple) else (right,))
+        elif isinstance(left, int | float) and isinstance(right, int | float):
+            largest = max(abs(left), abs(right))
+            if largest > _MAX_FACTOR and (operator == "**" or largest >= 1 << _MAX_BITS):
+                raise TemplateFailed("the template calculates with too large a number")
+        elif operator == "*":
+            _see_size(_size(left, count=True) * _size(right, count=True))
+        elif operator == "+":
+            _see_size(_size(left) + _size(right))
         return super().call_binop(context, operator, left, right)
 
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call something, unless it is a method of a string that would make a large one."""
+        __self.see_time()
+        # The sandbox wraps `format`; what it wraps has the string.
+        method = getattr(__obj, "__wrapped__", __obj)
+        subject = getattr(method, "__self__", None)
+        if isinstance(subject, str):
+            _see_growth(method.__name__, subject, (*args, *kwargs.values()))
+        return super().call(__context, __obj, *args, **kwargs)
 
-def _environment() -> _Sandbox:
-    # What is missing is empty, however deep: the payloads of others leave things out as they like.
-    environment = _Sandbox(autoescape=False, undefined=ChainableUndefined, keep_trailing_newline=False)
-    # Jinja2's own writes for a browser: "\u003c" for "<", and for every letter that is not ASCII.
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    return environment
+    def _bounded(self, name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter that is bounded too."""
+        first = 1 if hasattr(made, "jinja_pass_arg") else 0
+
+        @wraps(made)
+        def bounded(*args: Any, **kwargs: Any) -> Any:
+            self.see_time()
+            _see_growth(name, args[first], (*args[first + 1 :], *kwargs.values()))
+            return made(*args, **kwargs)
+
+        return bounded
+
+    def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
+        """Jinja2's hook for what is done to a template before code is made of it."""
+        return super()._generate(_Bounding().visit(source), *args, **kwargs)
+
+
+def _see_growth(name: str, subject: Any, arguments: Iterable[Any]) -> None:
+    """See that a filter or a method of strings makes nothing large of a subject."""
+    if name in _WIDENING:
+        _see_size(_size(subject) * max((_size(argument, count=True) for argument in arguments), default=1))
+    elif name in _MULTIPLYING:
+        if name.startswith("format") and _WIDTH.search(str(subject)):
+            raise TemplateFailed("the template formats to a width that may be large")
+        _see_size(_size(subject) * max(1, sum(map(_size, arguments))))
+    elif name in _SLOW:
+        _see_size(_size(subject) * 10)
+    elif name == "sum" and any(isinstance(argument, list | tuple) for argument in arguments):
+        # Each list is added to a copy of all before it.
+        _see_size(_size(subject) ** 2)
+
+
+def _see_size(size: float) -> None:
+    if size > _MAX_SIZE:
+        raise TemplateFailed("the template makes too large a text or list")
+
+
+def _size(value: Any, *, count: bool = False) -> float:
+    """How large a value is, at least 1: characters, or elements with their characters; a number itself if it counts."""
+    if isinstance(value, str):
+        return max(1, len(value))
+    if isinstance(value, int | float):
+        return max(1, abs(value) if count else 20)
+    if isinstance(value, Mapping):
+        return 1 + sum(len(key) + _size_within(member) for key, member in value.items() if isinstance(key, str))
+    if isinstance(value, list | tuple):
+        return 1 + sum(map(_size_within, value))
+    return 1
+
+
+def _size_within(value: Any) -> int:
+    return len(value) + 1 if isinstance(value, str) else 1
 
 
 class Template:
@@ -74,9 +235,9 @@ class Template:
     """
 
     def __init__(self, text: str, name: str, seconds: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = seconds
+        self._sandbox = _Sandbox(seconds)
         try:
-            self._template = _environment().from_string(text)
+            self._template = self._sandbox.from_string(text)
         except TemplateError as error:
             line = getattr(error, "lineno", None)
             where = f", line {line}" if line else ""
@@ -97,15 +258,13 @@ class Template:
         """
         pieces: list[str] = []
         size = 0
-        end = self._seconds() + MAX_SECONDS
+        self._sandbox.begin()
         try:
-            for piece in self._template.generate(payload=_plain(payload)):
+            for piece in self._template.generate(payload=_Plain().made(payload)):
                 pieces.append(piece)
                 size += len(piece)
                 if size > 2 * MAX_CHARACTERS:
                     break
-                if self._seconds() > end:
-                    raise TemplateFailed("the template takes too long")
         except TemplateFailed:
             raise
         except Exception as error:  # whatever Python raises where a payload is not as the template expects it
@@ -115,19 +274,28 @@ class Template:
 
 
 def shipped(name: str) -> str:
-    """The text of a template that comes along: `alertmanager` or `generic`."""
-    return files("component_http.api").joinpath("templates", f"{name}.j2").read_text("utf-8")
+    """The text of a template that comes along, by one of the names in `SHIPPED`."""
+    folder = files("component_http.api").joinpath("templates")
+    return "".join(folder.joinpath(f"{part}.j2").read_text("utf-8") for part in SHIPPED[name])
 
 
-def _plain(value: object) -> object:
-    """JSON with numbers to calculate with; a number that is none for Python stays as it was written."""
-    if isinstance(value, JsonNumber):
-        return _number(value.text)
-    if isinstance(value, Mapping):
-        return {key: _plain(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return [_plain(member) for member in value]
-    return value
+class _Plain:
+    """Makes JSON with numbers to calculate with; a number that is none for Python stays as it was written."""
+
+    def __init__(self) -> None:
+        self._left = MAX_VALUES
+
+    def made(self, value: object) -> object:
+        self._left -= 1
+        if self._left < 0:
+            raise TemplateFailed(f"the JSON has more than {MAX_VALUES} values in it, too many for a template")
+        if isinstance(value, JsonNumber):
+            return _number(value.text)
+        if isinstance(value, Mapping):
+            return {key: self.made(member) for key, member in value.items()}
+        if isinstance(value, list):
+            return [self.made(member) for member in value]
+        return value
 
 
 def _number(text: str) -> int | float | str:

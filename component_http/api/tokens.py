@@ -14,17 +14,13 @@ from twisted.words.xish.domish import Element
 
 from component_http.api.exchange import Problem
 from component_http.api.rate import Rate
-from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.address import Address, NotAnAddress, any_of
 
 __all__ = ["REALM", "Caller", "Token", "Tokens", "see_rate"]
 
 REALM = "component-http"
 
 _CHALLENGE = f'Bearer realm="{REALM}", Basic realm="{REALM}", charset="UTF-8"'
-
-
-def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns), re.DOTALL)
 
 
 @frozen
@@ -39,6 +35,7 @@ class Token:
         may_send_to: Patterns of those that it may send to.
         kinds: The kinds of stanza that it may send.
         rate: How often.
+        sender: Where its stanzas come from that name no sender; None for what `default_sender` says.
     """
 
     name: str
@@ -47,24 +44,28 @@ class Token:
     may_send_to: Sequence[str] = ("*",)
     kinds: Sequence[str] = ("message", "presence", "iq")
     rate: Rate = field(factory=lambda: Rate(100, 10.0), eq=False)
+    sender: Address | None = None
     _from: re.Pattern[str] = field(init=False, eq=False, repr=False)
     _to: re.Pattern[str] = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "_from", _any_of(self.may_send_as))
-        object.__setattr__(self, "_to", _any_of(self.may_send_to))
+        object.__setattr__(self, "_from", any_of(self.may_send_as))
+        object.__setattr__(self, "_to", any_of(self.may_send_to))
 
-    def default_sender(self, domain: str) -> Address | None:
+    def default_sender(self, everybodys: Address) -> Address | None:
         """
-        Where its stanzas come from that name no sender: its first address that is no pattern, or else the bare domain.
+        Where its stanzas come from that name no sender: its own sender, its first address that is no pattern, or else
+        what is for all tokens.
 
         Returns:
             None where it may not send from there either.
         """
+        if self.sender is not None:
+            return self.sender
         for pattern in self.may_send_as:
             if "*" not in pattern:
                 return Address.parse(pattern)
-        return Address.parse(domain) if self._from.fullmatch(domain) else None
+        return everybodys if self._from.fullmatch(str(everybodys.bare)) else None
 
     def see_allowed(self, stanzas: Iterable[Element]) -> None:
         """
@@ -101,9 +102,9 @@ class Caller:
     token: Token
     address: Address | None = None
 
-    def default_address(self, domain: str) -> Address | None:
+    def default_address(self, everybodys: Address) -> Address | None:
         """Where its stanzas come from that name no sender; None where they have to."""
-        return self.address or self.token.default_sender(domain)
+        return self.address or self.token.default_sender(everybodys)
 
 
 class Tokens:

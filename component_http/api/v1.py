@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 from component_http.api.desk import Desk
 from component_http.api.exchange import XMPP_XML, Answer, Call, Problem, json_answer
+from component_http.api.links import ReplyLinks
 from component_http.api.questions import answer_properties, question
 from component_http.api.reading import objects_of
 from component_http.api.tokens import Caller
-from component_http.contract.link import ForgedLink, open_link
+from component_http.contract.link import LateReply
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize
 
@@ -71,8 +72,8 @@ async def ask_by_name(
     timeout = desk.timeout(call)
     sender = call.argument("from")
     asked = {"type": "get", "to": address, **({} if sender is None else {"from": sender})}
-    composed = desk.compose([asked], caller=caller, kind="iq")
-    composed = desk.with_children(composed, [question(name, call.argument("node"))])
+    asking = question(name, call.argument("node"))
+    composed = desk.compose([asked], caller=caller, kind="iq", children=[asking])
     began = now()
     answer = await desk.ask(composed, timeout)
     return _told(call, answer, {"seconds": round(now() - began, 6)} if name == "ping" else {})
@@ -89,7 +90,7 @@ def _told(call: Call, answer: Stanza, more: Mapping[str, object] | None = None) 
             members={"condition": condition, "error": error, "stanza": properties["stanza"]},
         )
     if _prefers_xml(call):
-        return Answer(200, serialize(answer.element).encode("utf-8"), XMPP_XML)
+        return Answer(200, serialize(answer.element, standalone=True).encode("utf-8"), XMPP_XML)
     return json_answer(200, properties)
 
 
@@ -98,23 +99,18 @@ def _prefers_xml(call: Call) -> bool:
     return XMPP_XML in accept and "json" not in accept
 
 
-async def late_reply(desk: Desk, call: Call, key: bytes, delivery_id: str, now: Callable[[], float]) -> Answer:
+async def late_reply(desk: Desk, call: Call, links: ReplyLinks, delivery_id: str, late: LateReply) -> Answer:
     """
     `POST /v1/deliveries/{id}/reply`: what a webhook answers later.
 
     Args:
         desk: Sends.
-        call: The request; who has the link may use it.
-        key: What the link was made with.
-        delivery_id: From the path.
-        now: Seconds since the epoch.
+        call: The request.
+        links: What its link may do.
+        delivery_id: The delivery that is answered.
+        late: What its link says.
     """
-    try:
-        late = open_link(key, delivery_id, call.argument("seal") or "")
-    except ForgedLink:
-        raise Problem(404, "the link is not one of ours, or was changed: use it as it came") from None
-    if now() >= late.expires:
-        raise Problem(410, f"it is too late to reply to this {late.stanza.kind}")
     composed = desk.answer(late.stanza, objects_of(call))
+    links.see_allowed(late, composed.stanzas)
     pushed = await desk.push(f"delivery {delivery_id}", call, composed, delivery_id=delivery_id)
     return json_answer(202, {"ids": list(pushed.ids)})

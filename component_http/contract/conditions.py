@@ -12,6 +12,7 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT
 
 __all__ = [
+    "BAD_REQUEST",
     "CONDITIONS",
     "CONNECTION_FAILURE",
     "ERROR_TYPES",
@@ -82,6 +83,7 @@ class StanzaError:
     text: str | None = None
 
 
+BAD_REQUEST = StanzaError("modify", "bad-request")
 CONNECTION_FAILURE = StanzaError("wait", "remote-server-timeout", "Connection failure")
 TIMEOUT = StanzaError("wait", "remote-server-timeout", "Timeout")
 FULL = StanzaError("wait", "resource-constraint")

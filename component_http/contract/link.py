@@ -39,7 +39,13 @@ Characters of a link. With longer ones a request's headers would be over the 8 K
 absurdly long address or id makes one.
 """
 
-_PURPOSE = b"component-http late reply 1"
+_PURPOSE = b"component-http late reply 2"
+
+_WIDE_PURPOSE = b"component-http late reply 1"
+"""
+The purpose of links from before links were bound to their conversation. None is made any more, and each keeps what it
+could do until it expires, at most `LIFETIME` after the upgrade.
+"""
 
 
 class ForgedLink(ValueError):
@@ -54,10 +60,38 @@ class LateReply:
     Attributes:
         stanza: The facts of what may be replied to.
         expires: Until when, in seconds since the epoch.
+        bound: The link is bound to its conversation; False for one that an earlier version made.
     """
 
     stanza: Stanza
     expires: int
+    bound: bool = True
+
+    def covers(self, element: Element) -> bool:
+        """
+        Say whether a stanza belongs to the conversation of the link.
+
+        It has to come from the bare address that was written to, and to go to the one who wrote: to any resource of a
+        user, but of a room only to the occupant. What everybody in a room saw (a groupchat message, an occupant's
+        presence) may be answered to the room as well. Presence may go to any resource of the room, for that is how a
+        bot enters and leaves it.
+
+        Args:
+            element: A complete stanza, with normalised addresses.
+        """
+        written_by, written_to = self.stanza.sender, self.stanza.recipient
+        sender, recipient = Address.parse(element["from"]), Address.parse(element["to"])
+        if sender.bare != written_to.bare or recipient.bare != written_by.bare:
+            return False
+        if element.name == "presence":
+            return True
+        groupchat = self.stanza.type == "groupchat"
+        public = groupchat or (self.stanza.through_room and self.stanza.kind == "presence")
+        if element.getAttribute("type") == "groupchat":
+            return public
+        if not (groupchat or self.stanza.through_room):
+            return True
+        return recipient == written_by or (public and recipient.resource is None)
 
 
 def link_path(key: bytes, delivery_id: str, stanza: Stanza, expires: float) -> str | None:
@@ -71,7 +105,8 @@ def link_path(key: bytes, delivery_id: str, stanza: Stanza, expires: float) -> s
         expires: Until when, in seconds since the epoch.
 
     Returns:
-        None where there is nothing to reply to, or the link would be longer than `MAX_LENGTH`.
+        None where there is nothing to reply to, or the link would be longer than `MAX_LENGTH`. A thread that would make
+        it longer is left out.
     """
     if not stanza.answerable:
         return None
@@ -84,14 +119,22 @@ def link_path(key: bytes, delivery_id: str, stanza: Stanza, expires: float) -> s
         int(stanza.through_room),
         ceil(expires),
     )
-    sealed = _base64(json.dumps(facts, separators=(",", ":")).encode("ascii"))
-    path = f"/v1/deliveries/{delivery_id}/reply?seal={sealed}.{_base64(_mac(key, delivery_id, sealed))}"
+    if stanza.thread is not None:
+        path = _path(key, delivery_id, (*facts, stanza.thread))
+        if len(path) <= MAX_LENGTH:
+            return path
+    path = _path(key, delivery_id, facts)
     return path if len(path) <= MAX_LENGTH else None
+
+
+def _path(key: bytes, delivery_id: str, facts: tuple[object, ...]) -> str:
+    sealed = _base64(json.dumps(facts, separators=(",", ":")).encode("ascii"))
+    return f"/v1/deliveries/{delivery_id}/reply?seal={sealed}.{_mac(key, _PURPOSE, delivery_id, sealed)}"
 
 
 def open_link(key: bytes, delivery_id: str, seal: str) -> LateReply:
     """
-    Read what `link_path` made.
+    Read what `link_path` made, of this version or of the one before.
 
     Args:
         key: The same.
@@ -101,12 +144,18 @@ def open_link(key: bytes, delivery_id: str, seal: str) -> LateReply:
     Raises:
         ForgedLink: It did not make it.
     """
-    sealed, _, mac = seal.partition(".")
-    if len(seal) > MAX_LENGTH or not hmac.compare_digest(
-        _base64(_mac(key, delivery_id, sealed)).encode("ascii"), mac.encode("utf-8", "replace")
-    ):
+    if len(seal) > MAX_LENGTH:
         raise ForgedLink("the link is not one of ours")
-    kind, stanza_type, stanza_id, sender, recipient, through_room, expires = json.loads(
+    sealed, _, mac = seal.partition(".")
+    given = mac.encode("utf-8", "replace")
+    bound, wide = (
+        hmac.compare_digest(_mac(key, purpose, delivery_id, sealed).encode("ascii"), given)
+        for purpose in (_PURPOSE, _WIDE_PURPOSE)
+    )
+    if not bound and not wide:
+        raise ForgedLink("the link is not one of ours")
+    # The thread is only in the links of stanzas that have one.
+    kind, stanza_type, stanza_id, sender, recipient, through_room, expires, *thread = json.loads(
         urlsafe_b64decode(sealed + "=" * (-len(sealed) % 4))
     )
     stanza = Stanza(
@@ -117,14 +166,15 @@ def open_link(key: bytes, delivery_id: str, seal: str) -> LateReply:
         recipient=Address.parse(recipient),
         through_room=bool(through_room),
         element=Element((NS_COMPONENT, kind)),
+        thread=thread[0] if thread else None,
     )
-    return LateReply(stanza, expires)
+    return LateReply(stanza, expires, bound)
 
 
-def _mac(key: bytes, delivery_id: str, sealed: str) -> bytes:
+def _mac(key: bytes, purpose: bytes, delivery_id: str, sealed: str) -> str:
     # A zero byte is in none of the parts, so no two of them are read as one.
-    message = b"\0".join((_PURPOSE, delivery_id.encode("utf-8", "replace"), sealed.encode("utf-8", "replace")))
-    return hmac.digest(key, message, hashlib.sha256)
+    message = b"\0".join((purpose, delivery_id.encode("utf-8", "replace"), sealed.encode("utf-8", "replace")))
+    return _base64(hmac.digest(key, message, hashlib.sha256))
 
 
 def _base64(data: bytes) -> str:

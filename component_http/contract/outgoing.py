@@ -8,16 +8,19 @@ missing `from`).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.conditions import INTERNAL, NS_STANZAS, error_child
 from component_http.contract.stanza import STANZA_KINDS
-from component_http.contract.xml import serialize
-from component_http.errors import XmlRefused
+from component_http.contract.xml import NS_COMPONENT, STANZA_NAMESPACES, serialize
+from component_http.errors import AnswerRefused, XmlRefused
 
-__all__ = ["NS_DELAY", "delayed", "sendable"]
+__all__ = ["NS_DELAY", "delayed", "fitted", "sendable"]
 
 NS_DELAY = "urn:xmpp:delay"
 
@@ -54,6 +57,69 @@ def sendable(element: Element, domain: str, max_bytes: int) -> str:
     if len(text) > max_bytes or len(text.encode("utf-8")) > max_bytes:
         raise XmlRefused(f"larger than {max_bytes} bytes")
     return text
+
+
+def fitted(element: Element, domain: str, max_bytes: int) -> tuple[Element, str]:
+    """
+    Check a stanza as `sendable` does; where it may not be sent, make an error or an answer to an iq smaller.
+
+    An error loses first what it repeats of the stanza that it answers, then its text: RFC 6120 section 8.3.1 leaves
+    both to the sender. The result of an iq becomes internal-server-error, for every iq must be answered.
+
+    Args:
+        element: A stanza; where it has no `from`, the bare domain is put in.
+        domain: The component's own domain, normalised.
+        max_bytes: UTF-8 bytes it may have at most.
+
+    Returns:
+        What is to be sent, and its XML.
+
+    Raises:
+        AnswerRefused: It answers an iq, and not even the smallest error may be sent in its place.
+        XmlRefused: It may not be sent, and nothing may take its place.
+    """
+    try:
+        return element, sendable(element, domain, max_bytes)
+    except XmlRefused as refused:
+        for smaller in _smaller(element):
+            with suppress(XmlRefused):
+                return smaller, sendable(smaller, domain, max_bytes)
+        if _answers_iq(element):
+            raise AnswerRefused(str(refused)) from refused
+        raise
+
+
+def _answers_iq(element: Element) -> bool:
+    return element.name == "iq" and element.getAttribute("type") in ("error", "result")
+
+
+def _smaller(element: Element) -> Iterator[Element]:
+    """Make smaller stanzas that can take the place of an error or of an answer to an iq, the best first."""
+    if element.name in STANZA_KINDS and element.getAttribute("type") == "error":
+        for error in element.elements():
+            if error.name == "error" and error.uri in STANZA_NAMESPACES:
+                yield _error_with(element, error)
+                yield _error_with(element, _without_text(error))
+                break
+    if _answers_iq(element):
+        yield _error_with(element, error_child(INTERNAL))
+
+
+def _error_with(element: Element, error: Element) -> Element:
+    answer = Element((NS_COMPONENT, element.name))
+    answer.attributes.update({name: element[name] for name in ("to", "from", "id") if element.hasAttribute(name)})
+    answer["type"] = "error"
+    answer.children.append(error)
+    return answer
+
+
+def _without_text(error: Element) -> Element:
+    bare = Element((NS_COMPONENT, "error"), attribs=error.attributes)
+    for child in error.elements():
+        if child.uri == NS_STANZAS and child.name != "text":
+            bare.addElement((NS_STANZAS, child.name))
+            break
+    return bare
 
 
 def delayed(xml: bytes, domain: str, stamp: datetime, max_bytes: int) -> bytes:

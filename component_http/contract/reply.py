@@ -8,7 +8,7 @@ own domain, to an address, well-formed, within the limits.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from json import JSONDecoder
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, NoReturn
@@ -32,15 +32,17 @@ from component_http.contract.request import (
     CHAT_STATES,
     NS_CHAT_STATES,
     NS_CORRECTION,
+    NS_NICK,
     NS_OOB,
     NS_REPLY,
     XML_LANG,
 )
 from component_http.contract.stanza import TYPES, Stanza
-from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
-from component_http.errors import ReplyRefused, XmlRefused
+from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits, parse_stanzas
+from component_http.errors import ForeignSender, ReplyRefused, XmlRefused
 
 __all__ = [
+    "MAX_ELEMENTS",
     "MAX_JSON_DEPTH",
     "MAX_REPLIES",
     "Composed",
@@ -62,6 +64,9 @@ MAX_JSON_DEPTH = 64
 
 MAX_REPLIES = 1000
 """Stanzas in one answer. A body of 1 MiB could hold a hundred thousand, which would block the reactor for seconds."""
+
+MAX_ELEMENTS = 30_000
+"""Elements in the stanzas of one answer that are written as XML: a body of 1 MiB could hold 260,000."""
 
 Outcome = Literal["replied", "silent", "bounced", "expired", "refused_reply"]
 
@@ -91,11 +96,14 @@ class Composed:
         stanzas: All of them, complete and in order.
         verbatim: Which of them were written as XML, counted from 0.
         answers: One of them answers the iq that they were made for.
+        note: A mistake in a reply object, for its author: it has nothing to send, or `body` under another name. None
+            where there is none.
     """
 
     stanzas: tuple[Element, ...]
     verbatim: frozenset[int] = frozenset()
     answers: bool = False
+    note: str | None = None
 
 
 @frozen
@@ -111,7 +119,8 @@ class Verdict:
             among them where its sender may have one.
         note: What a person should know (what was ignored, why it was refused, that the URL is wrong), or None.
             Nothing of a body or an address is in it.
-        ignored_body: A response that is not JSON by its media type had a body: the mistake that people make.
+        ignored_body: The response had a body that was not read as a reply, or not all of it, by its status, its media
+            type or its properties: the mistakes that people make.
         verbatim: Which of the stanzas the webhook wrote as XML, counted from 0.
     """
 
@@ -152,12 +161,15 @@ def judge(
         composed = answer(stanza, replies or [], domain=domain, limits=limits, new_id=new_id)
     except ReplyRefused as refused:
         return Verdict("refused_reply", (error_stanza(stanza, INTERNAL),) if stanza.is_request else (), str(refused))
-    ignored = note_or_none is not None
     stanzas, verbatim = composed.stanzas, composed.verbatim
+    if composed.note is not None:
+        remedy = "" if stanzas or stanza.is_request else "; to send nothing, answer {} or 204"
+        note_or_none = composed.note + remedy
+    ignored = note_or_none is not None
     if not stanza.is_request or composed.answers:
         return Verdict("replied" if stanzas else "silent", stanzas, note_or_none, ignored, verbatim)
     if replies is not None and not stanzas:
-        return Verdict("replied", (stanza.response("result"),), note_or_none)
+        return Verdict("replied", (stanza.response("result"),), note_or_none, ignored)
     return Verdict(
         "bounced",
         (*stanzas, error_stanza(stanza, SERVICE_UNAVAILABLE)),
@@ -218,6 +230,7 @@ def push(
     new_id: Callable[[], str],
     sender: Address | None,
     kind: str = "message",
+    children: Sequence[Element] = (),
 ) -> Composed:
     """
     Make the stanzas that reply objects ask for, where there is nothing that they answer.
@@ -232,11 +245,12 @@ def push(
         new_id: Makes the id of a stanza that has none.
         sender: Where they come from unless they say so; None where they have to.
         kind: What they are unless they say so.
+        children: Elements to add to the stanza, for what no property expresses. Give one object with them.
 
     Raises:
         ReplyRefused: One of them cannot be used, so none is.
     """
-    return _Pushing(Address.parse(domain).domain, limits, new_id, sender, kind).compose(replies)
+    return _Pushing(Address.parse(domain).domain, limits, new_id, sender, kind, children).compose(replies)
 
 
 # --- From bytes to JSON objects
@@ -257,6 +271,7 @@ _decoder = JSONDecoder(parse_int=JsonNumber, parse_float=JsonNumber, parse_const
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _JSON_MEDIA_TYPE = re.compile(r"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)")
+_XML_MEDIA_TYPE = "application/xmpp+xml"
 _MEDIA_TYPE = re.compile(r"[!#$&^_.+a-z0-9-]{1,60}/[!#$&^_.+a-z0-9-]{1,60}")
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -267,31 +282,61 @@ def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | 
     Read the reply objects of a 2xx response.
 
     Returns:
-        Those of a JSON body, [] where it says that there is none, or None where there is nothing to read as a reply;
-        and a note on what was ignored, or None.
+        Those of a JSON body, or one with the XML of an XML body; [] where it says that there is none, or None where
+        there is nothing to read as a reply. And a note on what was ignored, or None.
     """
-    if response.status == 204:
+    status = response.status
+    if status == 204:
         return [], None
-    if response.status != 200:
-        return None, None
     body = response.body
     if body is not None:
         body = body.removeprefix(_BYTE_ORDER_MARK).strip()
         if not body:
             return None, None
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not _JSON_MEDIA_TYPE.fullmatch(media_type):
-        size = "a large body" if body is None else f"{len(body)} bytes"
-        if _MEDIA_TYPE.fullmatch(media_type):
-            known = f"of {media_type}"
-        else:
-            known = "of a media type that is none" if media_type else "without a media type"
-        return None, f"ignored {size} {known}: only application/json is read as a reply"
-    if body is None:
-        raise ReplyRefused("the response is larger than max_body_bytes")
-    if response.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
-        raise ReplyRefused("the response is compressed, which was not asked for")
-    return reply_objects(read_json(body)), None
+    is_json = _JSON_MEDIA_TYPE.fullmatch(media_type) is not None
+    is_xml = media_type == _XML_MEDIA_TYPE
+    if status == 200 and (is_json or is_xml):
+        if body is None:
+            raise ReplyRefused("the response is larger than max_body_bytes")
+        if response.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+            raise ReplyRefused("the response is compressed, which was not asked for")
+        return reply_objects(read_json(body)) if is_json else [{"stanza": _xml_text(body)}], None
+    if not (_means_a_reply(status, body) if is_json and body is not None else is_xml or status != 202):
+        return None, None
+    size = "a large body" if body is None else f"{len(body)} bytes"
+    if _MEDIA_TYPE.fullmatch(media_type):
+        known = f"of {media_type}"
+    else:
+        known = "of a media type that is none" if media_type else "without a media type"
+    here, there = ("", "") if status == 200 else (f" with status {status}", " with status 200")
+    return None, f"ignored {size} {known}{here}: only application/json{there} is read as a reply"
+
+
+def _means_a_reply(status: int, body: bytes) -> bool:
+    """
+    Say whether the JSON of a status other than 200 is a reply, so that its author should know that it is ignored.
+
+    With 202 come words such as {"status": "accepted"}, which are for nobody.
+    """
+    try:
+        objects = reply_objects(read_json(body))
+    except ReplyRefused:
+        return status != 202
+    if status == 202:
+        return any(given.get(name) is not None for given in objects for name in ("body", "stanza"))
+    return not all(map(_is_empty, objects))
+
+
+def _is_empty(given: Mapping[str, object]) -> bool:
+    return all(value is None or value == {} for value in given.values())
+
+
+def _xml_text(body: bytes) -> str:
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ReplyRefused("the XML is not UTF-8") from None
 
 
 def reply_objects(value: object) -> list[dict[str, object]]:
@@ -348,23 +393,26 @@ _Checked = Mapping[str, Any]
 
 _TYPES: Mapping[str, tuple[type | UnionType, str]] = {
     **dict.fromkeys(("to", "from", "kind", "stanza", "type", "id", "lang"), (str, "a string")),
-    **dict.fromkeys(("subject", "thread", "state", "oob_url", "replace", "show", "status"), (str, "a string")),
+    **dict.fromkeys(("subject", "thread", "nick", "state", "oob_url", "replace"), (str, "a string")),
+    **dict.fromkeys(("show", "status"), (str, "a string")),
     "body": (str | JsonNumber | bool, "a string, a number or a boolean"),
     "priority": (JsonNumber, "a number"),
-    "reply": (dict, "an object"),
+    "reply": (dict, "an object (the text of a message is `body`)"),
     "error": (dict, "an object"),
 }
 _STRINGS: Mapping[str, tuple[type | UnionType, str]] = dict.fromkeys(
     ("id", "to", "type", "condition", "text"), (str, "a string")
 )
 
-_ADDRESSING = frozenset({"to", "from", "kind", "type", "id", "lang"})
-_COMMON = _ADDRESSING | {"error"}
-_APPLICABLE: Mapping[str, frozenset[str]] = {
-    "message": _COMMON | {"body", "subject", "thread", "state", "oob_url", "replace", "reply"},
-    "presence": _COMMON | {"show", "status", "priority"},
-    "iq": _COMMON | {"body"},
+_CONTENT_OF_MESSAGE = frozenset({"body", "subject", "state", "oob_url", "replace", "reply", "error"})
+_CONTENT_OF_IQ = frozenset({"to", "from", "kind", "type", "id", "lang", "error", "body"})
+_NO_CONTENT: Mapping[str, str] = {
+    "message": "nothing to send: a message needs `body`",
+    "iq": "nothing to send: what the result of an iq holds is given in `stanza`",
 }
+_MISNOMERS = frozenset({"answer", "body", "content", "message", "msg", "response", "text"})
+"""Names that authors of bots give to `body`, in lower case."""
+
 _SHOWS = ("away", "chat", "dnd", "xa")
 
 
@@ -383,6 +431,47 @@ def _checked(
             raise ReplyRefused(f"{within}{name}: not {words}")
         checked[name] = _LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value
     return checked
+
+
+def _has_content(kind: str, reply: _Checked) -> bool:
+    """Say whether a stanza is made of a reply. Presence without any content is of use, a message is not."""
+    if kind == "message":
+        return not _CONTENT_OF_MESSAGE.isdisjoint(reply) or reply.get("type") == "error"
+    return kind == "presence" or not _CONTENT_OF_IQ.isdisjoint(reply)
+
+
+def _mistake(kind: str, given: Mapping[str, object], reply: _Checked) -> str | None:
+    """Find what the author of a reply object has not meant: no content, or a body that has another name."""
+    if kind == "message" and "body" not in reply:
+        for name, value in given.items():
+            if name.lower() in _MISNOMERS and isinstance(value, str | JsonNumber):
+                return f"a message needs `body`, and `{name}` is not read"
+    # Where `body` is null its author knows that there is none.
+    if _has_content(kind, reply) or _is_empty(given) or "body" in given:
+        return None
+    return _NO_CONTENT[kind]
+
+
+class _Allowance:
+    """What one answer may still hold."""
+
+    def __init__(self) -> None:
+        self._stanzas = MAX_REPLIES
+        self._elements = MAX_ELEMENTS
+
+    def charge(self, elements: int) -> None:
+        """
+        Take a stanza of so many elements off it, before anything more is made.
+
+        Raises:
+            ReplyRefused: That is too much.
+        """
+        self._stanzas -= 1
+        self._elements -= elements
+        if self._stanzas < 0:
+            raise ReplyRefused(f"more than {MAX_REPLIES} stanzas in one answer")
+        if self._elements < 0:
+            raise ReplyRefused(f"more than {MAX_ELEMENTS} elements in one answer")
 
 
 @frozen
@@ -409,16 +498,25 @@ class _Composer:
         """
         made: list[Element] = []
         verbatim: set[int] = set()
+        note: str | None = None
+        allowance = _Allowance()
         for given in replies:
             before = len(made)
             reply = _checked(given)
             if "stanza" in reply:
-                made.extend(self._written(reply))
+                made.extend(self._written(reply, allowance))
                 verbatim.update(range(before, len(made)))
             else:
-                made.extend(self._of_properties(reply))
-            if len(made) > MAX_REPLIES:
-                raise ReplyRefused(f"more than {MAX_REPLIES} stanzas in one answer")
+                kind = reply.get("kind", self._default_kind())
+                if kind not in TYPES:
+                    raise ReplyRefused(f"kind: not one of {', '.join(TYPES)}")
+                allowance.charge(1)
+                element = self._described(kind, reply)
+                note = note or _mistake(kind, given, reply)
+                if self._is_sent(kind, reply):
+                    made.append(element)
+                else:
+                    self._left_out(note)
         answers = sum(map(self.is_answer, made))
         if answers > 1:
             raise ReplyRefused("more than one answer to the iq")
@@ -427,7 +525,7 @@ class _Composer:
                 sendable(element, self.domain, self.limits.max_bytes)
             except XmlRefused as error:
                 raise ReplyRefused(str(error)) from None
-        return Composed(tuple(made), frozenset(verbatim), answers > 0)
+        return Composed(tuple(made), frozenset(verbatim), answers > 0, note)
 
     def is_answer(self, element: Element) -> bool:
         """The element ends the iq that is answered."""
@@ -437,9 +535,12 @@ class _Composer:
         """What a reply is that does not say so."""
         raise NotImplementedError
 
-    def _says_nothing(self, kind: str, reply: _Checked) -> bool:
-        """There is nothing in a reply that belongs to its kind, so no stanza is made of it."""
-        raise NotImplementedError
+    def _is_sent(self, kind: str, reply: _Checked) -> bool:
+        """Say whether a stanza has any content, so that it is sent."""
+        return _has_content(kind, reply)
+
+    def _left_out(self, note: str | None) -> None:
+        """Called where a reply has no content and is not sent; `note` says so where it is a mistake."""
 
     def _addresses(
         self, sender: str | None, recipient: str | None, within: str = ""
@@ -455,16 +556,10 @@ class _Composer:
         """Address a stanza and give it an id, as far as nobody has."""
         raise NotImplementedError
 
-    def _of_properties(self, reply: _Checked) -> list[Element]:
-        kind = reply.get("kind", self._default_kind())
-        if kind not in TYPES:
-            raise ReplyRefused(f"kind: not one of {', '.join(TYPES)}")
-        return [] if self._says_nothing(kind, reply) else [self._described(kind, reply)]
-
-    def _written(self, reply: _Checked) -> list[Element]:
+    def _written(self, reply: _Checked, allowance: _Allowance) -> list[Element]:
         """Take over the stanzas that were written as XML, and fill in what they lack."""
         try:
-            elements = parse_stanzas(reply["stanza"], self.limits)
+            elements = parse_stanzas(reply["stanza"], self.limits, allowance.charge)
         except XmlRefused as error:
             raise ReplyRefused(f"stanza: {error}") from None
         for element in elements:
@@ -498,7 +593,7 @@ class _Composer:
 
     def _see_sender(self, sender: Address) -> None:
         if sender.domain != self.domain:
-            raise ReplyRefused(f"from: not an address of {self.domain}")
+            raise ForeignSender(f"from: not an address of {self.domain}")
 
 
 @frozen
@@ -524,9 +619,6 @@ class _Answering(_Composer):
     def _default_kind(self) -> str:
         return "iq" if self.stanza.kind == "iq" else "message"
 
-    def _says_nothing(self, kind: str, reply: _Checked) -> bool:
-        return _APPLICABLE[kind].isdisjoint(reply)
-
     def _described(self, kind: str, reply: _Checked) -> Element:
         sender, recipient = self._addresses(reply.get("from"), reply.get("to"))
         asker = self.stanza.sender
@@ -539,6 +631,10 @@ class _Answering(_Composer):
                 stanza_type = "groupchat" if to_room else "chat"
             elif kind == "iq" and self.stanza.is_request and recipient in (None, asker):
                 stanza_type = "result"
+        # With a thread a message would not change the subject of a room (XEP-0045 section 8.1).
+        sets_subject = stanza_type == "groupchat" and "subject" in reply and "body" not in reply
+        if self.stanza.thread is not None and not sets_subject and self._continues(sender, recipient):
+            reply = {"thread": self.stanza.thread, **reply}
         element = self._filled(kind, stanza_type, reply)
         if to_room and stanza_type == "groupchat":
             recipient = None
@@ -546,7 +642,21 @@ class _Answering(_Composer):
         if "id" in reply and not has_id_of_request:
             element["id"] = reply["id"]
         self._complete(element, sender, recipient)
+        if kind == "message" and stanza_type not in ("error", "groupchat") and self._is_occupant(recipient or asker):
+            element.addElement((NS_MUC_USER, "x"))
         return element
+
+    def _continues(self, sender: Address | None, recipient: Address | None) -> bool:
+        """Whether a message with these addresses, None for the defaults, is in the conversation that it answers."""
+        stanza = self.stanza
+        return (sender is None or sender.bare == stanza.recipient.bare) and (
+            recipient is None or recipient.bare == stanza.sender.bare
+        )
+
+    def _is_occupant(self, recipient: Address) -> bool:
+        """Whether it is somebody in the room that the stanza came from (XEP-0045 section 7.5)."""
+        from_room = self.stanza.through_room or self.stanza.type == "groupchat"
+        return from_room and recipient.resource is not None and recipient.bare == self.stanza.sender.bare
 
     def _addresses(
         self, sender: str | None, recipient: str | None, within: str = ""
@@ -585,10 +695,12 @@ class _Pushing(_Composer):
     Attributes:
         sender: Where they come from unless they say so, or None.
         kind: What they are unless they say so.
+        children: Elements to add to each stanza.
     """
 
     sender: Address | None
     kind: str
+    children: Sequence[Element]
 
     def is_answer(self, element: Element) -> bool:
         return False
@@ -596,10 +708,11 @@ class _Pushing(_Composer):
     def _default_kind(self) -> str:
         return self.kind
 
-    def _says_nothing(self, kind: str, reply: _Checked) -> bool:
-        if kind == "message" and (_APPLICABLE[kind] - _ADDRESSING).isdisjoint(reply):
-            raise ReplyRefused("the message says nothing: give it a body")
-        return False
+    def _is_sent(self, kind: str, reply: _Checked) -> bool:
+        return bool(self.children) or super()._is_sent(kind, reply)
+
+    def _left_out(self, note: str | None) -> None:
+        raise ReplyRefused(note or _NO_CONTENT["message"])
 
     def _described(self, kind: str, reply: _Checked) -> Element:
         stanza_type = reply.get("type")
@@ -609,6 +722,8 @@ class _Pushing(_Composer):
             elif kind == "message":
                 stanza_type = "chat"
         element = self._filled(kind, stanza_type, reply)
+        for child in self.children:
+            element.addChild(child)
         if "id" in reply:
             element["id"] = reply["id"]
         self._complete(element, *self._addresses(reply.get("from"), reply.get("to")))
@@ -670,9 +785,12 @@ def _error(given: Mapping[str, object], text: str | None) -> StanzaError:
 
 
 def _fill_message(element: Element, reply: _Checked) -> None:
-    for name in ("subject", "body", "thread"):
+    for name in ("subject", "body"):
         if name in reply:
             element.addElement((NS_COMPONENT, name), content=_json_text(reply[name]))
+    if reply.get("thread"):
+        element.addElement((NS_COMPONENT, "thread"), content=reply["thread"])
+    _fill_nick(element, reply)
     if "state" in reply:
         element.addElement((NS_CHAT_STATES, _one_of("state", reply["state"], CHAT_STATES)))
     if "oob_url" in reply:
@@ -700,6 +818,12 @@ def _fill_presence(element: Element, reply: _Checked) -> None:
     for name in ("show", "status", "priority"):
         if name in reply:
             element.addElement((NS_COMPONENT, name), content=_json_text(reply[name]))
+    _fill_nick(element, reply)
+
+
+def _fill_nick(element: Element, reply: _Checked) -> None:
+    if "nick" in reply:
+        element.addElement((NS_NICK, "nick"), content=reply["nick"])
 
 
 _CONTENT: Mapping[str, Callable[[Element, _Checked], None]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from json import JSONEncoder
@@ -11,18 +12,21 @@ from twisted.words.xish.domish import Element
 from component_http.contract.conditions import NS_STANZAS
 from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import serialize
+from component_http.contract.xml import STANZA_NAMESPACES, serialize
 
 __all__ = [
     "CHAT_STATES",
+    "MAX_THREAD",
     "NS_CHAT_STATES",
     "NS_CORRECTION",
+    "NS_NICK",
     "NS_OOB",
     "NS_REPLY",
     "RESERVED_HEADERS",
     "XML_LANG",
     "request_body",
     "request_properties",
+    "thread_of",
 ]
 
 XML_LANG = ("http://www.w3.org/XML/1998/namespace", "lang")
@@ -34,6 +38,9 @@ NS_REPLY = "urn:xmpp:reply:0"
 NS_STANZA_ID = "urn:xmpp:sid:0"
 
 CHAT_STATES = ("active", "composing", "gone", "inactive", "paused")
+
+MAX_THREAD = 1024
+"""Characters of a thread that replies keep: up to a thousand replies may repeat it. Clients write about 40."""
 
 RESERVED_HEADERS = frozenset(
     {
@@ -64,6 +71,23 @@ def request_body(stanza: Stanza) -> bytes:
     return _encoder.encode(request_properties(stanza)).encode("utf-8", errors="replace")
 
 
+def thread_of(body: bytes) -> str | None:
+    """
+    Read the thread that replies to a request keep.
+
+    Args:
+        body: As `request_body` wrote it.
+
+    Returns:
+        The id of the thread, or None where the stanza has none, or one longer than `MAX_THREAD`.
+    """
+    # Quotes inside a string are escaped, so only a property looks like this, and most bodies need not be parsed.
+    if b'"thread":' not in body:
+        return None
+    thread: str | None = json.loads(body).get("thread")
+    return thread if thread and len(thread) <= MAX_THREAD else None
+
+
 def request_properties(stanza: Stanza) -> dict[str, object]:
     """
     Say what is in a stanza, so that a bot for everyday work needs no XML parser.
@@ -82,19 +106,18 @@ def request_properties(stanza: Stanza) -> dict[str, object]:
         properties["body"] = found.pop("body")
     properties.update((name, value) for name, value in attributes.items() if value is not None)
     properties.update(found)
-    properties["stanza"] = serialize(element)
+    properties["stanza"] = serialize(element, standalone=True)
     return properties
 
 
 def _extensions(stanza: Stanza) -> dict[str, object]:
     """Read the children; of several that give the same property the first counts."""
-    own = stanza.element.uri
     found: dict[str, object] = {}
     stanza_ids: list[dict[str, str]] = []
     for child in stanza.element.children:
-        if isinstance(child, str):
+        if not isinstance(child, Element):
             continue
-        if child.uri == own:
+        if child.uri in STANZA_NAMESPACES:
             name = child.name
             read = _OWN[stanza.kind].get(name)
         elif child.uri == NS_STANZA_ID:

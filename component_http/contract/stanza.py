@@ -41,12 +41,15 @@ class Stanza:
 
     Attributes:
         kind: `message`, `presence` or `iq`.
-        type: As it came, unknown ones too; "" where it has none.
+        type: As it came, unknown ones too; "" where it has none. A message of an unknown type counts as normal (RFC
+            6121 section 5.2.2).
         id: As it came, or None; never None for an iq.
         sender: Its `from`.
         recipient: Its `to`: an address of the component.
-        through_room: It carries `<x xmlns='http://jabber.org/protocol/muc#user'/>`, as all that comes from a room's
-            occupants does but groupchat (XEP-0045 section 7.5).
+        through_room: It carries `<x xmlns='http://jabber.org/protocol/muc#user'/>`, or the sender is known to be an
+            occupant of a room that the recipient is in: nobody may rely on the mark (XEP-0045 section 7.5).
+        thread: The thread that replies keep (XEP-0201 section 3.2), or None. It is read from the request body at each
+            attempt (`request.thread_of`), and is None before.
         element: All of it; its `to` and `from` are normalised. In what `facts` gives: nothing but its name.
     """
 
@@ -57,6 +60,7 @@ class Stanza:
     recipient: Address
     through_room: bool
     element: Element = field(repr=False, eq=False)
+    thread: str | None = None
 
     @classmethod
     def from_element(cls, element: Element) -> Stanza:
@@ -64,15 +68,15 @@ class Stanza:
         Read the facts of an element, and write its addresses back into it, normalised.
 
         Raises:
-            MalformedStanza: It is no stanza, has no usable address, or is an iq without an id or of an unknown type.
+            MalformedStanza: It is no stanza, has no usable address, or is an iq without an id.
         """
         kind = element.name
         if kind not in TYPES or element.uri not in STANZA_NAMESPACES:
             raise MalformedStanza(f"not a {', '.join(TYPES)}")
         # One of a few, of which there need not be as many as stanzas.
         stanza_type = intern(element.getAttribute("type", ""))
-        if kind == "iq" and not (element.hasAttribute("id") and stanza_type in TYPES["iq"]):
-            raise MalformedStanza("an iq without an id, or of an unknown type")
+        if kind == "iq" and not element.hasAttribute("id"):
+            raise MalformedStanza("an iq without an id")
         return cls(
             kind=kind,
             type=stanza_type,
@@ -85,7 +89,7 @@ class Stanza:
 
     def facts(self) -> Stanza:
         """The same without its content: what is needed to answer it, at a price in memory that is known."""
-        return evolve(self, element=name_only(self.element.uri, self.kind))
+        return evolve(self, element=name_only(NS_COMPONENT, self.kind))
 
     def response(self, response_type: str) -> Element:
         """Make an empty stanza of the same kind back to the sender: the same id, the addresses swapped."""
@@ -100,7 +104,12 @@ class Stanza:
     @property
     def is_request(self) -> bool:
         """It is an iq that must be answered, once (RFC 6120 section 8.2.3)."""
-        return self.kind == "iq" and self.type in ("get", "set")
+        return self.kind == "iq" and self.type not in ("error", "result")
+
+    @property
+    def is_bad_request(self) -> bool:
+        """It is an iq of an unknown type, or without one; the answer is bad-request (RFC 6120 section 8.2.3)."""
+        return self.kind == "iq" and self.type not in TYPES["iq"]
 
     @property
     def bounceable(self) -> bool:
@@ -122,7 +131,12 @@ class Stanza:
     @property
     def has_body(self) -> bool:
         """It has a `<body/>` of its own namespace, be it empty (RFC 6121 section 5.2.3)."""
-        return next(self.element.elements(self.element.uri, "body"), None) is not None
+        return self.own("body") is not None
+
+    def own(self, name: str) -> Element | None:
+        """The first child of this name in the stanza's own namespace, which other handlers may have taken off."""
+        children = self.element.elements()
+        return next((child for child in children if child.name == name and child.uri in STANZA_NAMESPACES), None)
 
     @property
     def conversation(self) -> tuple[str, str, bool]:
@@ -156,7 +170,7 @@ def _address(element: Element, attribute: str) -> Address:
     if text is None:
         raise MalformedStanza(f"no '{attribute}'")
     try:
-        address = Address.parse(text)
+        address = Address.parse(str(text))  # another handler may have put a JID there
     except NotAnAddress as error:
         raise MalformedStanza(f"'{attribute}' is not an address: {error}") from error
     element[attribute] = str(address)

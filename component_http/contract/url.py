@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import quote, unquote
 
 import idna
 from attrs import field, frozen
 
-__all__ = ["WebhookUrl", "is_ipv6"]
+__all__ = ["WebhookUrl", "is_ipv6", "is_loopback"]
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?")
@@ -106,6 +106,15 @@ def is_ipv6(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to a host stays on this machine (RFC 6761 section 6.3 for names that end in localhost)."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return bool(re.fullmatch(r"(?:.*\.)?localhost\.?", host, re.IGNORECASE))
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _basic(userinfo: str) -> bytes:

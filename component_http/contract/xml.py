@@ -69,8 +69,19 @@ Expat puts the namespace name in front of every name with that prefix before any
 tag would become 2 GiB.
 """
 
-_DECLARATION_CHARS = 16384
-"""Namespace names written into one stanza before each is written once, as a prefix, for the whole of it."""
+_REPEATED_CHARS = 256
+"""
+Characters of repeated namespace declarations that one stanza may have however short it is.
+
+If there are more, and they are more than a quarter of its markup, each namespace is declared once, with a prefix.
+Otherwise a peer that declares one long name once, with a prefix, would have it written for each element.
+"""
+
+_MOST_REPEATED_CHARS = 16384
+"""The same for a stanza of any length."""
+
+_ESCAPED_CHARS = 64
+"""Characters by which escaping may lengthen a text before shorter ways to write it are looked for."""
 
 _WHITE = " \t\r\n"
 _BOM_AND_WHITE = b"\xef\xbb\xbf \t\r\n"
@@ -88,6 +99,7 @@ _LONG_OR_OPAQUE = re.compile(
 )
 _ENDS = {b"<!--": b"-->", b"<![CDATA[": b"]]>"}
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_MAY_END_CDATA = re.compile(r"(?<=\])>|\A>")
 _TEXT_SPECIAL = re.compile("[<>&\r\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ATTRIBUTE_SPECIAL = re.compile("[<&'\t\n\r\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ASCII_NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")
@@ -252,6 +264,9 @@ class _Reader:
         default_uri: The default namespace in `header`.
         lifetime: Bytes after which the next child is not begun: `_WornOut` is raised.
         strict: Refuse comments, and text between the root's children.
+
+    Attributes:
+        elements: How many elements of the current child are read; it is one of them.
     """
 
     # Expat calls back for every tag: these methods are kept lean, and `list.append` and `dict.__setitem__` are
@@ -285,7 +300,7 @@ class _Reader:
         self.default_uri = default_uri
 
         self._open: list[Element] = []
-        self._elements = 0
+        self.elements = 0
         self._text: list[str] = []
         self._declared: dict[str | None, str | None] = {}
         self._names = _Names()
@@ -398,10 +413,10 @@ class _Reader:
         if open_:
             parent = open_[-1]
             element = self._element(name, attributes, parent.defaultUri)
-            self._elements += 1
+            self.elements += 1
             if (
                 len(open_) >= self._max_depth
-                or self._elements > self._max_elements
+                or self.elements > self._max_elements
                 or len(attributes) + len(element.localPrefixes) > self._max_attributes
             ):
                 raise self._over_limit(element)
@@ -411,7 +426,7 @@ class _Reader:
             self._begun = self._parser.CurrentByteIndex
             if self._begun >= self._renew_at:
                 raise _WornOut(self._from_here())
-            self._elements = 1
+            self.elements = 1
             element = self._element(name, attributes, self.default_uri)
             if len(attributes) + len(element.localPrefixes) > self._max_attributes:
                 raise self._over_limit(element)
@@ -489,7 +504,7 @@ class _Reader:
         """The stanza cannot go on with this element."""
         if len(self._open) >= self._max_depth:
             reason = self._over("levels of nesting", self._max_depth)
-        elif self._elements > self._max_elements:
+        elif self.elements > self._max_elements:
             reason = self._over("elements", self._max_elements)
         else:
             reason = self._over("attributes", self._max_attributes)
@@ -688,7 +703,7 @@ def _raiser(error: Exception) -> Callable[[], object]:
     return raise_it
 
 
-def parse_stanzas(text: str, limits: Limits) -> list[Element]:
+def parse_stanzas(text: str, limits: Limits, charge: Callable[[int], object] | None = None) -> list[Element]:
     """
     Read the XML that a webhook wrote: one or several elements side by side, white space around them.
 
@@ -700,7 +715,9 @@ def parse_stanzas(text: str, limits: Limits) -> list[Element]:
 
     Args:
         text: At least one element.
-        limits: For each top-level element; how many there may be is limited by the length of the text.
+        limits: For each top-level element.
+        charge: Told of each top-level element, as soon as it is read, how many elements it is. If it raises, nothing
+            is built of the rest.
 
     Returns:
         The elements in order, `parent` None.
@@ -709,7 +726,7 @@ def parse_stanzas(text: str, limits: Limits) -> list[Element]:
         XmlRefused: Not well-formed, over a limit, no element, text between elements, an undeclared prefix or entity,
             a document type declaration, a comment or a processing instruction.
     """
-    stanzas = _parse_elements(_PREAMBLE.sub("", text, count=1), NS_COMPONENT, limits)
+    stanzas = _parse_elements(_PREAMBLE.sub("", text, count=1), NS_COMPONENT, limits, charge)
     if not stanzas:
         raise XmlRefused("there is no element in it")
     for stanza in stanzas:
@@ -717,12 +734,20 @@ def parse_stanzas(text: str, limits: Limits) -> list[Element]:
     return stanzas
 
 
-def _parse_elements(text: str, default_uri: str, limits: Limits) -> list[Element]:
-    """Elements side by side, of a text without XML declaration; raises `XmlRefused`."""
+def _parse_elements(
+    text: str, default_uri: str, limits: Limits, charge: Callable[[int], object] | None = None
+) -> list[Element]:
+    """Elements side by side, of a text without XML declaration; raises `XmlRefused`, and what `charge` raises."""
     elements: list[Element] = []
+
+    def finished(element: Element) -> None:
+        if charge is not None:
+            charge(reader.elements)
+        elements.append(element)
+
     reader = _Reader(
         limits,
-        elements.append,
+        finished,
         _refuse_oversized,
         header=f"<_ xmlns={_quoted(default_uri)}>".encode(),
         default_uri=default_uri,
@@ -760,23 +785,25 @@ def _use_component_namespace(stanza: Element) -> None:
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def serialize(element: Element, *, default_namespace: str = NS_COMPONENT) -> str:
+def serialize(element: Element, *, default_namespace: str = NS_COMPONENT, standalone: bool = False) -> str:
     """
     Write an element so that it is right as a child of the stream and as a document of its own (CONTRACT 1).
 
-    The stream's namespace is never written. It is what `default_namespace` and `jabber:component:accept` name
-    anywhere; on a top-level element, and on its descendants down to the first element of another namespace,
-    no namespace and `jabber:client` mean it too. An element whose `uri` is None takes the default namespace
-    around it, as with domish.
+    The stream's namespace is what `default_namespace` and `jabber:component:accept` name anywhere; on a top-level
+    element, and on its descendants down to the first element of another namespace, no namespace and `jabber:client`
+    mean it too. It is not written, unless an element of it is inside of one without a namespace. An element whose
+    `uri` is None takes the default namespace around it, as with domish.
 
     Every name, namespace name and text is escaped; characters that XML forbids, and lone surrogates, become U+FFFD.
     Namespaces are declared where they are used; prefixes in `localPrefixes` are declared if that is possible, for
-    names in text that use them. The result is not much longer than what the element was parsed from, whatever it
-    was, and any depth works.
+    names in text that use them. Any depth works. The result is at most about twice as long as what the element was
+    parsed from; so is its JSON string.
 
     Args:
         element: A tree of `Element`, `str` and `SerializedXML` (which must be well-formed by itself).
         default_namespace: The stream's default namespace.
+        standalone: Write a document for somebody who has no stream. The stream's namespace is never written, and
+            `jabber:client` means it only where the top-level element is in `jabber:client`, too.
 
     Raises:
         XmlRefused: The element cannot be XML: a name that is none, two attributes of the same name, a namespace that
@@ -784,9 +811,9 @@ def serialize(element: Element, *, default_namespace: str = NS_COMPONENT) -> str
     """
     try:
         try:
-            return _Writer(default_namespace, shared_prefixes=False).write(element)
+            return _Writer(default_namespace, standalone, shared_prefixes=False).write(element)
         except _PrefixesNeeded:
-            return _Writer(default_namespace, shared_prefixes=True).write(element)
+            return _Writer(default_namespace, standalone, shared_prefixes=True).write(element)
     except (TypeError, AttributeError, ValueError) as error:
         raise XmlRefused(f"something in it is not XML: {error}") from error
 
@@ -801,6 +828,7 @@ class _Writer:
 
     Args:
         own: The stream's default namespace.
+        standalone: Write a document for somebody who has no stream.
         shared_prefixes: Declare each foreign namespace once, with a prefix, at the top. Otherwise each foreign
             element declares its own as the default namespace, which is what people expect to see. But that has no
             way back to the stream's namespace inside of a foreign element, and it can repeat one long name thousands
@@ -809,17 +837,21 @@ class _Writer:
 
     # Below, a namespace is None for the stream's own, "" for none, else its name.
 
-    def __init__(self, own: str, *, shared_prefixes: bool) -> None:
+    def __init__(self, own: str, standalone: bool, *, shared_prefixes: bool) -> None:
         self._own = own
+        self._standalone = standalone
         self._always_own: frozenset[str | None] = frozenset({own, NS_COMPONENT, None})
         self._also_own = STANZA_NAMESPACES | {own}
         self._shared: dict[str, str] | None = {} if shared_prefixes else None
-        self._declared_chars = 0
+        self._declared: set[str] = set()
+        self._repeated_chars = 0
 
     def write(self, top: Element) -> str:
         """The XML of an element; raises `XmlRefused` and `_PrefixesNeeded`."""
+        if self._standalone:
+            self._also_own = self._always_own | {"", top.defaultUri if top.uri is None else top.uri}
         out: list[str] = []
-        # What is still to be written, last first: markup, or an element with whether its parent is of the stream's
+        # What is still to be written, last first: markup, or an element with whether all around it is of the stream's
         # namespace, the default namespace as written around it, and as domish has it there.
         stack: list[str | tuple[Element, bool, str | None, str | None]] = [(top, True, None, None)]
         while stack:
@@ -863,7 +895,7 @@ class _Writer:
             else:
                 out.append(f"{tag}>")
                 stack.append(f"</{name}>")
-                shares = namespace is None
+                shares = shares and namespace is None
                 for child in reversed(children):
                     if isinstance(child, Element):
                         stack.append((child, shares, written, default))
@@ -879,7 +911,10 @@ class _Writer:
         if self._shared:
             declared = "".join(f" xmlns:{prefix}={_quoted(uri)}" for uri, prefix in self._shared.items())
             out[0] = _RAW_START.sub(lambda start: start[0] + declared, out[0], count=1)
-        return "".join(out)
+        text = "".join(out)
+        if self._repeated_chars > _REPEATED_CHARS and 4 * self._repeated_chars > len(text) - _text_chars(top):
+            raise _PrefixesNeeded
+        return text
 
     def _qualify(
         self, name: str, namespace: str | None, written: str | None, declarations: dict[str, str]
@@ -890,6 +925,8 @@ class _Writer:
         if namespace == _NS_XMLNS:
             raise XmlRefused(f"no element can be in {_NS_XMLNS}")
         if namespace is None:
+            if self._standalone and written == "":
+                return name, written
             if self._shared is None:
                 raise _PrefixesNeeded
             declarations["xmlns"] = self._own
@@ -919,6 +956,10 @@ class _Writer:
             if not uri and name.startswith("xml:"):
                 uri, name = _NS_XML, name[4:]
             _check_name(name)
+            if self._standalone and uri and uri in self._always_own:
+                if name in attributes:
+                    continue
+                uri = None
             if uri == _NS_XMLNS or (not uri and name == "xmlns"):
                 raise XmlRefused("a namespace declaration is not an attribute")
             if uri == _NS_XML:
@@ -946,9 +987,28 @@ class _Writer:
         return self._shared.setdefault(uri, f"ns{len(self._shared)}")
 
     def _charge(self, uri: str) -> None:
-        self._declared_chars += len(uri)
-        if self._declared_chars > _DECLARATION_CHARS and self._shared is None:
+        """Count a declaration, if it is not the first of this namespace."""
+        if self._shared is not None:
+            return
+        if uri not in self._declared:
+            self._declared.add(uri)
+            return
+        self._repeated_chars += len(uri) + len(" xmlns=''")
+        if self._repeated_chars > _MOST_REPEATED_CHARS:
             raise _PrefixesNeeded
+
+
+def _text_chars(top: Element) -> int:
+    """How long the text in an element is."""
+    chars = 0
+    elements = [top]
+    while elements:
+        for child in elements.pop().children:
+            if isinstance(child, Element):
+                elements.append(child)
+            else:
+                chars += len(child)
+    return chars
 
 
 def _unused(number: int, declarations: dict[str, str]) -> str:
@@ -988,7 +1048,16 @@ def _escape_text(text: str) -> str:
     if _TEXT_SPECIAL.search(text) is None:
         return text
     text = _FORBIDDEN.sub("\ufffd", text)
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#13;")
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("\r", "&#13;")
+    usual = escaped.replace(">", "&gt;")
+    if len(usual) <= len(text) + _ESCAPED_CHARS:
+        return usual
+    # A peer can have written `>` as it is, and each of the others, too, in a CDATA section.
+    sparing = _MAY_END_CDATA.sub("&gt;", escaped)
+    if len(sparing) <= len(text) + len(text) // 8 + _ESCAPED_CHARS:
+        return sparing
+    section = text.replace("]]>", "]]]]><![CDATA[>").replace("\r", "]]>&#13;<![CDATA[")
+    return min(sparing, f"<![CDATA[{section}]]>", key=len)
 
 
 def _quoted(value: str) -> str:

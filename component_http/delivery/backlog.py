@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Literal
@@ -30,7 +31,8 @@ class BacklogLimits:
         max_per_conversation: Deliveries of one conversation. It goes one by one, and nobody waits for the thousandth
             answer.
         fair_above: How much is used before a sender's share is looked at: as long as there is room, it is anybody's.
-        fair_share: What one bare sender may hold from then on, so that a flood takes no room from others.
+        fair_share: What one bare sender may hold from then on, so that a flood takes no room from others. As much is
+            kept for other domains (`kept_for_others`), so that the many accounts of one domain take no room from them.
         pause_above: How much is used when no more should be read: what waits at the server needs no refusal.
         resume_below: How much is used, at most, when reading should go on; well below, so that it does not flutter.
     """
@@ -43,19 +45,43 @@ class BacklogLimits:
     pause_above: float = 0.75
     resume_below: float = 0.5
 
+    @property
+    def kept_for_others(self) -> float:
+        """The fraction that one domain leaves to others; 0 with a `fair_share` of 1, which switches fairness off."""
+        return min(self.fair_share, 1 - self.fair_share)
+
+    @property
+    def most_pending(self) -> int:
+        """Deliveries in all, with those of domains that hold little and may exceed `max_pending`."""
+        return math.ceil(self.max_pending * (1 + self.kept_for_others))
+
+
+@define(eq=False)
+class _Domain:
+    """
+    What the addresses of one domain have pending or reserved.
+
+    Attributes:
+        round: Its senders that have a ready conversation, the next one first.
+    """
+
+    name: str
+    pending: int = 0
+    pending_bytes: int = 0
+    round: OrderedDict[_Sender, None] = Factory(OrderedDict)
+
 
 @define(eq=False)
 class _Sender:
     """
-    What one bare address has pending.
+    What one bare address has pending or reserved.
 
     Attributes:
-        pending: Its deliveries, and the places that are kept for more.
-        pending_bytes: Their sizes.
         round: Its ready conversations, the next one first.
     """
 
     name: str
+    domain: _Domain
     pending: int = 0
     pending_bytes: int = 0
     round: list[_ConversationQueue] = Factory(list)
@@ -87,9 +113,13 @@ class Backlog:
     The deliveries that are pending: accepted, and not ended.
 
     One delivery of a conversation is under way at a time, running or resting between two attempts, and its followers
-    wait behind it in the order they came. Conversations whose first delivery is ready take turns: by sender, and
-    within a sender by conversation. Whoever was served goes to the end of both rounds, so that a sender who is ready
-    waits for at most one turn of each other sender, however much they have.
+    wait behind it in the order they came. Conversations whose first delivery is ready take turns: by the sender's
+    domain, within a domain by sender, and within a sender by conversation. A domain, sender and conversation that was
+    served goes to the end of its round. So a domain that is ready waits for at most one turn of each other domain,
+    however many senders they have, and a sender for at most one turn of each other sender of its domain.
+
+    A domain is what stands behind the @, as it is written: subdomains are domains of their own, because no rule tells
+    which of them belong to one owner.
 
     An operation takes longer only with what one conversation or one sender has, and that little. A sender with nothing
     pending leaves no trace.
@@ -107,13 +137,15 @@ class Backlog:
         self._max_running = max_running
         self._running = 0
         self._pending_bytes = 0
-        # Places that are kept, in all and by conversation; their bytes are among the others.
-        self._places = 0
-        self._places_of: dict[Conversation, int] = {}
         self._entries: dict[str, tuple[_ConversationQueue, int]] = {}  # by id, with its size
         self._queues: dict[Conversation, _ConversationQueue] = {}
         self._senders: dict[str, _Sender] = {}
-        self._round: OrderedDict[_Sender, None] = OrderedDict()
+        self._domains: dict[str, _Domain] = {}
+        self._round: OrderedDict[_Domain, None] = OrderedDict()
+        # What has room without a turn; it counts for the limits.
+        self._reserved = 0
+        self._reserved_bytes = 0
+        self._reserved_of: dict[Conversation, int] = {}
 
     @property
     def pending(self) -> int:
@@ -121,13 +153,8 @@ class Backlog:
         return len(self._entries)
 
     @property
-    def places(self) -> int:
-        """Places that are kept for deliveries to come."""
-        return self._places
-
-    @property
     def pending_bytes(self) -> int:
-        """The sizes in all of both."""
+        """Their sizes in all."""
         return self._pending_bytes
 
     @property
@@ -139,7 +166,7 @@ class Backlog:
     def used(self) -> float:
         """How much of the overall limits is used, of that which is used more: 0 to 1, and more after a restart."""
         limits = self._limits
-        return max((self.pending + self._places) / limits.max_pending, self._pending_bytes / limits.max_pending_bytes)
+        return max(self.pending / limits.max_pending, self._pending_bytes / limits.max_pending_bytes)
 
     @property
     def crowded(self) -> bool:
@@ -158,68 +185,86 @@ class Backlog:
         """The ids of all that was pending when it began, in order of arrival; they may be removed on the way."""
         return iter(list(self._entries))
 
-    def refusal(self, conversation: Conversation, size: int, others: int = 0) -> Refusal | None:
+    def refusal(self, conversation: Conversation, size: int) -> Refusal | None:
         """
         Say why there is no room for a delivery.
 
         Args:
             conversation: The one it belongs to.
             size: Bytes of its request body.
-            others: Deliveries that count, too, and are not here.
 
         Returns:
             None if there is room, or the name of what to count: `refused_full` if it would exceed an overall limit,
             `refused_conversation_full` if its conversation is full, `refused_unfair` if with it more than `fair_above`
-            of an overall limit were used and its bare sender held more than `fair_share` of the same limit. A sender
-            with nothing pending is never unfair, however small the share.
+            of an overall limit were used, and either its bare sender held more than `fair_share` of the same limit, or
+            other domains have something pending and its own left less than `kept_for_others` to them. A sender with
+            nothing pending never holds more than `fair_share`, however small that is.
+
+            A domain that holds at most `kept_for_others` may exceed an overall limit by as much: another one, which was
+            alone before, may have used all of it.
         """
         limits = self._limits
-        pending, pending_bytes = self.pending + self._places + others + 1, self._pending_bytes + size
-        if pending > limits.max_pending or pending_bytes > limits.max_pending_bytes:
-            return "refused_full"
+        pending = len(self._entries) + self._reserved
+        pending_bytes = self._pending_bytes + self._reserved_bytes
         queue = self._queues.get(conversation)
-        held = self._places_of.get(conversation, 0) + (0 if queue is None else len(queue.deliveries))
-        if held >= limits.max_per_conversation:
+        in_conversation = self._reserved_of.get(conversation, 0) + (len(queue.deliveries) if queue else 0)
+        full = in_conversation >= limits.max_per_conversation
+        if (
+            pending + 1 <= limits.fair_above * limits.max_pending
+            and pending_bytes + size <= limits.fair_above * limits.max_pending_bytes
+        ):
+            return "refused_conversation_full" if full else None
+        sender, domain = self._senders.get(conversation[0]), self._domains.get(_domain_of(conversation[0]))
+        others = pending != (domain.pending if domain else 0)
+        unfair = False
+        for used, of_sender, of_domain, limit in (
+            (
+                pending + 1,
+                sender.pending + 1 if sender else 0,
+                domain.pending + 1 if domain else 0,
+                limits.max_pending,
+            ),
+            (
+                pending_bytes + size,
+                sender.pending_bytes + size if sender else 0,
+                domain.pending_bytes + size if domain else 0,
+                limits.max_pending_bytes,
+            ),
+        ):
+            kept = limits.kept_for_others * limit if others else 0
+            if used > limit + kept or (used > limit and of_domain > kept):
+                return "refused_full"
+            if used > limits.fair_above * limit and (of_sender > limits.fair_share * limit or of_domain > limit - kept):
+                unfair = True
+        if full:
             return "refused_conversation_full"
-        sender = self._senders.get(conversation[0])
-        if sender is not None:
-            for used, held, limit in (
-                (pending, sender.pending + 1, limits.max_pending),
-                (pending_bytes, sender.pending_bytes + size, limits.max_pending_bytes),
-            ):
-                if used > limits.fair_above * limit and held > limits.fair_share * limit:
-                    return "refused_unfair"
-        return None
+        return "refused_unfair" if unfair else None
+
+    def reserve(self, conversation: Conversation, size: int) -> None:
+        """Count a delivery that has no turn yet, or has one no more, as if it were pending."""
+        self._hold(self._sender(conversation[0]), 1, size)
+        self._reserve(conversation, 1, size)
+
+    def release(self, conversation: Conversation, size: int) -> None:
+        """Count a delivery no longer for which there is a `reserve`."""
+        self._reserve(conversation, -1, -size)
+        self._hold(self._senders[conversation[0]], -1, -size)
 
     def has_room_to_spare(self, conversation: Conversation) -> bool:
         """
         Whether a delivery that may wait can be added, so that what comes live hardly waits for it.
 
-        Nothing else of its conversation is pending, no more than run at once wait beside those that run, and of neither
-        limit so much is used that a sender's share is looked at.
+        Nothing else of its conversation is pending or reserved, no more than run at once wait beside those that run,
+        and of neither limit so much is used that shares are looked at.
         """
         return (
             conversation not in self._queues
-            and conversation not in self._places_of
-            and self.pending + self._places < 2 * self._max_running
+            and conversation not in self._reserved_of
+            and len(self._entries) + self._reserved < 2 * self._max_running
             and self.used < self._limits.fair_above
         )
 
-    def keep_place(self, conversation: Conversation, size: int) -> None:
-        """Count a delivery that is to be added before long, until it is, or is not to be any more: `give_up_place`."""
-        self._count(self._sender_of(conversation), 1, size)
-        self._places += 1
-        self._places_of[conversation] = self._places_of.get(conversation, 0) + 1
-
-    def give_up_place(self, conversation: Conversation, size: int) -> None:
-        """Count it no longer."""
-        left = self._places_of.pop(conversation) - 1
-        if left:
-            self._places_of[conversation] = left
-        self._places -= 1
-        self._count(self._senders[conversation[0]], -1, -size)
-
-    def add(self, delivery_id: str, conversation: Conversation, size: int) -> None:
+    def add(self, delivery_id: str, conversation: Conversation, size: int, *, reserved: bool = False) -> None:
         """
         Take a delivery in, behind all others of its conversation.
 
@@ -229,16 +274,21 @@ class Backlog:
             delivery_id: Not pending yet, else ValueError.
             conversation: The one it belongs to.
             size: Bytes of its request body.
+            reserved: There is a `reserve` for it, which ends by this.
         """
         if delivery_id in self._entries:
             raise ValueError(f"{delivery_id} is pending already")
         queue = self._queues.get(conversation)
         if queue is None:
-            queue = self._queues[conversation] = _ConversationQueue(conversation, self._sender_of(conversation))
+            queue = self._queues[conversation] = _ConversationQueue(conversation, self._sender(conversation[0]))
             self._enter_round(queue)
         queue.deliveries.append(delivery_id)
         self._entries[delivery_id] = queue, size
-        self._count(queue.sender, 1, size)
+        self._pending_bytes += size
+        if reserved:
+            self._reserve(conversation, -1, -size)
+        else:
+            self._hold(queue.sender, 1, size)
 
     def next(self) -> str | None:
         """
@@ -249,12 +299,17 @@ class Backlog:
         """
         if self._running >= self._max_running or not self._round:
             return None
-        sender = next(iter(self._round))
+        domain = next(iter(self._round))
+        sender = next(iter(domain.round))
         queue = sender.round.pop(0)
         if sender.round:
-            self._round.move_to_end(sender)
+            domain.round.move_to_end(sender)
         else:
-            del self._round[sender]
+            del domain.round[sender]
+        if domain.round:
+            self._round.move_to_end(domain)
+        else:
+            del self._round[domain]
         queue.head = "running"
         self._running += 1
         return queue.first
@@ -275,9 +330,9 @@ class Backlog:
         If it was ready, the next takes its place in the round.
         """
         queue, size = self._entries.pop(delivery_id)
-        sender = queue.sender
         led = queue.first == delivery_id
         queue.deliveries.remove(delivery_id)
+        self._pending_bytes -= size
         if led and queue.head == "running":
             self._running -= 1
         if not queue.deliveries:
@@ -286,21 +341,39 @@ class Backlog:
                 self._leave_round(queue)
         elif led and queue.head != "ready":
             self._enter_round(queue)
-        self._count(sender, -1, -size)
+        self._hold(queue.sender, -1, -size)
 
-    def _sender_of(self, conversation: Conversation) -> _Sender:
-        name = conversation[0]
+    def _sender(self, name: str) -> _Sender:
         sender = self._senders.get(name)
         if sender is None:
-            sender = self._senders[name] = _Sender(name)
+            domain_name = _domain_of(name)
+            domain = self._domains.get(domain_name)
+            if domain is None:
+                domain = self._domains[domain_name] = _Domain(domain_name)
+            sender = self._senders[name] = _Sender(name, domain)
         return sender
 
-    def _count(self, sender: _Sender, deliveries: int, size: int) -> None:
-        sender.pending += deliveries
+    def _reserve(self, conversation: Conversation, number: int, size: int) -> None:
+        """So much more is reserved, or less."""
+        self._reserved += number
+        self._reserved_bytes += size
+        left = self._reserved_of.get(conversation, 0) + number
+        if left:
+            self._reserved_of[conversation] = left
+        else:
+            del self._reserved_of[conversation]
+
+    def _hold(self, sender: _Sender, number: int, size: int) -> None:
+        """A sender holds so much more, or less; one that holds nothing is forgotten."""
+        domain = sender.domain
+        sender.pending += number
         sender.pending_bytes += size
-        self._pending_bytes += size
+        domain.pending += number
+        domain.pending_bytes += size
         if not sender.pending:
             del self._senders[sender.name]
+            if not domain.pending:
+                del self._domains[domain.name]
 
     def _queue_led_by(self, delivery_id: str, state: Literal["running", "resting"]) -> _ConversationQueue:
         queue, _ = self._entries[delivery_id]
@@ -310,11 +383,20 @@ class Backlog:
 
     def _enter_round(self, queue: _ConversationQueue) -> None:
         queue.head = "ready"
-        queue.sender.round.append(queue)
-        # Where the sender is in the round already, this keeps its place.
-        self._round[queue.sender] = None
+        sender = queue.sender
+        sender.round.append(queue)
+        # Where the sender, or its domain, is in the round already, this keeps its place.
+        sender.domain.round[sender] = None
+        self._round[sender.domain] = None
 
     def _leave_round(self, queue: _ConversationQueue) -> None:
-        queue.sender.round.remove(queue)
-        if not queue.sender.round:
-            del self._round[queue.sender]
+        sender = queue.sender
+        sender.round.remove(queue)
+        if not sender.round:
+            del sender.domain.round[sender]
+            if not sender.domain.round:
+                del self._round[sender.domain]
+
+
+def _domain_of(bare: str) -> str:
+    return bare.rpartition("@")[2]

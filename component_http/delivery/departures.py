@@ -20,14 +20,14 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.conditions import REPLY_NOT_SENT, error_stanza
 from component_http.contract.memo import Memo
-from component_http.contract.outgoing import sendable
+from component_http.contract.outgoing import fitted
 from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.departure import LIFETIMES, Departure, Fate, Refused, is_request, lifetime
-from component_http.errors import NeverSent, SpoolError, XmlRefused
+from component_http.errors import AnswerRefused, NotSent, SpoolError, XmlRefused
 from component_http.interfaces import Observer, Outlet, Spool
-from component_http.notices import LOG_INTERVAL, Notices
+from component_http.notices import LOG_INTERVAL, Folded, Notices
 from component_http.waiters import Waiters
 
 __all__ = ["Departures", "Leaving"]
@@ -114,7 +114,8 @@ class Departures:
     Args:
         spool: Keeps what leaves, and gives it numbers.
         outlet: Where it leaves.
-        observer: Told `reply_lost`, `unsendable`, `outgoing_expired`, `outgoing_refused` and `spool_failed`.
+        observer: Told `reply_lost`, `unsendable`, `unanswered`, `outgoing_expired`, `outgoing_refused` and
+            `spool_failed`.
         clock: Runs the waits, and says how old a departure is.
         domain: The component's own domain, normalised.
         limits: For one stanza.
@@ -142,6 +143,7 @@ class Departures:
         self._limits = limits
         self._lifetimes = lifetimes
         self._notices = Notices(LOG_INTERVAL)
+        self._lines = Folded(clock.seconds)
         # The last number that was handed over, and the last that the spool gave, as far as that is known.
         self._cursor = 0
         self._highest: int | None = None
@@ -204,14 +206,16 @@ class Departures:
                 nobody may be told.
 
         Returns:
-            Those that may be sent; the others are counted as `unsendable` and logged.
+            Those that may be sent, errors and answers to iqs made smaller where they have to be; the others are counted
+            as `unsendable` or `unanswered`, and logged.
         """
         now = self._clock.seconds()
         made = []
-        for position, element in enumerate(elements):
-            xml = self._checked(element)
-            if xml is None:
+        for position, given in enumerate(elements):
+            checked = self._checked(given)
+            if checked is None:
                 continue
+            element, xml = checked
             expires = now + lifetime(element, self._lifetimes)
             if deadline is not None and element.name == "iq" and not is_request(element):
                 # What comes of a deadline comes a moment after it.
@@ -263,7 +267,7 @@ class Departures:
             numbers: Theirs.
 
         Raises:
-            NeverSent: One of them will never be with the server, which is told as soon as it is known.
+            NotSent: One of them will never be with the server, which is told as soon as it is known.
             SpoolError: It cannot be found out now.
         """
         unknown = [number for number in numbers if number not in self._fates]
@@ -273,7 +277,7 @@ class Departures:
         for number in numbers:
             reason = self._fates.get(number)
             if reason is not None:
-                raise NeverSent(reason)
+                raise NotSent(reason)
         left = {n for n in unknown if n not in self._fates and (n in kept or n in self._waiting)}
         if left:
             wait = _Wait(left)
@@ -434,11 +438,12 @@ class Departures:
             [element] = parse_stanzas(departure.xml, self._limits)
         except (XmlRefused, ValueError):
             element = None
-        xml = None if element is None else self._checked(element)
-        if element is None or xml is None:
+        checked = None if element is None else self._checked(element)
+        if checked is None:
             self._cursor = number
             self._fail(number, "reply_unsendable")
             return True
+        element, xml = checked
         return self._hand_over(evolve(departure, xml=xml, again=not is_request(element)), element, number)
 
     def _hand_over(self, departure: Departure, element: Element, number: int) -> bool:
@@ -529,7 +534,7 @@ class Departures:
             if wait.over.called:
                 continue
             if reason is not None:
-                wait.over.errback(NeverSent(reason))
+                wait.over.errback(NotSent(reason))
             elif not wait.left:
                 wait.over.callback(None)
 
@@ -567,12 +572,13 @@ class Departures:
 
     # -- the rest --
 
-    def _checked(self, element: Element) -> str | None:
+    def _checked(self, element: Element) -> tuple[Element, str] | None:
         try:
-            return sendable(element, self._domain, self._limits.max_bytes)
+            return fitted(element, self._domain, self._limits.max_bytes)
         except XmlRefused as error:
-            self._observer.count("unsendable")
-            self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
+            self._observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
+            dropped = "dropped a stanza that the server would not take: {reason}"
+            self._lines.write("unsendable", self._log.warn, dropped, reason=str(error))
             return None
 
     def _see_crowd(self) -> None:

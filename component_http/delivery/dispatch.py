@@ -29,7 +29,7 @@ class Dispatch:
     Args:
         spool: Remembers answers by their keys.
         departures: Keep what is pushed.
-        relay: Has the iqs that may be answered late.
+        relay: Has the iqs that may be answered late; told what is pushed.
         ask: Sends an iq with a fresh id, and waits for its answer so many seconds (see `Sender.ask`).
     """
 
@@ -51,6 +51,7 @@ class Dispatch:
         """See `component_http.interfaces.Sender.push`."""
         kept: Deferred[Sequence[int]]
         if not composed.answers:
+            self._relay.note_said(composed.stanzas, delivery_id)
             kept = self._departures.push(composed, delivery_id=delivery_id, memo=memo)
         elif delivery_id is None:
             raise DeliveryEnded

@@ -14,6 +14,7 @@ from component_http.contract import conditions, reply
 from component_http.contract.conditions import StanzaError
 from component_http.contract.link import HEADER
 from component_http.contract.reply import Outcome, Response, Verdict, is_open
+from component_http.contract.request import thread_of
 from component_http.contract.stanza import Stanza
 from component_http.delivery.breaker import Breaker, is_failure
 from component_http.delivery.delivery import Delivery
@@ -152,6 +153,8 @@ class Forwarder:
         fresh = False
         try:
             content = await body
+            if (thread := thread_of(content)) is not None:
+                delivery.stanza = evolve(delivery.stanza, thread=thread)
             while True:
                 result = await self._post(delivery, content, fresh)
                 step = self._next_step(delivery, result, fresh=fresh, probe=probe)
@@ -176,6 +179,7 @@ class Forwarder:
             self._observer.count("left_open")
             self._log.debug("{id}: the webhook will answer later", id=delivery.id)
             delivery.failure = None
+            self._tell_ignored(delivery, self._judge(delivery.stanza, result))
             return Attempted(LATER)
         return Attempted(self._verdict(delivery, result, step), step.rest)
 
@@ -297,9 +301,7 @@ class Forwarder:
             self._observer.count("redirected")
             self._log.error("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
         elif verdict.ignored_body:
-            self._observer.count("body_ignored")
-            if self._notices.may_tell("ignored body", self._clock()):
-                self._log.warn("{id}: {note}", id=delivery.id, note=verdict.note)
+            self._tell_ignored(delivery, verdict)
         elif verdict.outcome == "refused_reply":
             self._log.warn("{id}: the webhook's answer was refused: {note}", id=delivery.id, note=verdict.note)
         elif verdict.outcome == "bounced":
@@ -308,6 +310,14 @@ class Forwarder:
             self._log.debug(
                 "{id}: {kind} {outcome}", id=delivery.id, kind=delivery.stanza.kind, outcome=verdict.outcome
             )
+
+    def _tell_ignored(self, delivery: Delivery, verdict: Verdict) -> None:
+        """Say that a body was not read as a reply: once a minute, and each time at debug level."""
+        if not verdict.ignored_body:
+            return
+        self._observer.count("body_ignored")
+        tell = self._log.warn if self._notices.may_tell("ignored body", self._clock()) else self._log.debug
+        tell("{id}: {note}", id=delivery.id, note=verdict.note)
 
 
 def _in_words(result: AttemptResult) -> str:

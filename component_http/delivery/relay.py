@@ -19,11 +19,12 @@ from component_http.contract.memo import Memo
 from component_http.contract.reply import Composed, Response, Verdict
 from component_http.contract.request import request_body
 from component_http.contract.stanza import Stanza
-from component_http.delivery.backlog import Backlog, Conversation, Refusal
+from component_http.delivery.backlog import Backlog, Conversation
 from component_http.delivery.deadlines import Deadlines
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departures import Departures, Leaving
 from component_http.delivery.forwarder import Attempted, Forwarder, Later
+from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.retry import Retry
 from component_http.errors import DeliveryEnded, SpoolError
@@ -35,7 +36,8 @@ __all__ = ["Relay", "Status"]
 REFUSALS = {
     "refused_full": "max_pending or max_pending_bytes is reached",
     "refused_conversation_full": "max_per_conversation is reached",
-    "refused_unfair": "there is little room, and one sender holds more than fair_share_percent of it",
+    "refused_unfair": "there is little room, and one sender holds more than fair_share_percent of it, or one domain"
+    " all but that",
     "refused_gone": "the webhook is gone",
     "refused_stopping": "the gateway is stopping",
     "refused_unstored": "the spool cannot keep them",
@@ -90,7 +92,7 @@ class Status:
         pending_bytes: Bytes of their request bodies.
         running: Those of them with a POST under way.
         webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: one of them is
-            probing it. `gone`: it said 410 and is not asked any more.
+            probing it. `gone`: it said 410 and is not asked any more. `none`: there is none.
         obstacles: Why no more should be sent here now, a phrase each; none means that all is well.
     """
 
@@ -118,11 +120,13 @@ class Relay:
         observer: Told `accepted` or `restored`, then one of `replied`, `silent`, `bounced`, `expired`, `refused_reply`
             for each; or `refused_full`, `refused_conversation_full`, `refused_unfair`, `refused_gone`,
             `refused_stopping` or `refused_unstored` instead of `accepted`, and `refusals_untold` where its sender was
-            not told; `loop_guarded`, `reply_lost`, `spool_failed`.
+            not told; `loop_guarded`, `loop_slowed`, `reply_lost`, `spool_failed`.
         clock: Runs the waits and deadlines.
         new_id: Makes delivery ids.
         deadlines: Seconds a delivery may take, by the kind of its stanza.
         loop_guard: Ends the talk of two bots; None for none.
+        loop_brake: Slows the talk of two bots down; None for none.
+        has_webhook: False where there is none, so that what the spool has kept is given up.
         once: No delivery is POSTed twice, not even where a process ended before its answer was known.
     """
 
@@ -142,6 +146,8 @@ class Relay:
         new_id: Callable[[], str],
         deadlines: Mapping[str, float],
         loop_guard: LoopGuard | None,
+        loop_brake: LoopBrake | None = None,
+        has_webhook: bool = True,
         once: bool = False,
     ) -> None:
         self._forwarder = forwarder
@@ -156,9 +162,11 @@ class Relay:
         self._seconds = deadlines
         self._loop_guard = loop_guard
         self._once = once
+        self._loop_brake = loop_brake
+        self._has_webhook = has_webhook
         self._notices = Notices(REFUSAL_INTERVAL)
         self._log_notices = Notices(LOG_INTERVAL)
-        # What is to be pending, and its bytes in all; the backlog keeps places for it.
+        # What is to be pending, and its bytes in all; the backlog reserves room for it.
         self._storing: set[str] = set()
         self._storing_bytes = 0
         self._much_to_store = False
@@ -173,6 +181,7 @@ class Relay:
         self._throttled: dict[str, None] = {}
         self._open: set[str] = set()
         self._rest_until: dict[Conversation, float] = {}
+        self._held: dict[Conversation, str] = {}
         # The timers of the relay itself, and what it waits for.
         self._next_deadline: IDelayedCall | None = None
         self._next_start: IDelayedCall | None = None
@@ -182,6 +191,8 @@ class Relay:
         self._starting = False
         self._stopping = False
         self._given_up: tuple[conditions.StanzaError, str] | None = None
+        if not has_webhook:
+            self._given_up = conditions.SERVICE_UNAVAILABLE, "there is no webhook"
         self._leaving = False
         self._end_of_drain: IDelayedCall | None = None
         self._drain_is_over = False
@@ -209,7 +220,7 @@ class Relay:
             pending=self.pending,
             pending_bytes=backlog.pending_bytes,
             running=len(self._attempts),
-            webhook="gone" if forwarder.gone else forwarder.breaker_state,
+            webhook="none" if not self._has_webhook else "gone" if forwarder.gone else forwarder.breaker_state,
             obstacles=tuple(obstacles),
         )
 
@@ -227,10 +238,11 @@ class Relay:
             self._refuse(stanza, self._forwarder.gone, "refused_gone")
         else:
             conversation = stanza.conversation
-            refusal = self._refusal(conversation, 0)
+            # It is asked first without the size, because a body that is refused need not be written.
+            refusal = self._backlog.refusal(conversation, 0)
             if refusal is None:
                 body = request_body(stanza)
-                refusal = self._refusal(conversation, len(body))
+                refusal = self._backlog.refusal(conversation, len(body))
             if refusal is not None:
                 self._refuse(stanza, conditions.FULL, refusal)
             elif self._storing_bytes + len(body) > MAX_STORING_BYTES and self._storing:
@@ -294,16 +306,13 @@ class Relay:
         self._watch_deadlines()
         self._start()
 
-    def _refusal(self, conversation: Conversation, size: int) -> Refusal | None:
-        """Ask first without the size, for a body that is refused need not be written."""
-        return self._backlog.refusal(conversation, size, len(self._open))
-
     def _store(self, stanza: Stanza, body: bytes) -> None:
         deadline = self._clock.seconds() + self._seconds[stanza.kind]
         delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline)
+        self._listen(stanza, delivery.id)
         self._storing.add(delivery.id)
         self._storing_bytes += delivery.size
-        self._backlog.keep_place(delivery.conversation, delivery.size)
+        self._backlog.reserve(delivery.conversation, delivery.size)
         if len(self._storing) > PAUSE_STORING or self._storing_bytes > PAUSE_STORING_BYTES:
             self._much_to_store = True
             self._valve.pause()
@@ -314,11 +323,10 @@ class Relay:
     def _store_no_longer(self, delivery: Delivery) -> None:
         self._storing.discard(delivery.id)
         self._storing_bytes -= delivery.size
-        self._backlog.give_up_place(delivery.conversation, delivery.size)
 
     def _stored(self, _: None, delivery: Delivery) -> None:
         self._store_no_longer(delivery)
-        self._take(delivery)
+        self._take(delivery, reserved=True)
         self._observer.count("accepted")
         if self._given_up is not None:
             self._give_up(delivery)
@@ -336,13 +344,14 @@ class Relay:
         if self._backlog.relieved and not self._much_to_store:
             self._valve.resume()
 
-    def _take(self, delivery: Delivery) -> None:
+    def _take(self, delivery: Delivery, *, reserved: bool = False) -> None:
         self._deliveries[delivery.id] = delivery
-        self._backlog.add(delivery.id, delivery.conversation, delivery.size)
+        self._backlog.add(delivery.id, delivery.conversation, delivery.size, reserved=reserved)
         self._deadlines.add(delivery.id, delivery.stanza.kind, delivery.deadline)
 
     def _not_stored(self, failure: Failure, delivery: Delivery) -> None:
         self._store_no_longer(delivery)
+        self._backlog.release(delivery.conversation, delivery.size)
         if failure.check(SpoolError):
             self._refuse(delivery.stanza, conditions.FULL, "refused_unstored", failure.getErrorMessage())
         else:
@@ -403,7 +412,7 @@ class Relay:
         self._start()
 
     def _attempt(self, delivery: Delivery) -> None:
-        wait = self._rest_of(delivery)
+        wait = self._rest_of(delivery) or self._hold_of(delivery)
         if wait:
             self._rest(delivery, wait)
             return
@@ -448,6 +457,7 @@ class Relay:
         """Wait for the answer to an iq that comes later; its deadline ends it, and nobody waits behind it."""
         self._spool.note(delivery)
         self._open.add(delivery.id)
+        self._backlog.reserve(delivery.conversation, delivery.size)
         self._backlog.remove(delivery.id)
         if self._given_up is not None:
             self._give_up(delivery)
@@ -470,6 +480,24 @@ class Relay:
         if wait <= 0:
             del self._rest_until[delivery.conversation]
         return max(0.0, wait)
+
+    def _hold_of(self, delivery: Delivery) -> float:
+        """Seconds that a delivery has to wait because its conversation is a loop."""
+        if self._loop_brake is None:
+            return 0.0
+        hold = self._loop_brake.hold(delivery.conversation, delivery.id, self._clock.seconds())
+        if hold is None:
+            return 0.0
+        self._held[delivery.conversation] = delivery.id
+        if hold.number > 1:
+            self._observer.count("loop_slowed")
+        if hold.number == 2:
+            self._log.warn(
+                "{id}: its sender and the webhook answer each other; this conversation is slowed down to one request a"
+                " second",
+                id=delivery.id,
+            )
+        return hold.seconds
 
     def _rest(self, delivery: Delivery, seconds: float) -> None:
         self._backlog.rest(delivery.id)
@@ -497,6 +525,35 @@ class Relay:
     def _rise_after_wait(self) -> None:
         self._next_retry = None
         self._rise()
+
+    # -- loops --
+
+    def _listen(self, stanza: Stanza, delivery_id: str) -> None:
+        """Let the brake know what comes; a conversation that turns out to be no loop waits no longer."""
+        brake = self._loop_brake
+        if brake is None or stanza.kind != "message" or not brake.heard(stanza, delivery_id, self._clock.seconds()):
+            return
+        held = self._held.pop(stanza.conversation, None)
+        if held is not None and held in self._resting:
+            self._resting[held].reset(0)
+
+    def note_said(self, stanzas: Iterable[Element], delivery_id: str | None = None) -> None:
+        """
+        Note what is said to others, be it a reply or not, to know a loop by it.
+
+        Args:
+            stanzas: Complete and checked.
+            delivery_id: The delivery that they answer, or None.
+        """
+        brake = self._loop_brake
+        if brake is None:
+            return
+        for stanza in stanzas:
+            body = next(stanza.elements(stanza.uri, "body"), None) if stanza.name == "message" else None
+            if body is not None:
+                conversation = stanza["to"].partition("/")[0], stanza["from"].partition("/")[0], False
+                now = self._clock.seconds()
+                brake.said(conversation, str(body), stanza.getAttribute("id"), now, answers=delivery_id)
 
     # -- out --
 
@@ -548,6 +605,8 @@ class Relay:
         self._ending.add(delivery.id)
         self._let_go(delivery)
         verdict = self._guarded(delivery, verdict)
+        if verdict.outcome == "replied":
+            self.note_said(verdict.stanzas, delivery.id)
         leaving = self._departures.leaving(
             verdict.stanzas,
             verbatim=verdict.verbatim,
@@ -566,6 +625,7 @@ class Relay:
         """Stop whatever a delivery is at."""
         self._deadlines.remove(delivery.id)
         self._throttled.pop(delivery.id, None)
+        self._held.pop(delivery.conversation, None)
         if resting := self._resting.pop(delivery.id, None):
             resting.cancel()
         if attempt := self._attempts.pop(delivery.id, None):
@@ -595,6 +655,7 @@ class Relay:
         self._ending.discard(delivery.id)
         if delivery.id in self._open:
             self._open.discard(delivery.id)
+            self._backlog.release(delivery.conversation, delivery.size)
         else:
             self._backlog.remove(delivery.id)
         self._observer.count(verdict.outcome)

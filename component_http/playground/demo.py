@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from component_http.playground.console import play
+from component_http.playground.console import play, playground_settings
 
 __all__ = ["BotDidNotStart", "main", "running_bot"]
 
-ECHO_BOT = Path(__file__).resolve().parents[2] / "examples" / "echo_bot.py"
+ECHO_BOT = Path(__file__).parents[1] / "examples" / "echo_bot.py"
 
 STOP_TIMEOUT = 2.0
 """Seconds a bot has to end when it is asked to."""
@@ -72,9 +72,9 @@ def main() -> int:
         with running_bot(ECHO_BOT) as url:
             about = (
                 "component-http turns each message for a bot into an HTTP POST, and the answer into a reply.\n"
-                f"The bot is {ECHO_BOT.relative_to(ECHO_BOT.parents[1])}, a web server of some twenty lines.\n"
+                f"The bot is examples/{ECHO_BOT.name}, a web server of some twenty lines.\n"
             )
-            return play(url, canned=["Hello, bot!"], about=about)
+            return play(playground_settings(url), canned=["Hello, bot!"], about=about)
     except BotDidNotStart as error:
         print(f"component-http: {error}", file=sys.stderr)
         return os.EX_CONFIG

@@ -11,25 +11,30 @@ whoever holds a `Settings` need not ask again. Reading them opens no socket and 
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Self
 
-from attrs import NOTHING, Factory, field, fields, frozen
+from attrs import Factory, field, frozen
 
 from component_http.contract.address import Address
 from component_http.contract.conditions import StanzaError
+from component_http.contract.url import WebhookUrl
 from component_http.errors import SettingsError
 from component_http.settings.sources import (
     CONDITIONS,
     TABLES,
     Given,
+    Reading,
     ReferenceRow,
     from_file,
     from_flags,
     from_tables,
-    missing,
+    no_webhook,
+    nothing_to_do,
     reference,
     unknown_flag,
 )
@@ -65,6 +70,10 @@ __all__ = [
 ]
 
 
+_SECRET_HEADER = re.compile("auth|cookie|key|pass|secret|token", re.IGNORECASE)
+"""Finds the names of headers that usually hold a secret."""
+
+
 @frozen
 class Settings(Table):
     """
@@ -75,6 +84,7 @@ class Settings(Table):
 
     Attributes:
         conditions: The stanza error of an HTTP status, where it is another than the contract's.
+        file: The settings file that they were read from, or None.
 
     Raises:
         SettingsError: From every way to make one: something cannot be used. `str()` of it is one sentence.
@@ -86,28 +96,12 @@ class Settings(Table):
     spool: SpoolSettings = field(kw_only=True, factory=SpoolSettings)
     api: ApiSettings = field(kw_only=True, factory=ApiSettings)
     conditions: Mapping[int, StanzaError] = setting(CONDITIONS, default=Factory(dict))
+    file: str | None = field(kw_only=True, default=None, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        sources = self.webhook.authorization_sources()
-        if self.component.url_holds_credentials:
-            sources.append("the user in component.component_post_url")
-        if len(sources) > 1:
-            raise SettingsError(f"{sources[0]} and {sources[1]} both set the Authorization header: remove one of them")
-
-        domain = self.component.domain
-        for token in self.api.token:
-            for pattern in token.may_send_as:
-                if pattern != "*" and pattern.rpartition("@")[2] != domain:
-                    raise SettingsError(
-                        f"api.token {token.name} has {shown(pattern)} in may_send_as, but the component can only send"
-                        f" from {domain} and addresses in it"
-                    )
-        for hook in self.api.hook:
-            if hook.send_as is not None and Address.parse(hook.send_as).domain != domain:
-                raise SettingsError(
-                    f"api.hook {hook.name} has {shown(hook.send_as)} as send_as, but the component can only send from"
-                    f" {domain} and addresses in it"
-                )
+        problems = [*_conflicts(self.component, self.webhook), *_foreign_senders(self.component, self.api)]
+        if problems:
+            raise SettingsError(*problems)
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], env: Mapping[str, str] = os.environ) -> Self:
@@ -116,9 +110,9 @@ class Settings(Table):
 
         Args:
             path: The file; relative paths in it start at its folder.
-            env: Where `COMPONENT_HTTP_SECRET` is looked up.
+            env: Where `COMPONENT_HTTP_SECRET` and the folder of credentials are looked up.
         """
-        return cls._from_given(from_file(path), env, str(path))
+        return cls.from_flags({}, path, env)
 
     @classmethod
     def from_flags(
@@ -126,6 +120,8 @@ class Settings(Table):
         flags: Mapping[str, str],
         config: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] = os.environ,
+        leave_out: Collection[str] = (),
+        needs_webhook: bool = False,
     ) -> Self:
         """
         Read a command line, and below it a settings file.
@@ -133,10 +129,20 @@ class Settings(Table):
         Args:
             flags: The text of each flag that was given, by its name without the dashes in front (see `reference`).
             config: The settings file whose values the flags override, or None for none.
-            env: Where `COMPONENT_HTTP_SECRET` is looked up.
+            env: Where `COMPONENT_HTTP_SECRET` and the folder of credentials are looked up.
+            leave_out: Settings that are not taken from the file, such as `component.secret_file`.
+            needs_webhook: An API alone is not enough.
         """
-        given = {} if config is None else from_file(config)
-        return cls._from_given({**given, **from_flags(flags)}, env, None if config is None else str(config))
+        reading = Reading(env)
+        if config is not None:
+            from_file(config, reading)
+            for name in leave_out:
+                reading.given.pop(name, None)
+        from_flags(flags, reading)
+        source = None if config is None else str(config)
+        if needs_webhook and reading.lacks("component.component_post_url"):
+            reading.problems.append(no_webhook(source))
+        return cls._from_reading(reading, source, source, must_serve=not needs_webhook)
 
     @classmethod
     def from_mapping(
@@ -152,32 +158,45 @@ class Settings(Table):
         Args:
             mapping: By its name, each table: its values by key.
             source: How errors call them.
-            env: Where `COMPONENT_HTTP_SECRET` is looked up; nowhere unless given.
+            env: Where `COMPONENT_HTTP_SECRET` and the folder of credentials are looked up; nowhere unless given.
         """
-        return cls._from_given(from_tables(mapping, source), env, source)
+        reading = Reading(env)
+        from_tables(mapping, source, reading)
+        return cls._from_reading(reading, source)
 
     @classmethod
-    def _from_given(cls, given: Mapping[str, Given], env: Mapping[str, str], source: str | None) -> Self:
-        parts: dict[str, Any] = {}
-        for name, table in TABLES.items():
-            values: dict[str, Any] = {}
-            for attribute in fields(table):
-                found = given.get(f"{name}.{attribute.name}")
-                if found is not None:
-                    values[attribute.name] = found.value
-                elif attribute.default is NOTHING:
-                    raise SettingsError(missing(name, attribute, source))
-            if name == ComponentSettings.TABLE and env.get(SECRET_VARIABLE):
-                values["secret"] = without_line_end(env[SECRET_VARIABLE])
-            parts[name] = _naming(source, table, values)
-        if "conditions" in given:
-            parts["conditions"] = given["conditions"].value
-        settings: Self = _naming(source, cls, parts)
-        return settings
+    def _from_reading(
+        cls, reading: Reading, source: str | None, file: str | None = None, *, must_serve: bool = False
+    ) -> Self:
+        if reading.env.get(SECRET_VARIABLE):
+            secret = without_line_end(reading.env[SECRET_VARIABLE])
+            reading.given["component.secret"] = Given(secret, SECRET_VARIABLE)
+        parts: dict[str, Any] = {name: reading.made(table, source) for name, table in TABLES.items()}
+        if must_serve and reading.lacks("component.component_post_url") and reading.lacks("api.listen"):
+            reading.problems.append(nothing_to_do(source))
+        if "conditions" in reading.given:
+            parts["conditions"] = reading.given["conditions"].value
+        if not reading.problems:
+            with _naming(source):
+                return cls(**parts, file=file)
+        component, webhook, api = parts["component"], parts["webhook"], parts["api"]
+        with reading.collecting(), _naming(source):
+            raise SettingsError(*_conflicts(component, webhook), *_foreign_senders(component, api))
+        raise SettingsError(*reading.problems)
 
     def warnings(self) -> tuple[str, ...]:
         """What works but should be better, a sentence each, for the log; looks at the modes of the secrets' files."""
         found = []
+        if self.component.is_server_exposed:
+            found.append(
+                f"component.server is {shown(self.component.server)}, on another machine: stanzas pass in the open, and"
+                " so does the proof of the component's secret; take a tls: endpoint, unless you trust the network"
+            )
+        if self.component.is_webhook_exposed:
+            found.append(
+                f"component.component_post_url is at {self.component.post_origin}, on another machine:"
+                f" {', '.join(self._sent_to_webhook())} pass in the open; take https://, unless you trust the network"
+            )
         if self.component.url_holds_credentials:
             found.append(
                 "component.component_post_url holds a user or a password: they go out as Basic auth and stay out of"
@@ -190,15 +209,46 @@ class Settings(Table):
                 f"api.listen is {shown(self.api.listen)}, where tokens pass in the open: take an ssl: endpoint, or"
                 " interface=127.0.0.1 behind a proxy that speaks TLS"
             )
-        for key, path in (
+        for key, path in self.secret_files():
+            may = _everyone_may(path)
+            if may is not None:
+                found.append(f"{key} {shown(path)} can be {may} by every user of this machine: chmod o-rwx it")
+        inside = self._secrets_inside()
+        may = None if self.file is None or not inside else _everyone_may(self.file)
+        if may is not None:
+            found.append(
+                f"the settings file {shown(self.file)} has a secret in it ({inside[0]}), and can be {may} by every user"
+                " of this machine: chmod o-rwx it"
+            )
+        return tuple(found)
+
+    def secret_files(self) -> list[tuple[str, str]]:
+        """The files with secrets, each with the name of its setting in front."""
+        files = (
             ("component.secret_file", self.component.secret_file),
             ("webhook.bearer_token_file", self.webhook.bearer_token_file),
             *(("api.token.token_file", token.token_file) for token in self.api.token),
             *(("api.hook.secret_file", hook.secret_file) for hook in self.api.hook),
-        ):
-            if path is not None and _everyone_can_read(path):
-                found.append(f"{key} {shown(path)} can be read by every user of this machine: chmod o-rwx it")
-        return tuple(found)
+        )
+        return [(key, path) for key, path in files if path is not None]
+
+    def _secrets_inside(self) -> list[str]:
+        """The settings that hold a secret themselves."""
+        url = ["the user in component.component_post_url"] if self.component.url_holds_credentials else []
+        return url + [f"webhook.headers.{name}" for name in self.webhook.headers if _SECRET_HEADER.search(name)]
+
+    def _sent_to_webhook(self) -> list[str]:
+        """What each POST shows to whoever can read it."""
+        sent = ["stanzas"]
+        if WebhookUrl.parse(self.component.component_post_url or "").target != b"/":
+            sent.append("the path of the URL")
+        if self.component.url_holds_credentials:
+            sent.append("the user and the password in it")
+        if self.webhook.bearer_token is not None:
+            sent.append("the bearer token")
+        if self.webhook.headers:
+            sent.append("webhook.headers")
+        return sent
 
 
 def spool_from_toml(path: str | os.PathLike[str]) -> SpoolSettings:
@@ -211,27 +261,59 @@ def spool_from_toml(path: str | os.PathLike[str]) -> SpoolSettings:
     Raises:
         SettingsError: Something in it cannot be used, or the file cannot.
     """
-    prefix = f"{SpoolSettings.TABLE}."
-    values = {
-        name.removeprefix(prefix): given.value for name, given in from_file(path).items() if name.startswith(prefix)
-    }
-    spool: SpoolSettings = _naming(str(path), SpoolSettings, values)
+    reading = Reading({})
+    from_file(path, reading, SpoolSettings.TABLE)
+    spool: SpoolSettings | None = reading.made(SpoolSettings, str(path))
+    if spool is None or reading.problems:
+        raise SettingsError(*reading.problems)
     return spool
 
 
-def _everyone_can_read(path: str) -> bool:
+def _conflicts(component: ComponentSettings | None, webhook: WebhookSettings | None) -> Iterator[str]:
+    """What in two tables does not go together; None for one that could not be made."""
+    if component is None or webhook is None:
+        return
+    sources = webhook.authorization_sources()
+    if component.url_holds_credentials:
+        sources.append("the user in component.component_post_url")
+    if len(sources) > 1:
+        yield f"{sources[0]} and {sources[1]} both set the Authorization header: remove one of them"
+
+
+def _foreign_senders(component: ComponentSettings | None, api: ApiSettings | None) -> Iterator[str]:
+    """A sentence for each address that the API is to send from and the component cannot."""
+    if component is None or api is None:
+        return
+    domain = component.domain
+    only = f"but the component can only send from {domain} and addresses in it"
+    for token in api.token:
+        for pattern in token.may_send_as:
+            if pattern != "*" and pattern.rpartition("@")[2] != domain:
+                yield f"api.token {token.name} has {shown(pattern)} in may_send_as, {only}"
+        if token.sender is not None and Address.parse(token.sender).domain != domain:
+            yield f"api.token {token.name} has {shown(token.sender)} as sender, {only}"
+    for hook in api.hook:
+        if hook.send_as is not None and Address.parse(hook.send_as).domain != domain:
+            yield f"api.hook {hook.name} has {shown(hook.send_as)} as send_as, {only}"
+
+
+def _everyone_may(path: str) -> str | None:
+    """What every user may do with a file, as the end of "can be ..."; None for nothing. A link is what it leads to."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
-        return False
-    return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH)
+        return None
+    if not stat.S_ISREG(mode) or not mode & (stat.S_IROTH | stat.S_IWOTH):
+        return None
+    return "changed" if mode & stat.S_IWOTH else "read"
 
 
-def _naming(source: str | None, table: Callable[..., object], values: Mapping[str, Any]) -> Any:
-    """Make a table; where its values do not go together, the sentence names the file."""
+@contextmanager
+def _naming(source: str | None) -> Iterator[None]:
+    """Let the sentences of an error name the file."""
     try:
-        return table(**values)
+        yield
     except SettingsError as error:
         if source is None:
             raise
-        raise SettingsError(f"{source}: {error}") from None
+        raise SettingsError(*(f"{source}: {sentence}" for sentence in error.sentences)) from None

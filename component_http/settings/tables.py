@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
-from attrs import NOTHING, Attribute, Converter, Factory, field, frozen
+from attrs import NOTHING, Attribute, Converter, Factory, field, fields, frozen
 
+from component_http.contract.address import Address, any_of
+from component_http.contract.endpoint import Endpoint
 from component_http.contract.stanza import STANZA_KINDS
+from component_http.contract.url import WebhookUrl, is_loopback
 from component_http.errors import SettingsError
 from component_http.settings import values
-from component_http.settings.values import Kind, accepted, displayed_url, file_path, listening_at, number, shown, whole
+from component_http.settings.values import Kind, accepted, file_path, listening_at, number, secret_path, shown, whole
 
 __all__ = [
     "SECRET_VARIABLE",
@@ -32,6 +37,7 @@ __all__ = [
     "WebhookSettings",
     "about",
     "read_text",
+    "secret_problems",
     "setting",
     "without_line_end",
 ]
@@ -44,6 +50,14 @@ STATE_VARIABLE = "STATE_DIRECTORY"
 
 SPOOL_FILE = "component-http.sqlite3"
 """The name of an sqlite spool's file, unless it is set."""
+
+_FILE_OF = {
+    "secret": "secret_file",
+    "bearer_token": "bearer_token_file",
+    "token": "token_file",
+    "template_text": "template_file",
+}
+"""By the key of what only an application may give itself, the key of the file that it else comes from."""
 
 _MAX_TEMPLATE_BYTES = 65_536
 """Bytes of a template's file that are read; a message has some hundred."""
@@ -64,6 +78,7 @@ class About:
         example: A value to start from, as TOML, where there is no default.
         aliases: Other names of its flag, shorter ones.
         hidden: Only an application may give it, neither a file nor a flag.
+        required: Without it there is no gateway, unless the application has something in its place.
         rows: Its value is any number of such tables, one for each [[...]] in a settings file.
     """
 
@@ -73,6 +88,7 @@ class About:
     example: str = ""
     aliases: tuple[str, ...] = ()
     hidden: bool = False
+    required: bool = False
     rows: type[Table] | None = None
 
 
@@ -80,6 +96,28 @@ def about(attribute: Attribute[Any]) -> About:
     """What is known about a field made by `setting`."""
     known: About = attribute.metadata["about"]
     return known
+
+
+def secret_problems(table: Any, given: Mapping[str, Any], spoilt: Collection[str]) -> Iterator[str]:
+    """
+    Check the secrets of a table that cannot be made, for another reason perhaps.
+
+    Args:
+        table: The class of the table, a `Table`.
+        given: The values that can be used, by key.
+        spoilt: The keys of values that cannot.
+
+    Returns:
+        A sentence for each secret that is missing or cannot be read.
+    """
+    values: dict[str, Any] = {known.name: given.get(known.name, known.default) for known in fields(table)}
+    owner = SimpleNamespace(**values, TABLE=table.TABLE)
+    for attribute in fields(table):
+        if about(attribute).hidden and not {attribute.name, _FILE_OF[attribute.name]} & set(spoilt):
+            try:
+                attribute.metadata["resolve"](values[attribute.name], owner)
+            except SettingsError as error:
+                yield from error.sentences
 
 
 def _check(value: object, owner: Any, attribute: Attribute[Any]) -> object:
@@ -108,7 +146,8 @@ def setting(
     converter: Any = (
         Converter(_check, takes_self=True, takes_field=True) if resolve is None else Converter(resolve, takes_self=True)
     )
-    return field(default=default, kw_only=True, repr=show, converter=converter, metadata={"about": known})
+    metadata = {"about": known, "resolve": resolve}
+    return field(default=default, kw_only=True, repr=show, converter=converter, metadata=metadata)
 
 
 class Table:
@@ -233,6 +272,10 @@ def _resolve_credential(key: str, hidden: str) -> Callable[[object, Any], str]:
     return resolve
 
 
+def _origin(url: str) -> str:
+    return WebhookUrl.parse(url).origin.decode("ascii")
+
+
 def _resolve_template(value: object, owner: HookSettings) -> str | None:
     path = owner.template_file
     if path is None:
@@ -271,7 +314,7 @@ class ComponentSettings(Table):
     )
     secret_file: str | None = setting(
         About(
-            file_path("a file with the secret"),
+            secret_path("a file with the secret"),
             "the file that holds the component's secret in one line; in a settings file a relative path starts at its"
             " folder",
             f"every user of a machine sees its command lines; the environment variable {SECRET_VARIABLE} may give the"
@@ -283,15 +326,28 @@ class ComponentSettings(Table):
     secret: str = setting(
         About(values.SECRET, "the secret itself", hidden=True), default=None, show=False, resolve=_resolve_secret
     )
-    component_post_url: str = setting(
+    component_post_url: str | None = setting(
         About(
             values.URL,
-            "the webhook: stanzas are POSTed there",
-            "user:password in it goes out as Basic auth and stays out of the log; a flag must not hold them",
+            "the webhook: stanzas are POSTed there; a gateway that only sends, by its API, does without",
+            "user:password in it goes out as Basic auth; the log shows no more than scheme, host and port, for the rest"
+            " may be a secret; a flag must not hold user or password",
             example='"http://127.0.0.1:8080/"',
             aliases=("post-url",),
+            required=True,
         ),
-        show=lambda url: repr(displayed_url(url)),
+        default=None,
+        show=lambda url: repr(url and _origin(url)),
+    )
+    sender: str | None = setting(
+        About(
+            values.SENDER,
+            "the address of the component that pushed stanzas come from, where nothing else says it; the bare domain"
+            " unless set",
+            "people know the bot by this address; they have never written to the bare domain",
+            example='"bot@bot.example.org"',
+        ),
+        default=None,
     )
     component_post_stanzas: tuple[str, ...] = setting(
         About(
@@ -371,15 +427,52 @@ class ComponentSettings(Table):
         resolve=_resolve_fallback,
     )
 
+    def __attrs_post_init__(self) -> None:
+        if self.sender is not None and Address.parse(self.sender).domain != self.domain:
+            raise SettingsError(
+                f"component.sender is {shown(self.sender)}, but the component can only send from {self.domain} and"
+                " addresses in it"
+            )
+
     @property
-    def displayed_url(self) -> str:
-        """`component_post_url` as it may be logged: without user, password and query."""
-        return displayed_url(self.component_post_url)
+    def post_origin(self) -> str | None:
+        """What of `component_post_url` may be logged: scheme, host and port; None without a webhook."""
+        return self.component_post_url and _origin(self.component_post_url)
+
+    @property
+    def posted(self) -> str:
+        """What is POSTed and where to, for the log."""
+        if self.post_origin is None:
+            return "no webhook"
+        return f"{', '.join(self.component_post_stanzas)} to {self.post_origin}"
+
+    @property
+    def server_address(self) -> str:
+        """Where `server` leads to, for the log: host and port, or the path of a socket."""
+        endpoint = Endpoint.parse(self.server)
+        if endpoint.kind not in ("tcp", "tls"):
+            return endpoint.named.get("path") or next(iter(endpoint.positional), self.server)
+        host, port = endpoint.host_and_port
+        return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+    @property
+    def is_server_exposed(self) -> bool:
+        """What passes between the gateway and the XMPP server is in the open, on a network."""
+        endpoint = Endpoint.parse(self.server)
+        return endpoint.kind == "tcp" and not is_loopback(endpoint.host_and_port[0])
+
+    @property
+    def is_webhook_exposed(self) -> bool:
+        """What passes between the gateway and the webhook is in the open, on a network."""
+        if self.component_post_url is None:
+            return False
+        url = WebhookUrl.parse(self.component_post_url)
+        return not url.secure and not is_loopback(url.host)
 
     @property
     def url_holds_credentials(self) -> bool:
         """`component_post_url` has a user or a password in it."""
-        return bool(re.match("[a-z]+://[^/?]*@", self.component_post_url, re.IGNORECASE))
+        return bool(re.match("[a-z]+://[^/?]*@", self.component_post_url or "", re.IGNORECASE))
 
 
 @frozen
@@ -428,7 +521,7 @@ class WebhookSettings(Table):
     )
     bearer_token_file: str | None = setting(
         About(
-            file_path("a file with a token"),
+            secret_path("a file with a token"),
             "the file that holds a bearer token for the webhook in one line; in a settings file a relative path starts"
             " at its folder",
             "a token in the settings file itself would be in every copy of it",
@@ -580,11 +673,13 @@ class DeliverySettings(Table):
         ),
         default="bounce",
     )
-    loop_guard: tuple[int, float] | None = setting(
+    loop_guard: tuple[int, float] | Literal["off"] | None = setting(
         About(
             values.LOOP_GUARD,
-            "replies in one conversation at most within a time, such as 20/10s; none are sent beyond it, iqs excepted",
-            "it ends the talk of two bots that answer each other; a fixed limit would hit healthy load",
+            "replies in one conversation at most within a time, such as 20/10s; none are sent beyond it, iqs excepted."
+            " Unless it is set, a conversation in which two programs clearly answer each other is slowed down to one"
+            " request a second; off switches that off as well",
+            "two bots that answer each other never stop; a fixed limit would hit healthy load",
             example='"20/10s"',
         ),
         default=None,
@@ -592,7 +687,8 @@ class DeliverySettings(Table):
     max_pending: int = setting(
         About(
             whole(10, 1_000_000, "stanzas"),
-            "accepted stanzas that wait for their end at most; more are refused with a wait error",
+            "accepted stanzas that wait for their end at most; more are refused with a wait error. Only a domain that"
+            " holds little may go beyond it, by fair_share_percent, where others have used it up",
             "it bounds memory while the webhook is slow or away: each takes about 2 KB of it, and in a memory spool its"
             " request body besides; with a hundred thousand the process is noticeably slower",
         ),
@@ -628,8 +724,9 @@ class DeliverySettings(Table):
     fair_share_percent: float = setting(
         About(
             number(0.1, 100, "percent"),
-            "the share of the limit that one sender may hold from then on",
-            "so that one who floods takes no room from others",
+            "the share of the limit that one sender may hold from then on, and that one domain leaves to others while"
+            " these have something pending; 100 switches both off",
+            "so that one who floods, from one account or from many, takes no room from others",
         ),
         default=10.0,
     )
@@ -659,22 +756,25 @@ class DeliverySettings(Table):
     )
 
     def __attrs_post_init__(self) -> None:
+        problems = []
         if self.resume_below_percent > self.pause_above_percent:
-            raise SettingsError(
+            problems.append(
                 f"delivery.resume_below_percent is {self.resume_below_percent:g}, but must not be above"
                 f" delivery.pause_above_percent, which is {self.pause_above_percent:g}"
             )
         shortest = min(self.message_deadline, self.iq_deadline, self.presence_deadline)
         if self.retry_base >= shortest:
-            raise SettingsError(
+            problems.append(
                 f"delivery.retry_base is {self.retry_base:g}, but must be below the shortest deadline, which is"
                 f" {shortest:g}: nothing of that kind would be tried again"
             )
         if self.retry_base > self.retry_cap:
-            raise SettingsError(
+            problems.append(
                 f"delivery.retry_base is {self.retry_base:g}, but must not be above delivery.retry_cap, which is"
                 f" {self.retry_cap:g}"
             )
+        if problems:
+            raise SettingsError(*problems)
 
 
 @frozen
@@ -765,7 +865,7 @@ class TokenSettings(Table):
     )
     token_file: str | None = setting(
         About(
-            file_path("a file with the token"),
+            secret_path("a file with the token"),
             "the file that holds the token in one line; in a settings file a relative path starts at its folder",
             "a token in the settings file itself would be in every copy of it",
             example='"ops-token"',
@@ -782,10 +882,20 @@ class TokenSettings(Table):
         About(
             values.PATTERNS,
             "the addresses of the component that it may send from; * is any characters",
-            "the first of them without a * is the sender of what names none, or else the component's bare domain",
+            "what names no sender comes from sender, or else from the first of them without a *, or else from"
+            " component.sender",
             example='["alerts@bot.example.org"]',
         ),
         default=("*",),
+    )
+    sender: str | None = setting(
+        About(
+            values.SENDER,
+            "the address of the component that its stanzas come from that name none",
+            "it must be one of may_send_as",
+            example='"alerts@bot.example.org"',
+        ),
+        default=None,
     )
     may_send_to: tuple[str, ...] = setting(
         About(
@@ -813,6 +923,12 @@ class TokenSettings(Table):
         default=(100, 10.0),
     )
 
+    def __attrs_post_init__(self) -> None:
+        if self.sender is not None and not any_of(self.may_send_as).fullmatch(str(Address.parse(self.sender).bare)):
+            raise SettingsError(
+                f"api.token {self.name} has {shown(self.sender)} as sender, but that is none of its may_send_as"
+            )
+
 
 @frozen
 class HookSettings(Table):
@@ -827,7 +943,7 @@ class HookSettings(Table):
     name: str = setting(About(values.NAME, "what it is called in the log", example='"alerts"'))
     secret_file: str | None = setting(
         About(
-            file_path("a file with the secret"),
+            secret_path("a file with the secret"),
             "the file that holds the last part of its URL, /hooks/SECRET, in one line; in a settings file a relative"
             " path starts at its folder",
             "who has the URL can send",
@@ -852,7 +968,7 @@ class HookSettings(Table):
     send_as: str | None = setting(
         About(
             values.SENDER,
-            "the address of the component that they come from; the bare domain unless set",
+            "the address of the component that they come from; component.sender unless set",
             example='"alerts@bot.example.org"',
         ),
         default=None,
@@ -867,8 +983,9 @@ class HookSettings(Table):
     )
     template: str | None = setting(
         About(
-            values.choice("alertmanager", "generic"),
-            "a template that the gateway brings along; without any template the hook takes what Slack's takes",
+            values.choice("alertmanager", "generic", "gitea", "github", "grafana"),
+            "a template that the gateway brings along, for the webhooks of this program; generic finds the text in most"
+            " things; without any template the hook takes what Slack's takes",
             example='"alertmanager"',
         ),
         default=None,
@@ -898,20 +1015,23 @@ class HookSettings(Table):
     )
 
     def __attrs_post_init__(self) -> None:
+        problems = []
         if self.template is not None and self.template_text is not None:
-            raise SettingsError(f"api.hook {self.name} has template and template_file: remove one of the two")
+            problems.append(f"api.hook {self.name} has template and template_file: remove one of the two")
         if "/" in self.secret:
-            raise SettingsError(f"the secret of api.hook {self.name} must not have a /, for it is one part of a URL")
+            problems.append(f"the secret of api.hook {self.name} must not have a /, for it is one part of a URL")
+        if problems:
+            raise SettingsError(*problems)
 
 
-def _see_apart(rows: Sequence[TokenSettings | HookSettings], secrets: Sequence[str]) -> None:
-    """See that each has a name and a secret of its own."""
-    names = [row.name for row in rows]
-    for name in names:
-        if names.count(name) > 1:
-            raise SettingsError(f"[[{rows[0].TABLE}]] is there twice with the name {shown(name)}: give each its own")
+def _mixed_up(rows: Sequence[TokenSettings | HookSettings], secrets: Sequence[str]) -> Iterator[str]:
+    """Check that each has a name and a secret of its own; a sentence for what is not so."""
+    names = Counter(row.name for row in rows)
+    for name, count in names.items():
+        if count > 1:
+            yield f"[[{rows[0].TABLE}]] is there twice with the name {shown(name)}: give each its own"
     if len(set(secrets)) < len(secrets):
-        raise SettingsError(f"two of [[{rows[0].TABLE}]] hold the same secret: give each its own")
+        yield f"two of [[{rows[0].TABLE}]] hold the same secret: give each its own"
 
 
 @frozen
@@ -925,7 +1045,7 @@ class ApiSettings(Table):
             values.LISTEN,
             "where the API is served, as a Twisted server endpoint; nowhere unless set",
             "tokens pass in the open over plain HTTP, so that is for one machine; ssl: endpoints speak TLS",
-            example='"tcp:5280:interface=127.0.0.1"',
+            example='"tcp:8347:interface=127.0.0.1"',
         ),
         default=None,
     )
@@ -941,7 +1061,7 @@ class ApiSettings(Table):
     max_connections: int = setting(
         About(
             whole(1, 10_000, "connections"),
-            "connections at once; what comes beyond is told 503 and closed",
+            "connections at once; beyond, the oldest without a token or idle makes room, or the new one is told 503",
             "a process has so many sockets, and the stream to the server needs one of them",
         ),
         default=100,
@@ -949,7 +1069,7 @@ class ApiSettings(Table):
     max_body_bytes: int = setting(
         About(
             whole(1024, 67_108_864, "bytes"),
-            "the largest request body that is read; a larger one gets 413",
+            "the largest request body that is read, before and after decompression; a larger one gets 413",
             "bodies are held in memory, max_connections of them at once",
         ),
         default=1_048_576,
@@ -970,12 +1090,25 @@ class ApiSettings(Table):
         ),
         default=60.0,
     )
+    reply_links: str = setting(
+        About(
+            values.choice("conversation", "wide"),
+            "what a link to reply by may send: only within the conversation it came from, or whatever the webhook could"
+            " have answered at once, to anybody",
+            "a link needs no token and is good for a day, so whoever finds one in a log should get no further with it",
+        ),
+        default="conversation",
+    )
     token: tuple[TokenSettings, ...] = rows(TokenSettings, "who may use it")
     hook: tuple[HookSettings, ...] = rows(HookSettings, "URLs for programs that know nothing of XMPP")
 
     def __attrs_post_init__(self) -> None:
-        _see_apart(self.token, [row.token for row in self.token])
-        _see_apart(self.hook, [row.secret for row in self.hook])
+        problems = [
+            *_mixed_up(self.token, [row.token for row in self.token]),
+            *_mixed_up(self.hook, [row.secret for row in self.hook]),
+        ]
+        if problems:
+            raise SettingsError(*problems)
 
     @property
     def base_url(self) -> str | None:
@@ -995,4 +1128,4 @@ class ApiSettings(Table):
         """Others than those on this machine can reach it, and what passes is in the open."""
         if self.listen is None or not self.listen.startswith(("tcp:", "tcp6:")):
             return False
-        return not re.fullmatch(r"localhost|127\.[\d.]+|::1", listening_at(self.listen)[0])
+        return not is_loopback(listening_at(self.listen)[0])

@@ -10,27 +10,31 @@ import difflib
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from attrs import NOTHING, frozen
-from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
 from zope.interface import implementer
 
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.conditions import CONDITIONS, ERROR_TYPES, StanzaError
+from component_http.contract.endpoint import Endpoint
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.stanza import STANZA_KINDS
 from component_http.contract.url import WebhookUrl, is_ipv6
 from component_http.errors import SettingsError
+from component_http.tls import client_endpoint
 
 __all__ = [
     "ANSWERS",
     "BASE_URL",
     "CREDENTIAL",
+    "CREDENTIALS_VARIABLE",
     "DOMAIN",
     "HEADERS",
     "LISTEN",
@@ -56,6 +60,7 @@ __all__ = [
     "listening_at",
     "nearest",
     "number",
+    "secret_path",
     "shown",
     "whole",
 ]
@@ -71,6 +76,7 @@ class _Unfit(Exception):
     Args:
         allowed: Completes "must ..."; None for what the kind always says.
         remedy: What to do about it, where that can be guessed.
+        meant: The value that was most likely meant. The sentence offers it where it would be accepted.
         problem: Stands in place of "is ..., but must ...".
         part: The name of what is wrong, where the value is a table.
         found: What to show in place of the value.
@@ -81,6 +87,7 @@ class _Unfit(Exception):
         allowed: str | None = None,
         *,
         remedy: str | None = None,
+        meant: object = None,
         problem: str | None = None,
         part: str | None = None,
         found: object = NOTHING,
@@ -88,6 +95,7 @@ class _Unfit(Exception):
         super().__init__(allowed)
         self.allowed = allowed
         self.remedy = remedy
+        self.meant = meant
         self.problem = problem
         self.part = part
         self.found = found
@@ -106,14 +114,16 @@ class Kind:
         allowed: What values there are; completes "must be ...".
         accept: Gives the value as the settings hold it, or raises; it accepts its own results. For `accepted`.
         from_flag: Makes a value for `accept` from a flag's text; None where a flag cannot give it.
+        credential: `credential:NAME` stands for the path of a file that systemd passes.
     """
 
     allowed: str
     accept: Callable[[Any], object]
     from_flag: Callable[[str], object] | None = _unchanged
+    credential: bool = False
 
 
-def accepted(label: str, value: object, kind: Kind) -> Any:
+def accepted(label: str, value: object, kind: Kind, env: Mapping[str, str] = os.environ) -> Any:
     """
     The value as the settings hold it.
 
@@ -121,38 +131,67 @@ def accepted(label: str, value: object, kind: Kind) -> Any:
         label: Where the value stands, for the sentence.
         value: What was given.
         kind: What is allowed.
+        env: Where the folder of credentials is looked up.
 
     Raises:
         SettingsError: It is not allowed.
     """
     try:
-        return kind.accept(value)
+        return kind.accept(_resolved(value, kind, env))
     except _Unfit as unfit:
-        raise SettingsError(_sentence(label, value, kind, unfit)) from None
+        raise SettingsError(_sentence(label, value, kind, unfit, _as_toml)) from None
 
 
-def accepted_from_flag(label: str, text: str, kind: Kind) -> Any:
+def accepted_from_flag(label: str, text: str, kind: Kind, env: Mapping[str, str] = os.environ) -> Any:
     """The same for a flag's text, which the sentence shows as it was typed."""
     assert kind.from_flag is not None
     try:
-        return kind.accept(kind.from_flag(text))
+        return kind.accept(_resolved(kind.from_flag(text), kind, env))
     except _Unfit as unfit:
-        raise SettingsError(_sentence(label, text, kind, unfit)) from None
+        raise SettingsError(_sentence(label, text, kind, unfit, _as_typed)) from None
 
 
-def _sentence(label: str, value: object, kind: Kind, unfit: _Unfit) -> str:
+def _resolved(value: object, kind: Kind, env: Mapping[str, str]) -> object:
+    if kind.credential and isinstance(value, str) and value.startswith(CREDENTIAL_MARK):
+        return _credential_path(value, env)
+    return value
+
+
+def _sentence(label: str, value: object, kind: Kind, unfit: _Unfit, written: Callable[[object], str]) -> str:
     where = label if unfit.part is None else f"{label}.{unfit.part}"
     found = shown(value if unfit.found is NOTHING else unfit.found)
     problem = unfit.problem or f"is {found}, but must {unfit.allowed or f'be {kind.allowed}'}"
-    return f"{where} {problem}" + (f"; {unfit.remedy}" if unfit.remedy else "")
+    remedies = [unfit.remedy] if unfit.remedy else []
+    if unfit.meant is not None and _is_accepted(unfit.meant, kind) and written(unfit.meant).isprintable():
+        remedies.append(f"write {written(unfit.meant)}")
+    return "; ".join([f"{where} {problem}", *remedies])
+
+
+def _is_accepted(value: object, kind: Kind) -> bool:
+    try:
+        kind.accept(value)
+    except _Unfit:
+        return False
+    return True
+
+
+def _as_toml(value: object) -> str:
+    """A text, or a list of texts, as a settings file has to have it; an application's Python reads the same."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _as_typed(value: object) -> str:
+    """The same as it is typed behind a flag in a shell."""
+    text = ",".join(value) if isinstance(value, list) else str(value)
+    return shlex.quote(text) if re.search(r"""["$`\\!']""", text) else f'"{text}"'
 
 
 def shown(value: object) -> str:
-    """A value as TOML would write it, short, on one line, without control characters or a URL's credentials."""
+    """A value as TOML would write it, short, on one line, without control characters or what may be secret in a URL."""
     if isinstance(value, Mapping):
         return "a table"
-    if isinstance(value, str) and "@" in value and "//" in value:
-        value = _without_credentials(value)
+    if isinstance(value, str) and ("://" in value or ("@" in value and "//" in value)):
+        value = _without_secrets(value)
     if isinstance(value, (set, frozenset)):
         value = sorted(value, key=str)
     try:
@@ -165,8 +204,9 @@ def shown(value: object) -> str:
 
 def nearest(name: object, candidates: Collection[str]) -> str | None:
     """The candidate that somebody who wrote `name` most likely meant, or None."""
-    close = difflib.get_close_matches(str(name)[:200].lower(), candidates, n=1)
-    return close[0] if close else None
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    close = difflib.get_close_matches(str(name)[:200].lower(), by_lower, n=1)
+    return by_lower[close[0]] if close else None
 
 
 def hint(near: str | None) -> str:
@@ -253,6 +293,39 @@ def file_path(what: str) -> Kind:
     return Kind(f"the path of {what}", accept)
 
 
+CREDENTIAL_MARK = "credential:"
+"""What stands before the name of a credential of systemd, where else there is the path of a secret's file."""
+
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+"""The environment variable by which systemd names the folder with a service's credentials."""
+
+
+def secret_path(what: str) -> Kind:
+    """The path of a file with a secret, or `credential:NAME`."""
+    path = file_path(what)
+    return Kind(f'{path.allowed}, or "{CREDENTIAL_MARK}NAME" for one that systemd passes', path.accept, credential=True)
+
+
+def _credential_path(text: str, env: Mapping[str, str]) -> str:
+    """The path of the file that holds the credential of `credential:NAME`."""
+    name = text.removeprefix(CREDENTIAL_MARK)
+    if name in ("", ".", "..") or "/" in name:
+        raise _Unfit(f"have the name of a credential behind {CREDENTIAL_MARK}, as in LoadCredential=NAME:FILE")
+    folder = env.get(CREDENTIALS_VARIABLE)
+    if not folder:
+        raise _Unfit(
+            problem=f"is {shown(text)}, but {CREDENTIALS_VARIABLE} is not in the environment: systemd sets it for a"
+            f" unit with LoadCredential={name}:FILE; without systemd set it to a folder with a file {name}"
+        )
+    path = os.path.join(folder, name)
+    if not os.path.lexists(path):
+        raise _Unfit(
+            problem=f"is {shown(text)}, but there is no file {name} in {folder}, the folder of the credentials: add"
+            f" LoadCredential={name}:FILE to the unit"
+        )
+    return path
+
+
 # The XMPP side.
 
 
@@ -263,9 +336,9 @@ def _accept_domain(value: Any) -> str:
         address = Address.parse(value)
     except NotAnAddress:
         meant = re.fullmatch(r"(?:[a-z]+://)?([\w.-]+)(?::\d+)?/?", value)
-        raise _Unfit(remedy=f'write "{meant[1]}"' if meant and meant[1] != value else None) from None
+        raise _Unfit(meant=meant and meant[1]) from None
     if address.local is not None or address.resource is not None:
-        raise _Unfit(remedy=f'write "{address.domain}"')
+        raise _Unfit(meant=address.domain)
     if "_" in address.domain or address.domain.startswith("["):
         # Twisted's stream header takes host names only.
         raise _Unfit(remedy="it must be a host name: letters, digits, - and dots")
@@ -290,17 +363,46 @@ def _accept_server(value: Any) -> str:
     if not isinstance(value, str):
         raise _Unfit
     # Nobody logs in to a component port, but a URL may have been written here.
-    found = _without_credentials(value) if "@" in value else value
-    problem = _network_endpoint_problem(value)
-    if problem:
-        raise _Unfit(found=found, remedy=problem)
+    found = _without_secrets(value) if "@" in value else value
+    unfit = _network_endpoint_problem(value)
+    if unfit is not None:
+        unfit.found = found
+        raise unfit
     try:
-        clientFromString(_NoReactor(), value)
+        client_endpoint(_NoReactor(), value)
+    except OSError as error:  # a TLS endpoint reads its certificates
+        raise _Unfit(found=found, remedy=f"{shown(error.filename)} cannot be read: {error.strerror}") from None
     except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
         unknown = str(error).startswith("Unknown endpoint type")
         said = None if unknown else f"Twisted says {shown(str(error))}"
-        raise _Unfit(found=found, remedy=_server_remedy(value) or said) from None
+        meant = _server_meant(value)
+        raise _Unfit(found=found, remedy=None if meant else said, meant=meant) from None
     return value
+
+
+_TLS_NAMES = {"certKey": "certificate", "caCertsDir": "trustRoots"}
+"""What a `tls:` endpoint calls the options of an `ssl:` endpoint."""
+
+
+def _as_tls(endpoint: Endpoint) -> str | None:
+    """The `tls:` endpoint that does what somebody wanted who wrote an `ssl:` endpoint."""
+    host, port = endpoint.host_and_port
+    if not host or not port.isdecimal():
+        return None
+    host = host.lstrip("/")
+    options = {
+        _TLS_NAMES.get(name, name): value
+        for name, value in endpoint.named.items()
+        if name not in ("host", "port", "hostname")
+    }
+    name = endpoint.named.get("hostname", host)
+    if name != host:
+        options["endpoint"] = f"tcp:{_escaped(host)}:{port}"
+    return ":".join(["tls", _escaped(name), port, *(f"{key}={_escaped(value)}" for key, value in options.items())])
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"[\\:=]", r"\\\g<0>", text)
 
 
 SERVER = Kind(
@@ -309,76 +411,94 @@ SERVER = Kind(
 )
 
 
-def _network_endpoint_problem(text: str) -> str | None:
+def _network_endpoint_problem(text: str) -> _Unfit | None:
     """What is wrong with an endpoint that has a host and a port; Twisted's own words for that help nobody."""
-    kind, *arguments = re.split(r"(?<!\\):", text)
-    if kind.lower() not in ("tcp", "tls", "ssl"):
+    endpoint = Endpoint.parse(text)
+    kind, positional = endpoint.kind, endpoint.positional
+    if kind == "ssl":
+        remedy = "an ssl: endpoint accepts the certificate of anybody, so take a tls: endpoint"
+        return _Unfit(remedy=remedy, meant=_as_tls(endpoint))
+    if kind not in ("tcp", "tls"):
         return None
-    if arguments and arguments[0].startswith("//"):
-        return _server_remedy(text) or "a // is not a part of it"
-    positional = [argument for argument in arguments if "=" not in argument]
-    named = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if positional and positional[0].startswith("//"):
+        meant = _server_meant(text)
+        return _Unfit(remedy=None if meant else "a // is not a part of it", meant=meant)
     if len(positional) > 2:
-        return _server_remedy(text.partition(":")[2]) or "a colon in the host is written \\:"
-    port = named.get("port") or positional[-1] if positional else named.get("port", "")
-    if len(positional) + len({"host", "port"} & named.keys()) == 1:
-        return f'write "{kind}:127.0.0.1:{port}"' if port.isdecimal() else f'write "{kind}:{port}:5347"'
+        meant = _server_meant(text.partition(":")[2], kind)
+        remedy = "each colon in the host needs a backslash in front, which TOML writes \\\\:"
+        return _Unfit(remedy=None if meant else remedy, meant=meant)
+    host, port = endpoint.host_and_port
+    if not port and not host.isdecimal():
+        return _Unfit(remedy="it needs a host and a port", meant=host and f"{kind}:{_escaped(host)}:5347")
+    if not host or not port:
+        return _Unfit(remedy="it needs a host and a port", meant=f"{kind}:127.0.0.1:{port or host}")
     if not port.isdecimal() or not 0 < int(port) < 65536:
-        return "a port is a number from 1 to 65535"
+        return _Unfit(remedy="a port is a number from 1 to 65535")
     return None
 
 
-def _server_remedy(text: str) -> str | None:
-    """What somebody who wrote this most likely meant."""
+def _server_meant(text: str, kind: str = "tcp") -> str | None:
+    """What somebody who wrote this most likely meant; `kind` is that of the endpoint where the text does not say it."""
+    if re.match("(tls|ssl|https)://", text):
+        kind = "tls"
     if text.isdecimal():
-        return f'write "tcp:127.0.0.1:{text}"'
+        return f"tcp:127.0.0.1:{text}"
     if re.fullmatch(r"\.{0,2}/[^/@\s][^@\s]*", text):
-        return f'write "unix:{text}"'
+        return f"unix:{_escaped(text)}"
+    text = re.sub(r"^[a-z]+://", "", text).removesuffix("/")
+    whole = text.strip("[]")
     ipv6, _, port = text.rpartition(":")
-    if is_ipv6(ipv6.strip("[]")):
+    if is_ipv6(ipv6.strip("[]")) and not text.endswith("]"):
         host = ipv6.strip("[]")
-    elif meant := re.fullmatch(r"(?:[a-z]+://)?([\w.-]+)(?::(\d+))?/?", text):
+    elif is_ipv6(whole):
+        host, port = whole, "5347"
+    elif meant := re.fullmatch(r"([\w.-]+)(?::(\d+))?", text):
         host, port = meant[1], meant[2] or "5347"
     else:
         return None
-    return 'write "tcp:{}:{}"'.format(host.replace(":", "\\:"), port)
+    return f"{kind}:{_escaped(host)}:{port}"
 
 
 def _accept_listen(value: Any) -> str:
     if not isinstance(value, str):
         raise _Unfit
     if not re.match(r"[A-Za-z0-9]+:", value) or re.match(r"https?:|tcp:[^:]*[^:0-9=][^:=]*:", value, re.IGNORECASE):
-        raise _Unfit(remedy=_listen_remedy(value))
+        raise _Unfit(meant=_listen_meant(value))
     try:
         serverFromString(_NoReactor(), value)
     except OSError as error:  # a TLS endpoint reads its key and its certificate
         raise _Unfit(remedy=f"{shown(error.filename)} cannot be read: {error.strerror}") from None
     except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
         unknown = str(error).startswith("Unknown endpoint type")
-        raise _Unfit(
-            remedy=_listen_remedy(value) or (None if unknown else f"Twisted says {shown(str(error))}")
-        ) from None
+        meant = _listen_meant(value)
+        said = None if unknown or meant else f"Twisted says {shown(str(error))}"
+        raise _Unfit(remedy=said, meant=meant) from None
     if value.startswith("tcp:") and not 0 < int(listening_at(value)[1]) < 65536:
         raise _Unfit(remedy="a port is a number from 1 to 65535")
     return value
 
 
-def _listen_remedy(text: str) -> str | None:
+def _listen_meant(text: str) -> str | None:
     """What somebody who wrote this most likely meant."""
-    meant = re.fullmatch(r"(?:tcp:|https?://)?(?:([\w.-]+):)?(\d+)/?", text)
-    return f'write "tcp:{meant[2]}:interface={meant[1] or "127.0.0.1"}"' if meant else None
+    if re.fullmatch(r"\.{0,2}/[^/@\s][^@\s]*", text):
+        return f"unix:{_escaped(text)}"
+    meant = re.fullmatch(r"(?:tcp:|https?://)?(?:([\w.-]+|\[?[0-9A-Fa-f:.]+\]?):)?(\d+)/?", text)
+    if meant is None:
+        return None
+    interface = _escaped((meant[1] or "127.0.0.1").strip("[]"))
+    return f"tcp:{meant[2]}:interface={interface}"
 
 
 def listening_at(endpoint: str) -> tuple[str, str]:
     """The interface ("" for all of them) and the port of a usable endpoint on TCP; "" and the path of one on Unix."""
-    arguments = [argument.replace("\\:", ":") for argument in re.split(r"(?<!\\):", endpoint)[1:]]
-    named = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    return named.get("interface", ""), named.get("port") or named.get("address") or arguments[0]
+    parsed = Endpoint.parse(endpoint)
+    where = parsed.named.get("port") or parsed.named.get("address")
+    return parsed.named.get("interface", ""), where or parsed.positional[0]
 
 
 LISTEN = Kind(
-    'a Twisted server endpoint such as "tcp:5280:interface=127.0.0.1", "unix:PATH" or'
-    ' "ssl:5281:privateKey=FILE:certKey=FILE"',
+    'a Twisted server endpoint such as "tcp:8347:interface=127.0.0.1", "unix:PATH" or'
+    ' "ssl:8348:privateKey=FILE:certKey=FILE"',
     _accept_listen,
 )
 
@@ -394,7 +514,7 @@ NAME = Kind("a name of up to 40 letters, digits, dots, - and _", _accept_name, N
 
 def _accept_patterns(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Collection) or isinstance(value, Mapping) or not value:
-        raise _Unfit(remedy=f"write [{shown(value)}]" if isinstance(value, str) else None)
+        raise _Unfit(meant=[value])
     return tuple(map(_pattern, value))
 
 
@@ -427,7 +547,7 @@ def _unfit() -> str:
     raise _Unfit
 
 
-SENDER = Kind('an address such as "alerts@bot.example.org"', _accept_sender, None)
+SENDER = Kind('an address such as "alerts@bot.example.org"', _accept_sender)
 
 
 def _accept_recipients(value: Any) -> tuple[str, ...]:
@@ -443,7 +563,7 @@ RECIPIENTS = Kind("an address, or a list of addresses", _accept_recipients, None
 
 def _accept_stanzas(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
-        raise _Unfit(remedy=f"write [{shown(value)}]" if value in STANZA_KINDS else None)
+        raise _Unfit(meant=value.split(",") if "," in value else [value])
     if not isinstance(value, Collection) or isinstance(value, Mapping) or not value:
         raise _Unfit
     for name in value:
@@ -459,7 +579,7 @@ STANZAS = Kind(
 )
 
 
-def _accept_loop_guard(value: Any) -> tuple[int, float]:
+def _accept_rate(value: Any) -> tuple[int, float]:
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6}(?:\.\d{1,3})?)\s*s\s*", value, re.ASCII)
         value = (int(match[1]), float(match[2])) if match else None
@@ -471,10 +591,13 @@ def _accept_loop_guard(value: Any) -> tuple[int, float]:
     return replies, float(seconds)
 
 
-LOOP_GUARD = Kind('replies and seconds, such as "20/10s": from 1 to 10000 within 1 to 3600 s', _accept_loop_guard)
+LOOP_GUARD = Kind(
+    'replies and seconds, such as "20/10s": from 1 to 10000 within 1 to 3600 s; or "off"',
+    lambda value: value if value == "off" else _accept_rate(value),
+)
 
 
-RATE = Kind('requests and seconds, such as "100/10s": from 1 to 10000 within 1 to 3600 s', _accept_loop_guard, None)
+RATE = Kind('requests and seconds, such as "100/10s": from 1 to 10000 within 1 to 3600 s', _accept_rate, None)
 
 
 def _accept_conditions(value: Any) -> Mapping[int, StanzaError]:
@@ -530,18 +653,21 @@ def _url_parts(url: str) -> SplitResult | None:
 
 def _accept_url(value: Any) -> str:
     if not isinstance(value, str):
-        raise _Unfit
+        raise _Unfit(found=value if isinstance(value, (int, float)) else "...")
+    found = _without_secrets(value)
+    if re.match(r"(?:https?\+)?unix:|https?://unix:(?:/|$)|\.{0,2}/(?!/)", value, re.IGNORECASE):
+        remedy = "a webhook on a Unix socket is not supported: let it listen on a port of 127.0.0.1"
+        raise _Unfit(found=found, remedy=remedy)
     parts = _url_parts(value)
     if parts is None:
-        found = _without_credentials(value)
-        bare = value and "//" not in value and _url_parts(f"http://{value}") is not None
-        raise _Unfit(found=found, remedy=f'write "http://{found}"' if bare else None)
+        bare = "//" not in value and _is_accepted(f"http://{value}", URL)
+        raise _Unfit(found=found, remedy="put http:// or https:// in front" if bare else None)
     if parts.fragment:
-        raise _Unfit(remedy="leave out what follows the #, it is never sent")
+        raise _Unfit(found=found, remedy="leave out what follows the #, it is never sent")
     try:
         WebhookUrl.parse(value)
     except ValueError as error:
-        raise _Unfit(found=_without_credentials(value), remedy=str(error)) from None
+        raise _Unfit(found=found, remedy=str(error)) from None
     return value
 
 
@@ -562,23 +688,35 @@ def _accept_base_url(value: Any) -> str:
     if parts is None or parts.query or parts.fragment or "@" in parts.netloc:
         raise _Unfit
     if not value.isascii():
-        raise _Unfit(remedy="write it in ASCII, for it goes into a header: its host as xn--..., the rest with %")
+        raise _Unfit(remedy="it must be ASCII, for it goes into a header", meant=_in_ascii(str(value)))
     return str(value).rstrip("/")
+
+
+def _in_ascii(url: str) -> str | None:
+    try:
+        parsed = WebhookUrl.parse(url)
+    except ValueError:
+        return None
+    return (parsed.origin + parsed.target).decode("ascii")
 
 
 BASE_URL = Kind('an absolute URL without a query, such as "https://bot.example.org/xmpp"', _accept_base_url)
 
 
 def displayed_url(url: str) -> str:
-    """A usable URL without what in it may be secret: user, password and query."""
+    """A usable URL without user, password and query, for the eyes of who has typed it."""
     start, mark, _ = re.sub(r"//[^/?]*@", "//", url, count=1).partition("?")
     return f"{start}?..." if mark else start
 
 
-def _without_credentials(text: str) -> str:
-    """A text that was perhaps meant as a URL, without all that might be a user, a password or a query in it."""
-    start, mark, _ = re.sub(r"^(.*?//)?.*@", lambda match: match[1] or "", text, flags=re.DOTALL).partition("?")
-    return f"{start}?..." if mark else start
+def _without_secrets(text: str) -> str:
+    """A text that was perhaps meant as a URL, with no more of it than scheme, host and port: the rest may be secret."""
+    start, slashes, rest = text.partition("//") if "//" in text else ("", "", text)
+    where = re.split("[/?#]", rest, maxsplit=1)[0]
+    path = rest[len(where) :]
+    if "@" in start or "@" in path:
+        return "..."  # there is no telling where a password ends
+    return f"{start}{slashes}{where.rpartition('@')[2]}{path if path in ('', '/') else '/...'}"
 
 
 def _accept_headers(value: Any) -> Mapping[str, str]:

@@ -16,10 +16,20 @@ from typing import IO, Literal
 from urllib.parse import quote
 
 from component_http.errors import DiskFull, SettingsError, SpoolError, SpoolUnusable
+from component_http.spool.private import (
+    Warn,
+    located,
+    made,
+    no_warning,
+    open_private,
+    see_folder,
+    see_private,
+)
 from component_http.spool.room import Ballast, is_no_room
 
 __all__ = [
     "BUSY",
+    "COMPANIONS",
     "INDEX_REGION",
     "OPENING_BYTES",
     "SCHEMA",
@@ -183,7 +193,7 @@ BUSY = 5.0
 INSTANT = 0.05
 """Seconds after which a lock is tried again: who only looked whether there is one (`visit.holder`) has let go then."""
 
-_COMPANIONS = ("-wal", "-shm")
+COMPANIONS = ("-wal", "-shm")
 """What SQLite puts beside a file, by the ends of their names."""
 
 _REMEDY = "start with --quarantine-spool to set it aside and begin with an empty one"
@@ -196,7 +206,7 @@ class SpoolLock:
     It is held by an open file beside it, so it survives a fork and ends with the last process that has it.
 
     Attributes:
-        path: The spool's file.
+        path: The spool's file itself, where a symbolic link led to it.
     """
 
     def __init__(self, path: Path, file: IO[str]) -> None:
@@ -217,19 +227,23 @@ class SpoolLock:
         self._file.close()
 
 
-def lock(path: Path) -> SpoolLock:
+def lock(path: Path, *, user: int | None = None, warn: Warn = no_warning) -> SpoolLock:
     """
     Keep other gateways from a spool's file.
 
     Args:
         path: The spool's file; it need not be there yet, but its folder must.
+        user: Whose spool it is; None for the user of this process.
+        warn: Told what other users could do with the lock or the folder.
 
     Raises:
-        SettingsError: Another gateway has it, or the folder cannot be written to.
+        SettingsError: Another gateway has it, the folder cannot be written to, or the lock is not the user's.
     """
+    path = located(path)
     _see_folder(path)
+    see_folder(path.parent, user=os.geteuid() if user is None else user, warn=warn)
     try:
-        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_private(Path(f"{path}.lock"), os.O_RDWR | os.O_CREAT, user=user, warn=warn)
     except OSError as error:
         remedy = "make room" if is_no_room(error) else "give both to the user that the gateway runs as"
         raise SettingsError(
@@ -274,7 +288,14 @@ def _see_folder(path: Path) -> None:
         raise SettingsError(f"spool.path is {path}, but the folder {folder} {why}: {remedy}")
 
 
-def prepare(path: Path, *, schema: Schema = SCHEMA, sqlite: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:
+def prepare(
+    path: Path,
+    *,
+    schema: Schema = SCHEMA,
+    sqlite: tuple[int, ...] = sqlite3.sqlite_version_info,
+    user: int | None = None,
+    warn: Warn = no_warning,
+) -> None:
     """
     See that a spool's file can be used, make it if there is none, and bring its schema up to date.
 
@@ -282,13 +303,15 @@ def prepare(path: Path, *, schema: Schema = SCHEMA, sqlite: tuple[int, ...] = sq
     open the file, nothing of this is done.
 
     Args:
-        path: The file; this process has its lock.
+        path: The file, and no link to it; this process has its lock.
         schema: As `SCHEMA`.
         sqlite: The version of the library.
+        user: Whose spool it is; None for the user of this process.
+        warn: Told what other users could do with the file, or with those beside it.
 
     Raises:
         SpoolUnusable: It is corrupt, is something else than a spool, or comes from a later version.
-        SettingsError: It cannot be read and written.
+        SettingsError: It cannot be read and written, or is not the user's.
     """
     if sqlite < LEAST_SQLITE:
         raise SettingsError(
@@ -296,8 +319,8 @@ def prepare(path: Path, *, schema: Schema = SCHEMA, sqlite: tuple[int, ...] = sq
             f' {_dotted(sqlite)}: take another Python, or "memory"'
         )
     try:
-        make_private(path)
-        _see_companions(path)
+        make_private(path, user=user, warn=warn)
+        _see_companions(path, os.geteuid() if user is None else user, warn)
         if Ballast(path).free() < OPENING_BYTES:
             return
         with closing(opened(path, schema=schema)) as connection:
@@ -316,19 +339,26 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def make_private(path: Path) -> None:
+def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning) -> None:
     """
-    Make the file if there is none, for its owner only; SQLite gives those beside it the same mode.
+    Make the file if there is none, for its owner only; SQLite gives those beside it the same owner and mode.
+
+    Args:
+        path: The file.
+        user: Who it must belong to; None for the user of this process.
+        warn: Told that others could read or write it.
 
     Raises:
-        SettingsError: It cannot be made, or not be read and written.
+        SettingsError: It cannot be made, or not be read and written, or belongs to another user.
         DiskFull: It cannot be made now.
     """
+    user = os.geteuid() if user is None else user
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = made(path, user)
     except FileExistsError:
         if not path.is_file():
             raise SettingsError(f"spool.path is {path}, but that is not a file: name another one") from None
+        see_private(path, user=user, warn=warn)
         if not os.access(path, os.R_OK | os.W_OK):
             raise SettingsError(
                 f"spool.path is {path}, but that file cannot be read and written: give it, and those beside it, to the"
@@ -347,9 +377,10 @@ def make_private(path: Path) -> None:
         os.close(folder)
 
 
-def _see_companions(path: Path) -> None:
-    """Refuse what is another user's beside the file: SQLite would only say that it cannot open the file."""
-    for companion in (*(Path(f"{path}{end}") for end in _COMPANIONS), Ballast(path).path):
+def _see_companions(path: Path, user: int, warn: Warn) -> None:
+    """Refuse what is another user's beside the file: SQLite would take a log for its own that somebody made up."""
+    for companion in (*(Path(f"{path}{end}") for end in COMPANIONS), Ballast(path).path):
+        see_private(companion, user=user, warn=warn)
         if companion.exists() and not os.access(companion, os.R_OK | os.W_OK):
             raise SettingsError(
                 f"spool.path is {path}, but {companion} cannot be read and written: give it to the user that the"
@@ -481,11 +512,11 @@ def quarantine(path: Path, now: datetime | None = None) -> Path:
     stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
     aside = Path(f"{path}.quarantined-{stamp}")
     number = 1
-    while aside.exists():
+    while os.path.lexists(aside):
         number += 1
         aside = Path(f"{path}.quarantined-{stamp}-{number}")
     # Last the file itself: a log without its file is nothing, but a new file beside an old log would be filled from it.
-    for end in (*_COMPANIONS, ""):
-        if os.path.exists(f"{path}{end}"):
+    for end in (*COMPANIONS, ""):
+        if os.path.lexists(f"{path}{end}"):
             os.rename(f"{path}{end}", f"{aside}{end}")
     return aside

@@ -25,6 +25,7 @@ from attrs import field, frozen
 
 from component_http.contract.address import Address
 from component_http.spool.database import BUSY
+from component_http.spool.private import Warn, no_warning
 from component_http.spool.rows import Damaged, lead, set_aside
 from component_http.spool.visit import explained, transaction, visit
 
@@ -175,6 +176,7 @@ class Letters:
         path: The file.
         patience: Seconds to wait for another program that writes.
         now: The wall clock.
+        warn: As for `component_http.spool.visit.visit`.
 
     Attributes:
         set_aside: A sentence about each row that could not be read and was moved to the table of that name.
@@ -184,11 +186,18 @@ class Letters:
         SpoolError: From the constructor and each call: it cannot be done now, and nothing of it was.
     """
 
-    def __init__(self, path: Path, *, patience: float = BUSY, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        patience: float = BUSY,
+        now: Callable[[], float] = time.time,
+        warn: Warn = no_warning,
+    ) -> None:
         self._path = path
         self._patience = patience
         self._now = now
-        self._connection = visit(path, patience=patience)
+        self._connection = visit(path, patience=patience, warn=warn)
         self.set_aside: list[str] = []
 
     def __enter__(self) -> Letters:

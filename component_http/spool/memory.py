@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from secrets import token_bytes
 
@@ -20,7 +20,10 @@ __all__ = ["MAX_MEMOS", "MAX_MEMOS_BYTES", "MemorySpool"]
 
 MAX_MEMOS = 10_000
 MAX_MEMOS_BYTES = 16 * 1024 * 1024
-"""Answers that are remembered by their keys, and bytes of them; the oldest are forgotten beyond it."""
+"""
+Answers that are remembered by their keys, and bytes of them; beyond it the oldest are forgotten of the owner that has
+most.
+"""
 
 
 class MemorySpool:
@@ -46,9 +49,9 @@ class MemorySpool:
         self._max_memos = max_memos
         self._max_memos_bytes = max_memos_bytes
         self._key = token_bytes(KEY_BYTES)
-        # With when they are forgotten; what is remembered last is last.
-        self._memos: OrderedDict[tuple[str, str], tuple[Memo, float]] = OrderedDict()
-        self._memos_bytes = 0
+        # With when they are forgotten, by owner and key; what is remembered last is last.
+        self._memos: dict[str, OrderedDict[str, tuple[Memo, float]]] = {}
+        self._memos_bytes: Counter[str] = Counter()
         self._bodies: dict[str, bytes] = {}
         self._leaving: set[int] = set()
         self._next = 1
@@ -92,7 +95,7 @@ class MemorySpool:
     def recall(self, owner: str, key: str) -> Deferred[Memo | None]:
         """See `component_http.interfaces.Spool.recall`."""
         self._forget_old()
-        found = self._memos.get((owner, key))
+        found = self._memos[owner].get(key) if owner in self._memos else None
         return succeed(None if found is None else found[0])
 
     def key(self) -> Deferred[bytes]:
@@ -101,20 +104,28 @@ class MemorySpool:
 
     def _remember(self, memo: Memo) -> None:
         self._forget_old()
-        if (memo.owner, memo.key) in self._memos:
-            self._forget((memo.owner, memo.key))
-        self._memos[memo.owner, memo.key] = memo, self._now() + LIFETIME
-        self._memos_bytes += memo.size
-        while len(self._memos) > self._max_memos or self._memos_bytes > self._max_memos_bytes:
-            self._forget(next(iter(self._memos)))
+        if memo.key in self._memos.get(memo.owner, ()):
+            self._forget(memo.owner, memo.key)
+        self._memos.setdefault(memo.owner, OrderedDict())[memo.key] = memo, self._now() + LIFETIME
+        self._memos_bytes[memo.owner] += memo.size
+        # Owners are tokens of the settings, so there are not many.
+        while sum(map(len, self._memos.values())) > self._max_memos:
+            self._forget(max(self._memos, key=lambda owner: len(self._memos[owner])))
+        while self._memos_bytes.total() > self._max_memos_bytes:
+            self._forget(max(self._memos, key=lambda owner: self._memos_bytes[owner]))
 
     def _forget_old(self) -> None:
-        while self._memos and next(iter(self._memos.values()))[1] <= self._now():
-            self._forget(next(iter(self._memos)))
+        for owner, memos in list(self._memos.items()):
+            while memos and next(iter(memos.values()))[1] <= self._now():
+                self._forget(owner)
 
-    def _forget(self, key: tuple[str, str]) -> None:
-        memo, _ = self._memos.pop(key)
-        self._memos_bytes -= memo.size
+    def _forget(self, owner: str, key: str | None = None) -> None:
+        """Forget what an owner has by a key, or its oldest."""
+        memos = self._memos[owner]
+        memo, _ = memos.pop(next(iter(memos)) if key is None else key)
+        self._memos_bytes[owner] -= memo.size
+        if not memos:
+            del self._memos[owner], self._memos_bytes[owner]
 
     def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
         """See `component_http.interfaces.Spool.still_kept`; their numbers are all that is."""

@@ -19,6 +19,7 @@ from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import XmlRefused
 from component_http.spool.database import BUSY
 from component_http.spool.letters import AT_ONCE, Moved, Refused
+from component_http.spool.private import Warn, no_warning
 from component_http.spool.rows import lead
 from component_http.spool.visit import explained, holder, transaction, visit
 
@@ -65,10 +66,10 @@ class Pending:
     What waits in a spool's file; a context manager. Arguments and errors as for `component_http.spool.letters.Letters`.
     """
 
-    def __init__(self, path: Path, *, patience: float = BUSY) -> None:
+    def __init__(self, path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None:
         self._path = path
         self._patience = patience
-        self._connection = visit(path, patience=patience)
+        self._connection = visit(path, patience=patience, warn=warn)
 
     def __enter__(self) -> Pending:
         return self

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from component_http.errors import SettingsError
+from component_http.spool.private import open_private
 
 __all__ = ["BALLAST_BYTES", "LEAST_BYTES", "Ballast", "allocate_index", "is_no_room"]
 
@@ -51,9 +55,10 @@ class Ballast:
     def held(self) -> int:
         """Bytes that it has now."""
         try:
-            return self.path.stat().st_size
+            found = self.path.lstat()
         except OSError:
             return 0
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     def need(self) -> int:
         """Bytes that must be free before it can be made again."""
@@ -94,9 +99,13 @@ class Ballast:
         """
         held = self.held()
         try:
-            # Not removed: making a file again may need room, too.
-            os.truncate(self.path, 0)
-        except OSError:
+            descriptor = open_private(self.path, os.O_WRONLY)
+            try:
+                # Not removed: making a file again may need room, too.
+                os.ftruncate(descriptor, 0)
+            finally:
+                os.close(descriptor)
+        except (OSError, SettingsError):
             return 0
         self._released = max(self._released, held)
         self._made = False
@@ -118,7 +127,7 @@ class Ballast:
     def _has(self, held: int, size: int, *, keep: int) -> bool:
         """Whether the file, which has so many bytes, can have `size`; then it is left with `keep`."""
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            descriptor = open_private(self.path, os.O_RDWR | os.O_CREAT)
             try:
                 try:
                     _allocate(descriptor, held, size - held)
@@ -130,6 +139,8 @@ class Ballast:
                 os.close(descriptor)
         except OSError as error:
             return not is_no_room(error)
+        except SettingsError:
+            return True  # somebody has put something else in its place
         return True
 
 

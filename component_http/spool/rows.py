@@ -106,10 +106,16 @@ LEAD = "clock"
 
 MAX_MEMOS = 100_000
 MAX_MEMOS_BYTES = 64 * 1024 * 1024
-"""Answers that are remembered by their keys, and bytes of them; the oldest are forgotten beyond it."""
+"""
+Answers that are remembered by their keys, and bytes of them; beyond it the oldest are forgotten of the owner that has
+most.
+"""
 
 MAX_LETTERS_BYTES = 256 * 1024 * 1024
-"""Bytes of requests and responses in dead letters; the oldest go beyond it, so that they leave room for what lives."""
+"""
+Bytes of requests and responses in dead letters, so that they leave room for what lives; beyond it the oldest go of the
+sender that has most.
+"""
 
 RESTORED_AT_ONCE = 500
 """Deliveries that are restored at once."""
@@ -277,7 +283,10 @@ class Moment:
 @define(eq=False)
 class Shelf:
     """
-    A table of things of the past, of which the oldest go when there are too many.
+    A table of things of the past, of which some go when there are too many.
+
+    First the owner loses that has most; where owners are equal, the domain of theirs that has most; and there the
+    oldest go.
 
     What is put there is counted, and the table looked through only when there may be too much in it: that reads all of
     it.
@@ -285,12 +294,16 @@ class Shelf:
     Args:
         table: Its name; the order of its rows is that in which they came.
         size: The bytes of a row, in SQL.
+        owner: Whose it is, in SQL.
+        by_domain: An owner is a bare address, so that it has a domain.
         most: Rows that may stay.
         most_bytes: Bytes of them.
     """
 
     table: str
     size: str
+    owner: str
+    by_domain: bool
     most: int
     most_bytes: int
     # What may still come until it is looked through again; nothing is known before the first time.
@@ -308,7 +321,7 @@ class Shelf:
 
     def trim(self, connection: sqlite3.Connection, begin: Callable[[], None]) -> None:
         """
-        Let the oldest go that are too many.
+        Let go what is too much.
 
         Args:
             connection: To the file.
@@ -316,20 +329,31 @@ class Shelf:
         """
         if self._room >= 0 and self._room_bytes >= 0:
             return
-        # One row comes of it, whatever there is: for each the reactor's thread would be asked for Python's lock.
-        [[last]] = connection.execute(
-            "SELECT max(rowid) FROM (SELECT rowid, row_number() OVER newest AS rows, sum(size) OVER newest AS bytes"
-            f" FROM (SELECT rowid, {self.size} AS size FROM {self.table})"
-            " WINDOW newest AS (ORDER BY rowid DESC)) WHERE rows > ? OR bytes > ?",
-            (self.most, self.most_bytes),
-        ).fetchall()
-        if last is not None:
-            begin()
-            connection.execute(f"DELETE FROM {self.table} WHERE rowid <= ?", (last,))
-        [[rows, size]] = connection.execute(f"SELECT count(*), total({self.size}) FROM {self.table}").fetchall()
+        # No rows come of all this but one: for each the reactor's thread would be asked for Python's lock.
+        count = f"SELECT count(*), total({self.size}) FROM {self.table}"
+        [[rows, size]] = connection.execute(count).fetchall()
+        for measure, held, most in ("1", rows, self.most), (self.size, size, self.most_bytes):
+            if held > most:
+                begin()
+                connection.execute(self._trimming(measure), (most,))
+        [[rows, size]] = connection.execute(count).fetchall()
         # A little more may come, for who is at the limit would have all of it looked through every time.
         self._room = self.most + self.most // 64 - rows
         self._room_bytes = self.most_bytes + self.most_bytes // 64 - size
+
+    def _trimming(self, measure: str) -> str:
+        """The statement that deletes what is too much by a measure, as `shares.fairest_first` has it."""
+        rows = f"SELECT rowid AS id, {measure} AS held, {self.owner} AS owner FROM {self.table}"
+        rows = f"SELECT *, sum(held) OVER (PARTITION BY owner ORDER BY id DESC) AS by_owner FROM ({rows})"
+        ranks = "by_owner"
+        if self.by_domain:
+            # Where there is no @, all of it is the domain.
+            domain = "substr(owner, instr(owner, '@') + 1)"
+            in_domain = f"PARTITION BY {domain} ORDER BY by_owner, id DESC"
+            rows = f"SELECT *, sum(held) OVER ({in_domain}) AS by_domain FROM ({rows})"
+            ranks = "by_owner, by_domain"
+        rows = f"SELECT id, sum(held) OVER (ORDER BY {ranks}, id DESC) AS in_all FROM ({rows})"
+        return f"DELETE FROM {self.table} WHERE rowid IN (SELECT id FROM ({rows}) WHERE in_all > ?)"
 
 
 # -- deliveries --
@@ -675,13 +699,14 @@ def keep_departure_as_letter(
 def letters_shelf(most: int) -> Shelf:
     """Dead letters, so many at most."""
     size = "coalesce(length(body), 0) + coalesce(length(response), 0) + coalesce(length(reply), 0)"
-    return Shelf("letters", size, most, MAX_LETTERS_BYTES)
+    bare_sender = "substr(sender, 1, instr(sender || '/', '/') - 1)"
+    return Shelf("letters", size, bare_sender, True, most, MAX_LETTERS_BYTES)
 
 
 def memos_shelf(most: int, most_bytes: int) -> Shelf:
     """What is remembered by keys, so much at most."""
     size = "length(owner) + length(key) + length(fingerprint) + length(body) + length(numbers)"
-    return Shelf("memos", size, most, most_bytes)
+    return Shelf("memos", size, "owner", False, most, most_bytes)
 
 
 # -- the rest --

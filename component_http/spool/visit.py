@@ -15,7 +15,8 @@ from urllib.parse import quote
 from attrs import frozen
 
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.spool.database import APPLICATION_ID, BUSY, SCHEMA, is_damage, is_full
+from component_http.spool.database import APPLICATION_ID, BUSY, COMPANIONS, SCHEMA, is_damage, is_full
+from component_http.spool.private import Warn, located, no_warning, see_private
 from component_http.spool.rows import lead, text_of
 
 __all__ = ["Holder", "Kept", "SpoolStatus", "explained", "holder", "status", "transaction", "visit"]
@@ -82,7 +83,7 @@ class SpoolStatus:
     ballast_bytes: int | None
 
 
-def visit(path: Path, *, patience: float = BUSY) -> sqlite3.Connection:
+def visit(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> sqlite3.Connection:
     """
     Open a spool's file without the lock of a gateway; never make one, nor change its schema.
 
@@ -92,18 +93,21 @@ def visit(path: Path, *, patience: float = BUSY) -> sqlite3.Connection:
     Args:
         path: The file.
         patience: Seconds to wait for another program that writes.
+        warn: Told that other users could read or write the file, or those beside it.
 
     Returns:
         A connection that begins no transaction by itself; for the thread that made it.
 
     Raises:
         SpoolUnusable: It is corrupt, is something else than a spool, or comes from a later version.
-        SettingsError: It is not there, cannot be read and written, or comes from an earlier version.
+        SettingsError: It is not there, cannot be read and written, is not the gateway's alone, or comes from an
+            earlier version.
         SpoolError: SQLite cannot open it now.
     """
     remedy = "do this as the user that the gateway runs as, or as root"
+    path = located(path)
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise SettingsError(
             f"there is no spool {path}: name the gateway's settings file with --config, or the spool's own with"
@@ -111,11 +115,15 @@ def visit(path: Path, *, patience: float = BUSY) -> sqlite3.Connection:
         ) from None
     except OSError as error:
         raise SettingsError(f"the spool {path} cannot be looked at: {error.strerror}; {remedy}") from None
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise SettingsError(f"the spool {path} is not a file")
+    if os.geteuid() not in (0, found.st_uid):
+        raise SettingsError(f"the spool {path} cannot be used, for it belongs to another user; {remedy}")
     # SQLite has files of its own beside it.
     if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK | os.X_OK):
         raise SettingsError(f"the spool {path} cannot be read and written; {remedy}")
+    for end in ("", *COMPANIONS, ".lock", ".ballast"):
+        see_private(Path(f"{path}{end}"), user=found.st_uid, warn=warn)
     with explained(path, patience):
         uri = f"file:{quote(str(path))}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None)
@@ -196,10 +204,10 @@ def holder(path: Path) -> Holder:
     Look who has a spool, without keeping anybody from it.
 
     Args:
-        path: The spool's file.
+        path: The spool's file, and no link to it.
     """
     try:
-        with open(f"{path}.lock", encoding="ascii", errors="replace") as file:
+        with open(f"{path}.lock", encoding="ascii", errors="replace", opener=_open_lock) as file:
             try:
                 # A shared one, so that two who look are not in each other's way; it goes when the file is closed.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -216,19 +224,26 @@ def holder(path: Path) -> Holder:
     return Holder(True, int(number) if number.isdecimal() else None)
 
 
-def status(path: Path, *, patience: float = BUSY) -> SpoolStatus:
+def _open_lock(path: str, flags: int) -> int:
+    """Open the lock, but no link to another file, and no pipe that holds us for ever."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> SpoolStatus:
     """
     Say how things stand with a spool.
 
     Args:
         path: Its file.
         patience: As for `visit`.
+        warn: As for `visit`.
 
     Raises:
         SettingsError: As by `visit`.
         SpoolError: As by `visit`.
     """
-    with closing(visit(path, patience=patience)) as connection, explained(path, patience):
+    path = located(path)
+    with closing(visit(path, patience=patience, warn=warn)) as connection, explained(path, patience):
         connection.execute("BEGIN")  # all of it at one moment
         fact = connection.execute("SELECT value FROM facts WHERE name = 'webhook'").fetchone()
         ahead = f"({lead(connection):.3f})"

@@ -24,16 +24,17 @@ from twisted.internet.interfaces import IAddress, IHandshakeListener
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python import failure
 
-# A private module, but the protocol under Twisted's own agent; this file is the only one that knows it.
-from twisted.web import _newclient
+# A private module, but the protocol under Twisted's own agent; this file is the only one that knows it, and the
+# private names beside it.
+from twisted.web import _newclient, http
 from twisted.web.client import ResponseDone
-from twisted.web.http import PotentialDataLoss
+from twisted.web.http import PotentialDataLoss, _MalformedChunkedDataError
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer  # type: ignore[import-untyped, unused-ignore]
 
 from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, WebhookError
-from component_http.webhook.tls import tls_failure
+from component_http.tls import tls_failure
 
 __all__ = ["BytesProducer", "Connection", "PooledAgent", "WholeResponse"]
 
@@ -57,10 +58,54 @@ MAX_INTERIM_RESPONSES = 16
 _HTTP11ClientProtocol: Any = _newclient.HTTP11ClientProtocol
 _Request: Any = _newclient.Request
 _Failure: Any = failure.Failure
+_TwistedChunks: Any = http._ChunkedTransferDecoder
 
+_SIZE_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}([ \t]*(?:;[\t -~\x80-\xff]*)?)\r\n")
+_FIELD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\0\n\v\f\r]*"
+_TRAILER = re.compile(_FIELD)
+_HEAD = re.compile(
+    rb"HTTP/[0-9]\.[0-9] [0-9]{3}(?: [^\0\n\v\f\r]*)?\r?\n"
+    rb"(?:" + _FIELD + rb"\r?\n(?:[ \t][^\0\n\v\f\r]*\r?\n)*)*\r?\n"
+)
 _HEAD_END = re.compile(rb"\n\r?\n")
 _CLOSE = re.compile(rb"^connection:[^\n]*\bclose\b", re.IGNORECASE | re.MULTILINE)
 _KEEP_ALIVE = re.compile(rb"^keep-alive:[^\n]*\btimeout\s*=\s*(\d{1,9})", re.IGNORECASE | re.MULTILINE)
+
+
+class _Chunks(_TwistedChunks):
+    """
+    Twisted's decoder of a chunked body, with what it lacks.
+
+    Twisted refuses extensions with a blank before them or a backslash in them, and takes any line for a trailer.
+
+    Source: RFC 9112 sections 7.1.1 (extensions are skipped, up to a limit) and 7.1.2 (a trailer is a field).
+    """
+
+    def _dataReceived_CHUNK_LENGTH(self) -> bool:
+        line = _SIZE_LINE.match(self._buffer, 0, http.maxChunkSizeLineLength)
+        if line is not None:
+            del self._buffer[slice(*line.span(1))]
+            self._start = 0
+        read: bool = super()._dataReceived_CHUNK_LENGTH()
+        return read
+
+    def _dataReceived_TRAILER(self) -> bool:
+        more: bool = super()._dataReceived_TRAILER()
+        if more:
+            line = self._trailerHeaders[-1]
+            # A line that begins with a blank goes on with the one before (RFC 9112 section 5.2).
+            goes_on = len(self._trailerHeaders) > 1 and line[:1] in b" \t"
+            if not _TRAILER.fullmatch(b"a:" + line if goes_on else line):
+                raise _MalformedChunkedDataError("a trailer is no field")
+        return more
+
+
+def _read_as_we_do(protocol: Any) -> None:
+    """Give the parser of a request's response our limit for a line, and our decoder; it has not read anything yet."""
+    parser = protocol._parser
+    if parser is not None:  # else the connection broke while the request was written
+        parser.MAX_LENGTH = MAX_HEAD_BYTES
+        parser._transferDecoders = {b"chunked": _Chunks}
 
 
 @implementer(IBodyProducer)
@@ -167,6 +212,9 @@ class _Exchange(Protocol):
             self._head_complete = True
             self._heads += 1
             del self._head[end.end() :]
+            if not _HEAD.fullmatch(self._head):
+                # Twisted's parser is content with less: a status of "2_00", say, or a line that is no field.
+                self.cut("the answer is not HTTP/1")
         piece = data[: len(self._head) - known]
         self._head_bytes += len(piece)
         if self._head_bytes > MAX_HEAD_BYTES:
@@ -306,7 +354,9 @@ class Connection(Protocol):
         exchange = self._exchange = _Exchange(done, body_limit, reused=self.reused)
         self.reused = True
         self._quiescent = False
-        self._http.request(request).addCallbacks(exchange.head_received, exchange.failed)
+        answered = self._http.request(request)
+        _read_as_we_do(self._http)
+        answered.addCallbacks(exchange.head_received, exchange.failed)
         if exchange.outcome is not None:
             self._settle(exchange)
         return done
@@ -323,9 +373,6 @@ class Connection(Protocol):
             if exchange.outcome is None:
                 self._http.dataReceived(piece)
                 data = data[len(piece) :]
-                if self.transport.disconnecting:
-                    # Twisted's protocol gave up on a line without end; do not wait for the peer to agree.
-                    exchange.cut("the answer is not HTTP/1")
         if data:
             # More than the response.
             self._quiescent = False

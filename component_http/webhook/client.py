@@ -22,8 +22,8 @@ from component_http._version import __version__
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
+from component_http.tls import client_tls
 from component_http.webhook.agent import BytesProducer, PooledAgent, WholeResponse
-from component_http.webhook.tls import client_tls
 
 __all__ = ["MAX_OTHER_BODY_BYTES", "WebhookClient"]
 
@@ -74,7 +74,7 @@ class WebhookClient:
             max_body_bytes: A larger body of a response with status 200 is not read, see `post`.
             headers: Sent with each POST; values are printable ASCII.
             bearer_token: Sent as `Authorization: Bearer`.
-            trust_root: See `component_http.webhook.tls.client_tls`.
+            trust_root: See `component_http.tls.client_tls`.
 
         Raises:
             ValueError: The URL is none, or a header is reserved, malformed or given twice.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import ClassVar
@@ -12,9 +13,10 @@ from wokkel.subprotocols import XMPPHandler
 
 from component_http.contract import conditions
 from component_http.contract.stanza import Stanza
-from component_http.errors import MalformedStanza
+from component_http.errors import MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
-from component_http.xmpp.rooms import Rooms
+from component_http.notices import Folded
+from component_http.xmpp.rooms import Rooms, tells_of_rooms
 
 __all__ = ["LateHandler", "StanzaIntake"]
 
@@ -88,8 +90,9 @@ class StanzaIntake(LateHandler):
     """
     Hands on the stanzas that nobody else took.
 
-    An iq get or set that is not forwarded is answered with service-unavailable (RFC 6120 section 8.4), so a stream with
-    an intake needs no wokkel `FallbackHandler`; one that is there finds every iq of the domain handled.
+    An iq get or set that is not forwarded is answered with service-unavailable (RFC 6120 section 8.4), and one of an
+    unknown type with bad-request, so a stream with an intake needs no wokkel `FallbackHandler`; one that is there finds
+    every iq of the domain handled.
 
     It can be added to any StreamManager whose stream is a component's. There it keeps the contract with the webhook;
     the protections of our own stream (limits for one stanza, the check of all that leaves, bounded sending while
@@ -98,7 +101,8 @@ class StanzaIntake(LateHandler):
     What a room sends back of our own messages is never handed on, nor is its history unless asked for.
 
     Args:
-        accept: Takes a stanza in charge (`Relay.accept`).
+        accept: Takes a stanza in charge (`Relay.accept`). None where there is no webhook: then the sender of a message
+            is told service-unavailable, too.
         domain: The component's own domain, normalised; stanzas to another are left alone.
         kinds: Which of `message`, `presence` and `iq` are forwarded.
         observer: Told `malformed`, `foreign`, `not_forwarded`, `reflection` and `history`.
@@ -107,6 +111,7 @@ class StanzaIntake(LateHandler):
         forward_history: Forward what was said in a room before we came.
         forward_bodyless: Forward messages without a body.
         forward_errors: Forward messages and presence of type error.
+        monotonic: A steady clock, in seconds, for log lines that are written once in a while.
     """
 
     PATHS = ("/message", "/presence", "/iq")
@@ -115,7 +120,7 @@ class StanzaIntake(LateHandler):
 
     def __init__(
         self,
-        accept: Callable[[Stanza], None],
+        accept: Callable[[Stanza], None] | None,
         *,
         domain: str,
         kinds: Collection[str],
@@ -124,8 +129,10 @@ class StanzaIntake(LateHandler):
         forward_history: bool = False,
         forward_bodyless: bool = True,
         forward_errors: bool = True,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(domain)
+        self._lines = Folded(monotonic)
         self._observer = observer
         self._accept = accept
         self._kinds = frozenset(kinds)
@@ -140,7 +147,7 @@ class StanzaIntake(LateHandler):
 
     def _watch(self, element: Element) -> None:
         """Let the rooms know of a presence, whoever takes it."""
-        if self.parent is not None:
+        if self.parent is not None and tells_of_rooms(element):
             with suppress(MalformedStanza):
                 presence = Stanza.from_element(element)
                 if presence.recipient.domain == self._domain:
@@ -148,22 +155,35 @@ class StanzaIntake(LateHandler):
 
     def take(self, stanza: Stanza) -> bool:
         """Hand it on, leave it, or answer that nobody serves it; in each case it is dealt with."""
+        if stanza.is_bad_request:
+            self._ignored("malformed", stanza.element, "an iq of an unknown type")
+            self.send(conditions.error_stanza(stanza, conditions.BAD_REQUEST))
+            return True
         repeated = self._rooms.repeated(stanza)
         if repeated == "reflection":
             self._observer.count("reflection")
         elif repeated == "history" and not self._forward_history:
             self._observer.count("history")
-        elif self._wanted(stanza):
-            self._accept(stanza)
         else:
-            self._observer.count("not_forwarded")
-            if stanza.is_request:
-                self.send(conditions.error_stanza(stanza, conditions.SERVICE_UNAVAILABLE))
+            self._take_new(self._rooms.marked(stanza))
         return True
+
+    def _take_new(self, stanza: Stanza) -> None:
+        if self._accept is None or not self._wanted(stanza):
+            self._observer.count("not_forwarded")
+            if stanza.is_request or (self._accept is None and stanza.bounceable):
+                self.send(conditions.error_stanza(stanza, conditions.SERVICE_UNAVAILABLE))
+            return
+        try:
+            self._accept(stanza)
+        except XmlRefused as error:
+            self._ignored("malformed", stanza.element, f"another handler has broken it: {error}")
+            if stanza.is_request:
+                self.send(conditions.error_stanza(stanza, conditions.INTERNAL))
 
     def _ignored(self, event: str, element: Element, reason: str) -> None:
         self._observer.count(event)
-        self._log.warn("ignored a {kind}: {reason}", kind=element.name, reason=reason)
+        self._lines.write(event, self._log.warn, "ignored a {kind}: {reason}", kind=element.name, reason=reason)
 
     def _wanted(self, stanza: Stanza) -> bool:
         if stanza.kind not in self._kinds:

@@ -80,7 +80,7 @@ class AlwaysAvailable(LateHandler):
         elif stanza.type == "unsubscribe":
             self._subscribers.remove(bot, user)
             self._send("unavailable", online, asker)
-        elif stanza.type == "error" and asker == user and not _may_pass(stanza.element):
+        elif stanza.type == "error" and asker == user and not _may_pass(stanza):
             self._subscribers.remove(bot, user)
         return True
 
@@ -135,9 +135,11 @@ class AlwaysAvailable(LateHandler):
         self.send(presence)
 
 
-def _may_pass(presence: Element) -> bool:
+def _may_pass(presence: Stanza) -> bool:
     """The error says nothing about the user himself: his server could not be reached, or is busy."""
-    for error in presence.elements(presence.uri, "error"):
-        conditions = [child.name for child in error.elements()]
-        return error.getAttribute("type") == "wait" or any(name.startswith("remote-server") for name in conditions)
-    return False
+    error = presence.own("error")
+    if error is None:
+        return False
+    return error.getAttribute("type") == "wait" or any(
+        child.name.startswith("remote-server") for child in error.elements()
+    )

@@ -8,7 +8,6 @@ Source: XEP-0045 sections 7.1 and 7.2 (entering a room), 7.4 (messages to all), 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Literal
 
@@ -19,10 +18,14 @@ from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_MUC_USER
+from component_http.shares import fairest_first
 
-__all__ = ["MAX_IDS", "MAX_OCCUPANTS", "Rooms"]
+__all__ = ["MAX_DELAYS", "MAX_IDS", "MAX_OCCUPANTS", "Rooms", "tells_of_rooms"]
 
 NS_MUC = "http://jabber.org/protocol/muc"
+
+MAX_DELAYS = 8
+"""Authors of a message's delays that are read as addresses; a server and a room make two of them."""
 
 MAX_IDS = 16_384
 """Messages to rooms that are known by their id, the latest; in 5 MiB."""
@@ -31,8 +34,9 @@ MAX_OCCUPANTS = 4096
 """
 Occupants of rooms that are known to be ours; 2 MiB, however long their addresses are.
 
-Strangers can claim to be rooms, but push out only each other: first go those that we never asked to let us in. Of who
-is pushed out it is still known by the ids what they say.
+Strangers can claim to be rooms, and invite us to more of them than there is room for. Beyond this number a sixteenth is
+forgotten: first those that we never asked to let us in, and of these as of the others first those of the domain that
+has most of them. Messages of an occupant that is forgotten are still recognised by their ids.
 """
 
 
@@ -42,16 +46,18 @@ class _Occupant:
     What one of our addresses is in one room.
 
     Attributes:
-        nick: The fingerprint of the resource of its occupant address.
+        nick: The fingerprint of the resource of its occupant address; empty as long as nothing has told it.
         asked: We asked to enter; else the room says so unasked, as it does where others share the stream.
         confirmed: The room said so; else it is what we asked for.
         entering: The room may still send what was said before we came.
+        domain: The hash of the room's domain.
     """
 
     nick: bytes
     asked: bool
     confirmed: bool
     entering: bool
+    domain: int
 
     @property
     def settled(self) -> bool:
@@ -61,10 +67,10 @@ class _Occupant:
 
 class Rooms:
     """
-    Knows which messages of a room are our own and which are of the past.
+    Knows which messages of a room are our own, which are of the past, and which are from its occupants.
 
-    It learns from all that leaves and from presence, and forgets the oldest first. Bots are told apart by their bare
-    address: two of one component hear each other in a room.
+    It learns from all that leaves, from presence and from what is said to all, and forgets the oldest first. Bots are
+    told apart by their bare address: two of one component hear each other in a room.
 
     Who says goodbye to a room is known until the room has confirmed it: what was said before may still come back. To
     know an occupant for longer than it is one does no harm, for a room sends nothing to those who left.
@@ -107,7 +113,8 @@ class Rooms:
                 self._know(key, evolve(known, asked=True, entering=True))
             else:
                 nick = _fingerprint(occupant.resource)
-                self._know(key, _Occupant(nick, asked=True, confirmed=False, entering=True))
+                domain = hash(occupant.domain)
+                self._know(key, _Occupant(nick, asked=True, confirmed=False, entering=True, domain=domain))
 
     def presence_arrived(self, presence: Stanza) -> None:
         """Learn from presence who of a room's occupants we are, or that we are none any more."""
@@ -121,10 +128,31 @@ class Rooms:
                 del self._occupants[key]
         elif presence.through_room and "110" in (codes := _status_codes(presence.element)):
             if presence.type == "":
-                asked, entering = (False, True) if known is None else (known.asked, known.entering)
-                self._know(key, _Occupant(_fingerprint(nick), asked=asked, confirmed=True, entering=entering))
+                asked, entering = (False, True) if known is None else (known.asked, known.entering or not known.nick)
+                occupant = _Occupant(
+                    _fingerprint(nick),
+                    asked=asked,
+                    confirmed=True,
+                    entering=entering,
+                    domain=hash(presence.sender.domain),
+                )
+                self._know(key, occupant)
             elif known is not None and presence.type == "unavailable" and "303" not in codes:
                 del self._occupants[key]
+        elif presence.through_room and known is None:
+            self._know(key, _unnamed(presence.sender))
+
+    def marked(self, stanza: Stanza) -> Stanza:
+        """
+        Mark a message that an occupant of a room sends to one of us who is there, where it has no mark of its own.
+
+        Source: XEP-0045 section 7.5 (the mark is not to be relied on) and 9.6 (an error gets an occupant thrown out).
+        """
+        if stanza.kind != "message" or stanza.type == "groupchat" or stanza.through_room or not stanza.sender.resource:
+            return stanza
+        if _occupant_key(stanza.recipient, stanza.sender) not in self._occupants:
+            return stanza
+        return evolve(stanza, through_room=True)
 
     def repeated(self, stanza: Stanza) -> Literal["reflection", "history"] | None:
         """
@@ -151,6 +179,8 @@ class Rooms:
             return "reflection"
         if not groupchat:
             return None
+        if known is None and stanza.sender.resource:
+            self._know(key, _unnamed(stanza.sender))
         # People choose ids, too, and not always rare ones. Another resource of ours has a nick of its own.
         author = self._ids.get(_message_key(ours, room, stanza.id)) if stanza.id else None
         if author is not None and not (author == key and known is not None and known.settled):
@@ -164,13 +194,30 @@ class Rooms:
         return None
 
     def _know(self, key: bytes, occupant: _Occupant) -> None:
-        """Remember; if too many are known, the newest unasked one goes, or else the one heard of longest ago."""
+        """Remember; of those that we asked for, the one that was heard of last is last, and before them the others."""
         is_new = key not in self._occupants
         self._occupants[key] = occupant
         if is_new or occupant.asked:
             self._occupants.move_to_end(key, last=occupant.asked)
         if len(self._occupants) > MAX_OCCUPANTS:
-            self._occupants.popitem(last=False)
+            fairest = fairest_first(reversed(self._occupants.items()), _asked_and_domain)
+            fairest.sort(key=lambda item: not item[1].asked)
+            for each, _ in fairest[MAX_OCCUPANTS - MAX_OCCUPANTS // 16 :]:
+                del self._occupants[each]
+
+
+def _unnamed(room: Address) -> _Occupant:
+    """An address of ours that gets what only occupants get. It entered before our start, so its nick is not known."""
+    return _Occupant(b"", asked=False, confirmed=False, entering=False, domain=hash(room.domain))
+
+
+def _asked_and_domain(item: tuple[bytes, _Occupant]) -> tuple[bool, int]:
+    return item[1].asked, item[1].domain
+
+
+def tells_of_rooms(presence: Element) -> bool:
+    """Whether `Rooms.presence_arrived` can learn anything from a presence."""
+    return presence.getAttribute("type") == "error" or any(child.uri == NS_MUC_USER for child in presence.elements())
 
 
 def _addresses(element: Element) -> tuple[Address, Address]:
@@ -208,7 +255,7 @@ def _status_codes(presence: Element) -> set[str]:
 
 def _is_subject(message: Stanza) -> bool:
     """It tells the room's subject (section 7.2.15), which was not said before, but is so now."""
-    return not message.has_body and next(message.element.elements(message.element.uri, "subject"), None) is not None
+    return not message.has_body and message.own("subject") is not None
 
 
 def _ends_the_past(message: Stanza, delays: list[Element]) -> bool:
@@ -222,10 +269,14 @@ def _ends_the_past(message: Stanza, delays: list[Element]) -> bool:
     return not delays and message.sender.resource is not None
 
 
-def _is_delayed_by(room: Address, delays: Iterable[Element]) -> bool:
-    for delay in delays:
+def _is_delayed_by(room: Address, delays: list[Element]) -> bool:
+    """Whether one of the delays is the room's own; of those not written as we write the address the last few count."""
+    authors = [delay.getAttribute("from", "").partition("/")[0] for delay in delays]
+    if str(room) in authors:
+        return True
+    for author in authors[-MAX_DELAYS:]:
         try:
-            if Address.parse(delay.getAttribute("from", "")).bare == room:
+            if Address.parse(author) == room:
                 return True
         except NotAnAddress:
             continue

@@ -32,13 +32,14 @@ from zope.interface import implementer
 
 from component_http.contract import conditions
 from component_http.contract.address import Address, NotAnAddress
-from component_http.contract.outgoing import delayed, sendable
+from component_http.contract.outgoing import delayed, fitted
 from component_http.contract.stanza import STANZA_KINDS, Stanza
-from component_http.contract.xml import Limits, StreamParser, parse_stanzas
+from component_http.contract.xml import NS_COMPONENT, Limits, StreamParser, parse_stanzas
 from component_http.delivery.departure import LIFETIMES, Departure, Fate, Refused, is_request, lifetime
-from component_http.errors import MalformedStanza, XmlRefused
+from component_http.errors import AnswerRefused, CertificateInvalid, MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
-from component_http.notices import LOG_INTERVAL, Notices
+from component_http.notices import LOG_INTERVAL, Folded, Notices
+from component_http.tls import tls_failure
 from component_http.xmpp.barrier import Barrier
 from component_http.xmpp.outbox import MAX_STANZAS, Outbox, Outgoing
 
@@ -74,7 +75,27 @@ READ_BYTES = 8192
 KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 """A peer that vanished is noticed after two minutes by the kernel (its default is two hours)."""
 
+UNTRUSTED = "the server's certificate cannot be trusted"
+"""What is said when we refuse the certificate of a `tls:` endpoint."""
+
+WRONG_PORT = "component.server does not name a component port"
+"""What is said when somebody else than components is served there."""
+
+_SERVED = {"jabber:client": "clients", "jabber:server": "other servers"}
+"""Who is served on a port, by the default namespace of the server's stream header (RFC 6120 section 4.8.2)."""
+
+_USUAL_PORTS = {"5222": "clients", "5223": "clients", "5269": "other servers", "5270": "other servers"}
+"""Who is usually served on a port (RFC 6120 section 14.7, XEP-0368)."""
+
 REMEDIES = {
+    WRONG_PORT: (
+        "name the port for components, which is 5347 unless the server's configuration says otherwise: component_ports"
+        " in Prosody, the port of the ejabberd_service listener in ejabberd"
+    ),
+    UNTRUSTED: (
+        "renew it, or give the name that it is for as the host of component.server; the gateway trusts the authorities"
+        " that the platform trusts, or those in the folder that trustRoots= names there"
+    ),
     "not-authorized": (
         'the secret is not the server\'s: compare it with component_secret of Component "{domain}" in Prosody, or with'
         " the password of {domain} under ejabberd_service in ejabberd, which says the same when {domain} is not among"
@@ -89,7 +110,7 @@ REMEDIES = {
         ' server still holds a dead one, and Prosody lets go of it with component_conflict_resolve = "kick_old"'
     ),
 }
-"""What to do about a stream error, by the server's own condition (RFC 6120 section 4.9.3)."""
+"""What to do about it, by what we say, or by the condition of the server's stream error (RFC 6120 section 4.9.3)."""
 
 BY_A_STANZA = frozenset(
     {
@@ -135,6 +156,7 @@ IF_NOT_ALLOWED = "whoever made it has to write it in another way"
 """What to do about a stanza that the server refuses."""
 
 CROWDED = "much waits for a stream, or for a server that does not read: reading and POSTs rest until less does"
+DROPPED = "dropped a stanza that the server would not take: {reason}"
 FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
 
 
@@ -145,6 +167,7 @@ class _Connection(xmlstream.XmlStream):
 
     Attributes:
         closed: Fires with the reason, in words, when the connection is gone.
+        header_namespace: The default namespace of the server's stream header; None before it has come.
         authenticated: The server has accepted our handshake.
         held: The transport takes no more for now.
         leaving: It will be closed, within `CLOSE_TIMEOUT`.
@@ -160,6 +183,7 @@ class _Connection(xmlstream.XmlStream):
         self._owner = owner
         self._limit: IDelayedCall | None = None
         self.closed: Deferred[str] = Deferred()
+        self.header_namespace: str | None = None
         self.authenticated = False
         self.held = False
         self.leaving = False
@@ -206,8 +230,22 @@ class _Connection(xmlstream.XmlStream):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.ending = True
         self._no_limit()
+        failure = tls_failure(reason.value)
+        if failure is not None and self.complaint is None:
+            refused = isinstance(failure, CertificateInvalid)
+            self.complaint = f"{UNTRUSTED} ({failure})" if refused else str(failure)
         super().connectionLost(reason)
         self.closed.callback(reason.getErrorMessage())
+
+    def onDocumentStart(self, rootElement: domish.Element) -> None:
+        self.header_namespace = rootElement.defaultUri
+        if self.header_namespace in _SERVED:
+            # The handshake would give a digest of the secret to whoever listens there.
+            self.complaint = f"the server's stream is of {self.header_namespace}"
+            self.close()
+            self.transport.loseConnection()
+        else:
+            super().onDocumentStart(rootElement)
 
     def onElement(self, element: domish.Element) -> None:
         if self.authenticated and element.name in STANZA_KINDS:
@@ -339,15 +377,22 @@ class _OutgoingCheck:
     Args:
         domain: The component's own domain, normalised.
         limits: For one stanza.
-        observer: Told `unsendable`.
+        observer: Told `unsendable` and `unanswered`.
         sent: Told each stanza that was let through, and whatever else leaves.
+        lines: For log lines that are written once in a while.
     """
 
     _log = Logger()
 
     def __init__(
-        self, domain: str, limits: Limits, observer: Observer, sent: Callable[[domish.Element], object]
+        self,
+        domain: str,
+        limits: Limits,
+        observer: Observer,
+        sent: Callable[[domish.Element], object],
+        lines: Folded,
     ) -> None:
+        self._lines = lines
         self._domain = domain
         self._limits = limits
         self._observer = observer
@@ -358,24 +403,30 @@ class _OutgoingCheck:
         Check a stanza, or some given as XML text.
 
         Returns:
-            Their text and themselves; None if they may not be sent, which is counted and logged here.
+            Their text and themselves, errors and answers to iqs made smaller where they have to be; None if they may
+            not be sent, which is counted and logged here.
         """
         try:
             if isinstance(obj, bytes):
                 obj = obj.decode("utf-8", "replace")
             stanzas = parse_stanzas(obj, self._limits) if isinstance(obj, str) else [obj]
-            text = "".join(sendable(stanza, self._domain, self._limits.max_bytes) for stanza in stanzas)
+            checked = [fitted(stanza, self._domain, self._limits.max_bytes) for stanza in stanzas]
         except XmlRefused as error:
-            self._observer.count("unsendable")
-            self._log.warn("dropped a stanza that the server would not take: {reason}", reason=str(error))
+            self._observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
+            self._lines.write("unsendable", self._log.warn, DROPPED, reason=str(error))
             return None
-        for stanza in stanzas:
+        for stanza, _ in checked:
             self.sent(stanza)
-        return text, stanzas
+        return "".join(text for _, text in checked), [stanza for stanza, _ in checked]
 
 
 def _tell_nobody(stanza: domish.Element) -> None:
     """Nobody is interested in what leaves."""
+
+
+def _as_it_is(stanza: Stanza) -> Stanza:
+    """Change nothing, where nobody knows of rooms."""
+    return stanza
 
 
 class _ConnectionFactory(XmlStreamFactoryMixin, Factory):
@@ -399,12 +450,15 @@ class ComponentStream(StreamManager, Service):
         endpoint: Where the server listens for components.
         domain: The component's own domain, normalised.
         secret: What the server knows it by.
+        address: The host and the port of the server, or the path of its socket, for the log.
         limits: For one stanza, in both directions.
         observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `foreign`,
-            `unsendable`, `outgoing_full`, `outgoing_lost`, `outgoing_refused`, `reading_paused`, `writing_held`.
+            `unsendable`, `unanswered`, `outgoing_full`, `outgoing_lost`, `outgoing_refused`, `reading_paused`,
+            `writing_held`.
         clock: The reactor, or a clock in tests.
         random: Source of the jitter between two connections.
         sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).
+        marked: Marks what comes from a room that we are in (`Rooms.marked`).
         max_waiting: Stanzas that may wait to be sent.
         confirm: Ask the server whether it has what we wrote, and write again what it has not when a stream was lost.
         fallback: The domain to ask where pings to ourselves do not come back; None for none.
@@ -420,11 +474,13 @@ class ComponentStream(StreamManager, Service):
         domain: str,
         secret: str,
         *,
+        address: str = "the server",
         limits: Limits,
         observer: Observer,
         clock: Any,
         random: Random,
         sent: Callable[[domish.Element], object] = _tell_nobody,
+        marked: Callable[[Stanza], Stanza] = _as_it_is,
         max_waiting: int = MAX_STANZAS,
         confirm: bool = True,
         fallback: str | None = None,
@@ -436,6 +492,7 @@ class ComponentStream(StreamManager, Service):
         self.limits = limits
         self.clock = clock
         self._endpoint = endpoint
+        self._address = address
         self._observer = observer
         self._random = random
         self._connection: _Connection | None = None
@@ -456,7 +513,9 @@ class ComponentStream(StreamManager, Service):
         self._failures = 0
         self._complaints: set[str] = set()
         self._notices = Notices(LOG_INTERVAL)
-        self._check = _OutgoingCheck(domain, limits, observer, sent)
+        self._lines = Folded(clock.seconds)
+        self._check = _OutgoingCheck(domain, limits, observer, sent, self._lines)
+        self._marked = marked
         self._loop: Deferred[None] | None = None
         self._stopping: list[Deferred[None]] = []
         self._resuming: IDelayedCall | None = None
@@ -538,11 +597,20 @@ class ComponentStream(StreamManager, Service):
             raise
         except Exception as error:
             self._observer.count("connection_failed")
-            return f"cannot connect: {error}"
+            return f"cannot connect to {self._address}: {error}"
         reason = await connection.closed
         if not self._stopping:
             self._observer.count("stream_lost" if connection.authenticated else "connection_failed")
-        return connection.complaint or f"the server closed the stream ({reason})"
+        complaint = connection.complaint or f"the server closed the stream ({reason})"
+        served = self._served_instead(connection)
+        return complaint if served is None else f"{WRONG_PORT} ({self._address} is for {served}: {complaint})"
+
+    def _served_instead(self, connection: _Connection) -> str | None:
+        """Who is served on the server's port instead of components; None where that cannot be told."""
+        if connection.header_namespace == NS_COMPONENT:
+            return None
+        port = self._address.rpartition(":")[2]
+        return _SERVED.get(connection.header_namespace or "") or _USUAL_PORTS.get(port)
 
     def _next_delay(self) -> float:
         self._failures += 1
@@ -550,7 +618,8 @@ class ComponentStream(StreamManager, Service):
         return self._random.uniform(FIRST_RETRY, longest)
 
     def _complain(self, complaint: str, delay: float) -> None:
-        remedy = REMEDIES.get(complaint, "").format(domain=self.domain)
+        # A complaint may have details in brackets.
+        remedy = REMEDIES.get(complaint.partition(" (")[0], "").format(domain=self.domain)
         self._complain_once(
             LogLevel.error if remedy else LogLevel.warn, f"{complaint}: {remedy}" if remedy else complaint
         )
@@ -806,15 +875,17 @@ class ComponentStream(StreamManager, Service):
     def ignored(self, event: str, kind: str, reason: str) -> None:
         """A stanza arrived that cannot be answered without ending the stream: there is no address to or from."""
         self._observer.count(event)
-        self._log.warn("ignored a {kind}: {reason}", kind=kind, reason=reason)
+        self._lines.write(event, self._log.warn, "ignored a {kind}: {reason}", kind=kind, reason=reason)
 
     def skipped(self, start: domish.Element, reason: str) -> None:
         """A stanza over the limits arrived and was not built; its sender is told."""
         self._observer.count("oversized")
-        self._log.warn("refused a {kind}: {reason}", kind=start.name, reason=reason)
+        self._lines.write("oversized", self._log.warn, "refused a {kind}: {reason}", kind=start.name, reason=reason)
         try:
-            stanza = Stanza.from_element(start)
+            stanza = self._marked(Stanza.from_element(start))
         except MalformedStanza:
+            if start.name == "iq" and start.getAttribute("type") not in ("error", "result"):
+                self._observer.count("unanswered")
             return
         if stanza.bounceable:
             self.send(conditions.error_stanza(stanza, conditions.TOO_LARGE))
@@ -873,7 +944,7 @@ class BorrowedStream:
         manager: Has, or will have, a component's stream.
         domain: The component's own domain, normalised.
         limits: For one stanza.
-        observer: Told `unsendable`.
+        observer: Told `unsendable` and `unanswered`.
         sent: Told each stanza that we send (`Rooms.sent`).
     """
 
@@ -886,7 +957,7 @@ class BorrowedStream:
         sent: Callable[[domish.Element], object] = _tell_nobody,
     ) -> None:
         self._manager = manager
-        self._check = _OutgoingCheck(domain, limits, observer, sent)
+        self._check = _OutgoingCheck(domain, limits, observer, sent, Folded(time.monotonic))
 
     def send(self, element: domish.Element) -> bool:
         """Send one stanza, as the owner's stream sends; False if it may not be sent."""

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
 from component_http.interfaces import Spool
+from component_http.shares import fairest_first
 
 __all__ = ["MAX_LENGTH", "MAX_SUBSCRIBERS", "Subscribers"]
 
@@ -20,7 +21,10 @@ class Subscribers:
     """
     Pairs of an address of the component and a user's, both bare, in the order in which we last heard of them.
 
-    Beyond `MAX_SUBSCRIBERS` the one that we have not heard of for the longest time is forgotten.
+    Beyond `MAX_SUBSCRIBERS` a sixteenth of them is forgotten. Those lose first that hold most: users by the number of
+    their pairs; where these are equal, domains; and where those are, the pairs that we have not heard of for the
+    longest time. So whoever subscribes to ten thousand addresses pushes out nobody but himself, and the many accounts
+    of a domain push out nobody of a smaller one.
 
     Args:
         domain: The component's own, normalised.
@@ -54,7 +58,7 @@ class Subscribers:
         self._spool = spool
         for component, user in [pair for pair in self._pairs if not self._is_ours(pair[0])]:
             self.remove(component, user)  # the component had another domain then
-        self._forget_the_oldest()
+        self._make_room()
         for component, user in known:
             self.add(component, user)
 
@@ -67,7 +71,7 @@ class Subscribers:
             self._pairs[pair] = None
             if self._spool is not None:
                 self._spool.subscribe(component, user)
-            self._forget_the_oldest()
+            self._make_room()
 
     def remove(self, component: str, user: str) -> None:
         """This user is not interested any more, or there is no such user."""
@@ -80,6 +84,17 @@ class Subscribers:
     def _is_ours(self, component: str) -> bool:
         return component.rpartition("@")[2] == self._domain
 
-    def _forget_the_oldest(self) -> None:
-        while len(self._pairs) > self._most:
-            self.remove(*next(iter(self._pairs)))
+    def _make_room(self) -> None:
+        """Forget more than one pair at a time, because all have to be looked at for it."""
+        if len(self._pairs) > self._most:
+            fairest = fairest_first(reversed(self._pairs), _user, _domain)
+            for component, user in fairest[self._most - self._most // 16 :]:
+                self.remove(component, user)
+
+
+def _user(pair: tuple[str, str]) -> str:
+    return pair[1]
+
+
+def _domain(pair: tuple[str, str]) -> str:
+    return pair[1].rpartition("@")[2]

@@ -10,6 +10,7 @@ Source: XEP-0030 (disco), XEP-0199 (ping), XEP-0092 (version), XEP-0012 (last ac
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +37,7 @@ from component_http.contract import conditions
 from component_http.contract.address import Address
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_PING
+from component_http.notices import Folded
 from component_http.xmpp.intake import LateHandler
 
 __all__ = ["WellKnown"]
@@ -66,6 +68,7 @@ class WellKnown(LateHandler):
         super().__init__(domain)
         self._version = version
         self._now = now
+        self._lines = Folded(time.monotonic)
         self._started = now()
         self._answers: dict[tuple[str | None, str], Callable[[Stanza, Element], Any]] = {
             (NS_DISCO_INFO, "query"): self._disco_info,
@@ -98,9 +101,12 @@ class WellKnown(LateHandler):
         """Answer with an error: there is no such node, or another handler could not say what it can do."""
         error = failure.value
         if isinstance(error, StanzaError):
-            self.send(error.toResponse(stanza.element))
+            answer = stanza.response("error")
+            answer.addChild(error.getElement())
+            self.send(answer)
         else:
-            self._log.failure("a handler failed to answer a disco question", failure=failure)
+            failed = "a handler failed to answer a disco question"
+            self._lines.write("disco", self._log.failure, failed, failure=failure)
             self.send(conditions.error_stanza(stanza, conditions.INTERNAL))
 
     # -- the answers --

@@ -3,7 +3,7 @@ A gateway as a Twisted application file.
 
 Run it with: twistd -n -y component_http.tac
 It reads component-http.toml beside it. Use a .tac where the gateway shares its process with other services or
-with wokkel handlers of your own; where it does not, `twistd component-http` needs no file like this.
+with wokkel handlers of your own; where it does not, `component-http run` needs no file like this.
 """
 
 from pathlib import Path
@@ -12,16 +12,12 @@ from twisted.application.service import Application
 from twisted.internet import reactor
 
 from component_http import Gateway, Settings
-from component_http.clock import use_steady_clock
 from component_http.tap import exit_on_settings_error, heed_signals
 
 application = Application("component-http")
 
-# Before anything is scheduled: timers and deadlines shall not move when somebody sets the clock.
-use_steady_clock(reactor)
-
-# Where the settings are wrong, or the spool is another gateway's: one sentence on standard error and exit status 78, before twistd goes into the
-# background.
+# Where the settings are wrong, or the spool is another gateway's: a sentence for each mistake on standard error and exit
+# status 78, before twistd goes into the background.
 with exit_on_settings_error():
     settings = Settings.from_toml(Path(__file__).with_name("component-http.toml"))
     gateway = Gateway(settings, reactor)

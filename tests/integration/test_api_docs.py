@@ -82,9 +82,9 @@ class ApiPageTests(TestCase):
             (folder / name).write_text(f"{name}-0123456789abcdef\n")
         [template] = [block for block in blocks("jinja", PAGE) if block.label == "template"]
         (folder / "other.j2").write_text(template.text)
-        # The page shows one settings file in three pieces.
+        # The page shows one settings file in three pieces, and another one.
         first, *others = [block.text for block in blocks("toml", PAGE)]
-        text = first + "".join(other[other.index("[[api.hook]]") :] for other in others)
+        text = first + "".join(other[other.index("[[api.hook]]") :] for other in others if "[[api.hook]]" in other)
         (folder / "bot.toml").write_text(text)
         self.settings = Settings.from_toml(folder / "bot.toml", {})
         self.sender = RecordingSender(answer=answer)
@@ -123,7 +123,7 @@ class ApiPageTests(TestCase):
             for command, shown in commands(block):
                 with self.subTest(line=block.line, command=command):
                     self.assertTrue(command.startswith("curl "))
-                    command = command.replace("http://127.0.0.1:5280", base).replace("curl ", "curl -sS --max-time 20 ")
+                    command = command.replace("http://127.0.0.1:8347", base).replace("curl ", "curl -sS --max-time 20 ")
                     ended = await deferToThread(
                         subprocess.run,
                         ["sh", "-c", command],

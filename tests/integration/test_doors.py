@@ -11,8 +11,10 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from hashlib import sha1
 from pathlib import Path
 
@@ -166,6 +168,51 @@ def test_runs_and_stops(folder: Path, port: ComponentPort, door: Sequence[str]) 
     assert SECRET not in said
 
 
+SITE = """
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+
+def open_site():
+    port = reactor.listenTCP(0, Site(Resource(), logPath="access.log"), interface="127.0.0.1")
+    Path("port").write_text(str(port.getHost().port))
+
+
+reactor.callWhenRunning(open_site)
+"""
+"""A web site for the end of the `.tac`; it writes its port to a file."""
+
+
+def test_a_web_site_beside_it(folder: Path, port: ComponentPort) -> None:
+    """
+    The access log of a web site in the same `.tac` has the right time: the gateway's clock is nobody else's.
+    """
+    with_server(folder, port.endpoint)
+    with open(folder / "component_http.tac", "a") as application:
+        application.write(SITE)
+    with open(folder / "output", "wb") as output:
+        process = subprocess.Popen(
+            [*twistd(), *how_to_run(folder, daemon=False), *BY_TAC],
+            cwd=folder,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        eventually(lambda: port.accepted == ["bot.example.org"], "the handshake", detail=(folder / "output").read_text)
+        with socket.create_connection(("127.0.0.1", int((folder / "port").read_text())), 30) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.0 404")
+        log = folder / "access.log"
+        eventually(lambda: log.read_text().endswith("\n"), "a line of the access log")
+        [logged] = re.findall(r"\[(.*?) \+0000\]", log.read_text())
+        age = time.time() - datetime.strptime(f"{logged} +0000", "%d/%b/%Y:%H:%M:%S %z").timestamp()
+        assert abs(age) < 60, logged
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_runs_in_the_background(folder: Path, port: ComponentPort) -> None:
     """
     In the background it connects too, from another folder than the settings file's, to which paths are relative.
@@ -258,6 +305,7 @@ def test_wrong_command_line(folder: Path, flags: Sequence[str], expected: str, d
     """
     ended = run(folder, *how_to_run(folder, daemon=daemon), BY_FILE[0], *flags)
     assert ended.returncode == 78
-    (sentence,) = ended.stderr.splitlines()
+    sentence, *others = ended.stderr.splitlines()
     assert sentence.startswith(f"component-http: {expected}")
+    assert bool(others) == (not flags), others  # who gives nothing is told all that is missing
     assert not (folder / "gateway.pid").exists()

@@ -21,7 +21,7 @@ from wokkel.subprotocols import StreamManager
 
 from component_http import Gateway
 from component_http.contract.xml import NS_COMPONENT
-from component_http.errors import SettingsError
+from component_http.errors import NotSent, SettingsError
 from component_http.settings import ComponentSettings, Settings, SpoolSettings
 from component_http.testing import ComponentServer
 from tests.unit.test_docs import DOCS, blocks
@@ -195,6 +195,30 @@ class EmbeddingTests(TestCase):
         gateway.startService()
         await self.server.connected()
         await gateway.stopService()
+
+    async def test_push(self) -> None:
+        """
+        What the application pushes is kept over a restart, and with until_sent it is with the server.
+        """
+        settings = self.on_disk()
+        domain = settings.component.domain
+        unreachable = evolve(settings, component=evolve(settings.component, server="tcp:127.0.0.1:1"))
+        gateway = Gateway(unreachable, self.reactor)
+        gateway.startService()
+        ids = await gateway.push([{"to": USER, "body": "one"}, {"to": USER, "body": "two", "id": "second"}])
+        waiting = Deferred.fromCoroutine(gateway.push({"to": USER, "body": "three"}, until_sent=True))
+        await gateway.push({"to": USER, "body": "four"})
+        await gateway.stopService()
+        with self.assertRaises(NotSent):
+            await waiting
+        gateway = Gateway(settings, self.reactor)
+        gateway.setServiceParent(self.application)
+        self.application.startService()
+        await gateway.push({"to": USER, "from": f"news@{domain}", "body": "five"}, until_sent=True)
+        arrived = [await self.next_stanza() for _ in range(5)]
+        self.assertEqual(["one", "two", "three", "four", "five"], [str(message.body) for message in arrived])
+        self.assertEqual(ids, [message["id"] for message in arrived[:2]])
+        self.assertEqual([domain] * 4 + [f"news@{domain}"], [message["from"] for message in arrived])
 
     def on_disk(self) -> Settings:
         return evolve(self.settings, spool=SpoolSettings(kind="sqlite", path="spool.sqlite3"))

@@ -106,10 +106,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environm
 
 def test_content_of_the_wheel(wheel: Path, sources: Path) -> None:
     """
-    The wheel has every module, the templates, the plugin and the mark of a typed package, and nothing of Twisted's own.
+    The wheel has every module, the templates, the examples, the plugin and the mark of a typed package, and nothing of
+    Twisted's own.
     """
     content = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    files = (path for end in ("*.py", "*.j2") for path in (sources / "component_http").rglob(end))
+    files = (path for end in ("*.py", "*.j2", "examples/*") for path in (sources / "component_http").rglob(end))
     modules = {str(path.relative_to(sources)) for path in files}
     assert content == modules | {"component_http/py.typed", "twisted/plugins/component_http_plugin.py"}
 
@@ -130,6 +131,27 @@ def test_version(installed: Environment) -> None:
     assert run(installed.folder / "bin" / "component-http", "--version", folder=Path("/")) == expected
     code = "import importlib.metadata; print(importlib.metadata.version('component-http'))"
     assert run(installed.python, "-c", code, folder=Path("/")) == f"{__version__}\n"
+
+
+def test_examples(installed: Environment, tmp_path: Path) -> None:
+    """
+    The examples are written out of the wheel, without the sources.
+    """
+    command = installed.folder / "bin" / "component-http"
+    run(command, "example", "python", "settings", "systemd", "--into", tmp_path, folder=Path("/"))
+    for source in ("examples/echo_bot.py", "docs/examples/component-http.toml", "docs/examples/component-http.service"):
+        path = SOURCES / source
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_module(installed: Environment) -> None:
+    """
+    python -m component_http is the command component-http.
+    """
+    expected = f"component-http {__version__}\n"
+    assert run(installed.python, "-m", "component_http", "--version", folder=Path("/")) == expected
+    code = "import sys; sys.argv = ['x', 'run', '--version']; from component_http.cli import main; main()"
+    assert run(installed.python, "-c", code, folder=Path("/")) == expected
 
 
 def test_public_names(installed: Environment) -> None:

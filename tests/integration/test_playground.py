@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import pty
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterable, Iterator
 from io import StringIO
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import requests
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import TestCase
 
 import component_http
 from component_http.contract.reply import Response
 from component_http.errors import ConnectionFailed, SettingsError
-from component_http.playground.console import Lines, Playground, Screen
+from component_http.playground.console import Playground, playground_settings
+from component_http.playground.lines import Lines
+from component_http.playground.screen import Screen
 from component_http.testing import ScriptedWebhook, json_response
 from tests.integration import processes
+from tests.integration.counterparts import need
 from tests.integration.servers import free_port
 from tests.integration.waiting import PATIENCE
 
@@ -85,7 +93,8 @@ class ConversationTests(TestCase):
         reactor = the_reactor()
         self.out = StringIO()
         self.webhook = ScriptedWebhook(script)
-        playground = Playground(reactor, Screen(self.out), "http://127.0.0.1:8080/", webhook=self.webhook, **options)
+        settings = playground_settings("http://127.0.0.1:8080/", **options)
+        playground = Playground(reactor, Screen(self.out), settings, webhook=self.webhook)
         await playground.start()
         try:
             return [await playground.take(line) for line in lines]
@@ -144,7 +153,20 @@ class ConversationTests(TestCase):
         """
         html = Response(200, {"content-type": "text/html"}, b'{"body": "hi"}')
         self.assertEqual([False, False], await self.converse("hello", "hello", script=[html, html]))
-        self.assertEqual(2, self.out.getvalue().count("only a body of Content-Type application/json is read"))
+        self.assertEqual(2, self.out.getvalue().count("of text/html: only application/json is read as a reply"))
+
+    async def test_answer_with_nothing_to_send(self) -> None:
+        """
+        A bot that answers with another status, or calls the text by another name, finds out at once, each time.
+        """
+        script = [
+            json_response('{"body": "hi"}', 201),
+            json_response('{"text": "hi"}'),
+            json_response('{"text": "ho"}'),
+        ]
+        self.assertEqual([False] * 3, await self.converse("one", "two", "three", script=script))
+        self.assertShown("not sent, or not all of it: ignored 14 bytes of application/json with status 201: only ")
+        self.assertEqual(2, self.out.getvalue().count("not all of it: a message needs `body`, and `text` is not read"))
 
     async def test_subscribing(self) -> None:
         """
@@ -214,6 +236,56 @@ class ConversationTests(TestCase):
         self.assertShown("You write to weather@bot.localhost.")
         self.assertShown('"to": "bot.localhost"')
 
+    async def test_somebody_else(self) -> None:
+        """
+        /from takes a name or an address, and the bot hears from nobody else until the next /from.
+        """
+        lines = [
+            "/from alice",
+            "hello",
+            "/from bob@example.org/phone",
+            "hello",
+            "/from",
+            "/from eve@bot.localhost",
+            "/from @",
+        ]
+        well = await self.converse(*lines, script=[json_response('{"body": "hi"}'), json_response('{"body": "hi"}')])
+        self.assertEqual([True, True, True, True, True, False, False], well)
+        self.assertShown('"from": "alice@localhost/playground"')
+        self.assertShown('"from": "bob@example.org/phone"')
+        self.assertShown("You are bob@example.org/phone.\n")
+        self.assertEqual(2, self.out.getvalue().count("bot@bot.localhost> hi\n"))
+
+    async def test_the_same_again(self) -> None:
+        """
+        /again sends the last message with a new id, also as somebody else; a bot that remembers ids is tried so.
+        """
+        well = await self.converse("/again", "hello", "/ping", "/from alice", "/again")
+        self.assertEqual([False, True, True, True, True], well)
+        self.assertShown("There is no message to send again yet.")
+        first, second = (json.loads(body) for body, _ in self.webhook.posts)
+        self.assertEqual(("hello", "hello"), (first["body"], second["body"]))
+        self.assertNotEqual(first["id"], second["id"])
+        self.assertEqual("alice@localhost/playground", second["from"])
+
+    async def test_replying_later(self) -> None:
+        """
+        After a 202 there is a command that replies later, ready to be copied.
+        """
+        await self.converse("/curl", "hello", "/curl", script=[Response(202)])
+        self.assertShown("Send your bot a message, and /curl shows how it can reply later.")
+        self.assertShown("(no reply yet) To reply later:\n  curl 'http://127.0.0.1:")
+        [(_, headers)] = self.webhook.posts
+        self.assertEqual(2, self.out.getvalue().count(f"curl '{headers['webhook-reply-url']}' -H 'Content-Type: "))
+
+    async def test_open_iq(self) -> None:
+        """
+        An iq that is left open is no failure: the bot can reply to it later, too.
+        """
+        well = await self.converse("/iq <query xmlns='urn:a'/>", script=[Response(202)], stanzas=("message", "iq"))
+        self.assertEqual([True], well)
+        self.assertShown("(no reply yet) To reply later:\n")
+
     async def test_lines_that_look_like_commands(self) -> None:
         """
         A bot has commands of its own: two slashes send one.
@@ -236,9 +308,8 @@ class ConversationTests(TestCase):
         Nobody waits for a slow bot when the user wants to leave.
         """
         reactor = the_reactor()
-        playground = Playground(
-            reactor, Screen(StringIO()), "http://127.0.0.1:8080/", webhook=ScriptedWebhook([Deferred()])
-        )
+        settings = playground_settings("http://127.0.0.1:8080/")
+        playground = Playground(reactor, Screen(StringIO()), settings, webhook=ScriptedWebhook([Deferred()]))
         await playground.start()
         line = Deferred.fromCoroutine(playground.take("hello"))
         reactor.callLater(0.05, line.cancel)
@@ -250,9 +321,12 @@ class ConversationTests(TestCase):
         """
         A wrong argument is a sentence about that argument.
         """
-        reactor = the_reactor()
-        for options, flag in (({"domain": "a b"}, "--domain"), ({"stanzas": ["mail"]}, "--stanzas")):
-            error = self.assertRaises(SettingsError, Playground, reactor, Screen(StringIO()), "http://a/", **options)
+        wrong: list[tuple[dict[str, Any], str]] = [
+            ({"domain": "a b"}, "--domain"),
+            ({"stanzas": ["mail"]}, "--stanzas"),
+        ]
+        for options, flag in wrong:
+            error = self.assertRaises(SettingsError, playground_settings, "http://a/", **options)
             self.assertIn(flag, str(error))
 
 
@@ -442,6 +516,17 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
+    def modes(self) -> int:
+        """The terminal's local modes."""
+        modes: int = termios.tcgetattr(self._master)[3]
+        return modes
+
+    def sane(self) -> None:
+        """Let it do what a terminal does that no program edits lines on."""
+        attributes = termios.tcgetattr(self._master)
+        attributes[3] |= termios.ICANON | termios.ECHO
+        termios.tcsetattr(self._master, termios.TCSANOW, attributes)
+
     def wait_for(self, text: str) -> None:
         """Wait until the screen shows something."""
         deadline = time.monotonic() + PATIENCE
@@ -479,7 +564,142 @@ def test_typed_conversation_without_colour() -> None:
         terminal.wait_for("  --> POST ")
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.process.wait(PATIENCE) == 0
+    assert not re.search(rb"\x1b\[[0-9;]*m", terminal.screen)
+
+
+CURL = re.compile(r"^  (curl http://\S+/v1/messages .*)\r?$", re.M)
+
+
+def test_pushing_while_the_user_types() -> None:
+    """
+    The command that is shown sends a message as the bot; it stands above the line that is being typed.
+    """
+    need("curl", "curl")
+    with processes.ScriptedWebhook(echo) as bot, Terminal([*COMMAND, "--post-url", bot.url]) as terminal:
+        terminal.wait_for("you> ")
+        terminal.type("hel")
+        terminal.wait_for("you> \x1b[0mhel")
+        [command] = CURL.findall(terminal.screen.decode())
+        pushed = subprocess.run(shlex.split(command), capture_output=True, timeout=PATIENCE, check=False)
+        assert b'"ids"' in pushed.stdout, pushed
+        terminal.wait_for("\r\x1b[J\x1b[1;32mbot@bot.localhost> hello\x1b[0m\r\n\x1b[1myou> \x1b[0mhel")
+        terminal.type("p?\n")
+        bot.wait_for(1)
+        assert bot.requests[0].json["body"] == "help?"
+
+
+def test_editing_and_history() -> None:
+    """
+    A line is edited with the arrow keys, and comes back with them; afterwards the terminal is as it was.
+    """
+    with processes.ScriptedWebhook(echo) as bot, Terminal([*COMMAND, "--post-url", bot.url]) as terminal:
+        before = terminal.modes()
+        terminal.wait_for("you> ")
+        terminal.type("wrld\x1b[D\x1b[D\x1b[Do\n")
+        terminal.wait_for("You said: world\x1b[0m")
+        terminal.type("\x1b[A!\n")
+        terminal.wait_for("You said: world!\x1b[0m")
+        assert not terminal.modes() & termios.ECHO
+        terminal.type("\x04")
+        assert terminal.process.wait(PATIENCE) == 0
+        assert terminal.modes() == before
+
+
+def test_back_from_the_background() -> None:
+    """
+    Whatever the shell did to the terminal while the playground was stopped, the line can be edited again.
+    """
+    with processes.ScriptedWebhook(echo) as bot, Terminal([*COMMAND, "--post-url", bot.url]) as terminal:
+        terminal.wait_for("you> ")
+        terminal.type("hel")
+        terminal.wait_for("hel")
+        terminal.sane()
+        terminal.screen = b""
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.wait_for("you> \x1b[0mhel")
+        assert not terminal.modes() & termios.ICANON
+
+
+def test_terminal_without_a_cursor() -> None:
+    """
+    On a terminal that understands nothing but text, the terminal itself lets the user type.
+    """
+    with processes.ScriptedWebhook(echo) as bot, Terminal([*COMMAND, "--post-url", bot.url], TERM="dumb") as terminal:
+        terminal.wait_for("you> ")
+        terminal.type("hello\n")
+        terminal.wait_for("bot@bot.localhost> You said: hello")
+        terminal.type("\x04")
+        assert terminal.process.wait(PATIENCE) == 0
     assert b"\x1b" not in terminal.screen
+
+
+def test_settings_file(tmp_path: Path) -> None:
+    """
+    With --config the bot sees what a real gateway would send, without the secret, and its tokens are good here too.
+    """
+    config = tmp_path / "bot.toml"
+    with processes.ScriptedWebhook(echo) as bot:
+        (tmp_path / "token").write_text("0123456789abcdef")
+        config.write_text(
+            f"""
+            [component]
+            domain = "bot.example.org"
+            server = "tcp:xmpp.example.org:5347"
+            secret_file = "not-on-this-machine"
+            component_post_url = "{bot.url}"
+            component_post_stanzas = ["message", "presence"]
+            [webhook]
+            headers = {{ X-Tenant = "blue" }}
+            [conditions]
+            404 = "cancel item-not-found No such bot"
+            [[api.token]]
+            name = "ops"
+            token_file = "token"
+            """
+        )
+        process = subprocess.Popen(
+            [*COMMAND, "--config", str(config)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT
+        )
+        with process:
+            assert process.stdin is not None and process.stdout is not None
+            told = [process.stdout.readline().decode() for _ in range(3)]
+            process.stdin.write(b"hello\n")
+            process.stdin.flush()
+            bot.wait_for(1)
+            url = re.search(r"The API is at (http://[\d.:]+), ", told[1])
+            assert url is not None, told
+            message = {"to": "you@localhost", "body": "The backup is done."}
+            pushed = requests.post(
+                f"{url[1]}/v1/messages", json=message, auth=("ops", "0123456789abcdef"), timeout=PATIENCE
+            )
+            assert pushed.status_code == 202
+            bot.answer = lambda request: processes.Answer(status=404)
+            rest, _ = process.communicate(b"/raw <presence/>\n", PATIENCE)
+    assert "your bot is bot@bot.example.org" in told[0]
+    assert bot.requests[0].headers["x-tenant"] == "blue"
+    assert bot.requests[1].json["kind"] == "presence"
+    assert b"bot.example.org> The backup is done.\n" in rest
+    assert b"Nobody is told" in rest
+    assert process.returncode == 1
+
+
+def test_wrong_settings_file(tmp_path: Path) -> None:
+    """
+    What is wrong in the settings file, or in a template of it, is one sentence and status 78.
+    """
+    (tmp_path / "own.j2").write_text("{{ payload")
+    (tmp_path / "hook").write_text("0123456789abcdef")
+    hook = '[[api.hook]]\nname = "own"\nsecret_file = "hook"\nto = "a@b"\ntemplate_file = "own.j2"\n'
+    config = tmp_path / "bot.toml"
+    for text, sentence in (
+        ("[webhok]\n", "[webhok] is not a table of settings"),
+        (f'[component]\ndomain = "bot.example.org"\n{hook}', "the template of api.hook own, line 1"),
+    ):
+        config.write_text(text)
+        ended = playground("http://127.0.0.1:1/", "--config", str(config), input="hello\n")
+        assert ended.returncode == 78
+        assert sentence in ended.stderr.decode()
+        assert ended.stderr.decode().count("\n") == 1
 
 
 def bot_of(transcript: str) -> tuple[str, int]:

@@ -194,6 +194,20 @@ def test_disco_tells_the_component_from_its_bots(alice: User) -> None:
     assert features >= WELLKNOWN
 
 
+def test_a_giant_question_is_answered(alice: User) -> None:
+    """
+    A question that is almost as large as a stanza may be gets its error, and the bot goes on.
+    """
+    for node in ("x" * 261_900, "&amp;" * 52_380):
+        for to in ("bot.localhost", "all.localhost"):
+            query = f"<query xmlns='http://jabber.org/protocol/disco#info' node='{node}'/>"
+            assert stanza_error(alice.ask(to, query)) == ("cancel", "item-not-found")
+        other = f"<other xmlns='urn:example:other' of='{node}'/>"
+        assert stanza_error(alice.ask("bot.localhost", other)) == ("cancel", "service-unavailable")
+        assert stanza_error(alice.ask("all.localhost", other)) == ("cancel", "item-not-found")
+    assert alice.ping("bot.localhost") < 10
+
+
 def test_disco_items_are_answered(alice: User) -> None:
     """
     A client that looks through the server finds no dead end at the component.

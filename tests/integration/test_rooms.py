@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.integration.between import MarkEater
 from tests.integration.processes import NO_REPLY, Answer, GatewayProcess, Request, ScriptedWebhook, reply
 from tests.integration.servers import ROOMS, SERVERS, USERS, Server
 from tests.integration.user import User
@@ -26,6 +27,8 @@ def bot(request: Request) -> Answer:
     if asked["kind"] == "presence":
         invited = "room for you" in asked.get("status", "")
         return reply(stanza=JOIN.format(asked["status"].split()[-1])) if invited else NO_REPLY
+    if "<invite from=" in asked["stanza"]:
+        return reply(stanza=JOIN.format(f"{asked['from']}/{NICK}"))
     text = asked.get("body")
     if text is None or asked.get("type") == "error":
         return NO_REPLY
@@ -46,11 +49,13 @@ class World:
         self.server: Server = stack.enter_context(SERVERS[server]())
         self.webhook = stack.enter_context(ScriptedWebhook(bot))
 
-    def gateway(self, stack: ExitStack, domain: str, **settings: dict[str, object]) -> GatewayProcess:
-        """Start a gateway, and wait until it is connected."""
+    def gateway(
+        self, stack: ExitStack, domain: str, *, endpoint: str | None = None, **settings: dict[str, object]
+    ) -> GatewayProcess:
+        """Start a gateway, and wait until it is connected, to this endpoint instead of the server's."""
         gateway = GatewayProcess(
             domain=domain,
-            server=self.server.endpoint,
+            server=endpoint or self.server.endpoint,
             secret=self.server.domains[domain],
             post_url=self.webhook.url,
             sections=settings,
@@ -200,6 +205,21 @@ def test_a_bot_that_answers_presence_with_words_does_not_talk_to_itself(
         world.webhook.answer = bot
 
 
+def test_an_invitation_brings_a_bot_into_a_room(
+    world: World, start: Callable[..., GatewayProcess], alice: User, room: str
+) -> None:
+    """
+    A room's invitation reaches the webhook as a message of the room, with a body for people, and the bot enters.
+    """
+    start("bot.localhost")
+    alice.join(room, "alice")
+    alice.invite(room, BOT)
+    alice.saw(f"{room}/{NICK}", "available")
+    [invitation] = [one.json for one in world.webhook.take() if one.json["from"] == room]
+    assert room in invitation["body"]
+    ask(alice, room, "hello")
+
+
 def test_a_failing_webhook_does_not_get_the_bot_thrown_out(
     world: World, start: Callable[..., GatewayProcess], alice: User, room: str
 ) -> None:
@@ -212,6 +232,35 @@ def test_a_failing_webhook_does_not_get_the_bot_thrown_out(
     alice.say(room, "break", "groupchat")
     ask(alice, room, "one")
     assert said_in(room, world.webhook.take()) == ["break", "one"]
+
+
+def test_a_private_message_is_not_answered_by_an_error(world: World, alice: User, room: str) -> None:
+    """
+    A private message without a mark that the webhook failed on is not answered, and the bot stays in the room: after
+    it has entered, after a restart of the gateway, and where the message is too large.
+    """
+    occupant = f"{room}/{NICK}"
+    with MarkEater(world.server.component_port) as between:
+        for bodies in (("break", "x" * 262_200), ("break",)):
+            with ExitStack() as stack:
+                gateway = world.gateway(stack, "bot.localhost", endpoint=between.endpoint)
+                if len(bodies) > 1:
+                    alice.join(room, "alice")
+                    bring(alice, room)
+                ask(alice, room, f"{len(bodies)}")
+                for body in bodies:
+                    alice.say(occupant, body)
+                alice.say(occupant, "psst")
+                answer = alice.heard(lambda one: one["body"] == "You said: psst", "the private answer")
+                assert (str(answer["from"]), answer["type"]) == (occupant, "chat")
+                ask(alice, room, f"{len(bodies)} again")
+                gateway.stop()
+                alice.messages.remove(answer)
+        assert between.eaten >= 4
+    said = [one.json["body"] for one in world.webhook.take() if one.json["from"] == f"{room}/alice"]
+    assert said == ["2", "break", "psst", "2 again", "1", "break", "psst", "1 again"]
+    assert [one["from"] for one in alice.messages if one["type"] == "error"] == []
+    assert [one["from"] for one in alice.presences if one["type"] == "unavailable"] == []
 
 
 def test_another_nick_than_asked_for(
@@ -255,3 +304,27 @@ def test_two_bots_that_answer_each_other_come_to_an_end(
     finally:
         world.webhook.answer = bot
     assert [one["to"] for one in between] == [EAGER_BOT, BOT] * 5 + [EAGER_BOT]
+
+
+def test_two_echo_bots_are_slowed_down(world: World, start: Callable[..., GatewayProcess], alice: User) -> None:
+    """
+    Without any setting two gateways whose bots repeat each other soon slow down, and people are answered as before.
+    """
+    start("bot.localhost")
+    other = start("all.localhost")
+
+    def echo(request: Request) -> Answer:
+        if request.json["body"] == "begin":
+            return reply(to=EAGER_BOT, body="hello")
+        return reply(body=request.json["body"])
+
+    world.webhook.answer = echo
+    try:
+        alice.say(BOT, "begin")
+        other.wait_for_log("answer each other")
+        world.webhook.take()
+        for address in (BOT, EAGER_BOT):
+            alice.say(address, "still there?")
+            alice.heard(lambda one, who=address: one["from"] == who, f"the answer of {address}")
+    finally:
+        world.webhook.answer = bot

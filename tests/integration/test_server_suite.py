@@ -27,11 +27,11 @@ from component_http.contract.xml import Limits
 from component_http.operations.metrics import Counters
 from component_http.testing import ComponentServer
 from component_http.xmpp.stream import ComponentStream
+from tests.certificates import Authority
 from tests.integration.component_server import ComponentServerProcess
 from tests.integration.exchange import says
 from tests.integration.probe import COMPONENT, STREAM_ERRORS, STREAMS, Peer, Probe, child
 from tests.integration.servers import Prosody
-from tests.integration.test_webhook_client import Authority
 from tests.integration.waiting import PATIENCE
 
 INSIDE, OUTSIDE = "bot.localhost", "probe.localhost"

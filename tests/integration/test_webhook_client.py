@@ -5,19 +5,12 @@ from __future__ import annotations
 import gc
 import gzip
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from threading import Thread
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.internet.ssl import Certificate, PrivateCertificate
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
@@ -26,6 +19,7 @@ from twisted.web.server import Site
 from component_http.contract.reply import Response
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 from component_http.webhook.client import WebhookClient
+from tests.certificates import ODD_NAMES, Authority, Name
 from tests.integration.rude_webhooks import RawConnection, RawWebhook, answer, chunked, endless, trickle
 
 reactor: Any = _reactor
@@ -671,53 +665,6 @@ class EndlessServerTests(WebhookCase):
             self.assertLess(webhook.said, SOCKET_BUFFERS)
 
 
-class Authority:
-    """Somebody who issues certificates."""
-
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority of the tests")])
-        self._certificate = self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=None))
-
-    @property
-    def trust_root(self) -> Certificate:
-        """For a client that trusts this authority and no other."""
-        pem = self._certificate.public_bytes(serialization.Encoding.PEM)
-        return Certificate.loadPEM(pem)  # type: ignore[no-any-return, unused-ignore]
-
-    def context(self, *names: str, expired: bool = False) -> Any:
-        """For a server with a certificate for these host names and IP addresses."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        alternatives = x509.SubjectAlternativeName(
-            [x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name) for name in names]
-        )
-        certificate = self._sign(x509.Name([]), key, alternatives, expired=expired)
-        pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return PrivateCertificate.loadPEM(pem).options()
-
-    def _sign(
-        self,
-        subject: x509.Name,
-        key: ec.EllipticCurvePrivateKey,
-        extension: x509.ExtensionType,
-        expired: bool = False,
-    ) -> x509.Certificate:
-        now = datetime.now(UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=2))
-            .not_valid_after(now + timedelta(days=-1 if expired else 1))
-            .add_extension(extension, critical=True)
-            .sign(self._key, hashes.SHA256())
-        )
-
-
 class TlsTests(WebhookCase):
     """https: who is believed."""
 
@@ -725,16 +672,17 @@ class TlsTests(WebhookCase):
         super().setUp()
         self.authority = Authority()
 
-    def secure(self, *names: str, behave: Callable[[RawConnection], object] | None = None, **how: Any) -> RawWebhook:
+    def secure(self, *names: Name, behave: Callable[[RawConnection], object] | None = None, **how: Any) -> RawWebhook:
         """A webhook with a certificate for these names."""
         return self.serve(behave or say(answer(b"{}")), tls=self.authority.context(*names, **how))
 
-    async def refused(self, webhook: RawWebhook, **settings: Any) -> None:
-        """Check that the certificate is refused, and that nothing was sent."""
-        client = self.client(f"https://localhost:{webhook.port}/", **settings)
-        await self.failure_of(self.post(client), CertificateInvalid)
+    async def refused(self, webhook: RawWebhook, host: str = "localhost", **settings: Any) -> CertificateInvalid:
+        """Check that the certificate is refused, and that nothing was sent; gives the reason."""
+        client = self.client(f"https://{host}:{webhook.port}/", **settings)
+        error: CertificateInvalid = await self.failure_of(self.post(client), CertificateInvalid)
         await webhook.when_all_closed()
         self.assertEqual([], webhook.requests)
+        return error
 
     async def test_name_and_address(self) -> None:
         """
@@ -752,6 +700,32 @@ class TlsTests(WebhookCase):
         A certificate for another name is refused.
         """
         await self.refused(self.secure("bot.example"), trust_root=self.authority.trust_root)
+
+    async def test_no_name(self) -> None:
+        """
+        A certificate without a subjectAltName is refused for every host, whatever its common name is.
+        """
+        for host in ("localhost", "127.0.0.1"):
+            error = await self.refused(self.secure(), host, trust_root=self.authority.trust_root)
+            self.assertIn("no subjectAltName", str(error))
+
+    async def test_odd_names(self) -> None:
+        """
+        A certificate with a name that can be for nobody is refused, also beside a right one for another host.
+        """
+        for odd in ODD_NAMES:
+            for names in ([odd], ["bot.example", odd], [odd, "192.0.2.1"]):
+                for host in ("localhost", "127.0.0.1"):
+                    await self.refused(self.secure(*names), host, trust_root=self.authority.trust_root)
+
+    async def test_right_name_beside_an_odd_one(self) -> None:
+        """
+        A certificate for the host is accepted, whatever other names stand in it.
+        """
+        webhook = self.secure(*ODD_NAMES, "localhost", "127.0.0.1")
+        for host in ("localhost", "127.0.0.1"):
+            client = self.client(f"https://{host}:{webhook.port}/", trust_root=self.authority.trust_root)
+            self.assertEqual(200, (await self.post(client)).status)
 
     async def test_unknown_authority(self) -> None:
         """

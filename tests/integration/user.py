@@ -174,6 +174,16 @@ class User(Closing):
         presence.append(fromstring("<x xmlns='http://jabber.org/protocol/muc'/>"))
         presence.send()
 
+    def invite(self, room: str, somebody: str) -> None:
+        """Let a chat room invite somebody (XEP-0045 section 7.8.2)."""
+        self._do(self._invite(room, somebody), "an invitation")
+
+    async def _invite(self, room: str, somebody: str) -> None:
+        message = self.client.make_message(mto=room)
+        invitation = f"<invite to='{somebody}'><reason>Come in</reason></invite>"
+        message.append(fromstring(f"<x xmlns='http://jabber.org/protocol/muc#user'>{invitation}</x>"))
+        message.send()
+
     def subscription(self, to: str) -> str:
         """What the roster says about an address: `to`, `both`, `none`, ..."""
         return str(self._do(self._subscription(to), "the roster"))

@@ -9,7 +9,7 @@ from twisted.application.service import Application
 from twisted.internet import reactor as _reactor
 from twisted.internet.task import LoopingCall
 
-from component_http.clock import use_steady_clock
+from component_http.clock import steady_reactor
 from component_http.gateway import Gateway
 from component_http.settings import Settings
 from component_http.tap import exit_on_settings_error, heed_signals
@@ -19,7 +19,7 @@ from tests.soak.lag import LagMeter
 
 __all__ = ["assemble"]
 
-reactor: Any = _reactor
+reactor: Any = steady_reactor(_reactor)
 
 
 def assemble() -> Any:
@@ -29,7 +29,6 @@ def assemble() -> Any:
     It ends with whoever started it, even if that was killed.
     """
     application = Application("component-http")
-    use_steady_clock(reactor)
     with exit_on_settings_error():
         settings = Settings.from_toml("gateway.toml")
         gateway = _gateway(settings)

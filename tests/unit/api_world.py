@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from component_http.api.desk import Desk
 from component_http.api.exchange import Answer, Call
 from component_http.api.hooks import Hook, Hooks
+from component_http.api.links import ReplyLinks
 from component_http.api.rate import Rate
 from component_http.api.routes import Api
 from component_http.api.template import Template, shipped
@@ -32,6 +33,7 @@ SLACK = "slack-0123456789"
 ALERTS = "alerts-0123456789"
 GENERIC = "generic-0123456789"
 LINK_KEY = bytes(range(KEY_BYTES))
+MAX_BODY_BYTES = 1_000_000
 EPOCH = 1_700_000_000.0
 
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -68,6 +70,7 @@ class ApiTestCase(SynchronousTestCase):
             new_id=lambda: f"fresh{next(ids)}",
             clock=self.clock,
             max_timeout=60.0,
+            default_sender=changes.get("default_sender"),
         )
         tokens = [
             Token("all", TOKEN, rate=changes.get("rate", Rate(1000, 1.0))),
@@ -99,10 +102,15 @@ class ApiTestCase(SynchronousTestCase):
             Tokens(tokens, DOMAIN),
             Hooks(hooks),
             self.counters,
-            link_key=LINK_KEY,
+            links=ReplyLinks(
+                LINK_KEY,
+                wide=changes.get("wide", False),
+                seconds=self.clock.seconds,
+                now=lambda: EPOCH + self.clock.seconds(),
+            ),
             version="1.2.3",
+            max_body_bytes=MAX_BODY_BYTES,
             seconds=self.clock.seconds,
-            now=lambda: EPOCH + self.clock.seconds(),
         )
 
     def ask(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from collections.abc import Callable
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.words.protocols.jabber.xmpp_stringprep import nodeprep, resourceprep
+from twisted.words.protocols.jabber import jid
+from twisted.words.protocols.jabber.xmpp_stringprep import Profile, nameprep, nodeprep, resourceprep
 
 from component_http.contract.address import Address, NotAnAddress
+from tests.unit.work import calls
+
+EXPANDS = "\ufdfa"
+"""A ligature that becomes 18 characters when it is prepared."""
 
 
 class ShortcutTests(SynchronousTestCase):
@@ -30,6 +37,119 @@ class ShortcutTests(SynchronousTestCase):
                     self.assertRaises(NotAnAddress, Address.parse, whole.format(character))
                 else:
                     self.assertEqual(expected, getattr(Address.parse(whole.format(character)), part))
+
+
+class StringprepTests(SynchronousTestCase):
+    """Addresses beyond ASCII are prepared as Twisted prepares them, but for characters newer than Unicode 3.2."""
+
+    PROFILES = (
+        (
+            "{}@example.org",
+            "local",
+            Profile(nodeprep.mappings, prohibiteds=nodeprep.prohibiteds, check_unassigneds=False),
+        ),
+        (
+            "example.org/{}",
+            "resource",
+            Profile(resourceprep.mappings, prohibiteds=resourceprep.prohibiteds, check_unassigneds=False),
+        ),
+        ("{}", "domain", nameprep),
+    )
+
+    def assert_same(self, text: str) -> None:
+        for whole, part, profile in self.PROFILES:
+            self.assertEqual(
+                _or_none(lambda profile=profile: profile.prepare(text) or None),
+                _or_none(lambda whole=whole, part=part: getattr(Address.parse(whole.format(text)), part)),
+                f"{part} {text!a}",
+            )
+
+    def test_each_character(self) -> None:
+        """
+        Every character of the scripts and blocks that stringprep treats apart is mapped or refused alike.
+        """
+        characters = [*range(0x80, 0x3100), *range(0xD7F0, 0xE010), *range(0xF8F0, 0x10000), *range(0xE0000, 0xE0100)]
+        characters += [end + last for end in range(0x10000, 0x110000, 0x10000) for last in (0, 0xFFFD, 0xFFFE, 0xFFFF)]
+        for code in characters:
+            if chr(code) not in "\u3002\uff0e\uff61":  # dots: a domain of nothing but a dot is none
+                self.assert_same(chr(code))
+
+    @settings(max_examples=300, derandomize=True, deadline=None, database=None)
+    @given(
+        st.text(
+            st.sampled_from("aAiI1\u0130\u0307\u03a3\u03c2\u0345\u1fb3\xdf\u0301\u0316\u05d0\u0661\ufdfa\xad")
+            | st.characters(min_codepoint=0xA1, max_codepoint=0x3000),
+            min_size=1,
+            max_size=6,
+        )
+    )
+    def test_characters_side_by_side(self, text: str) -> None:
+        """
+        What depends on neighbours does, too: accents, a final sigma, writing from right to left.
+        """
+        self.assert_same(text)
+
+
+def _or_none(prepare: Callable[[], str | None]) -> str | None:
+    try:
+        return prepare()
+    except (UnicodeError, IndexError, NotAnAddress):
+        return None
+
+
+class WorkTests(SynchronousTestCase):
+    """A hostile address costs little, wherever it is read."""
+
+    def test_long_parts_are_not_prepared(self) -> None:
+        """
+        A part over 1023 bytes is refused before anything is done with it, and one that becomes so soon after.
+        """
+        for whole in ("{}@example.org", "example.org/{}", "{}.org"):
+            for times in (400, 341, 3000):
+                self.assertLess(calls(lambda whole=whole, times=times: refusal(whole.format(EXPANDS * times))), 60)
+
+    def test_longest_part_costs_little(self) -> None:
+        """
+        The longest parts there may be are prepared with few calls for each character.
+        """
+        for text in ("\xe9" * 511, "".join(map(chr, range(0x4E00, 0x4E00 + 341))), "a" + "\u0301\u0316" * 255):
+            for whole in ("{}@example.org", "example.org/{}"):
+                self.assertLess(calls(lambda whole=whole, text=text: refusal(whole.format(text))), 3 * len(text))
+
+    def test_many_labels(self) -> None:
+        """
+        A host has at most as many labels as DNS can hold; one of five hundred is refused at once.
+        """
+        self.assertLess(calls(lambda: refusal("\xe9." * 340 + "org")), 60)
+        self.assertEqual("org", Address.parse("\xe9." * 126 + "org").domain.rpartition(".")[2])
+
+    def test_asked_again(self) -> None:
+        """
+        A long address that was read, or refused, a moment ago is not worked out again.
+        """
+        for text in ("example.org/" + "\xe9" * 500, "example.org/" + "\xe9" * 300 + "\ue000"):
+            refusal(text)
+            self.assertLess(calls(lambda text=text: refusal(text)), 10)
+
+    def test_addresses_of_wokkels_handlers(self) -> None:
+        """
+        Twisted's own addresses, which wokkel's handlers read, refuse a part that is too long.
+        """
+        for text in ("a@b.c/" + EXPANDS * 3000, "a@b.c/" + EXPANDS * 341, "a@b.c/" + "x" * 1024, "\xe9" * 512 + "@b.c"):
+            for read in (jid.JID, jid.internJID):
+                self.assertLess(
+                    calls(lambda text=text, read=read: self.assertRaises(jid.InvalidFormat, read, text)), 60
+                )
+        self.assertEqual("a@b.c/" + "x" * 1023, jid.JID("a@b.c/" + "x" * 1023).full())
+
+
+def refusal(text: str) -> str | None:
+    """Why it is no address, or None."""
+    try:
+        Address.parse(text)
+    except NotAnAddress as error:
+        return str(error)
+    return None
 
 
 class ReadingTests(SynchronousTestCase):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
+import zlib
 from typing import Any
 
 from hypothesis import given
@@ -10,8 +13,11 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.words.xish.domish import Element
 
-from component_http.api.exchange import Answer
+from component_http.api.exchange import Admitted, Answer, Call, Problem
+from component_http.api.links import MAX_LINKS, PER_MINUTE, ReplyLinks
 from component_http.api.rate import Rate
+from component_http.api.tokens import Token
+from component_http.contract.address import Address
 from component_http.contract.conditions import StanzaError, error_stanza
 from component_http.contract.link import link_path
 from component_http.contract.memo import Memo
@@ -19,8 +25,21 @@ from component_http.contract.reply import MAX_REPLIES
 from component_http.contract.stanza import Stanza
 from component_http.errors import SpoolError
 from component_http.testing import RecordingSender
-from tests.unit.api_world import BEARER, DOMAIN, EPOCH, JSON, LINK_KEY, NARROW, TOKEN, ApiTestCase, basic
-from tests.unit.test_link import a_stanza
+from tests.unit.api_world import (
+    BEARER,
+    DOMAIN,
+    EPOCH,
+    GENERIC,
+    JSON,
+    LINK_KEY,
+    MAX_BODY_BYTES,
+    NARROW,
+    SLACK,
+    TOKEN,
+    ApiTestCase,
+    basic,
+)
+from tests.unit.test_link import OLD_SEAL, a_stanza
 
 HELLO = {"to": "alice@example.org", "body": "hello"}
 
@@ -304,6 +323,38 @@ class TokenTests(ApiTestCase):
             ["alerts@bot.example.org", "news-1@bot.example.org/x"], [element["from"] for element in self.sender.pushed]
         )
 
+    def test_sender_of_a_token(self) -> None:
+        """
+        What names no sender comes from the token's own one; then from the first address that it may send from; then
+        from that of the gateway, if the token may send from there.
+        """
+        bot, alerts = Address.parse("bot@bot.example.org/x"), Address.parse("alerts@bot.example.org")
+        for may_send_as, own, expected in (
+            (["*"], alerts, alerts),
+            (["first@bot.example.org", "alerts@bot.example.org"], alerts, alerts),
+            (["first@bot.example.org"], None, Address.parse("first@bot.example.org")),
+            (["*"], None, bot),
+            (["b*@bot.example.org"], None, bot),
+            (["c*@bot.example.org"], None, None),
+        ):
+            with self.subTest(may_send_as=may_send_as):
+                token = Token("t", TOKEN, may_send_as=may_send_as, sender=own)
+                self.assertEqual(expected, token.default_sender(bot))
+
+    def test_sender_of_the_gateway(self) -> None:
+        """
+        Where the gateway has a sender, what is pushed and asked comes from there and not from the bare domain.
+        """
+        self.api = self.an_api(default_sender=Address.parse("bot@bot.example.org"))
+        self.post("/v1/messages", HELLO)
+        self.post("/msg/alice@example.org", b"hello", {"content-type": "text/plain"})
+        self.post("/v1/messages", HELLO, basic("me@bot.example.org", TOKEN), token=None)
+        self.post("/v1/messages", HELLO, token=NARROW)
+        self.assertEqual(
+            ["bot@bot.example.org", "bot@bot.example.org", "me@bot.example.org", "alerts@bot.example.org"],
+            [element["from"] for element in self.sender.pushed],
+        )
+
     def test_forbidden(self) -> None:
         """
         What a token may not do is refused with the reason, also in the midst of an array or in XML.
@@ -352,6 +403,92 @@ class TokenTests(ApiTestCase):
         self.assertEqual("15", self.post("/v1/messages", HELLO).headers["Retry-After"])
 
 
+class BodyTests(ApiTestCase):
+    """Bodies that are compressed, or in another charset than UTF-8."""
+
+    def packed(self, body: bytes, coding: str) -> Answer:
+        return self.post("/v1/messages", body, {**JSON, "content-encoding": coding})
+
+    def test_compressed(self) -> None:
+        """
+        A body may come compressed by gzip or deflate, and every shape takes it so.
+        """
+        plain = json.dumps(HELLO).encode()
+        bare = zlib.compressobj(wbits=-15)
+        for coding, body in (
+            ("gzip", gzip.compress(plain)),
+            ("X-GZip", gzip.compress(plain)),
+            ("deflate", zlib.compress(plain)),
+            ("deflate", bare.compress(plain) + bare.flush()),
+            ("identity", plain),
+        ):
+            with self.subTest(coding=coding):
+                self.assertEqual(202, self.packed(body, coding).status)
+        encoded = {**JSON, "content-encoding": "gzip"}
+        self.assertEqual(202, self.post("/rest", gzip.compress(plain), encoded).status)
+        self.assertEqual(201, self.post("/msg", gzip.compress(plain), encoded).status)
+        self.assertEqual(200, self.post(f"/hooks/{SLACK}", gzip.compress(b'{"text": "hello"}'), encoded).status)
+        self.assertEqual({"hello"}, set(self.bodies()))
+
+    def test_bomb(self) -> None:
+        """
+        A body that unpacks to more than max_body_bytes is too large, and no more of it is unpacked than that.
+        """
+        self.packed(gzip.compress(b"x"), "gzip")
+        bomb = gzip.compress(b" " * 100_000_000, 1)
+        self.assertLess(len(bomb), MAX_BODY_BYTES)
+        tracemalloc.start()
+        try:
+            self.refused(413, self.packed(bomb, "gzip"))
+            self.assertLess(tracemalloc.get_traced_memory()[1], 3 * MAX_BODY_BYTES)
+        finally:
+            tracemalloc.stop()
+        full = json.dumps(HELLO).encode().ljust(MAX_BODY_BYTES)
+        self.assertEqual(202, self.packed(gzip.compress(full), "gzip").status)
+        self.refused(413, self.packed(gzip.compress(full + b" "), "gzip"))
+
+    def test_bad_coding(self) -> None:
+        """
+        A coding that is not read is refused with those that are, and a body that is not in its coding is refused.
+        """
+        for coding in ("br", "zstd", "gzip, gzip", "utf-8"):
+            answer = self.packed(b"{}", coding)
+            self.refused(415, answer)
+            self.assertEqual("gzip, deflate", answer.headers["Accept-Encoding"])
+        whole = gzip.compress(json.dumps(HELLO).encode())
+        for body in (b"{}", whole[:-1], whole + b"x", whole[:9], b"\x1f"):
+            self.refused(400, self.packed(body, "gzip"))
+        for body in (b"{}", b"\xff" * 99, zlib.compress(b"{}")[:-1]):
+            self.refused(400, self.packed(body, "deflate"))
+        self.assertEqual([], self.sent())
+
+    def test_charsets(self) -> None:
+        """
+        A text is read in the charset that it names, and so are XML and a form.
+        """
+        for charset in ("iso-8859-1", "ISO-8859-15", '"windows-1252"', "utf-16", "UTF-8", "gb18030"):
+            media_type = f"text/plain; charset={charset}"
+            body = "hé".encode(charset.strip('"'))
+            self.assertEqual(201, self.post("/msg/alice@example.org", body, {"content-type": media_type}).status)
+        xml = "<message to='alice@example.org'><body>hé</body></message>".encode("latin-1")
+        self.post("/v1/messages", xml, {"content-type": "application/xmpp+xml; charset=latin-1"})
+        form = {"content-type": "application/x-www-form-urlencoded; charset=latin-1"}
+        self.post("/msg/alice@example.org", b"body=h%E9", form)
+        self.assertEqual(["hé"] * 8, self.bodies())
+
+    def test_bad_charset(self) -> None:
+        """
+        A charset that is not read is refused, and so is a text that is not in its charset.
+        """
+        for charset in ("klingon", "hex", "punycode", "utf-7", "unicode_escape", "idna", "undefined", "os", "x" * 9999):
+            media_type = f"text/plain; charset={charset}"
+            self.refused(415, self.post("/msg/a@b", "x", {"content-type": media_type}))
+        for charset in ("utf-8", "us-ascii", "shift_jis", "utf-16le"):
+            media_type = f"text/plain; charset={charset}"
+            self.assertIn("byte 0", self.refused(400, self.post("/msg/a@b", b"\xff", {"content-type": media_type})))
+        self.assertEqual([], self.sent())
+
+
 class BadInputTests(ApiTestCase):
     """Whatever comes gets a clear status, and nothing is sent."""
 
@@ -393,9 +530,6 @@ class BadInputTests(ApiTestCase):
         self.assertIn("-H 'Content-Type: application/json'", self.refused(415, self.post("/v1/messages", "{}", form)))
         self.refused(415, self.post("/v1/messages", "{}", {}))
         self.refused(415, self.post("/v1/messages", "hello", {"content-type": "text/plain"}))
-        self.refused(415, self.post("/v1/messages", "{}", {**JSON, "content-encoding": "gzip"}))
-        xml = {"content-type": "application/xmpp+xml; charset=latin-1"}
-        self.refused(415, self.post("/v1/messages", "<message/>", xml))
 
     def test_large_body(self) -> None:
         """
@@ -431,6 +565,55 @@ class BadInputTests(ApiTestCase):
         answer = self.answer_to("OPTIONS", "/v1/ping/a@b", token=None)
         self.assertEqual((204, "GET, HEAD, OPTIONS"), (answer.status, answer.headers["Allow"]))
         self.refused(405, self.post("/v1/ping/a@b", b""))
+        answer = self.answer_to("OPTIONS", "*", token=None)
+        self.assertEqual((204, "GET, HEAD, OPTIONS, POST"), (answer.status, answer.headers["Allow"]))
+        answer = self.answer_to("CONNECT", "example.org:443", token=None)
+        self.assertEqual((405, "GET, HEAD, OPTIONS, POST"), (answer.status, answer.headers["Allow"]))
+
+    def test_judged_before_the_body(self) -> None:
+        """
+        Whatever is wrong with a request beside its body is told before the body is in; so is a rate, which counts once.
+        """
+        self.api = self.an_api(rate=Rate(1, 60.0))
+        hook = f"/hooks/{GENERIC}"
+        for status, method, path, headers in (
+            (401, "POST", "/v1/messages", {}),
+            (401, "POST", "/msg/a@example.org", {}),
+            (401, "POST", "/rest", {}),
+            (404, "POST", "/v2", BEARER),
+            (404, "POST", "/hooks/none", {}),
+            (404, "POST", "/v1/deliveries/d1/reply", BEARER),
+            (405, "PUT", "/v1/messages", BEARER),
+            (400, "POST", "/v1/%ff", BEARER),
+            (0, "POST", "/v1/messages", BEARER),
+            (429, "POST", "/v1/messages", BEARER),
+            (0, "POST", hook, {}),
+            (0, "POST", hook, {}),
+            (0, "POST", hook, {}),
+            (429, "POST", hook, {}),
+        ):
+            admitted = self.api.admit(Call(method, path, headers=headers))
+            self.assertEqual(status, admitted.status if isinstance(admitted, Answer) else 0, (method, path))
+
+    def test_known_clients(self) -> None:
+        """
+        A client is known by a token or by a hook's URL, and not by asking for what is open to all.
+        """
+        for known, method, path, headers in (
+            (True, "POST", "/v1/messages", BEARER),
+            (True, "POST", f"/hooks/{SLACK}", {}),
+            (False, "GET", "/v1/openapi.json", BEARER),
+        ):
+            admitted = self.api.admit(Call(method, path, headers=headers))
+            assert isinstance(admitted, Admitted)
+            self.assertEqual(known, admitted.known, path)
+
+    def test_description_is_written_once(self) -> None:
+        """
+        The description of the API is the same bytes for each who asks.
+        """
+        first, second = (self.answer_to("GET", "/v1/openapi.json", token=None) for _ in range(2))
+        self.assertIs(first.body, second.body)
 
     def test_token_first(self) -> None:
         """
@@ -749,7 +932,113 @@ class LateReplyTests(ApiTestCase):
         """
         for body in ({}, [], {"from": "alice@example.org", "body": "x"}, {"body": []}):
             self.refused(422, self.reply(self.link(), body))
+        detail = self.refused(422, self.reply(self.link(), {"text": "x"}))
+        self.assertEqual("a message needs `body`, and `text` is not read", detail)
+        self.refused(422, self.reply(self.link(kind="iq", type_="get"), {"result": "x"}))
         self.assertEqual([], self.sent())
+
+    def test_elsewhere(self) -> None:
+        """
+        A link sends nothing to others and nothing from another address, however it is written: 403 names the setting.
+        """
+        xml = "<message to='bob@example.org'><body>x</body></message>"
+        for body in (
+            {"to": "bob@example.org", "body": "x"},
+            {"from": "boss@bot.example.org", "body": "x"},
+            {"to": "room@rooms.example.org", "type": "groupchat", "body": "x"},
+            {"kind": "presence", "type": "subscribe", "to": "bob@example.org"},
+            {"kind": "iq", "type": "set", "to": "example.org"},
+            {"stanza": xml},
+            {"stanza": xml.replace("to='bob@example.org'", "from='boss@bot.example.org'")},
+            {"stanza": "<presence to='room@rooms.example.org/echo'/>"},
+            {"stanza": f"<message><body>x</body></message>{xml}"},
+            [{"body": "x"}, {"to": "bob@example.org", "body": "x"}],
+        ):
+            with self.subTest(body=body):
+                self.assertIn('reply_links = "wide"', self.refused(403, self.reply(self.link(), body)))
+        answer = self.reply(self.link(), xml, {"content-type": "application/xmpp+xml"})
+        self.refused(403, answer)
+        self.assertEqual([], self.sent())
+        self.assertEqual(11, self.counters["api_refused"])
+
+    def test_conversation(self) -> None:
+        """
+        What honest bots send late goes through: chat states, several parts, a correction, another resource.
+        """
+        bodies = [
+            {"state": "composing"},
+            [{"id": "n1", "body": "one"}, {"body": "two"}],
+            {"to": "alice@example.org", "body": "three", "replace": "n1"},
+            {"to": "alice@example.org/laptop", "from": "echo@bot.example.org/x", "body": "four"},
+            {"to": "echo@bot.example.org", "from": "alice@example.org/phone", "body": "five"},
+            {"stanza": "<message from='echo@bot.example.org' to='alice@example.org'><body>six</body></message>"},
+        ]
+        self.assertEqual({202}, {self.reply(self.link(), body).status for body in bodies})
+
+    def test_wide(self) -> None:
+        """
+        With `reply_links = "wide"` a link sends whatever the webhook could have answered at once.
+        """
+        self.api = self.an_api(wide=True)
+        self.assertEqual(
+            202, self.reply(self.link(), {"to": "bob@example.org", "from": "b@bot.example.org", "body": "x"}).status
+        )
+        self.assertEqual(["bob@example.org"], [element["to"] for element in self.sender.pushed])
+
+    def test_earlier_version(self) -> None:
+        """
+        A link from before an upgrade keeps what it could do, until it expires.
+        """
+        link = f"/v1/deliveries/d1/reply?seal={OLD_SEAL}"
+        self.assertEqual(202, self.reply(link, {"to": "bob@example.org", "body": "x"}).status)
+        self.clock.advance(60)
+        self.refused(410, self.reply(link, {"body": "x"}))
+
+    def test_too_many(self) -> None:
+        """
+        Sixty requests of one link come through at once, and then one a second; other links are not concerned.
+        """
+        for _ in range(PER_MINUTE):
+            self.assertEqual(202, self.reply(self.link(), {"body": "x"}).status)
+        self.clock.advance(0.25)
+        answer = self.reply(self.link(), {"body": "x"})
+        self.refused(429, answer)
+        self.assertEqual("1", answer.headers["Retry-After"])
+        other = link_path(LINK_KEY, "d2", a_stanza(), EPOCH + 60)
+        assert other is not None
+        self.assertEqual(202, self.reply(other, {"body": "x"}).status)
+        self.clock.advance(0.75)
+        self.assertEqual(202, self.reply(self.link(), {"body": "x"}).status)
+        self.assertEqual((1, 0), (self.counters["api_limited"], self.counters["api_refused"]))
+
+    def test_made_up_links(self) -> None:
+        """
+        What is no link of ours is not counted against the one that it was made from.
+        """
+        for _ in range(PER_MINUTE + 1):
+            self.refused(404, self.reply("/v1/deliveries/d1/reply?seal=x", {"body": "x"}))
+        self.assertEqual(202, self.reply(self.link(), {"body": "x"}).status)
+
+    def test_many_links(self) -> None:
+        """
+        The counting of requests has an end: where too many links are used, the one used longest ago counts afresh.
+        """
+        links = ReplyLinks(LINK_KEY, wide=False, seconds=lambda: 0.0, now=lambda: EPOCH)
+
+        def use(number: int) -> None:
+            path = link_path(LINK_KEY, f"d{number}", a_stanza(), EPOCH + 60)
+            assert path is not None
+            links.open(f"d{number}", path.partition("seal=")[2])
+
+        for _ in range(PER_MINUTE):
+            use(0)
+        self.assertRaises(Problem, use, 0)
+        for number in range(1, MAX_LINKS):
+            use(number)
+        self.assertRaises(Problem, use, 0)
+        for number in range(1, MAX_LINKS + 1):
+            use(number)
+        use(0)
 
     def test_key(self) -> None:
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
@@ -14,8 +15,9 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from component_http.api.exchange import Answer, Call, json_answer
-from component_http.api.server import BUSY_TIME, CLOSE_TIME, MAX_HEADERS, ApiServer
+from component_http.api.exchange import Admitted, Answer, Call, json_answer
+from component_http.api.http1 import MAX_HEADERS
+from component_http.api.server import BUSY_TIME, CLOSE_TIME, READ_AHEAD, ApiServer
 from component_http.operations.metrics import Counters
 
 LIMIT = 100
@@ -23,15 +25,40 @@ TIMEOUT = 30.0
 
 
 class Wire(StringTransport):
-    """A connection that knows whether it was closed or cut."""
+    """
+    A connection that knows whether it was closed or cut.
+
+    Attributes:
+        half_closed: Only our direction is closed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.aborted = False
+        self.half_closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is written to it."""
+        return self.disconnecting or self.half_closed
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
 
     def abortConnection(self) -> None:
         super().abortConnection()
         self.aborted = True
+
+
+class Reactor(Clock):
+    """A clock that can turn as a reactor does: what is to be done at once is done in the next turn, not in this one."""
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            for call in [call for call in self.calls if call.getTime() <= self.seconds()]:
+                self.calls.remove(call)
+                call.called = 1
+                call.func(*call.args, **call.kw)
 
 
 class Port:
@@ -65,12 +92,16 @@ class ServerTestCase(SynchronousTestCase):
     Attributes:
         calls: The requests that came through.
         answer: What is answered; or a Deferred of it.
+        refusal: What is answered before the body is read, or None.
+        known: Whether a client counts as one who has a token.
     """
 
     def setUp(self) -> None:
-        self.clock = Clock()
+        self.clock = Reactor()
         self.counters = Counters()
         self.calls: list[Call] = []
+        self.refusal: Answer | None = None
+        self.known = True
         self.answer: Any = json_answer(200, {"ok": True})
         self.keeping: Deferred[None] | None = None
         self.endpoint = Endpoint()
@@ -80,7 +111,7 @@ class ServerTestCase(SynchronousTestCase):
 
     def a_server(self, max_connections: int = 3) -> ApiServer:
         return ApiServer(
-            self.handle,
+            self.admit,
             self.finish,
             self.endpoint,
             self.counters,
@@ -93,19 +124,23 @@ class ServerTestCase(SynchronousTestCase):
     def tearDown(self) -> None:
         for protocol, _ in self.connections:
             protocol.connectionLost(Failure(ConnectionError()))
+        self.clock.turn(20)
         self.assertEqual([], self.clock.getDelayedCalls())
 
     async def finish(self) -> None:
         if self.keeping is not None:
             await self.keeping
 
-    async def handle(self, call: Call) -> Answer:
-        self.calls.append(call)
-        if isinstance(self.answer, Deferred):
-            answered: Answer = await self.answer
-            return answered
-        answer: Answer = self.answer
-        return answer
+    def admit(self, call: Call) -> Admitted | Answer:
+        if self.refusal is not None:
+            return self.refusal
+
+        async def carry_out(body: bytes | None) -> Answer:
+            self.calls.append(evolve(call, body=body))
+            answer: Answer = await self.answer if isinstance(self.answer, Deferred) else self.answer
+            return answer
+
+        return Admitted(carry_out, self.known)
 
     def connect(self) -> tuple[Any, Wire]:
         protocol: Any = self.factory.buildProtocol(None)
@@ -122,6 +157,7 @@ class ServerTestCase(SynchronousTestCase):
         for start in range(0, len(data), size):
             if not wire.disconnecting:
                 protocol.dataReceived(data[start : start + size])
+                self.clock.turn(2)
         return wire
 
     def status_of(self, wire: Wire) -> int:
@@ -204,6 +240,7 @@ class RequestTests(ServerTestCase):
         protocol, wire = self.connect()
         protocol.dataReceived((post() + post()).encode())
         protocol.dataReceived(post().encode())
+        self.clock.turn(20)
         self.assertEqual((3, 3), (len(self.calls), wire.value().count(b"HTTP/1.1 200")))
         self.assertFalse(wire.disconnecting)
 
@@ -218,30 +255,67 @@ class RequestTests(ServerTestCase):
 class LimitTests(ServerTestCase):
     """The bounds."""
 
-    def test_large_body(self) -> None:
-        """
-        A body over the limit is not kept, and the API is told that there was one.
-        """
-        self.say(post("x" * LIMIT))
-        self.say(post("x" * (LIMIT + 1)), pieces=5)
-        self.say(
-            "POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
-            + f"40\r\n{'x' * 64}\r\n" * 2
-            + "0\r\n\r\n"
-        )
-        self.assertEqual([b"x" * LIMIT, None, None], [call.body for call in self.calls])
-
     def test_large_body_that_asks_first(self) -> None:
         """
-        Who asks before he sends a large body is not encouraged; who asks before a small one is.
+        A client that asks before it sends is answered at once if the body is too large, and else told to go on.
         """
-        protocol, wire = self.connect()
+        self.answer = json_answer(413, {})
         head = "POST /x HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n"
-        protocol.dataReceived(head.format(LIMIT + 1).encode())
-        self.assertNotIn(b"100 Continue", wire.value())
+        wire = self.say(head.format(LIMIT + 1))
+        self.assertEqual((413, True), (self.status_of(wire), wire.closed))
+        wire = self.say(head.format(LIMIT))
+        self.assertEqual(b"HTTP/1.1 100 Continue\r\n\r\n", wire.value())
+        self.connections[-1][0].dataReceived(b"x" * LIMIT)
+        self.clock.turn(20)
+        self.assertIn(b"HTTP/1.1 413 ", wire.value())
+
+    def test_large_body(self) -> None:
+        """
+        A body over the limit is not read: the answer comes as soon as its size is known, and then the end.
+        """
+        self.say(post("x" * LIMIT))
+        announced = self.say(post("x" * (LIMIT + 1)).partition("xx")[0])
+        chunks = f"40\r\n{'x' * 64}\r\n40\r\n"
+        growing = self.say(f"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}", pieces=9)
+        self.assertEqual([b"x" * LIMIT, None, None], [call.body for call in self.calls])
+        self.assertEqual((True, True), (announced.closed, growing.closed))
+
+    def test_refused_before_the_body(self) -> None:
+        """
+        A request that is refused for its head is answered before its body, which is thrown away, and the end follows.
+        """
+        self.refusal = json_answer(401, {})
+        head = "POST /x HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n"
+        for length in ("Content-Length: 50", f"Content-Length: {LIMIT + 1}", "Transfer-Encoding: chunked"):
+            wire = self.say(f"{head}{length}\r\n\r\n")
+            self.assertEqual((401, True, False), (self.status_of(wire), wire.closed, wire.disconnecting), length)
+            told = wire.value()
+            self.connections[-1][0].dataReceived(b"2\r\naa\r\n" * 10_000)
+            self.clock.turn(20)
+            self.assertEqual((told, "producing"), (wire.value(), wire.producerState))
+            self.clock.advance(CLOSE_TIME)
+            self.assertTrue(wire.aborted)
+            self.connections.pop()[0].connectionLost(Failure(ConnectionError()))
+        self.assertEqual([], self.calls)
+
+    def test_body_of_a_stranger(self) -> None:
+        """
+        What is open to all is answered without the body, so that a stranger cannot fill the memory with one.
+        """
+        self.known = False
+        wire = self.say("GET /x HTTP/1.1\r\nHost: h\r\nContent-Length: 50\r\n\r\n")
+        self.assertEqual((200, True), (self.status_of(wire), wire.closed))
+        self.assertEqual([b""], [call.body for call in self.calls])
+
+    def test_refused_with_the_body(self) -> None:
+        """
+        A connection goes on after a refused request whose body came along.
+        """
+        self.refusal = json_answer(429, {})
         protocol, wire = self.connect()
-        protocol.dataReceived(head.format(LIMIT).encode())
-        self.assertIn(b"100 Continue", wire.value())
+        protocol.dataReceived((post("x" * 50) + post("x" * 50)).encode())
+        self.clock.turn(20)
+        self.assertEqual((2, False), (wire.value().count(b"HTTP/1.1 429 "), wire.closed))
 
     def test_headers(self) -> None:
         """
@@ -249,15 +323,16 @@ class LimitTests(ServerTestCase):
         """
         many = [f"X-{number}: 1" for number in range(MAX_HEADERS + 1)]
         for status, headers in (
-            (400, many),
+            (431, many),
             (431, ["X: " + "x" * 20_000]),
-            (400, ["X: " + "x" * 10_000] * 2),
+            (431, ["X: " + "x" * 10_000] * 2),
             (400, ["no header"]),
             (400, ["Content-Length: 5"]),
             (400, ["A\0: 1"]),
         ):
             wire = self.say(post("{}", *headers))
-            self.assertEqual((status, True), (self.status_of(wire), wire.disconnecting))
+            self.assertEqual((status, True), (self.status_of(wire), wire.closed))
+            self.assertIn(b"application/problem+json", wire.value())
             self.connections.pop()[0].connectionLost(Failure(ConnectionError()))
         self.assertEqual([], self.calls)
 
@@ -267,11 +342,11 @@ class LimitTests(ServerTestCase):
         """
         protocol, wire = self.connect()
         for byte in post("x" * 50).encode()[:60]:
-            if wire.disconnecting:
+            if wire.closed:
                 break
             protocol.dataReceived(bytes([byte]))
             self.clock.advance(1.0)
-        self.assertTrue(wire.disconnecting)
+        self.assertEqual((408, True), (self.status_of(wire), wire.closed))
         self.assertEqual(TIMEOUT, self.clock.seconds())
         self.assertEqual([], self.calls)
 
@@ -319,34 +394,8 @@ class LimitTests(ServerTestCase):
         """
         _, wire = self.connect()
         self.clock.advance(TIMEOUT)
-        self.clock.advance(15)
+        self.clock.advance(CLOSE_TIME)
         self.assertTrue(wire.aborted)
-
-    def test_too_many_connections(self) -> None:
-        """
-        Beyond the bound a connection is told 503 and closed; when one goes there is a place again.
-        """
-        for _ in range(3):
-            self.connect()
-        wire = self.say(post())
-        self.assertEqual((503, True), (self.status_of(wire), wire.disconnecting))
-        self.assertIn(b"Retry-After: 1\r\n", wire.value())
-        self.assertIn(b"too many connections", wire.value())
-        self.assertEqual([], self.calls)
-        self.assertEqual(1, self.counters["api_busy"])
-        self.connections.pop()[0].connectionLost(Failure(ConnectionError()))
-        self.connections.pop(0)[0].connectionLost(Failure(ConnectionError()))
-        self.assertEqual(200, self.status_of(self.say(post())))
-
-    def test_those_who_are_told(self) -> None:
-        """
-        Those who are to be told are bounded too, and do not stay.
-        """
-        for _ in range(6):
-            self.connect()
-        self.assertIsNone(self.factory.buildProtocol(None))
-        self.clock.advance(BUSY_TIME)
-        self.assertEqual([False] * 3 + [True] * 3, [wire.aborted for _, wire in self.connections])
 
     @given(st.binary(max_size=200), st.integers(1, 20))
     def test_whatever_comes(self, data: bytes, pieces: int) -> None:
@@ -357,6 +406,171 @@ class LimitTests(ServerTestCase):
         for protocol, _ in self.connections:
             protocol.connectionLost(Failure(ConnectionError()))
         self.connections.clear()
+
+
+class PlaceTests(ServerTestCase):
+    """More connections than there are places."""
+
+    def test_stranger_makes_room(self) -> None:
+        """
+        When all places are taken, a client gets that of the oldest connection that has shown no token, however busy.
+        """
+        silent, half = self.connect(), self.connect()
+        half[0].dataReceived(post().encode()[:50])
+        self.known = False
+        open_to_all = self.say(post())
+        self.known = True
+        for wire in (silent[1], half[1], open_to_all):
+            served = self.say(post())
+            self.assertEqual((200, False), (self.status_of(served), served.closed))
+            self.clock.advance(BUSY_TIME)
+            self.assertTrue(wire.closed or wire.aborted)
+        self.assertEqual((3, 0), (self.counters["api_evicted"], self.counters["api_busy"]))
+
+    def test_stranger_is_told(self) -> None:
+        """
+        A connection that loses its place is told 503: at once if its request has begun, or else when it begins.
+        """
+        half, silent = self.connect(), self.connect()
+        half[0].dataReceived(b"POST /v1")
+        self.connect()
+        for _ in range(2):
+            self.connect()
+        silent[0].dataReceived(post().encode())
+        for _, wire in (half, silent):
+            self.assertEqual((503, True), (self.status_of(wire), wire.closed))
+            self.assertIn(b"Retry-After: 1\r\n", wire.value())
+            self.assertIn(b"too many connections", wire.value())
+        self.assertEqual([], self.calls)
+
+    def test_idle_client_makes_room(self) -> None:
+        """
+        Where everybody has shown a token, the oldest connection that is idle makes room.
+        """
+        self.answer = Deferred()
+        busy = self.say(post())
+        answering, self.answer = self.answer, json_answer(200, {})
+        idle, other = self.say(post()), self.say(post())
+        self.say(post())
+        self.clock.advance(BUSY_TIME)
+        self.assertEqual((False, True, False), (busy.aborted, idle.aborted, other.aborted))
+        answering.callback(json_answer(200, {}))
+        self.assertEqual(200, self.status_of(busy))
+
+    def test_clients_under_way_stay(self) -> None:
+        """
+        Requests with a token keep their places, whether they come in or are answered: then the newest is told 503.
+        """
+        for _ in range(2):
+            self.answer = Deferred()
+            self.say(post())
+        coming = self.connect()
+        coming[0].dataReceived(post("x" * 50).encode()[:120])
+        wire = self.say(post())
+        self.assertEqual((503, True), (self.status_of(wire), wire.closed))
+        self.assertIn(b"Retry-After: 1\r\n", wire.value())
+        self.assertEqual((1, 0), (self.counters["api_busy"], self.counters["api_evicted"]))
+        self.assertEqual([False] * 3, [wire.closed for _, wire in self.connections[:3]])
+        for protocol, _ in self.connections[2:]:
+            protocol.connectionLost(Failure(ConnectionError()))
+        del self.connections[2:]
+        self.answer = json_answer(200, {})
+        self.assertEqual(200, self.status_of(self.say(post())))
+
+    def test_those_who_are_told(self) -> None:
+        """
+        Connections that are to be told 503 are bounded too, and do not stay.
+        """
+        for _ in range(3):
+            self.answer = Deferred()
+            self.say(post())
+        for _ in range(3):
+            self.connect()
+        self.assertIsNone(self.factory.buildProtocol(None))
+        self.clock.advance(BUSY_TIME)
+        self.assertEqual([False] * 3 + [True] * 3, [wire.aborted for _, wire in self.connections])
+
+    def test_flood(self) -> None:
+        """
+        A flood of connections leaves no more of them than there are places, twice.
+        """
+        for _ in range(50):
+            self.connect()
+        self.assertEqual((3, 3), (len(self.server.channels), len(self.server.turned_away)))
+        self.assertEqual(44, sum(wire.closed for _, wire in self.connections))
+
+
+class TurnTests(ServerTestCase):
+    """Many requests at once: nobody has to wait for all that another has sent."""
+
+    def test_requests_of_one_connection(self) -> None:
+        """
+        Of many requests that come at once one is carried out in each turn of the reactor.
+        """
+        protocol, wire = self.connect()
+        protocol.dataReceived(post().encode() * 10)
+        for count in range(1, 11):
+            self.assertEqual(count, len(self.calls))
+            self.clock.turn()
+        self.assertEqual(10, wire.value().count(b"HTTP/1.1 200 "))
+
+    def test_connections_by_turns(self) -> None:
+        """
+        Connections take turns, so that the last one need not wait until the first has no more to ask.
+        """
+        first, second = self.connect(), self.connect()
+        first[0].dataReceived(post("first").encode() * 5)
+        second[0].dataReceived(post("second").encode() * 2)
+        self.clock.turn(3)
+        self.assertEqual([b"first", b"first", b"second", b"first"], [call.body for call in self.calls])
+        self.clock.turn(20)
+        self.assertEqual(7, len(self.calls))
+
+    def test_nothing_is_read_before_its_turn(self) -> None:
+        """
+        While requests of a connection wait for their turn, no more is read from it.
+        """
+        protocol, wire = self.connect()
+        protocol.dataReceived(post().encode() * 5)
+        self.assertEqual("paused", wire.producerState)
+        self.clock.turn(20)
+        self.assertEqual("producing", wire.producerState)
+
+    def test_answers_that_are_not_read(self) -> None:
+        """
+        A client that does not read its answers gets no more of them made, and is cut off after a while.
+        """
+        protocol, wire = self.connect()
+        protocol.dataReceived(post().encode() * 10)
+        protocol.pauseProducing()
+        self.clock.turn(20)
+        self.assertEqual((1, "paused"), (len(self.calls), wire.producerState))
+        self.clock.advance(TIMEOUT - 1)
+        protocol.resumeProducing()
+        self.clock.turn(20)
+        self.assertEqual((10, "producing"), (len(self.calls), wire.producerState))
+        protocol.dataReceived(post().encode())
+        protocol.pauseProducing()
+        self.clock.advance(TIMEOUT)
+        self.assertTrue(wire.aborted)
+
+    def test_requests_while_one_is_answered(self) -> None:
+        """
+        Only so much of later requests is read while one is answered, and all of it is carried out after.
+        """
+        answering = self.answer = Deferred()
+        protocol, wire = self.connect()
+        protocol.dataReceived(post().encode())
+        self.answer = json_answer(200, {})
+        later = post().encode() * (READ_AHEAD // len(post()) + 1)
+        protocol.dataReceived(later[:READ_AHEAD])
+        self.assertEqual("producing", wire.producerState)
+        protocol.dataReceived(later[READ_AHEAD:])
+        self.assertEqual(("paused", 1), (wire.producerState, len(self.calls)))
+        answering.callback(json_answer(200, {}))
+        self.clock.turn(len(later))
+        self.assertEqual("producing", wire.producerState)
+        self.assertEqual(1 + len(later) // len(post()), len(self.calls))
 
 
 class LifeTests(ServerTestCase):
@@ -376,7 +590,7 @@ class LifeTests(ServerTestCase):
         """
         A port that is taken is told, and nothing else happens.
         """
-        self.endpoint.error = CannotListenError("127.0.0.1", 5280, OSError("in use"))
+        self.endpoint.error = CannotListenError("127.0.0.1", 8347, OSError("in use"))
         self.server.startService()
         self.successResultOf(self.server.stopService())
 
@@ -404,7 +618,7 @@ class LifeTests(ServerTestCase):
         protocol, wire = self.connect()
         stopped = self.server.stopService()
         protocol.dataReceived(post().encode())
-        self.assertEqual((503, 1, True), (self.status_of(wire), len(self.calls), wire.disconnecting))
+        self.assertEqual((503, 1, True), (self.status_of(wire), len(self.calls), wire.closed))
         self.assertIn(b"Retry-After: ", wire.value())
         self.answer.callback(json_answer(200, {}))
         self.successResultOf(stopped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from component_http.api_service import api_hooks
 from component_http.errors import SettingsError
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings, reference
 from tests.unit.test_settings import ENVIRONMENT, SettingsTestCase, a_mapping
@@ -13,9 +14,9 @@ TOKEN = "0123456789abcdef"
 FILE = """
 [component]
 domain = "bot.example.org"
-component_post_url = "http://h/"
+component_post_url = "http://127.0.0.1/"
 [api]
-listen = "tcp:5280:interface=127.0.0.1"
+listen = "tcp:8347:interface=127.0.0.1"
 [[api.token]]
 name = "ops"
 token_file = "ops-token"
@@ -81,10 +82,12 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         """
         built = Settings(
             component=ComponentSettings(
-                domain="bot.example.org", component_post_url="http://h/", secret=ENVIRONMENT["COMPONENT_HTTP_SECRET"]
+                domain="bot.example.org",
+                component_post_url="http://127.0.0.1/",
+                secret=ENVIRONMENT["COMPONENT_HTTP_SECRET"],
             ),
             api=ApiSettings(
-                listen="tcp:5280:interface=127.0.0.1",
+                listen="tcp:8347:interface=127.0.0.1",
                 token=[
                     TokenSettings(
                         name="ops",
@@ -109,6 +112,21 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         )
         self.assertEqual(built, self.read())
 
+    def test_default_senders(self) -> None:
+        """
+        The component and each token may have the address that stanzas come from which name none; hooks without one of
+        their own take the component's.
+        """
+        text = FILE.replace("[component]", '[component]\nsender = "Bot@bot.example.org"')
+        text = text.replace('name = "ops"', 'name = "ops"\nsender = "alerts@bot.example.org/x"')
+        settings = self.read(text)
+        self.assertEqual("bot@bot.example.org", settings.component.sender)
+        self.assertEqual("alerts@bot.example.org/x", settings.api.token[0].sender)
+        self.assertEqual(
+            ["bot.example.org", "bot@bot.example.org"],
+            [str(api_hooks(found).find(f"alerts-secret-{TOKEN}").sender) for found in (self.read(), settings)],
+        )
+
     def test_secrets_stay_out_of_sight(self) -> None:
         """
         Nothing that prints settings shows a token.
@@ -127,7 +145,7 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         """
         It may listen on TCP or a Unix socket.
         """
-        for listen in ("tcp:5280", "tcp:port=5280:interface=\\:\\:1", "unix:/run/bot.sock", "tcp6:5280"):
+        for listen in ("tcp:8347", "tcp:port=8347:interface=\\:\\:1", "unix:/run/bot.sock", "tcp6:8347"):
             self.assertEqual(listen, ApiSettings(listen=listen).listen)
 
     def test_base_url(self) -> None:
@@ -135,16 +153,16 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         Where the API is reached is what the operator says, or what can be told from where it listens.
         """
         for listen, url in [
-            ("tcp:5280:interface=127.0.0.1", "http://127.0.0.1:5280"),
-            ("tcp:port=5280:interface=\\:\\:1", "http://[::1]:5280"),
-            ("tcp6:5280:interface=\\:\\:1", "http://[::1]:5280"),
-            ("tcp:5280", None),
-            ("tcp6:5280", None),
-            ("tcp:5280:interface=0.0.0.0", None),
+            ("tcp:8347:interface=127.0.0.1", "http://127.0.0.1:8347"),
+            ("tcp:port=8347:interface=\\:\\:1", "http://[::1]:8347"),
+            ("tcp6:8347:interface=\\:\\:1", "http://[::1]:8347"),
+            ("tcp:8347", None),
+            ("tcp6:8347", None),
+            ("tcp:8347:interface=0.0.0.0", None),
             ("unix:/run/bot.sock", None),
         ]:
             self.assertEqual(url, ApiSettings(listen=listen).base_url)
-        self.assertEqual("https://h/x", ApiSettings(listen="tcp:5280", url="https://h/x/").base_url)
+        self.assertEqual("https://h/x", ApiSettings(listen="tcp:8347", url="https://h/x/").base_url)
         self.assertIsNone(ApiSettings().base_url)
 
     def test_no_flags_for_rows(self) -> None:
@@ -282,6 +300,23 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             self.sentence('to = "oncall@example.org"', 'to = "oncall@example.org"\nsend_as = "a@example.org"'),
         )
 
+    def test_wrong_default_senders(self) -> None:
+        """
+        Where stanzas come from that name no sender is in the component's domain, and one that the token may use.
+        """
+        self.assertIn(
+            'component.sender is "bot@example.org", but the component can only send from bot.example.org',
+            self.sentence("[component]", '[component]\nsender = "bot@example.org"'),
+        )
+        self.assertIn(
+            'api.token ops has "other@bot.example.org" as sender, but that is none of its may_send_as',
+            self.sentence('name = "ops"', 'name = "ops"\nsender = "other@bot.example.org"'),
+        )
+        self.assertIn(
+            'api.token ci has "ci@example.org" as sender, but the component can only send from bot.example.org',
+            self.sentence('name = "ci"', 'name = "ci"\nsender = "ci@example.org"'),
+        )
+
     def test_pattern_that_is_none(self) -> None:
         """
         A pattern with a resource or with what no address has is refused.
@@ -305,10 +340,10 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
         What is no endpoint is told with what was meant.
         """
         for listen, meant in [
-            ("5280", "tcp:5280:interface=127.0.0.1"),
-            ("127.0.0.1:5280", "tcp:5280:interface=127.0.0.1"),
-            ("tcp:127.0.0.1:5280", "tcp:5280:interface=127.0.0.1"),
-            ("http://10.0.0.1:5280/", "tcp:5280:interface=10.0.0.1"),
+            ("8347", "tcp:8347:interface=127.0.0.1"),
+            ("127.0.0.1:8347", "tcp:8347:interface=127.0.0.1"),
+            ("tcp:127.0.0.1:8347", "tcp:8347:interface=127.0.0.1"),
+            ("http://10.0.0.1:8347/", "tcp:8347:interface=10.0.0.1"),
         ]:
             error = self.assertRaises(SettingsError, ApiSettings, listen=listen)
             self.assertIn(f'write "{meant}"', str(error))
@@ -318,7 +353,12 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
         Where the webhook reaches the API goes into a header of each request, so that it is ASCII.
         """
         error = self.assertRaises(SettingsError, ApiSettings, url="https://bücher.example/x")
-        self.assertIn("write it in ASCII", str(error))
+        self.assertTrue(
+            str(error).endswith(
+                '; it must be ASCII, for it goes into a header; write "https://xn--bcher-kva.example/x"'
+            ),
+            error,
+        )
         self.assertEqual("https://xn--bcher-kva.example", ApiSettings(url="https://xn--bcher-kva.example/").base_url)
 
     def test_listen_that_cannot_be(self) -> None:
@@ -327,8 +367,8 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
         """
         for listen, problem in [
             ("tcp:99999", "a port is a number from 1 to 65535"),
-            ("ssl:5281:privateKey=/nowhere/key:certKey=/nowhere/key", '"/nowhere/key" cannot be read'),
-            ("pigeon:5280", "must be a Twisted server endpoint"),
+            ("ssl:8348:privateKey=/nowhere/key:certKey=/nowhere/key", '"/nowhere/key" cannot be read'),
+            ("pigeon:8347", "must be a Twisted server endpoint"),
             ("tcp:x", "Twisted says"),
         ]:
             self.assertIn(problem, str(self.assertRaises(SettingsError, ApiSettings, listen=listen)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
@@ -218,6 +219,152 @@ class RestTests(ApiTestCase):
         self.assertIn("<history maxstanzas='5'/>", history)
         self.assertIn("<x xmlns='http://jabber.org/protocol/muc'/>", join)
 
+    def test_extensions(self) -> None:
+        """
+        A property that mod_rest makes an element of is sent as that element, with nothing beside it.
+        """
+        for properties, xml in (
+            (
+                {"nick": "Bot", "markable": True},
+                "<nick xmlns='http://jabber.org/protocol/nick'>Bot</nick><markable xmlns='urn:xmpp:chat-markers:0'/>",
+            ),
+            (
+                {"oob": {"url": "https://x.example/1", "desc": "a picture"}},
+                "<x xmlns='jabber:x:oob'><url>https://x.example/1</url><desc>a picture</desc></x>",
+            ),
+            (
+                {"reactions": {"id": "m1", "reactions": ["+", "!"]}},
+                (
+                    "<reactions xmlns='urn:xmpp:reactions:0' id='m1'>"
+                    "<reaction>+</reaction><reaction>!</reaction></reactions>"
+                ),
+            ),
+            ({"reactions": {"id": "m1", "reactions": []}}, "<reactions xmlns='urn:xmpp:reactions:0' id='m1'/>"),
+            ({"displayed": "m1"}, "<displayed xmlns='urn:xmpp:chat-markers:0' id='m1'/>"),
+            ({"markable": True}, "<markable xmlns='urn:xmpp:chat-markers:0'/>"),
+            (
+                {"invite": {"jid": "room@rooms.example.org", "reason": "why not", "continue": True, "thread": None}},
+                "<x xmlns='jabber:x:conference' jid='room@rooms.example.org' reason='why not' continue='true'/>",
+            ),
+            ({"attach_to": "m1"}, "<attach-to xmlns='urn:xmpp:message-attaching:1' id='m1'/>"),
+            ({"encryption": "urn:xmpp:omemo:2"}, "<encryption xmlns='urn:xmpp:eme:0' namespace='urn:xmpp:omemo:2'/>"),
+            ({"fallback": True}, "<fallback xmlns='urn:xmpp:fallback:0'/>"),
+            (
+                {"reference": {"type": "mention", "uri": "xmpp:bob@example.org", "begin": 0, "end": 3}},
+                "<reference xmlns='urn:xmpp:reference:0' type='mention' uri='xmpp:bob@example.org' begin='0' end='3'/>",
+            ),
+            ({"thread": {"id": "t2", "parent": "t1"}}, "<thread parent='t1'>t2</thread>"),
+        ):
+            with self.subTest(properties=properties):
+                self.assertEqual(202, self.rest({"to": "a@b", **properties}).status)
+                self.assertRegex(self.sent()[-1], f"^<message [^>]*>{re.escape(xml)}</message>$")
+        for properties, xml in (
+            (
+                {"caps": {"node": "http://n", "hash": "sha-1", "ver": "v"}},
+                "<c xmlns='http://jabber.org/protocol/caps' node='http://n' hash='sha-1' ver='v'/>",
+            ),
+            ({"idle_since": "2024-05-01T10:00:00Z"}, "<idle xmlns='urn:xmpp:idle:1' since='2024-05-01T10:00:00Z'/>"),
+            ({"vcard_update": {"photo": "c0ffee"}}, "<x xmlns='vcard-temp:x:update'><photo>c0ffee</photo></x>"),
+            ({"type": "available", "nick": "Bot"}, "<nick xmlns='http://jabber.org/protocol/nick'>Bot</nick>"),
+        ):
+            with self.subTest(properties=properties):
+                self.assertEqual(202, self.rest({"to": "a@b", **properties}).status)
+                self.assertRegex(self.sent()[-1], f"^<presence [^>]*>{re.escape(xml)}</presence>$")
+
+    def test_extensions_beside_a_body(self) -> None:
+        """
+        A form has such properties too, and what else is in it.
+        """
+        self.assertEqual(
+            202, self.rest(urlencode({"to": "a@b", "body": "x", "nick": "N", "markable": "true"}), FORM).status
+        )
+        self.assertIn("<body>x</body><nick", self.sent()[0])
+        self.assertIn("<markable ", self.sent()[0])
+
+    def test_never_left_out(self) -> None:
+        """
+        A property of mod_rest that is not read here is refused by its name, with how to send it; nothing is sent.
+        """
+        for name in (
+            *("archive", "block", "blocklist", "command", "dataform", "delay", "extdisco", "formdata", "forwarded"),
+            *("gateway", "occupant_id", "payload", "register", "result", "rsm", "stanza_ids", "stats"),
+            *("upload_request", "upload_slot"),
+        ):
+            for more in ({"body": "x"}, {"show": "away"}, {"ping": True}):
+                error = self.error(self.rest({"to": "a@b", **more, name: {"x": "y"}}))
+                self.assertEqual(422, error["code"])
+                self.assertRegex(error["text"], f"^{name}: .*application/xmpp[+]xml")
+        self.assertEqual(([], []), (self.sender.pushed, self.sender.asked))
+
+    def test_of_another_kind(self) -> None:
+        """
+        What belongs to another kind of stanza is refused instead of lost.
+        """
+        for name, body in (
+            ("body", {"kind": "presence", "body": "x"}),
+            ("show", {"kind": "message", "body": "x", "show": "away"}),
+            ("caps", {"body": "x", "caps": {"node": "n"}}),
+            ("markable", {"type": "available", "markable": True}),
+            ("nick", {"ping": True, "nick": "N"}),
+            ("oob", {"kind": "iq", "type": "set", "oob": {"url": "https://x.example"}}),
+            ("body", {"ping": True, "body": "x"}),
+            ("subject", {"type": "error", "kind": "message", "subject": "x"}),
+            ("nick", {"type": "error", "kind": "presence", "nick": "x"}),
+            ("error", {"type": "chat", "body": "x", "error": {"condition": "gone"}}),
+        ):
+            with self.subTest(body=body):
+                error = self.error(self.rest({"to": "a@b", **body}))
+                self.assertEqual(422, error["code"])
+                self.assertTrue(error["text"].startswith(f"{name}: "), error)
+        self.assertEqual(422, self.rest("x", TEXT, "/rest/iq/ping/a@b").status)
+        self.assertEqual(([], []), (self.sender.pushed, self.sender.asked))
+
+    def test_bad_extensions(self) -> None:
+        """
+        A property with a value that it cannot have is refused by its name.
+        """
+        for name, body in (
+            ("nick", {"nick": ["N"]}),
+            ("oob", {"oob": "https://x.example"}),
+            ("oob.url", {"oob": {"desc": "d"}}),
+            ("oob.url", {"oob": {"url": {}}}),
+            ("reactions.id", {"reactions": {"reactions": []}}),
+            ("reactions.reactions", {"reactions": {"id": "m1"}}),
+            ("reactions.reactions", {"reactions": {"id": "m1", "reactions": "x"}}),
+            ("reactions.reactions", {"reactions": {"id": "m1", "reactions": [{}]}}),
+            ("invite.jid", {"invite": {"reason": "r"}}),
+            ("markable", {"markable": "m1"}),
+            ("join", {"kind": "presence", "join": {}}),
+            ("thread.id", {"thread": {"parent": "t1"}}),
+            ("kind", {"kind": "pubsub", "body": "x"}),
+            ("kind", {"kind": ["message"], "body": "x"}),
+        ):
+            with self.subTest(body=body):
+                error = self.error(self.rest({"to": "a@b", **body}))
+                self.assertEqual(422, error["code"])
+                self.assertTrue(error["text"].startswith(f"{name}: "), error)
+        self.assertEqual([], self.sent())
+
+    def test_false(self) -> None:
+        """
+        A property that is false, or null, is not there.
+        """
+        self.assertEqual(
+            202, self.rest({"to": "a@b", "body": "x", "markable": False, "ping": False, "nick": None}).status
+        )
+        self.assertRegex(self.sent()[0], "><body>x</body></message>$")
+        self.assertEqual(202, self.rest({"to": "a@b", "kind": "presence", "join": False}).status)
+        self.assertEqual(202, self.rest(urlencode({"to": "a@b", "kind": "presence", "join": "true"}), FORM).status)
+        self.assertEqual([False, True], ["protocol/muc" in xml for xml in self.sent()[1:]])
+
+    def test_question_in_the_path(self) -> None:
+        """
+        A question that the path names may have its node in the body.
+        """
+        self.answer = result
+        self.rest({"node": "http://n"}, path="/rest/iq/disco/a@b")
+        self.assertEqual("http://n", self.sender.asked[0].query["node"])
+
     def test_iq(self) -> None:
         """
         An iq waits for its answer, and tells it in the type that was sent or asked for.
@@ -276,7 +423,9 @@ class RestTests(ApiTestCase):
             (422, "<message/>", XML),
             (422, "<message to='a@b'/><message to='a@b'/>", XML),
             (422, "<x/>", XML),
-            (422, '{"to": "a@b", "body": "x", "from": "a@b"}', JSON),
+            (403, '{"to": "a@b", "body": "x", "from": "a@b"}', JSON),
+            (403, "<message to='a@b' from='a@b'><body>x</body></message>", XML),
+            (422, '{"to": "a@b", "body": "x", "from": "@"}', JSON),
             (422, '{"to": "a@b", "kind": "iq", "type": "set", "command": "x"}', JSON),
             (422, '{"to": "a@b", "kind": "iq", "type": "get"}', JSON),
             (413, None, JSON),
@@ -370,6 +519,37 @@ class SlackTests(ApiTestCase):
         self.assertEqual(200, self.hook(urlencode({"payload": '{"text": "a & b"}'}), FORM).status)
         self.assertEqual("a & b", self.bodies()[0])
 
+    def test_any_media_type(self) -> None:
+        """
+        JSON is read whatever it is called, for many programs call it nothing, or something else.
+        """
+        for media_type in (
+            *(
+                "application/json",
+                "application/vnd.x+json",
+                "applications/json",
+                "text/json",
+                "text/html",
+                "text/plain",
+            ),
+            *("application/x-www-form-urlencoded", "application/octet-stream", "", "nonsense"),
+        ):
+            for secret in (SLACK, ALERTS):
+                body = {SLACK: ' \n{"text": "hello"}', ALERTS: json.dumps(ALERT)}[secret]
+                with self.subTest(media_type=media_type, secret=secret):
+                    self.assertEqual(200, self.hook(body, {"content-type": media_type}, secret).status)
+        self.assertEqual(200, self.hook('{"text": "hello"}', {}).status)
+        self.assertEqual(200, self.hook('payload={"text": "hello"}', FORM).status)
+        self.assertEqual(2 * (10 + 2), self.bodies().count("hello"))
+
+    def test_declared_charset(self) -> None:
+        """
+        JSON that is called a text may be in another charset.
+        """
+        media_type = "text/plain; charset=iso-8859-1"
+        self.assertEqual(200, self.hook('{"text": "é"}'.encode("latin-1"), {"content-type": media_type}).status)
+        self.assertEqual("é", self.bodies()[0])
+
     def test_username(self) -> None:
         """
         Who says it stands before what is said.
@@ -433,7 +613,13 @@ class SlackTests(ApiTestCase):
         for status, body, headers in (
             (400, "{", JSON),
             (400, "[]", JSON),
+            (400, "", JSON),
+            (400, "", TEXT),
+            (400, "", {}),
+            (400, "just a line", TEXT),
             (400, "text=x", FORM),
+            (400, '{"text"', FORM),
+            (400, 'payload={"text": "x"}', JSON),
             (400, "payload=%7B", FORM),
             (422, "{}", JSON),
             (422, '{"text": ""}', JSON),
@@ -488,6 +674,7 @@ _WORDS = (
         "seconds",
     ),
     *("alerts", "labels", "annotations", "status", "truncatedAlerts", "summary", "error", "reply", "command"),
+    *("nick", "oob", "reactions", "displayed", "markable", "invite", "reference", "caps", "thread", "url", "jid"),
 )
 
 ALERT = {
@@ -587,10 +774,19 @@ class TemplateHookTests(ApiTestCase):
                 "Build 7\nfailed\nhttps://ci.example.org/7",
             ),
             ({"text": "just this"}, "just this"),
-            ({"disk": "full", "free": 0, "hosts": ["a", "b"]}, 'disk: full\nfree: 0\nhosts: ["a", "b"]'),
+            ({"disk": "full", "free": 0, "hosts": ["a", "b"]}, "disk: full\nfree: 0\nhosts: a, b"),
         ):
             self.assertEqual(200, self.post(f"/hooks/{GENERIC}", payload, token=None).status)
             self.assertEqual(text, self.bodies()[-1])
+
+    def test_plain_text(self) -> None:
+        """
+        A text without JSON is a payload, too: a string.
+        """
+        self.assertEqual(200, self.post(f"/hooks/{GENERIC}", "just a line", TEXT, token=None).status)
+        self.assertEqual(["just a line"], self.bodies())
+        self.refused(400, self.post(f"/hooks/{GENERIC}", '{"text": ', TEXT, token=None))
+        self.refused(400, self.post(f"/hooks/{GENERIC}", "", TEXT, token=None))
 
     def test_nothing_to_say(self) -> None:
         """

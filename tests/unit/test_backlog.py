@@ -158,7 +158,27 @@ class OrderTests(SynchronousTestCase):
 
 
 class RoundTests(SynchronousTestCase):
-    """Turns go round by sender, then by conversation, so that nobody suffers from the flood of another."""
+    """Turns go round by domain, sender and conversation, so that nobody suffers from the flood of another."""
+
+    def test_many_senders_of_one_domain(self) -> None:
+        """
+        With one stanza of each of twelve thousand accounts of a domain waiting, somebody from elsewhere waits for one
+        of them at most, and so does everybody of a domain that is as busy as theirs is calm.
+        """
+        backlog = a_backlog(*(a_chat(f"bot-{number}@flood.example") for number in range(12_000)))
+        turns(backlog, 7)
+        for number in range(3):
+            backlog.add(f"calm-{number}", a_chat(f"user-{number}@example.org"), 10)
+        self.assertEqual(
+            ["calm-0", "calm-1", "calm-2"], [name for name in turns(backlog, 6) if name.startswith("calm")]
+        )
+
+    def test_a_room_is_of_its_service(self) -> None:
+        """
+        An address without a local part is of the domain that it is itself.
+        """
+        backlog = a_backlog(*[a_chat(f"room-{n}@rooms.example.org") for n in range(3)], a_chat("rooms.example.org"))
+        self.assertEqual(["0", "1", "2", "3"], turns(backlog))
 
     def test_flood_delays_by_one_turn(self) -> None:
         """
@@ -304,6 +324,74 @@ class RefusalTests(SynchronousTestCase):
         backlog = self.a_crowd(120)
         self.assertEqual((120, "refused_full"), (backlog.pending, backlog.refusal(a_chat(), 1)))
 
+    DOMAIN = BacklogLimits(max_pending=100, max_pending_bytes=1000, fair_share=0.2)
+
+    def test_alone_a_domain_may_hold_all(self) -> None:
+        """
+        Where all users are of one domain, it may use the whole limit, and no more.
+        """
+        backlog = self.a_crowd(99, limits=self.DOMAIN)
+        self.assertIsNone(backlog.refusal(a_chat(), 1))
+        backlog.add("last", a_chat(), 1)
+        self.assertEqual("refused_full", backlog.refusal(a_chat(BOB), 1))
+
+    def test_a_domain_leaves_room_to_others(self) -> None:
+        """
+        While another domain has something pending, one domain may hold all but a sender's share of the limit.
+        """
+        backlog = self.a_crowd(79, limits=self.DOMAIN)
+        backlog.add("other", a_chat("carol@example.net"), 1)
+        self.assertIsNone(backlog.refusal(a_chat(), 1))
+        backlog.add("eightieth", a_chat(), 1)
+        self.assertEqual("refused_unfair", backlog.refusal(a_chat("guest-0@example.org"), 1))
+        self.assertIsNone(backlog.refusal(a_chat("dave@example.net"), 1))
+        backlog.remove("other")
+        self.assertIsNone(backlog.refusal(a_chat("guest-0@example.org"), 1))
+
+    def test_a_domain_leaves_bytes_to_others(self) -> None:
+        """
+        The same is true of bytes.
+        """
+        backlog = self.a_crowd(1, 700, limits=self.DOMAIN)
+        backlog.add("other", a_chat("carol@example.net"), 1)
+        self.assertEqual([None, "refused_unfair"], [backlog.refusal(a_chat(), size) for size in (100, 101)])
+
+    def test_a_domain_that_came_first_shuts_nobody_out(self) -> None:
+        """
+        Where one domain has used the whole limit alone, others have their room beyond it, and that has an end, too.
+        """
+        backlog = self.a_crowd(100, limits=self.DOMAIN)
+        for number in range(20):
+            sender = a_chat(f"user-{number}@elsewhere.example")
+            self.assertIsNone(backlog.refusal(sender, 1))
+            backlog.add(f"new-{number}", sender, 1)
+        for sender in "user-x@elsewhere.example", "carol@example.net":
+            self.assertEqual("refused_full", backlog.refusal(a_chat(sender), 1))
+
+    def test_fairness_can_be_off(self) -> None:
+        """
+        With a share of the whole limit for each, a domain may hold it all, whoever else waits.
+        """
+        backlog = self.a_crowd(98, limits=evolve(self.DOMAIN, fair_share=1.0))
+        backlog.add("other", a_chat("carol@example.net"), 1)
+        self.assertIsNone(backlog.refusal(a_chat(), 1))
+        backlog.add("last", a_chat(), 1)
+        self.assertEqual("refused_full", backlog.refusal(a_chat("carol@example.net"), 1))
+
+    def test_reserved(self) -> None:
+        """
+        What is being stored, or waits for a late answer, counts for its sender and for all until it has ended.
+        """
+        backlog = a_backlog(limits=self.LIMITS)
+        for _ in range(50):
+            backlog.reserve(a_chat(MALLORY), 1)
+        self.assertEqual(["refused_unfair", None], [backlog.refusal(a_chat(sender), 1) for sender in (MALLORY, ALICE)])
+        self.assertEqual((0, None), (backlog.pending, backlog.next()))
+        backlog.add("stored", a_chat(MALLORY), 1, reserved=True)
+        self.assertEqual("refused_unfair", backlog.refusal(a_chat(MALLORY), 1))
+        backlog.release(a_chat(MALLORY), 1)
+        self.assertEqual(("stored", None), (backlog.next(), backlog.refusal(a_chat(MALLORY), 1)))
+
 
 class SpareRoomTests(SynchronousTestCase):
     """What may wait comes in only where what is live hardly waits for it."""
@@ -316,7 +404,7 @@ class SpareRoomTests(SynchronousTestCase):
         """
         backlog = a_backlog(a_chat(), limits=self.LIMITS)
         self.assertEqual([False, True], [backlog.has_room_to_spare(a_chat(sender)) for sender in (ALICE, MALLORY)])
-        backlog.keep_place(a_chat(MALLORY), 1)
+        backlog.reserve(a_chat(MALLORY), 1)
         self.assertFalse(backlog.has_room_to_spare(a_chat(MALLORY)))
 
     def test_busy(self) -> None:
@@ -429,6 +517,13 @@ class BooksTests(SynchronousTestCase):
         self.assertEqual((5, 1), (backlog.pending, backlog.running))
 
 
+SENDERS = ("a@example.org", "b@example.org", "c@example.net", "example.net")
+
+
+def domain_of(sender):
+    return sender.split("@")[-1]
+
+
 class Watched(str):
     """A string that can be seen to be forgotten."""
 
@@ -444,8 +539,9 @@ class BacklogMachine(RuleBasedStateMachine):
     """
     Anything that can happen to a backlog, next to one that only keeps lists.
 
-    It also counts turns: between becoming ready and its own turn, a sender sees at most one turn of any other, and
-    so does a conversation within its sender. The names it gives to the backlog it does not keep, to see who does.
+    It also counts turns: between becoming ready and its own turn, a domain sees at most one turn of any other, and so
+    does a sender within its domain, and a conversation within its sender. The names it gives to the backlog it does not
+    keep, to see who does.
     """
 
     LIMITS = BacklogLimits(max_pending=12, max_pending_bytes=40, max_per_conversation=4, fair_share=0.25)
@@ -458,10 +554,10 @@ class BacklogMachine(RuleBasedStateMachine):
         self.pending = {}
         self.running = set()
         self.resting = set()
-        self.senders_seen = {}
-        self.conversations_seen = {}
+        self.reserved = []
+        # Whose turns each domain, sender and conversation saw since it became ready.
+        self.seen = {}
         self.watched = []
-        self.places = []
 
     def ready(self):
         """The first delivery of each conversation that has none running or resting."""
@@ -471,16 +567,20 @@ class BacklogMachine(RuleBasedStateMachine):
         return {conversation: d for conversation, d in first.items() if d not in self.running | self.resting}
 
     def note_who_is_ready(self) -> None:
-        ready = self.ready()
-        senders = {conversation[0] for conversation in ready}
-        self.senders_seen = {sender: self.senders_seen.get(sender, set()) for sender in senders}
-        self.conversations_seen = {c: self.conversations_seen.get(c, set()) for c in ready}
+        ready = {name for conversation in self.ready() for name in self.ranks(conversation)}
+        self.seen = {name: self.seen.get(name, set()) for name in ready}
+
+    def ranks(self, conversation):
+        """The domain, the sender and the conversation, each as what comes before it and its own name."""
+        sender = conversation[0]
+        domain = domain_of(sender)
+        return ((), domain), ((domain,), sender), ((domain, sender), conversation)
 
     def one_of(self, deliveries, data):
         return data.draw(st.sampled_from(sorted(deliveries)))
 
     @rule(
-        sender=st.sampled_from("abc"),
+        sender=st.sampled_from(SENDERS),
         recipient=st.sampled_from("xy"),
         is_iq=st.booleans(),
         size=st.integers(0, 9),
@@ -490,12 +590,7 @@ class BacklogMachine(RuleBasedStateMachine):
         conversation = (sender, recipient, is_iq)
         refusal = self.backlog.refusal(conversation, size)
         assert self.expected_refusal(conversation, size) == refusal
-        if refusal is None and not restored and size % 2:
-            place = Watched(sender), Watched(recipient)
-            self.backlog.keep_place((*place, is_iq), size)
-            self.watched += map(weakref.ref, place)
-            self.places.append((conversation, size))
-        elif refusal is None or restored:
+        if refusal is None or restored:
             delivery_id = f"d{self.arrived}"
             self.arrived += 1
             names = Watched(delivery_id), Watched(sender), Watched(recipient)
@@ -504,25 +599,44 @@ class BacklogMachine(RuleBasedStateMachine):
             self.pending[delivery_id] = (conversation, size)
             self.note_who_is_ready()
 
-    def expected_refusal(self, conversation, size):
-        limits = self.LIMITS
-        counted = [*self.pending.values(), *self.places]
-        all_sizes = [size] + [s for _, s in counted]
-        own_sizes = [size] + [s for c, s in counted if c[0] == conversation[0]]
-        if len(all_sizes) > limits.max_pending or sum(all_sizes) > limits.max_pending_bytes:
-            return "refused_full"
-        if [c for c, _ in counted].count(conversation) >= limits.max_per_conversation:
-            return "refused_conversation_full"
-        too_many = len(all_sizes) > 6 and len(own_sizes) > 3
-        too_large = sum(all_sizes) > 20 and sum(own_sizes) > 10
-        return "refused_unfair" if (too_many or too_large) and len(own_sizes) > 1 else None
+    @rule(sender=st.sampled_from(SENDERS), size=st.integers(0, 9))
+    def is_reserved(self, sender, size) -> None:
+        name = Watched(sender)
+        self.backlog.reserve((name, "x", False), size)
+        self.watched.append(weakref.ref(name))
+        self.reserved.append((sender, size))
 
-    @precondition(lambda self: self.places)
+    @precondition(lambda self: self.reserved)
     @rule(data=st.data())
-    def gives_up_place(self, data) -> None:
-        place = data.draw(st.sampled_from(self.places))
-        self.places.remove(place)
-        self.backlog.give_up_place(*place)
+    def is_released(self, data) -> None:
+        sender, size = data.draw(st.sampled_from(self.reserved))
+        self.backlog.release((sender, "x", False), size)
+        self.reserved.remove((sender, size))
+
+    def expected_refusal(self, conversation, size):
+        """As `BacklogLimits` says for `LIMITS`, with a quarter of 12 and of 40 kept for other domains."""
+        held = self.reserved + [(c[0], s) for c, s in self.pending.values()]
+        sender, domain = conversation[0], domain_of(conversation[0])
+        of_domain = [(name, s) for name, s in held if domain_of(name) == domain]
+        of_sender = [(name, s) for name, s in held if name == sender]
+        alone = of_domain == held
+        full = unfair = False
+        for measure, limit in ((lambda s: 1), 12), ((lambda s: s), 40):
+            used, by_domain, by_sender = (
+                sum(measure(s) for _, s in some) + measure(size) for some in (held, of_domain, of_sender)
+            )
+            kept = 0 if alone else limit / 4
+            small = not alone and (not of_domain or by_domain <= kept)
+            full |= used > (limit + kept if small else limit)
+            if used > limit / 2:
+                unfair |= bool(of_sender) and by_sender > limit / 4
+                unfair |= bool(of_domain) and by_domain > limit - kept
+        if full:
+            return "refused_full"
+        together = [c for c, _ in self.pending.values()] + [(sender, "x", False) for sender, _ in self.reserved]
+        if together.count(conversation) >= self.LIMITS.max_per_conversation:
+            return "refused_conversation_full"
+        return "refused_unfair" if unfair else None
 
     @rule()
     def turn(self) -> None:
@@ -535,15 +649,12 @@ class BacklogMachine(RuleBasedStateMachine):
         assert len(self.running) < self.MAX_RUNNING
         conversation = self.pending[delivery_id][0]
         assert ready[conversation] == delivery_id
-        for other in self.senders_seen.keys() - {conversation[0]}:
-            assert conversation[0] not in self.senders_seen[other], f"{other} waited for two turns of {conversation}"
-            self.senders_seen[other].add(conversation[0])
-        for other in self.conversations_seen.keys() - {conversation}:
-            if other[0] == conversation[0]:
-                assert conversation not in self.conversations_seen[other]
-                self.conversations_seen[other].add(conversation)
-        del self.senders_seen[conversation[0]]
-        del self.conversations_seen[conversation]
+        for rank in self.ranks(conversation):
+            for other in self.seen.keys() - {rank}:
+                if other[0] == rank[0]:
+                    assert rank not in self.seen[other], f"{other} waited for two turns of {rank}"
+                    self.seen[other].add(rank)
+            del self.seen[rank]
         self.running.add(delivery_id)
         self.note_who_is_ready()
 
@@ -585,24 +696,22 @@ class BacklogMachine(RuleBasedStateMachine):
     def all_end(self) -> None:
         for delivery_id in self.backlog:
             self.end(str(delivery_id))
-        while self.places:
-            self.backlog.give_up_place(*self.places.pop())
-        assert (self.backlog.pending, self.backlog.places) == (0, 0)
+        assert self.backlog.pending == 0
 
     @invariant()
     def books_are_right(self) -> None:
         backlog = self.backlog
-        number = len(self.pending) + len(self.places)
-        size = sum(size for _, size in [*self.pending.values(), *self.places])
+        size = sum(size for _, size in self.pending.values())
         assert list(self.pending) == list(backlog)
         assert (len(self.pending), size, len(self.running)) == (backlog.pending, backlog.pending_bytes, backlog.running)
-        assert len(self.places) == backlog.places
-        assert (number > 9 or size > 30) == backlog.crowded
-        assert (number <= 6 and size <= 20) == backlog.relieved
+        assert (len(self.pending) > 9 or size > 30) == backlog.crowded
+        assert (len(self.pending) <= 6 and size <= 20) == backlog.relieved
 
     @invariant()
     def the_rest_is_forgotten(self) -> None:
-        pending = set(self.pending).union(*(conversation for conversation, _ in [*self.pending.values(), *self.places]))
+        pending = set(self.pending).union(*(conversation for conversation, _ in self.pending.values()))
+        senders = {c[0] for c, _ in self.pending.values()}.union(sender for sender, _ in self.reserved)
+        pending |= senders | {domain_of(sender) for sender in senders}
         self.watched = [reference for reference in self.watched if reference() is not None]
         assert pending.issuperset(remembered(self.watched))
 

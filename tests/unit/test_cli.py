@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http import __version__
 from component_http.cli import main
+
+ROOT = Path(__file__).parents[2]
+PLACES = ("examples", "docs/examples")
 
 
 @frozen
@@ -33,6 +37,12 @@ def run(*arguments: str) -> Ended:
     return Ended(status, output.getvalue(), error.getvalue())
 
 
+def without_note(ended: Ended) -> Ended:
+    """The same without what is only said to root."""
+    lines = ended.output.splitlines(keepends=True)
+    return evolve(ended, output="".join(line for line in lines if ": note: root" not in line))
+
+
 class CheckTests(SynchronousTestCase):
     """`component-http check FILE`."""
 
@@ -42,7 +52,7 @@ class CheckTests(SynchronousTestCase):
         (folder / "secret").chmod(0o600)
         self.file = folder / "bot.toml"
 
-    def write(self, url: str = "http://h/", more: str = "") -> None:
+    def write(self, url: str = "http://127.0.0.1/", more: str = "") -> None:
         self.file.write_text(
             f'[component]\ndomain = "Bot.example.org"\nsecret_file = "secret"\ncomponent_post_url = "{url}"\n{more}'
         )
@@ -64,18 +74,93 @@ class CheckTests(SynchronousTestCase):
         """
         self.write()
         self.assertEqual(
-            Ended(0, f"{self.file}: ok: bot.example.org at tcp:127.0.0.1:5347, message to http://h/\n", ""),
-            run("check", str(self.file)),
+            Ended(0, f"{self.file}: ok: bot.example.org at tcp:127.0.0.1:5347, message to http://127.0.0.1\n", ""),
+            without_note(run("check", str(self.file))),
         )
+
+    def test_same_flags_as_the_gateway(self) -> None:
+        """
+        check takes the flags of the gateway, before the file or behind it, or without any file.
+        """
+        self.write()
+        ready = "x.example.org at tcp:127.0.0.1:5347, message to http://127.0.0.1"
+        secret = str(self.file.parent / "secret")
+        flags = ("--domain", "x.example.org", f"--secret-file={secret}")
+        for arguments in (
+            (*flags, str(self.file)),
+            (str(self.file), *flags),
+            (*flags, "--config", str(self.file)),
+            ("-c", str(self.file), *flags),
+        ):
+            self.assertEqual(
+                Ended(0, f"{self.file}: ok: {ready}\n", ""), without_note(run("check", *arguments)), arguments
+            )
+        ended = run("check", *flags, "--post-url=http://127.0.0.1/")
+        self.assertTrue(ended.output.startswith(f"ok: {ready}\n"), ended)
+
+    def test_wrong_command_line(self) -> None:
+        """
+        What is wrong on the command line is told like what is wrong in the file, all of it.
+        """
+        self.write()
+        ended = run("check", str(self.file), "--webhook-timeot=5", "--domian", "x", "--secret-file")
+        self.assertEqual(78, ended.status)
+        self.assertEqual(
+            [
+                "component-http: --webhook-timeot is not a flag; did you mean --webhook-timeout?",
+                "component-http: --domian is not a flag; did you mean --domain?",
+                "component-http: --secret-file needs a value behind it",
+            ],
+            [line for line in ended.error.splitlines() if "--" in line],
+        )
+        for arguments, expected in (
+            ((str(self.file), "other.toml"), '"other.toml" is one word too many'),
+            ((str(self.file), "--config=other.toml"), "is named twice"),
+            ((str(self.file), "--user=no-such-user"), 'is "no-such-user", but this machine has no such user'),
+        ):
+            ended = run("check", *arguments)
+            self.assertEqual(78, ended.status)
+            self.assertIn(expected, ended.error)
+
+    def test_all_at_once(self) -> None:
+        """
+        All that is wrong with the files is told, a line each, with status 78.
+        """
+        (self.file.parent / "secret").unlink()
+        self.write(
+            more='[webhook]\nbearer_token_file = "bearer"\n[[api.token]]\nname = "ops"\ntoken_file = "ops-token"\n'
+        )
+        ended = run("check", str(self.file))
+        self.assertEqual(78, ended.status)
+        self.assertEqual(3, ended.error.count("cannot be read: No such file or directory\n"), ended.error)
+
+    def test_own_user(self) -> None:
+        """
+        Everybody may check for himself.
+        """
+        self.write()
+        self.assertEqual(0, run("check", str(self.file), f"--user={os.getuid()}").status)
+        missing = self.file.parent / "none"
+        ended = run("check", str(self.file), f"--user={os.getuid()}", f"--spool-path={missing}/spool")
+        self.assertIn(f"there is no folder {missing}", ended.output)
+
+    def test_no_webhook(self) -> None:
+        """
+        A gateway that only sends is told to have no webhook.
+        """
+        self.write(more='[api]\nlisten = "tcp:8347:interface=127.0.0.1"\n')
+        self.file.write_text(self.file.read_text().replace("component_post_url", "#"))
+        ended = run("check", str(self.file))
+        self.assertIn("5347, no webhook, the API at tcp:8347:interface=127.0.0.1\n", ended.output)
 
     def test_warnings_and_no_secrets(self) -> None:
         """
-        What should be better is told too; neither the URL's password nor its query is shown.
+        What should be better is told too; no more of the URL is shown than scheme, host and port.
         """
-        self.write("http://user:hunter2@h/?token=hunter2")
+        self.write("https://user:hunter2@h/hunter2?token=hunter2")
         ended = run("check", str(self.file))
         self.assertEqual(0, ended.status)
-        self.assertIn("message to http://h/?...\n", ended.output)
+        self.assertIn("message to https://h\n", ended.output)
         self.assertIn(f"\n{self.file}: warning: component.component_post_url", ended.output)
         self.assertNotIn("hunter2", ended.output)
 
@@ -83,10 +168,10 @@ class CheckTests(SynchronousTestCase):
         """
         Where the API listens is told too, and a folder for the spool that still has to be made.
         """
-        self.write(more='[api]\nlisten = "tcp:5280:interface=127.0.0.1"\n[spool]\npath = "none/spool"\n')
+        self.write(more='[api]\nlisten = "tcp:8347:interface=127.0.0.1"\n[spool]\npath = "none/spool"\n')
         ended = run("check", str(self.file))
         self.assertEqual(0, ended.status)
-        self.assertIn(", message to http://h/, the API at tcp:5280:interface=127.0.0.1\n", ended.output)
+        self.assertIn(", message to http://127.0.0.1, the API at tcp:8347:interface=127.0.0.1\n", ended.output)
         self.assertIn(f"but there is no folder {self.file.parent / 'none'}: make it before the start\n", ended.output)
 
     def test_bad(self) -> None:
@@ -102,6 +187,15 @@ class CheckTests(SynchronousTestCase):
             ),
             run("check", str(self.file)),
         )
+
+    def test_neither_webhook_nor_api(self) -> None:
+        """
+        A gateway needs the URL of a webhook, or an API.
+        """
+        self.file.write_text('[component]\ndomain = "bot.example.org"\nsecret_file = "secret"\n')
+        ended = run("check", str(self.file))
+        self.assertEqual(78, ended.status)
+        self.assertIn(f"{self.file}: component.component_post_url is missing: add", ended.error)
 
     def test_not_there(self) -> None:
         """
@@ -123,18 +217,89 @@ class CommandTests(SynchronousTestCase):
 
     def test_nothing(self) -> None:
         """
-        Without a command there is help, which says how the gateway itself is run.
+        Without a command there is help, which says how the gateway is run.
         """
         ended = run()
         self.assertEqual(0, ended.status)
-        self.assertIn("twistd component-http", ended.output)
-        for command in ("check", "playground", "letters", "spool"):
+        self.assertIn("run the gateway in the foreground", ended.output)
+        for command in ("run", "check", "example", "playground", "letters", "spool"):
             self.assertRegex(ended.output, rf"\n    {command}\s")
 
     def test_playground_needs_a_bot(self) -> None:
         """
-        The playground asks for the bot's URL.
+        The playground asks for the bot's URL, or for a settings file that has it.
         """
         ended = run("playground")
-        self.assertEqual(2, ended.status)
-        self.assertIn("--post-url", ended.error)
+        self.assertEqual(78, ended.status)
+        self.assertIn("--post-url is missing: add --post-url=http://127.0.0.1:8080/, or --config=FILE", ended.error)
+
+    def test_help_of_run_and_check(self) -> None:
+        """
+        Both show how they are called, with every flag.
+        """
+        for command in ("run", "check"):
+            ended = run(command, "--help")
+            self.assertEqual(0, ended.status)
+            self.assertIn(f"Usage: component-http {command} [FILE] [options]", ended.output)
+            self.assertIn("--webhook-timeout=", ended.output)
+
+    def test_run_refuses_wrong_settings(self) -> None:
+        """
+        run ends with status 78 and the same sentences as check.
+        """
+        ended = run("run", "none.toml")
+        self.assertEqual(Ended(78, "", "component-http: none.toml cannot be read: No such file or directory\n"), ended)
+
+
+class ExampleTests(SynchronousTestCase):
+    """`component-http example`."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(TemporaryDirectory()))
+
+    def test_list(self) -> None:
+        """
+        Without a name there is a list, and each example of it is written by its name or by that of its file.
+        """
+        listed = [line.split()[:2] for line in run("example").output.splitlines()]
+        self.assertEqual(["python", "php", "node", "settings", "systemd", "tac"], [name for name, _ in listed])
+        for number, names in enumerate(zip(*listed, strict=True)):
+            into = self.folder / str(number)
+            self.assertEqual(0, run("example", *names, "--into", str(into)).status)
+            self.assertEqual({file for _, file in listed}, {path.name for path in into.iterdir()})
+
+    def test_same_as_in_the_source_tree(self) -> None:
+        """
+        What is written is what the source tree and the documents show.
+        """
+        names = [line.split()[0] for line in run("example").output.splitlines()]
+        run("example", *names, "--into", str(self.folder))
+        for path in self.folder.iterdir():
+            [source] = [ROOT / place / path.name for place in PLACES if (ROOT / place / path.name).exists()]
+            self.assertEqual(source.read_bytes(), path.read_bytes())
+
+    def test_nothing_is_overwritten(self) -> None:
+        """
+        A file that is there stays as it is, and nothing else is written either, unless --force is given.
+        """
+        bot = self.folder / "echo_bot.py"
+        bot.write_text("mine")
+        ended = run("example", "php", "python", "--into", str(self.folder))
+        self.assertEqual(
+            Ended(1, "", f"component-http: {bot} is there already: --force replaces it\n"),
+            ended,
+        )
+        self.assertEqual(([bot], "mine"), (list(self.folder.iterdir()), bot.read_text()))
+        self.assertEqual(0, run("example", "python", "--into", str(self.folder), "--force").status)
+        self.assertIn("An echo bot", bot.read_text())
+
+    def test_what_cannot_be_written(self) -> None:
+        """
+        A name that is none, and a folder that cannot be used, are told.
+        """
+        self.assertIn("there is no example ruby", run("example", "ruby").error)
+        file = self.folder / "file"
+        file.write_text("")
+        ended = run("example", "php", "--into", str(file))
+        self.assertEqual(1, ended.status)
+        self.assertIn("cannot be written: ", ended.error)

@@ -32,6 +32,7 @@ from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure
 from component_http.delivery.departures import Departures
 from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import (
     FLUSH,
@@ -97,9 +98,12 @@ class DeliveryTestCase(SynchronousTestCase):
         max_running=32,
         on_gone: StanzaError | None = None,
         loop_guard=None,
+        loop_brake=None,
         draw: Callable[[], float] = lambda: 0.5,
         webhook=None,
         spool=None,
+        link=None,
+        has_webhook=True,
         once=False,
     ):
         self.webhook = webhook or ScriptedWebhook(script)
@@ -115,6 +119,7 @@ class DeliveryTestCase(SynchronousTestCase):
             clock=self.clock.seconds,
             now=self.clock.seconds,
             draw=draw,
+            link=link,
         )
         spool = spool or MemorySpool()
         departures = Departures(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits())
@@ -130,6 +135,8 @@ class DeliveryTestCase(SynchronousTestCase):
             new_id=lambda: next(ids),
             deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
             loop_guard=loop_guard,
+            loop_brake=loop_brake,
+            has_webhook=has_webhook,
             once=once,
         )
 
@@ -246,6 +253,31 @@ class LogTests(DeliveryTestCase):
         self.assertIn("text/html", self.warnings(logs)[0])
         self.assertEqual(4, self.counters["body_ignored"])
 
+    def test_what_is_ignored_is_seen_each_time_at_debug_level(self) -> None:
+        """
+        Who looks closely sees each answer that is ignored: by its status, its properties, and for an iq that is open.
+        """
+        script = [
+            json_response('{"body": "x"}', 201),
+            json_response('{"text": "x"}'),
+            json_response('{"body": "x"}', 202),
+        ]
+        relay = self.a_relay(script, link=lambda delivery: "/link")
+        with capturedLogs() as logs:
+            relay.accept(a_stanza())
+            relay.accept(a_stanza())
+            relay.accept(a_stanza(kind="iq", type_="get"))
+        levels = [(event["log_level"], event["note"].partition(":")[0]) for event in logs if "note" in event]
+        self.assertEqual(
+            [
+                (LogLevel.warn, "ignored 13 bytes of application/json with status 201"),
+                (LogLevel.debug, "a message needs `body`, and `text` is not read; to send nothing, answer {} or 204"),
+                (LogLevel.debug, "ignored 13 bytes of application/json with status 202"),
+            ],
+            levels,
+        )
+        self.assertEqual(3, self.counters["body_ignored"])
+
     def test_refused_answer_is_one_line(self) -> None:
         """
         A refused answer is one warning with the reason and without the body.
@@ -330,7 +362,7 @@ class KeepingSpool(SlowSpool):
         self.letters: list[tuple[str, Letter]] = []
         self.leaving: dict[int, Departure] = {}
         self.failures: list[tuple[int, str]] = []
-        self.failed_to_leave: list[Departure] = []
+        self.expired: list[Departure] = []
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         self.kept[delivery.id] = delivery
@@ -360,8 +392,10 @@ class KeepingSpool(SlowSpool):
         del self.leaving[number]
 
     def failed(self, number: int, outcome: str, note: str | None = None) -> None:
-        self.failed_to_leave.append(self.leaving.pop(number))
+        departure = self.leaving.pop(number)
         self.failures.append((number, outcome))
+        if outcome == "reply_expired":
+            self.expired.append(departure)
 
 
 class SpoolTests(DeliveryTestCase):
@@ -578,6 +612,27 @@ class RestartTests(DeliveryTestCase):
         self.assertEqual((6, 1), (relay.pending, self.counters["bounced"]))
         self.assert_accounts(relay)
 
+    def test_no_webhook_any_more(self) -> None:
+        """
+        What the spool has kept for a webhook that is not set any more is not asked of anybody: its senders are told,
+        and it becomes dead letters.
+        """
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay([Deferred(), Deferred()], spool=spool)
+        for sender in "ab":
+            relay.accept(a_stanza(id_=f"m-{sender}", sender=f"{sender}@example.org"))
+        self.clock.pump([0.01] * 3)
+        self.stop(relay, 0)
+        kept = list(spool.kept.values())
+        relay = self.a_relay(spool=spool, has_webhook=False)
+        self.assertEqual("none", relay.status().webhook)
+        relay.restore(kept)
+        self.clock.pump([0.01] * 3)
+        self.assertEqual([("message", "error", "service-unavailable")] * 2, self.sent())
+        self.assertEqual({"cancel"}, {element.error["type"] for element in self.outlet.sent})
+        self.assertEqual(([], {}, 2), (self.webhook.posts, spool.kept, self.counters["bounced"]))
+        self.stop(relay)
+
     def test_left_while_being_stored(self) -> None:
         """
         What is being stored when the time is over stays too, and is waited for.
@@ -689,6 +744,28 @@ class RestartTests(DeliveryTestCase):
         self.clock.pump([0.01] * 3)
         self.assertEqual([("iq", "error", "service-unavailable")], self.sent())
         self.assertEqual(({}, [], 0, 3), (spool.kept, spool.letters, relay.pending, self.counters["bounced"]))
+
+    def test_restored_in_its_thread(self) -> None:
+        """
+        A reply is in the thread of its message, and by the link a late one too, also where a restart came between.
+        """
+        threaded = a_stanza(id_="m2")
+        threaded.element.addElement("thread", content="t1")
+        spool = KeepingSpool(self.clock)
+        first = self.a_relay([Deferred()], spool=spool)
+        first.accept(a_stanza())
+        first.accept(threaded)
+        self.clock.pump([0.01] * 3)
+        self.stop(first)
+        linked = []
+        answers = [json_response('{"body": "pong"}') for _ in range(3)]
+        relay = self.a_relay(answers, spool=spool, link=lambda delivery: linked.append(delivery.stanza.thread))
+        relay.restore([evolve(kept, stanza=kept.stanza.facts()) for kept in spool.kept.values()])
+        relay.accept(threaded)
+        self.clock.pump([0.01] * 30)
+        self.assertEqual([None, "t1", "t1"], linked)
+        threads = [element.thread and str(element.thread) for element in self.outlet.sent]
+        self.assertEqual([None, "t1", "t1"], threads)
 
     def test_restored_too_late(self) -> None:
         """
@@ -1397,6 +1474,106 @@ class LoopGuardTests(DeliveryTestCase):
         self.assertEqual([("iq", "result", None)] * 5, self.sent())
 
 
+def echo(request):
+    return {"body": request["body"]}
+
+
+class LoopBrakeTests(DeliveryTestCase):
+    """Two bots of the component that echo, with nothing between them but the server."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.relay = self.a_relay(
+            webhook=ScriptedWebhook(answer=lambda body, headers: json_response(json.dumps(echo(json.loads(body))))),
+            loop_brake=LoopBrake(),
+        )
+        self.carried = 0
+
+    def carry(self, most: int = 1000) -> None:
+        """Bring each of them what the other one says, until there is no more for now."""
+        while self.carried < min(most, len(self.outlet.sent)):
+            self.relay.accept(Stanza.from_element(self.outlet.sent[self.carried]))
+            self.carried += 1
+
+    def pass_time(self, seconds: int) -> None:
+        """So many seconds, in which they go on."""
+        for _ in range(seconds * 10):
+            self.clock.advance(0.1)
+            self.carry(100_000)
+
+    def begin(self) -> None:
+        """One of them says something, and so on until one has to wait."""
+        self.relay.accept(a_stanza(sender="a@bot.example.org", to="b"))
+        self.carry()
+
+    def test_slowed_down(self) -> None:
+        """
+        After some rounds each of them gets one request a second, nothing is lost, and it is said once.
+        """
+        with capturedLogs() as logs:
+            self.begin()
+            begun = len(self.webhook.posts)
+            self.assertTrue(begun < 60, begun)
+            self.pass_time(20)
+        self.assertTrue(30 <= len(self.webhook.posts) - begun <= 42, len(self.webhook.posts) - begun)
+        self.assertEqual(len(self.webhook.posts), self.counters["replied"])
+        self.assertTrue(self.counters["loop_slowed"] > 10)
+        said = [event for event in logs if "answer each other" in formatEvent(event)]
+        self.assertEqual(1, len(said))
+
+    def test_others_are_as_fast_as_ever(self) -> None:
+        """
+        Who talks to one of them meanwhile waits for nothing.
+        """
+        self.begin()
+        self.relay.accept(a_stanza(sender="carol@example.org", id_="carol"))
+        self.assertEqual("carol", self.posted()[-1])
+
+    def test_pushed_replies(self) -> None:
+        """
+        Replies that are pushed without a request are noted like others.
+        """
+        brake = LoopBrake()
+        relay = self.a_relay([Response(204)] * 40, loop_brake=brake)
+        for number in range(20):
+            text = "You said: " * number + "hello"
+            relay.accept(a_stanza(body=text))
+            element = a_stanza(body="You said: " + text).element
+            element["to"], element["from"] = "alice@example.org", "bot@bot.example.org"
+            relay.note_said([element])
+        self.assertTrue(relay.pending)
+        self.clock.advance(5)
+        self.assertEqual(0, relay.pending)
+
+    def test_whoever_does_not_wait_is_no_loop(self) -> None:
+        """
+        Where the sender of a delivery that was held goes on without our reply, both go on at once.
+        """
+        relay = self.a_relay(
+            webhook=ScriptedWebhook(answer=lambda body, headers: json_response(json.dumps({"body": "hello"}))),
+            loop_brake=LoopBrake(),
+        )
+        accepted = 0
+        while not relay.pending:
+            relay.accept(a_stanza(body="hello"))
+            accepted += 1
+            self.assertTrue(accepted < 1000)
+        relay.accept(a_stanza(body="hello"))
+        self.clock.advance(0)
+        self.assertEqual((0, accepted + 1), (relay.pending, len(self.outlet.sent)))
+        self.assertEqual(0, self.counters["loop_slowed"])
+
+    def test_ended_while_it_waits(self) -> None:
+        """
+        A drain that has no time gives up what waits, and no timer is left.
+        """
+        self.begin()
+        drained = Deferred.fromCoroutine(self.relay.drain(0))
+        self.clock.pump([0, 0, 2])
+        self.successResultOf(drained)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+
 class DrainTests(DeliveryTestCase):
     """Stopping calmly."""
 
@@ -1736,8 +1913,8 @@ class AccountingTests(DeliveryTestCase):
         return [element["id"] for element in self.outlet.sent if element.name == "iq"]
 
     def decided(self, spool: MemorySpool) -> list[str]:
-        """The ids of those whose answers the spool has: while the outlet is crowded they wait there, or too long."""
-        kept = [*spool.leaving.values(), *spool.failed_to_leave] if isinstance(spool, KeepingSpool) else ()
+        """The ids of those whose answers the spool has: while the outlet is crowded they wait there, and expire."""
+        kept = (*spool.leaving.values(), *spool.expired) if isinstance(spool, KeepingSpool) else ()
         return [parse_stanzas(each.xml, Limits())[0]["id"] for each in kept if each.kind == "iq"]
 
     def assert_iqs_in_time(self, asked: dict[str, float], spool: MemorySpool) -> None:

@@ -16,13 +16,14 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
+from component_http.contract.conditions import StanzaError, error_child
 from component_http.contract.memo import Memo
 from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits
 from component_http.delivery.departure import Departure, Refused
 from component_http.delivery.departures import AGAIN, CROWD, TOO_LARGE_FOR, Departures, Leaving
-from component_http.errors import NeverSent, SpoolError
+from component_http.errors import NotSent, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
 from component_http.testing import RecordingOutlet
@@ -192,6 +193,20 @@ class LeavingTests(DeparturesCase):
         self.assertEqual(["ok"], [element["id"] for _, element in made])
         self.assertEqual((1, [LogLevel.warn]), (self.counters["unsendable"], [each["log_level"] for each in logs]))
 
+    def test_answers_that_are_too_large(self) -> None:
+        """
+        An error that is too large for an iq loses its text; one whose id leaves no room for it is counted.
+        """
+        made = []
+        for id_, text in (("q1", "x" * 300_000), ("i" * 262_100, "no")):
+            error = a_stanza(id_, kind="iq", type="error")
+            error.addChild(error_child(StanzaError("cancel", "gone", text)))
+            made.extend(self.departures.leaving([error]))
+        [(departure, element)] = made
+        self.assertEqual(("q1", 1), (element["id"], self.counters["unanswered"]))
+        self.assertEqual(["gone"], [child.name for child in element.error.elements()])
+        self.assertLess(len(departure.xml), 300)
+
 
 class DurableTests(DeparturesCase):
     """With a spool on disk."""
@@ -301,7 +316,7 @@ class DurableTests(DeparturesCase):
         self.departures.dropped(numbers[:1])
         self.outlet.end("lost")
         self.read()
-        self.assertIn("dropped", str(self.failureResultOf(waiting, NeverSent).value))
+        self.assertIn("dropped", str(self.failureResultOf(waiting, NotSent).value))
         self.assertEqual(["a", "b", "b"], self.sent())
 
     def test_what_cannot_be_sent_any_more(self) -> None:
@@ -559,7 +574,7 @@ class RefusalTests(DeparturesCase):
         waiting = Deferred.fromCoroutine(self.departures.sent(numbers))
         self.outlet.end(REFUSED)
         for told in (waiting, Deferred.fromCoroutine(self.departures.sent(numbers))):
-            self.assertIn("policy-violation", str(self.failureResultOf(told, NeverSent).value))
+            self.assertIn("policy-violation", str(self.failureResultOf(told, NotSent).value))
 
     def test_as_large(self) -> None:
         """

@@ -101,10 +101,10 @@ class World:
         self.asking.connectionInitialized()
         self.sender = Dispatch(self.spool, departures, self.relay, self.asking.ask)
 
-    def accept_iq(self, id_: str = "q1") -> None:
+    def accept_iq(self, id_: str = "q1", sender: str = "alice@example.org/phone") -> None:
         """Somebody asks."""
         element = Element((NS_COMPONENT, "iq"))
-        element.attributes.update({"type": "get", "id": id_, "from": "alice@example.org/phone", "to": f"bot@{DOMAIN}"})
+        element.attributes.update({"type": "get", "id": id_, "from": sender, "to": f"bot@{DOMAIN}"})
         element.addElement(("urn:example", "query"))
         self.relay.accept(Stanza.from_element(element))
 
@@ -260,6 +260,19 @@ class OpenIqTests(SynchronousTestCase):
         """
         self.world.accept_iq()
         self.assertEqual(1, self.world.relay.status().pending)
+
+    def test_takes_room_of_its_sender(self) -> None:
+        """
+        Whoever has many of them open takes no room from others.
+        """
+        world = World(BacklogLimits(max_pending=4))
+        for number in range(3):
+            world.accept_iq(f"q{number}")
+        world.accept_iq("q3", sender="bob@example.org/phone")
+        self.assertEqual((3, 1), (world.counters["left_open"], world.counters["refused_unfair"]))
+        world.clock.advance(25)
+        world.accept_iq("q4")
+        self.assertEqual(1, world.counters["refused_unfair"])
 
     def test_reading_goes_on(self) -> None:
         """

@@ -21,6 +21,7 @@ from typing import Any, get_args
 
 from attrs import frozen
 from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.protocols.jabber.xmlstream import STREAM_AUTHD_EVENT
@@ -319,8 +320,8 @@ class PagesTests(SynchronousTestCase):
         Nothing is said of a flag that does not exist.
         """
         ours = {flag for row in reference() for flag in row.flags} | flags_of("letters", "list")
-        ours |= flags_of("letters", "drop") | flags_of("spool", "status")
-        others = {"--data-urlencode", "--pidfile", "--quarantine-spool"}
+        ours |= flags_of("letters", "drop") | flags_of("spool", "status") | flags_of("example") | flags_of("check")
+        others = {"--allow-untyped-calls", "--data-urlencode", "--pidfile", "--quarantine-spool", "--strict", "--uid"}
         for page in PAGES:
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
             with self.subTest(page=page.name):
@@ -342,12 +343,14 @@ class PagesTests(SynchronousTestCase):
 
     def test_wrong_settings(self) -> None:
         """
-        The sentence about a wrong setting reads as the page shows it.
+        The sentences about wrong settings read as the page shows them.
         """
         page = (DOCS / "configuration.md").read_text("utf-8")
+        wrong = {"component": {"domian": "bot.example.org"}, "webhook": {"timeout": 0}}
         with self.assertRaises(SettingsError) as caught:
-            Settings.from_mapping({"component": {"domian": "bot.example.org"}}, source="component-http.toml")
-        self.assertIn(f"component-http: {caught.exception}\n", page)
+            Settings.from_mapping(wrong, source="component-http.toml", env=SECRET)
+        self.assertIn("".join(f"component-http: {sentence}\n" for sentence in caught.exception.sentences), page)
+        self.assertEqual(2, len(caught.exception.sentences))
 
     def test_reference_is_complete(self) -> None:
         """
@@ -502,6 +505,36 @@ class PythonExamplesTests(SynchronousTestCase):
         self.assertEqual(("alice@example.org/phone", "m1"), (receipt["to"], receipt.received["id"]))
         self.assertEqual(1, len(webhook.posts))
         self.assertIsInstance(self.examples["with_receipts"](self.settings, self.reactor), Gateway)
+
+    def test_function(self) -> None:
+        """
+        The function of the example answers, in a gateway that has no URL; the service of the example can be made.
+        """
+        self.assertIsInstance(self.examples["echo_bot"](self.reactor), Gateway)
+        settings = Settings.from_mapping(
+            {"component": {"domain": "bot.example.org"}, "spool": {"kind": "memory"}}, env=SECRET
+        )
+        gateway = Gateway(settings, self.reactor, manager=self.manager, answer=self.examples["echo"])
+        gateway.startService()
+        stream, sent = a_pretended_stream(self.bootstraps)
+        stream.dispatch(self.a_message())
+        [reply] = sent
+        self.assertIn("<body>You said: hello</body>", reply)
+        self.successResultOf(gateway.stopService())
+
+    def test_push(self) -> None:
+        """
+        The messages of the example are with the server when it says so; before the start nothing is kept.
+        """
+        gateway = Gateway(self.settings, self.reactor, manager=self.manager, webhook=ScriptedWebhook())
+        tell = self.examples["tell_the_team"]
+        self.assertFalse(self.successResultOf(Deferred.fromCoroutine(tell(gateway, "Lunch!"))))
+        gateway.startService()
+        _, sent = a_pretended_stream(self.bootstraps)
+        self.assertTrue(self.successResultOf(Deferred.fromCoroutine(tell(gateway, "Lunch!"))))
+        self.assertEqual(2, len(sent))
+        self.assertIn("to='alice@example.org'", sent[0])
+        self.successResultOf(gateway.stopService())
 
     def test_borrowed_stream(self) -> None:
         """

@@ -26,7 +26,14 @@ from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.backlog import BacklogLimits
 from component_http.errors import CertificateInvalid, ConnectionFailed, SettingsError
 from component_http.gateway import FILES_BESIDE, Gateway, backlog_limits
-from component_http.settings import ApiSettings, ComponentSettings, DeliverySettings, Settings, SpoolSettings
+from component_http.settings import (
+    ApiSettings,
+    ComponentSettings,
+    DeliverySettings,
+    Settings,
+    SpoolSettings,
+    WebhookSettings,
+)
 from component_http.spool.database import lock
 from component_http.testing import ScriptedWebhook, json_response
 
@@ -204,6 +211,15 @@ class SettingsAtWorkTests(SynchronousTestCase):
         self.say(*["alice"] * 5)
         self.assertEqual((2, 3), (len(self.sent), gateway.counters["loop_guarded"]))
 
+    def test_loop_brake(self) -> None:
+        """
+        Unless loop_guard is set, or off, whoever only repeats the bot has to wait at some time.
+        """
+        for settings, waits in ({}, True), ({"loop_guard": "off"}, False), ({"loop_guard": "10000/1s"}, False):
+            gateway = self.a_gateway([json_response('{"body": "x"}')] * 200, **settings)
+            self.say(*["alice"] * 200)
+            self.assertEqual(waits, gateway.status().pending > 0, settings)
+
     def test_limits(self) -> None:
         """
         Every limit of the backlog is one that was set.
@@ -318,7 +334,7 @@ class OpenFilesTests(SynchronousTestCase):
         """
         Clients of the API, as many as may come, leave files for the webhook and for the stream.
         """
-        listen = "tcp:15280:interface=127.0.0.1"
+        listen = "tcp:18347:interface=127.0.0.1"
         warnings = self.warnings_with(424, listen=listen, max_connections=5000)
         self.assertEqual(
             ["webhook.max_connections is 1000, but", "api.max_connections is 5000, but"],
@@ -362,7 +378,7 @@ class PrepareTests(SynchronousTestCase):
         For an address that is not this machine's no other port is recommended.
         """
         self.assertIn(
-            "; name an interface by an address that this machine has", self.refusal("tcp:5280:interface=192.0.2.1")
+            "; name an interface by an address that this machine has", self.refusal("tcp:8347:interface=192.0.2.1")
         )
 
     def test_socket_without_folder(self) -> None:
@@ -381,6 +397,77 @@ class PrepareTests(SynchronousTestCase):
             self.assertIn("in use by another gateway", self.refusal(f"tcp:{other.getsockname()[1]}"))
 
 
+class AnswerFunctionTests(SynchronousTestCase):
+    """A function of the application in the place of the webhook."""
+
+    def a_gateway(self, **more: Any) -> Gateway:
+        """A gateway without a URL, on a stream that is only pretended."""
+        component = ComponentSettings(domain="bot.example.org", secret="not used")
+        settings = Settings(component=component, spool=SpoolSettings(kind="memory"), **more.pop("tables", {}))
+        self.reactor, bootstraps = MemoryReactorClock(), BootstrapMixin()
+        gateway = Gateway(settings, self.reactor, manager=StreamManager(bootstraps, self.reactor), **more)
+        gateway.startService()
+        self.addCleanup(gateway.stopService)
+        stream: Any = EventDispatcher()
+        self.sent: list[str] = []
+        stream.send = self.sent.append
+        bootstraps.installBootstraps(stream)
+        stream.dispatch(stream, STREAM_CONNECTED_EVENT)
+        stream.dispatch(stream, STREAM_AUTHD_EVENT)
+        xml = "<message from='alice@example.org/x' to='bot@bot.example.org' type='chat'><body>hello</body></message>"
+        stream.dispatch(*parse_stanzas(xml, Limits()))
+        return gateway
+
+    def test_retries(self) -> None:
+        """
+        A call that fails is made again, as a POST would be, and the sender gets the reply of a later one.
+        """
+        calls: list[str] = []
+
+        async def answer(request: dict[str, Any]) -> dict[str, str]:
+            calls.append(request["body"])
+            if len(calls) == 1:
+                raise ConnectionFailed("the database is away")
+            if len(calls) == 2:
+                raise ValueError("oops")
+            return {"body": "pong"}
+
+        gateway = self.a_gateway(answer=answer)
+        self.reactor.pump([1] * 60)
+        self.assertEqual(["hello"] * 3, calls)
+        self.assertEqual((1, 2), (gateway.counters["replied"], gateway.counters["retried"]))
+        self.assertIn("<body>pong</body>", self.sent[0])
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+    def test_time_limit(self) -> None:
+        """
+        webhook.timeout limits a call, and the delivery ends by its deadline.
+        """
+
+        async def answer(request: dict[str, Any]) -> None:
+            await Deferred()
+
+        tables = {"webhook": WebhookSettings(timeout=5), "delivery": DeliverySettings(message_deadline=12)}
+        gateway = self.a_gateway(answer=answer, tables=tables)
+        self.reactor.pump([0.1] * 55)
+        self.assertEqual(1, gateway.counters["attempt_timed_out"])
+        self.reactor.pump([0.1] * 100)
+        self.assertEqual(1, gateway.counters["expired"])
+        self.assertIn("remote-server-timeout", self.sent[0])
+
+    def test_one_of_them(self) -> None:
+        """
+        A gateway that has nothing to answer deliveries, or two things, cannot be made.
+        """
+
+        async def answer(request: dict[str, Any]) -> None:
+            return None
+
+        error = self.assertRaises(SettingsError, self.a_gateway)
+        self.assertIn("component.component_post_url is missing", str(error))
+        self.assertRaises(TypeError, self.a_gateway, answer=answer, webhook=ScriptedWebhook())
+
+
 class StartTests(SynchronousTestCase):
     """The top of the log."""
 
@@ -389,7 +476,7 @@ class StartTests(SynchronousTestCase):
         The first line of a gateway says what it serves and where its spool is, without what is secret in the URL.
         """
         component = ComponentSettings(
-            domain="bot.example.org", secret="hunter2", component_post_url="http://user:hunter2@h/?token=hunter2"
+            domain="bot.example.org", secret="hunter2", component_post_url="http://user:hunter2@h/hunter2?token=hunter2"
         )
         settings = Settings(component=component, spool=SpoolSettings(kind="memory"))
         reactor = MemoryReactorClock()
@@ -399,6 +486,41 @@ class StartTests(SynchronousTestCase):
         self.addCleanup(gateway.stopService)
         lines = [formatEvent(event) for event in logs if event["log_level"] is LogLevel.info]
         self.assertEqual(
-            f"component-http {__version__} serves bot.example.org: message to http://h/?...; the spool is in memory",
+            f"component-http {__version__} serves bot.example.org: message to http://h; the spool is in memory",
             lines[0],
         )
+
+    def test_no_webhook(self) -> None:
+        """
+        A gateway that only sends says so.
+        """
+        component = ComponentSettings(domain="bot.example.org", secret="x")
+        api = ApiSettings(listen="tcp:18347:interface=127.0.0.1")
+        settings = Settings(component=component, api=api, spool=SpoolSettings(kind="memory"))
+        reactor = MemoryReactorClock()
+        gateway = Gateway(settings, reactor, manager=StreamManager(BootstrapMixin(), reactor))
+        with capturedLogs() as logs:
+            gateway.startService()
+        self.addCleanup(gateway.stopService)
+        line = next(formatEvent(event) for event in logs if event["log_level"] is LogLevel.info)
+        self.assertEqual(
+            f"component-http {__version__} serves bot.example.org: no webhook; the spool is in memory", line
+        )
+        status = gateway.status()
+        assert status is not None
+        self.assertEqual("none", status.webhook)
+
+
+class WebhookTests(SynchronousTestCase):
+    """Where stanzas go, or do not."""
+
+    def test_nothing_to_do(self) -> None:
+        """
+        Without a webhook, by its URL or by an object, and without an API there is nothing to do, which an application
+        is told at once.
+        """
+        settings = Settings(component=ComponentSettings(domain="bot.example.org", secret="x"))
+        reactor = MemoryReactorClock()
+        error = self.assertRaises(SettingsError, Gateway, settings, reactor)
+        self.assertIn("there is nothing to do", str(error))
+        Gateway(settings, reactor, webhook=ScriptedWebhook())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 from twisted.words.xish.utility import EventDispatcher
@@ -54,9 +55,9 @@ class HandlerTestCase(SynchronousTestCase):
         self.counters = Counters()
         self.accepted = []
 
-    def add_intake(self, *kinds, **settings):
+    def add_intake(self, *kinds, webhook=True, **settings):
         intake = StanzaIntake(
-            self.accepted.append,
+            self.accepted.append if webhook else None,
             domain="bot.example.org",
             kinds=kinds or ("message",),
             observer=self.counters,
@@ -100,6 +101,23 @@ class IntakeTests(HandlerTestCase):
         self.assertEqual(["message"], [stanza.kind for stanza in self.accepted])
         self.assertEqual([], self.answers())
 
+    def test_a_flood_of_malformed_stanzas_does_not_fill_the_log(self) -> None:
+        """
+        Of stanzas that are ignored there is one line in a minute, with the number of those left out before.
+        """
+        clock = Clock()
+        self.add_intake("iq", monotonic=clock.seconds)
+        with capturedLogs() as logs:
+            for _ in range(2):
+                for _ in range(50):
+                    self.receive("iq", type="nonsense", id="1")
+                clock.advance(61)
+        self.assertEqual(
+            ["ignored a iq: an iq of an unknown type" + more for more in ("", " (49 more left out before)")],
+            [formatEvent(event) for event in logs if event["log_level"] is LogLevel.warn],
+        )
+        self.assertEqual(100, self.counters["malformed"])
+
     def test_unlisted_iq_is_answered(self) -> None:
         """
         An iq get or set that is not forwarded gets service-unavailable, with its id.
@@ -109,6 +127,28 @@ class IntakeTests(HandlerTestCase):
         [answer] = self.manager.answers()
         self.assertEqual(("error", "i1"), (answer["type"], answer["id"]))
         self.assertEqual("service-unavailable", answer.error.firstChildElement().name)
+
+    def test_no_webhook(self) -> None:
+        """
+        Where there is no webhook each message is told service-unavailable, and each iq; none of those that must not be
+        told anything.
+        """
+        self.add_intake("message", "presence", "iq", webhook=False)
+        self.receive("message", "<body>hello</body>", type="chat", id="m1")
+        self.receive("message", "<body>hello</body>", id="m2")
+        self.receive("iq", "<query xmlns='urn:example'/>", type="set", id="i1")
+        for silent in ("error", "groupchat", "headline"):
+            self.receive("message", "<body>hello</body>", type=silent, id="m3")
+        self.receive("message", "<x xmlns='http://jabber.org/protocol/muc#user'/>", type="chat", id="m4")
+        self.receive("iq", type="result", id="i2")
+        self.receive("presence", type="subscribe")
+        self.assertEqual(
+            [("m1", "cancel"), ("m2", "cancel"), ("i1", "cancel")],
+            [(answer["id"], answer.error["type"]) for answer in self.manager.answers()],
+        )
+        conditions = {answer.error.firstChildElement().name for answer in self.manager.answers()}
+        self.assertEqual({"service-unavailable"}, conditions)
+        self.assertEqual(([], 9), (self.accepted, self.counters["not_forwarded"]))
 
     def test_handled_is_left_alone(self) -> None:
         """
@@ -193,6 +233,18 @@ class RoomTests(HandlerTestCase):
         self.manager.receive(
             f"<{kind} from='room@rooms.example.org/{nick}' to='bot@bot.example.org'{given}>{inside}</{kind}>"
         )
+
+    def test_private_messages_without_a_mark(self) -> None:
+        """
+        What an occupant says to the bot alone comes from a room, also where nothing in it says so.
+        """
+        self.add_intake()
+        self.add_presence()
+        self.from_room("presence", self.OWN, nick="echo")
+        self.from_room("message", "<body>psst</body>", type="chat")
+        self.receive("message", "<body>psst</body>", type="chat")
+        self.assertEqual([True, False], [stanza.through_room for stanza in self.accepted])
+        self.assertEqual([False, True], [stanza.bounceable for stanza in self.accepted])
 
     def test_our_own_messages(self) -> None:
         """

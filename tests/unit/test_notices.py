@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from component_http.notices import Notices
+from component_http.notices import Folded, Notices
 from tests.unit.test_backlog import ALICE, BOB, Watched, remembered
 
 
@@ -68,3 +68,42 @@ class NoticesTests(SynchronousTestCase):
             self.assertEqual(may, notices.may_tell(sender, now))
             if may:
                 told[sender] = now
+
+
+class FoldedTests(SynchronousTestCase):
+    """Log lines that a stranger can cause with each stanza."""
+
+    def setUp(self) -> None:
+        self.now = 5.0
+        self.lines: list[str] = []
+        self.folded = Folded(lambda: self.now, interval=60.0)
+
+    def write(self, about: str = "malformed", reason: str = "no 'to'") -> None:
+        self.folded.write(
+            about, lambda line, **fields: self.lines.append(line.format(**fields)), "ignored: {reason}", reason=reason
+        )
+
+    def test_one_in_an_interval(self) -> None:
+        """
+        The first is written at once, and the first after the interval says how many were left out.
+        """
+        for self.now in (5.0, 5.0, 30.0, 64.9, 65.0, 66.0, 200.0, 300.0):
+            self.write()
+        self.assertEqual(
+            [
+                "ignored: no 'to'",
+                "ignored: no 'to' (3 more left out before)",
+                "ignored: no 'to' (1 more left out before)",
+                "ignored: no 'to'",
+            ],
+            self.lines,
+        )
+
+    def test_told_apart(self) -> None:
+        """
+        A flood of one sort does not hide another.
+        """
+        for _ in range(3):
+            self.write()
+        self.write("oversized", reason="{reason}")
+        self.assertEqual(["ignored: no 'to'", "ignored: {reason}"], self.lines)

@@ -13,7 +13,11 @@ from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import ConnectionFailed
-from component_http.playground.console import MAX_SHOWN, NarratedWebhook, Screen, in_words, printable
+from component_http.operations.terminal import printable
+from component_http.playground.lines import LineEditor
+from component_http.playground.narrated import NarratedWebhook
+from component_http.playground.screen import MAX_SHOWN, Screen
+from component_http.playground.words import in_words
 from component_http.testing import ScriptedWebhook, json_response
 
 
@@ -36,6 +40,15 @@ class ScreenTests(SynchronousTestCase):
         Control characters and characters that turn the text around are written out instead of sent.
         """
         self.assertEqual("\\x1b[31mred\\x07 \\u202egnp.exe \\x9b2J", printable("\x1b[31mred\x07 \u202egnp.exe \x9b2J"))
+
+    def test_an_address_cannot_steer_the_terminal(self) -> None:
+        """
+        Nor can the address of who speaks: characters that turn the text around are written out in it, too.
+        """
+        stanza = a_stanza("<message from='a\u2066b@bot.localhost'><body>\u2067x</body></message>")
+        text, style, first = in_words(stanza)
+        Screen(self.out).show(text, style, first=first)
+        self.assertEqual("a\\u2066b@bot.localhost> \\u2067x\n", self.out.getvalue())
 
     def test_letters_of_every_language_stay_as_they_are(self) -> None:
         """
@@ -72,6 +85,124 @@ class ScreenTests(SynchronousTestCase):
         """
         Screen(self.out, colour=True).show("oops", "bad")
         self.assertEqual("\x1b[31moops\x1b[0m\n", self.out.getvalue())
+
+    def test_the_row_that_is_typed_stays_below(self) -> None:
+        """
+        What comes while the user types stands above his line, which is there again as it was.
+        """
+        screen = Screen(self.out)
+        screen.keep_last("you> hel")
+        screen.show("one\ntwo", first="bot> ")
+        self.assertEqual("\r\x1b[Jyou> hel\r\x1b[Jbot> one\n     two\nyou> hel", self.out.getvalue())
+        screen.keep_last("")
+        screen.show("three")
+        self.assertTrue(self.out.getvalue().endswith("you> hel\r\x1b[Jthree\n"))
+
+
+UP, DOWN, RIGHT, LEFT = (f"\x1b[{letter}" for letter in "ABCD")
+
+
+class LineEditorTests(SynchronousTestCase):
+    """Typing at a terminal."""
+
+    def setUp(self) -> None:
+        self.editor = LineEditor()
+
+    def type(self, *keys: str) -> list[str | None]:
+        return [line for part in keys for line in self.editor.press(part)]
+
+    def assertTyped(self, expected: str, *keys: str) -> None:
+        """These keys in an empty line leave that; | is the cursor."""
+        self.type("\x05\x15", *keys)
+        text, cursor = self.editor.text, self.editor.cursor
+        self.assertEqual(expected, f"{text[:cursor]}|{text[cursor:]}")
+
+    def test_lines(self) -> None:
+        """
+        Return finishes a line, and a text of several lines that is pasted is several.
+        """
+        self.assertEqual(["hello"], self.type("hel", "lo\r"))
+        self.assertEqual(["a", "", "\u4f60 b"], self.type("a\n\n\u4f60\tb\nrest"))
+        self.assertTyped("rest|", "rest")
+
+    def test_moving(self) -> None:
+        """
+        Arrows, Home, End and the keys of readline move the cursor, within the line.
+        """
+        self.assertTyped("he|llo", "hello", LEFT, LEFT, LEFT)
+        self.assertTyped("|hello", "hello", LEFT * 9)
+        self.assertTyped("hello|", "hello", LEFT, RIGHT * 9)
+        for home, end in (("\x1b[H", "\x1b[F"), ("\x1bOH", "\x1bOF"), ("\x1b[1~", "\x1b[4~"), ("\x01", "\x05")):
+            self.assertTyped("|hello", "hello", home)
+            self.assertTyped("hello|", "hello", home, end)
+        self.assertTyped("one |two", "one two", "\x1bb")
+        self.assertTyped("|one two", "one two", "\x1b[1;5D" * 2)
+        self.assertTyped("one| two", "one two", "\x01\x1bf")
+
+    def test_erasing(self) -> None:
+        """
+        Backspace, Delete and the keys of readline take away characters, words and ends of the line.
+        """
+        self.assertTyped("hell|", "hello", "\x7f")
+        self.assertTyped("|hello", "hello", "\x01\x7f")
+        self.assertTyped("|ello", "hello", "\x01\x1b[3~")
+        self.assertTyped("|ello", "hello", "\x01\x04")
+        self.assertTyped("one |", "one two", "\x17")
+        self.assertTyped("| two", "one two", "\x01\x1bd")
+        self.assertTyped("on|", "one two", "\x01" + RIGHT * 2 + "\x0b")
+        self.assertTyped("|e two", "one two", "\x01" + RIGHT * 2 + "\x15")
+
+    def test_history(self) -> None:
+        """
+        The arrows bring back earlier lines, each only once in a row, and then the unfinished one again.
+        """
+        self.type("one\n", "two\n", "two\n", "  \n", "thr")
+        for expected, key in (("two", UP), ("one", UP), ("one", UP), ("two", DOWN), ("thr", DOWN), ("thr", DOWN)):
+            self.type(key)
+            self.assertEqual(expected, self.editor.text)
+        self.assertEqual(["two!"], self.type(UP + "!\n"))
+        self.type(UP)
+        self.assertEqual("two!", self.editor.text)
+
+    def test_end(self) -> None:
+        """
+        Ctrl-D leaves where nothing was typed, and nowhere else.
+        """
+        self.assertEqual([None], self.type("\x04"))
+        self.assertEqual([], self.type("a\x04"))
+
+    def test_keys_that_mean_nothing(self) -> None:
+        """
+        Function keys and control characters leave no trace, nor what a text hides from the eye.
+        """
+        self.assertTyped("ab|", "a", "\x1b[15~", "\x1bOP", "\x1b[200~", "\x00\x07\x1bz", "\u202e", "b")
+
+    def test_keys_in_pieces(self) -> None:
+        """
+        A key arrives in as many pieces as it likes.
+        """
+        self.assertTyped("|ab", "ab", "\x1b", "[", "D", "\x1b[1;", "5D")
+
+    def test_no_line_without_end(self) -> None:
+        """
+        A text without a line's end that is pasted comes in lines that a stanza can hold, and nothing of it is lost.
+        """
+        text = "".join(str(number % 10) for number in range(60_000))
+        lines = self.type(text, "\n")
+        self.assertEqual(text, "".join(line or "" for line in lines))
+        self.assertGreater(len(lines), 1)
+
+    def test_a_line_longer_than_the_terminal(self) -> None:
+        """
+        The part around the cursor is seen, wide characters counted as two columns.
+        """
+        self.type("0123456789")
+        self.assertEqual(("6789", 0), self.editor.visible(4))
+        self.type("\x01")
+        self.assertEqual(("0123", 4), self.editor.visible(4))
+        self.type("\x05\x15", "\u4f60\u597d", LEFT)
+        self.assertEqual(("\u4f60\u597d", 2), self.editor.visible(4))
+        self.assertEqual(("\u4f60", 0), self.editor.visible(3))
 
 
 class InWordsTests(SynchronousTestCase):

@@ -95,11 +95,12 @@ class PushTests(SynchronousTestCase):
 
     def test_message_that_says_nothing(self) -> None:
         """
-        A message with a property that is none is noticed, for it would arrive empty.
+        A message that would arrive empty is refused, and where `body` has another name that is named.
         """
-        self.assertEqual(
-            "the message says nothing: give it a body", self.refusal({"to": "alice@example.org", "text": "hello"})
-        )
+        to = {"to": "alice@example.org"}
+        self.assertEqual("a message needs `body`, and `text` is not read", self.refusal({**to, "text": "hello"}))
+        for nothing in ({}, {"ok": True}, {"body": None}, {"nick": "Bot"}, {"thread": "t1"}):
+            self.assertEqual("nothing to send: a message needs `body`", self.refusal({**to, **nothing}))
 
     def test_presence(self) -> None:
         """

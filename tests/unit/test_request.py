@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
-from component_http.contract.request import request_body, request_properties
+from component_http.contract.request import MAX_THREAD, request_body, request_properties, thread_of
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
 
@@ -199,3 +199,32 @@ class BytesTests(SynchronousTestCase):
         found = json.loads(request_body(Stanza.from_element(element)).decode("utf-8"))
         if not any("\ud800" <= character <= "\udfff" for character in body):
             self.assertEqual(body, found["body"])
+
+
+class ThreadTests(SynchronousTestCase):
+    """The thread that replies keep, as it is found in the bytes of a request."""
+
+    def thread_of(self, payload: str) -> str | None:
+        [element] = parse_stanzas(f"<message {ADDRESSES}>{payload}</message>", Limits())
+        return thread_of(request_body(Stanza.from_element(element)))
+
+    def test_thread(self) -> None:
+        """
+        The thread is that of the message, whatever characters are in it; one that is empty or very long is none.
+        """
+        for payload, thread in (
+            ("<body>x</body>", None),
+            ('<thread>t\u2603"\\\\&lt;</thread>', 't\u2603"\\\\<'),
+            ("<thread parent='t0'>t1</thread><thread>t2</thread>", "t1"),
+            ("<thread/>", None),
+            (f"<thread>{'t' * MAX_THREAD}</thread>", "t" * MAX_THREAD),
+            (f"<thread>{'t' * (MAX_THREAD + 1)}</thread>", None),
+        ):
+            self.assertEqual(thread, self.thread_of(payload))
+
+    def test_text_that_looks_like_a_thread(self) -> None:
+        """
+        What somebody writes about threads is no thread.
+        """
+        for text in ('"thread":"t1"', ',"thread":', '\\"thread":"t1"'):
+            self.assertEqual(None, self.thread_of(f"<body>{text}</body><subject>{text}</subject>"))

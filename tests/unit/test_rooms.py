@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
-from component_http.xmpp.rooms import MAX_IDS, MAX_OCCUPANTS, Rooms
+from component_http.xmpp.rooms import MAX_DELAYS, MAX_IDS, MAX_OCCUPANTS, Rooms
+from tests.unit.work import calls
 
 BOT = "bot@bot.example.org"
 OTHER_BOT = "other@bot.example.org"
@@ -232,6 +233,23 @@ class OccupantTests(RoomsTestCase):
         self.enter("echo", room="late@rooms.example.org")
         for room in (ROOM, "borrowed@rooms.example.org", "late@rooms.example.org"):
             self.assertEqual("reflection", self.heard("echo", room=room))
+
+    def test_a_domain_with_many_rooms_pushes_out_only_its_own(self) -> None:
+        """
+        However many rooms of theirs somebody gets us to enter, or claims that we are in, the others stay known.
+        """
+        for number in range(5):
+            self.enter("echo", room=f"room{number}@rooms.example.org")
+        for number in range(MAX_OCCUPANTS):
+            self.presence("echo", 110, room=f"claim{number}@evil.example")
+        self.presence("echo", 110, room="borrowed@rooms.example.org")
+        for number in range(500):
+            self.presence("echo", 110, room=f"claim-again{number}@evil.example")
+        self.assertEqual("reflection", self.heard("echo", room="borrowed@rooms.example.org"))
+        for number in range(MAX_OCCUPANTS + 500):
+            self.enter("echo", room=f"trap{number}@evil.example")
+        for number in range(5):
+            self.assertEqual("reflection", self.heard("echo", room=f"room{number}@rooms.example.org"))
 
     def test_what_we_asked_for_after_all(self) -> None:
         """
@@ -511,3 +529,99 @@ class HistoryTests(RoomsTestCase):
         """
         self.assertIsNone(self.heard("alice", f"<body>x</body>{DELAY.format('a@b..c')}"))
         self.assertEqual("history", self.heard("alice", f"<body>x</body>{BY_NOBODY}{BY_THE_ROOM}"))
+
+
+class PrivateMessageTests(RoomsTestCase):
+    """Private messages that lack the mark of a room."""
+
+    def is_known(self, sender=f"{ROOM}/alice", to=BOT, type_="chat"):
+        """Whether such a message is taken for one from a room."""
+        xml = f"<message type='{type_}' from='{sender}' to='{to}'><body>psst</body></message>"
+        return self.rooms.marked(Stanza.from_element(element(xml))).through_room
+
+    def test_occupants_of_our_rooms(self) -> None:
+        """
+        What an occupant of a room says to the bot that is there is known to come from a room, of whatever type it is.
+        """
+        self.enter("echo")
+        for type_ in ("chat", "normal", "unheard-of"):
+            self.assertTrue(self.is_known(type_=type_))
+
+    def test_a_room_that_confirms_nothing(self) -> None:
+        """
+        To have asked to enter is enough: an error would get the bot thrown out.
+        """
+        self.join("echo")
+        self.assertTrue(self.is_known())
+
+    def test_everybody_else(self) -> None:
+        """
+        The room itself, persons, other rooms and what is for another of us are not.
+        """
+        self.enter("echo")
+        self.assertFalse(self.is_known(ROOM))
+        self.assertFalse(self.is_known("alice@example.org/phone"))
+        self.assertFalse(self.is_known("other@rooms.example.org/alice"))
+        self.assertFalse(self.is_known(to=OTHER_BOT))
+
+    def test_after_leaving(self) -> None:
+        """
+        When the room has shown us out, its address is like any other.
+        """
+        self.enter("echo")
+        self.presence("echo", 110, type_="unavailable")
+        self.assertFalse(self.is_known())
+
+    def test_after_a_restart(self) -> None:
+        """
+        A room that was entered before our start is known again by the first presence or message to all from there.
+        """
+        self.presence("bob")
+        self.assertTrue(self.is_known())
+        self.assertIsNone(self.heard("bob", room="other@rooms.example.org"))
+        self.assertTrue(self.is_known("other@rooms.example.org/alice"))
+
+    def test_what_was_before_our_start_is_still_found_out(self) -> None:
+        """
+        A room that is known without our nick takes nothing for ours, and is learned as usual when it tells the nick.
+        """
+        self.presence("alice")
+        self.assertIsNone(self.heard("echo"))
+        self.presence("echo", 110)
+        self.assertEqual(("history", "reflection"), (self.heard("alice", BY_A_PERSON), self.heard("echo")))
+
+    def test_the_mark_stays(self) -> None:
+        """
+        A message with a mark of its own is from a room, whether that is known or not.
+        """
+        xml = f"<message from='{ROOM}/alice' to='{BOT}'><x xmlns='http://jabber.org/protocol/muc#user'/></message>"
+        self.assertTrue(self.rooms.marked(Stanza.from_element(element(xml))).through_room)
+
+
+class ManyDelaysTests(RoomsTestCase):
+    """Messages that say of themselves a thousand times that they are late."""
+
+    def message(self, *delays: str) -> Stanza:
+        return Stanza.from_element(
+            element(f"<message type='groupchat' from='{ROOM}/eve' to='{BOT}'><body>x</body>{''.join(delays)}</message>")
+        )
+
+    def test_they_cost_little(self) -> None:
+        """
+        Of a thousand delays by as many long addresses only a few are read as addresses.
+        """
+        delays = [DELAY.format(f"{number}{'é' * 80}@example.org/{'é' * 500}") for number in range(100)]
+        message = self.message(*delays)
+        some = calls(lambda: self.rooms.repeated(self.message(*delays[:MAX_DELAYS])))
+        all_of_them = calls(lambda: self.rooms.repeated(message))
+        self.assertLess(all_of_them, some + 10 * len(delays))
+
+    def test_the_rooms_own_is_found(self) -> None:
+        """
+        The room's own delay is found among them wherever it is, and one that is written in another way near the end.
+        """
+        others = [DELAY.format(f"{number}@example.org") for number in range(100)]
+        self.assertEqual("history", self.rooms.repeated(self.message(BY_THE_ROOM, *others)))
+        self.assertEqual("history", self.rooms.repeated(self.message(*others, DELAY.format(f"{ROOM}/nick"))))
+        self.assertEqual("history", self.rooms.repeated(self.message(*others, DELAY.format(ROOM.upper()))))
+        self.assertIsNone(self.rooms.repeated(self.message(*others)))

@@ -12,7 +12,7 @@ from twisted.words.xish.domish import Element
 from component_http.contract.memo import LIFETIME, Memo
 from component_http.contract.reply import Composed
 from component_http.contract.xml import NS_COMPONENT
-from component_http.errors import DeliveryEnded, NeverSent, Offline, SpoolError, Unanswered
+from component_http.errors import DeliveryEnded, NotSent, Offline, SpoolError, Unanswered
 from component_http.interfaces import Sender
 from component_http.testing import RecordingSender
 
@@ -139,8 +139,8 @@ class SenderPromises:
         numbers = self.of(self.sender.push(composed("a")))
         waiting = Deferred.fromCoroutine(self.sender.sent(numbers))
         self.confirm(False)
-        self.failureResultOf(waiting, NeverSent)
-        self.refusal_of(self.sender.sent(numbers), NeverSent)
+        self.failureResultOf(waiting, NotSent)
+        self.refusal_of(self.sender.sent(numbers), NotSent)
 
     def test_sent_cancelled(self) -> None:
         """

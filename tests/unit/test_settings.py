@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +24,7 @@ from component_http.settings import (
     SpoolSettings,
     WebhookSettings,
     reference,
+    spool_from_toml,
 )
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "component-http.toml"
@@ -159,7 +164,9 @@ class GoodSettingsTests(SettingsTestCase):
             "tcp:host=localhost:port=5347:timeout=5",
             "tcp:\\:\\:1:5347",
             "tls:xmpp.example.org:5347",
-            "ssl:xmpp.example.org:5347",
+            "TLS:host=xmpp.example.org:port=5347:timeout=5:bindAddress=127.0.0.1",
+            "tls:\\:\\:1:5347",
+            "tls:xmpp.example.org:5347:endpoint=tcp\\:10.0.0.1\\:5347",
             "unix:/run/prosody/component.sock",
         ]:
             self.assertEqual(server, settings_of(component={"server": server}).component.server)
@@ -310,8 +317,9 @@ class WrongNameTests(SettingsTestCase):
         """
         A misspelt flag is told with the nearest one, also one that lacks its table.
         """
+        good = {"domain": "x", "post-url": "http://h/"}
         for wrong, right in [("webhook-timeot", "webhook-timeout"), ("timeout", "webhook-timeout")]:
-            error = self.assertRaises(SettingsError, Settings.from_flags, {wrong: "5"})
+            error = self.assertRaises(SettingsError, Settings.from_flags, {**good, wrong: "5"}, env=ENVIRONMENT)
             self.assertEqual(f"--{wrong} is not a flag; did you mean --{right}?", str(error))
 
     def test_missing(self) -> None:
@@ -325,9 +333,18 @@ class WrongNameTests(SettingsTestCase):
         error = self.assertRaises(SettingsError, Settings.from_flags, {"domain": "x"}, env=ENVIRONMENT)
         self.assertEqual(
             "--post-url is missing: add --post-url=http://127.0.0.1:8080/,"
-            " or --config=FILE with component_post_url below [component]",
+            " or --config=FILE with component_post_url below [component];"
+            " only a gateway that just sends needs none, with --api-listen",
             str(error),
         )
+
+    def test_without_a_webhook(self) -> None:
+        """
+        An application that answers itself needs no URL.
+        """
+        settings = Settings.from_mapping({"component": {"domain": "bot.example.org"}}, env=ENVIRONMENT)
+        self.assertIsNone(settings.component.component_post_url)
+        self.assertEqual("no webhook", settings.component.posted)
 
     def test_two_names_that_disagree(self) -> None:
         """
@@ -411,8 +428,45 @@ class WrongValueTests(SettingsTestCase):
             self.assertTrue(
                 sentence.startswith(f'bot.toml: component.server is "{wrong}", but must be a Twisted'), sentence
             )
-            self.assertTrue(sentence.endswith(f'; write "{right}"'), sentence)
+            self.assertTrue(sentence.endswith(f"; write {json.dumps(right)}"), sentence)
             self.assertEqual(right, settings_of(component={"server": right}).component.server)
+
+    def test_server_over_tls_that_nobody_checks(self) -> None:
+        """
+        An ssl: endpoint, which takes anybody's certificate, is refused with the tls: endpoint that was meant.
+        """
+        for wrong, right in [
+            ("ssl:xmpp.example.org:5347", "tls:xmpp.example.org:5347"),
+            ("SSL:host=xmpp.example.org:port=5347:timeout=5", "tls:xmpp.example.org:5347:timeout=5"),
+            ("ssl:\\:\\:1:5347", "tls:\\:\\:1:5347"),
+            ("ssl:localhost:5347:bindAddress=127.0.0.1", "tls:localhost:5347:bindAddress=127.0.0.1"),
+            ("ssl:localhost:5347:hostname=localhost", "tls:localhost:5347"),
+            (
+                "ssl:10.0.0.1:5347:hostname=xmpp.example.org",
+                "tls:xmpp.example.org:5347:endpoint=tcp\\:10.0.0.1\\:5347",
+            ),
+            ("tls://xmpp.example.org:5347", "tls:xmpp.example.org:5347"),
+            ("tls:xmpp.example.org", "tls:xmpp.example.org:5347"),
+            ("tls:::1:5347", "tls:\\:\\:1:5347"),
+        ]:
+            sentence = self.component_refusal(server=wrong)
+            self.assertTrue(sentence.endswith(f"write {json.dumps(right)}"), sentence)
+            self.assertEqual(right, settings_of(component={"server": right}).component.server)
+        for wrong in ("ssl:h:1:caCertsDir=/nowhere:certKey=/nowhere", "ssl:5347", "ssl:"):
+            self.assertTrue(self.component_refusal(server=wrong).endswith("so take a tls: endpoint"), wrong)
+
+    def test_files_and_options_of_tls(self) -> None:
+        """
+        A tls: endpoint with a file that cannot be read, an option that there is not or a host that no certificate is
+        for is refused.
+        """
+        for options, words in [
+            ("h:5347:trustRoots=/nowhere", '"/nowhere" cannot be read: No such file or directory'),
+            ("h:5347:certificate=/nowhere", '"/nowhere" cannot be read: No such file or directory'),
+            ("h:5347:verify=no", "tls: takes a host, a port and timeout, bindAddress"),
+            ("a..b:5347", "no certificate can be for the host"),
+        ]:
+            self.assertIn(words, self.component_refusal(server=f"tls:{options}"))
 
     def test_server_that_is_no_endpoint(self) -> None:
         """
@@ -471,7 +525,8 @@ class WrongValueTests(SettingsTestCase):
             self.assertIn("must be an absolute URL", self.component_refusal(component_post_url=wrong))
         self.assertTrue(
             self.component_refusal(component_post_url="127.0.0.1:8080/bot").endswith(
-                '; write "http://127.0.0.1:8080/bot"'
+                'is "127.0.0.1:8080/...", but must be an absolute URL such as "http://127.0.0.1:8080/";'
+                " put http:// or https:// in front"
             )
         )
         self.assertIn("#", self.component_refusal(component_post_url="http://h/#part"))
@@ -489,10 +544,12 @@ class WrongValueTests(SettingsTestCase):
 
     def test_loop_guard(self) -> None:
         """
-        The loop guard is replies per seconds, and nothing else.
+        The loop guard is replies per seconds, or off, and nothing else.
         """
+        self.assertIsNone(settings_of().delivery.loop_guard)
+        self.assertEqual("off", settings_of(delivery={"loop_guard": "off"}).delivery.loop_guard)
         self.assertEqual((20, 10.0), settings_of(delivery={"loop_guard": " 20 / 10 s"}).delivery.loop_guard)
-        for wrong in ("20", "20/10m", "0/10s", "20/0s", "-1/10s", "20/10s/1", 20, True, (20, 10, 1)):
+        for wrong in ("20", "20/10m", "0/10s", "20/0s", "-1/10s", "20/10s/1", "on", "", 20, True, False, (20, 10, 1)):
             self.assertIn("delivery.loop_guard is ", self.refusal(delivery={"loop_guard": wrong}))
 
     def test_marks_in_order(self) -> None:
@@ -675,6 +732,398 @@ class WrongValueTests(SettingsTestCase):
             self.assertNotIn("\n", str(error))
 
 
+class HintTests(SettingsTestCase):
+    """What a sentence says to write can be used as it stands there."""
+
+    wrong: Mapping[tuple[str, str], list[object]] = {
+        ("component", "domain"): [
+            "bot@x.org",
+            "x.org/bot",
+            "x.org:5347",
+            "http://x.org/",
+            "xmpp://x.org:5347",
+            "[::1]",
+        ],
+        ("component", "server"): [
+            *(
+                "localhost",
+                "localhost:5347",
+                "5347",
+                "tcp:5347",
+                "tcp:localhost",
+                "tcp:port=5347",
+                "tcp:host=localhost",
+            ),
+            *("[::1]:5347", "::1:5347", "[::1]", "tcp:[::1]:5347", "tcp:::1:5347", "tcp://[::1]:5347", "tls:[::1]:1"),
+            *("tls://x.org", "https://x.org:5347/", "ssl:x.org:5347", "ssl:\\:\\:1:5347", "ssl:h:1:hostname=x.org"),
+            *("tcp:", "tcp::5347", "tls:5347", "ssl:5347", "ssl:h:1:certKey=/nowhere", "tcp:h:99999", "localhost:0"),
+            *("/run/prosody/component.sock", "./sock", "/run/a:b=c", "/" + "x" * 100, "[fe80::1%eth0]:5347"),
+            *(
+                "tcp:10.0.0.1:5347:x",
+                "tcp:fe80::1:5347:",
+                "xmpp.example.org:5222",
+                "http://user:pw@h:1/",
+                "nix:1",
+                "a b",
+            ),
+        ],
+        ("component", "component_post_url"): [
+            *("127.0.0.1:8080/bot", "localhost", "bot", "[::1]:8080", "::1", "//h/", "http:/h/", "ftp://h/", "/x"),
+            *("unix:/run/bot.sock", "http://unix:/run/bot.sock", "http://unix:/run/bot.sock:/path", "unix:///run/x"),
+            *("http+unix://%2Frun%2Fbot.sock/", "http://h/#part", "http://h:0/", "h:99999", "a_b..c", "https://a_b/"),
+        ],
+        ("component", "component_post_stanzas"): ["iq", "message,iq", "message, iq", ["messages"], ["x"], "x"],
+        ("component", "profile"): ["rest", "component_http"],
+        ("component", "sender"): ["bot", "@@", 5],
+        ("component", "secret_file"): ["credential:", "credential:a/b", "credential:nothing"],
+        ("component", "forward_errors"): ["true", 1],
+        ("webhook", "timeout"): ["60", 0],
+        ("delivery", "on_gone"): ["disabled", "x"],
+        ("delivery", "loop_guard"): ["20", "20/10"],
+        ("spool", "kind"): ["sqlite3", "disk", "mem"],
+        ("spool", "synchronous"): ["full"],
+        ("api", "listen"): [
+            *("8347", "127.0.0.1:8347", "tcp:127.0.0.1:8347", "http://10.0.0.1:8347/", "localhost:8347", "[::1]:8347"),
+            *("::1:8347", "tcp:[::1]:8347", "tcp:::1:8347", "http://[::1]:8347/", "/run/api.sock", "/run/a:b", "0"),
+            *("tcp:99999", "99999", "pigeon:1", "tcp:x", "[fe80::1]:8347"),
+        ],
+        ("api", "url"): ["bot.example.org", "https://h/?x", "https://b\u00fccher.example/"],
+        ("api", "reply_links"): ["conversations", "x"],
+    }
+    """Values that cannot be used, by table and key: each mistake for which there is a hint, and others."""
+
+    def feed_back(self, table: str, key: str, value: object) -> bool:
+        """Write each hint of the sentence about a value in its place; says whether there was one."""
+        sentence = self.refusal(**{table: {key: value}})
+        found = False
+        for text in re.findall(r'(?:write|did you mean) (".*?[^\\\\]"|\[.*?\])', sentence):
+            written = tomllib.loads(f"value = {text}")["value"]
+            given = [written] if isinstance(value, list) else written
+            settings_of(**{table: {key: given}})
+            found = True
+        if "put http://" in sentence:
+            settings_of(**{table: {key: f"http://{value}"}})
+            found = True
+        return found
+
+    def test_every_hint_in_a_settings_file(self) -> None:
+        """
+        Each hint, copied into a settings file as it stands there, is a value that can be used.
+        """
+        hinted = set()
+        for (table, key), values in self.wrong.items():
+            for value in values:
+                with self.subTest(key=key, value=value):
+                    if self.feed_back(table, key, value):
+                        hinted.add(key)
+        self.assertEqual(
+            {
+                *("domain", "server", "component_post_url", "component_post_stanzas", "on_gone"),
+                *("kind", "synchronous", "listen", "url", "reply_links"),
+            },
+            hinted,
+        )
+
+    def test_every_hint_on_the_command_line(self) -> None:
+        """
+        Each hint about a flag, pasted behind it in a shell, is a value that can be used.
+        """
+        flags = {(row.table, row.key): row.flags[0].removeprefix("--") for row in reference() if row.flags}
+        good = {"domain": "x.org", "post-url": "http://h/"}
+        tried = 0
+        for where, values in self.wrong.items():
+            for value in values:
+                if not isinstance(value, str):
+                    continue
+                with self.subTest(flag=flags[where], value=value):
+                    try:
+                        Settings.from_flags({**good, flags[where]: value}, env=ENVIRONMENT)
+                        continue  # what a file writes as a list or a word without quotes
+                    except SettingsError as refused:
+                        error = refused
+                    for text in re.findall(r"write (.*)$", str(error)):
+                        [word] = shlex.split(text)
+                        Settings.from_flags({**good, flags[where]: word}, env=ENVIRONMENT)
+                        tried += 1
+        self.assertGreater(tried, 30)
+
+    @given(
+        st.sampled_from(["component.server", "api.listen", "component.domain"]),
+        st.from_regex(
+            r"((tcp|tls|ssl|unix|http):)?(//)?(\[?[0-9a-f:]{1,8}\]?|[a-z.]{1,8})(:[0-9]{1,5})?(:[a-z=0-9]{1,5})?/?",
+            fullmatch=True,
+        ),
+    )
+    def test_hint_for_anything(self, name: str, value: str) -> None:
+        """
+        Whatever is written for an address: if there is a hint, it can be used.
+        """
+        table, _, key = name.partition(".")
+        try:
+            settings_of(**{table: {key: value}})
+        except SettingsError:
+            self.feed_back(table, key, value)
+
+    def test_missing_settings(self) -> None:
+        """
+        What a sentence says to add is accepted below the table that it names.
+        """
+        lines: list[str] = []
+        while True:
+            path = self.write("\n".join(["[component]", *lines]))
+            try:
+                Settings.from_toml(path, ENVIRONMENT)
+            except SettingsError as error:
+                added = re.findall(r"add (\w+ = \S+) below \[component\]", str(error))
+                self.assertTrue(added, error)
+                lines += added
+            else:
+                break
+        self.assertEqual(["domain", "component_post_url"], [line.partition(" ")[0] for line in lines])
+
+    def test_webhook_on_a_socket(self) -> None:
+        """
+        A webhook on a Unix socket, however it is written, is said not to be supported, with what to do.
+        """
+        for url in (
+            "unix:/run/bot.sock",
+            "unix:///run/bot.sock",
+            "http://unix:/run/bot.sock",
+            "http://unix:/run/bot.sock:/path",
+            "http+unix://%2Frun%2Fbot.sock/",
+            "/run/bot.sock",
+        ):
+            sentence = self.component_refusal(component_post_url=url)
+            self.assertTrue(
+                sentence.endswith(
+                    "; a webhook on a Unix socket is not supported: let it listen on a port of 127.0.0.1"
+                ),
+                sentence,
+            )
+        self.assertEqual(
+            "http://unix", settings_of(component={"component_post_url": "http://unix/"}).component.post_origin
+        )
+
+
+class AllAtOnceTests(SettingsTestCase):
+    """All that is wrong is told at once."""
+
+    def sentences(self, text: str) -> list[str]:
+        """What is said about a settings file, without the names of its folder and its own."""
+        error = self.assertRaises(SettingsError, Settings.from_toml, self.write(text), {})
+        return [sentence.replace(f"{self.folder}/", "").removeprefix("bot.toml: ") for sentence in error.sentences]
+
+    def test_missing_files(self) -> None:
+        """
+        Each file of a secret or a template that is not there has its sentence.
+        """
+        told = self.sentences(
+            """
+            [component]
+            domain = "bot.example.org"
+            secret_file = "s1"
+            component_post_url = "http://127.0.0.1/"
+            [webhook]
+            bearer_token_file = "s2"
+            [api]
+            listen = "tcp:8347:interface=127.0.0.1"
+            [[api.token]]
+            name = "a"
+            token_file = "s3"
+            [[api.token]]
+            name = "b"
+            token_file = "s4"
+            [[api.hook]]
+            name = "c"
+            to = "x@example.org"
+            secret_file = "s5"
+            template_file = "s6"
+            """
+        )
+        named = re.findall(r'"(s\d)" cannot be read: No such file or directory', "\n".join(told))
+        self.assertEqual((6, {"s1", "s2", "s3", "s4", "s5", "s6"}), (len(told), set(named)))
+
+    def test_mistakes_of_every_sort(self) -> None:
+        """
+        Misspelt keys and tables, wrong values, missing secrets and what does not go together: one sentence for each,
+        and none for what only follows from another.
+        """
+        told = self.sentences(
+            """
+            timeuot = 5
+            [component]
+            domian = "bot.example.org"
+            component_post_url = "nonsense"
+            forward_errors = "no"
+            [webhok]
+            timeout = 5
+            [webhook]
+            max_connections = 0
+            bearer_token_file = "none"
+            [delivery]
+            resume_below_percent = 90
+            retry_base = 2
+            retry_cap = 1
+            [conditions]
+            200 = "cancel gone"
+            """
+        )
+        beginnings = [
+            "timeuot is not a setting; did you mean webhook.timeout?",
+            "component.domian is not a setting; did you mean component.domain?",
+            'component.component_post_url is "nonsense", but',
+            'component.forward_errors is "no", but',
+            "[webhok] is not a table",
+            "webhook.max_connections is 0, but",
+            "conditions holds",
+            "component.secret_file (--secret-file) is missing",
+            'webhook.bearer_token_file "none" cannot be read',
+            "delivery.resume_below_percent is 90, but",
+            "delivery.retry_base is 2, but",
+        ]
+        self.assertEqual(len(beginnings), len(told), told)
+        for beginning, sentence in zip(beginnings, told, strict=True):
+            self.assertTrue(sentence.startswith(beginning), sentence)
+
+    def test_nothing(self) -> None:
+        """
+        Who gives nothing at all reads all that is needed.
+        """
+        error = self.assertRaises(SettingsError, Settings.from_flags, {}, env={})
+        self.assertEqual(3, len(error.sentences))
+        for sentence, word in zip(error.sentences, ("--domain", "--secret-file", "--post-url"), strict=True):
+            self.assertIn(word, sentence)
+
+    def test_flag_and_file(self) -> None:
+        """
+        Mistakes on the command line are told beside those in the file.
+        """
+        path = self.write('[component]\ndomain = "@"\ncomponent_post_url = "http://h/"\n')
+        error = self.assertRaises(SettingsError, Settings.from_flags, {"webhook-timeout": "x"}, path, ENVIRONMENT)
+        self.assertEqual(2, len(error.sentences))
+
+    def test_on_one_line(self) -> None:
+        """
+        The text of the error has all sentences on one line.
+        """
+        error = self.assertRaises(SettingsError, Settings.from_flags, {}, env={})
+        self.assertEqual("; also ".join(error.sentences), str(error))
+
+
+class NoWebhookTests(SettingsTestCase):
+    """A gateway that only sends."""
+
+    def test_api_alone(self) -> None:
+        """
+        With an API the webhook's URL may be left out, by file and by flags.
+        """
+        path = self.write('[component]\ndomain = "x.org"\n[api]\nlisten = "tcp:8347:interface=127.0.0.1"\n')
+        for settings in (
+            Settings.from_toml(path, ENVIRONMENT),
+            Settings.from_flags({"domain": "x.org", "api-listen": "tcp:8347:interface=127.0.0.1"}, env=ENVIRONMENT),
+        ):
+            self.assertEqual((None, "no webhook"), (settings.component.component_post_url, settings.component.posted))
+            self.assertEqual((), settings.warnings())
+            self.assertIn("component_post_url=None", repr(settings))
+
+    def test_neither(self) -> None:
+        """
+        Without a webhook and without an API there is nothing to do, which is told with both ways out.
+        """
+        path = self.write('[component]\ndomain = "x.org"\n')
+        error = self.assertRaises(SettingsError, Settings.from_toml, path, ENVIRONMENT)
+        self.assertEqual(
+            f'{path}: component.component_post_url is missing: add component_post_url = "http://127.0.0.1:8080/" below'
+            " [component]; only a gateway that just sends needs none, with listen below [api]",
+            str(error),
+        )
+
+
+class CredentialTests(SettingsTestCase):
+    """Secrets that systemd passes."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.env = {"CREDENTIALS_DIRECTORY": str(self.folder / "credentials")}
+        (self.folder / "credentials").mkdir()
+        for name in ("secret", "bearer", "ops", "hook"):
+            self.write(f"{name}-0123456789abcdef\n", f"credentials/{name}")
+
+    def test_every_secret(self) -> None:
+        """
+        Each secret may be a credential: of the component, of the webhook, of a token and of a hook.
+        """
+        path = self.write(
+            """
+            [component]
+            domain = "bot.example.org"
+            secret_file = "credential:secret"
+            component_post_url = "http://127.0.0.1/"
+            [webhook]
+            bearer_token_file = "credential:bearer"
+            [[api.token]]
+            name = "ops"
+            token_file = "credential:ops"
+            [[api.hook]]
+            name = "alerts"
+            to = "x@example.org"
+            secret_file = "credential:hook"
+            """
+        )
+        settings = Settings.from_toml(path, self.env)
+        self.assertEqual(
+            [f"{name}-0123456789abcdef" for name in ("secret", "bearer", "ops", "hook")],
+            [
+                settings.component.secret,
+                settings.webhook.bearer_token,
+                settings.api.token[0].token,
+                settings.api.hook[0].secret,
+            ],
+        )
+
+    def test_flag(self) -> None:
+        """
+        A flag that names a file with a secret takes a credential too.
+        """
+        flags = {"domain": "x", "post-url": "http://127.0.0.1/", "secret-file": "credential:secret"}
+        self.assertEqual("secret-0123456789abcdef", Settings.from_flags(flags, env=self.env).component.secret)
+
+    def test_mapping(self) -> None:
+        """
+        An application says in which environment credentials are looked up.
+        """
+        mapping = a_mapping(component={"secret_file": "credential:secret"})
+        self.assertEqual("secret-0123456789abcdef", Settings.from_mapping(mapping, env=self.env).component.secret)
+
+    def test_not_there(self) -> None:
+        """
+        A credential that is not passed, a name that none can have and a process without credentials are told with what
+        to do.
+        """
+        for name, env, expected in (
+            ("none", self.env, "add LoadCredential=none:FILE to the unit"),
+            ("secret", {}, "systemd sets it for a unit with LoadCredential=secret:FILE; without systemd set it to"),
+            ("", self.env, "must have the name of a credential"),
+            ("../secret", self.env, "must have the name of a credential"),
+        ):
+            mapping = a_mapping(component={"secret_file": f"credential:{name}"})
+            error = self.assertRaises(SettingsError, Settings.from_mapping, mapping, env=env)
+            self.assertIn(expected, str(error))
+            self.assertEqual(1, len(error.sentences), error)
+
+    def test_spool_needs_none(self) -> None:
+        """
+        The commands for the spool read a settings file whose credentials only the gateway has.
+        """
+        path = self.write(
+            '[component]\nsecret_file = "credential:none"\n[spool]\npath = "x"\n'
+            '[[api.token]]\nname = "a"\ntoken_file = "credential:none"\n'
+        )
+        self.assertEqual(str(self.folder / "x"), spool_from_toml(path).path)
+        error = self.assertRaises(SettingsError, spool_from_toml, self.write('[spol]\npath = "x"\n'))
+        self.assertIn("did you mean [spool]?", str(error))
+
+
 class FileTests(SettingsTestCase):
     """Settings files that cannot be read."""
 
@@ -730,7 +1179,9 @@ class SecretTests(SettingsTestCase):
     def with_secret(self, text: str, env: Mapping[str, str] | None = None) -> Settings:
         """Settings whose secret's file has this text."""
         (self.folder / "secret").write_bytes(text.encode())
-        path = self.write('[component]\ndomain = "x"\ncomponent_post_url = "http://h/"\nsecret_file = "secret"\n')
+        path = self.write(
+            '[component]\ndomain = "x"\ncomponent_post_url = "http://127.0.0.1/"\nsecret_file = "secret"\n'
+        )
         return Settings.from_toml(path, env or {})
 
     def refusal_of(self, text: str, env: Mapping[str, str] | None = None) -> str:
@@ -811,7 +1262,8 @@ class SecretTests(SettingsTestCase):
         """
         There is no flag for a secret, and whoever tries one is told why and what instead.
         """
-        error = self.assertRaises(SettingsError, Settings.from_flags, {"secret": NOT_SHOWN})
+        flags = {"secret": NOT_SHOWN, "domain": "x", "post-url": "http://h/"}
+        error = self.assertRaises(SettingsError, Settings.from_flags, flags, env=ENVIRONMENT)
         self.assertEqual(
             "--secret is not a flag, as every user of the machine would see it:"
             " use --secret-file or the environment variable COMPONENT_HTTP_SECRET",
@@ -834,11 +1286,11 @@ class SecretTests(SettingsTestCase):
         Neither the settings' repr nor the URL for the log shows a secret.
         """
         settings = settings_of(
-            component={"component_post_url": f"https://user:{NOT_SHOWN}@h:8443/@bot?token={NOT_SHOWN}"},
+            component={"component_post_url": f"https://user:{NOT_SHOWN}@h:8443/{NOT_SHOWN}/@bot?token={NOT_SHOWN}"},
             webhook={"headers": {"X-Key": NOT_SHOWN}},
         )
         self.assertNotIn(NOT_SHOWN, repr(settings))
-        self.assertEqual("https://h:8443/@bot?...", settings.component.displayed_url)
+        self.assertEqual("https://h:8443", settings.component.post_origin)
 
     def test_never_shown_in_a_wrong_url(self) -> None:
         """
@@ -852,9 +1304,17 @@ class SecretTests(SettingsTestCase):
             f"http://us@er:{NOT_SHOWN}@h :1/",
             f"http:///?token={NOT_SHOWN}",
             f"//user:{NOT_SHOWN}\n@h",
+            f"http://h/{NOT_SHOWN}#x",
+            f"http://h/{NOT_SHOWN} ",
+            f"h/{NOT_SHOWN}",
+            f"ftp://h/{NOT_SHOWN}/@h",
+            f"http://h:0/a@{NOT_SHOWN}",
+            f"https://my_bot/{NOT_SHOWN}",
+            [f"http://h/{NOT_SHOWN}"],
         ]:
-            self.assertNotIn(NOT_SHOWN, self.component_refusal(component_post_url=url), url)
-            self.assertNotIn(NOT_SHOWN, self.component_refusal(server=url.partition("?")[0]), url)
+            self.assertNotIn(NOT_SHOWN, self.component_refusal(component_post_url=url), str(url))
+            if isinstance(url, str) and "//" in url:
+                self.assertNotIn(NOT_SHOWN, self.component_refusal(server=url), url)
 
     def test_not_on_the_command_line(self) -> None:
         """
@@ -867,7 +1327,8 @@ class SecretTests(SettingsTestCase):
 
     def test_warnings(self) -> None:
         """
-        A password in the URL and a secret's file that everyone can read are taken, with a warning each.
+        A password in the URL and a secret's file that everyone can read or change are taken, with a warning each; of a
+        link what counts is the file it leads to.
         """
         settings = self.with_secret("s")
         (self.folder / "secret").chmod(0o600)
@@ -875,9 +1336,71 @@ class SecretTests(SettingsTestCase):
         (self.folder / "secret").chmod(0o644)
         (warning,) = settings.warnings()
         self.assertRegex(warning, "^component.secret_file .* can be read by every user of this machine")
-        (warning,) = settings_of(component={"component_post_url": f"http://u:{NOT_SHOWN}@h/"}).warnings()
+        (self.folder / "secret").chmod(0o622)
+        (warning,) = settings.warnings()
+        self.assertRegex(warning, "^component.secret_file .* can be changed by every user of this machine")
+        (self.folder / "secret").chmod(0o600)
+        (self.folder / "secret").rename(self.folder / "behind")
+        (self.folder / "secret").symlink_to("behind")
+        self.assertEqual((), settings.warnings())
+        (warning,) = settings_of(component={"component_post_url": f"https://u:{NOT_SHOWN}@h/"}).warnings()
         self.assertIn("component_post_url holds a user or a password", warning)
         self.assertNotIn(NOT_SHOWN, warning)
+
+    def test_secrets_in_the_settings_file(self) -> None:
+        """
+        A settings file that everyone can read is warned of where it holds a secret: in the URL, or in a header.
+        """
+        file = self.folder / "bot.toml"
+        table = '[component]\ndomain = "bot.example.org"\ncomponent_post_url = "http://{}h/"\n'
+        for user, headers, named in (
+            ("", "", None),
+            ("", '[webhook.headers]\nX-Instance = "a"\n', None),
+            ("", f'[webhook.headers]\nX-Api-Key = "{NOT_SHOWN}"\n', "webhook.headers.X-Api-Key"),
+            ("", f'[webhook.headers]\nauthorization = "{NOT_SHOWN}"\n', "webhook.headers.authorization"),
+            (f"u:{NOT_SHOWN}@", "", "the user in component.component_post_url"),
+        ):
+            with self.subTest(named=named):
+                file.write_text(table.format(user) + headers)
+                for mode, expected in ((0o644, named), (0o640, None)):
+                    file.chmod(mode)
+                    settings = Settings.from_toml(file, {"COMPONENT_HTTP_SECRET": "s"})
+                    found = [warning for warning in settings.warnings() if "the settings file" in warning]
+                    sentence = f'the settings file "{file}" has a secret in it ({expected}), and can be read by every'
+                    self.assertEqual(
+                        [] if expected is None else [f"{sentence} user of this machine: chmod o-rwx it"], found
+                    )
+                    self.assertNotIn(NOT_SHOWN, "".join(settings.warnings()))
+
+    def test_what_passes_in_the_open(self) -> None:
+        """
+        A server or a webhook on another machine without TLS is taken with a warning that says what can be read by
+        others; on this machine, or with TLS, there is none.
+        """
+
+        def warnings(server: str = "tcp:127.0.0.1:5347", url: str = "http://127.0.0.1/", **webhook: Any) -> list[str]:
+            settings = settings_of(component={"server": server, "component_post_url": url}, webhook=webhook)
+            return [text for text in settings.warnings() if "in the open" in text]
+
+        for server in ("tcp:localhost:1", "tcp:127.0.0.9:1", "tcp:\\:\\:1:1", "unix:/run/x", "tls:xmpp.example.org:1"):
+            self.assertEqual([], warnings(server))
+        for url in ("http://localhost:8080/x", "http://[::1]/", "http://bot.localhost/", "https://bot.example.org/"):
+            self.assertEqual([], warnings(url=url))
+        for server in ("tcp:xmpp.example.org:5347", "TCP:host=10.0.0.1:port=5347", "tcp:localhost.example.org:1"):
+            (warning,) = warnings(server)
+            self.assertIn(f'component.server is "{server}"', warning)
+            self.assertIn("take a tls: endpoint", warning)
+        (warning,) = warnings(url="http://bot/")
+        self.assertEqual(
+            "component.component_post_url is at http://bot, on another machine: stanzas pass in the open; take"
+            " https://, unless you trust the network",
+            warning,
+        )
+        (warning,) = warnings(url=f"http://u:{NOT_SHOWN}@bot/{NOT_SHOWN}", headers={"X-Key": NOT_SHOWN})
+        self.assertIn("stanzas, the path of the URL, the user and the password in it, webhook.headers pass", warning)
+        self.assertNotIn(NOT_SHOWN, warning)
+        (warning,) = warnings(url="http://bot/", bearer_token_file=str(self.write(NOT_SHOWN, "token")))
+        self.assertIn("stanzas, the bearer token pass", warning)
 
 
 class ReferenceTests(SynchronousTestCase):

@@ -382,6 +382,15 @@ disk        file [\d.]+ KiB, log 0 B, ballast none
         )
         self.assertTrue(lines[6].endswith(", ballast 2.0 KiB"))
 
+    def test_no_webhook(self) -> None:
+        """
+        Of a gateway that only sends it says that there is no webhook.
+        """
+        with changing(self.path) as other:
+            other.execute("INSERT INTO facts VALUES ('webhook', 'none')")
+        self.assertIn("webhook     no webhook, when a gateway ran last\n", self.status().output)
+        self.assertEqual("none", json.loads(self.status("--json").output)["webhook"])
+
     def test_json(self) -> None:
         """
         The same for another program.

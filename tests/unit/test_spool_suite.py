@@ -203,6 +203,26 @@ class SpoolSuite:
         )
         self.assertEqual([], await self.remembered(self.a_spool(max_memos_bytes=10_000), 9000, 11_000))
 
+    async def test_who_has_most_keys_loses_first(self) -> None:
+        """
+        However much one owner has remembered, in number or in bytes, the others' keys stay known.
+        """
+        for limits, size in ({"max_memos": 10}, 9), ({"max_memos_bytes": 20_000}, 5000):
+            spool = self.a_spool(**limits)
+            for number in range(2):
+                await spool.push([a_departure()], evolve(a_memo(f"k{number}"), owner="calm"))
+            for number in range(50):
+                await spool.push([a_departure()], a_memo(f"k{number}", body=b"x" * size))
+                await spool.look({}, 500)
+            for owner, key, known in (
+                ("calm", "k0", True),
+                ("calm", "k1", True),
+                ("ops", "k0", False),
+                ("ops", "k49", True),
+            ):
+                self.assertEqual(known, await spool.recall(owner, key) is not None, (owner, key, limits))
+            await spool.close()
+
     async def test_one_key(self) -> None:
         """
         The key of a spool is one that nobody has guessed.
@@ -730,6 +750,31 @@ class LettersTests(SqliteCase):
         clock.advance(86_400.0 / 2 + 1)
         await spool.look({}, 500)
         self.assertEqual([("d5",)], self.look("SELECT id FROM letters"))
+
+    async def letters_of(self, *senders: str, most: int) -> list[str]:
+        """Whose letters are kept, of these that came in this order."""
+        spool = self.open(max_letters=most)
+        for number, sender in enumerate(senders):
+            await spool.store(a_delivery(f"d{number}", sender=sender), b"{}")
+            await spool.end(f"d{number}", (), Letter("bounced", "", 1))
+        await spool.look({}, 500)
+        return [sender for (sender,) in self.look("SELECT sender FROM letters")]
+
+    async def test_who_has_most_letters_loses_first(self) -> None:
+        """
+        However many dead letters one sender causes, from whatever resource, those of others are kept.
+        """
+        calm = [f"user{number}@example.org/phone" for number in range(5)]
+        flood = [f"mallory@evil.example/{number}" for number in range(100)]
+        self.assertEqual([*calm, *flood[-5:]], await self.letters_of(*calm, *flood, most=10))
+
+    async def test_domain_that_has_most_letters_loses_first(self) -> None:
+        """
+        However many senders one domain has, those of domains with fewer letters are kept.
+        """
+        calm = [f"user{number}@example.org/phone" for number in range(4)]
+        flood = [f"mallory{number}@evil.example/x" for number in range(100)]
+        self.assertEqual([*calm, *flood[-6:]], await self.letters_of(*calm, *flood, most=10))
 
     async def test_too_large(self) -> None:
         """

@@ -80,8 +80,6 @@ class ReadingTests(SynchronousTestCase):
             "<message from='a@b..c' to='bot.localhost'/>",
             f"<message from='{'a' * 4000}' to='bot.localhost'/>",
             "<iq from='a@b' to='bot.localhost' type='get'/>",
-            "<iq from='a@b' to='bot.localhost' id='1'/>",
-            "<iq from='a@b' to='bot.localhost' id='1' type='ask'/>",
             "<query from='a@b' to='bot.localhost'/>",
         ):
             with self.assertRaises(MalformedStanza):
@@ -102,6 +100,16 @@ class WhatMayBeAnsweredTests(SynchronousTestCase):
         self.assertTrue(an_iq("set").is_request)
         for other in (an_iq("result"), an_iq("error"), a_message("get"), a_presence("get")):
             self.assertFalse(other.is_request)
+
+    def test_unknown_types_of_iq(self) -> None:
+        """
+        An iq of an unknown type, or without one, is a request that is answered, but a bad one.
+        """
+        for given in ("", "type=''", "type='ask'"):
+            stanza = a_stanza(f"<iq from='a@b' to='bot.localhost' id='1' {given}/>")
+            self.assertTrue(stanza.is_request and stanza.is_bad_request and stanza.bounceable)
+        for stanza in (an_iq("get"), an_iq("result"), a_message("ask"), a_presence("ask")):
+            self.assertFalse(stanza.is_bad_request)
 
     def test_bounceable(self) -> None:
         """

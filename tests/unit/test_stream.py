@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from hashlib import sha1
 from random import Random
 
+from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.task import Clock
@@ -20,9 +21,11 @@ from wokkel.subprotocols import XMPPHandler
 from component_http.contract.outgoing import sendable
 from component_http.contract.xml import Limits
 from component_http.delivery.departure import Departure
+from component_http.errors import CertificateInvalid
 from component_http.notices import LOG_INTERVAL
 from component_http.operations.metrics import Counters
 from component_http.xmpp.outbox import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS, MAX_UNCONFIRMED
+from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import (
     CLOSE_TIMEOUT,
     CROWDED,
@@ -69,12 +72,12 @@ class Wire(StringTransport):
         """The server has read everything."""
         self.producer.resumeProducing()
 
-    def lose(self):
+    def lose(self, reason=None):
         protocol, self.protocol = self.protocol, None
         if protocol is not None:
             if self.producer is not None:
                 self.producer.stopProducing()
-            protocol.connectionLost(Failure(ConnectionDone()))
+            protocol.connectionLost(Failure(reason or ConnectionDone()))
 
 
 class Server:
@@ -257,6 +260,95 @@ class HandshakeTests(StreamTestCase):
             self.assertEqual(1, len(errors), errors)
             self.assertIn(condition, errors[0])
             self.assertIn(remedy, errors[0])
+
+    def test_refused_certificate(self) -> None:
+        """
+        A certificate that we refuse is logged once, with the reason and with what to do, and counted as a connection
+        that failed.
+        """
+        with capturedLogs() as logs:
+            for _ in range(3):
+                self.server.accept()
+                self.server.wire.lose(CertificateInvalid("the certificate is for another name"))
+                self.clock.advance(LAST_RETRY)
+        (error,) = self.logged(logs, LogLevel.error)
+        self.assertIn("certificate cannot be trusted (the certificate is for another name): renew it", error)
+        self.assertEqual(3, self.counters["connection_failed"])
+        self.assertEqual([], self.logged(logs, LogLevel.warn))
+
+    def test_no_tls_where_it_is_expected(self) -> None:
+        """
+        A server that does not speak TLS at a tls: endpoint is logged in words.
+        """
+        with capturedLogs() as logs:
+            self.server.accept()
+            self.server.wire.lose(SSL.Error([("SSL routines", "", "wrong version number")]))
+        self.assertEqual(["TLS: wrong version number"], self.logged(logs, LogLevel.warn))
+
+    def warned(self, *, address="127.0.0.1:5347", says=b"", lost=None):
+        """What is logged where a connection says this and is lost."""
+        stream = self.a_stream(address=address)
+        with capturedLogs() as logs:
+            stream.startService()
+            self.server.accept()
+            if says:
+                self.server.says(says)
+            heard = self.server.heard
+            self.server.wire.lose(lost)
+            stream.stopService()
+            self.server.wire.lose()
+        self.assertNotIn("<handshake", heard)
+        return [formatEvent(event) for event in logs if event["log_level"] in (LogLevel.warn, LogLevel.error)]
+
+    def test_no_connection(self) -> None:
+        """
+        Where no connection comes about the log says to which address.
+        """
+        stream = self.a_stream(address="127.0.0.1:5347")
+        with capturedLogs() as logs:
+            stream.startService()
+            self.server.refuse()
+        stream.stopService()
+        [warning] = self.logged(logs, LogLevel.warn)
+        self.assertTrue(warning.startswith("cannot connect to 127.0.0.1:5347: "), warning)
+
+    def test_port_for_clients(self) -> None:
+        """
+        A server that answers as it answers clients, or other servers, is told nothing of the secret, and the log says
+        which port to name.
+        """
+        error = "<stream:error><host-unknown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>"
+        for namespace, served in (("jabber:client", "clients"), ("jabber:server", "other servers")):
+            header = HEADER.replace(b"jabber:component:accept", namespace.encode())
+            for says in (header, header + b"<stream:features/>", header + error.encode() + b"</stream:stream>"):
+                [said] = self.warned(address="127.0.0.1:15222", says=says)
+                self.assertIn(f"does not name a component port (127.0.0.1:15222 is for {served}: ", said)
+                self.assertIn("5347", said)
+                self.assertIn("component_ports in Prosody", said)
+                self.assertIn("ejabberd_service", said)
+
+    def test_usual_ports_of_others(self) -> None:
+        """
+        What fails on a port that is usually for clients is told so, also where TLS is spoken or nothing is said.
+        """
+        for port in (5222, 5223):
+            for says in (b"", b"\x15\x03\x01\x00\x02\x02\x46"):
+                [said] = self.warned(address=f"127.0.0.1:{port}", says=says)
+                self.assertIn(f"(127.0.0.1:{port} is for clients: ", said)
+        [said] = self.warned(address="127.0.0.1:5347")
+        self.assertNotIn("is for", said)
+
+    def test_component_port_with_an_unusual_number(self) -> None:
+        """
+        A component port is one whatever its number: a wrong secret there is told as a wrong secret.
+        """
+        stream = self.a_stream(address="127.0.0.1:5222")
+        with capturedLogs() as logs:
+            stream.startService()
+            self.server.complain("not-authorized")
+        stream.stopService()
+        [error] = self.logged(logs, LogLevel.error)
+        self.assertTrue(error.startswith("not-authorized: the secret"), error)
 
     def test_complaint_comes_again_after_a_good_stream(self) -> None:
         """
@@ -766,6 +858,23 @@ class ReceiveTests(StreamTestCase):
         self.assertEqual(1, len(self.seen))
         self.assertEqual(1, self.counters["oversized"])
 
+    def test_a_flood_of_them_does_not_fill_the_log(self) -> None:
+        """
+        Of stanzas that are ignored or refused there is one line of each sort in a minute, with the number left out.
+        """
+        self.server.authenticate()
+        with capturedLogs() as logs:
+            for _ in range(2):
+                for _ in range(50):
+                    self.server.says("<message from='a@b..c' to='bot@bot.example.org'/>")
+                    self.server.says("<message from='a@example.org' to='bot@other.example.org'/>")
+                    self.server.says(f"<presence from='a@example.org' to='bot@bot.example.org' id='{'x' * 20_000}'/>")
+                    self.stream.send(message(from_="bot@elsewhere.example"))
+                self.clock.advance(61)
+        lines = [formatEvent(event) for event in logs if "{reason}" in event["log_format"]]
+        self.assertEqual(8, len(lines), lines)
+        self.assertEqual(4, sum("(49 more left out before)" in line for line in lines), lines)
+
     def test_giant_from_a_room_is_not_answered(self) -> None:
         """
         An error into a room would get the bot thrown out, so a giant private message from there stays unanswered.
@@ -779,6 +888,24 @@ class ReceiveTests(StreamTestCase):
                 self.server.says(stanza[start : start + 1000])
         self.assertEqual(2, self.counters["oversized"])
         self.assertEqual("", self.server.heard)
+
+    def test_giant_from_a_room_that_we_are_in(self) -> None:
+        """
+        Neither is one that lacks the mark of a room, where the room is known.
+        """
+        rooms = Rooms()
+        self.stream = self.a_stream(sent=rooms.sent, marked=rooms.marked)
+        self.stream.startService()
+        self.server.authenticate()
+        self.stream.send(
+            "<presence from='bot@bot.example.org' to='room@example.org/bot'>"
+            "<x xmlns='http://jabber.org/protocol/muc'/></presence>"
+        )
+        self.server.wire.clear()
+        giant = f"<body>{'x' * 20_000}</body>"
+        for sender in ("room@example.org/nick", "other@example.org/phone"):
+            self.server.says(f"<message from='{sender}' to='bot@bot.example.org' type='chat'>{giant}</message>")
+        self.assertEqual(["other@example.org/phone"], re.findall("to='([^']*)'", self.server.heard))
 
     def test_reading_pauses_and_resumes(self) -> None:
         """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
@@ -117,7 +120,65 @@ class SubscribersTests(SynchronousTestCase):
         """
         subscribers = self.some("a", "b", "c", "d", most=2)
         self.assertEqual(["c", "d"], self.users(subscribers))
-        self.assertEqual([("-", BOT, "a"), ("-", BOT, "b")], self.spool.changes)
+        self.assertEqual({("-", BOT, "a"), ("-", BOT, "b")}, set(self.spool.changes))
+
+    def test_whoever_holds_most_loses_first(self) -> None:
+        """
+        One account that subscribes to every address there is pushes out nobody but itself, also over a restart.
+        """
+        subscribers = self.some(*(f"user{number}@example.org" for number in range(50)), most=100)
+        for number in range(1000):
+            subscribers.add(f"{number}@bot.example.org", "mallory@evil.example")
+        self.assertTrue(90 < len(subscribers) <= 100, len(subscribers))
+        self.assertEqual(50, sum(user.endswith("@example.org") for user in self.users(subscribers)))
+        self.assertIn(("999@bot.example.org", "mallory@evil.example"), subscribers)
+
+        pairs, spool = list(subscribers), RecordingSpool()
+        smaller = Subscribers("bot.example.org", 60)
+        smaller.restore(pairs, spool)
+        self.assertEqual(50, sum(user.endswith("@example.org") for user in self.users(smaller)))
+        self.assertEqual(len(pairs) - len(smaller), len(spool.changes))
+
+    def test_domain_that_holds_most_loses_first(self) -> None:
+        """
+        A thousand accounts of one domain push out nobody of a domain that has fewer.
+        """
+        ours = [f"user{number}@example.org" for number in range(20)]
+        friends = [f"user{number}@example.net" for number in range(20)]
+        subscribers = self.some(*ours, *friends, most=100)
+        for number in range(1000):
+            subscribers.add(BOT, f"mallory{number}@evil.example")
+        self.assertEqual({*ours, *friends}, {user for user in self.users(subscribers) if "evil" not in user})
+
+    def test_two_pairs_each(self) -> None:
+        """
+        Many accounts with two pairs each take nothing from those that have one.
+        """
+        subscribers = self.some(*(f"user{number}@example.org" for number in range(40)), most=100)
+        for number in range(500):
+            for bot in BOT, "bot.example.org":
+                subscribers.add(bot, f"mallory{number}@evil.example")
+        kept = self.users(subscribers)
+        self.assertEqual(40, sum(user.endswith("@example.org") for user in kept))
+
+    @given(
+        st.lists(st.tuples(st.sampled_from("123456789"), st.sampled_from("abcdef"), st.sampled_from("xyz"))),
+        st.integers(1, 40),
+    )
+    def test_fairness(self, arrivals, most) -> None:
+        """
+        Whatever comes, there are never too many, and nobody is forgotten who held less than the others keep.
+        """
+        subscribers = Subscribers("bot.example.org", most)
+        subscribers.restore((), MemorySpool())
+        for bot, user, domain in arrivals:
+            before = set(subscribers) | {(f"{bot}@bot.example.org", f"{user}@{domain}.example")}
+            subscribers.add(f"{bot}@bot.example.org", f"{user}@{domain}.example")
+            after = set(subscribers)
+            self.assertGreaterEqual(most, len(after))
+            kept = Counter(user for _, user in after)
+            for loser in {user for _, user in before - after}:
+                self.assertGreaterEqual(kept[loser] + 1, max(kept.values()))
 
     def test_long_addresses(self) -> None:
         """

@@ -817,9 +817,24 @@ class LimitTests(AgentCase):
         """
         self.origin = Origin(self.clock, deaf=True)
         _, wire, answer = self.connected()
-        wire.say(b"HTTP/1.1 200 OK\r\nX-A: ", *[b"a" * 10_000] * 3)
+        wire.say(b"HTTP/1.1 200 OK\r\nX-A: ", *[b"a" * 10_000] * 7)
         self.cut(answer)
         self.assertTrue(wire.aborted)
+
+    def test_one_long_header(self) -> None:
+        """
+        One header line may take all the room that there is for headers.
+        """
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: "
+        for surplus in (0, 1):
+            self.setUp()
+            _, wire, answer = self.connected()
+            long = b"a" * (MAX_HEAD_BYTES - len(head + b"\r\n\r\n") + surplus)
+            wire.say(head + long[:30_000], long[30_000:] + b"\r\n\r\n{}")
+            if surplus:
+                self.assertIn("bytes of headers", str(self.cut(answer)))
+            else:
+                self.assertEqual([long], self.successResultOf(answer).headers.getRawHeaders(b"x-a"))
 
     def test_interim_responses(self) -> None:
         """

@@ -905,6 +905,34 @@ class SerializeTests(SynchronousTestCase):
         self.assertLessEqual(len(text), 1.2 * len(stanza))
         self.assertEqual([meaning(element)], [*map(meaning, parse_stanzas(text, Limits(max_bytes=MEBIBYTE)))])
 
+    def test_much_to_escape(self) -> None:
+        """
+        A long text that is mostly markup stays short: `>` stays where it may, or the text is a CDATA section.
+        """
+        for text, written in (
+            ("a>b" * 40, "a>b" * 40),
+            (">" * 40, "&gt;" + ">" * 39),
+            ("]]>" * 40, "]]&gt;" * 40),
+            ("&" * 40, "<![CDATA[" + "&" * 40 + "]]>"),
+            ("&" * 40 + "]]>\r", "<![CDATA[" + "&" * 40 + "]]]]><![CDATA[>]]>&#13;<![CDATA[]]>"),
+            (
+                "salt & pepper, bread and butter, and a spoon" * 40,
+                "salt &amp; pepper, bread and butter, and a spoon" * 40,
+            ),
+        ):
+            element = Element((None, "m"), attribs={})
+            element.addContent(text)
+            self.assertEqual(f"<m>{written}</m>", serialize(element))
+            self.assertEqual(text, str(parse_stanzas(serialize(element), Limits())[0]))
+
+    def test_text_in_pieces(self) -> None:
+        """
+        Pieces of a text side by side never make the end of a CDATA section.
+        """
+        element = Element((None, "m"))
+        element.children = ["]" * 40 + ">" * 40, ">" * 40, "]", ">" * 40, "]", "]>" * 40]
+        self.assertEqual("".join(element.children), str(parse_stanzas(serialize(element), Limits())[0]))
+
     def test_prefixes_for_names_in_text(self) -> None:
         """
         Prefixes stay declared where they were, because text may use them.

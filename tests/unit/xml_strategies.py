@@ -14,7 +14,18 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.xml import NS_CLIENT, NS_COMPONENT, Limits, StreamParser
 
-__all__ = ["HEADER", "NS_XML", "Reading", "cuts", "hostile_text", "meaning", "pieces", "shape", "trees"]
+__all__ = [
+    "HEADER",
+    "NS_XML",
+    "Reading",
+    "cuts",
+    "hostile_text",
+    "meaning",
+    "pieces",
+    "shape",
+    "trees",
+    "written_stanzas",
+]
 
 NS_XML = "http://www.w3.org/XML/1998/namespace"
 HEADER = (
@@ -103,7 +114,7 @@ def meaning(element: Element, shares: bool = True, default: str | None = None) -
     children: list[Any] = []
     for child in element.children:
         if isinstance(child, Element):
-            children.append(meaning(child, uri is None, default))
+            children.append(meaning(child, shares and uri is None, default))
         elif children and isinstance(children[-1], str):
             children[-1] += _clean(child)
         elif child:
@@ -161,3 +172,89 @@ class Reading:
     def shapes(self) -> list[Any]:
         """The events in a form that can be compared."""
         return [(kind, *(shape(x) if isinstance(x, Element) else x for x in rest)) for kind, *rest in self.events]
+
+
+_written_uris = st.sampled_from(
+    [
+        NS_COMPONENT,
+        NS_CLIENT,
+        "urn:a",
+        "urn:b",
+        "urn:it's",
+        "urn:a&b",
+        "urn:xmpp:sid:0",
+        "urn:xmpp:forward:0",
+        "urn:l" * 80,
+    ]
+)
+_written_names = st.sampled_from(["a", "b", "body", "message", "stanza-id", "forwarded", "id", "by", "\xe9"])
+_written_text = st.text(st.sampled_from("<>&'\"]\n x\xe9\U0001f600\x85"), max_size=6) | st.tuples(
+    st.text(st.sampled_from("<>&'\"]\nx"), min_size=1, max_size=3), st.integers(1, 120)
+).map(lambda given: given[0] * given[1])
+
+
+@st.composite
+def written_stanzas(draw: st.DrawFn) -> str:
+    """
+    Messages as somebody may write them into the stream of `HEADER`.
+
+    Namespaces and prefixes are declared anywhere, over and over, and used or not; text is escaped or in CDATA sections.
+    """
+    prefix, default = draw(st.sampled_from([(None, None), (None, NS_CLIENT), (None, NS_COMPONENT), ("p", None)]))
+    declared = {} if prefix is None else {prefix: draw(st.sampled_from([NS_CLIENT, NS_COMPONENT]))}
+    inside = draw(_written_element(0, declared, "message", prefix, default))
+    return inside.replace("message", "message from='a@b' to='c@bot.localhost'", 1)
+
+
+@st.composite
+def _written_element(
+    draw: st.DrawFn,
+    depth: int,
+    around: dict[str, str],
+    name: str | None = None,
+    prefix: str | None = None,
+    default: str | None = None,
+) -> str:
+    declared = dict(around) if depth == 0 else {}
+    if depth:
+        declared.update(draw(st.dictionaries(st.sampled_from("pqr"), _written_uris, max_size=2)))
+        default = draw(st.none() | st.none() | st.just("") | _written_uris)
+    scope = {**around, **declared}
+    if depth:
+        name, prefix = draw(_written_names), draw(st.none() | st.sampled_from(sorted(scope)) if scope else st.none())
+    tag = f"{prefix}:{name}" if prefix else f"{name}"
+    parts = [tag]
+    if default is not None:
+        parts.append(f"xmlns={_in_quotes(default)}")
+    parts += [f"xmlns:{key}={_in_quotes(uri)}" for key, uri in declared.items()]
+    taken = {("", "from"), ("", "to")} if depth == 0 else set()
+    for key in draw(st.lists(_written_names, max_size=2)):
+        of = draw(st.none() | st.sampled_from(sorted(scope)) if scope else st.none())
+        expanded = (scope[of] if of else "", key)
+        if expanded not in taken:
+            taken.add(expanded)
+            parts.append(
+                f"{of}:{key}={_in_quotes(draw(_written_text))}" if of else f"{key}={_in_quotes(draw(_written_text))}"
+            )
+    inside = ""
+    for _ in range(draw(st.integers(0, 3 if depth < 4 else 0))):
+        if draw(st.booleans()):
+            again = draw(st.sampled_from([1, 1, 1, 2, 30])) if depth == 0 else 1
+            inside += draw(_written_element(depth + 1, scope)) * again
+        else:
+            text = draw(_written_text)
+            cdata = draw(st.booleans()) and "]]" not in text and not text.endswith("]")
+            inside += f"<![CDATA[{text}]]>" if cdata else _as_text(text)
+    return f"<{' '.join(parts)}>{inside}</{tag}>" if inside else f"<{' '.join(parts)}/>"
+
+
+def _as_text(text: str) -> str:
+    """No longer than it has to be; brackets at its beginning may go on from the text before."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("\x85", "&#x85;")
+    return re.sub(r"(\A\]*|\]\])>", r"\1&gt;", escaped)
+
+
+def _in_quotes(value: str) -> str:
+    mark = "'" if value.count('"') > value.count("'") else '"'
+    escaped = value.replace("&", "&amp;").replace("<", "&lt;").replace("\n", "&#10;")
+    return mark + escaped.replace(mark, "&#39;" if mark == "'" else "&#34;") + mark

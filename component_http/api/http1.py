@@ -1,0 +1,337 @@
+"""
+HTTP/1.1 as bytes: requests read from a connection within bounds, and answers written. No socket, no clock.
+
+Source: RFC 9112; a test holds the reader against h11.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from enum import Enum, auto
+from http import HTTPStatus
+
+from attrs import frozen
+
+from component_http.api.exchange import Answer, Problem
+
+__all__ = ["CONTINUE", "MAX_HEADERS", "MAX_HEAD_BYTES", "BodyTooLarge", "Head", "RequestReader", "response"]
+
+MAX_HEAD_BYTES = 16_384
+"""Of the request line and all header fields of a request, and of the trailer fields after a body in chunks."""
+
+MAX_HEADERS = 64
+"""Header fields of a request; browsers and proxies send some twenty."""
+
+MAX_CHUNK_LINE = 1024
+"""Bytes of the line before a chunk, with its extensions; nobody sends any."""
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_REQUEST_LINE = re.compile(rb"(%s) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])" % _TOKEN.pattern)
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_ABSOLUTE = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\x00\r\n]*)?\r\n")
+_BLANK_LINES = re.compile(rb"(?:\r\n)+")
+
+
+class BodyTooLarge(Exception):
+    """A request's body is larger than is read; nothing more can be read from the connection."""
+
+
+@frozen
+class Head:
+    """
+    What a request says before its body.
+
+    Attributes:
+        method: Its method.
+        path: The path of its target, percent-encoded; `*` for the server as a whole.
+        query: The target's query.
+        headers: Field values by lower-case name.
+        length: The bytes of its body; None for a body in chunks.
+        keep: Whether the connection may be used for another request.
+        expects_continue: Whether the client waits for "100 Continue" before it sends the body.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    length: int | None
+    keep: bool
+    expects_continue: bool
+
+
+class _In(Enum):
+    """Where in a body of chunks the reader is."""
+
+    LINE = auto()
+    DATA = auto()
+    END = auto()
+    TRAILER = auto()
+
+
+class RequestReader:
+    """
+    Reads the requests of one connection, one at a time: `feed` takes bytes, then `head` and `body` give one request.
+
+    After any exception nothing more can be read: where the next request begins is not known any more.
+
+    Args:
+        max_body_bytes: The largest body that is read.
+    """
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self._max_body_bytes = max_body_bytes
+        self._buffer = bytearray()
+        self._searched = 0
+        self._length: int | None = 0
+        self._body = bytearray()
+        self._in = _In.LINE
+        self._left = 0
+
+    @property
+    def waiting(self) -> int:
+        """The bytes that were fed and not read yet."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they come."""
+        self._buffer += data
+
+    def head(self) -> Head | None:
+        """
+        Read the head of the next request.
+
+        Returns:
+            None where it is not in yet.
+
+        Raises:
+            Problem: It is no HTTP/1.x, or more than is read.
+        """
+        if self._buffer.startswith(b"\r\n"):
+            # RFC 9112 section 2.2: some old clients send one after a body.
+            blank = _BLANK_LINES.match(self._buffer)
+            assert blank is not None
+            del self._buffer[: blank.end()]
+        end = self._buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
+        if end > MAX_HEAD_BYTES or (end < 0 and len(self._buffer) > MAX_HEAD_BYTES):
+            if self._buffer.find(b"\r\n", 0, MAX_HEAD_BYTES) < 0:
+                raise Problem(414, f"the request line is longer than {MAX_HEAD_BYTES} bytes")
+            raise Problem(431, f"the header fields have more than {MAX_HEAD_BYTES} bytes")
+        if end < 0:
+            self._searched = len(self._buffer)
+            newline = self._buffer.find(b"\n")
+            if newline >= 0 and self._buffer[newline - 1 : newline] != b"\r":
+                raise Problem(400, "a line of the request ends with LF instead of CR LF")
+            return None
+        lines = bytes(self._buffer[:end]).split(b"\r\n")
+        del self._buffer[: end + 4]
+        self._searched = 0
+        head = _head(lines)
+        self._length = head.length
+        return head
+
+    def skip(self) -> bool:
+        """Throw away the body of the request whose head was read last, if all of it is in; says whether it was."""
+        if self._length is None or len(self._buffer) < self._length:
+            return False
+        del self._buffer[: self._length]
+        return True
+
+    def body(self) -> bytes | None:
+        """
+        Read the body of the request whose head was read last.
+
+        Returns:
+            None where it is not in yet.
+
+        Raises:
+            BodyTooLarge: It is larger than is read; known before it is in.
+            Problem: It is in chunks, and they are malformed.
+        """
+        if self._length is None:
+            return self._chunked()
+        if self._length > self._max_body_bytes:
+            raise BodyTooLarge
+        if len(self._buffer) < self._length:
+            return None
+        body = bytes(self._buffer[: self._length])
+        del self._buffer[: self._length]
+        return body
+
+    def _chunked(self) -> bytes | None:
+        """Read what is in of a body of chunks, so that the smallest chunks cost little."""
+        buffer, at = self._buffer, 0
+        try:
+            while True:
+                if self._in is _In.LINE:
+                    line = _CHUNK_LINE.match(buffer, at)
+                    if line is None or line.end() - at > MAX_CHUNK_LINE:
+                        self._see_incomplete_line(at)
+                        return None
+                    at = line.end()
+                    size = int(line[1], 16)
+                    if len(self._body) + size > self._max_body_bytes:
+                        raise BodyTooLarge
+                    if size and buffer[at + size : at + size + 2] == b"\r\n":
+                        # All of it is in: the short way, which halves what a small chunk costs.
+                        self._body += buffer[at : at + size]
+                        at += size + 2
+                        continue
+                    self._left = size
+                    self._in = _In.DATA if size else _In.TRAILER
+                elif self._in is _In.DATA:
+                    piece = buffer[at : at + self._left]
+                    self._body += piece
+                    at += len(piece)
+                    self._left -= len(piece)
+                    if self._left:
+                        return None
+                    self._in = _In.END
+                elif self._in is _In.END:
+                    end = buffer[at : at + 2]
+                    if not b"\r\n".startswith(end):
+                        raise Problem(400, "a chunk of the body does not end where it says")
+                    if len(end) < 2:
+                        return None
+                    at += 2
+                    self._in = _In.LINE
+                else:
+                    trailer = self._trailer(at)
+                    if trailer is None:
+                        return None
+                    at += trailer
+                    body, self._body = bytes(self._body), bytearray()
+                    self._in = _In.LINE
+                    return body
+        finally:
+            del buffer[:at]
+
+    def _see_incomplete_line(self, at: int) -> None:
+        if len(self._buffer) - at > MAX_CHUNK_LINE or self._buffer.find(b"\n", at) >= 0:
+            raise Problem(400, "the size of a chunk of the body cannot be read")
+
+    def _trailer(self, at: int) -> int | None:
+        """The bytes of the trailer fields, which nobody needs, and of the empty line after them; None if incomplete."""
+        if self._buffer.startswith(b"\r\n", at):
+            return 2
+        end = self._buffer.find(b"\r\n\r\n", at + max(0, self._searched - 3))
+        if max(end, len(self._buffer) if end < 0 else 0) - at > MAX_HEAD_BYTES:
+            raise Problem(431, f"the trailer fields have more than {MAX_HEAD_BYTES} bytes")
+        if end < 0:
+            self._searched = len(self._buffer) - at
+            return None
+        self._searched = 0
+        _fields(bytes(self._buffer[at:end]).split(b"\r\n"))
+        return end + 4 - at
+
+
+def _head(lines: Sequence[bytes]) -> Head:
+    request = _REQUEST_LINE.fullmatch(lines[0])
+    if request is None:
+        raise Problem(400, "the request line is not one of HTTP")
+    method, target = request[1].decode("ascii"), request[2].decode("ascii")
+    if request[3] != b"1":
+        raise Problem(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    is_old = request[4] == b"0"
+    fields = _fields(lines[1:])
+    if len(fields.get("host", ())) > 1:
+        raise Problem(400, "the request has more than one Host")
+    path, query = _target(method, target)
+    connection = b",".join(fields.get("connection", ())).lower().split(b",")
+    expectation = b",".join(fields.get("expect", ())).lower()
+    return Head(
+        method,
+        path,
+        query,
+        {name: ", ".join(value.decode("utf-8", "replace") for value in values) for name, values in fields.items()},
+        _length(fields, is_old),
+        not is_old and b"close" not in (option.strip() for option in connection),
+        not is_old and expectation == b"100-continue",
+    )
+
+
+def _fields(lines: Sequence[bytes]) -> dict[str, list[bytes]]:
+    """
+    The values of header fields by lower-case name.
+
+    Source: RFC 9112 section 5: no space before the colon, no line that continues the one before it.
+    """
+    if len(lines) > MAX_HEADERS:
+        raise Problem(431, f"the request has more than {MAX_HEADERS} header fields")
+    fields: dict[str, list[bytes]] = {}
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or not _TOKEN.fullmatch(name):
+            raise Problem(400, "a header field has no name that is one")
+        if _CONTROL.search(value):
+            raise Problem(400, "a header field has a control character in it")
+        fields.setdefault(name.decode("ascii").lower(), []).append(value.strip(b" \t"))
+    return fields
+
+
+def _length(fields: Mapping[str, Sequence[bytes]], is_old: bool) -> int | None:
+    """
+    The bytes of the body, or None for chunks.
+
+    Whatever two readers could understand differently is refused.
+
+    Source: RFC 9112 sections 6.1 to 6.3.
+    """
+    codings, lengths = fields.get("transfer-encoding"), fields.get("content-length")
+    if codings is not None:
+        if lengths is not None or is_old:
+            raise Problem(400, "a Transfer-Encoding comes with a Content-Length, or with HTTP/1.0")
+        if [coding.lower() for coding in codings] != [b"chunked"]:
+            raise Problem(501, "the only Transfer-Encoding that is read is chunked")
+        return None
+    if lengths is None:
+        return 0
+    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
+        raise Problem(400, "the Content-Length is not one number of bytes")
+    return int(lengths[0])
+
+
+def _target(method: str, target: str) -> tuple[str, str]:
+    """
+    The path and the query of a request target, in each of its four forms.
+
+    Source: RFC 9112 section 3.2.
+    """
+    if method == "CONNECT":
+        return target, ""
+    absolute = _ABSOLUTE.match(target)
+    if absolute is not None:
+        target = target[absolute.end() :]
+        if not target.startswith("/"):
+            target = "*" if method == "OPTIONS" and not target else f"/{target}"
+    if not target.startswith("/") and (method, target) != ("OPTIONS", "*"):
+        raise Problem(400, "the request target is neither a path nor a URL of http")
+    path, _, query = target.partition("?")
+    return path, query
+
+
+def response(answer: Answer, method: str = "", *, close: bool) -> bytes:
+    """
+    Write an answer.
+
+    Args:
+        answer: The answer.
+        method: The request's; an answer to HEAD has no body.
+        close: Whether to say that the connection is closed after it.
+    """
+    lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
+    lines.extend(f"{name}: {value}" for name, value in answer.headers.items())
+    if answer.body:
+        lines.append(f"Content-Type: {answer.media_type}")
+    if answer.status != 204:
+        lines.append(f"Content-Length: {len(answer.body)}")
+    lines.append("Cache-Control: no-store")
+    if close:
+        lines.append("Connection: close")
+    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
+    return head if method == "HEAD" else head + answer.body

@@ -1,0 +1,91 @@
+"""The links by which a webhook replies later: which are ours, how often each may be used, and for what."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from twisted.words.xish.domish import Element
+
+from component_http.api.exchange import Problem
+from component_http.api.rate import Rate
+from component_http.api.tokens import see_rate
+from component_http.contract.link import ForgedLink, LateReply, open_link
+
+__all__ = ["MAX_LINKS", "PER_MINUTE", "ReplyLinks"]
+
+PER_MINUTE = 60
+"""
+Requests in a minute over the link of one delivery. A bot that shows what it types, or sends a long text in parts, needs
+one in a second at most.
+"""
+
+MAX_LINKS = 10_000
+"""
+Deliveries whose requests are counted, some 3 MiB. Beyond them the one that was replied to longest ago is forgotten, so
+its next request is counted as its first; each needs a link of ours, so nobody can push others out by made-up ones.
+"""
+
+
+class ReplyLinks:
+    """
+    What may be done with the links.
+
+    Args:
+        key: What they are made with.
+        wide: Whether all of them may send whatever the webhook could have answered at once, to anybody.
+        seconds: A clock that does not go back.
+        now: The wall clock, seconds since the epoch.
+    """
+
+    def __init__(self, key: bytes, *, wide: bool, seconds: Callable[[], float], now: Callable[[], float]) -> None:
+        self._key = key
+        self._wide = wide
+        self._seconds = seconds
+        self._now = now
+        self._rates: OrderedDict[str, Rate] = OrderedDict()
+
+    def open(self, delivery_id: str, seal: str) -> LateReply:
+        """
+        Read a link, and count the request that came over it.
+
+        Args:
+            delivery_id: The one in the path.
+            seal: The value of `seal`.
+
+        Raises:
+            Problem: It is none of ours, it has expired, or too many requests came over it.
+        """
+        try:
+            late = open_link(self._key, delivery_id, seal)
+        except ForgedLink:
+            raise Problem(404, "the link is not one of ours, or was changed: use it as it came") from None
+        if self._now() >= late.expires:
+            raise Problem(410, f"it is too late to reply to this {late.stanza.kind}")
+        see_rate(self._rate(delivery_id), self._seconds())
+        return late
+
+    def _rate(self, delivery_id: str) -> Rate:
+        rate = self._rates.setdefault(delivery_id, Rate(PER_MINUTE, 60.0))
+        self._rates.move_to_end(delivery_id)
+        if len(self._rates) > MAX_LINKS:
+            self._rates.popitem(last=False)
+        return rate
+
+    def see_allowed(self, late: LateReply, stanzas: Iterable[Element]) -> None:
+        """
+        Check that a link may send some stanzas, which have their addresses.
+
+        Raises:
+            Problem: One of them leaves the conversation of the link.
+        """
+        if self._wide or not late.bound:
+            return
+        for stanza in stanzas:
+            if not late.covers(stanza):
+                raise Problem(
+                    403,
+                    f"this link may not send this {stanza.name}: it only sends from the address that was written to, to"
+                    " the one who wrote, or to the room for what was said in a room; send elsewhere with a token of"
+                    ' [[api.token]], or set reply_links = "wide" below [api]',
+                )

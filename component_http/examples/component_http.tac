@@ -1,0 +1,1 @@
+../../docs/examples/component_http.tac

@@ -1,0 +1,332 @@
+"""What the user types: from a terminal with editing and history, or from a pipe, a file or nothing."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import select
+import shutil
+import signal
+import termios
+import tty
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from component_http.operations.terminal import printable, width
+from component_http.playground.screen import Screen
+
+__all__ = ["EditedLines", "LineEditor", "Lines", "PromptedLines", "Source", "TypedLines"]
+
+MAX_LINE_BYTES = 100_000
+"""A longer line of input counts as several; it leaves room for escaping within the largest stanza."""
+
+MAX_HISTORY = 500
+"""Lines that the arrow keys bring back."""
+
+
+class Source(Protocol):
+    """Where the playground takes lines from."""
+
+    async def next(self) -> str | None:
+        """The next line, without its end; None when there is no more."""
+        ...  # pragma: no cover
+
+
+class Lines:
+    """
+    Lines of input, one at a time: from a terminal, a pipe, a file or nothing.
+
+    A thread reads, and only when a line is asked for: Twisted's own `StandardIO` cannot watch a regular file.
+
+    Args:
+        descriptor: The file descriptor to read from.
+        reactor: Whose thread gets the lines.
+    """
+
+    def __init__(self, descriptor: int, reactor: Any) -> None:
+        self._descriptor = descriptor
+        self._reactor = reactor
+        self._buffer = bytearray()
+        self._ended = False
+
+    async def next(self) -> str | None:
+        """The next line, without its end; None when there is no more."""
+        while not self._ended and b"\n" not in self._buffer and len(self._buffer) < MAX_LINE_BYTES:
+            data = await _read(self._descriptor, self._reactor)
+            self._buffer += data
+            self._ended = not data
+        if not self._buffer:
+            return None
+        end = self._buffer.find(b"\n", 0, MAX_LINE_BYTES)
+        size = end + 1 if end >= 0 else min(len(self._buffer), MAX_LINE_BYTES)
+        line = self._buffer[:size].decode("utf-8", "replace")
+        del self._buffer[:size]
+        return line.removesuffix("\n").removesuffix("\r")
+
+
+def _read(descriptor: int, reactor: Any) -> Deferred[bytes]:
+    """Read what there is, or wait for it; nothing at the end."""
+    arrived: Deferred[bytes] = Deferred()
+
+    def read() -> None:
+        data = _read_some(descriptor)
+        reactor.callFromThread(arrived.callback, data)
+
+    # A daemon, for it may wait for the user when everybody else has left.
+    Thread(target=read, daemon=True).start()
+    return arrived
+
+
+def _read_some(descriptor: int) -> bytes:
+    try:
+        try:
+            return os.read(descriptor, 65536)
+        except BlockingIOError:
+            # Another program that has the same terminal has made it so.
+            select.select([descriptor], [], [])
+            return os.read(descriptor, 65536)
+    except OSError:
+        return b""
+
+
+class PromptedLines:
+    """
+    Lines that are not typed, shown as if they had been.
+
+    Args:
+        lines: Where they come from.
+        screen: Where they are shown.
+        prompt: Says what stands before the next line.
+    """
+
+    def __init__(self, lines: Lines, screen: Screen, prompt: Callable[[], str]) -> None:
+        self._lines = lines
+        self._screen = screen
+        self._prompt = prompt
+
+    async def next(self) -> str | None:
+        """See `Source.next`."""
+        line = await self._lines.next()
+        if line is not None and line.strip():
+            self._screen.show(f"{self._prompt()}{line.strip()}", "bold", whole=True)
+        return line
+
+
+class TypedLines(PromptedLines):
+    """Lines from a terminal that cannot move its cursor, or whose output goes elsewhere: it lets the user type them."""
+
+    async def next(self) -> str | None:
+        """See `Source.next`."""
+        self._screen.prompt(self._prompt())
+        line = await self._lines.next()
+        if line is None:
+            self._screen.show()
+        return line
+
+
+# Editing a line.
+
+_KEY = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O[@-~]|[^\x1b\[O])|[^\x1b]", re.DOTALL)
+"""One key, or one character of a text that was pasted."""
+
+_BEGUN = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*|O)?")
+"""A key of which the rest is still to come."""
+
+_WORD_LEFT = re.compile(r"\S+\s*\Z")
+_WORD_RIGHT = re.compile(r"\s*\S*")
+
+
+class LineEditor:
+    """
+    A line that is being typed, and the ones before it.
+
+    Attributes:
+        text: What was typed so far.
+        cursor: Where the next character goes, counted in characters.
+    """
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.cursor = 0
+        self._keys = ""
+        self._history: deque[str] = deque(maxlen=MAX_HISTORY)
+        # How many lines back in the history the user is, and what he had typed before he went there.
+        self._back = 0
+        self._unfinished = ""
+        self._actions: dict[str, Callable[[], None]] = {
+            **dict.fromkeys(("\x7f", "\x08"), self._erase),
+            **dict.fromkeys(("\x01", "\x1b[H", "\x1bOH", "\x1b[1~", "\x1b[7~"), lambda: self._go(0)),
+            **dict.fromkeys(("\x05", "\x1b[F", "\x1bOF", "\x1b[4~", "\x1b[8~"), lambda: self._go(len(self.text))),
+            **dict.fromkeys(("\x02", "\x1b[D", "\x1bOD"), lambda: self._go(self.cursor - 1)),
+            **dict.fromkeys(("\x06", "\x1b[C", "\x1bOC"), lambda: self._go(self.cursor + 1)),
+            **dict.fromkeys(("\x1bb", "\x1b[1;5D", "\x1b[1;3D"), lambda: self._go(self._word_left())),
+            **dict.fromkeys(("\x1bf", "\x1b[1;5C", "\x1b[1;3C"), lambda: self._go(self._word_right())),
+            **dict.fromkeys(("\x10", "\x1b[A", "\x1bOA"), lambda: self._recall(self._back + 1)),
+            **dict.fromkeys(("\x0e", "\x1b[B", "\x1bOB"), lambda: self._recall(self._back - 1)),
+            **dict.fromkeys(("\x17", "\x1b\x7f", "\x1b\x08"), lambda: self._cut(self._word_left(), self.cursor)),
+            "\x1bd": lambda: self._cut(self.cursor, self._word_right()),
+            "\x0b": lambda: self._cut(self.cursor, len(self.text)),
+            "\x15": lambda: self._cut(0, self.cursor),
+            "\x1b[3~": lambda: self._cut(self.cursor, self.cursor + 1),
+        }
+
+    def press(self, keys: str) -> Iterator[str | None]:
+        """
+        Take what the terminal sends for keys, or a text that was pasted.
+
+        Yields:
+            Each line as it is finished, and None for Ctrl-D where nothing was typed. Whoever stops asking gets the
+            rest with the next `press`.
+        """
+        self._keys += keys
+        while self._keys and not _BEGUN.fullmatch(self._keys):
+            key = _KEY.match(self._keys)
+            end = key.end() if key else 1
+            pressed, self._keys = self._keys[:end], self._keys[end:]
+            if len(self.text) >= MAX_LINE_BYTES // 4 and pressed.isprintable():
+                self._keys = pressed + self._keys
+                yield self._finish()
+            elif pressed in "\r\n":
+                yield self._finish()
+            elif pressed == "\x04" and not self.text:
+                yield None
+            elif pressed == "\x04":
+                self._cut(self.cursor, self.cursor + 1)
+            elif pressed in self._actions:
+                self._actions[pressed]()
+            elif len(pressed) == 1 and (pressed == "\t" or printable(pressed) == pressed):
+                self.text = self.text[: self.cursor] + pressed.replace("\t", " ") + self.text[self.cursor :]
+                self.cursor += 1
+
+    def visible(self, columns: int) -> tuple[str, int]:
+        """
+        The part of the line around the cursor that fits.
+
+        Args:
+            columns: Of the terminal that there are for it; the cursor may stand behind the last.
+
+        Returns:
+            That part, and how many columns of it are behind the cursor.
+        """
+        start = end = self.cursor
+        room = columns
+        while start > 0 and width(self.text[start - 1]) <= room:
+            start -= 1
+            room -= width(self.text[start])
+        while end < len(self.text) and width(self.text[end]) <= room:
+            room -= width(self.text[end])
+            end += 1
+        return self.text[start:end], width(self.text[self.cursor : end])
+
+    def _finish(self) -> str:
+        line, self.text, self.cursor, self._back = self.text, "", 0, 0
+        if line.strip() and (not self._history or self._history[-1] != line):
+            self._history.append(line)
+        return line
+
+    def _go(self, where: int) -> None:
+        self.cursor = max(0, min(where, len(self.text)))
+
+    def _cut(self, start: int, end: int) -> None:
+        self.text = self.text[:start] + self.text[end:]
+        self.cursor = start
+
+    def _erase(self) -> None:
+        if self.cursor:
+            self._cut(self.cursor - 1, self.cursor)
+
+    def _word_left(self) -> int:
+        word = _WORD_LEFT.search(self.text, 0, self.cursor)
+        return word.start() if word else 0
+
+    def _word_right(self) -> int:
+        word = _WORD_RIGHT.match(self.text, self.cursor)
+        return word.end() if word else self.cursor
+
+    def _recall(self, back: int) -> None:
+        if not 0 <= back <= len(self._history):
+            return
+        if self._back == 0:
+            self._unfinished = self.text
+        self._back = back
+        self.text = self._history[-back] if back else self._unfinished
+        self.cursor = len(self.text)
+
+
+class EditedLines:
+    """
+    Lines that the user types at a terminal, with editing and history.
+
+    Between two calls of `next` nothing is read, so that what is typed meanwhile is there for the next line; the
+    terminal does not show it among what the playground shows.
+
+    Args:
+        descriptor: The terminal's.
+        reactor: Whose thread gets the lines.
+        screen: Shows the line, below everything else.
+        prompt: Says what stands before the next line.
+    """
+
+    def __init__(self, descriptor: int, reactor: Any, screen: Screen, prompt: Callable[[], str]) -> None:
+        self._descriptor = descriptor
+        self._reactor = reactor
+        self._screen = screen
+        self._prompt = prompt
+        self._editor = LineEditor()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_asking = False
+        self._finished: Iterator[str | None] = iter(())
+
+    @contextmanager
+    def in_charge(self) -> Iterator[None]:
+        """Have the terminal hand over each key, as long as the context lasts; Ctrl-C and Ctrl-Z stay what they are."""
+        before = termios.tcgetattr(self._descriptor)
+        signal.signal(signal.SIGCONT, lambda *_: self._reactor.callFromThread(self._take_charge))
+        self._take_charge()
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGCONT, signal.SIG_DFL)
+            with suppress(termios.error):  # the terminal may be gone
+                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, before)
+
+    def _take_charge(self) -> None:
+        """At the start, and when the user comes back after Ctrl-Z."""
+        tty.setcbreak(self._descriptor, termios.TCSADRAIN)
+        if self._is_asking:
+            self._draw()
+
+    async def next(self) -> str | None:
+        """See `Source.next`."""
+        self._is_asking = True
+        try:
+            line = await self._typed()
+        finally:
+            self._is_asking = False
+            self._screen.keep_last("")
+        self._screen.show(f"{self._prompt()}{line or ''}".rstrip(), "bold", whole=True)
+        return line
+
+    async def _typed(self) -> str | None:
+        while True:
+            for line in self._finished:
+                return line
+            self._draw()
+            data = await _read(self._descriptor, self._reactor)
+            if not data:
+                return None
+            self._finished = self._editor.press(self._decoder.decode(data))
+
+    def _draw(self) -> None:
+        prompt = self._prompt()
+        # One column stays free: a terminal may begin a new row when the last one is written to.
+        room = shutil.get_terminal_size().columns - width(prompt) - 1
+        text, behind = self._editor.visible(max(1, room))
+        back = f"\x1b[{behind}D" if behind else ""
+        self._screen.keep_last(f"{self._screen.styled(prompt, 'bold')}{text}{back}")

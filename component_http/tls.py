@@ -1,0 +1,220 @@
+"""
+TLS to the webhook and to the XMPP server: whose certificates are accepted, and how a refusal is told.
+
+Twisted's own check of the name has a hole. Where service-identity cannot read a certificate it raises
+`CertificateError`; Twisted logs that and accepts the certificate. The check here accepts only what is right.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+from attrs import frozen
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from service_identity import CertificateError, VerificationError
+from service_identity.hazmat import DNS_ID, DNSPattern, IPAddress_ID, IPAddressPattern, verify_service_identity
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.endpoints import HostnameEndpoint, clientFromString, wrapClientTLS
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import (
+    Certificate,
+    KeyPair,
+    PrivateCertificate,
+    optionsForClientTLS,
+    trustRootFromCertificates,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer  # type: ignore[import-untyped, unused-ignore]
+
+from component_http.contract.endpoint import Endpoint
+from component_http.errors import CertificateInvalid, ConnectionFailed, WebhookError
+
+__all__ = ["client_endpoint", "client_tls", "tls_failure"]
+
+_PEM = 1
+"""OpenSSL's number for a file in PEM."""
+
+_OPTIONS = ("timeout", "bindAddress", "certificate", "privateKey", "trustRoots", "endpoint")
+"""What a `tls:` endpoint takes by name, in Twisted as here."""
+
+
+def client_tls(host: str, trust_root: Any = None, certificate: PrivateCertificate | None = None) -> Any:
+    """
+    Make what checks that the other side is `host`; its one OpenSSL context serves every connection.
+
+    Args:
+        host: A host name, or an IP address without brackets.
+        trust_root: Who may vouch for the certificate: a `twisted.internet.ssl.Certificate`, the result of
+            `twisted.internet.ssl.trustRootFromCertificates`, or None for the authorities that the platform trusts.
+        certificate: Our own, for a server that asks for one.
+
+    Returns:
+        An `IOpenSSLClientConnectionCreator`. A refused connection is lost with what `tls_failure` understands.
+
+    Raises:
+        ValueError: No certificate can be for this name (one with an underscore, for instance).
+
+    Source: RFC 9110 section 4.3.4; RFC 9525 sections 6.1 and 6.6; RFC 6066 section 3 (no dot at the end).
+    """
+    name = host.removesuffix(".")
+    try:
+        wanted = IPAddress_ID(name) if isIPAddress(name) or isIPv6Address(name) else DNS_ID(name)
+        options = optionsForClientTLS(name, trustRoot=trust_root, clientCertificate=certificate)
+    except ValueError as error:  # a name that IDNA does not allow is a UnicodeError, which is one
+        raise ValueError(f"no certificate can be for the host {host!r}") from error
+    return _NameCheckedTLS(wanted, options)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+@frozen
+class _NameCheckedTLS:
+    """Twisted's TLS for clients, with our check of the certificate's name in place of its own."""
+
+    wanted: DNS_ID | IPAddress_ID
+    options: Any
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+        connection: SSL.Connection = self.options.clientConnectionForTLS(tlsProtocol)
+        connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify(tlsProtocol))
+        return connection
+
+    def _verify(self, tls_protocol: Any) -> Callable[[Any, Any, int, int, int], bool]:
+        """Make what OpenSSL asks about each certificate of the chain, after its own checks."""
+
+        def verify(_connection: Any, certificate: Any, _error: int, depth: int, trusted: int) -> bool:
+            if not trusted or depth > 0:
+                return bool(trusted)
+            try:
+                problem = _problem(certificate.to_cryptography(), self.wanted)
+            except Exception:  # libraries raise as they like at what strangers put into certificates
+                problem = "the names in the certificate cannot be read"
+            if problem is not None:
+                tls_protocol.failVerification(Failure(CertificateInvalid(problem)))
+            return problem is None
+
+        return verify
+
+
+def _problem(certificate: x509.Certificate, wanted: DNS_ID | IPAddress_ID) -> str | None:
+    """
+    Say why a certificate is not for a host; None if it is.
+
+    A name that can be for nobody (`*.lan`, an IP address written as a host name) does not spoil the others.
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return "the certificate has no subjectAltName, so it is for no host"
+    patterns: list[DNSPattern | IPAddressPattern] = [
+        IPAddressPattern(address)
+        for address in names.get_values_for_type(x509.IPAddress)
+        if isinstance(address, (IPv4Address, IPv6Address))
+    ]
+    for name in names.get_values_for_type(x509.DNSName):
+        try:
+            patterns.append(DNSPattern.from_bytes(name.encode()))
+        except CertificateError:
+            continue
+    try:
+        verify_service_identity(patterns, [wanted], [])
+    except (VerificationError, CertificateError):
+        return "the certificate is for another name"
+    return None
+
+
+def tls_failure(error: BaseException | None) -> WebhookError | None:
+    """
+    Judge why a TLS handshake failed.
+
+    Returns:
+        `CertificateInvalid` if *we* refused the certificate (unknown issuer, expired, for another name),
+        `ConnectionFailed` for every other failure of TLS, None if the error is not about TLS.
+    """
+    if isinstance(error, CertificateInvalid):
+        return error
+    if not isinstance(error, SSL.Error):
+        return None
+    # str() of these shows the insides of a list: [(library, function, reason), ...].
+    reasons = [str(entry[-1]) for entry in error.args[0]] if error.args and isinstance(error.args[0], list) else []
+    told = ", ".join(reason for reason in reasons if reason) or "no reason given"
+    if "certificate verify failed" in reasons:
+        return CertificateInvalid(told)
+    return ConnectionFailed(f"TLS: {told}")
+
+
+def client_endpoint(reactor: Any, description: str) -> Any:
+    """
+    Make an endpoint as `twisted.internet.endpoints.clientFromString` does, but with our check of names for `tls:`.
+
+    Raises:
+        OSError: A file that it names cannot be read.
+        Exception: It cannot be made. Each kind of endpoint has a parser of its own, which raises what it likes; for
+            `tls:` it is a ValueError.
+    """
+    endpoint = Endpoint.parse(description)
+    if endpoint.kind != "tls":
+        return clientFromString(reactor, description)
+    try:
+        return _tls_endpoint(reactor, *endpoint.positional, **endpoint.named)
+    except TypeError as error:
+        raise ValueError(f"tls: takes a host, a port and {', '.join(_OPTIONS)}") from error
+
+
+def _tls_endpoint(
+    reactor: Any,
+    host: str,
+    port: str,
+    *,
+    timeout: str = "30",
+    bindAddress: str | None = None,
+    certificate: str | None = None,
+    privateKey: str | None = None,
+    trustRoots: str | None = None,
+    endpoint: str | None = None,
+) -> Any:
+    """The arguments are those of Twisted's `tls:` endpoint, as text."""
+    inner: Any
+    if endpoint is not None:
+        inner = clientFromString(reactor, endpoint)
+    else:
+        bind = None if bindAddress is None else (bindAddress, 0)
+        inner = HostnameEndpoint(reactor, host, int(port), int(timeout), bind)
+    return wrapClientTLS(client_tls(host, _authorities(trustRoots), _own_certificate(certificate, privateKey)), inner)
+
+
+def _authorities(folder: str | None) -> Any:
+    """Those whose certificates are in the .pem files of a folder; None for the platform's."""
+    if folder is None:
+        return None
+    found = []
+    for name in os.listdir(folder):
+        if name.lower().endswith(".pem"):
+            # One that is damaged, or a link to nowhere, is no reason to trust none of the others.
+            with suppress(OSError, crypto.Error):
+                found.append(Certificate.loadPEM(_content(os.path.join(folder, name))))
+    if not found:
+        raise ValueError(f"there is no certificate in the .pem files of {folder}")
+    return trustRootFromCertificates(found)
+
+
+def _own_certificate(certificate: str | None, key: str | None) -> PrivateCertificate | None:
+    if certificate is None:
+        return None
+    own, secret = _content(certificate), _content(key or certificate)
+    try:
+        pair: PrivateCertificate = PrivateCertificate.fromCertificateAndKeyPair(
+            Certificate.loadPEM(own), KeyPair.load(secret, _PEM)
+        )
+    except crypto.Error as error:
+        raise ValueError(f"{certificate} and {key or 'the key in it'} are no certificate with its key") from error
+    return pair
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

@@ -1,0 +1,88 @@
+"""The webhook as a function of the application, without HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from component_http.contract.reply import Response
+from component_http.errors import TimedOut, WebhookError
+from component_http.interfaces import AnswerFunction
+
+__all__ = ["FunctionWebhook"]
+
+
+class FunctionWebhook:
+    """
+    Answers each attempt with the result of a function. Implements `component_http.interfaces.Webhook`.
+
+    What the function returns counts as an HTTP response of the contract, and what it raises as a failed attempt: the
+    retries, the deadlines and the breaker are those of any webhook.
+
+    Args:
+        answer: The function.
+        timeout: Seconds after which an attempt is cancelled.
+        clock: Runs this limit.
+    """
+
+    _log = Logger()
+
+    def __init__(self, answer: AnswerFunction, *, timeout: float, clock: IReactorTime) -> None:
+        self._answer = answer
+        self._timeout = timeout
+        self._clock = clock
+
+    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
+        """
+        Call the function, and wait for its answer; cancelling cancels the function.
+
+        Returns:
+            200 with what the function returned, 204 for None, the function's own response, or 500 where it failed by
+            a mistake, which is logged.
+
+        Raises:
+            TimedOut: It took longer than the limit.
+            WebhookError: The function raised it.
+        """
+        is_cancelled = False
+
+        def cancel(_: object) -> None:
+            nonlocal is_cancelled
+            is_cancelled = True
+            running.cancel()
+
+        running: Deferred[Any] = maybeDeferred(self._answer, json.loads(body))
+        # A function that does not end when it is cancelled is not waited for.
+        outcome: Deferred[Any] = Deferred(cancel)
+        running.addBoth(outcome.callback)
+        try:
+            return _response(await outcome.addTimeout(self._timeout, self._clock, _timed_out))
+        except WebhookError:
+            raise
+        except Exception as error:
+            if is_cancelled and isinstance(error, CancelledError):
+                raise
+            self._log.failure("{id}: the answer function failed", id=headers.get("webhook-id"))
+            return Response(500)
+
+
+def _timed_out(result: object, timeout: float) -> object:
+    if isinstance(result, Failure) and result.check(CancelledError):
+        raise TimedOut(f"no answer within {timeout:g} s")
+    return result
+
+
+def _response(answer: object) -> Response:
+    if answer is None:
+        return Response(204)
+    if isinstance(answer, Response):
+        return answer
+    if not isinstance(answer, Mapping | list | tuple):
+        raise TypeError(f"the answer is a {type(answer).__name__}, but must be a dict, a list, a Response or None")
+    return Response(200, {"content-type": "application/json"}, json.dumps(answer).encode("utf-8"))

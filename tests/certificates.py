@@ -1,0 +1,100 @@
+"""Certificates for servers of the tests, and for what is wrong with them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from twisted.internet.ssl import Certificate, PrivateCertificate
+
+__all__ = ["ODD_NAMES", "Authority", "Name"]
+
+Name = str | x509.GeneralName
+"""A host name or an IP address as text, or anything else that a certificate may be for."""
+
+
+class Authority:
+    """Somebody who issues certificates."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority of the tests")])
+        self._certificate = self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=None))
+
+    @property
+    def trust_root(self) -> Certificate:
+        """For a client that trusts this authority and no other."""
+        return Certificate.loadPEM(self.pem)  # type: ignore[no-any-return, unused-ignore]
+
+    @property
+    def pem(self) -> bytes:
+        """Its own certificate."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM)
+
+    def context(self, *names: Name, expired: bool = False, rubbish: bytes | None = None) -> Any:
+        """
+        For a server with a certificate for these host names and IP addresses, or with rubbish in their place.
+
+        Its common name is localhost; without names it has no subjectAltName.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        extension: x509.ExtensionType
+        if rubbish is not None:
+            extension = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, rubbish)
+        elif names:
+            extension = x509.SubjectAlternativeName([_general_name(name) for name in names])
+        else:
+            extension = x509.BasicConstraints(ca=False, path_length=None)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+        certificate = self._sign(subject, key, extension, expired=expired)
+        pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return PrivateCertificate.loadPEM(pem).options()
+
+    def _sign(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        extension: x509.ExtensionType,
+        expired: bool = False,
+    ) -> x509.Certificate:
+        now = datetime.now(UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=2))
+            .not_valid_after(now + timedelta(days=-1 if expired else 1))
+            .add_extension(extension, critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def _general_name(name: Name) -> x509.GeneralName:
+    if isinstance(name, x509.GeneralName):
+        return name
+    return x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
+
+
+ODD_NAMES: tuple[x509.GeneralName, ...] = (
+    x509.DNSName("*.lan"),
+    x509.DNSName("*"),
+    x509.DNSName("*.*.example.com"),
+    x509.DNSName("www.*.example.com"),
+    x509.DNSName("127.0.0.1"),
+    x509.DNSName("bot example"),
+    x509.RFC822Name("bot@localhost"),
+    x509.UniformResourceIdentifier("https://localhost/"),
+    x509.UniformResourceIdentifier("localhost"),
+    x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7"), b"\x16\x08nonsense"),
+    x509.OtherName(x509.ObjectIdentifier("1.3.6.1.5.5.7.8.7"), b"\x04\x00"),
+)
+"""What may stand in a certificate beside host names and IP addresses, or in their place."""
