@@ -301,32 +301,41 @@ class Gateway(MultiService):
                 )
 
     async def _restore(self, spool: Spool, relay: Relay, departures: Departures) -> None:
-        notices = Notices(LOG_INTERVAL)
-        while True:
-            try:
-                # Both are asked for at once, so that what is stored meanwhile is stored behind them.
-                asked, others, key = spool.restore(), spool.subscribers(), spool.key()
-                for each in (others, key):
-                    each.addErrback(_nothing_there)
-                deliveries, subscribers, self._link_key = await asked, await others or (), await key
-                break
-            except SpoolError as error:
-                if notices.may_tell(str(error), self._reactor.seconds()):
-                    self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
-            await deferLater(self._reactor, RESTORE_AGAIN)
-        self._restoring = None
-        if deliveries:
-            self._log.info("{number} deliveries from the spool", number=len(deliveries))
-            if not self._has_webhook:
-                self._log.warn("there is no webhook, so they become dead letters")
+        # The first are asked for at once, so that what is stored meanwhile is stored behind them.
+        deliveries = await self._patiently(spool.restore)
+        others, key = spool.subscribers(), spool.key()
+        for each in (others, key):
+            each.addErrback(_nothing_there)
+        subscribers, self._link_key = await others or (), await key
         departures.read_all()
         self._subscribers.restore(subscribers, spool)
-        relay.restore(deliveries)
+        number = 0
+        while deliveries:
+            # They are POSTed from now on; but the stream waits, for what comes is behind all of them.
+            number += len(deliveries)
+            relay.restore(deliveries)
+            deliveries = await self._patiently(spool.restore)
+        if number:
+            self._log.info("{number} deliveries from the spool", number=number)
+            if not self._has_webhook:
+                self._log.warn("there is no webhook, so they become dead letters")
+        self._restoring = None
         super().startService()
         self._open(self._link_key)
         self._looking = LoopingCall(self._look, spool, relay, departures)
         self._looking.clock = self._reactor
         self._looking.start(LOOK_INTERVAL)
+
+    async def _patiently(self, restore: Callable[[], Deferred[list[Delivery]]]) -> list[Delivery]:
+        """Read the next from the spool, again and again until that works."""
+        notices = Notices(LOG_INTERVAL)
+        while True:
+            try:
+                return await restore()
+            except SpoolError as error:
+                if notices.may_tell(str(error), self._reactor.seconds()):
+                    self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
+            await deferLater(self._reactor, RESTORE_AGAIN)
 
     def _open(self, link_key: bytes | None) -> None:
         """Take what is pushed: by the application, and by the API where there is to be one."""
@@ -371,11 +380,14 @@ class Gateway(MultiService):
         return None if path is None else f"{self._settings.api.base_url or ''}{path}"
 
     def _look(self, spool: Spool, relay: Relay, departures: Departures) -> Deferred[None]:
-        found = spool.look({"webhook": relay.status().webhook})
+        found = spool.look({"webhook": relay.status().webhook}, relay.room_to_return)
         return found.addCallback(self._found, relay, departures).addErrback(self._not_looked)
 
     def _found(self, found: Found, relay: Relay, departures: Departures) -> None:
-        relay.restore(found.deliveries)
+        relay.take_back(found.deliveries)
+        relay.drop(found.dropped_deliveries)
+        if found.dropped_departures:
+            departures.dropped(found.dropped_departures)
         if found.departures:
             departures.read_all()
 
@@ -498,7 +510,7 @@ class Gateway(MultiService):
 
     def _new_spool(self) -> Spool:
         if self._spool_lock is None:
-            return MemorySpool()
+            return MemorySpool(self._reactor.seconds)
         self._spool_lock.note_process()
         return SqliteSpool(
             self._spool_lock.path,
@@ -580,6 +592,7 @@ class Gateway(MultiService):
             loop_guard=LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
             loop_brake=LoopBrake() if delivery.loop_guard is None else None,
             has_webhook=self._has_webhook,
+            once=delivery.max_attempts == 1 and spool.durable,
         )
 
     def _new_handlers(self, relay: Relay, bounces: Bounces, entrances: Entrances) -> list[XMPPHandler]:

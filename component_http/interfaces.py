@@ -7,7 +7,7 @@ or an embedding application can put something else in its place.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import field, frozen
@@ -72,12 +72,16 @@ class Found:
     What another program has put into a spool.
 
     Attributes:
-        deliveries: To be delivered, behind all others.
+        deliveries: To be delivered once more, behind all others and when there is room.
         departures: There is more to leave than was handed over.
+        dropped_deliveries: The ids of deliveries that are to be dropped.
+        dropped_departures: The numbers of departures that were dropped.
     """
 
     deliveries: list[Delivery] = field(factory=list)
     departures: bool = False
+    dropped_deliveries: list[str] = field(factory=list)
+    dropped_departures: list[int] = field(factory=list)
 
 
 class Spool(Protocol):
@@ -109,6 +113,10 @@ class Spool(Protocol):
 
     def note(self, delivery: Delivery) -> None:
         """Keep how often a delivery was tried, some time soon; if that fails, nobody hears of it."""
+        ...  # pragma: no cover
+
+    def begun(self, delivery: Delivery) -> Deferred[None]:
+        """Keep how often a delivery was tried, and fire when it is kept: before a POST that must not be made twice."""
         ...  # pragma: no cover
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
@@ -159,6 +167,10 @@ class Spool(Protocol):
         """Fire with a key that nobody else knows, of `contract.link.KEY_BYTES`: the same as long as the spool lasts."""
         ...  # pragma: no cover
 
+    def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
+        """Fire with those of some departures that are still kept."""
+        ...  # pragma: no cover
+
     def departures(self, after: int) -> Deferred[list[Departure]]:
         """
         Fire with what is to leave and was neither confirmed nor failed, in order; some of it, if it is much.
@@ -175,12 +187,13 @@ class Spool(Protocol):
         """Keep a departure no longer, some time soon: the server has it. If that fails, nobody hears of it."""
         ...  # pragma: no cover
 
-    def failed(self, number: int, outcome: str) -> None:
+    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
         """
         Keep a departure as a dead letter from now on, some time soon; if that fails, nobody hears of it.
 
         Args:
-            outcome: `reply_expired` or `reply_unsendable`.
+            outcome: `reply_expired`, `reply_unsendable` or `reply_refused`.
+            note: Why, for a person; None where the outcome says it.
         """
         ...  # pragma: no cover
 
@@ -195,6 +208,10 @@ class Spool(Protocol):
             departure: What was kept of it.
             note: What it came back with, for a person.
         """
+        ...  # pragma: no cover
+
+    def suspect(self, number: int) -> None:
+        """Remember of a departure that it is a suspect, some time soon; `departures` knows it from now on."""
         ...  # pragma: no cover
 
     def subscribe(self, component: str, user: str) -> None:
@@ -215,19 +232,25 @@ class Spool(Protocol):
 
     def restore(self) -> Deferred[list[Delivery]]:
         """
-        Fire with all that is kept, in the order in which it was stored; before anything else is asked of the spool.
+        Fire with the next of what was kept at the start, in the order in which it was stored; empty if that was all.
 
-        Their deadlines are those of the reactor's clock again.
+        The first time before anything else is asked of the spool; after the empty list it begins anew. Their deadlines
+        are those of the reactor's clock.
         """
         ...  # pragma: no cover
 
-    def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
+    def look(self, facts: Mapping[str, str], room: int) -> Deferred[Found]:
         """
         Do what is to be done now and then, once a second: carry out what other programs have asked for, and tidy up.
 
         Args:
             facts: What such a program should be able to read, by name.
+            room: Deliveries that may be found; the others wait where they are.
         """
+        ...  # pragma: no cover
+
+    def hurry(self) -> None:
+        """The process is about to end: wait for nobody from now on."""
         ...  # pragma: no cover
 
     def close(self) -> Deferred[None]:
@@ -256,19 +279,31 @@ class Outlet(Protocol):
         """
         ...  # pragma: no cover
 
-    def depart(self, departure: Departure, element: Element, tell: Callable[[Fate], None] | None = None) -> bool:
+    def depart(
+        self,
+        departure: Departure,
+        element: Element,
+        tell: Callable[[Fate], None] | None = None,
+        *,
+        kept: bool = True,
+    ) -> bool:
         """
         Send one stanza that was checked before, or keep it until the stream is back.
 
         Args:
             departure: It, and what is to be known of it.
             element: The same as an element.
-            tell: Told its fate, once; after `lost` nothing more is done about it. None: the outlet itself sends it
-                again where it has to.
+            tell: Told its fate, once; None for nobody.
+            kept: Whoever is told keeps it: after `lost` and `suspected` nothing more is done about it here. False: the
+                outlet itself sends it again where it has to, and never tells these two.
 
         Returns:
             False if it was neither sent nor kept.
         """
+        ...  # pragma: no cover
+
+    def give_back(self) -> None:
+        """Tell `lost` of all that waits to be written and that somebody keeps, who brings it again."""
         ...  # pragma: no cover
 
     def when_clear(self) -> Deferred[None]:
@@ -347,7 +382,7 @@ class Sender(Protocol):
         """
         ...  # pragma: no cover
 
-    async def sent(self, numbers: Sequence[int]) -> bool:
+    async def sent(self, numbers: Sequence[int]) -> None:
         """
         Wait until the server has pushed stanzas; cancelling it ends the waiting only.
 
@@ -356,11 +391,9 @@ class Sender(Protocol):
         Args:
             numbers: Theirs.
 
-        Returns:
-            False as soon as it is known that one of them will never be with the server.
-
         Raises:
-            component_http.errors.Bounced: One of them came back.
+            component_http.errors.NotSent: One of them will never be with the server, which is told as soon as it is
+                known; `Bounced` where it came back.
         """
         ...  # pragma: no cover
 

@@ -1,4 +1,7 @@
-"""The commands `component-http letters` and `component-http spool`: what an operator does with a spool's file."""
+"""
+The commands `component-http letters`, `component-http pending` and `component-http spool`: what an operator does with a
+spool's file.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from component_http.errors import SettingsError, SpoolError
 from component_http.operations.terminal import age, cut, moment, on_one_line, printable, size, table
 from component_http.settings import SpoolSettings, spool_from_toml
 from component_http.spool.letters import AT_ONCE, OUTCOMES, Letter, Letters, Moved, Which
+from component_http.spool.pending import NAME, Pending, Waiting
 from component_http.spool.private import located
 from component_http.spool.visit import Holder, Kept, SpoolStatus, holder, status
 from component_http.tap import exit_on_settings_error
@@ -60,6 +64,9 @@ _ANY = {
 _LIMITS = (36, 6, 16, 4, 22, 14)
 """Columns of the terminal for the list's, but the last."""
 
+_PENDING_LIMITS = (20, 6, 10, 9, 22, 22)
+"""The same for the list of what waits."""
+
 
 # The command line.
 
@@ -95,6 +102,14 @@ def _limit(text: str) -> int:
     if re.fullmatch(r"[0-9]{1,9}", text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of letters")
     return int(text)
+
+
+def _name(text: str) -> str:
+    if NAME.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not the number of something that waits: a delivery is d12, a stanza for the server s7"
+        )
+    return f"{text[0].lower()}{int(text[1:])}"
 
 
 def _some_of(*names: str) -> Callable[[str], tuple[str, ...]]:
@@ -139,6 +154,28 @@ def add_commands(commands: Any) -> None:
         if verb != "export":
             parser.add_argument("--json", action="store_true", help="write JSON, for another program")
         parser.set_defaults(refuse=parser.error)
+    pending = commands.add_parser(
+        "pending",
+        help="look at what waits for the webhook or for the XMPP server, drop some of it",
+        description="What waits: deliveries for the webhook (d1, d2 and so on), then stanzas for the XMPP server (s1,"
+        " s2 and so on). A gateway may be running meanwhile.",
+        allow_abbrev=False,
+    )
+    verbs = pending.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, about in (
+        ("list", "list it, deliveries first, oldest first"),
+        ("show", "show one with its content"),
+        ("drop", "delete it; nobody is told, but whoever waits for the answer to an iq"),
+    ):
+        parser = verbs.add_parser(verb, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
+        if verb == "list":
+            told = f"the oldest N of each sort, 0 for all (default: {LISTED})"
+            parser.add_argument("--limit", metavar="N", type=_limit, default=LISTED, help=told)
+        else:
+            count = 1 if verb == "show" else "+"
+            parser.add_argument("names", metavar="NUMBER", nargs=count, type=_name, help="as listed, such as d12 or s7")
+        _add_place(parser)
+        parser.add_argument("--json", action="store_true", help="write JSON, for another program")
     spool = commands.add_parser(
         "spool",
         help="say how things stand with a spool's file",
@@ -222,6 +259,9 @@ def main(
             path = located(_place(chosen))
             if chosen.command == "spool":
                 return _status(path, chosen, now, options)
+            if chosen.command == "pending":
+                with Pending(path, **options) as pending:
+                    return _serve_pending(path, pending, chosen, now, pause)
             with Letters(path, now=now, **options) as letters:
                 return _serve(path, letters, chosen, now, pause)
     except SpoolError as error:
@@ -276,7 +316,9 @@ def _serve(
             _say(json.dumps(as_json(letter)) + "\n")
     elif not _move(letters, ids, path, chosen, pause):
         return NOTHING
-    return NOTHING if complaints else 0
+    for sentence in letters.set_aside:
+        _complain(sentence)
+    return NOTHING if complaints or letters.set_aside else 0
 
 
 def _named(letters: Letters, beginnings: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -490,6 +532,118 @@ def _move(
     return not refused
 
 
+# What waits.
+
+
+def _serve_pending(
+    path: Path, pending: Pending, chosen: argparse.Namespace, now: Callable[[], float], pause: Callable[[float], None]
+) -> int:
+    """Do what is asked of what waits; the exit status."""
+    if chosen.verb == "list":
+        names = pending.names()
+        sorts = [[name for name in names if name[0] == sort] for sort in "ds"]
+        shown = [name for some in sorts for name in (some[: chosen.limit] if chosen.limit else some)]
+        _list_pending(pending, shown, chosen, now())
+        if len(names) > len(shown):
+            print(f"{len(shown)} of {len(names)}; --limit 0 for all", file=sys.stderr)
+        return 0
+    if chosen.verb == "drop":
+        return _drop_pending(path, pending, chosen, pause)
+    found = list(pending.read(chosen.names))
+    if not found:
+        _complain(f"{chosen.names[0]} does not wait, or not any more")
+        return NOTHING
+    for one in found:
+        if chosen.json:
+            _say(json.dumps(_waiting_as_json(one, whole=True), indent=2) + "\n")
+        else:
+            _say("".join(_waiting_in_words(one, now())))
+    return 0
+
+
+def _list_pending(pending: Pending, names: Sequence[str], chosen: argparse.Namespace, now: float) -> None:
+    found = pending.read(names)
+    if chosen.json:
+        _say(json.dumps([_waiting_as_json(one) for one in found], indent=2) + "\n")
+    elif names:
+        rows = [
+            (
+                one.name,
+                "" if one.since is None else age(now - one.since),
+                _state(one),
+                size(one.size),
+                one.sender,
+                one.recipient,
+                f"<{' '.join(filter(None, (one.kind, one.type)))}/>",
+            )
+            for one in found
+        ]
+        _say(table(("NUMBER", "AGE", "STATE", "SIZE", "FROM", "TO", "KIND"), rows, _PENDING_LIMITS))
+
+
+def _state(one: Waiting) -> str:
+    if one.tries is None:
+        return "suspect" if one.suspect else "waits"
+    return f"{one.tries} POSTs" if one.tries else "waits"
+
+
+def _waiting_as_json(one: Waiting, *, whole: bool = False) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "number": one.name,
+        "waits_for": "server" if one.tries is None else "webhook",
+        "delivery_id": one.id,
+        "kind": one.kind,
+        "type": one.type or None,
+        "from": one.sender,
+        "to": one.recipient,
+        "since": None if one.since is None else _stamp(one.since),
+        "bytes": one.size,
+        "tries": one.tries,
+        "suspect": one.suspect,
+    }
+    if whole:
+        described["content"] = one.content.decode("utf-8", "replace")
+    return described
+
+
+def _waiting_in_words(one: Waiting, now: float) -> Iterator[str]:
+    facts = {
+        "number": one.name,
+        "waits for": "the XMPP server" if one.tries is None else "the webhook",
+        "delivery": one.id or "",
+        "stanza": " ".join(filter(None, (one.kind, one.type and f"of type {one.type}"))),
+        "from": one.sender,
+        "to": one.recipient,
+        "since": "" if one.since is None else f"{moment(one.since)}, {age(now - one.since)} ago",
+        "POSTs": "" if one.tries is None else str(one.tries),
+        "suspect": "the server may have closed the stream because of it" if one.suspect else "",
+    }
+    for name, fact in facts.items():
+        if fact:
+            yield f"{name:<9} {on_one_line(fact)}\n"
+    yield f"\n{size(one.size)}:\n{printable(one.content.decode('utf-8', 'replace'))}\n"
+
+
+def _drop_pending(path: Path, pending: Pending, chosen: argparse.Namespace, pause: Callable[[float], None]) -> int:
+    names = list(dict.fromkeys(chosen.names))
+    parts: list[Moved] = []
+    for begin in range(0, len(names), AT_ONCE):
+        if begin:
+            pause(BREATH)
+        parts.append(pending.drop(names[begin : begin + AT_ONCE]))
+    done = [name for part in parts for name in part.done]
+    refused = [one for part in parts for one in part.refused]
+    if chosen.json:
+        reasons = [{"number": one.id, "reason": one.reason} for one in refused]
+        _say(json.dumps({"dropped": done, "refused": reasons}, indent=2) + "\n")
+    else:
+        for one in refused:
+            _complain(f"{one.id} is not dropped: {one.reason}")
+        if done:
+            _say(f"dropped {len(done)}: {on_one_line(_some(done))}\n")
+    return NOTHING if refused else 0
+
+
 # The spool itself.
 
 
@@ -509,10 +663,12 @@ def _status_in_words(path: Path, found: SpoolStatus, now: float) -> Iterator[tup
         webhook = "no webhook" if found.webhook == "none" else found.webhook
         yield "webhook", webhook if found.holder.running else f"{webhook}, when a gateway ran last"
     for name, kept in _sorts(found).items():
+        if not kept.count and name == "set_aside":
+            continue
         if kept.oldest is None:
-            yield name, "0"
+            yield name, str(kept.count)
         else:
-            yield name, f"{kept.count}, {size(kept.size)}, the oldest {age(now - kept.oldest)} ago"
+            yield name.replace("_", " "), f"{kept.count}, {size(kept.size)}, the oldest {age(now - kept.oldest)} ago"
     ballast = "none" if found.ballast_bytes is None else size(found.ballast_bytes)
     yield "disk", f"file {size(found.file_bytes)}, log {size(found.log_bytes)}, ballast {ballast}"
 
@@ -526,7 +682,12 @@ def _holder_in_words(found: Holder) -> str:
 
 
 def _sorts(found: SpoolStatus) -> dict[str, Kept]:
-    return {"deliveries": found.deliveries, "departures": found.departures, "letters": found.letters}
+    return {
+        "deliveries": found.deliveries,
+        "departures": found.departures,
+        "letters": found.letters,
+        "set_aside": found.set_aside,
+    }
 
 
 def _status_as_json(path: Path, found: SpoolStatus, now: float) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from component_http.contract.reply import Composed, Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
 from component_http.delivery.departure import Departure, Fate
-from component_http.errors import Bounced, DeliveryEnded, Offline, RoomRefused, SpoolError, Unanswered
+from component_http.errors import Bounced, DeliveryEnded, NotSent, Offline, RoomRefused, SpoolError, Unanswered
 from component_http.waiters import Waiters
 
 __all__ = [
@@ -137,7 +137,7 @@ class RecordingOutlet:
         self.sent: list[Element] = []
         self.departed: list[Departure] = []
         self.full = False
-        self._untold: list[Callable[[Fate], None]] = []
+        self._untold: list[tuple[Callable[[Fate], None], bool]] = []
         self._crowded = False
         self._waiting = Waiters()
 
@@ -150,6 +150,9 @@ class RecordingOutlet:
     def crowded(self, crowded: bool) -> None:
         self._crowded = crowded
         self._waiting.tell(lambda: not self._crowded)
+
+    def give_back(self) -> None:
+        """See `component_http.interfaces.Outlet.give_back`; nothing waits."""
 
     def when_clear(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_clear`."""
@@ -167,21 +170,31 @@ class RecordingOutlet:
             self.sent.append(element)
         return not self.full
 
-    def depart(self, departure: Departure, element: Element, tell: Callable[[Fate], None] | None = None) -> bool:
+    def depart(
+        self,
+        departure: Departure,
+        element: Element,
+        tell: Callable[[Fate], None] | None = None,
+        *,
+        kept: bool = True,
+    ) -> bool:
         """See `component_http.interfaces.Outlet.depart`; nobody is told before `end`."""
         if self.full:
             return False
         self.sent.append(element)
         self.departed.append(departure)
         if tell is not None:
-            self._untold.append(tell)
+            self._untold.append((tell, kept))
         return True
 
     def end(self, fate: Fate) -> None:
-        """Let all departures that had none so far have this fate."""
+        """Let all departures that had none so far have this fate; of a lost stream only those hear that are kept."""
         untold, self._untold = self._untold, []
-        for tell in untold:
-            tell(fate)
+        for tell, kept in untold:
+            if kept or fate not in ("lost", "suspected"):
+                tell(fate)
+            else:
+                self._untold.append((tell, kept))
 
 
 class RecordingValve:
@@ -272,15 +285,17 @@ class RecordingSender:
         found, since = self._memos.get((owner, key), (None, 0.0))
         return found if self._now() - since < memo.LIFETIME else None
 
-    async def sent(self, numbers: Sequence[int]) -> bool:
+    async def sent(self, numbers: Sequence[int]) -> None:
         """See `component_http.interfaces.Sender.sent`."""
         while True:
             fates = [self._fates.get(number) for number in numbers]
             for fate in fates:
                 if isinstance(fate, Bounced):
                     raise fate
-            if False in fates or None not in fates:
-                return False not in fates
+            if False in fates:
+                raise NotSent("the test says so")
+            if None not in fates:
+                return
             await self._waiting.one_more()
 
     def confirm(self, fate: bool | Bounced = True, numbers: Iterable[int] | None = None) -> None:

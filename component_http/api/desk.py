@@ -32,6 +32,7 @@ from component_http.errors import (
     Bounced,
     DeliveryEnded,
     ForeignSender,
+    NotSent,
     Offline,
     ReplyRefused,
     RoomRefused,
@@ -261,13 +262,13 @@ class Desk:
         """
         waiting = Deferred.fromCoroutine(self._sender.sent(pushed.numbers))
         try:
-            arrived = await waiting.addTimeout(timeout, self._clock)
-        except TimeoutError:
+            await waiting.addTimeout(timeout, self._clock)
+        except (TimeoutError, SpoolError):
             return False
         except Bounced as bounced:
             raise bounce_problem(bounced, pushed.ids) from None
-        if not arrived:
-            raise Problem(502, "it was kept, but could not be sent in its time", members={"ids": list(pushed.ids)})
+        except NotSent as error:
+            raise Problem(502, f"it was kept, but {error}", members={"ids": list(pushed.ids)}) from None
         return True
 
     async def ask(self, composed: Composed, timeout: float) -> Stanza:

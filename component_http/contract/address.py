@@ -6,6 +6,7 @@ import re
 import stringprep
 from collections.abc import Iterable
 from functools import lru_cache
+from sys import intern
 from unicodedata import ucd_3_2_0 as unicode_3_2
 
 from attrs import evolve, frozen
@@ -122,7 +123,7 @@ def _parse(text: str) -> Address | str:
     try:
         return Address(
             local=None if local is None else _local(local),
-            domain=_domain(domain),
+            domain=intern(_domain(domain)),  # of a few servers come the users of one component
             resource=_resource(resource) if slash else None,
         )
     except NotAnAddress as error:

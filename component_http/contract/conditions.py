@@ -19,6 +19,7 @@ __all__ = [
     "FULL",
     "INTERNAL",
     "NS_STANZAS",
+    "REPLY_NOT_SENT",
     "SERVICE_UNAVAILABLE",
     "STATUS_ERRORS",
     "STOPPING",
@@ -94,6 +95,7 @@ STOPPING = StanzaError("wait", "service-unavailable")
 TOO_LARGE = StanzaError("modify", "policy-violation")
 SERVICE_UNAVAILABLE = StanzaError("cancel", "service-unavailable")
 INTERNAL = StanzaError("cancel", "internal-server-error")
+REPLY_NOT_SENT = StanzaError("cancel", "internal-server-error", "The answer could not be sent")
 
 STATUS_ERRORS: Mapping[int, StanzaError] = MappingProxyType(
     {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from sys import intern
 from types import MappingProxyType
 
 from attrs import evolve, field, frozen
@@ -12,7 +14,7 @@ from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, STANZA_NAMESPACES
 from component_http.errors import MalformedStanza
 
-__all__ = ["STANZA_KINDS", "TYPES", "Stanza"]
+__all__ = ["STANZA_KINDS", "TYPES", "Stanza", "name_only"]
 
 TYPES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
@@ -71,7 +73,8 @@ class Stanza:
         kind = element.name
         if kind not in TYPES or element.uri not in STANZA_NAMESPACES:
             raise MalformedStanza(f"not a {', '.join(TYPES)}")
-        stanza_type = element.getAttribute("type", "")
+        # One of a few, of which there need not be as many as stanzas.
+        stanza_type = intern(element.getAttribute("type", ""))
         if kind == "iq" and not element.hasAttribute("id"):
             raise MalformedStanza("an iq without an id")
         return cls(
@@ -86,7 +89,7 @@ class Stanza:
 
     def facts(self) -> Stanza:
         """The same without its content: what is needed to answer it, at a price in memory that is known."""
-        return evolve(self, element=Element((NS_COMPONENT, self.kind)))
+        return evolve(self, element=name_only(NS_COMPONENT, self.kind))
 
     def response(self, response_type: str) -> Element:
         """Make an empty stanza of the same kind back to the sender: the same id, the addresses swapped."""
@@ -138,7 +141,28 @@ class Stanza:
     @property
     def conversation(self) -> tuple[str, str, bool]:
         """What keeps its order: the bare sender, the bare recipient, and whether it is an iq."""
-        return (str(self.sender.bare), str(self.recipient.bare), self.kind == "iq")
+        return _conversation(self.sender, self.recipient, self.kind == "iq")
+
+
+@lru_cache(4096)
+def _conversation(sender: Address, recipient: Address, is_iq: bool) -> tuple[str, str, bool]:
+    """The same object for all of a conversation, as long as it goes on."""
+    return _bare(sender), _bare(recipient), is_iq
+
+
+@lru_cache(4096)
+def _bare(address: Address) -> str:
+    return str(address.bare)
+
+
+@lru_cache(64)
+def name_only(uri: str | None, kind: str) -> Element:
+    """
+    The element of a stanza of which only the facts are kept.
+
+    It is the same object for all of them, and not to be changed.
+    """
+    return Element((uri, kind))
 
 
 def _address(element: Element, attribute: str) -> Address:

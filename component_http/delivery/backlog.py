@@ -84,7 +84,7 @@ class _Sender:
     domain: _Domain
     pending: int = 0
     pending_bytes: int = 0
-    round: OrderedDict[_ConversationQueue, None] = Factory(OrderedDict)
+    round: list[_ConversationQueue] = Factory(list)
 
 
 @define(eq=False)
@@ -93,19 +93,19 @@ class _ConversationQueue:
     The deliveries of one conversation.
 
     Attributes:
-        deliveries: The size of each, by id, in order of arrival; never empty for long. A linked list, unlike dict, so
-            that the first of many is found at once whatever was removed before it.
+        deliveries: Their ids, in order of arrival; never empty for long. Most conversations have one, for which a list
+            is the smallest thing, and it is fast enough for the thousand that one may have.
         head: The state of the first; the others wait for it.
     """
 
     conversation: Conversation
     sender: _Sender
-    deliveries: OrderedDict[str, int] = Factory(OrderedDict)
+    deliveries: list[str] = Factory(list)
     head: Literal["ready", "running", "resting"] = "ready"
 
     @property
     def first(self) -> str:
-        return next(iter(self.deliveries))
+        return self.deliveries[0]
 
 
 class Backlog:
@@ -121,8 +121,8 @@ class Backlog:
     A domain is what stands behind the @, as it is written: subdomains are domains of their own, because no rule tells
     which of them belong to one owner.
 
-    Each operation takes the same time however much is pending, but for iterating. A sender with nothing pending leaves
-    no trace.
+    An operation takes longer only with what one conversation or one sender has, and that little. A sender with nothing
+    pending leaves no trace.
 
     Ids are the caller's: one that is not pending raises KeyError, one in another state than the call is for
     ValueError. Both are bugs.
@@ -137,7 +137,7 @@ class Backlog:
         self._max_running = max_running
         self._running = 0
         self._pending_bytes = 0
-        self._queue_of: dict[str, _ConversationQueue] = {}
+        self._entries: dict[str, tuple[_ConversationQueue, int]] = {}  # by id, with its size
         self._queues: dict[Conversation, _ConversationQueue] = {}
         self._senders: dict[str, _Sender] = {}
         self._domains: dict[str, _Domain] = {}
@@ -145,11 +145,12 @@ class Backlog:
         # What has room without a turn; it counts for the limits.
         self._reserved = 0
         self._reserved_bytes = 0
+        self._reserved_of: dict[Conversation, int] = {}
 
     @property
     def pending(self) -> int:
         """Deliveries in all."""
-        return len(self._queue_of)
+        return len(self._entries)
 
     @property
     def pending_bytes(self) -> int:
@@ -178,11 +179,11 @@ class Backlog:
         return self.used <= self._limits.resume_below
 
     def __contains__(self, delivery_id: object) -> bool:
-        return delivery_id in self._queue_of
+        return delivery_id in self._entries
 
     def __iter__(self) -> Iterator[str]:
         """The ids of all that was pending when it began, in order of arrival; they may be removed on the way."""
-        return iter(list(self._queue_of))
+        return iter(list(self._entries))
 
     def refusal(self, conversation: Conversation, size: int) -> Refusal | None:
         """
@@ -203,10 +204,11 @@ class Backlog:
             alone before, may have used all of it.
         """
         limits = self._limits
-        pending = len(self._queue_of) + self._reserved
+        pending = len(self._entries) + self._reserved
         pending_bytes = self._pending_bytes + self._reserved_bytes
         queue = self._queues.get(conversation)
-        full = queue is not None and len(queue.deliveries) >= limits.max_per_conversation
+        in_conversation = self._reserved_of.get(conversation, 0) + (len(queue.deliveries) if queue else 0)
+        full = in_conversation >= limits.max_per_conversation
         if (
             pending + 1 <= limits.fair_above * limits.max_pending
             and pending_bytes + size <= limits.fair_above * limits.max_pending_bytes
@@ -241,14 +243,26 @@ class Backlog:
     def reserve(self, conversation: Conversation, size: int) -> None:
         """Count a delivery that has no turn yet, or has one no more, as if it were pending."""
         self._hold(self._sender(conversation[0]), 1, size)
-        self._reserved += 1
-        self._reserved_bytes += size
+        self._reserve(conversation, 1, size)
 
     def release(self, conversation: Conversation, size: int) -> None:
         """Count a delivery no longer for which there is a `reserve`."""
-        self._reserved -= 1
-        self._reserved_bytes -= size
+        self._reserve(conversation, -1, -size)
         self._hold(self._senders[conversation[0]], -1, -size)
+
+    def has_room_to_spare(self, conversation: Conversation) -> bool:
+        """
+        Whether a delivery that may wait can be added, so that what comes live hardly waits for it.
+
+        Nothing else of its conversation is pending or reserved, no more than run at once wait beside those that run,
+        and of neither limit so much is used that shares are looked at.
+        """
+        return (
+            conversation not in self._queues
+            and conversation not in self._reserved_of
+            and len(self._entries) + self._reserved < 2 * self._max_running
+            and self.used < self._limits.fair_above
+        )
 
     def add(self, delivery_id: str, conversation: Conversation, size: int, *, reserved: bool = False) -> None:
         """
@@ -262,18 +276,17 @@ class Backlog:
             size: Bytes of its request body.
             reserved: There is a `reserve` for it, which ends by this.
         """
-        if delivery_id in self._queue_of:
+        if delivery_id in self._entries:
             raise ValueError(f"{delivery_id} is pending already")
         queue = self._queues.get(conversation)
         if queue is None:
             queue = self._queues[conversation] = _ConversationQueue(conversation, self._sender(conversation[0]))
             self._enter_round(queue)
-        queue.deliveries[delivery_id] = size
-        self._queue_of[delivery_id] = queue
+        queue.deliveries.append(delivery_id)
+        self._entries[delivery_id] = queue, size
         self._pending_bytes += size
         if reserved:
-            self._reserved -= 1
-            self._reserved_bytes -= size
+            self._reserve(conversation, -1, -size)
         else:
             self._hold(queue.sender, 1, size)
 
@@ -288,7 +301,7 @@ class Backlog:
             return None
         domain = next(iter(self._round))
         sender = next(iter(domain.round))
-        queue, _ = sender.round.popitem(last=False)
+        queue = sender.round.pop(0)
         if sender.round:
             domain.round.move_to_end(sender)
         else:
@@ -316,10 +329,9 @@ class Backlog:
 
         If it was ready, the next takes its place in the round.
         """
-        queue = self._queue_of[delivery_id]
+        queue, size = self._entries.pop(delivery_id)
         led = queue.first == delivery_id
-        del self._queue_of[delivery_id]
-        size = queue.deliveries.pop(delivery_id)
+        queue.deliveries.remove(delivery_id)
         self._pending_bytes -= size
         if led and queue.head == "running":
             self._running -= 1
@@ -341,6 +353,16 @@ class Backlog:
             sender = self._senders[name] = _Sender(name, domain)
         return sender
 
+    def _reserve(self, conversation: Conversation, number: int, size: int) -> None:
+        """So much more is reserved, or less."""
+        self._reserved += number
+        self._reserved_bytes += size
+        left = self._reserved_of.get(conversation, 0) + number
+        if left:
+            self._reserved_of[conversation] = left
+        else:
+            del self._reserved_of[conversation]
+
     def _hold(self, sender: _Sender, number: int, size: int) -> None:
         """A sender holds so much more, or less; one that holds nothing is forgotten."""
         domain = sender.domain
@@ -354,7 +376,7 @@ class Backlog:
                 del self._domains[domain.name]
 
     def _queue_led_by(self, delivery_id: str, state: Literal["running", "resting"]) -> _ConversationQueue:
-        queue = self._queue_of[delivery_id]
+        queue, _ = self._entries[delivery_id]
         if queue.head != state or queue.first != delivery_id:
             raise ValueError(f"{delivery_id} is not {state}")
         return queue
@@ -362,14 +384,14 @@ class Backlog:
     def _enter_round(self, queue: _ConversationQueue) -> None:
         queue.head = "ready"
         sender = queue.sender
-        sender.round[queue] = None
+        sender.round.append(queue)
         # Where the sender, or its domain, is in the round already, this keeps its place.
         sender.domain.round[sender] = None
         self._round[sender.domain] = None
 
     def _leave_round(self, queue: _ConversationQueue) -> None:
         sender = queue.sender
-        del sender.round[queue]
+        sender.round.remove(queue)
         if not sender.round:
             del sender.domain.round[sender]
             if not sender.domain.round:

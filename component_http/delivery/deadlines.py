@@ -20,10 +20,10 @@ class Deadlines:
     """
 
     def __init__(self) -> None:
-        # A lane is there only while something is in it.
+        # A lane, of which there are a few, is there only while something is in it.
         self._lanes: dict[str, OrderedDict[str, float]] = {}
         self._early: list[tuple[float, str]] = []
-        self._entries: dict[str, tuple[float, str | None]] = {}
+        self._early_at: dict[str, float] = {}
 
     def add(self, delivery_id: str, lane: str, at: float) -> None:
         """
@@ -34,31 +34,27 @@ class Deadlines:
             lane: Name of those whose deadlines come in order, such as the kind of stanza.
             at: Seconds of the caller's clock.
         """
-        if delivery_id in self._entries:
+        if delivery_id in self._early_at or any(delivery_id in queue for queue in self._lanes.values()):
             raise ValueError(f"{delivery_id} has a deadline already")
         queue = self._lanes.get(lane)
         if queue is not None and next(reversed(queue.values())) > at:
             insort(self._early, (at, delivery_id))
-            self._entries[delivery_id] = (at, None)
+            self._early_at[delivery_id] = at
             return
         if queue is None:
             queue = self._lanes[lane] = OrderedDict()
         queue[delivery_id] = at
-        self._entries[delivery_id] = (at, lane)
 
     def remove(self, delivery_id: str) -> None:
         """Forget a deadline, if it is still there."""
-        entry = self._entries.pop(delivery_id, None)
-        if entry is None:
-            return
-        at, lane = entry
-        if lane is None:
+        for lane, queue in self._lanes.items():
+            if queue.pop(delivery_id, None) is not None:
+                if not queue:
+                    del self._lanes[lane]
+                return
+        at = self._early_at.pop(delivery_id, None)
+        if at is not None:
             del self._early[bisect_left(self._early, (at, delivery_id))]
-            return
-        queue = self._lanes[lane]
-        del queue[delivery_id]
-        if not queue:
-            del self._lanes[lane]
 
     def next(self) -> float | None:
         """Say when the earliest deadline is; None if there is none."""

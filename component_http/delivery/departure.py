@@ -9,12 +9,32 @@ from typing import Literal
 from attrs import frozen
 from twisted.words.xish.domish import Element
 
-__all__ = ["LIFETIMES", "Departure", "Fate", "is_request", "lifetime"]
+from component_http.contract.stanza import Stanza
 
-Fate = Literal["confirmed", "expired", "lost"]
+__all__ = ["LIFETIMES", "Departure", "Fate", "Refused", "is_request", "lifetime"]
+
+
+@frozen
+class Refused:
+    """
+    The server closes the stream over a stanza, so it is never written again.
+
+    Attributes:
+        reason: The server's own condition, or what happened where it gave none.
+        remedy: What the operator can do about it, as a phrase.
+        for_size: It may be because of the stanza's size.
+    """
+
+    reason: str
+    remedy: str
+    for_size: bool = False
+
+
+Fate = Literal["confirmed", "expired", "lost", "suspected"] | Refused
 """
-What became of a departure: the server has it, its time was over before it could be written, or the stream was lost
-before the server was known to have it.
+What became of a departure: the server has it; it expired before it could be written; the stream was lost before the
+server was known to have it; the same, and the server may have closed the stream because of it; or it was found that the
+server does.
 """
 
 LIFETIMES: Mapping[str, float] = MappingProxyType({"message": 86_400.0, "presence": 60.0, "iq": 25.0})
@@ -39,6 +59,8 @@ class Departure:
         verbatim: A webhook wrote the XML itself, so nothing is added to it.
         again: It may be written twice, where nobody knows whether the server has it.
         delivery_id: The delivery that it answers; None where it answers none.
+        asked: The stanza of that delivery (only its facts), where its sender is told if the server refuses this one.
+        suspect: The server may have closed a stream because of it, so it is written alone.
         number: Its number in the spool, ascending in the order of leaving; None while the spool has not given one.
     """
 
@@ -50,6 +72,8 @@ class Departure:
     again: bool = True
     delivery_id: str | None = None
     number: int | None = None
+    asked: Stanza | None = None
+    suspect: bool = False
 
 
 def lifetime(stanza: Element, lifetimes: Mapping[str, float] = LIFETIMES) -> float:

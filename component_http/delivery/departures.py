@@ -10,7 +10,7 @@ from itertools import count
 from math import inf
 from typing import Any
 
-from attrs import define, evolve
+from attrs import Factory, define, evolve
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -18,12 +18,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
+from component_http.contract.conditions import REPLY_NOT_SENT, error_stanza
 from component_http.contract.memo import Memo
 from component_http.contract.outgoing import fitted
 from component_http.contract.reply import Composed
+from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
-from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_request, lifetime
-from component_http.errors import AnswerRefused, SpoolError, XmlRefused
+from component_http.delivery.departure import LIFETIMES, Departure, Fate, Refused, is_request, lifetime
+from component_http.errors import AnswerRefused, NotSent, SpoolError, XmlRefused
 from component_http.interfaces import Observer, Outlet, Spool
 from component_http.notices import LOG_INTERVAL, Folded, Notices
 from component_http.waiters import Waiters
@@ -39,8 +41,28 @@ CROWD = 10_000
 AGAIN = 5.0
 """Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
 
+SURELY_TAKEN = 10_000
+"""Bytes that every server takes in one stanza (RFC 6120 section 13.12)."""
+
+TOO_LARGE_FOR = 3600.0
+"""
+Seconds for which no stanza is sent that is as large as one that the server closed the stream over.
+
+Each would cost everybody two streams. After that, or when the operator retries a dead letter, the next one is tried.
+"""
+
+_REASONS = {
+    "reply_expired": "it could not be sent in its time",
+    "reply_unsendable": "the server would not take it",
+}
+"""Why a stanza was not sent, by how it ended, for whoever waits for it."""
+
 Leaving = Sequence[tuple[Departure, Element]]
 """Stanzas that are to leave, each with its element."""
+
+
+_Facts = tuple[str, int, str | None, Stanza | None]
+"""What is remembered of a stanza that the outlet has: its kind, its bytes, its delivery, and who asked."""
 
 
 @define(eq=False)
@@ -76,6 +98,14 @@ def _tell_nobody(number: int, departure: Departure, element: Element) -> None:
     """Nobody wants to know of what is pushed."""
 
 
+@define(eq=False)
+class _Wait:
+    """Somebody waits for the fates of these numbers; `over` fires when all are sent, and fails when one never is."""
+
+    left: set[int]
+    over: Deferred[None] = Factory(Deferred)
+
+
 class Departures:
     """
     Hands what leaves to the outlet, in the order of the spool's numbers, and lets the spool know when it is gone.
@@ -88,7 +118,8 @@ class Departures:
     Args:
         spool: Keeps what leaves, and gives it numbers.
         outlet: Where it leaves.
-        observer: Told `reply_lost`, `unsendable`, `unanswered`, `outgoing_expired` and `spool_failed`.
+        observer: Told `reply_lost`, `unsendable`, `unanswered`, `outgoing_expired`, `outgoing_refused` and
+            `spool_failed`.
         clock: Runs the waits, and says how old a departure is.
         domain: The component's own domain, normalised.
         limits: For one stanza.
@@ -133,9 +164,11 @@ class Departures:
         # What the spool does not have and the outlet has not yet: a heap.
         self._unkept: list[_Unkept] = []
         self._turns = count()
-        # What became of the last that left, and who waits to hear that of others, by number.
-        self._fates: OrderedDict[int, bool] = OrderedDict()
-        self._waiting: dict[int, Waiters] = {}
+        # Why the last stanzas with a fate were not sent, None for those that were, and who waits for others; by number.
+        self._fates: OrderedDict[int, str | None] = OrderedDict()
+        self._waiting: dict[int, list[_Wait]] = {}
+        # The bytes of the smallest stanza that the server refused for its size; the refusal; until when that counts.
+        self._too_large: tuple[int, Refused, float] | None = None
 
     @property
     def crowded(self) -> bool:
@@ -166,6 +199,7 @@ class Departures:
         verbatim: Collection[int] = (),
         delivery_id: str | None = None,
         deadline: float | None = None,
+        asked: Stanza | None = None,
     ) -> Leaving:
         """
         Make what is to leave.
@@ -175,6 +209,8 @@ class Departures:
             verbatim: Which of them somebody else wrote as XML, counted from 0.
             delivery_id: The delivery that they answer; None if they answer none.
             deadline: Until when the answer to an iq is waited for, in seconds of the clock; None where nobody waits.
+            asked: The stanza of that delivery, whose sender is told if the server refuses one of these; None where
+                nobody may be told.
 
         Returns:
             Those that may be sent, errors and answers to iqs made smaller where they have to be; the others are counted
@@ -199,6 +235,7 @@ class Departures:
                 verbatim=position in verbatim,
                 again=not is_request(element),
                 delivery_id=delivery_id,
+                asked=None if element.getAttribute("type") == "error" else asked,
             )
             made.append((departure, element))
         return made
@@ -231,37 +268,42 @@ class Departures:
             raise SpoolError("too much waits for the stream")
         return numbers
 
-    async def sent(self, numbers: Sequence[int]) -> bool:
+    async def sent(self, numbers: Sequence[int]) -> None:
         """
         Wait until the server has stanzas that were kept; cancelling it ends the waiting only.
 
         Args:
             numbers: Theirs.
 
-        Returns:
-            False as soon as it is known that one of them will never be with the server.
+        Raises:
+            NotSent: One of them will never be with the server, which is told as soon as it is known.
+            SpoolError: It cannot be found out now.
         """
-        if not self._spool.durable:
-            await self._outlet.when_sent()
-            return True
-        while True:
-            fates = [self._fates.get(number) for number in numbers]
-            if False in fates:
-                return False
-            unknown = [number for number, fate in zip(numbers, fates, strict=True) if fate is None]
-            unknown = [number for number in unknown if number in self._waiting or await self._is_kept(number)]
-            if not unknown:
-                return False not in [self._fates.get(number) for number in numbers]
-            if unknown[0] not in self._fates:
-                await self._fate_of(unknown[0])
+        unknown = [number for number in numbers if number not in self._fates]
+        asked = [number for number in unknown if number not in self._waiting]
+        # A number no longer in the spool was sent or became a dead letter; without a fate any more, assume sent.
+        kept = await self._spool.still_kept(asked) if asked else ()
+        for number in numbers:
+            reason = self._fates.get(number)
+            if reason is not None:
+                raise NotSent(reason)
+        left = {n for n in unknown if n not in self._fates and (n in kept or n in self._waiting)}
+        if left:
+            wait = _Wait(left)
+            for number in left:
+                self._waiting.setdefault(number, []).append(wait)
+            try:
+                await wait.over
+            finally:
+                for number in wait.left:
+                    self._wait_no_longer(number, wait)
 
-    async def _is_kept(self, number: int) -> bool:
-        """What is not kept has left, or is a dead letter; if that was long ago, it is taken for the first."""
-        page = await self._spool.departures(number - 1)
-        return bool(page) and page[0].number == number
-
-    def _fate_of(self, number: int) -> Deferred[None]:
-        return self._waiting.setdefault(number, Waiters()).one_more()
+    def _wait_no_longer(self, number: int, wait: _Wait) -> None:
+        waiting = self._waiting.get(number, [])
+        if wait in waiting:
+            waiting.remove(wait)
+            if not waiting:
+                del self._waiting[number]
 
     def depart(self, leaving: Leaving, numbers: Sequence[int]) -> bool:
         """
@@ -275,9 +317,7 @@ class Departures:
             False if one of them is lost, which is counted: neither the spool nor the outlet has it.
         """
         if not self._spool.durable:
-            taken = [self._taken(departure, element) for departure, element in leaving]
-            for _ in range(taken.count(False)):
-                self._observer.count("reply_lost")
+            taken = [self._hand_to_outlet(*each) for each in zip(leaving, numbers, strict=True)]
             return all(taken)
         if numbers:
             self._know_highest(numbers[0] - 1)
@@ -291,6 +331,16 @@ class Departures:
                 self.read_from(number - 1)
                 break
         return True
+
+    def _hand_to_outlet(self, leaving: tuple[Departure, Element], number: int) -> bool:
+        """Let the outlet have a stanza of a spool in memory, which does not keep it."""
+        if self._is_too_large(leaving[0], number):
+            return True
+        taken = self._taken(*leaving, self._ending(number, leaving[0]), kept=False)
+        if not taken:
+            self._observer.count("reply_lost")
+            self._fail(number, "reply_unsendable")
+        return taken
 
     def depart_unkept(self, leaving: Leaving, gone: Callable[[], object]) -> None:
         """
@@ -324,7 +374,15 @@ class Departures:
 
     def read_all(self) -> None:
         """Hand over all that the spool has and that was not handed over, whoever put it there."""
+        self._too_large = None
         self.read_from(self._cursor)
+
+    def dropped(self, numbers: Sequence[int]) -> None:
+        """The spool keeps these no longer, for somebody has dropped them: do not send them either."""
+        for number in numbers:
+            if number not in self._fates:
+                self._tell(number, "it was dropped by the operator")
+        self._outlet.give_back()
 
     def stop(self) -> None:
         """Hand nothing more over."""
@@ -400,37 +458,96 @@ class Departures:
         return self._hand_over(evolve(departure, xml=xml, again=not is_request(element)), element, number)
 
     def _hand_over(self, departure: Departure, element: Element, number: int) -> bool:
-        if not self._taken(departure, element, partial(self._ended, number)):
+        if not self._is_too_large(departure, number) and not self._taken(
+            departure, element, self._ending(number, departure)
+        ):
             return False
         self._cursor = max(self._cursor, number)
         return True
 
-    def _taken(self, departure: Departure, element: Element, tell: Callable[[Fate], None] | None = None) -> bool:
+    def _ending(self, number: int, departure: Departure) -> Callable[[Fate], None]:
+        """For the outlet: without the XML, which it need not remember when it is written."""
+        return partial(self._ended, number, _facts(departure))
+
+    def _is_too_large(self, departure: Departure, number: int) -> bool:
+        """Refuse a stanza at once that is as large as one that the server refused."""
+        if self._too_large is None:
+            return False
+        size, refused, until = self._too_large
+        if self._clock.seconds() >= until:
+            self._too_large = None
+            return False
+        if _size(departure) < size:
+            return False
+        reason = f"so it did over one of {size} bytes: {refused.reason}"
+        self._ended(number, _facts(departure), Refused(reason, refused.remedy))
+        return True
+
+    def _taken(
+        self, departure: Departure, element: Element, tell: Callable[[Fate], None], *, kept: bool = True
+    ) -> bool:
         try:
-            return self._outlet.depart(departure, element, tell)
+            return self._outlet.depart(departure, element, tell, kept=kept)
         except Exception:
             self._log.failure("cannot send a {kind}", kind=departure.kind)
             return False
 
-    def _ended(self, number: int, fate: Fate) -> None:
+    def _ended(self, number: int, facts: _Facts, fate: Fate) -> None:
         if fate == "confirmed":
             self._spool.confirmed(number)
-            self._tell(number, True)
+            self._tell(number, None)
         elif fate == "expired":
             self._fail(number, "reply_expired")
+        elif isinstance(fate, Refused):
+            why = f"the server closes the stream over it: {fate.reason}"
+            self._spool.failed(number, "reply_refused", why)
+            self._refused(fate, *facts, letter=f".{number}")
+            self._tell(number, why)
         else:
+            if fate == "suspected":
+                self._spool.suspect(number)
             self.read_from(number - 1)
+
+    def _refused(
+        self, fate: Refused, kind: str, size: int, delivery_id: str | None, asked: Stanza | None, letter: str = ""
+    ) -> None:
+        """Tell the operator, and whoever waits for an answer."""
+        self._observer.count("outgoing_refused")
+        if fate.for_size and size > SURELY_TAKEN and (self._too_large is None or size < self._too_large[0]):
+            self._too_large = size, fate, self._clock.seconds() + TOO_LARGE_FOR
+        if self._notices.may_tell(fate.reason, self._clock.seconds()):
+            self._log.error(
+                "{id}: the server closes the stream over this {kind} of {size} bytes, so it is not sent: {reason};"
+                " {remedy}",
+                id=f"{delivery_id or 'departure'}{letter}",
+                kind=kind,
+                size=size,
+                reason=fate.reason,
+                remedy=fate.remedy,
+            )
+        if asked is not None:
+            leaving = self.leaving([error_stanza(asked, REPLY_NOT_SENT)])
+            pushed: Deferred[Any] = self._spool.push([departure for departure, _ in leaving])
+            pushed.addCallbacks(partial(self.depart, leaving), lambda _: self.depart_unkept(leaving, lambda: None))
+            pushed.addErrback(lambda failure: self._log.failure("cannot tell a sender", failure=failure))
 
     def _fail(self, number: int, outcome: str) -> None:
         self._spool.failed(number, outcome)
-        self._tell(number, False)
+        self._tell(number, _REASONS[outcome])
 
-    def _tell(self, number: int, is_sent: bool) -> None:
-        self._fates[number] = is_sent
+    def _tell(self, number: int, reason: str | None) -> None:
+        """Remember the fate of a stanza: None for sent, else why it never will be."""
+        self._fates[number] = reason
         if len(self._fates) > MAX_FATES:
             self._fates.popitem(last=False)
-        if waiters := self._waiting.pop(number, None):
-            waiters.tell()
+        for wait in self._waiting.pop(number, ()):
+            wait.left.discard(number)
+            if wait.over.called:
+                continue
+            if reason is not None:
+                wait.over.errback(NotSent(reason))
+            elif not wait.left:
+                wait.over.callback(None)
 
     # -- what the spool does not have --
 
@@ -449,7 +566,12 @@ class Departures:
                 self._observer.count("reply_lost")
 
     def _unkept_ended(self, unkept: _Unkept, fate: Fate) -> None:
-        if fate == "lost":
+        departure = unkept.departure
+        if isinstance(fate, Refused):
+            self._refused(fate, *_facts(departure))
+        elif fate in ("lost", "suspected"):
+            if fate == "suspected":
+                unkept.departure = evolve(departure, suspect=True)
             # Behind what is read again, as before.
             heappush(self._unkept, unkept)
             self.read_all()
@@ -478,3 +600,12 @@ class Departures:
         elif self._crowded and self._answers <= CROWD // 2:
             self._crowded = False
             self._until_clear.tell(lambda: not self._crowded)
+
+
+def _facts(departure: Departure) -> _Facts:
+    return departure.kind, _size(departure), departure.delivery_id, departure.asked
+
+
+def _size(departure: Departure) -> int:
+    """Its bytes; most are ASCII, which is known without looking."""
+    return len(departure.xml) if departure.xml.isascii() else len(departure.xml.encode("utf-8"))

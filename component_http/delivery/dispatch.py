@@ -108,19 +108,17 @@ class Dispatch:
         """See `component_http.interfaces.Sender.recall`."""
         return await self._spool.recall(owner, key)
 
-    async def sent(self, numbers: Sequence[int]) -> bool:
+    async def sent(self, numbers: Sequence[int]) -> None:
         """See `component_http.interfaces.Sender.sent`."""
         shown = self._bounces.when_shown(numbers)
         is_sent = Deferred.fromCoroutine(self._departures.sent(numbers))
         hurry = self._when_sent()
         try:
-            if not await _first(shown.addCallback(lambda _: True), is_sent):
-                return False
+            await _first(shown, is_sent)
             if self._bounces.awaits_rooms(numbers):
                 # A room may answer a moment later than the server.
                 with suppress(TimeoutError):
                     await self._bounces.when_shown(numbers).addTimeout(GRACE, self._clock)
-            return True
         finally:
             for waiting in (shown, is_sent, hurry):
                 waiting.addErrback(lambda _: None)

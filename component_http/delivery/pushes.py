@@ -30,7 +30,7 @@ class Pushes:
         self._sender: Sender | None = None
         self._is_started = False
         self._until_open = Waiters()
-        self._waiting: set[Deferred[bool]] = set()
+        self._waiting: set[Deferred[None]] = set()
 
     def start(self) -> None:
         """Let pushes wait for `open`; before this they fail."""
@@ -68,12 +68,12 @@ class Pushes:
         waiting = Deferred.fromCoroutine(sender.sent(numbers))
         self._waiting.add(waiting)
         try:
-            is_sent = await waiting
+            await waiting
         except CancelledError:
             if self._sender is sender:
                 raise
             raise NotSent("the gateway was stopped before the server was known to have it") from None
+        except NotSent as error:
+            raise NotSent(f"it was kept, but {error}") from None
         finally:
             self._waiting.discard(waiting)
-        if not is_sent:
-            raise NotSent("it was kept, but could not be sent in its time")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -44,6 +44,9 @@ REFUSALS = {
 }
 """Why a stanza is refused, in words for the log."""
 
+TOO_SLOW = "it does not keep up with what comes"
+"""Why the spool cannot keep a stanza, where it is not its file that says so."""
+
 REFUSAL_INTERVAL = 1.0
 """Seconds between two errors to one sender because of these; an iq is always answered."""
 
@@ -55,6 +58,19 @@ MAX_RESTS = 10_000
 
 SPOOL_REST = 5.0
 """Seconds that a delivery rests whose request body the spool could not read."""
+
+MAX_STORING_BYTES = 16 * 1024 * 1024
+"""Bytes of request bodies that wait to be stored, in memory, beyond which no more are accepted."""
+
+PAUSE_STORING = 1000
+PAUSE_STORING_BYTES = 4 * 1024 * 1024
+"""Deliveries that wait to be stored, and their bytes, above which reading pauses until all of them are."""
+
+MAX_RETURNING = 500
+"""Deliveries that somebody retries and that wait, in memory, until there is room to spare; more wait in the spool."""
+
+RETURN_INTERVAL = 0.1
+"""Seconds between two looks whether there is."""
 
 MAX_LETTER_BYTES = 64 * 1024
 """Bytes of a response that are kept in a dead letter: enough to see what was wrong with it."""
@@ -111,6 +127,7 @@ class Relay:
         loop_guard: Ends the talk of two bots; None for none.
         loop_brake: Slows the talk of two bots down; None for none.
         has_webhook: False where there is none, so that what the spool has kept is given up.
+        once: No delivery is POSTed twice, not even where a process ended before its answer was known.
     """
 
     _log = Logger()
@@ -131,6 +148,7 @@ class Relay:
         loop_guard: LoopGuard | None,
         loop_brake: LoopBrake | None = None,
         has_webhook: bool = True,
+        once: bool = False,
     ) -> None:
         self._forwarder = forwarder
         self._spool = spool
@@ -143,12 +161,17 @@ class Relay:
         self._new_id = new_id
         self._seconds = deadlines
         self._loop_guard = loop_guard
+        self._once = once
         self._loop_brake = loop_brake
         self._has_webhook = has_webhook
         self._notices = Notices(REFUSAL_INTERVAL)
         self._log_notices = Notices(LOG_INTERVAL)
-        # What is to be pending.
+        # What is to be pending, and its bytes in all; the backlog reserves room for it.
         self._storing: set[str] = set()
+        self._storing_bytes = 0
+        self._much_to_store = False
+        # What somebody retries, until there is room to spare.
+        self._returning: dict[str, Delivery] = {}
         # What is pending, by delivery id; then what each of them is at, where it is not just waiting for its turn.
         self._deliveries: dict[str, Delivery] = {}
         self._ending: set[str] = set()
@@ -163,6 +186,7 @@ class Relay:
         self._next_deadline: IDelayedCall | None = None
         self._next_start: IDelayedCall | None = None
         self._next_retry: IDelayedCall | None = None
+        self._next_return: IDelayedCall | None = None
         self._clear: Deferred[None] | None = None
         self._starting = False
         self._stopping = False
@@ -219,18 +243,20 @@ class Relay:
             if refusal is None:
                 body = request_body(stanza)
                 refusal = self._backlog.refusal(conversation, len(body))
-            if refusal is None:
-                self._store(stanza, body)
-            else:
+            if refusal is not None:
                 self._refuse(stanza, conditions.FULL, refusal)
+            elif self._storing_bytes + len(body) > MAX_STORING_BYTES and self._storing:
+                self._refuse(stanza, conditions.FULL, "refused_unstored", TOO_SLOW)
+            else:
+                self._store(stanza, body)
 
     def restore(self, deliveries: Iterable[Delivery]) -> None:
         """
         Take in charge again what the spool has kept.
 
         Args:
-            deliveries: As `Spool.restore` or `Spool.look` gives them; those that are pending are left alone, and all
-                of them where the gateway is stopping, for the next start.
+            deliveries: As `Spool.restore` gives them; those that are pending are left alone, and all of them where the
+                gateway is stopping, for the next start.
         """
         if self._stopping:
             return
@@ -239,8 +265,44 @@ class Relay:
                 continue
             self._take(delivery)
             self._observer.count("restored")
-            if self._given_up is not None:
+            if self._once and delivery.tries:
+                self._end(delivery, _cut_off(delivery))
+            elif self._given_up is not None:
                 self._give_up(delivery)
+        self._watch_deadlines()
+        self._start()
+
+    @property
+    def room_to_return(self) -> int:
+        """Deliveries that `take_back` may be given."""
+        return 0 if self._stopping else MAX_RETURNING - len(self._returning)
+
+    def take_back(self, deliveries: Iterable[Delivery]) -> None:
+        """
+        Take in charge what somebody retries, as there is room beside what comes live.
+
+        Args:
+            deliveries: As `Spool.look` gives them; where the gateway is stopping the next start finds them.
+        """
+        for delivery in deliveries:
+            if delivery.id not in self._deliveries and delivery.id not in self._storing:
+                self._returning[delivery.id] = delivery
+        if self._returning and self._next_return is None and not self._stopping:
+            self._let_back_in()
+
+    def _let_back_in(self) -> None:
+        self._next_return = None
+        now = self._clock.seconds()
+        for delivery in list(self._returning.values()):
+            if self._backlog.has_room_to_spare(delivery.conversation):
+                del self._returning[delivery.id]
+                delivery.deadline = now + self._seconds[delivery.stanza.kind]
+                self._take(delivery)
+                self._observer.count("restored")
+                if self._given_up is not None:
+                    self._give_up(delivery)
+        if self._returning and not self._stopping:
+            self._next_return = self._clock.callLater(RETURN_INTERVAL, self._let_back_in)
         self._watch_deadlines()
         self._start()
 
@@ -249,13 +311,21 @@ class Relay:
         delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline)
         self._listen(stanza, delivery.id)
         self._storing.add(delivery.id)
+        self._storing_bytes += delivery.size
         self._backlog.reserve(delivery.conversation, delivery.size)
+        if len(self._storing) > PAUSE_STORING or self._storing_bytes > PAUSE_STORING_BYTES:
+            self._much_to_store = True
+            self._valve.pause()
         stored = self._spool.store(delivery, body)
         stored.addCallbacks(self._stored, self._not_stored, callbackArgs=(delivery,), errbackArgs=(delivery,))
         stored.addErrback(self._mistaken, delivery)
 
-    def _stored(self, _: None, delivery: Delivery) -> None:
+    def _store_no_longer(self, delivery: Delivery) -> None:
         self._storing.discard(delivery.id)
+        self._storing_bytes -= delivery.size
+
+    def _stored(self, _: None, delivery: Delivery) -> None:
+        self._store_no_longer(delivery)
         self._take(delivery, reserved=True)
         self._observer.count("accepted")
         if self._given_up is not None:
@@ -266,9 +336,12 @@ class Relay:
         # While the webhook answers, what is held back now gets in later; else it should be told that there is no room.
         if self._backlog.crowded and not self._forwarder.wait():
             self._valve.pause()
+        elif self._much_to_store and not self._storing:
+            self._much_to_store = False
+            self._read_again()
 
     def _read_again(self) -> None:
-        if self._backlog.relieved:
+        if self._backlog.relieved and not self._much_to_store:
             self._valve.resume()
 
     def _take(self, delivery: Delivery, *, reserved: bool = False) -> None:
@@ -277,13 +350,15 @@ class Relay:
         self._deadlines.add(delivery.id, delivery.stanza.kind, delivery.deadline)
 
     def _not_stored(self, failure: Failure, delivery: Delivery) -> None:
-        self._storing.discard(delivery.id)
+        self._store_no_longer(delivery)
         self._backlog.release(delivery.conversation, delivery.size)
         if failure.check(SpoolError):
             self._refuse(delivery.stanza, conditions.FULL, "refused_unstored", failure.getErrorMessage())
         else:
             self._log_mistake(failure, delivery)
             self._refuse(delivery.stanza, conditions.INTERNAL, "refused_unstored")
+        if not self._storing:
+            self._much_to_store = False
         self._look_whether_drained()
 
     def _refuse(self, stanza: Stanza, error: conditions.StanzaError, event: str, why: str = "") -> None:
@@ -341,11 +416,17 @@ class Relay:
         if wait:
             self._rest(delivery, wait)
             return
-        body = self._spool.body(delivery.id)
+        body = self._noted_body(delivery) if self._once else self._spool.body(delivery.id)
         attempt: Deferred[Any] = Deferred.fromCoroutine(self._forwarder.attempt(delivery, body))
         self._attempts[delivery.id] = attempt
-        self._spool.note(delivery)
+        if not self._once:
+            self._spool.note(delivery)
         attempt.addBoth(self._attempted, delivery).addErrback(self._mistaken, delivery)
+
+    async def _noted_body(self, delivery: Delivery) -> bytes:
+        """The request body of a delivery, when the spool knows that it will be POSTed now."""
+        await self._spool.begun(delivery)
+        return await self._spool.body(delivery.id)
 
     def _attempted(self, result: Attempted | Failure, delivery: Delivery) -> None:
         if self._attempts.pop(delivery.id, None) is None:
@@ -354,6 +435,7 @@ class Relay:
             if not result.check(SpoolError):
                 self._mistaken(result, delivery)
                 return
+            delivery.tries -= 1
             self._spool_failed(result, "it cannot read what is to be POSTed, so that waits")
             result = Attempted(Retry(SPOOL_REST, counted=False))
         if self._forwarder.gone is not None and self._given_up is None:
@@ -475,6 +557,19 @@ class Relay:
 
     # -- out --
 
+    def drop(self, delivery_ids: Iterable[str]) -> None:
+        """End deliveries, pending or in the spool only, and keep no dead letters; only who asked an iq is told."""
+        for delivery_id in delivery_ids:
+            self._returning.pop(delivery_id, None)
+            delivery = self._deliveries.get(delivery_id)
+            if delivery is None:
+                if delivery_id not in self._storing:
+                    self._spool.end(delivery_id, ()).addErrback(_forget_failure)
+            else:
+                verdict = reply.give_up(delivery.stanza, conditions.SERVICE_UNAVAILABLE, "dropped by the operator")
+                stanzas = verdict.stanzas if delivery.stanza.is_request else ()
+                self._end(delivery, evolve(verdict, stanzas=stanzas), keep_letter=False)
+
     def answer_late(self, delivery_id: str, composed: Composed, memo: Memo | None = None) -> Deferred[Sequence[int]]:
         """
         Answer an iq that is open, or under way.
@@ -502,6 +597,7 @@ class Relay:
         memo: Memo | None = None,
         *,
         told: Deferred[Sequence[int]] | None = None,
+        keep_letter: bool = True,
     ) -> None:
         """End a delivery, whatever it is at; its replies leave once the spool has noted that. Only the first counts."""
         if delivery.id in self._ending:
@@ -512,9 +608,13 @@ class Relay:
         if verdict.outcome == "replied":
             self.note_said(verdict.stanzas, delivery.id)
         leaving = self._departures.leaving(
-            verdict.stanzas, verbatim=verdict.verbatim, delivery_id=delivery.id, deadline=delivery.deadline
+            verdict.stanzas,
+            verbatim=verdict.verbatim,
+            delivery_id=delivery.id,
+            deadline=delivery.deadline,
+            asked=delivery.stanza if delivery.stanza.bounceable else None,
         )
-        letter = _letter(delivery, verdict)
+        letter = _letter(delivery, verdict) if keep_letter else None
         ended: Deferred[Any] = self._spool.end(delivery.id, [departure for departure, _ in leaving], letter, memo)
         ended.addErrback(self._not_noted, delivery)
         ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(self._log_mistake, delivery)
@@ -671,6 +771,7 @@ class Relay:
     def _drain_over(self) -> None:
         self._end_of_drain = None
         self._drain_is_over = True
+        self._spool.hurry()
         if self._under_way:
             if self._spool.durable:
                 self._log.info("{pending} deliveries stay in the spool, iqs excepted", pending=self.pending)
@@ -704,7 +805,9 @@ class Relay:
     def _give_up(self, delivery: Delivery) -> None:
         assert self._given_up is not None
         error, note = self._given_up
-        if self._leaving and delivery.stanza.kind != "iq":
+        if self._leaving and self._once and delivery.tries:
+            self._end(delivery, _cut_off(delivery))
+        elif self._leaving and delivery.stanza.kind != "iq":
             self._leave(delivery)
         else:
             self._end(delivery, reply.give_up(delivery.stanza, error, note))
@@ -719,10 +822,11 @@ class Relay:
         self._look_whether_drained()
 
     def _all_over(self, _: None) -> None:
-        for call in (self._end_of_drain, self._next_deadline, self._next_start, self._next_retry):
+        timers = (self._end_of_drain, self._next_deadline, self._next_start, self._next_retry, self._next_return)
+        for call in timers:
             if call is not None:
                 call.cancel()
-        self._end_of_drain = self._next_deadline = self._next_start = self._next_retry = None
+        self._end_of_drain = self._next_deadline = self._next_start = self._next_retry = self._next_return = None
         for waiting in (self._clear, self._sent):
             if waiting is not None:
                 waiting.cancel()
@@ -732,6 +836,12 @@ class Relay:
         drained, self._drained = self._drained, []
         for each in drained:
             each.callback(None)
+
+
+def _cut_off(delivery: Delivery) -> Verdict:
+    """The end of a delivery that was POSTed by a process that has ended, or ends now, and must not be POSTed again."""
+    note = "the gateway stopped before the answer came, and max_attempts is 1"
+    return reply.give_up(delivery.stanza, conditions.CONNECTION_FAILURE, note)
 
 
 def _letter(delivery: Delivery, verdict: Verdict) -> Letter | None:
@@ -744,6 +854,11 @@ def _letter(delivery: Delivery, verdict: Verdict) -> Letter | None:
     media_type = failure.headers.get("content-type")
     body = None if failure.body is None else failure.body[:MAX_LETTER_BYTES]
     return Letter(verdict.outcome, note, delivery.tries, failure.status, media_type, body)
+
+
+def _forget_failure(failure: Failure) -> None:
+    """It stays in the spool, and whoever dropped it sees so."""
+    failure.trap(SpoolError)
 
 
 def _forget(failure: Failure) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "SCHEMA",
     "SpoolLock",
     "Synchronous",
+    "is_busy",
     "is_damage",
     "is_full",
     "lock",
@@ -147,6 +148,23 @@ SCHEMA: Schema = MappingProxyType(
                 numbers TEXT NOT NULL,
                 expires REAL NOT NULL,
                 PRIMARY KEY (owner, key)
+            )
+            """,
+        ),
+        4: (
+            # The facts of the stanza whose sender is told if the server refuses this one, as JSON (`rows.asked_text`).
+            "ALTER TABLE departures ADD COLUMN asked TEXT",
+            # The server may have closed a stream because of it.
+            "ALTER TABLE departures ADD COLUMN suspect INTEGER NOT NULL DEFAULT 0",
+            # Rows of other tables that could not be read: `source` is the table, `content` is the row as JSON.
+            """
+            CREATE TABLE set_aside (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                source TEXT NOT NULL,
+                row INTEGER NOT NULL,
+                reason TEXT NOT NULL,
+                since REAL NOT NULL,
+                content TEXT NOT NULL
             )
             """,
         ),
@@ -454,6 +472,11 @@ def is_full(error: BaseException) -> bool:
 def may_be_full(error: BaseException) -> bool:
     """It could not be read, written or opened; that there is no room, or no more for this user, may be why."""
     return is_full(error) or _code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Another program is writing."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def is_damage(error: BaseException) -> bool:

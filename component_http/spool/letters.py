@@ -8,14 +8,17 @@ Such a program has not the gateway's lock, so a gateway may be running. What it 
 |---|---|---|
 | `deliver` | an id | a delivery of this id was put into `deliveries`: it goes to the end of its conversation |
 | `depart` | a number | a departure of this number was put into `departures`: it leaves behind all others |
+| `drop_delivery` | an id | the delivery of this id is to be dropped |
+| `drop_departure` | a number | so is the departure of this number |
 
-A gateway that starts finds both in their tables, and needs no commands.
+A gateway that starts finds departures in their table and needs no `depart`; the others are carried out as they are.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 
 from attrs import field, frozen
@@ -23,11 +26,20 @@ from attrs import field, frozen
 from component_http.contract.address import Address
 from component_http.spool.database import BUSY
 from component_http.spool.private import Warn, no_warning
+from component_http.spool.rows import Damaged, lead, set_aside
 from component_http.spool.visit import explained, transaction, visit
 
 __all__ = ["AT_ONCE", "OUTCOMES", "Letter", "Letters", "Moved", "Refused", "Which"]
 
-OUTCOMES = ("bounced", "expired", "refused_reply", "reply_expired", "reply_unsendable", "reply_bounced")
+OUTCOMES = (
+    "bounced",
+    "expired",
+    "refused_reply",
+    "reply_expired",
+    "reply_unsendable",
+    "reply_refused",
+    "reply_bounced",
+)
 """How what became a dead letter has ended."""
 
 AT_ONCE = 100
@@ -95,6 +107,33 @@ _COLUMNS = (
 )
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and (value.isascii() or value.encode("utf-8", "replace").decode("utf-8") == value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and isfinite(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int)
+
+
+def _or_none(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or fits(value)
+
+
+_FITTING: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("id", "outcome", "note", "kind", "type", "sender", "recipient"), _is_text),
+    **dict.fromkeys(("stanza_id", "media_type"), _or_none(_is_text)),
+    **dict.fromkeys(("accepted", "ended"), _is_number),
+    **dict.fromkeys(("tries", "size"), _is_count),
+    "status": _or_none(_is_count),
+    **dict.fromkeys(("body", "response", "reply"), _or_none(lambda value: isinstance(value, bytes))),
+}
+"""What a gateway writes into the columns of a letter."""
+
+
 @frozen
 class Which:
     """
@@ -147,6 +186,9 @@ class Letters:
         now: The wall clock.
         warn: As for `component_http.spool.visit.visit`.
 
+    Attributes:
+        set_aside: A sentence about each row that could not be read and was moved to the table of that name.
+
     Raises:
         SettingsError: From the constructor, as by `component_http.spool.visit.visit`.
         SpoolError: From the constructor and each call: it cannot be done now, and nothing of it was.
@@ -164,6 +206,7 @@ class Letters:
         self._patience = patience
         self._now = now
         self._connection = visit(path, patience=patience, warn=warn)
+        self.set_aside: list[str] = []
 
     def __enter__(self) -> Letters:
         return self
@@ -209,17 +252,37 @@ class Letters:
             values.append(which.until)
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
         with explained(self._path, self._patience):
-            found = self._connection.execute(f"SELECT id FROM letters {where} ORDER BY number", values).fetchall()
+            query = f"SELECT number, id FROM letters {where} ORDER BY number"
+            found = self._connection.execute(query, values).fetchall()
         wanted = set(which.ids)
-        return [str(row[0]) for row in found if not wanted or row[0] in wanted]
+        ids = []
+        for number, one in found:
+            if not isinstance(one, str):
+                self._set_aside(number, "its id is no text")
+            elif not wanted or one in wanted:
+                ids.append(one)
+        return ids
 
     def read(self, ids: Sequence[str]) -> Iterator[Letter]:
-        """The letters of these ids, in the same order, but for those that are gone."""
+        """The letters of these ids, in the same order, but for those that are gone or cannot be read."""
         for one in ids:
             with explained(self._path, self._patience):
-                row = self._connection.execute(f"SELECT {_COLUMNS} FROM letters WHERE id = ?", (one,)).fetchone()
-            if row is not None:
-                yield Letter(*row)
+                query = f"SELECT number, {_COLUMNS} FROM letters WHERE id = ?"
+                row = self._connection.execute(query, (one,)).fetchone()
+            if row is None:
+                continue
+            letter = Letter(*row[1:])
+            wrong = [name for name, fits in _FITTING.items() if not fits(getattr(letter, name))]
+            if wrong:
+                self._set_aside(row[0], f"wrong values of {', '.join(wrong)}")
+            else:
+                yield letter
+
+    def _set_aside(self, number: int, reason: str) -> None:
+        """Move a row that cannot be read out of the way, and let `set_aside` know."""
+        with explained(self._path, self._patience), transaction(self._connection):
+            set_aside(self._connection, Damaged("letters", number, reason), self._now())
+        self.set_aside.append(f"letter {number} cannot be read, so it is moved to the table set_aside: {reason}")
 
     def drop(self, ids: Sequence[str]) -> Moved:
         """
@@ -255,6 +318,7 @@ class Letters:
     def _retry(self, letter_id: str) -> str | None:
         """Move one back; or say why not."""
         execute = self._connection.execute
+        ahead = lead(self._connection)
         row = execute(
             "SELECT kind, type, body IS NULL, reply IS NULL FROM letters WHERE id = ?", (letter_id,)
         ).fetchone()
@@ -273,22 +337,22 @@ class Letters:
             execute(
                 "INSERT INTO deliveries (id, kind, type, stanza_id, sender, recipient, through_room, uri, accepted,"
                 " deadline, tries, attempts, size, body)"
-                " SELECT id, kind, type, stanza_id, sender, recipient, through_room, uri, accepted, ?, 0, 0, size, body"
-                " FROM letters WHERE id = ?",
-                (self._now() + DELIVERY_LIFETIME, letter_id),
+                " SELECT id, kind, type, stanza_id, sender, recipient, through_room, uri,"
+                " accepted + ?, ?, 0, 0, size, body FROM letters WHERE id = ?",
+                (ahead, self._now() + ahead + DELIVERY_LIFETIME, letter_id),
             )
             execute("INSERT INTO commands (verb, argument) VALUES ('deliver', ?)", (letter_id,))
         execute("DELETE FROM letters WHERE id = ?", (letter_id,))
         return None
 
     def _depart(self, letter_id: str, lifetime: float) -> None:
-        now = self._now()
+        now = self._now() + lead(self._connection)
         # The id of such a letter is that of the delivery, and a number.
         delivery_id = letter_id.rpartition(".")[0] or _NAMELESS
         # What was kept is what is to leave: nobody knows any more whether something may be added to it.
         number = self._connection.execute(
-            "INSERT INTO departures (delivery_id, kind, stored, expires, verbatim, xml)"
-            " SELECT ?, kind, ?, ?, 1, reply FROM letters WHERE id = ?",
+            "INSERT INTO departures (delivery_id, kind, stored, expires, verbatim, xml, suspect)"
+            " SELECT ?, kind, ?, ?, 1, reply, outcome = 'reply_refused' FROM letters WHERE id = ?",
             (None if delivery_id == _NAMELESS else delivery_id, now, now + lifetime, letter_id),
         ).lastrowid
         self._connection.execute("INSERT INTO commands (verb, argument) VALUES ('depart', ?)", (str(number),))

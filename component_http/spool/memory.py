@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from secrets import token_bytes
 
 from attrs import evolve
@@ -34,14 +34,14 @@ class MemorySpool:
 
     def __init__(
         self,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = time.monotonic,
         *,
         max_memos: int = MAX_MEMOS,
         max_memos_bytes: int = MAX_MEMOS_BYTES,
     ) -> None:
         """
         Args:
-            now: The wall clock.
+            now: Seconds of a clock that nobody sets.
             max_memos: As `MAX_MEMOS`.
             max_memos_bytes: As `MAX_MEMOS_BYTES`.
         """
@@ -53,6 +53,7 @@ class MemorySpool:
         self._memos: dict[str, OrderedDict[str, tuple[Memo, float]]] = {}
         self._memos_bytes: Counter[str] = Counter()
         self._bodies: dict[str, bytes] = {}
+        self._leaving: set[int] = set()
         self._next = 1
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
@@ -62,6 +63,10 @@ class MemorySpool:
 
     def note(self, delivery: Delivery) -> None:
         """See `component_http.interfaces.Spool.note`; the delivery itself is all there is."""
+
+    def begun(self, delivery: Delivery) -> Deferred[None]:
+        """See `component_http.interfaces.Spool.begun`; the delivery itself is all there is."""
+        return succeed(None)
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
         """See `component_http.interfaces.Spool.body`."""
@@ -82,6 +87,7 @@ class MemorySpool:
         """See `component_http.interfaces.Spool.push`; what leaves is the outlet's to keep."""
         numbers = range(self._next, self._next + len(departures))
         self._next += len(departures)
+        self._leaving.update(numbers)
         if memo is not None:
             self._remember(evolve(memo, numbers=tuple(numbers)))
         return succeed(numbers)
@@ -121,15 +127,24 @@ class MemorySpool:
         if not memos:
             del self._memos[owner], self._memos_bytes[owner]
 
+    def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
+        """See `component_http.interfaces.Spool.still_kept`; their numbers are all that is."""
+        return succeed(self._leaving.intersection(numbers))
+
     def departures(self, after: int) -> Deferred[list[Departure]]:
         """See `component_http.interfaces.Spool.departures`; there is nothing."""
         return succeed([])
 
     def confirmed(self, number: int) -> None:
-        """See `component_http.interfaces.Spool.confirmed`; it is not kept anyway."""
+        """See `component_http.interfaces.Spool.confirmed`."""
+        self._leaving.discard(number)
 
-    def failed(self, number: int, outcome: str) -> None:
-        """See `component_http.interfaces.Spool.failed`; it is not kept anyway."""
+    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
+        """See `component_http.interfaces.Spool.failed`; letters are not kept."""
+        self._leaving.discard(number)
+
+    def suspect(self, number: int) -> None:
+        """See `component_http.interfaces.Spool.suspect`; the outlet knows it."""
 
     def bounced(self, number: int, departure: Departure, note: str) -> None:
         """See `component_http.interfaces.Spool.bounced`; letters are not kept."""
@@ -148,9 +163,12 @@ class MemorySpool:
         """See `component_http.interfaces.Spool.restore`; there is nothing."""
         return succeed([])
 
-    def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
+    def look(self, facts: Mapping[str, str], room: int) -> Deferred[Found]:
         """See `component_http.interfaces.Spool.look`; nobody else can look into it."""
         return succeed(Found())
+
+    def hurry(self) -> None:
+        """See `component_http.interfaces.Spool.hurry`."""
 
     def close(self) -> Deferred[None]:
         """See `component_http.interfaces.Spool.close`."""

@@ -3,21 +3,27 @@ What stands in a spool's file: values to rows, rows to values, and the statement
 
 Whoever writes has begun a transaction; none is begun or ended here. Rows go in and out by dozens in one statement:
 around each the thread gives Python's lock away, and has to ask a busy reactor for it.
+
+SQLite keeps any value in any column, so a row may hold what no gateway has written. Such a row is reported as `Damaged`
+and left out, so that it stops nothing else.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from base64 import b64encode
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from math import isfinite
 from typing import Any, TypeVar
 
 from attrs import define, frozen
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
+from component_http.contract.link import KEY_BYTES
 from component_http.contract.memo import LIFETIME, Memo
-from component_http.contract.stanza import Stanza
+from component_http.contract.stanza import STANZA_KINDS, Stanza, name_only
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure
@@ -25,6 +31,7 @@ from component_http.errors import SpoolError, XmlRefused
 
 __all__ = [
     "GRACE",
+    "LEAD",
     "MAX_BYTES",
     "MAX_DEPARTURES",
     "MAX_LETTERS_BYTES",
@@ -32,34 +39,43 @@ __all__ = [
     "MAX_MEMOS_BYTES",
     "PAGE",
     "PAGE_BYTES",
+    "RESTORED_AT_ONCE",
+    "Damaged",
     "Moment",
+    "Report",
     "Row",
     "Shelf",
     "add_deliveries",
     "add_departures",
     "body",
-    "delivery",
+    "commands",
     "delivery_row",
     "departure_rows",
     "keep_bounce_as_letter",
     "keep_departure_as_letter",
     "keep_letters",
     "key",
+    "lead",
     "letters_shelf",
     "memos_shelf",
     "move_to_the_end",
     "note_tries",
+    "one_pending",
     "page",
     "pending",
     "recall",
     "remember",
     "remove_deliveries",
     "remove_departures",
+    "set_aside",
     "set_key",
     "set_subscribers",
+    "set_suspect",
     "size_of_deliveries",
     "sizes",
+    "still_kept",
     "subscribers",
+    "text_of",
     "too_much",
 ]
 
@@ -86,6 +102,9 @@ MAX_DEPARTURES = 100_000
 MAX_BYTES = 2 * 1024 * 1024 * 1024
 """Bytes in use in the file, above which nothing more is pushed: as much as all that may be pending, and once more."""
 
+LEAD = "clock"
+"""The name of the fact that says how many seconds the spool's clock is ahead of the wall clock."""
+
 MAX_MEMOS = 100_000
 MAX_MEMOS_BYTES = 64 * 1024 * 1024
 """
@@ -98,6 +117,9 @@ MAX_LETTERS_BYTES = 256 * 1024 * 1024
 Bytes of requests and responses in dead letters, so that they leave room for what lives; beyond it the oldest go of the
 sender that has most.
 """
+
+RESTORED_AT_ONCE = 500
+"""Deliveries that are restored at once."""
 
 _AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
 """Rows of one statement."""
@@ -119,15 +141,23 @@ _NOTE = {
 }
 _REMOVE = {n: f"DELETE FROM deliveries WHERE id IN {_values(1, n)}" for n in _AT_ONCE}
 _PENDING = (
-    "SELECT id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries, attempts, size"
-    " FROM deliveries"
+    "SELECT number, typeof(body), id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries,"
+    " attempts, size FROM deliveries"
+)
+# A dead letter that somebody retries comes in when there is room (`SqliteSpool.look`).
+_RESTORE = (
+    f"{_PENDING} WHERE number > ? AND number <= ?"
+    " AND id NOT IN (SELECT argument FROM commands WHERE verb IN ('deliver', 'drop_delivery'))"
+    " ORDER BY number LIMIT ?"
 )
 
-_LEAVING = "delivery_id, kind, stored, expires, verbatim, xml"
-_DEPART = {n: f"INSERT INTO departures ({_LEAVING}) VALUES {_values(n, 6)}" for n in _AT_ONCE}
+_LEAVING = "delivery_id, kind, stored, expires, verbatim, asked, xml"
+_DEPART = {n: f"INSERT INTO departures ({_LEAVING}) VALUES {_values(n, 7)}" for n in _AT_ONCE}
+_SUSPECT = {n: f"UPDATE departures SET suspect = 1 WHERE number IN {_values(1, n)}" for n in _AT_ONCE}
+_KEPT = {n: f"SELECT number FROM departures WHERE number IN {_values(1, n)}" for n in _AT_ONCE}
 _GONE = {n: f"DELETE FROM departures WHERE number IN {_values(1, n)}" for n in _AT_ONCE}
 _MOVE = f"INSERT INTO departures ({_LEAVING}) SELECT {_LEAVING} FROM departures WHERE number = ?"
-_PAGE = f"SELECT number, {_LEAVING} FROM departures WHERE number > ? ORDER BY number"
+_PAGE = f"SELECT number, suspect, {_LEAVING} FROM departures WHERE number > ? ORDER BY number"
 
 _SUBSCRIBE = {n: f"INSERT OR IGNORE INTO subscribers (component, user) VALUES {_values(n, 2)}" for n in _AT_ONCE}
 _UNSUBSCRIBE = {n: f"DELETE FROM subscribers WHERE (component, user) IN (VALUES {_values(n, 2)})" for n in _AT_ONCE}
@@ -136,7 +166,7 @@ _LETTER = (
     "INSERT OR REPLACE INTO letters (id, outcome, kind, type, stanza_id, sender, recipient, through_room, uri,"
     " accepted, ended, tries, size, body, note, status, media_type, response)"
     " SELECT id, ?, kind, type, stanza_id, sender, recipient, through_room, uri,"
-    " accepted, ?, ?, size, body, ?, ?, ?, ? FROM deliveries WHERE id = ?"
+    " accepted - ?, ?, ?, size, body, ?, ?, ?, ? FROM deliveries WHERE id = ?"
 )
 _DEPARTURE_LETTER = (
     "INSERT OR REPLACE INTO letters (id, outcome, kind, type, stanza_id, sender, recipient, through_room, uri,"
@@ -150,8 +180,102 @@ _NOTES_ON_DEPARTURES = {
 
 
 @frozen
+class Damaged:
+    """
+    A row that cannot be read.
+
+    Attributes:
+        table: Its table.
+        row: Its rowid.
+        reason: Why, as a phrase that repeats little of it.
+    """
+
+    table: str
+    row: int
+    reason: str
+
+
+Report = Callable[[Damaged], None]
+"""Told of rows that are left out."""
+
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What is raised where a value is not what a gateway writes."""
+
+
+def text_of(value: bytes) -> str:
+    """For `Connection.text_factory`: text that is not UTF-8 must not keep the other rows from being read."""
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _text(value: object) -> str:
+    """A value that has to be text, of whole characters."""
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where text belongs")
+    if not value.isascii():
+        value.encode("utf-8")
+    return value
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: object) -> float:
+    """A value that has to be a number, and finite."""
+    if not isinstance(value, (int, float)) or not isfinite(value):
+        raise TypeError(f"{type(value).__name__} where a number belongs")
+    return value
+
+
+def _count(value: object) -> int:
+    """A value that has to be a whole number, 0 or more."""
+    if not isinstance(value, int) or value < 0:
+        raise TypeError(f"{type(value).__name__} where a count belongs")
+    return value
+
+
+def _bytes(value: object) -> bytes:
+    """A value that has to be bytes."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} where bytes belong")
+    return value
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def set_aside(connection: sqlite3.Connection, damaged: Damaged, now: float) -> None:
+    """Move a row that cannot be read to the table `set_aside`, if it is still there; `now` is the wall clock's."""
+    cursor = connection.execute(f"SELECT * FROM {damaged.table} WHERE rowid = ?", (damaged.row,))
+    names = [column[0] for column in cursor.description]
+    row = cursor.fetchone()
+    if row is None:
+        return
+    content = {
+        name: {"base64": b64encode(value).decode("ascii")} if isinstance(value, bytes) else value
+        for name, value in zip(names, row, strict=True)
+    }
+    connection.execute(
+        "INSERT INTO set_aside (source, row, reason, since, content) VALUES (?, ?, ?, ?, ?)",
+        (damaged.table, damaged.row, damaged.reason, now, json.dumps(content)),
+    )
+    connection.execute(f"DELETE FROM {damaged.table} WHERE rowid = ?", (damaged.row,))
+
+
+@frozen
 class Moment:
-    """One moment: by the wall clock, as the file has it, and by the reactor's."""
+    """
+    One moment, by two clocks.
+
+    The file's times of what lives for a while are those of the spool's clock. It goes as the reactor's does, whatever
+    becomes of the wall clock; over a restart it goes on by the wall clock. How far it is ahead of that is a fact in the
+    file (`LEAD`), and 0 unless somebody has set the wall clock while a gateway ran.
+
+    Attributes:
+        now: Seconds of the spool's clock.
+        seconds: Seconds of the reactor's.
+    """
 
     now: float
     seconds: float
@@ -236,8 +360,17 @@ class Shelf:
 # -- deliveries --
 
 
-def delivery_row(delivery: Delivery, body: bytes, at: Moment) -> Row:
-    """What is kept of a delivery."""
+def lead(connection: sqlite3.Connection) -> float:
+    """Seconds that the spool's clock was ahead of the wall clock when a gateway looked last."""
+    row = connection.execute(f"SELECT value FROM facts WHERE name = '{LEAD}'").fetchone()
+    try:
+        return 0.0 if row is None else _number(float(_text(row[0])))
+    except _UNREADABLE:
+        return 0.0
+
+
+def delivery_row(delivery: Delivery, body: bytes, seconds: float) -> Row:
+    """What is kept of a delivery that is accepted now; its times are still the reactor's."""
     stanza = delivery.stanza
     return (
         delivery.id,
@@ -248,8 +381,8 @@ def delivery_row(delivery: Delivery, body: bytes, at: Moment) -> Row:
         str(stanza.recipient),
         stanza.through_room,
         stanza.element.uri,
-        at.now,
-        at.now + delivery.deadline - at.seconds,
+        seconds,
+        delivery.deadline,
         delivery.tries,
         delivery.attempts,
         delivery.size,
@@ -257,9 +390,9 @@ def delivery_row(delivery: Delivery, body: bytes, at: Moment) -> Row:
     )
 
 
-def add_deliveries(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-    """Keep deliveries, in this order."""
-    _write(connection, _ADD, rows)
+def add_deliveries(connection: sqlite3.Connection, rows: Sequence[Row], ahead: float) -> None:
+    """Keep deliveries, in this order; the spool's clock is so far ahead of the reactor's."""
+    _write(connection, _ADD, [(*row[:8], row[8] + ahead, row[9] + ahead, *row[10:]) for row in rows])
 
 
 def note_tries(connection: sqlite3.Connection, notes: Sequence[tuple[str, int, int]]) -> None:
@@ -288,66 +421,120 @@ def body(connection: sqlite3.Connection, delivery_id: str) -> bytes:
     return found
 
 
-def pending(connection: sqlite3.Connection, delivery_id: str | None = None) -> Iterable[Row]:
-    """For `delivery`: the rows of all, in the order in which they were stored, or that of one."""
-    if delivery_id is None:
-        return connection.execute(f"{_PENDING} ORDER BY number")
-    return connection.execute(f"{_PENDING} WHERE id = ?", (delivery_id,))
-
-
-def delivery(row: Row, at: Moment, deadlines: Mapping[str, float]) -> Delivery:
+def pending(
+    connection: sqlite3.Connection, after: int, last: int, at: Moment, deadlines: Mapping[str, float], report: Report
+) -> tuple[list[Delivery], int | None]:
     """
-    A delivery as it goes on after a restart.
+    Some deliveries as they go on after a restart, in the order in which they were stored.
 
     Args:
-        row: As `pending` gives it.
+        connection: To the file.
+        after: The number before the first.
+        last: The number of the last.
         at: The present.
-        deadlines: Seconds it may take at most, by the kind of its stanza.
+        deadlines: Seconds one may take at most, by the kind of its stanza.
+        report: Told of rows that are left out.
 
-    Raises:
-        KeyError: Its kind is none.
-        NotAnAddress: It has no addresses.
+    Returns:
+        They, and the number of the last row that was read; None if there was none.
     """
-    delivery_id, kind, stanza_type, stanza_id, sender, recipient, through_room, uri, deadline = row[:9]
-    tries, attempts, size = row[9:]
-    left = max(0.0, deadline - at.now)
+    rows = connection.execute(_RESTORE, (after, last, RESTORED_AT_ONCE)).fetchall()
+    found = [each for row in rows if (each := _delivery(row, at, deadlines, report)) is not None]
+    return found, rows[-1][0] if rows else None
+
+
+def one_pending(
+    connection: sqlite3.Connection, delivery_id: str, at: Moment, deadlines: Mapping[str, float], report: Report
+) -> Delivery | None:
+    """One of them by its id; None if it is not there, or cannot be read."""
+    row = connection.execute(f"{_PENDING} WHERE id = ?", (delivery_id,)).fetchone()
+    return None if row is None else _delivery(row, at, deadlines, report)
+
+
+def _delivery(row: Row, at: Moment, deadlines: Mapping[str, float], report: Report) -> Delivery | None:
+    try:
+        return _readable_delivery(row[1:], at, deadlines)
+    except _UNREADABLE as error:
+        report(Damaged("deliveries", row[0], _why(error)))
+        return None
+
+
+def _readable_delivery(row: Row, at: Moment, deadlines: Mapping[str, float]) -> Delivery:
+    body, delivery_id, kind, stanza_type, stanza_id, sender, recipient, through_room, uri, deadline = row[:10]
+    tries, attempts, size = map(_count, row[10:])
+    if body != "blob":
+        raise TypeError(f"{body} where the request body belongs")
+    left = max(0.0, _number(deadline) - at.now)
     if kind == "message" and tries == 0:
         left = max(left, GRACE)
-    stanza = Stanza(
-        kind=kind,
-        type=stanza_type,
-        id=stanza_id,
-        sender=Address.parse(sender),
-        recipient=Address.parse(recipient),
-        through_room=bool(through_room),
-        element=Element((uri, kind)),
-    )
+    stanza = _facts(kind, stanza_type, stanza_id, sender, recipient, through_room, uri)
     # The wall clock may have been set back since.
     left = min(left, deadlines[kind])
-    return Delivery(delivery_id, stanza, size, at.seconds + left, tries, attempts)
+    return Delivery(_text(delivery_id), stanza, size, at.seconds + left, tries, attempts)
 
 
 # -- departures --
 
 
-def departure_rows(departures: Sequence[Departure], at: Moment) -> list[Row]:
-    """What is kept of departures, but for their numbers."""
-    ahead = at.now - at.seconds
+def departure_rows(departures: Sequence[Departure]) -> list[Row]:
+    """What is kept of departures, but for their numbers; their times are still the reactor's."""
     return [
         (
             departure.delivery_id,
             departure.kind,
-            departure.stored + ahead,
-            departure.expires + ahead,
+            departure.stored,
+            departure.expires,
             departure.verbatim,
+            None if departure.asked is None else _asked_text(departure.asked),
             departure.xml.encode("utf-8"),
         )
         for departure in departures
     ]
 
 
-def add_departures(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
-    """Keep departures, in this order; returns the number of the first, and the others follow it one by one."""
+def _asked_text(asked: Stanza) -> str:
+    return json.dumps(
+        [asked.kind, asked.type, asked.id, str(asked.sender), str(asked.recipient), asked.element.uri],
+        ensure_ascii=False,
+    )
+
+
+def _asked(text: str) -> Stanza:
+    kind, stanza_type, stanza_id, sender, recipient, uri = json.loads(text)
+    return _facts(kind, stanza_type, stanza_id, sender, recipient, False, uri)
+
+
+def _facts(
+    kind: object,
+    stanza_type: object,
+    stanza_id: object,
+    sender: object,
+    recipient: object,
+    through_room: object,
+    uri: object,
+) -> Stanza:
+    name = _text(kind)
+    if name not in STANZA_KINDS:
+        raise ValueError("it is no stanza")
+    return Stanza(
+        kind=name,
+        type=_text(stanza_type),
+        id=_text_or_none(stanza_id),
+        sender=Address.parse(_text(sender)),
+        recipient=Address.parse(_text(recipient)),
+        through_room=bool(through_room),
+        element=name_only(_text(uri), name),
+    )
+
+
+def add_departures(connection: sqlite3.Connection, rows: Sequence[Row], ahead: float) -> int:
+    """
+    Keep departures, in this order; the spool's clock is so far ahead of the reactor's.
+
+    Returns:
+        The number of the first; the others follow it one by one.
+    """
+    rows = [(*row[:2], row[2] + ahead, row[3] + ahead, *row[4:]) for row in rows]
     return _write(connection, _DEPART, rows) - len(rows) + 1
 
 
@@ -356,41 +543,89 @@ def remove_departures(connection: sqlite3.Connection, numbers: Iterable[int]) ->
     _write(connection, _GONE, [(number,) for number in numbers])
 
 
+def set_suspect(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
+    """Remember of departures that they are suspects."""
+    _write(connection, _SUSPECT, [(number,) for number in numbers])
+
+
+def still_kept(connection: sqlite3.Connection, numbers: Sequence[int], settled: Container[int]) -> set[int]:
+    """Those of some departures that are still there, but for those that could not be deleted yet."""
+    found: set[int] = set()
+    for chunk in _chunks(numbers):
+        found.update(number for (number,) in connection.execute(_KEPT[len(chunk)], chunk) if number not in settled)
+    return found
+
+
 def move_to_the_end(connection: sqlite3.Connection, number: str) -> None:
     """Give a departure, if it is there, a number beyond all others."""
     connection.execute(_MOVE, (number,))
     connection.execute(_GONE[1], (number,))
 
 
-def page(connection: sqlite3.Connection, after: int, at: Moment, settled: Container[int]) -> list[Departure]:
-    """The next ones, but for those that are still there only because they could not be deleted yet."""
+def page(
+    connection: sqlite3.Connection,
+    after: int,
+    at: Moment,
+    settled: Container[int],
+    suspects: Container[int],
+    report: Report,
+) -> list[Departure]:
+    """
+    The next ones, but for those that are still there only because they could not be deleted yet.
+
+    Args:
+        after: The number before the first.
+        at: The present.
+        settled: The numbers of those.
+        suspects: The numbers of suspects that may not be known as such in the file yet.
+        report: Told of rows that are left out.
+    """
     departures: list[Departure] = []
     size = 0
-    for number, delivery_id, kind, stored, expires, verbatim, xml in connection.execute(_PAGE, (after,)):
+    for row in connection.execute(_PAGE, (after,)):
+        number = row[0]
         if number in settled:
             continue
-        # The wall clock may have been set back since.
-        left = min(expires - at.now, expires - stored)
-        departures.append(
-            Departure(
-                xml=xml.decode("utf-8", "replace"),
-                kind=kind,
-                expires=at.seconds + left,
-                stored=at.seconds - max(0.0, at.now - stored),
-                verbatim=bool(verbatim),
-                delivery_id=delivery_id,
-                number=number,
-            )
-        )
-        size += len(xml)
+        try:
+            departures.append(_departure(row, at, number in suspects))
+        except _UNREADABLE as error:
+            report(Damaged("departures", number, _why(error)))
+            continue
+        size += len(row[-1])
         if len(departures) == PAGE or size > PAGE_BYTES:
             break
     return departures
 
 
+def _departure(row: Row, at: Moment, suspected: bool) -> Departure:
+    number, suspect, delivery_id, kind, stored, expires, verbatim, asked, xml = row
+    if kind not in STANZA_KINDS:
+        raise ValueError("it is no stanza")
+    # The wall clock may have been set back since.
+    left = min(_number(expires) - at.now, expires - _number(stored))
+    try:
+        question = None if asked is None else _asked(asked)
+    except _UNREADABLE:
+        question = None  # who asked is not told where this is refused
+    return Departure(
+        xml=_bytes(xml).decode("utf-8", "replace"),
+        kind=kind,
+        expires=at.seconds + left,
+        stored=at.seconds - max(0.0, at.now - stored),
+        verbatim=bool(verbatim),
+        delivery_id=_text_or_none(delivery_id),
+        number=number,
+        asked=question,
+        suspect=bool(suspect) or suspected,
+    )
+
+
 def too_much(connection: sqlite3.Connection, most: int) -> SpoolError | None:
     """Where so much waits to leave nothing more is pushed; answers are not refused for that."""
-    [waiting] = connection.execute("SELECT coalesce(max(number) - min(number) + 1, 0) FROM departures").fetchone()
+    # Each of the two alone is found at once, both together only by reading all of the table.
+    [waiting] = connection.execute(
+        "SELECT coalesce((SELECT max(number) FROM departures) - (SELECT min(number) FROM departures) + 1, 0)"
+    ).fetchone()
     if waiting >= most:
         return SpoolError(f"{waiting} stanzas wait for the server")
     if sizes(connection)[1] > MAX_BYTES:
@@ -410,29 +645,44 @@ def sizes(connection: sqlite3.Connection) -> tuple[int, int]:
 # -- dead letters --
 
 
-def keep_letters(connection: sqlite3.Connection, letters: Mapping[str, tuple[Letter, float]]) -> None:
-    """Keep deliveries as dead letters, by their ids, with when they ended; they are still there."""
+def keep_letters(connection: sqlite3.Connection, letters: Mapping[str, tuple[Letter, float]], ahead: float) -> None:
+    """
+    Keep deliveries, which are still there, as dead letters.
+
+    Args:
+        letters: By their ids, with when they ended by the wall clock.
+        ahead: Seconds that the spool's clock is ahead of the wall clock: a letter's times are for people.
+    """
     for delivery_id, (letter, ended) in letters.items():
         last = (letter.status, letter.media_type, letter.response)
-        connection.execute(_LETTER, (letter.outcome, ended, letter.tries, letter.note, *last, delivery_id))
+        connection.execute(_LETTER, (letter.outcome, ahead, ended, letter.tries, letter.note, *last, delivery_id))
 
 
-def keep_departure_as_letter(connection: sqlite3.Connection, number: int, outcome: str, now: float) -> None:
-    """Keep a departure as a dead letter, if it is still there."""
+def keep_departure_as_letter(
+    connection: sqlite3.Connection, number: int, outcome: str, note: str | None, now: float, ahead: float
+) -> None:
+    """Keep a departure as a dead letter, if it is still there and can be read; `now` and `ahead` as `keep_letters`."""
     row = connection.execute(
         "SELECT delivery_id, kind, stored, xml FROM departures WHERE number = ?", (number,)
     ).fetchone()
     if row is not None:
-        _keep_as_letter(connection, number, row, outcome, _NOTES_ON_DEPARTURES.get(outcome, outcome), now)
+        note = note or _NOTES_ON_DEPARTURES.get(outcome, outcome)
+        _keep_as_letter(connection, number, row, outcome, note, now, ahead)
 
 
-def keep_bounce_as_letter(connection: sqlite3.Connection, number: int, row: Row, note: str, now: float) -> None:
+def keep_bounce_as_letter(
+    connection: sqlite3.Connection, number: int, row: Row, note: str, now: float, ahead: float
+) -> None:
     """Keep a departure that came back as a dead letter, with its row as `departure_rows` gives it."""
-    _keep_as_letter(connection, number, (*row[:3], row[-1]), "reply_bounced", note, now)
+    _keep_as_letter(connection, number, (*row[:3], row[-1]), "reply_bounced", note, now, ahead)
 
 
-def _keep_as_letter(connection: sqlite3.Connection, number: int, row: Row, outcome: str, note: str, now: float) -> None:
+def _keep_as_letter(
+    connection: sqlite3.Connection, number: int, row: Row, outcome: str, note: str, now: float, ahead: float
+) -> None:
     delivery_id, kind, stored, xml = row
+    if not isinstance(xml, bytes) or not isinstance(stored, (int, float)):
+        return
     try:
         [element] = parse_stanzas(xml.decode("utf-8", "replace"), Limits())
     except (XmlRefused, ValueError):
@@ -451,7 +701,7 @@ def _keep_as_letter(connection: sqlite3.Connection, number: int, row: Row, outco
             sender,
             recipient,
             element.uri or "",
-            stored,
+            stored - ahead,
             now,
             len(xml),
             note,
@@ -482,19 +732,38 @@ def set_subscribers(connection: sqlite3.Connection, changed: Mapping[tuple[str, 
     _write(connection, _UNSUBSCRIBE, [pair for pair, kept in changed.items() if not kept])
 
 
-def subscribers(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """The pairs that are kept, oldest first."""
-    return connection.execute("SELECT component, user FROM subscribers ORDER BY number").fetchall()
+def subscribers(connection: sqlite3.Connection, report: Report) -> list[tuple[str, str]]:
+    """The pairs that are kept, oldest first; `report` is told of rows that are left out."""
+    pairs = []
+    for number, component, user in connection.execute(
+        "SELECT number, component, user FROM subscribers ORDER BY number"
+    ):
+        try:
+            pairs.append((_text(component), _text(user)))
+        except _UNREADABLE as error:
+            report(Damaged("subscribers", number, _why(error)))
+    return pairs
 
 
-def recall(connection: sqlite3.Connection, owner: str, key: str, now: float) -> Memo | None:
-    """What is remembered of a key, if it is not too old."""
-    query = "SELECT fingerprint, body, numbers FROM memos WHERE owner = ? AND key = ? AND expires > ?"
-    row = connection.execute(query, (owner, key, now)).fetchone()
-    if row is None:
+def commands(connection: sqlite3.Connection, deliveries: int) -> list[tuple[int, str, str]]:
+    """What other programs want, in order: number, verb, argument; so many that are about deliveries, and all others."""
+    query = "SELECT number, verb, argument FROM commands WHERE verb"
+    others = connection.execute(f"{query} != 'deliver'").fetchall()
+    return sorted([*others, *connection.execute(f"{query} = 'deliver' ORDER BY number LIMIT ?", (deliveries,))])
+
+
+def recall(connection: sqlite3.Connection, owner: str, key: str, now: float, report: Report) -> Memo | None:
+    """What is remembered of a key, if it is not too old; `report` is told of a row that cannot be read."""
+    query = "SELECT rowid, fingerprint, body, numbers FROM memos WHERE owner = ? AND key = ? AND expires > ?"
+    found = connection.execute(query, (owner, key, now)).fetchone()
+    if found is None:
         return None
-    fingerprint, body, numbers = row
-    return Memo(owner, key, fingerprint, body, tuple(json.loads(numbers)))
+    row, fingerprint, body, numbers = found
+    try:
+        return Memo(owner, key, _text(fingerprint), _bytes(body), tuple(map(_count, json.loads(_text(numbers)))))
+    except _UNREADABLE as error:
+        report(Damaged("memos", row, _why(error)))
+        return None
 
 
 def remember(connection: sqlite3.Connection, memo: Memo, numbers: Sequence[int], now: float) -> int:
@@ -507,15 +776,24 @@ def remember(connection: sqlite3.Connection, memo: Memo, numbers: Sequence[int],
     return sum(map(len, row))
 
 
-def key(connection: sqlite3.Connection) -> bytes | None:
-    """The key that nobody else knows, if there is one yet."""
-    row = connection.execute("SELECT value FROM facts WHERE name = 'key'").fetchone()
-    return None if row is None else bytes.fromhex(row[0])
+def key(connection: sqlite3.Connection, report: Report) -> bytes | None:
+    """The key that nobody else knows, if there is one yet; `report` is told of one that cannot be read."""
+    row = connection.execute("SELECT rowid, value FROM facts WHERE name = 'key'").fetchone()
+    if row is None:
+        return None
+    try:
+        found = bytes.fromhex(_text(row[1]))
+        if len(found) != KEY_BYTES:
+            raise ValueError("it has another length")
+    except _UNREADABLE as error:
+        report(Damaged("facts", row[0], _why(error)))
+        return None
+    return found
 
 
 def set_key(connection: sqlite3.Connection, key: bytes) -> None:
     """Keep it."""
-    connection.execute("INSERT INTO facts (name, value) VALUES ('key', ?)", (key.hex(),))
+    connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('key', ?)", (key.hex(),))
 
 
 def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:

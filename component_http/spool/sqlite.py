@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,6 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from component_http.contract.address import NotAnAddress
 from component_http.contract.link import KEY_BYTES
 from component_http.contract.memo import Memo
 from component_http.delivery.delivery import Delivery, Letter
@@ -34,6 +33,7 @@ from component_http.spool.database import (
     INDEX_REGION,
     OPENING_BYTES,
     Synchronous,
+    is_busy,
     is_damage,
     is_full,
     make_private,
@@ -87,6 +87,21 @@ _DAY = 86_400.0
 TIDY = 3600.0
 """Seconds between two looks for dead letters that are too old."""
 
+BUSY_SLICE = 0.1
+"""Seconds that SQLite waits at once for another program that writes; in between it is seen whether the process ends."""
+
+BUSY_AGAIN = 0.5
+"""
+Seconds to wait for it, instead of `database.BUSY`, when that was in vain the last time: then what is to be stored is
+better refused at once.
+"""
+
+BUSY_AT_THE_END = 0.25
+"""The same when the process is about to end."""
+
+CLOCK_SET = 1.0
+"""Seconds by which the wall clock is off when it counts as set; less is what a clock is adjusted by all the time."""
+
 _PASSING = (sqlite3.OperationalError, ComponentHttpError, OSError)
 """What is the fault of the file or of its disk."""
 
@@ -96,7 +111,7 @@ _LOG_OF_REGION = 4096 * 4096
 _REGIONS_AHEAD = 3
 """So many of them have blocks before the log needs them: a transaction may add more than one."""
 
-# What the thread is asked to do. `done` fires in the reactor's thread.
+# What the thread is asked to do. `done` fires in the reactor's thread, and `seconds` is when it was asked by its clock.
 
 
 @define(eq=False)
@@ -107,20 +122,29 @@ class _Store:
 
 @define(eq=False)
 class _Push:
-    """`rows` are those of departures, but for their numbers; `memo` is remembered with these, from `now` on."""
+    """`rows` are those of departures, but for their numbers; `memo` is remembered with these, from `seconds` on."""
 
     done: Deferred[Sequence[int]]
     rows: Sequence[Row]
     memo: Memo | None
-    now: float
+    seconds: float
 
 
 @define(eq=False)
 class _End(_Push):
-    """The same at the end of a delivery; `letter` is its dead letter."""
+    """The same at the end of a delivery, which is `now` by the wall clock; `letter` is its dead letter."""
 
     delivery_id: str
     letter: Letter | None
+    now: float
+
+
+@define(eq=False)
+class _Begun:
+    """`note` is as in `rows.note_tries`."""
+
+    done: Deferred[None]
+    note: tuple[str, int, int]
 
 
 @define(eq=False)
@@ -128,7 +152,7 @@ class _Recall:
     done: Deferred[Memo | None]
     owner: str
     key: str
-    now: float
+    seconds: float
 
 
 @define(eq=False)
@@ -145,7 +169,7 @@ class _Read:
 @define(eq=False)
 class _Restore:
     done: Deferred[list[Delivery]]
-    at: Moment
+    seconds: float
 
 
 @define(eq=False)
@@ -154,7 +178,13 @@ class _Page:
 
     done: Deferred[list[Departure]]
     after: int
-    at: Moment
+    seconds: float
+
+
+@define(eq=False)
+class _Kept:
+    done: Deferred[set[int]]
+    numbers: Sequence[int]
 
 
 @define(eq=False)
@@ -164,16 +194,22 @@ class _Subscribers:
 
 @define(eq=False)
 class _Look:
-    """`facts` are to be written down."""
+    """`facts` are to be written down; it is `now` by the wall clock."""
 
     done: Deferred[Found]
     facts: Mapping[str, str]
-    at: Moment
+    room: int
+    seconds: float
+    now: float
 
 
 @define(eq=False)
 class _Wake:
     """Nothing but a reason to write what was noted."""
+
+
+_Failed = tuple[str, str | None]
+"""Outcome and note of a departure that has failed."""
 
 
 class _Close:
@@ -188,11 +224,10 @@ class _Bounce:
     note: str
 
 
-_Settlement = str | _Bounce | None
+_Settlement = _Failed | _Bounce | None
 """What became of a departure: how it has failed, that it came back, or None where the server has it."""
 
-
-_Operation = _Store | _Push | _Recall | _Key | _Read | _Restore | _Page | _Subscribers | _Look | _Wake
+_Operation = _Store | _Push | _Begun | _Recall | _Key | _Read | _Restore | _Page | _Kept | _Subscribers | _Look | _Wake
 
 
 @frozen
@@ -255,7 +290,7 @@ class SqliteSpool:
         synchronous: Synchronous = "FULL",
         now: Callable[[], float] = time.time,
         window: int = 1000,
-        window_bytes: int = 64 * 1024 * 1024,
+        window_bytes: int = 16 * 1024 * 1024,
         ballast_bytes: int = BALLAST_BYTES,
         max_log_bytes: int = MAX_LOG_BYTES,
         letter_days: float = 7.0,
@@ -284,11 +319,13 @@ class SqliteSpool:
         self._notices = Notices(LOG_INTERVAL)
         self._thread: Thread | None = None
         self._closed: Deferred[None] | None = None
+        self._hurries = False
         self._asked: list[_Operation | _Close] = []
         # What goes from that thread to the other.
         self._queue: SimpleQueue[list[_Operation | _Close]] = SimpleQueue()
         self._notes: deque[tuple[str, int, int]] = deque()
         self._settlements: deque[tuple[int, _Settlement]] = deque()
+        self._suspects: deque[int] = deque()
         self._subscriptions: deque[tuple[tuple[str, str], bool]] = deque()  # whether the pair is to be kept
         # Of the other thread: what was asked for and is of no group yet, the file, the bytes of its log's index that
         # have blocks of their own, and why nothing is stored.
@@ -300,12 +337,22 @@ class SqliteSpool:
         self._wait_for_readers = float("-inf")
         self._ballast = Ballast(path, ballast_bytes)
         self._refusal: SpoolError | None = None
+        self._was_busy = False
         # What is still to be written: deliveries that have ended, with their letters and when, because SQLite failed;
-        # departures that are confirmed or, with an outcome, have failed; how often deliveries were tried; and pairs of
-        # subscribers with whether they are still some.
+        # departures that are confirmed or have failed, and those that are suspects; how often deliveries were tried;
+        # and pairs of subscribers with whether they are still some.
         self._overdue: dict[str, tuple[Letter | None, float]] = {}
         self._overdue_bytes = 0
         self._settled: dict[int, _Settlement] = {}
+        self._suspected: dict[int, None] = {}
+        # Rows that cannot be read, by table and rowid; and up to which delivery, of those that there were at the start,
+        # all have been restored.
+        self._damaged: dict[tuple[str, int], rows.Damaged] = {}
+        # How far the spool's clock is ahead of the reactor's, and was ahead of the wall clock when the file was opened.
+        self._ahead = 0.0
+        self._lead_at_start = 0.0
+        self._restored = 0
+        self._last_to_restore: int | None = None
         self._noted: dict[str, tuple[str, int, int]] = {}
         self._subscribed: dict[tuple[str, str], bool] = {}
         # What is known to stand in the table of facts, and what is to be looked after in that of letters.
@@ -319,7 +366,7 @@ class SqliteSpool:
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         """See `component_http.interfaces.Spool.store`."""
-        row = rows.delivery_row(delivery, body, self._at())
+        row = rows.delivery_row(delivery, body, self._reactor.seconds())
         if len(self._bodies) < self._window and len(body) <= self._window_bytes:
             self._bodies[delivery.id] = body
             self._window_bytes -= len(body)
@@ -343,6 +390,10 @@ class SqliteSpool:
         self._notes.extend((delivery_id, tries, 0) for delivery_id, tries in self._begun_first.items())
         self._begun_first.clear()
 
+    def begun(self, delivery: Delivery) -> Deferred[None]:
+        """See `component_http.interfaces.Spool.begun`."""
+        return self._ask(_Begun(Deferred(), (delivery.id, delivery.tries, delivery.attempts)))
+
     def body(self, delivery_id: str) -> Deferred[bytes]:
         """See `component_http.interfaces.Spool.body`."""
         body = self._bodies.get(delivery_id)
@@ -358,26 +409,28 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.end`."""
         self._forget_body(delivery_id)
         self._begun_first.pop(delivery_id, None)
-        at = self._at()
-        leaving = rows.departure_rows(departures, at)
-        return self._ask(_End(Deferred(), leaving, memo, at.now, delivery_id, letter))
+        leaving = rows.departure_rows(departures)
+        return self._ask(_End(Deferred(), leaving, memo, self._reactor.seconds(), delivery_id, letter, self._now()))
 
     def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.push`."""
-        at = self._at()
-        return self._ask(_Push(Deferred(), rows.departure_rows(departures, at), memo, at.now))
+        return self._ask(_Push(Deferred(), rows.departure_rows(departures), memo, self._reactor.seconds()))
 
     def recall(self, owner: str, key: str) -> Deferred[Memo | None]:
         """See `component_http.interfaces.Spool.recall`."""
-        return self._ask(_Recall(Deferred(), owner, key, self._now()))
+        return self._ask(_Recall(Deferred(), owner, key, self._reactor.seconds()))
 
     def key(self) -> Deferred[bytes]:
         """See `component_http.interfaces.Spool.key`."""
         return self._ask(_Key(Deferred()))
 
+    def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
+        """See `component_http.interfaces.Spool.still_kept`."""
+        return self._ask(_Kept(Deferred(), list(numbers)))
+
     def departures(self, after: int) -> Deferred[list[Departure]]:
         """See `component_http.interfaces.Spool.departures`."""
-        return self._ask(_Page(Deferred(), after, self._at()))
+        return self._ask(_Page(Deferred(), after, self._reactor.seconds()))
 
     def confirmed(self, number: int) -> None:
         """
@@ -387,13 +440,24 @@ class SqliteSpool:
         """
         self._settlements.append((number, None))
 
-    def failed(self, number: int, outcome: str) -> None:
-        """See `component_http.interfaces.Spool.failed`; like `confirmed`."""
-        self._settlements.append((number, outcome))
+    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
+        """See `component_http.interfaces.Spool.failed`; like `confirmed`, but written soon."""
+        self._settlements.append((number, (outcome, note)))
+        self._write_soon()
+
+    def suspect(self, number: int) -> None:
+        """See `component_http.interfaces.Spool.suspect`; like `failed`."""
+        self._suspects.append(number)
+        self._write_soon()
+
+    def _write_soon(self) -> None:
+        """Write what was noted with the next transaction, and let there be one; at most one wake-up for one turn."""
+        if self._closed is None and not self._asked:
+            self._put(_Wake())
 
     def bounced(self, number: int, departure: Departure, note: str) -> None:
         """See `component_http.interfaces.Spool.bounced`; like `confirmed`."""
-        [row] = rows.departure_rows([departure], self._at())
+        [row] = rows.departure_rows([departure])
         self._settlements.append((number, _Bounce(row, note)))
 
     def subscribe(self, component: str, user: str) -> None:
@@ -408,19 +472,24 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.subscribers`."""
         return self._ask(_Subscribers(Deferred()))
 
-    def look(self, facts: Mapping[str, str]) -> Deferred[Found]:
+    def look(self, facts: Mapping[str, str], room: int) -> Deferred[Found]:
         """See `component_http.interfaces.Spool.look`."""
         self._note_first()
-        return self._ask(_Look(Deferred(), facts, self._at()))
+        return self._ask(_Look(Deferred(), facts, room, self._reactor.seconds(), self._now()))
 
     def restore(self) -> Deferred[list[Delivery]]:
         """See `component_http.interfaces.Spool.restore`."""
-        return self._ask(_Restore(Deferred(), self._at()))
+        return self._ask(_Restore(Deferred(), self._reactor.seconds()))
+
+    def hurry(self) -> None:
+        """See `component_http.interfaces.Spool.hurry`."""
+        self._hurries = True
 
     def close(self) -> Deferred[None]:
         """See `component_http.interfaces.Spool.close`."""
+        self._hurries = True
         self._note_first()
-        if self._thread is None and not (self._notes or self._settlements or self._subscriptions):
+        if self._thread is None and not (self._notes or self._settlements or self._suspects or self._subscriptions):
             return succeed(None)
         closed: Deferred[None] = Deferred()
         if self._closed is None:
@@ -428,9 +497,6 @@ class SqliteSpool:
             self._put(_Close())
         self._closed.chainDeferred(closed)
         return closed
-
-    def _at(self) -> Moment:
-        return Moment(self._now(), self._reactor.seconds())
 
     def _ask(self, operation: Any) -> Deferred[Any]:
         if self._closed is not None:
@@ -495,10 +561,21 @@ class SqliteSpool:
         if self._notices.may_tell("well", self._reactor.seconds()):
             self._log.info("{what} {path}: stanzas are accepted again", what=what, path=str(self._path))
 
+    def _is_damaged(self, damaged: rows.Damaged) -> None:
+        self._log.error(
+            "row {row} of the table {table} in {path} cannot be read: it is moved to the table set_aside: {reason}",
+            row=damaged.row,
+            table=damaged.table,
+            path=str(self._path),
+            reason=damaged.reason,
+        )
+        self._write_soon()
+
     def _ended(self) -> None:
         assert self._thread is not None and self._closed is not None
         self._thread.join()  # calling this was its last deed
         self._thread = None
+        self._hurries = False
         closed, self._closed = self._closed, None
         closed.callback(None)
 
@@ -539,7 +616,7 @@ class SqliteSpool:
         look = next((operation for operation in group if isinstance(operation, _Look)), None)
         if look is not None:
             with suppress(sqlite3.Error, OSError):  # what cannot be done now is looked after again
-                self._look_after_room(look.at.seconds)
+                self._look_after_room(look.seconds)
         if self._refusal is None:
             try:
                 return self._carry_out(group)
@@ -561,8 +638,8 @@ class SqliteSpool:
     def _done_in_need(self, group: Sequence[_Operation]) -> list[_Fired]:
         """Store nothing, and do the rest, as far as there is room: reading needs none."""
         refused = [_Fired(one, error=self._refusal) for one in group if isinstance(one, _Store) or _is_pushed(one)]
-        reads = [one for one in group if isinstance(one, (_Read, _Page, _Recall))]
-        ends = [one for one in group if isinstance(one, (_End, _Wake))]
+        reads = [one for one in group if isinstance(one, (_Read, _Page, _Kept, _Recall))]
+        ends = [one for one in group if isinstance(one, (_End, _Begun, _Wake))]
         others = [one for one in group if isinstance(one, (_Restore, _Subscribers, _Look, _Key))]
         parts = (
             refused,
@@ -598,7 +675,9 @@ class SqliteSpool:
     def _clear_arrears(self) -> None:
         """Write what could not be written before, or as much of it as there is room for."""
         size = MAX_GROUP
-        while size and (self._overdue or self._settled or self._noted or self._subscribed):
+        while size and any(
+            (self._overdue, self._settled, self._suspected, self._damaged, self._noted, self._subscribed)
+        ):
             try:
                 self._carry_out((), size)
             except Exception as error:
@@ -728,7 +807,7 @@ class SqliteSpool:
             try:
                 [[busy, *_]] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
-                connection.execute(f"PRAGMA busy_timeout = {BUSY * 1000:.0f}")
+                connection.execute(f"PRAGMA busy_timeout = {BUSY_SLICE * 1000:.0f}")
         except sqlite3.Error:
             return False
         return not busy
@@ -768,33 +847,41 @@ class SqliteSpool:
             # The server may confirm what came back already.
             if settlement is not None or number not in self._settled:
                 self._settled[number] = settlement
+        self._suspected.update(dict.fromkeys(_taken(self._suspects)))
         overdue = dict(islice(self._overdue.items(), arrears))
         settled = dict(islice(self._settled.items(), arrears))
+        suspects = list(islice(self._suspected, arrears))
+        damaged = list(islice(self._damaged.items(), arrears))
         noted = list(islice(self._noted.values(), arrears))
         subscriptions = dict(islice(self._subscribed.items(), arrears))
         ended = overdue | {operation.delivery_id: (operation.letter, operation.now) for operation in ends}
         letters = {delivery_id: (letter, now) for delivery_id, (letter, now) in ended.items() if letter is not None}
         latest = [note for note in noted if note[0] not in ended]
-        transaction = _Transaction(connection)
+        begun = [operation.note for operation in group if isinstance(operation, _Begun)]
+        transaction = _Transaction(connection, self._goes_on_waiting)
         try:
-            if stored or ended or latest or settled or subscriptions:
+            if stored or ended or latest or begun or settled or suspects or damaged or subscriptions:
                 if isinstance(self._refusal, DiskFull) and not self._fits(connection, ends, letters):
                     raise _disk_full(self._path)
                 self._reserve_index()
                 transaction.begin()
-            rows.add_deliveries(connection, stored)
-            rows.note_tries(connection, latest)
+            rows.add_deliveries(connection, stored, self._ahead)
+            rows.note_tries(connection, latest + begun)
             self._settle(connection, settled)
+            rows.set_suspect(connection, suspects)
+            for _, row in damaged:
+                rows.set_aside(connection, row, self._now())
             rows.set_subscribers(connection, subscriptions)
             fired = {operation: self._answered(transaction, operation) for operation in group}
             fired.update(self._departed(transaction, group))
             # What another program put there gets a number beyond all that the reactor's thread knows of by then.
             for moved in self._behind:
                 rows.move_to_the_end(connection, moved)
-            rows.keep_letters(connection, letters)
+            rows.keep_letters(connection, letters, self._lead())
             rows.remove_deliveries(connection, ended)
             if transaction.commit():
                 self.commits += 1
+                self._was_busy = False
         except BaseException:
             _roll_back(connection)
             self._facts.clear()
@@ -810,6 +897,10 @@ class SqliteSpool:
             self._noted.pop(delivery_id, None)
         for number in settled:
             del self._settled[number]
+        for number in suspects:
+            del self._suspected[number]
+        for place, _ in damaged:
+            del self._damaged[place]
         for note in latest:
             del self._noted[note[0]]
         for pair in subscriptions:
@@ -829,17 +920,27 @@ class SqliteSpool:
                 except KeyError as error:
                     return _Fired(operation, error=error)
             case _Restore():
-                value = self._restored(transaction, operation.at)
+                value = self._next_restored(transaction, self._moment(operation.seconds))
             case _Page():
-                value = rows.page(connection, operation.after, operation.at, self._settled)
+                value = rows.page(
+                    connection,
+                    operation.after,
+                    self._moment(operation.seconds),
+                    self._settled,
+                    self._suspected,
+                    self._report,
+                )
+            case _Kept():
+                value = rows.still_kept(connection, operation.numbers, self._settled)
             case _Subscribers():
-                value = rows.subscribers(connection)
+                value = rows.subscribers(connection, self._report)
             case _Look():
                 value = self._looked(transaction, operation)
             case _Recall():
-                value = rows.recall(connection, operation.owner, operation.key, operation.now)
+                now = self._moment(operation.seconds).now
+                value = rows.recall(connection, operation.owner, operation.key, now, self._report)
             case _Key():
-                value = _key(transaction)
+                value = self._key(transaction)
         return _Fired(operation, value)
 
     def _departed(self, transaction: _Transaction, group: Sequence[_Operation]) -> dict[_Operation, _Fired]:
@@ -855,53 +956,70 @@ class SqliteSpool:
                 self._reserve_index()
                 transaction.begin()
         leaving = [row for push in pushes for row in push.rows]
-        number = rows.add_departures(transaction.connection, leaving)
+        number = rows.add_departures(transaction.connection, leaving, self._ahead)
         for push in pushes:
             numbers = range(number, number + len(push.rows))
             number = numbers.stop
             if push.memo is not None:
-                self._memos.grew(rows.remember(transaction.connection, push.memo, numbers, push.now))
+                now = self._moment(push.seconds).now
+                self._memos.grew(rows.remember(transaction.connection, push.memo, numbers, now))
             fired[push] = _Fired(push, numbers)
         return fired
 
     def _settle(self, connection: sqlite3.Connection, settled: Mapping[int, _Settlement]) -> None:
         """Delete the departures that are over, and keep what has failed as a dead letter."""
         for number, settlement in settled.items():
+            if settlement is None:
+                continue
+            self._letters.grew()
+            now, lead = self._now(), self._lead()
             if isinstance(settlement, _Bounce):
-                self._letters.grew()
-                rows.keep_bounce_as_letter(connection, number, settlement.row, settlement.note, self._now())
-            elif settlement is not None:
-                self._letters.grew()
-                rows.keep_departure_as_letter(connection, number, settlement, self._now())
+                # Its times are still the reactor's.
+                ahead = lead - self._ahead
+                rows.keep_bounce_as_letter(connection, number, settlement.row, settlement.note, now, ahead)
+            else:
+                rows.keep_departure_as_letter(connection, number, *settlement, now, lead)
         rows.remove_departures(connection, settled)
 
     def _looked(self, transaction: _Transaction, operation: _Look) -> Found:
         """Carry out what others have asked for, write the facts down, and let go of dead letters that are too many."""
         connection = transaction.connection
+        at = self._moment(operation.seconds)
         deliveries: list[Delivery] = []
         departures = False
-        commands = connection.execute("SELECT number, verb, argument FROM commands ORDER BY number").fetchall()
-        for number, verb, argument in commands:
+        dropped: list[str] = []
+        dropped_departures: list[int] = []
+        for number, verb, value in rows.commands(connection, operation.room):
+            argument = str(value)
             transaction.begin()
             if verb == "deliver":
-                deliveries += self._readable(rows.pending(connection, argument), operation.at)
+                found = rows.one_pending(connection, argument, at, self._deadlines, self._report)
+                if found is not None:
+                    deliveries.append(found)
             elif verb == "depart":
                 departures = True
                 self._behind.append(argument)
+            elif verb == "drop_delivery":
+                dropped.append(argument)
+            elif verb == "drop_departure" and argument.isdecimal():
+                dropped_departures.append(int(argument))
+                rows.remove_departures(connection, [int(argument)])
             connection.execute("DELETE FROM commands WHERE number = ?", (number,))
         changed = {name: value for name, value in operation.facts.items() if self._facts.get(name) != value}
+        if abs(at.now - operation.now - float(self._facts.get(rows.LEAD, self._lead_at_start))) > CLOCK_SET:
+            changed[rows.LEAD] = f"{at.now - operation.now:.3f}"
         if changed:
             transaction.begin()
             connection.executemany("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", list(changed.items()))
             self._facts.update(changed)
-        self._tidy(transaction, operation.at.now)
-        return Found(deliveries, departures)
+        self._tidy(transaction, at.now, operation.now)
+        return Found(deliveries, departures, dropped, dropped_departures)
 
-    def _tidy(self, transaction: _Transaction, now: float) -> None:
+    def _tidy(self, transaction: _Transaction, now: float, wall: float) -> None:
         connection = transaction.connection
         if not 0 <= now - self._tidied < TIDY:
             self._tidied = now
-            oldest = now - self._letter_days * _DAY
+            oldest = wall - self._letter_days * _DAY
             if connection.execute("SELECT 1 FROM memos WHERE expires <= ? LIMIT 1", (now,)).fetchone():
                 transaction.begin()
                 connection.execute("DELETE FROM memos WHERE expires <= ?", (now,))
@@ -917,6 +1035,10 @@ class SqliteSpool:
         if not self._ballast.has_room(OPENING_BYTES):
             raise _disk_full(self._path)
         connection = opened(self._path, synchronous=self._synchronous)
+        connection.text_factory = rows.text_of
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_SLICE * 1000:.0f}")
+        self._lead_at_start = rows.lead(connection)
+        self._ahead = self._now() + self._lead_at_start - self._reactor.seconds()
         self._begun, self._index_bytes = True, 0
         try:
             self._reserve_index()
@@ -939,6 +1061,7 @@ class SqliteSpool:
 
     def _close_file(self) -> None:
         connection, self._connection = self._connection, None
+        self._restored, self._last_to_restore = 0, None
         if connection is None:
             return
         try:
@@ -948,27 +1071,60 @@ class SqliteSpool:
         finally:
             connection.close()
 
-    def _restored(self, transaction: _Transaction, at: Moment) -> list[Delivery]:
+    def _next_restored(self, transaction: _Transaction, at: Moment) -> list[Delivery]:
+        """The next of what was in the file when the first were asked for; what came since is known."""
         connection = transaction.connection
-        if connection.execute("SELECT 1 FROM commands LIMIT 1").fetchone():
-            # What they are about is restored as everything else is.
-            transaction.begin()
-            connection.execute("DELETE FROM commands")
-        return self._readable(rows.pending(connection), at)
-
-    def _readable(self, found: Iterable[Row], at: Moment) -> list[Delivery]:
-        deliveries = []
-        for row in found:
-            try:
-                deliveries.append(rows.delivery(row, at, self._deadlines))
-            except (KeyError, NotAnAddress) as error:
-                self._reactor.callFromThread(
-                    self._log.error,
-                    "{id}: it stays in the spool, for this version cannot read it: {reason}",
-                    id=row[0],
-                    reason=repr(error),
-                )
+        if self._last_to_restore is None:
+            [[last]] = connection.execute("SELECT coalesce(max(number), 0) FROM deliveries").fetchall()
+            if connection.execute("SELECT 1 FROM commands WHERE verb = 'depart' LIMIT 1").fetchone():
+                # What they are about is read as everything else is.
+                transaction.begin()
+                connection.execute("DELETE FROM commands WHERE verb = 'depart'")
+            self._last_to_restore = last
+        deliveries: list[Delivery] = []
+        while not deliveries and self._restored < self._last_to_restore:
+            deliveries, last = rows.pending(
+                connection, self._restored, self._last_to_restore, at, self._deadlines, self._report
+            )
+            self._restored = self._last_to_restore if last is None else last
+        if not deliveries:
+            self._restored, self._last_to_restore = 0, None
         return deliveries
+
+    def _key(self, transaction: _Transaction) -> bytes:
+        """The key that nobody else knows; the first time it is made."""
+        key = rows.key(transaction.connection, self._report)
+        if key is None:
+            key = token_bytes(KEY_BYTES)
+            transaction.begin()
+            for place in [place for place in self._damaged if place[0] == "facts"]:
+                # First the old one, in whose place the new one goes.
+                rows.set_aside(transaction.connection, self._damaged.pop(place), self._now())
+            rows.set_key(transaction.connection, key)
+        return key
+
+    def _goes_on_waiting(self, waited: float) -> bool:
+        """Whether to go on waiting for another program that writes, for which so many seconds were waited."""
+        if waited < (BUSY_AT_THE_END if self._hurries else BUSY_AGAIN if self._was_busy else BUSY):
+            return True
+        self._was_busy = True
+        return False
+
+    def _moment(self, seconds: float) -> Moment:
+        """A moment of the reactor's clock by that of the spool, too."""
+        return Moment(seconds + self._ahead, seconds)
+
+    def _lead(self) -> float:
+        """Seconds that the spool's clock is ahead of the wall clock."""
+        seconds: float = self._reactor.seconds()
+        return seconds + self._ahead - self._now()
+
+    def _report(self, damaged: rows.Damaged) -> None:
+        """A row cannot be read: set it aside with the next transaction that there is room for."""
+        place = damaged.table, damaged.row
+        if place not in self._damaged:
+            self._damaged[place] = damaged
+            self._reactor.callFromThread(self._is_damaged, damaged)
 
 
 def _taken(queue: deque[T]) -> Iterator[T]:
@@ -1001,17 +1157,24 @@ class _Transaction:
 
     Args:
         connection: It begins none by itself.
+        goes_on_waiting: Whether to wait for another program that writes, for which so many seconds were waited so far.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, goes_on_waiting: Callable[[float], bool]) -> None:
         self.connection = connection
+        self._goes_on_waiting = goes_on_waiting
         self._begun = False
 
     def begin(self) -> None:
         """Something is to be written."""
-        if not self._begun:
-            self._begun = True
-            self.connection.execute("BEGIN IMMEDIATE")
+        since = time.monotonic()
+        while not self._begun:
+            try:
+                self.connection.execute("BEGIN IMMEDIATE")
+                self._begun = True
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or not self._goes_on_waiting(time.monotonic() - since):
+                    raise
 
     def commit(self) -> bool:
         """Keep what was written; whether anything was."""
@@ -1023,16 +1186,6 @@ class _Transaction:
 def _is_pushed(operation: _Operation) -> bool:
     """It is something to leave that ends no delivery."""
     return isinstance(operation, _Push) and not isinstance(operation, _End)
-
-
-def _key(transaction: _Transaction) -> bytes:
-    """The key that nobody else knows; the first time it is made."""
-    key = rows.key(transaction.connection)
-    if key is None:
-        key = token_bytes(KEY_BYTES)
-        transaction.begin()
-        rows.set_key(transaction.connection, key)
-    return key
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

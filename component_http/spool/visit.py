@@ -17,6 +17,7 @@ from attrs import frozen
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.database import APPLICATION_ID, BUSY, COMPANIONS, SCHEMA, is_damage, is_full
 from component_http.spool.private import Warn, located, no_warning, see_private
+from component_http.spool.rows import lead, text_of
 
 __all__ = ["Holder", "Kept", "SpoolStatus", "explained", "holder", "status", "transaction", "visit"]
 
@@ -64,6 +65,7 @@ class SpoolStatus:
         deliveries: Accepted and not ended.
         departures: What is to leave for the server and is not known to be there.
         letters: Dead letters.
+        set_aside: Rows of any table that could not be read.
         file_bytes: Of the file.
         log_bytes: Of its write-ahead log.
         ballast_bytes: Of the file beside it that is let go of when the disk is full; None if there is none.
@@ -75,6 +77,7 @@ class SpoolStatus:
     deliveries: Kept
     departures: Kept
     letters: Kept
+    set_aside: Kept
     file_bytes: int
     log_bytes: int
     ballast_bytes: int | None
@@ -124,6 +127,7 @@ def visit(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> sql
     with explained(path, patience):
         uri = f"file:{quote(str(path))}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None)
+        connection.text_factory = text_of
         try:
             _see_version(connection, path)
         except BaseException:
@@ -242,18 +246,20 @@ def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> Sp
     with closing(visit(path, patience=patience, warn=warn)) as connection, explained(path, patience):
         connection.execute("BEGIN")  # all of it at one moment
         fact = connection.execute("SELECT value FROM facts WHERE name = 'webhook'").fetchone()
+        ahead = f"({lead(connection):.3f})"
         return SpoolStatus(
             schema=_number(connection, "user_version"),
             holder=holder(path),
             webhook=None if fact is None else str(fact[0]),
-            deliveries=_kept(connection, "deliveries", "accepted", "size"),
-            departures=_kept(connection, "departures", "stored", "length(xml)"),
+            deliveries=_kept(connection, "deliveries", f"accepted - {ahead}", "size"),
+            departures=_kept(connection, "departures", f"stored - {ahead}", "length(xml)"),
             letters=_kept(
                 connection,
                 "letters",
                 "ended",
                 "coalesce(length(body), 0) + coalesce(length(response), 0) + coalesce(length(reply), 0)",
             ),
+            set_aside=_kept(connection, "set_aside", "since", "length(content)"),
             file_bytes=_size(path) or 0,
             log_bytes=_size(Path(f"{path}-wal")) or 0,
             ballast_bytes=_size(Path(f"{path}.ballast")),
@@ -261,7 +267,13 @@ def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> Sp
 
 
 def _kept(connection: sqlite3.Connection, table: str, since: str, size: str) -> Kept:
-    return Kept(*connection.execute(f"SELECT count(*), coalesce(sum({size}), 0), min({since}) FROM {table}").fetchone())
+    # Whatever stands in a column: a status is told all the same.
+    column = since.partition(" ")[0]
+    query = (
+        f"SELECT count(*), CAST(total({size}) AS INTEGER),"
+        f" min(CASE WHEN typeof({column}) IN ('real', 'integer') THEN {since} END) FROM {table}"
+    )
+    return Kept(*connection.execute(query).fetchone())
 
 
 def _size(path: Path) -> int | None:

@@ -67,6 +67,7 @@ class Barrier:
         outbox: What is confirmed; its `written` counts.
         write: Writes XML to the connection at once.
         dead: Called with the reason when the server is not there any more.
+        confirmed: Called when the outbox has been told what the server has.
         observer: Told `barrier_sent`, `barrier_returned`, `barrier_ignored`.
         clock: Runs the timers.
         on: False for none at all.
@@ -84,6 +85,7 @@ class Barrier:
         *,
         write: Callable[[str], None],
         dead: Callable[[str], None],
+        confirmed: Callable[[], None],
         observer: Observer,
         clock: IReactorTime,
         on: bool = True,
@@ -94,6 +96,7 @@ class Barrier:
         self._outbox = outbox
         self._write = write
         self._dead = dead
+        self._tell_confirmed = confirmed
         self._observer = observer
         self._clock = clock
         self._answered: str | None = None  # the address that did last, on whichever stream
@@ -127,10 +130,12 @@ class Barrier:
 
     def wrote(self) -> None:
         """Something was written that is to be confirmed, or somebody waits for that from now on."""
-        if self._out or not self.working or not self._outbox.unconfirmed:
+        if self._out or not self.working:
             return
         if self._urgent:
             self.send()
+        elif not self._outbox.unconfirmed:
+            return
         elif self._call is None or self._call.getTime() - self._clock.seconds() > SOON:
             self._plan(SOON)
 
@@ -212,16 +217,18 @@ class Barrier:
             )
         self._observer.count("barrier_returned")
         self._outbox.confirm(covers)
-        unconfirmed = self._outbox.unconfirmed
-        self._plan(SOON if unconfirmed else KEEPALIVE)
-        if unconfirmed and self._urgent:
+        self._plan(SOON if self._outbox.unconfirmed else KEEPALIVE)
+        if self._urgent:
             self.send()
-        self._outbox.settle()
+        self._tell_confirmed()
 
     @property
     def _urgent(self) -> bool:
-        """Much is to be confirmed, or the last of it and somebody waits."""
-        return self._outbox.unconfirmed >= MANY or (self._outbox.awaited and not self._outbox)
+        """Much is to be confirmed, or the last of it and somebody waits; or nothing can be written before."""
+        outbox = self._outbox
+        if outbox.on_trial:
+            return True
+        return outbox.unconfirmed >= MANY or bool(outbox.unconfirmed and outbox.awaited and not outbox)
 
     def _plan_look(self, now: float) -> None:
         patience = DOUBT if self._unasked else PATIENCE
@@ -257,7 +264,7 @@ class Barrier:
         self._out.clear()
         self._observer.count("barrier_ignored")
         self._outbox.confirm(self._outbox.written)
-        self._outbox.settle()
+        self._tell_confirmed()
         others = "".join(f", and {address} does not answer one" for address in self._addresses[1:])
         self._log.warn(
             "{domain}: the server does not return a ping of ours to ourselves{others}, so what is written when a stream"

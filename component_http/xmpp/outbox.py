@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, succeed
 
-from component_http.delivery.departure import Fate
+from component_http.delivery.departure import Fate, Refused
 from component_http.interfaces import Observer
 from component_http.waiters import Waiters
 
-__all__ = ["CROWDED_BYTES", "CROWDED_STANZAS", "MAX_BYTES", "MAX_STANZAS", "MAX_UNCONFIRMED", "Outbox", "Outgoing"]
+__all__ = [
+    "CROWDED_BYTES",
+    "CROWDED_STANZAS",
+    "MAX_BYTES",
+    "MAX_STANZAS",
+    "MAX_UNCONFIRMED",
+    "Loss",
+    "Outbox",
+    "Outgoing",
+]
 
 MAX_STANZAS = 10_000
 MAX_BYTES = 64 * 1024 * 1024
@@ -41,8 +50,10 @@ class Outgoing:
         expires: When it is of no use any more, in seconds of the stream's clock.
         again: It is written again if the stream is lost before the server is known to have it.
         since: When it was made, likewise, where its receiver should know if that is long ago; None where not.
-        tell: Told its fate, by whom somebody else keeps it: after a lost stream he brings it again, so that nothing of
-            it is remembered here once it is written. None for what nobody else keeps.
+        tell: Told its fate; None where nobody wants to know.
+        kept: Whoever is told keeps it and brings it again after a lost stream, so that nothing of it is remembered here
+            once it is written. Only then is it told `lost` and `suspected`.
+        suspect: The server may close the stream because of it: see `Outbox.may_write`.
     """
 
     xml: bytes
@@ -50,11 +61,35 @@ class Outgoing:
     again: bool
     since: float | None = None
     tell: Callable[[Fate], None] | None = None
+    kept: bool = False
+    suspect: bool = False
+
+
+@frozen
+class Loss:
+    """
+    What a lost stream leaves.
+
+    Attributes:
+        again: Stanzas that were written and will be written again, from here or by whoever keeps them.
+        suspected: They are suspects.
+        refused: The server refuses one stanza; it is not written again.
+        untold: That stanza, where nobody wants to be told its fate.
+    """
+
+    again: int
+    suspected: bool = False
+    refused: bool = False
+    untold: Outgoing | None = None
 
 
 class Outbox:
     """
     First come, first served; and after a lost stream, first of all what nobody knows the fate of.
+
+    One stanza that the server refuses would end each stream anew. So when the server may have ended a stream because of
+    what was written, all of that is suspect: it is written one stanza at a time, until the server is known to have it
+    or ends the stream again. Then that stanza is to blame, and is not written any more.
 
     Args:
         observer: Told `outgoing_expired` and `unconfirmed_forgotten`.
@@ -75,6 +110,11 @@ class Outbox:
         self._unconfirmed_bytes = 0
         self._kept: deque[tuple[int, Callable[[Fate], None]]] = deque()
         self._written = 0
+        # The server has answered on this stream; a suspect is out; and how many streams in a row the server has ended
+        # with something unconfirmed and nothing confirmed.
+        self._proved = False
+        self._suspect_is_out = False
+        self._fruitless = 0
         self._excused = 0
         self._until_clear = Waiters()
         self._until_sent = Waiters()
@@ -97,6 +137,22 @@ class Outbox:
     def awaited(self) -> bool:
         """Somebody waits until all is sent."""
         return bool(self._until_sent)
+
+    @property
+    def on_trial(self) -> bool:
+        """Nothing can be written until a barrier returns: a suspect is out, or is the next to be written."""
+        return self._suspect_is_out or (bool(self._waiting) and not self.may_write(self._waiting[0]))
+
+    def may_write(self, stanza: Outgoing) -> bool:
+        """
+        Whether a stanza may be written now, on a stream whose server returns barriers.
+
+        A suspect is written when the server has answered on this stream, so that it is not blamed for a server that
+        ends every stream; and with nothing else unconfirmed before it or after it.
+        """
+        if self._suspect_is_out:
+            return False
+        return not stanza.suspect or (self._proved and not self.unconfirmed)
 
     def add(self, stanza: Outgoing) -> bool:
         """Let one more wait; False if there is no room."""
@@ -128,41 +184,80 @@ class Outbox:
             return
         serial = self._written
         self._written += 1
-        if stanza.tell is not None:
+        self._suspect_is_out = stanza.suspect
+        if stanza.kept and stanza.tell is not None:
             self._kept.append((serial, stanza.tell))
             return
         self._unconfirmed.append((serial, stanza))
         self._unconfirmed_bytes += len(stanza.xml)
         while len(self._unconfirmed) > MAX_UNCONFIRMED or self._unconfirmed_bytes > MAX_UNCONFIRMED_BYTES:
-            self._forget()
             self._observer.count("unconfirmed_forgotten")
+            self._tell_confirmed()
 
     def confirm(self, written: int) -> None:
         """The server has what was written up to here (see `written`). Afterwards `settle`."""
+        before = self.unconfirmed
+        self._proved = True
         while self._unconfirmed and self._unconfirmed[0][0] < written:
-            self._forget()
+            self._tell_confirmed()
         while self._kept and self._kept[0][0] < written:
             self._kept.popleft()[1]("confirmed")
+        after = self.unconfirmed
+        if after < before:
+            self._fruitless = 0
+        self._suspect_is_out = self._suspect_is_out and bool(after)
 
     def excuse(self, written: int) -> None:
         """Who waits until all is sent does not wait until what was written up to here is confirmed. Then `settle`."""
         self._excused = max(self._excused, written)
 
-    def lost(self) -> None:
+    def lost(self, why: Refused | None = None, *, certain: bool = False) -> Loss:
         """
         The stream is gone: what is unconfirmed waits again, before all others.
 
         What somebody else keeps, written or not, leaves the queue, for he brings all of it again.
+
+        Args:
+            why: How the server ended it, where it may have done so because of what was written. None where it is known
+                that it did not.
+            certain: It said that it did; else that is believed when the next stream ends in the same way.
         """
-        told = [tell for _, tell in self._kept] + [stanza.tell for stanza in self._waiting if stanza.tell is not None]
+        told: list[tuple[Callable[[Fate], None], Fate]] = []
+        suspected = refused = False
+        untold: Outgoing | None = None
+        if why is not None and self.unconfirmed:
+            self._fruitless += 1
+            refused = self._suspect_is_out
+            suspected = not refused and (certain or self._fruitless > 1)
+        if why is not None and refused:
+            self._fruitless = 0
+            stanza = None if self._kept else self._unconfirmed.popleft()[1]
+            tell = self._kept.popleft()[1] if stanza is None else stanza.tell
+            if tell is None:
+                untold = stanza
+            else:
+                told.append((tell, why))
+        loss = Loss(self.unconfirmed, suspected, refused, untold)
+        fate: Fate = "suspected" if suspected else "lost"
+        told += [(tell, fate) for _, tell in self._kept]
+        told += [(stanza.tell, "lost") for stanza in self._waiting if stanza.kept and stanza.tell is not None]
         self._kept.clear()
-        self._waiting = deque(stanza for _, stanza in self._unconfirmed) + deque(
-            stanza for stanza in self._waiting if stanza.tell is None
-        )
+        again = deque(evolve(stanza, suspect=stanza.suspect or suspected) for _, stanza in self._unconfirmed)
+        self._waiting = again + deque(stanza for stanza in self._waiting if not stanza.kept)
         self._waiting_bytes = sum(len(stanza.xml) for stanza in self._waiting)
         self._unconfirmed.clear()
         self._unconfirmed_bytes = 0
+        self._proved = self._suspect_is_out = False
         self._see_whether_crowded()
+        for each, its_fate in told:
+            each(its_fate)
+        return loss
+
+    def give_back(self) -> None:
+        """Tell `lost` of what waits and somebody else keeps, who brings it again. Afterwards `settle`."""
+        told = [stanza.tell for stanza in self._waiting if stanza.kept and stanza.tell is not None]
+        self._waiting = deque(stanza for stanza in self._waiting if not stanza.kept)
+        self._waiting_bytes = sum(len(stanza.xml) for stanza in self._waiting)
         for tell in told:
             tell("lost")
 
@@ -173,7 +268,7 @@ class Outbox:
 
     def drop(self) -> int:
         """Empty it; returns how many waited to be written and are kept nowhere else."""
-        count = sum(stanza.tell is None for stanza in self._waiting)
+        count = sum(not stanza.kept for stanza in self._waiting)
         self._waiting.clear()
         self._unconfirmed.clear()
         self._kept.clear()
@@ -201,8 +296,12 @@ class Outbox:
             return False
         return all(serials[-1][0] < self._excused for serials in (self._unconfirmed, self._kept) if serials)
 
-    def _forget(self) -> None:
-        self._unconfirmed_bytes -= len(self._unconfirmed.popleft()[1].xml)
+    def _tell_confirmed(self) -> None:
+        """The oldest that is kept here only is not written again."""
+        _, stanza = self._unconfirmed.popleft()
+        self._unconfirmed_bytes -= len(stanza.xml)
+        if stanza.tell is not None:
+            stanza.tell("confirmed")
 
     def _see_whether_crowded(self) -> None:
         if len(self._waiting) >= CROWDED_STANZAS or self._waiting_bytes >= CROWDED_BYTES:

@@ -35,7 +35,7 @@ from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.outgoing import delayed, fitted
 from component_http.contract.stanza import STANZA_KINDS, Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, StreamParser, parse_stanzas
-from component_http.delivery.departure import LIFETIMES, Departure, Fate, is_request, lifetime
+from component_http.delivery.departure import LIFETIMES, Departure, Fate, Refused, is_request, lifetime
 from component_http.errors import AnswerRefused, CertificateInvalid, MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
 from component_http.notices import LOG_INTERVAL, Folded, Notices
@@ -112,6 +112,49 @@ REMEDIES = {
 }
 """What to do about it, by what we say, or by the condition of the server's stream error (RFC 6120 section 4.9.3)."""
 
+BY_A_STANZA = frozenset(
+    {
+        "bad-format",
+        "bad-namespace-prefix",
+        "improper-addressing",
+        "invalid-from",
+        "invalid-namespace",
+        "invalid-xml",
+        "not-well-formed",
+        "policy-violation",
+        "restricted-xml",
+        "unsupported-encoding",
+        "unsupported-stanza-type",
+    }
+)
+"""Conditions by which a server says that it closes the stream because of what we wrote (RFC 6120 section 4.9.3)."""
+
+FOR_SIZE = frozenset({"not-well-formed", "policy-violation"})
+"""Those for a stanza that is too large: Prosody says the first, ejabberd the second. What we write is well-formed."""
+
+BY_NO_STANZA = frozenset(
+    {
+        "conflict",
+        "connection-timeout",
+        "host-gone",
+        "host-unknown",
+        "not-authorized",
+        "remote-connection-failed",
+        "reset",
+        "see-other-host",
+        "system-shutdown",
+        "unsupported-version",
+    }
+)
+"""Those by which it says that it does so for another reason. The others, and none at all, may mean either."""
+
+IF_TOO_LARGE = (
+    "if it is too large, raise the server's limit (component_stanza_size_limit in Prosody's global section,"
+    " max_stanza_size of the ejabberd_service listener in ejabberd), or lower component.max_stanza_bytes to it"
+)
+IF_NOT_ALLOWED = "whoever made it has to write it in another way"
+"""What to do about a stanza that the server refuses."""
+
 CROWDED = "much waits for a stream, or for a server that does not read: reading and POSTs rest until less does"
 DROPPED = "dropped a stanza that the server would not take: {reason}"
 FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
@@ -131,6 +174,7 @@ class _Connection(xmlstream.XmlStream):
         ending: Nothing more is sent: one side has closed the stream, or it broke.
         complaint: Why the stream broke in the server's own word (a stream error's condition) or ours; None if it
             just ended.
+        error: The server's stream error, if there was one.
     """
 
     transport: Any
@@ -145,6 +189,7 @@ class _Connection(xmlstream.XmlStream):
         self.leaving = False
         self.ending = False
         self.complaint: str | None = None
+        self.error: jabber_error.StreamError | None = None
         super().__init__(ConnectComponentAuthenticator(owner.domain, owner.secret))
         self.addObserver(STREAM_ERROR_EVENT, self._broken)
         self.addObserver(xmlstream.INIT_FAILED_EVENT, self._broken)
@@ -265,12 +310,25 @@ class _Connection(xmlstream.XmlStream):
             if self._headerSent:
                 self.write("</stream:stream>")
 
+    def refusal(self) -> Refused | None:
+        """Why the server ended the stream, if that may have been because of what was written."""
+        if self.complaint is None:
+            return Refused("the connection ended each time it was written", IF_TOO_LARGE, for_size=True)
+        if self.error is None or self.complaint in BY_NO_STANZA:
+            return None
+        text = " ".join((self.error.text or "").split())[:200]
+        reason = f"{self.complaint} ({text})" if text else self.complaint
+        if self.complaint in BY_A_STANZA - FOR_SIZE:
+            return Refused(reason, IF_NOT_ALLOWED)
+        return Refused(reason, IF_TOO_LARGE, for_size=True)
+
     # -- the rest --
 
     def _broken(self, failure: Failure) -> None:
         error = failure.value
         if isinstance(error, jabber_error.StreamError):
             self.complaint = error.condition
+            self.error = error
         elif isinstance(error, domish.ParserError):
             self.complaint = f"the server sent what is not XML we can read ({error})"
         else:
@@ -400,7 +458,8 @@ class ComponentStream(StreamManager, Service):
         address: The host and the port of the server, or the path of its socket, for the log.
         limits: For one stanza, in both directions.
         observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `foreign`,
-            `unsendable`, `unanswered`, `outgoing_full`, `outgoing_lost`, `reading_paused`, `writing_held`.
+            `unsendable`, `unanswered`, `outgoing_full`, `outgoing_lost`, `outgoing_refused`, `reading_paused`,
+            `writing_held`.
         clock: The reactor, or a clock in tests.
         random: Source of the jitter between two connections.
         sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).
@@ -452,6 +511,7 @@ class ComponentStream(StreamManager, Service):
             self._outbox,
             write=self._write_now,
             dead=self._dead,
+            confirmed=self._drain_and_settle,
             observer=observer,
             clock=clock,
             on=confirm,
@@ -588,7 +648,7 @@ class ComponentStream(StreamManager, Service):
         connection.closed.addCallback(self._connection_closed)
 
     def _connection_closed(self, reason: str) -> str:
-        self._connection = None
+        connection, self._connection = self._connection, None
         _cancel(self._stable)
         self._stable = None
         _cancel(self._resuming)
@@ -597,10 +657,33 @@ class ComponentStream(StreamManager, Service):
         self._barrier.lost()
         if self._stopping:
             self._outbox.forgo()  # there is no next one
-        before = self._outbox.unconfirmed
-        self._outbox.lost()
-        if before and not self._stopping:
-            self._log.info("{count} stanzas will be written again: the server may not have them", count=before)
+        assert connection is not None
+        why = None if self._stopping else connection.refusal()
+        loss = self._outbox.lost(why, certain=connection.complaint in BY_A_STANZA)
+        if self._stopping:
+            return reason
+        if loss.suspected or loss.refused:
+            # The server works, but for what is found out now.
+            self._failures = 0
+        if loss.suspected:
+            self._log.warn(
+                "{domain}: the server may have closed the stream because of one of {count} stanzas: they will be"
+                " written again one by one",
+                domain=self.domain,
+                count=loss.again,
+            )
+        elif loss.again:
+            self._log.info("{count} stanzas will be written again: the server may not have them", count=loss.again)
+        if loss.untold is not None and why is not None:
+            self._observer.count("outgoing_refused")
+            self._log.error(
+                "{domain}: the server closes the stream over a stanza of {size} bytes, which is dropped: {reason};"
+                " {remedy}",
+                domain=self.domain,
+                size=len(loss.untold.xml),
+                reason=why.reason,
+                remedy=why.remedy,
+            )
         return reason
 
     def _authd(self, xs: _Connection) -> None:
@@ -651,10 +734,25 @@ class ComponentStream(StreamManager, Service):
             )
         )
 
-    def depart(self, departure: Departure, element: domish.Element, tell: Callable[[Fate], None] | None = None) -> bool:
+    def depart(
+        self,
+        departure: Departure,
+        element: domish.Element,
+        tell: Callable[[Fate], None] | None = None,
+        *,
+        kept: bool = True,
+    ) -> bool:
         """See `component_http.interfaces.Outlet.depart`."""
         since = None if departure.verbatim or departure.kind == "iq" else departure.stored
-        outgoing = Outgoing(departure.xml.encode("utf-8"), departure.expires, departure.again, since, tell)
+        outgoing = Outgoing(
+            departure.xml.encode("utf-8"),
+            departure.expires,
+            departure.again,
+            since,
+            tell,
+            kept and tell is not None,
+            departure.suspect,
+        )
         if not self._pass_on(outgoing):
             return False
         self._check.sent(element)
@@ -662,11 +760,18 @@ class ComponentStream(StreamManager, Service):
 
     def _pass_on(self, outgoing: Outgoing) -> bool:
         connection = self._connection
-        if connection is None or not connection.ready or connection.held or self._outbox:
-            return self._keep(outgoing)
+        if connection is None or not connection.ready or connection.held or self._outbox or self._on_trial(outgoing):
+            kept = self._keep(outgoing)
+            if self._outbox.on_trial:
+                self._barrier.wrote()
+            return kept
         self._write(connection, outgoing)
         self._barrier.wrote()
         return True
+
+    def _on_trial(self, outgoing: Outgoing) -> bool:
+        """It has to wait for a barrier, of a server that returns them."""
+        return self._barrier.working and not self._outbox.may_write(outgoing)
 
     def _write(self, connection: _Connection, outgoing: Outgoing) -> None:
         xml = outgoing.xml
@@ -679,6 +784,11 @@ class ComponentStream(StreamManager, Service):
             self._outbox.note(outgoing)
         elif outgoing.tell is not None:
             outgoing.tell("confirmed")
+
+    def give_back(self) -> None:
+        """See `component_http.interfaces.Outlet.give_back`."""
+        self._outbox.give_back()
+        self._outbox.settle()
 
     @property
     def crowded(self) -> bool:
@@ -734,7 +844,7 @@ class ComponentStream(StreamManager, Service):
         if connection is None or not connection.ready:
             return
         now = self.clock.seconds()
-        while self._outbox and not connection.held:
+        while self._outbox and not connection.held and not (self._barrier.working and self._outbox.on_trial):
             outgoing = self._outbox.take(now)
             if outgoing is not None:
                 self._write(connection, outgoing)
@@ -745,6 +855,11 @@ class ComponentStream(StreamManager, Service):
             self._read_again()
         if connection.leaving and not self._outbox:
             connection.close()
+
+    def _drain_and_settle(self) -> None:
+        """A barrier has returned: what waited for it can be written."""
+        self._drain()
+        self._outbox.settle()
 
     def writing_held(self) -> None:
         """The transport takes no more for now."""
@@ -863,13 +978,23 @@ class BorrowedStream:
             self._manager.send(passed[0])
         return passed is not None
 
-    def depart(self, departure: Departure, element: domish.Element, tell: Callable[[Fate], None] | None = None) -> bool:
+    def depart(
+        self,
+        departure: Departure,
+        element: domish.Element,
+        tell: Callable[[Fate], None] | None = None,
+        *,
+        kept: bool = True,
+    ) -> bool:
         """Send it, as the owner's stream sends; that counts as confirmed, for nothing more is known of it."""
         self._manager.send(departure.xml)
         self._check.sent(element)
         if tell is not None:
             tell("confirmed")
         return True
+
+    def give_back(self) -> None:
+        """Do nothing: what waits is the owner's."""
 
     @property
     def crowded(self) -> bool:

@@ -57,13 +57,17 @@ class Server:
     Args:
         domains: Components that may connect, with their secrets.
         conflict: What becomes of a second connection for a component; only Prosody has a choice.
+        stanza_limit: Bytes of one stanza of a component, beyond which its stream is closed; None for the default.
     """
 
     name: str
 
-    def __init__(self, domains: Mapping[str, str] = DOMAINS, conflict: str = "kick_new") -> None:
+    def __init__(
+        self, domains: Mapping[str, str] = DOMAINS, conflict: str = "kick_new", stanza_limit: int | None = None
+    ) -> None:
         self.domains = dict(domains)
         self.conflict = conflict
+        self.stanza_limit = stanza_limit
         self.component_port = free_port()
         self.client_port = free_port()
         self.endpoint = f"tcp:host=127.0.0.1:port={self.component_port}"
@@ -161,16 +165,19 @@ class Prosody(Server):
 
     name = "prosody"
 
-    def __init__(self, domains: Mapping[str, str] = DOMAINS, conflict: str = "kick_new") -> None:
+    def __init__(
+        self, domains: Mapping[str, str] = DOMAINS, conflict: str = "kick_new", stanza_limit: int | None = None
+    ) -> None:
         self._program = need("prosody", "prosody")
-        super().__init__(domains, conflict)
+        super().__init__(domains, conflict, stanza_limit)
 
     def _launch(self) -> subprocess.Popen[bytes]:
+        limit = "" if self.stanza_limit is None else f"component_stanza_size_limit = {self.stanza_limit}\n"
         components = "".join(
             f"Component {json.dumps(domain)}\n"
             f"  component_secret = {json.dumps(secret)}\n"
             f'  component_conflict_resolve = "{self.conflict}"\n'
-            f'  modules_disabled = {{ "s2s" }}\n'
+            '  modules_disabled = { "s2s" }\n'
             for domain, secret in self.domains.items()
         )
         configuration = self.folder / "prosody.cfg.lua"
@@ -190,6 +197,7 @@ class Prosody(Server):
             "allow_registration = true\n"
             "run_as_root = true\n"  # else mod_posix, which makes SIGTERM a polite end, refuses to
             "c2s_require_encryption = false\nallow_unencrypted_plain_auth = true\n"
+            f"{limit}"
             f"VirtualHost {json.dumps(USER_DOMAIN)}\n"
             f'Component {json.dumps(ROOMS)} "muc"\n'
             '  modules_disabled = { "s2s" }\n'
@@ -217,11 +225,13 @@ class Ejabberd(Server):
 
     name = "ejabberd"
 
-    def __init__(self, domains: Mapping[str, str] = DOMAINS, conflict: str = "kick_new") -> None:
+    def __init__(
+        self, domains: Mapping[str, str] = DOMAINS, conflict: str = "kick_new", stanza_limit: int | None = None
+    ) -> None:
         self._program = need("ejabberdctl", "ejabberd")
         if os.geteuid() != 0 and pwd.getpwuid(os.geteuid()).pw_name != "ejabberd":
             unusable("ejabberd can only be started by root or by the user ejabberd")
-        super().__init__(domains, conflict)
+        super().__init__(domains, conflict, stanza_limit)
         self._pid_file = self.folder / "ejabberd.pid"
         self._node_port = free_port()
 
@@ -241,6 +251,7 @@ class Ejabberd(Server):
                     "access": "all",
                     "global_routes": False,  # else each component gets a share of what is sent to the others
                     "hosts": {domain: {"password": secret} for domain, secret in self.domains.items()},
+                    **({} if self.stanza_limit is None else {"max_stanza_size": self.stanza_limit}),
                 },
             ],
             "modules": {

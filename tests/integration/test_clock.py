@@ -5,8 +5,10 @@ What somebody who sets the machine's clock does to `twistd component-http`: noth
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from attrs import frozen
@@ -96,3 +98,44 @@ def test_back(bench: Bench) -> None:
     bench.webhook.answer = lambda request: reply(body="at last")
     bench.peer.wait_for(lambda element: element.get("type") == "chat", "the reply")
     bench.gateway.stop()
+
+
+def test_answers_that_wait(tmp_path: Path) -> None:
+    """
+    With the clock set 25 hours forward nothing that waits for the server expires, also over a restart.
+    """
+    with ExitStack() as stack:
+        clock = stack.enter_context(WallClock())
+        server = stack.enter_context(ScriptedServer())
+        webhook = stack.enter_context(ScriptedWebhook(lambda request: reply(body="hello")))
+
+        def start() -> GatewayProcess:
+            return stack.enter_context(
+                GatewayProcess(
+                    domain=DOMAIN,
+                    server=server.endpoint,
+                    secret=server.secret,
+                    post_url=webhook.url,
+                    sections={"spool": {"kind": "sqlite", "path": str(tmp_path / "spool")}},
+                    environment=clock.environment,
+                )
+            )
+
+        def answered(peer: Peer) -> None:
+            peer.wait_for(lambda element: element.get("type") == "chat", "the answer")
+
+        gateway = start()
+        peer = server.connected(routes=False)
+        peer.send(f"<message from='a@example.org/x' to='bot@{DOMAIN}' type='chat' id='1'><body>x</body></message>")
+        answered(peer)
+        clock.set(25)
+        peer.close()
+        peer = server.connected(PATIENCE, routes=False)
+        answered(peer)
+        time.sleep(2.5)  # the gateway looks at the clock once a second
+        gateway.kill()
+        peer.close()
+        gateway = start()
+        answered(server.connected(PATIENCE, routes=False))
+        assert "outgoing_expired" not in gateway.log()
+        gateway.stop()

@@ -247,6 +247,22 @@ def test_stop_leaves_the_rest(bench: Bench) -> None:
     gateway.stop()
 
 
+def test_stop_while_another_program_writes(bench: Bench) -> None:
+    """
+    SIGTERM ends it in its time though another program holds the file, and nothing that was accepted is lost.
+    """
+    gateway, peer = bench.running()
+    say(peer, range(5))
+    eventually(lambda: bench.kept() == 15, "15 deliveries in the spool", detail=gateway.log)
+    with closing(sqlite3.connect(bench.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        say(peer, range(5, 10))
+        gateway.terminate(bench.drain_timeout + 8.0)  # 5 s are promised; the machine may be busy
+        gateway.assert_ended_in_order()
+    assert bench.kept() == 15
+    assert bench.sound()
+
+
 def test_damaged(bench: Bench) -> None:
     """
     A damaged spool is refused with status 78 and not touched; with --quarantine-spool it is set aside.

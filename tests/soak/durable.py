@@ -38,6 +38,9 @@ RATE = 200
 CONNECTIONS = 32
 """The gateway's default of `max_connections`: POSTs under way at most."""
 
+DRAIN = 1.0
+"""Seconds of a drain that is to cut POSTs off."""
+
 LOAD_SECRET = "secret of the load"
 
 
@@ -152,7 +155,13 @@ def _after_kills(report: Report, kills: Kills) -> None:
 
 
 def _durable_books(
-    report: Report, rig: Rig, books: Books, found: Sequence[Kept] = (), *, is_server: bool = True
+    report: Report,
+    rig: Rig,
+    books: Books,
+    found: Sequence[Kept] = (),
+    *,
+    is_server: bool = True,
+    cuts: Sequence[tuple[float, float]] = (),
 ) -> None:
     """
     Enter what holds whatever was killed or cut: what was accepted is answered, in order, and seldom twice.
@@ -160,6 +169,8 @@ def _durable_books(
     Args:
         found: In the file after each kill.
         is_server: The load plays the server, so it knows what was confirmed on which stream.
+        cuts: When drains were over that cut POSTs off, at the earliest, and when those gateways had ended. What the
+            webhook answers in between, to nobody, is asked again.
     """
     load, webhook = rig.load, rig.webhook
     replied, ended = set(load.ask("answered")), set(load.ask("ended"))
@@ -176,7 +187,7 @@ def _durable_books(
     for name in ("lost", "untold", "ended in silence"):
         del report.figures[name]
     replaced = {"nothing lost", "no answer twice"}
-    if found:
+    if found or cuts:
         replaced.add("an answered request is not made again")
     report.checks = [one for one in report.checks if one.what not in replaced]
     report.figures["never accepted (in a lost connection)"] = len(never_taken)
@@ -189,6 +200,13 @@ def _durable_books(
     missing = sorted((answered_there | committed | set(departing)) - replied)
     if missing:
         report.notes.append(f"{len(missing)} missing, such as {missing[:20]}")
+    if cuts:
+        in_vain = webhook.ask("answers_in_vain")
+        report.figures["answered to nobody, when the drain was over"] = len(in_vain)
+        report.check(
+            "made again only what was answered when the drain was over",
+            all(any(begin <= at <= end for begin, end in cuts) for at in in_vain),
+        )
     if is_server:
         report.check("what was never accepted is the last of its connection", not never["overtaken"])
         report.check("on each stream in order, repeats included", not books.load["disordered"])
@@ -549,9 +567,9 @@ def stopped_before_departure(plan: Plan) -> Report:
         " then it does not read; and a start",
         plan.seed,
     )
-    with plan.rig({"delivery": {"drain_timeout": 1.0}}, faults={"latency": 0.1}) as rig:
+    with plan.rig({"delivery": {"drain_timeout": DRAIN}}, faults={"latency": 0.1}) as rig:
         rig.start(3000.0, users(100, 20))
-        stops, caught = [], []
+        cuts, caught = [], []
         for gone in (True, False):
             time.sleep(plan.pick(5.0, 1.0))
             if gone:
@@ -562,7 +580,7 @@ def stopped_before_departure(plan: Plan) -> Report:
             os.kill(rig.gateway.pid, signal.SIGTERM)
             since = time.monotonic()
             rig.gateway.wait(30.0)
-            stops.append(time.monotonic() - since)
+            cuts.append((since + DRAIN, time.monotonic()))
             caught.append(len(set(rig.webhook.ask("answered")) - set(rig.load.ask("ended"))))
             if gone:
                 rig.load.ask("open")
@@ -573,9 +591,9 @@ def stopped_before_departure(plan: Plan) -> Report:
         rig.load.ask("stop")
         report.figures["settled after s"] = rig.settle_spool(30)
         books = rig.finish()
-        _durable_books(report, rig, books)
+        _durable_books(report, rig, books, cuts=cuts)
         report.figures["answered by the webhook, not to the sender, at the stops"] = caught
-        report.figures["ended after s"] = max(stops)
+        report.figures["ended after s"] = max(end - begin for begin, end in cuts) + DRAIN
         report.check("replies were caught between", all(caught))
     return report
 

@@ -81,6 +81,7 @@ class Delivery:
         requests: How many came.
         attempt: The last `webhook-attempt`.
         answered: It was given a 200.
+        answered_at: When, by this machine's monotonic clock; whether the gateway was still there is not known then.
         since: When the last request came.
     """
 
@@ -90,6 +91,7 @@ class Delivery:
     requests: int = 0
     attempt: int = 0
     answered: bool = False
+    answered_at: float = 0.0
     since: float = 0.0
 
 
@@ -107,6 +109,7 @@ class Webhook:
     latest: dict[str, Delivery] = field(factory=dict)
     under_way: dict[str, list[Delivery]] = field(factory=dict)
     overlaps: list[str] = field(factory=list)
+    answers_in_vain: list[float] = field(factory=list)
     clock_ahead: list[float] = field(factory=lambda: [math.inf, -math.inf])
     evil_ended: dict[str, list[float]] = field(factory=dict)
     connected_at: list[float] = field(factory=list)
@@ -206,6 +209,8 @@ class Webhook:
         self.counts["changed_bodies"] += checksum != delivery.checksum
         self.counts["attempts_backwards"] += attempt < delivery.attempt
         self.counts["asked_again_after_200"] += delivery.answered
+        if delivery.answered:
+            self.answers_in_vain.append(delivery.answered_at)
         delivery.attempt = attempt
         delivery.requests += 1
         now = time.monotonic()
@@ -350,7 +355,7 @@ class Connection(asyncio.Protocol):
         body = b"{}" if asked["kind"] == "iq" else b'{"body": "%b"}' % number.encode()
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         self._transport.write(head + body)
-        delivery.answered = True
+        delivery.answered, delivery.answered_at = True, time.monotonic()
         self._answers += 1
         self._end()
         if faults.close_every and self._answers >= faults.close_every:
@@ -399,6 +404,7 @@ async def _main(seed: int, **faults: Any) -> None:
             "fault": webhook.fault,
             "report": webhook.report,
             "answered": webhook.answered,
+            "answers_in_vain": lambda: webhook.answers_in_vain,
             "seen": webhook.seen,
             "connections_since": webhook.connections_since,
             "requests_since": webhook.requests_since,

@@ -393,6 +393,30 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(("stored", None), (backlog.next(), backlog.refusal(a_chat(MALLORY), 1)))
 
 
+class SpareRoomTests(SynchronousTestCase):
+    """What may wait comes in only where what is live hardly waits for it."""
+
+    LIMITS = BacklogLimits(max_pending=100, max_pending_bytes=1000)
+
+    def test_conversation(self) -> None:
+        """
+        There is no room for it beside anything of its own conversation, be that only expected.
+        """
+        backlog = a_backlog(a_chat(), limits=self.LIMITS)
+        self.assertEqual([False, True], [backlog.has_room_to_spare(a_chat(sender)) for sender in (ALICE, MALLORY)])
+        backlog.reserve(a_chat(MALLORY), 1)
+        self.assertFalse(backlog.has_room_to_spare(a_chat(MALLORY)))
+
+    def test_busy(self) -> None:
+        """
+        There is none where as many wait as run at once, or half of a limit is used.
+        """
+        for number, size, room in ((5, 1, True), (6, 1, False), (1, 499, True), (1, 500, False)):
+            crowd = [a_chat(f"guest-{n}@example.org") for n in range(number)]
+            backlog = a_backlog(*crowd, limits=self.LIMITS, max_running=3, size=size)
+            self.assertEqual(room, backlog.has_room_to_spare(a_chat()), (number, size))
+
+
 class CrowdedTests(SynchronousTestCase):
     """Reading pauses at a high mark and goes on at a low one."""
 
@@ -609,7 +633,8 @@ class BacklogMachine(RuleBasedStateMachine):
                 unfair |= bool(of_domain) and by_domain > limit - kept
         if full:
             return "refused_full"
-        if [c for c, _ in self.pending.values()].count(conversation) >= self.LIMITS.max_per_conversation:
+        together = [c for c, _ in self.pending.values()] + [(sender, "x", False) for sender, _ in self.reserved]
+        if together.count(conversation) >= self.LIMITS.max_per_conversation:
             return "refused_conversation_full"
         return "refused_unfair" if unfair else None
 

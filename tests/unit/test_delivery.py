@@ -34,7 +34,16 @@ from component_http.delivery.departures import Departures
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
-from component_http.delivery.relay import FLUSH, MAX_LETTER_BYTES, SLICE, Relay
+from component_http.delivery.relay import (
+    FLUSH,
+    MAX_LETTER_BYTES,
+    MAX_RETURNING,
+    MAX_STORING_BYTES,
+    PAUSE_STORING_BYTES,
+    SLICE,
+    SPOOL_REST,
+    Relay,
+)
 from component_http.delivery.retry import RetryBudget, RetryPolicy
 from component_http.errors import (
     CertificateInvalid,
@@ -95,6 +104,7 @@ class DeliveryTestCase(SynchronousTestCase):
         spool=None,
         link=None,
         has_webhook=True,
+        once=False,
     ):
         self.webhook = webhook or ScriptedWebhook(script)
         ids = (f"d{number}" for number in self.numbers)
@@ -127,6 +137,7 @@ class DeliveryTestCase(SynchronousTestCase):
             loop_guard=loop_guard,
             loop_brake=loop_brake,
             has_webhook=has_webhook,
+            once=once,
         )
 
     def sent(self):
@@ -143,6 +154,13 @@ class DeliveryTestCase(SynchronousTestCase):
     def attempts(self):
         """`webhook-attempt` of each POST, in order."""
         return [headers["webhook-attempt"] for _, headers in self.webhook.posts]
+
+    def stop(self, relay, timeout=5.0):
+        drained = Deferred.fromCoroutine(relay.drain(timeout))
+        self.clock.advance(timeout)
+        self.clock.pump([0.01] * 10)
+        self.successResultOf(drained)
+        self.assertEqual([], self.clock.getDelayedCalls())
 
     def assert_accounts(self, relay):
         """What was accepted or restored is the sum of the ways a delivery can end and what is pending."""
@@ -316,6 +334,10 @@ class SlowSpool(MemorySpool):
     def note(self, delivery: Delivery) -> None:
         self.noted.append((delivery.id, delivery.tries, delivery.attempts))
 
+    def begun(self, delivery: Delivery) -> Deferred[None]:
+        self.noted.append((delivery.id, delivery.tries, delivery.attempts))
+        return self._later(fail(self.broken) if self.broken else succeed(None))
+
     def body(self, delivery_id: str) -> Deferred[bytes]:
         return self._later(fail(self.broken) if self.broken else super().body(delivery_id))
 
@@ -369,7 +391,7 @@ class KeepingSpool(SlowSpool):
     def confirmed(self, number: int) -> None:
         del self.leaving[number]
 
-    def failed(self, number: int, outcome: str) -> None:
+    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
         departure = self.leaving.pop(number)
         self.failures.append((number, outcome))
         if outcome == "reply_expired":
@@ -403,6 +425,43 @@ class SpoolTests(DeliveryTestCase):
         self.assertEqual((1, []), (len(self.webhook.posts), self.sent()))
         self.clock.advance(0.01)
         self.assertEqual([("message", "chat", None)], self.sent())
+
+    def test_what_is_being_stored_counts(self) -> None:
+        """
+        While the spool takes its time, what it is to store counts for each limit, and for none any more if it fails.
+        """
+        spool = SlowSpool(self.clock, 10.0)
+        limits = BacklogLimits(max_pending=20, max_per_conversation=3)
+        relay = self.a_relay([Deferred() for _ in range(50)], spool=spool, limits=limits)
+        for sender in ("alice", "bob", "carol"):
+            for _ in range(4):
+                relay.accept(a_stanza(sender=f"{sender}@example.org"))
+        self.assertEqual(3, self.counters["refused_conversation_full"])
+        for number in range(3):
+            relay.accept(a_stanza(sender="alice@example.org", to=f"bot{number}"))
+        self.assertEqual(2, self.counters["refused_unfair"])
+        spool.broken = SpoolError("disk I/O error")
+        relay.accept(a_stanza(sender="dave@example.org"))
+        spool.broken = None
+        self.clock.advance(10.0)
+        self.assertEqual((10, 1), (self.counters["accepted"], self.counters["refused_unstored"]))
+        self.assertEqual(10, relay.pending)
+
+    def test_spool_that_does_not_keep_up(self) -> None:
+        """
+        Much that is to be stored pauses reading until it is stored, and more than that is refused.
+        """
+        relay = self.a_relay([Deferred() for _ in range(50)], spool=SlowSpool(self.clock, 10.0))
+        large = "x" * (PAUSE_STORING_BYTES // 4)  # which is in the request twice
+        for number in range(2):
+            relay.accept(a_stanza(sender=f"u{number}@example.org", body=large))
+        self.assertTrue(self.valve.paused)
+        for number in range(2, 10):
+            relay.accept(a_stanza(sender=f"u{number}@example.org", body=large))
+        refused = 10 - MAX_STORING_BYTES // (2 * len(large)) + 1
+        self.assertEqual(refused, self.counters["refused_unstored"])
+        self.clock.advance(10.0)
+        self.assertEqual((10 - refused, False), (self.counters["accepted"], self.valve.paused))
 
     def test_not_stored(self) -> None:
         """
@@ -533,13 +592,6 @@ class SpoolTests(DeliveryTestCase):
 class RestartTests(DeliveryTestCase):
     """What a spool on disk keeps from one run to the next."""
 
-    def stop(self, relay, timeout=5.0):
-        drained = Deferred.fromCoroutine(relay.drain(timeout))
-        self.clock.advance(timeout)
-        self.clock.pump([0.01] * 10)
-        self.successResultOf(drained)
-        self.assertEqual([], self.clock.getDelayedCalls())
-
     def test_left_for_the_next_start(self) -> None:
         """
         At a stop messages stay in the spool, whatever they are at, and nobody hears an error; iqs are answered.
@@ -648,6 +700,51 @@ class RestartTests(DeliveryTestCase):
         self.assertEqual((4, 1, 5), tuple(self.counters[name] for name in ("restored", "accepted", "silent")))
         self.assert_accounts(relay)
 
+    def test_retried(self) -> None:
+        """
+        What somebody retries comes in when nothing of its conversation is pending and little waits; its time begins
+        then, and what is live is not refused for it.
+        """
+        spool = KeepingSpool(self.clock)
+        waits = [Deferred() for _ in range(40)]
+        relay = self.a_relay(waits, spool=spool, max_running=3)
+        for number in range(4):
+            relay.accept(a_stanza(id_=f"m{number}", sender=f"u{number}@example.org"))
+        self.clock.pump([0.01] * 5)
+        letters = []
+        for number in range(8):
+            sender = f"u{number % 4 if number < 4 else 9}@example.org"
+            stanza = Stanza.from_element(a_stanza(sender=sender).element).facts()
+            letters.append(Delivery(f"old{number}", stanza, 13, 0.0))
+            spool.store(letters[-1], b'{"id": "old"}')
+        relay.take_back(letters)
+        self.assertEqual((5, MAX_RETURNING - 7), (relay.pending, relay.room_to_return))
+        for number in range(3):
+            waits[number].callback(Response(204))
+        self.clock.pump([0.01] * 20)
+        self.assertEqual((5, MAX_RETURNING - 4), (relay.pending, relay.room_to_return))
+        self.clock.advance(500.0)
+        self.assertEqual(0, self.counters["expired"])
+        relay.drop(["old7"])
+        self.assertEqual((MAX_RETURNING - 3, 4), (relay.room_to_return, self.counters["restored"]))
+        self.assert_accounts(relay)
+        self.stop(relay)
+
+    def test_dropped(self) -> None:
+        """
+        What somebody drops ends whatever it is at, without a dead letter; only who asked an iq hears of it.
+        """
+        spool = KeepingSpool(self.clock)
+        relay = self.a_relay([Deferred() for _ in range(3)], spool=spool)
+        for id_ in ("m1", "m2"):
+            relay.accept(a_stanza(id_=id_))
+        relay.accept(a_stanza("iq", "get"))
+        self.clock.pump([0.01] * 3)
+        relay.drop([*spool.kept])
+        self.clock.pump([0.01] * 3)
+        self.assertEqual([("iq", "error", "service-unavailable")], self.sent())
+        self.assertEqual(({}, [], 0, 3), (spool.kept, spool.letters, relay.pending, self.counters["bounced"]))
+
     def test_restored_in_its_thread(self) -> None:
         """
         A reply is in the thread of its message, and by the link a late one too, also where a restart came between.
@@ -686,6 +783,82 @@ class RestartTests(DeliveryTestCase):
         self.clock.pump([0.0, 0.01])
         self.assertEqual([("message", "error", "remote-server-timeout")], self.sent())
         self.assertEqual((0, 1), (relay.pending, self.counters["expired"]))
+
+
+class OnceTests(DeliveryTestCase):
+    """With a spool on disk, and one attempt only."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.spool = KeepingSpool(self.clock)
+
+    def start(self, *answers: Any) -> Any:
+        """A gateway; a later one has the webhook of the first."""
+        webhook = ScriptedWebhook(answers) if answers else self.webhook
+        return self.a_relay(webhook=webhook, spool=self.spool, max_attempts=1, once=True)
+
+    def assert_ended_without(self, relay: Relay) -> None:
+        """Nothing more was POSTed, the sender has heard so, and there is a dead letter."""
+        self.clock.pump([0.01] * 5)
+        self.assertEqual(["m1"], self.posted())
+        self.assertEqual([("message", "error", "remote-server-timeout")], self.sent())
+        [(_, letter)] = self.spool.letters
+        self.assertEqual(("bounced", 1), (letter.outcome, letter.tries))
+        self.assertIn("max_attempts is 1", letter.note)
+        self.assertEqual((0, {}), (relay.pending, self.spool.kept))
+
+    def test_noted_before(self) -> None:
+        """
+        What is POSTed was noted before.
+        """
+        relay = self.start(Response(204))
+        relay.accept(a_stanza(id_="m1"))
+        self.clock.advance(0.01)
+        self.assertEqual([("d1", 1, 0)], self.spool.noted)
+        self.assertEqual([], self.posted())
+        self.clock.pump([0.01] * 3)
+        self.assertEqual((["m1"], 1), (self.posted(), self.counters["silent"]))
+        self.assert_accounts(relay)
+
+    def test_spool_that_cannot_note_it(self) -> None:
+        """
+        What cannot be noted is not POSTed until it can be, and then once.
+        """
+        relay = self.start(Response(204))
+        relay.accept(a_stanza(id_="m1"))
+        self.clock.advance(0.01)
+        self.spool.broken = SpoolError("the file is busy")
+        self.clock.pump([0.01] * 3)
+        self.assertEqual([], self.posted())
+        self.spool.broken = None
+        self.clock.pump([SPOOL_REST, *[0.01] * 5])
+        self.assertEqual((["m1"], ["1"]), (self.posted(), self.attempts()))
+
+    def test_after_a_kill(self) -> None:
+        """
+        What was POSTed when the process was killed is not POSTed again; what was not is.
+        """
+        relay = self.start(Deferred())
+        relay.accept(a_stanza(id_="m1"))
+        self.clock.pump([0.01] * 3)
+        [killed] = self.spool.kept.values()
+        self.assertEqual(1, killed.tries)
+        again = self.start()
+        again.restore([evolve(killed)])
+        self.assert_ended_without(again)
+        again.accept(a_stanza(id_="m2"))
+        self.clock.pump([0.01] * 4)
+        self.assertEqual("m2", self.posted()[-1])
+
+    def test_after_a_stop(self) -> None:
+        """
+        What is at the webhook when the drain is over ends then, for it cannot be POSTed again.
+        """
+        relay = self.start(Deferred())
+        relay.accept(a_stanza(id_="m1"))
+        self.clock.pump([0.01] * 3)
+        self.stop(relay)
+        self.assert_ended_without(relay)
 
 
 class OrderTests(DeliveryTestCase):
@@ -1513,7 +1686,7 @@ class DrainTests(DeliveryTestCase):
         """
 
         class Broken(RecordingOutlet):
-            def depart(self, departure: Departure, element: Element, tell: Any = None) -> bool:
+            def depart(self, departure: Departure, element: Element, tell: Any = None, *, kept: bool = True) -> bool:
                 raise RuntimeError("no stream")
 
         self.outlet = Broken()

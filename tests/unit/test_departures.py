@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from time import time
 from typing import Any
@@ -12,17 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
 from component_http.contract.conditions import StanzaError, error_child
 from component_http.contract.memo import Memo
 from component_http.contract.reply import Composed
+from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits
-from component_http.delivery.departure import Departure
-from component_http.delivery.departures import AGAIN, CROWD, Departures, Leaving
-from component_http.errors import SpoolError
+from component_http.delivery.departure import Departure, Refused
+from component_http.delivery.departures import AGAIN, CROWD, TOO_LARGE_FOR, Departures, Leaving
+from component_http.errors import NotSent, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
 from component_http.testing import RecordingOutlet
@@ -34,6 +35,12 @@ def a_stanza(id_: str = "m1", kind: str = "message", *, sender: str = f"bot@{DOM
     element = Element((NS_COMPONENT, kind))
     element.attributes.update({"from": sender, "to": "alice@example.org/phone", "id": id_, **attributes})
     return element
+
+
+def a_question(id_: str) -> Stanza:
+    """What somebody wrote to the component, as the relay knows it."""
+    element = a_stanza(id_, sender="alice@example.org/phone", to=f"bot@{DOMAIN}")
+    return Stanza.from_element(element).facts()
 
 
 class KeptRows(MemorySpool):
@@ -56,6 +63,7 @@ class KeptRows(MemorySpool):
         self.broken = False
         self.slow: list[Deferred[None]] | None = None
         self.failures: list[tuple[int, str]] = []
+        self.notes: list[str | None] = []
 
     def keep(self, leaving: Leaving) -> Sequence[int]:
         first = self._next
@@ -74,12 +82,24 @@ class KeptRows(MemorySpool):
         self.slow.append(later)
         return later.addCallback(lambda _: page)
 
+    def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
+        first = self._next
+        self.rows.update((n, evolve(departure, number=n)) for n, departure in enumerate(departures, first))
+        return super().push(departures, memo)
+
+    def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
+        return succeed(self.rows.keys() & numbers)
+
     def confirmed(self, number: int) -> None:
         del self.rows[number]
 
-    def failed(self, number: int, outcome: str) -> None:
+    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
         del self.rows[number]
         self.failures.append((number, outcome))
+        self.notes.append(note)
+
+    def suspect(self, number: int) -> None:
+        self.rows[number] = evolve(self.rows[number], suspect=True)
 
 
 class DeparturesCase(SynchronousTestCase):
@@ -107,6 +127,20 @@ class DeparturesCase(SynchronousTestCase):
         """Let stanzas leave as the relay does."""
         leaving = self.departures.leaving([a_stanza(id_) for id_ in ids], delivery_id="d1")
         self.departures.depart(leaving, self.spool.keep(leaving))
+
+    def answer(self, id_: str, asked: Stanza | None, size: int = 0) -> None:
+        """Let the answer to a delivery leave, as the relay does."""
+        element = a_stanza(id_)
+        element.addElement("body", content="x" * size)
+        leaving = self.departures.leaving([element], delivery_id="d1", asked=asked)
+        self.departures.depart(leaving, self.keep(leaving))
+
+    def keep(self, leaving: Leaving) -> Sequence[int]:
+        return self.spool.keep(leaving)
+
+    def errors(self) -> list[str]:
+        """The ids of what was answered with an error."""
+        return [element["id"] for element in self.outlet.sent if element.getAttribute("type") == "error"]
 
     def read(self) -> None:
         """Let reading begin, as far as there is something to read."""
@@ -271,6 +305,19 @@ class DurableTests(DeparturesCase):
         self.successResultOf(clear)
         self.assertFalse(self.departures.crowded)
         self.assertEqual("more", self.sent()[-1])
+
+    def test_dropped(self) -> None:
+        """
+        What somebody drops is not sent, who waits for it is told so, and the others leave.
+        """
+        numbers = self.successResultOf(self.push("a", "b"))
+        waiting = Deferred.fromCoroutine(self.departures.sent(numbers))
+        del self.spool.rows[numbers[0]]
+        self.departures.dropped(numbers[:1])
+        self.outlet.end("lost")
+        self.read()
+        self.assertIn("dropped", str(self.failureResultOf(waiting, NotSent).value))
+        self.assertEqual(["a", "b", "b"], self.sent())
 
     def test_what_cannot_be_sent_any_more(self) -> None:
         """
@@ -488,6 +535,139 @@ class DurableTests(DeparturesCase):
         numbers = [int(id_) for id_ in self.sent()]
         for before, after in pairwise(numbers):
             self.assertLessEqual(set(range(before + 1, after)), missing, numbers)
+
+
+REFUSED = Refused("policy-violation", "raise the limit", for_size=True)
+
+
+class RefusalTests(DeparturesCase):
+    """Stanzas that the server refuses, with a spool on disk."""
+
+    def test_who_asked_is_told(self) -> None:
+        """
+        Who wrote gets an error for what he wrote, and the log has one line with the server's word and the remedy.
+        """
+        self.answer("r1", asked=a_question("q1"))
+        with capturedLogs() as logs:
+            self.outlet.end(REFUSED)
+        self.assertEqual(["q1"], self.errors())
+        [line] = [formatEvent(event) for event in logs if event["log_level"] is LogLevel.error]
+        for word in ("d1.1", "policy-violation", "raise the limit"):
+            self.assertIn(word, line)
+        self.assertEqual(1, self.counters["outgoing_refused"])
+
+    def test_nobody_is_told(self) -> None:
+        """
+        Nobody is told by an error of an error, nor where he may not be.
+        """
+        leaving = self.departures.leaving([a_stanza("r1", type="error")], delivery_id="d1", asked=a_question("q1"))
+        self.departures.depart(leaving, self.keep(leaving))
+        self.answer("r2", asked=None)
+        self.outlet.end(REFUSED)
+        self.assertEqual(["r1"], self.errors())
+
+    def test_who_waits_is_told(self) -> None:
+        """
+        Who waits until it is sent is told that it never is, and why; and so is who asks later.
+        """
+        numbers = self.successResultOf(self.push("a", "b"))
+        waiting = Deferred.fromCoroutine(self.departures.sent(numbers))
+        self.outlet.end(REFUSED)
+        for told in (waiting, Deferred.fromCoroutine(self.departures.sent(numbers))):
+            self.assertIn("policy-violation", str(self.failureResultOf(told, NotSent).value))
+
+    def test_as_large(self) -> None:
+        """
+        What is as large as a stanza that was refused is not written any more for an hour, what is smaller is.
+        """
+        self.answer("large", asked=None, size=20_000)
+        self.outlet.end(REFUSED)
+        self.answer("larger", asked=a_question("q2"), size=20_001)
+        self.answer("smaller", asked=None, size=19_000)
+        self.assertEqual((["large", "q2", "smaller"], 2), (self.sent(), self.counters["outgoing_refused"]))
+        self.clock.advance(TOO_LARGE_FOR)
+        self.answer("later", asked=None, size=20_001)
+        self.assertEqual("later", self.sent()[-1])
+
+    def test_not_for_its_size(self) -> None:
+        """
+        What was refused for another reason, or is so small that every server takes it, says nothing about others.
+        """
+        self.answer("bad", asked=None, size=20_000)
+        self.outlet.end(Refused("invalid-xml", "write it otherwise"))
+        self.answer("small", asked=None, size=100)
+        self.outlet.end(REFUSED)
+        self.answer("large", asked=None, size=20_000)
+        self.assertEqual(["bad", "small", "large"], self.sent())
+
+
+class SuspectTests(DeparturesCase):
+    """What a spool on disk knows of them beside that."""
+
+    def test_dead_letter(self) -> None:
+        """
+        It becomes a dead letter with the server's own word, and never leaves again.
+        """
+        self.answer("r1", asked=None)
+        self.outlet.end(REFUSED)
+        self.assertEqual([(1, "reply_refused")], self.spool.failures)
+        self.assertIn("policy-violation", self.spool.notes[0] or "")
+        self.departures.read_from(0)
+        self.read()
+        self.assertEqual(["r1"], self.sent())
+
+    def test_suspects(self) -> None:
+        """
+        What the server may have refused is known as such when it leaves again, also after a restart.
+        """
+        self.leave("a", "b")
+        self.outlet.end("suspected")
+        self.leave("c")
+        self.read()
+        self.assertEqual([False, False, True, True, False], [each.suspect for each in self.outlet.departed])
+        self.departures.stop()
+        self.departures = self.some_departures(self.spool)
+        self.departures.read_all()
+        self.read()
+        self.assertEqual([True, True, False], [each.suspect for each in self.outlet.departed[-3:]])
+
+    def test_unkept(self) -> None:
+        """
+        What the spool could not keep is held to the same.
+        """
+        gone: list[str] = []
+        leaving = self.departures.leaving([a_stanza("a")], delivery_id="d1", asked=a_question("q1"))
+        self.departures.depart_unkept(leaving, lambda: gone.append("gone"))
+        self.outlet.end("suspected")
+        self.read()
+        self.assertTrue(self.outlet.departed[-1].suspect)
+        self.outlet.end(REFUSED)
+        self.assertEqual((["gone"], ["q1"]), (gone, self.errors()))
+
+    def test_retried(self) -> None:
+        """
+        When somebody retries dead letters, a large stanza is tried again at once.
+        """
+        self.answer("large", asked=None, size=20_000)
+        self.outlet.end(REFUSED)
+        leaving = self.departures.leaving([a_stanza("again")])
+        self.spool.keep(leaving)
+        self.departures.read_all()
+        self.answer("larger", asked=None, size=20_001)
+        self.read()
+        self.assertEqual(["large", "again", "larger"], self.sent())
+
+
+class MemoryRefusalTests(RefusalTests):
+    """The same with a spool in memory."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.memory = MemorySpool()
+        self.departures = self.some_departures(self.memory)
+
+    def keep(self, leaving: Leaving) -> Sequence[int]:
+        return self.successResultOf(self.memory.push([departure for departure, _ in leaving]))
 
 
 class MemoryTests(DeparturesCase):

@@ -273,7 +273,7 @@ class RoomTests(SynchronousTestCase):
         waiting = self.waiting(self.push(self.said()))
         self.assertNoResult(waiting)
         self.shown()
-        self.assertTrue(self.successResultOf(waiting))
+        self.successResultOf(waiting)
 
     def test_room_answers_after_the_server(self) -> None:
         """
@@ -292,7 +292,7 @@ class RoomTests(SynchronousTestCase):
         waiting = self.waiting(self.push(self.said()))
         self.world.outlet.end("confirmed")
         self.world.clock.advance(GRACE)
-        self.assertTrue(self.successResultOf(waiting))
+        self.successResultOf(waiting)
 
 
 class OpenIqTests(SynchronousTestCase):

@@ -187,6 +187,7 @@ class ContractPageTests(SynchronousTestCase):
             "no connection, TLS failure, connection lost": conditions.CONNECTION_FAILURE,
             "no whole answer within timeout": conditions.TIMEOUT,
             "anything else outside 2xx": conditions.SERVICE_UNAVAILABLE,
+            "the XMPP server does not take the answer": conditions.REPLY_NOT_SENT,
             "the gateway is full": conditions.FULL,
             "the gateway is stopping": conditions.STOPPING,
             "the stanza is larger than max_stanza_bytes, or nested too deep": conditions.TOO_LARGE,

@@ -110,13 +110,15 @@ class Bench:
 
     def look(self) -> None:
         """What the gateway does once a second."""
-        self.wait(self.spool.look({}))
+        self.wait(self.spool.look({}, 500))
 
     def restored(self) -> list[str]:
         """What is in the file."""
-        found = self.wait(self.spool.restore())
-        assert isinstance(found, list), found
-        return [delivery.id for delivery in found]
+        ids: list[str] = []
+        while found := self.wait(self.spool.restore()):
+            assert isinstance(found, list), found
+            ids += [delivery.id for delivery in found]
+        return ids
 
     def close(self) -> None:
         self.wait(self.spool.close())
@@ -423,6 +425,8 @@ class FullDiskTests(DiskCase):
             there = {delivery.id for delivery in found}
             self.assertLessEqual(set(bench.stored), there)
             self.assertLessEqual(there - set(bench.stored), bench.ended)
+            if found:
+                self.assertEqual([], bench.wait(bench.spool.restore()))
         else:
             self.assertIsInstance(found, DiskFull)
         disk.clear()

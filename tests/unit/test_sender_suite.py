@@ -12,7 +12,7 @@ from twisted.words.xish.domish import Element
 from component_http.contract.memo import LIFETIME, Memo
 from component_http.contract.reply import Composed
 from component_http.contract.xml import NS_COMPONENT
-from component_http.errors import Bounced, DeliveryEnded, Offline, RoomRefused, SpoolError, Unanswered
+from component_http.errors import Bounced, DeliveryEnded, NotSent, Offline, RoomRefused, SpoolError, Unanswered
 from component_http.interfaces import Sender
 from component_http.testing import RecordingSender
 
@@ -132,17 +132,19 @@ class SenderPromises:
         waiting = Deferred.fromCoroutine(self.sender.sent(numbers))
         self.assertNoResult(waiting)
         self.confirm()
-        self.assertTrue(self.successResultOf(waiting))
-        self.assertTrue(self.of(self.sender.sent(numbers)))
+        self.successResultOf(waiting)
+        self.of(self.sender.sent(numbers))
 
     def test_never_sent(self) -> None:
         """
         Who waits for what will never be with the server is told so.
         """
         self.hold()
-        waiting = Deferred.fromCoroutine(self.sender.sent(self.of(self.sender.push(composed("a")))))
+        numbers = self.of(self.sender.push(composed("a")))
+        waiting = Deferred.fromCoroutine(self.sender.sent(numbers))
         self.confirm(False)
-        self.assertFalse(self.successResultOf(waiting))
+        self.failureResultOf(waiting, NotSent)
+        self.refusal_of(self.sender.sent(numbers), NotSent)
 
     def test_bounced(self) -> None:
         """

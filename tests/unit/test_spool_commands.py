@@ -1,4 +1,4 @@
-"""The commands `component-http letters` and `component-http spool`."""
+"""The commands `component-http letters`, `component-http pending` and `component-http spool`."""
 
 from __future__ import annotations
 
@@ -405,6 +405,131 @@ disk        file [\d.]+ KiB, log 0 B, ballast none
         self.assertEqual({"count": 0, "bytes": 0, "oldest": None, "oldest_age": None}, found["departures"])
         self.assertEqual((1, 59, 7300), tuple(int(found["letters"][one]) for one in ("count", "bytes", "oldest_age")))
         self.assertEqual((None, None), (found["webhook"], found["ballast_bytes"]))
+
+
+class PendingTests(CommandCase):
+    """`component-http pending`."""
+
+    def pending(self, *arguments: str) -> Ended:
+        return run("pending", *arguments, "--spool", str(self.path))
+
+    def wait(self) -> None:
+        """A delivery and two stanzas wait."""
+        with changing(self.path) as other:
+            other.execute(
+                "INSERT INTO deliveries VALUES (12, 'abc', 'message', 'chat', 'm1', 'alice@example.org/x',"
+                " 'bot@bot.example.org', 0, 'jabber:component:accept', ?, ?, 2, 2, 2, x'7b7d')",
+                (time.time() - 100, time.time() + 100),
+            )
+            for number, suspect in ((7, 1), (8, 0)):
+                other.execute(
+                    "INSERT INTO departures (number, delivery_id, kind, stored, expires, verbatim, xml, suspect)"
+                    " VALUES (?, ?, 'message', ?, ?, 0, ?, ?)",
+                    (number, "abd" if suspect else None, time.time() - 200, time.time() + 100, REPLY, suspect),
+                )
+
+    def waiting(self) -> list[str]:
+        return [
+            row[0]
+            for row in look(
+                self.path, "SELECT 'd' || number FROM deliveries UNION ALL SELECT 's' || number FROM departures"
+            )
+        ]
+
+    def test_list(self) -> None:
+        """
+        A line for each delivery, and then for each stanza, oldest first.
+        """
+        self.assertEqual(Ended(0, "", ""), self.pending("list"))
+        self.wait()
+        self.assertEqual(
+            Ended(
+                0,
+                "NUMBER  AGE    STATE    SIZE  FROM                 TO                   KIND\n"
+                "d12     1 min  2 POSTs  2 B   alice@example.org/x  bot@bot.example.org  <message chat/>\n"
+                "s7      3 min  suspect  98 B  bot@bot.example.org  alice@example.org/x  <message chat/>\n"
+                "s8      3 min  waits    98 B  bot@bot.example.org  alice@example.org/x  <message chat/>\n",
+                "",
+            ),
+            self.pending("list"),
+        )
+        some = self.pending("list", "--limit", "1")
+        self.assertEqual(["NUMBER", "d12", "s7"], [line.split()[0] for line in some.output.splitlines()])
+        self.assertEqual("2 of 3; --limit 0 for all\n", some.error)
+        found = json.loads(self.pending("list", "--json").output)
+        self.assertEqual(
+            [("d12", "webhook"), ("s7", "server"), ("s8", "server")],
+            [(one["number"], one["waits_for"]) for one in found],
+        )
+
+    def test_show(self) -> None:
+        """
+        One is shown with its content; what does not wait is said to.
+        """
+        self.wait()
+        self.assertIn("<body>hi</body>", self.pending("show", "s7").output)
+        self.assertIn("POSTs     2", self.pending("show", "D12").output)
+        self.assertEqual("{}", json.loads(self.pending("show", "d12", "--json").output)["content"])
+        self.assertEqual(
+            Ended(1, "", "component-http: s9 does not wait, or not any more\n"), self.pending("show", "s9")
+        )
+        self.assertEqual(2, self.pending("show", "7").status)
+
+    def test_drop(self) -> None:
+        """
+        What is dropped is deleted where no gateway runs; the rest stays.
+        """
+        self.wait()
+        self.assertEqual(
+            Ended(1, "dropped 2: d12, s7\n", "component-http: s9 is not dropped: it is gone\n"),
+            self.pending("drop", "d12", "s7", "s9", "s7"),
+        )
+        self.assertEqual(["s8"], self.waiting())
+
+    def test_drop_while_it_runs(self) -> None:
+        """
+        A gateway that runs is asked to drop it, for it has it in memory.
+        """
+        self.wait()
+        self.addCleanup(lock(self.path).release)
+        self.assertEqual(0, self.pending("drop", "d12", "s7").status)
+        self.assertEqual(
+            [("drop_delivery", "abc"), ("drop_departure", "7")], look(self.path, "SELECT verb, argument FROM commands")
+        )
+        self.assertEqual(["d12", "s7", "s8"], self.waiting())
+
+    def test_damaged(self) -> None:
+        """
+        What a gateway could not read can be listed, shown and dropped all the same.
+        """
+        self.wait()
+        with changing(self.path) as other:
+            other.execute("UPDATE deliveries SET body = 'text', accepted = x'ff', sender = x'ff', tries = 'many'")
+            other.execute("UPDATE departures SET xml = 7, stored = 'soon'")
+        for verb in (["list"], ["show", "d12"], ["show", "s7"], ["drop", "d12", "s7", "s8"]):
+            self.assertEqual((0, ""), (self.pending(*verb).status, self.pending("list").error))
+        self.assertEqual([], self.waiting())
+
+
+class DamagedLetterTests(CommandCase):
+    """Letters that hold what no gateway has written."""
+
+    def test_set_aside(self) -> None:
+        """
+        Each is set aside and named, and the others are served.
+        """
+        for number, damage in enumerate(
+            ({"id": b"x"}, {"ended": "soon"}, {"reply": "text"}, {"sender": b"x"}, {"status": "x"}, {"tries": b"x"})
+        ):
+            self.add("sound")
+            add(self.path, f"d{number}", **damage)
+            ended = self.letters("list")
+            self.assertEqual((1, 2), (ended.status, len(ended.output.splitlines())), ended)
+            self.assertIn("moved to the table set_aside", ended.error)
+            self.assertEqual(["sound"], self.left())
+            self.assertEqual(0, self.letters("drop", "--all").status)
+        self.assertEqual([(6,)], look(self.path, "SELECT count(*) FROM set_aside WHERE source = 'letters'"))
+        self.assertIn("set aside   6", run("spool", "status", "--spool", str(self.path)).output)
 
 
 class PlaceTests(CommandCase):

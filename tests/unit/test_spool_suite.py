@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
+from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.words.xish.domish import Element
 
@@ -29,9 +30,11 @@ from component_http.delivery.departure import Departure
 from component_http.errors import SpoolError, TimedOut
 from component_http.interfaces import Found
 from component_http.spool.database import prepare
+from component_http.spool.letters import Letters
 from component_http.spool.memory import MemorySpool
-from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES
-from component_http.spool.sqlite import MAX_GROUP, SqliteSpool
+from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, RESTORED_AT_ONCE
+from component_http.spool.sqlite import BUSY_SLICE, MAX_GROUP, SqliteSpool
+from component_http.spool.visit import status
 
 reactor: Any = _reactor
 
@@ -122,6 +125,17 @@ class SpoolSuite:
             self.spool.confirmed(number)
         self.assertEqual([], await self.spool.departures(0))
 
+    async def test_kept(self) -> None:
+        """
+        What is confirmed or has failed is not kept any more; the rest is.
+        """
+        numbers = [*await self.spool.push([a_departure()] * 70)]
+        self.assertEqual(set(numbers), await self.spool.still_kept([*numbers, 10_000]))
+        self.spool.confirmed(numbers[0])
+        self.spool.failed(numbers[1], "reply_expired")
+        self.assertEqual(set(numbers[2:]), await self.spool.still_kept(numbers))
+        self.assertEqual(set(), await self.spool.still_kept([]))
+
     async def test_pushes(self) -> None:
         """
         What is pushed gets its numbers between those of answers, in the order of asking.
@@ -169,7 +183,7 @@ class SpoolSuite:
         """Which of several keys with so large answers are still known."""
         for number, size in enumerate(sizes):
             await spool.push([a_departure()], a_memo(f"k{number}", body=b"x" * size))
-            await spool.look({})
+            await spool.look({}, 500)
         found = [await spool.recall("ops", f"k{number}") for number in range(len(sizes))]
         await spool.close()
         return [memo.key for memo in found if memo is not None]
@@ -199,7 +213,7 @@ class SpoolSuite:
                 await spool.push([a_departure()], evolve(a_memo(f"k{number}"), owner="calm"))
             for number in range(50):
                 await spool.push([a_departure()], a_memo(f"k{number}", body=b"x" * size))
-                await spool.look({})
+                await spool.look({}, 500)
             for owner, key, known in (
                 ("calm", "k0", True),
                 ("calm", "k1", True),
@@ -223,7 +237,7 @@ class SpoolSuite:
         """
         Where nobody has put anything in, nothing is found.
         """
-        self.assertEqual(Found([], False), await self.spool.look({"webhook": "closed"}))
+        self.assertEqual(Found([], False), await self.spool.look({"webhook": "closed"}, 500))
 
     async def test_notes_at_any_time(self) -> None:
         """
@@ -286,11 +300,11 @@ class SqliteCase(TestCase):
     def tearDown(self) -> Any:
         return gatherResults([spool.close() for spool in self.spools])
 
-    def open(self, path: Path | None = None, **how: Any) -> SqliteSpool:
+    def open(self, path: Path | None = None, *, clock: Any = reactor, **how: Any) -> SqliteSpool:
         """A spool in this file."""
         prepare(path or self.path)
         how.setdefault("ballast_bytes", 256 * 1024)
-        spool = SqliteSpool(path or self.path, reactor, deadlines=DEADLINES, **how)
+        spool = SqliteSpool(path or self.path, clock, deadlines=DEADLINES, **how)
         self.spools.append(spool)
         return spool
 
@@ -316,7 +330,9 @@ class SqliteSpoolTests(SpoolSuite, SqliteCase):
         SpoolSuite.setUp(self)
 
     def a_spool(self, **limits: int) -> SqliteSpool:
-        return self.open(self.path.with_name(f"spool-{len(self.spools)}"), now=lambda: self.now, **limits)
+        clock = standing_clock()
+        clock.seconds = lambda: self.now
+        return self.open(self.path.with_name(f"spool-{len(self.spools)}"), clock=clock, **limits)
 
     def tearDown(self) -> Any:
         return SqliteCase.tearDown(self)
@@ -393,7 +409,7 @@ class GroupCommitTests(SqliteCase):
         spool.note(delivery)
         await spool.restore()
         self.assertEqual([(0, 0)], self.look("SELECT tries, attempts FROM deliveries"))
-        await spool.look({})
+        await spool.look({}, 500)
         self.assertEqual([(1, 0)], self.look("SELECT tries, attempts FROM deliveries"))
         delivery.attempts, delivery.failure = 1, TimedOut("60 s")
         spool.note(delivery)
@@ -506,13 +522,13 @@ class PushTests(SqliteCase):
         """
         What nobody may ask for any more is deleted.
         """
-        wall = [1_000_000.0]
-        spool = self.open(now=lambda: wall[0])
+        clock = standing_clock()
+        spool = self.open(clock=clock)
         await spool.push([a_departure()], a_memo("k1"))
-        wall[0] += LIFETIME / 2
+        clock.advance(LIFETIME / 2)
         await spool.push([a_departure()], a_memo("k2"))
-        wall[0] += LIFETIME / 2
-        await spool.look({})
+        clock.advance(LIFETIME / 2)
+        await spool.look({}, 500)
         self.assertEqual([("k2",)], self.look("SELECT key FROM memos"))
 
 
@@ -576,11 +592,9 @@ class DeparturesTests(SqliteCase):
         clock = standing_clock()
         clock.advance(500.0)
         wall = [1_000_000.0]
-        prepare(self.path)
-        spool = SqliteSpool(self.path, clock, deadlines=DEADLINES, now=lambda: wall[0])
-        self.spools.append(spool)
-        await spool.store(a_delivery("d1", clock=clock), b"{}")
-        await spool.end("d1", [a_departure(left=100.0, age=20.0, clock=clock)])
+        spool = self.open(clock=clock, now=lambda: wall[0])
+        await spool.push([a_departure(left=100.0, age=20.0, clock=clock)])
+        await spool.close()
         for passed, left, age in (
             (0.0, 100.0, 20.0),
             (50.0, 50.0, 70.0),
@@ -588,8 +602,51 @@ class DeparturesTests(SqliteCase):
             (-3600.0, 120.0, 0.0),
         ):
             wall[0] = 1_000_000.0 + passed
+            spool = self.open(clock=clock, now=lambda: wall[0])
             [found] = await spool.departures(0)
+            await spool.close()
             self.assertEqual((left, age), (round(found.expires - 500.0, 3), round(500.0 - found.stored, 3)))
+
+    async def test_wall_clock_that_is_set(self) -> None:
+        """
+        Whoever sets the wall clock while a gateway runs takes and gives no time, neither then nor at the next start.
+        """
+        clock = standing_clock()
+        wall = [1_000_000.0]
+        spool = self.open(clock=clock, now=lambda: wall[0])
+        await spool.push([a_departure(left=100.0, clock=clock)], a_memo("k1"))
+        await spool.store(a_delivery("d1", left=100.0, clock=clock), b"{}")
+        since = clock.seconds()
+
+        async def assert_left(spool: SqliteSpool, passed: float) -> None:
+            [leaving] = await spool.departures(0)
+            [delivery] = await spool.restore()
+            self.assertEqual([], await spool.restore())
+            left = [leaving.expires, leaving.stored + 100.0, delivery.deadline]
+            self.assertEqual([100.0 - passed] * 3, [round(each - clock.seconds(), 2) for each in left])
+            self.assertIsNotNone(await spool.recall("ops", "k1"))
+
+        for jump in (25 * 3600.0, -50 * 3600.0):
+            wall[0] += jump
+            clock.advance(10.0)
+            wall[0] += 10.0
+            await assert_left(spool, clock.seconds() - since)
+            await spool.look({}, 500)
+            await spool.close()
+            clock.advance(10.0)
+            wall[0] += 10.0
+            spool = self.open(clock=clock, now=lambda: wall[0])
+            await assert_left(spool, clock.seconds() - since)
+        await spool.store(a_delivery("d2", clock=clock), b"{}")
+        await spool.end("d2", (), Letter("bounced", "", 1))
+        self.assertEqual([(wall[0], wall[0])], self.look("SELECT accepted, ended FROM letters"))
+        with Letters(self.path, now=lambda: wall[0]) as letters:
+            letters.retry(["d2"])
+        found = (await spool.look({}, 500)).deliveries
+        self.assertEqual([900.0], [each.deadline - clock.seconds() for each in found])
+        kept = status(self.path)
+        oldest = (kept.deliveries.oldest, kept.departures.oldest)
+        self.assertEqual([40, 40], [round(wall[0] - (since or 0.0)) for since in oldest])
 
     async def test_failed(self) -> None:
         """
@@ -618,7 +675,7 @@ class DeparturesTests(SqliteCase):
         spool.confirmed(late)
         self.assertEqual([other], [each.number for each in await spool.departures(0)])
         spool.bounced(late, departures[1], "it came back: item-not-found")
-        await spool.look({})
+        await spool.look({}, 500)
         self.assertEqual(
             [
                 (f"d1.{early}", "reply_bounced", "it came back: forbidden", "early"),
@@ -626,6 +683,31 @@ class DeparturesTests(SqliteCase):
             ],
             self.look("SELECT id, outcome, note, stanza_id FROM letters ORDER BY number"),
         )
+
+    async def test_refused(self) -> None:
+        """
+        The dead letter of what the server refuses has the server's own word.
+        """
+        spool = self.open()
+        [number] = await spool.push([a_departure()])
+        spool.failed(number, "reply_refused", "policy-violation")
+        self.assertEqual([], await spool.departures(0))
+        self.assertEqual([("reply_refused", "policy-violation")], self.look("SELECT outcome, note FROM letters"))
+
+    async def test_suspects_after_a_crash(self) -> None:
+        """
+        What is suspect is so at once, is written without anybody asking, and is so after a kill; so is who asked.
+        """
+        asked = a_delivery("d1", stanza_id=None).stanza
+        spool = self.open()
+        first, second = await spool.push([evolve(a_departure(), asked=asked), a_departure()])
+        spool.suspect(first)
+        [known, other] = await spool.departures(0)
+        self.assertEqual((True, False, asked, None), (known.suspect, other.suspect, known.asked, other.asked))
+        spool.suspect(second)
+        await spool.look({}, 500)
+        found = await self.crash().departures(0)
+        self.assertEqual([(True, asked), (True, None)], [(each.suspect, each.asked) for each in found])
 
     async def test_not_kept_when_it_fails(self) -> None:
         """
@@ -663,7 +745,7 @@ class LettersTests(SqliteCase):
         """
         A delivery that was given up leaves its request, what came last, and the times.
         """
-        spool = self.open(now=lambda: 1_000_000.0)
+        spool = self.open(clock=standing_clock(), now=lambda: 1_000_000.0)
         await gatherResults([spool.store(a_delivery(name), b'{"body":"hi"}') for name in ("d1", "d2")])
         await spool.end("d1", (), Letter("refused_reply", "kind: unknown", 3, 200, "application/json", b"{1}"))
         await spool.end("d2", ())
@@ -676,18 +758,18 @@ class LettersTests(SqliteCase):
         """
         The oldest go when there are too many, and those that are too old.
         """
-        wall = [1_000_000.0]
-        spool = self.open(max_letters=3, letter_days=1.0, now=lambda: wall[0])
+        clock = standing_clock()
+        spool = self.open(max_letters=3, letter_days=1.0, clock=clock, now=lambda: 1_000_000.0 + clock.seconds())
         for number in range(5):
             await spool.store(a_delivery(f"d{number}"), b"{}")
             await spool.end(f"d{number}", (), Letter("bounced", "", 1))
-        await spool.look({})
+        await spool.look({}, 500)
         self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
-        wall[0] += 86_400.0 / 2
+        clock.advance(86_400.0 / 2)
         await spool.store(a_delivery("d5"), b"{}")
         await spool.end("d5", (), Letter("bounced", "", 1))
-        wall[0] += 86_400.0 / 2 + 1
-        await spool.look({})
+        clock.advance(86_400.0 / 2 + 1)
+        await spool.look({}, 500)
         self.assertEqual([("d5",)], self.look("SELECT id FROM letters"))
 
     async def letters_of(self, *senders: str, most: int) -> list[str]:
@@ -696,7 +778,7 @@ class LettersTests(SqliteCase):
         for number, sender in enumerate(senders):
             await spool.store(a_delivery(f"d{number}", sender=sender), b"{}")
             await spool.end(f"d{number}", (), Letter("bounced", "", 1))
-        await spool.look({})
+        await spool.look({}, 500)
         return [sender for (sender,) in self.look("SELECT sender FROM letters")]
 
     async def test_who_has_most_letters_loses_first(self) -> None:
@@ -723,7 +805,7 @@ class LettersTests(SqliteCase):
         for number in range(5):
             await spool.store(a_delivery(f"d{number}"), b"x" * (MAX_LETTERS_BYTES // 4 + 1))
             await spool.end(f"d{number}", (), Letter("bounced", "", 1))
-        await spool.look({})
+        await spool.look({}, 500)
         self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
 
     async def test_given_up_again(self) -> None:
@@ -737,6 +819,51 @@ class LettersTests(SqliteCase):
         self.assertEqual([("d1", "second")], self.look("SELECT id, note FROM letters"))
 
 
+class BusyTests(SqliteCase):
+    """Another program that writes to the file, and does not end."""
+
+    async def test_wait(self) -> None:
+        """
+        It is waited for, and what was asked for is done when it has ended.
+        """
+        spool = self.open()
+        await spool.store(a_delivery("d1"), b"{}")
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            asked = [spool.store(a_delivery("d2"), b"{}"), spool.push([a_departure()])]
+            await deferLater(reactor, 2 * BUSY_SLICE)
+            self.assertEqual([False, False], [each.called for each in asked])
+            other.execute("COMMIT")
+            await gatherResults(asked)
+
+    async def test_close(self) -> None:
+        """
+        At the end nobody waits for it: what could not be written is told, and the file is let go of.
+        """
+        spool = self.open()
+        await spool.store(a_delivery("d1"), b"{}")
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            asked = spool.store(a_delivery("d2"), b"{}")
+            await deferLater(reactor, 2 * BUSY_SLICE)
+            spool.confirmed(1)
+            closed = spool.close()
+            await self.assertFailure(asked, SpoolError)
+            await closed
+        self.assertEqual(["d1"], [each.id for each in await self.open().restore()])
+
+    async def test_hurry(self) -> None:
+        """
+        So it is from when the process is about to end.
+        """
+        spool = self.open()
+        await spool.store(a_delivery("d1"), b"{}")
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            spool.hurry()
+            await self.assertFailure(spool.end("d1", [a_departure()]), SpoolError)
+
+
 class LookTests(SqliteCase):
     """What other programs leave in the file, and find there."""
 
@@ -746,31 +873,98 @@ class LookTests(SqliteCase):
         """
         spool = self.open()
         await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
-        self.assertEqual(Found([], False), await spool.look({}))
+        self.assertEqual(Found([], False), await spool.look({}, 500))
         commands = (
             "INSERT INTO commands (verb, argument) VALUES ('deliver', 'd2'), ('deliver', 'gone'), ('depart', '1')"
         )
         for _ in range(2):
             with closing(sqlite3.connect(self.path)) as connection, connection:
                 connection.execute(commands)
-            found = await spool.look({})
+            found = await spool.look({}, 500)
             self.assertEqual((["d2"], True), ([each.id for each in found.deliveries], found.departures))
-            self.assertEqual(Found([], False), await spool.look({}))
+            self.assertEqual(Found([], False), await spool.look({}, 500))
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute(commands)
-        self.assertEqual(["d1", "d2"], [each.id for each in await spool.restore()])
-        self.assertEqual(Found([], False), await spool.look({}))
+        self.assertEqual(["d1"], [each.id for each in await spool.restore()])
+        found = await spool.look({}, 500)
+        self.assertEqual((["d2"], False), ([each.id for each in found.deliveries], found.departures))
+
+    async def test_begun(self) -> None:
+        """
+        What is told to be noted is, and survives a kill.
+        """
+        spool = self.open()
+        delivery = a_delivery("d1")
+        await spool.store(delivery, b"{}")
+        delivery.tries = 1
+        await spool.begun(delivery)
+        [found] = await self.crash().restore()
+        self.assertEqual(1, found.tries)
+
+    async def test_many_to_be_delivered(self) -> None:
+        """
+        Of very many that are retried so many are found as there is room for, in order, also over a restart.
+        """
+        spool = self.open()
+        await gatherResults([spool.store(a_delivery(f"d{number}"), b"{}") for number in range(6)])
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute(
+                "INSERT INTO commands (verb, argument) SELECT 'deliver', id FROM deliveries WHERE number > 1"
+            )
+            connection.execute("INSERT INTO commands (verb, argument) VALUES ('depart', '7')")
+        found = await spool.look({}, 2)
+        self.assertEqual((["d1", "d2"], True), ([each.id for each in found.deliveries], found.departures))
+        self.assertEqual([], (await spool.look({}, 0)).deliveries)
+        await spool.close()
+        spool = self.open()
+        self.assertEqual(["d0", "d1", "d2"], [each.id for each in await spool.restore()])
+        found = await spool.look({}, 500)
+        self.assertEqual(["d3", "d4", "d5"], [each.id for each in found.deliveries])
+
+    async def test_drops(self) -> None:
+        """
+        What somebody drops is found once: a stanza is gone then, a delivery is for the gateway to end.
+        """
+        spool = self.open()
+        await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
+        numbers = await spool.push([a_departure()] * 2)
+        for _ in range(2):
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute(
+                    "INSERT INTO commands (verb, argument)"
+                    f" VALUES ('drop_delivery', 'd1'), ('drop_departure', '{numbers[0]}'), ('drop_departure', x'ff')"
+                )
+            self.assertEqual(Found([], False, ["d1"], [numbers[0]]), await spool.look({}, 500))
+            self.assertEqual([numbers[1]], [each.number for each in await spool.departures(0)])
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("INSERT INTO commands (verb, argument) VALUES ('drop_delivery', 'd1')")
+        self.assertEqual(["d2"], [each.id for each in await spool.restore()])
+
+    async def test_restored_in_pages(self) -> None:
+        """
+        Very many deliveries are restored some at a time, in order, and none that came meanwhile.
+        """
+        spool = self.open()
+        ids = [f"d{number}" for number in range(2 * RESTORED_AT_ONCE + 1)]
+        await gatherResults([spool.store(a_delivery(name), b"{}") for name in ids])
+        found: list[str] = []
+        sizes = []
+        while page := await spool.restore():
+            await spool.store(a_delivery(f"new{len(sizes)}"), b"{}")
+            found += [each.id for each in page]
+            sizes.append(len(page))
+        self.assertEqual((ids, [RESTORED_AT_ONCE, RESTORED_AT_ONCE, 1]), (found, sizes))
 
     async def test_facts(self) -> None:
         """
         A fact is written when it has changed, and then alone.
         """
         spool = self.open()
-        await spool.look({"webhook": "closed"})
+        await spool.look({"webhook": "closed"}, 500)
         commits = spool.commits
-        await spool.look({"webhook": "closed"})
+        await spool.look({"webhook": "closed"}, 500)
         self.assertEqual(commits, spool.commits)
-        await spool.look({"webhook": "open"})
+        await spool.look({"webhook": "open"}, 500)
         self.assertEqual([("webhook", "open")], self.look("SELECT name, value FROM facts"))
 
 
@@ -793,7 +987,7 @@ class SubscriberTests(SqliteCase):
         spool.subscribe("bot.example.org", "alice@example.org")
         spool.unsubscribe("bot@bot.example.org", "bob@example.org")
         spool.unsubscribe("other@bot.example.org", "carol@example.org")
-        await spool.look({})
+        await spool.look({}, 500)
         after = self.crash()
         self.assertEqual(
             [
@@ -810,7 +1004,7 @@ class SubscriberTests(SqliteCase):
         """
         spool = self.open()
         self.subscribe(spool, "alice", "bob")
-        await spool.look({})
+        await spool.look({}, 500)
         spool.unsubscribe("bot@bot.example.org", "alice@example.org")
         self.subscribe(spool, "alice", "carol")
         spool.unsubscribe("bot@bot.example.org", "carol@example.org")
@@ -1079,7 +1273,7 @@ class ModelTests(SynchronousTestCase):
                     wait([spool.close()])
                 elif word == "crash":
                     # A note that nothing came after may be lost, so something does.
-                    wait([spool.look({})])
+                    wait([spool.look({}, 500)])
                     copy = path.with_name(f"{path.name}-{number}")
                     for end in ("", "-wal"):
                         if Path(f"{path}{end}").exists():
@@ -1103,3 +1297,104 @@ class ModelTests(SynchronousTestCase):
         wait([spool.close()])
         self.assertEqual([(name, each.tries) for name, (each, _) in model.items()], restored(spool))
         wait([each.close() for each in (*old, spool)])
+
+
+DAMAGE = {
+    "deliveries": {
+        **dict.fromkeys(("id", "kind", "type", "stanza_id", "sender", "recipient", "uri"), (b"x", b"\xff")),
+        "deadline": ("soon", b"x", float("inf")),
+        **dict.fromkeys(("tries", "attempts", "size"), ("soon", b"x", -1, 1.5)),
+        "body": ("text", 7),
+    },
+    "departures": {
+        **dict.fromkeys(("kind", "delivery_id"), (b"x",)),
+        **dict.fromkeys(("stored", "expires"), ("soon", b"x", float("inf"))),
+        "xml": ("text", 7),
+    },
+    "subscribers": {"component": (b"x",), "user": (b"x",)},
+    "memos": {"fingerprint": (b"x",), "body": ("text", 7), "numbers": ("{", "[1, null]", b"[", "[" * 100_000)},
+    "facts": {"value": ("zz", b"x", "00")},
+}
+"""By table and column, values that no gateway writes there."""
+
+
+class DamagedRowTests(SqliteCase):
+    """Rows that hold what no gateway has written."""
+
+    async def fill(self, spool: SqliteSpool) -> None:
+        """Two rows in each table, but one in `facts`."""
+        await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
+        for key in ("k1", "k2"):
+            await spool.push([a_departure(key)], a_memo(key))
+        spool.subscribe("bot@bot.example.org", "alice@example.org")
+        spool.subscribe("bot@bot.example.org", "bob@example.org")
+        await spool.key()
+        await spool.look({}, 500)
+
+    async def read(self, spool: SqliteSpool) -> dict[str, int]:
+        """How many rows can be read of each table."""
+        keys = [await spool.recall("ops", key) for key in ("k1", "k2")]
+        return {
+            "deliveries": len(await spool.restore()),
+            "departures": len(await spool.departures(0)),
+            "subscribers": len(await spool.subscribers()),
+            "memos": sum(memo is not None for memo in keys),
+            "facts": len(await spool.key()) // KEY_BYTES,
+        }
+
+    async def test_set_aside(self) -> None:
+        """
+        Whatever stands in whichever column, all other rows are served, and the row is set aside and named in the log.
+        """
+        await self.fill(whole := self.open())
+        sound = await self.read(whole)
+        await whole.close()
+        begin = self.path.read_bytes()
+        for table, columns in DAMAGE.items():
+            for column, values in columns.items():
+                for value in values:
+                    with self.subTest(table=table, column=column, value=str(value)[:20]):
+                        self.path.write_bytes(begin)
+                        self.harm(table, column, value)
+                        with capturedLogs() as logs:
+                            found = await self.read(spool := self.open())
+                            await spool.look({}, 500)
+                            await spool.close()
+                        self.assertEqual(sound | {table: 1}, found)
+                        self.assertEqual([(table, 1)], self.look("SELECT source, count(*) FROM set_aside"))
+                        [line] = [each for each in logs if each["log_level"] is LogLevel.error]
+                        self.assertEqual([(line["table"], line["row"])], self.look("SELECT source, row FROM set_aside"))
+                        self.assertEqual(sound | {table: 1}, await self.read(again := self.open()))
+                        await again.close()
+
+    def harm(self, table: str, column: str, value: object) -> None:
+        """Put a value into a column of the first row."""
+        row = "SELECT rowid FROM facts WHERE name = 'key'" if table == "facts" else f"SELECT min(rowid) FROM {table}"
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ({row})", (value,))
+
+    async def test_text_that_is_not_utf8(self) -> None:
+        """
+        Text of other bytes than UTF-8, which SQLite hands on as it is, stops nothing either.
+        """
+        await self.fill(spool := self.open())
+        await spool.close()
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute("UPDATE deliveries SET stanza_id = CAST(x'ff41' AS TEXT) WHERE number = 1")
+        with capturedLogs():
+            found = await self.read(spool := self.open())
+            await spool.close()
+        self.assertEqual(1, found["deliveries"])
+        self.assertEqual([(1,)], self.look("SELECT count(*) FROM set_aside"))
+
+    async def test_who_asked(self) -> None:
+        """
+        An answer leaves though it cannot be read who is to be told if the server refuses it.
+        """
+        spool = self.open()
+        await spool.push([evolve(a_departure(), asked=a_delivery("d1").stanza)])
+        for damage in ("{", "[" * 100_000, "[1, 2, 3, 4, 5, 6]", '["message"]', "7"):
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute("UPDATE departures SET asked = ?", (damage,))
+            [found] = await spool.departures(0)
+            self.assertIsNone(found.asked)

@@ -1233,10 +1233,10 @@ class BarrierTestCase(StreamTestCase):
         self.stream.addHandler(Curious())
         return heard
 
-    def reconnect(self):
+    def reconnect(self, seconds=8):
         """Lose the stream and let it come again; what is heard is what the new one began with."""
         self.server.wire.lose()
-        self.clock.advance(8)
+        self.clock.advance(seconds)
         self.server.open()
         self.server.says("<handshake/>")
 
@@ -1252,9 +1252,8 @@ class BarrierTests(BarrierTestCase):
         self.send_many(3)
         self.server.wire.lose()
         self.stream.send(message(id="new"))
-        for _ in range(2):
-            self.reconnect()
-            self.assertEqual(["m0", "m1", "m2", "new"], self.ids())
+        self.reconnect()
+        self.assertEqual(["m0", "m1", "m2", "new"], self.ids())
 
     def test_confirmed(self) -> None:
         """
@@ -1359,6 +1358,7 @@ class BarrierTests(BarrierTestCase):
             self.returns(ping)
         self.assertEqual([], self.logged(logs, LogLevel.warn))
         self.reconnect()
+        self.returns(self.pings()[0])
         self.assertEqual(["m0"], self.ids())
 
     def test_requests_are_not_repeated(self) -> None:
@@ -1710,6 +1710,130 @@ class BarrierTests(BarrierTestCase):
         self.assertEqual([], self.pings())
         self.reconnect()
         self.assertEqual([], self.ids())
+
+
+class RefusalTests(BarrierTestCase):
+    """A server that closes the stream over a stanza."""
+
+    def close(self, condition="policy-violation", text="", seconds=60):
+        """Close the stream with an error, as a server does; within so many seconds the gateway connects again."""
+        text = text and f"<text xmlns='urn:ietf:params:xml:ns:xmpp-streams'>{text}</text>"
+        self.server.says(
+            f"<stream:error><{condition} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>{text}</stream:error>"
+            "</stream:stream>"
+        )
+        self.reconnect(seconds)
+
+    def answer(self):
+        """Return the last ping; what is heard from now on came after it."""
+        ping = self.pings()[-1]
+        self.server.wire.clear()
+        self.returns(ping)
+
+    def test_one_by_one(self) -> None:
+        """
+        After such a close all that was unconfirmed is written one by one, each when the one before it is confirmed,
+        and only when the server has answered at all; then everything flows again.
+        """
+        self.server.authenticate()
+        self.send_many(3)
+        self.stream.send(message(id="new"))
+        with capturedLogs() as logs:
+            self.close()
+        self.assertIn("one of {count} stanzas", "".join(each["log_format"] for each in logs))
+        self.stream.send(message(id="newer"))
+        self.assertEqual([], self.ids())
+        for id in ("m0", "m1", "m2", "new"):
+            self.answer()
+            self.assertEqual([id], self.ids())
+        self.answer()
+        self.assertEqual(["newer"], self.ids())
+        self.stream.send(message(id="newest"))
+        self.assertEqual(["newer", "newest"], self.ids())
+
+    def test_the_culprit(self) -> None:
+        """
+        The one over which the stream is closed again is not written any more, and one line says why and what to do.
+        """
+        self.server.authenticate()
+        self.send_many(3)
+        self.close()
+        self.answer()
+        self.answer()
+        self.assertEqual(["m1"], self.ids())
+        with capturedLogs() as logs:
+            self.close(text="stanza too big")
+        [line] = [event for event in logs if event["log_level"] is LogLevel.error]
+        self.assertEqual("policy-violation (stanza too big)", line["reason"])
+        self.assertIn("max_stanza_size", line["remedy"])
+        self.assertEqual(1, self.counters["outgoing_refused"])
+        self.answer()
+        self.assertEqual(["m2"], self.ids())
+
+    def test_who_is_told(self) -> None:
+        """
+        Whoever sent it is told the server's own word.
+        """
+        fates = []
+        self.server.authenticate()
+        element = message(id="m0", from_="bot.example.org")
+        departure = Departure(sendable(element, "bot.example.org", 10_000), "message", 1000.0, 0.0)
+        self.stream.depart(departure, element, fates.append, kept=False)
+        self.close("invalid-xml")
+        self.answer()
+        self.close("invalid-xml")
+        self.assertEqual(["invalid-xml"], [fate.reason for fate in fates])
+
+    def test_other_ends(self) -> None:
+        """
+        A server that stops, or lets somebody else in, blames no stanza.
+        """
+        self.server.authenticate()
+        self.send_many(1)
+        for condition in ("system-shutdown", "conflict", "reset", "see-other-host", "system-shutdown"):
+            self.close(condition)
+            self.assertEqual(["m0"], self.ids())
+
+    def test_no_condition(self) -> None:
+        """
+        Where the server gives no reason two streams in a row that end with the same stanza unconfirmed say the same.
+        """
+        self.server.authenticate()
+        self.send_many(2)
+        self.reconnect()
+        self.assertEqual(["m0", "m1"], self.ids())
+        self.reconnect()
+        self.assertEqual([], self.ids())
+        self.answer()
+        self.reconnect()
+        self.answer()
+        self.assertEqual(["m1"], self.ids())
+        self.assertEqual(1, self.counters["outgoing_refused"])
+
+    def test_soon(self) -> None:
+        """
+        While it is found out who is to blame nobody waits for long.
+        """
+        self.server.authenticate()
+        self.send_many(5)
+        self.close(seconds=2)
+        for _ in range(4):
+            self.answer()
+            self.close(seconds=2)
+        self.assertEqual((4, 6), (self.counters["outgoing_refused"], len(self.server.attempts)))
+
+    def test_no_barriers(self) -> None:
+        """
+        A server that returns no barriers holds up what waits only until that is known.
+        """
+        self.server.authenticate()
+        self.send_many(1)
+        self.close()
+        self.stream.send(message(id="new"))
+        self.silence(44)
+        self.server.says(" ")
+        self.silence(20)
+        self.assertEqual(["m0", "new"], self.ids())
 
 
 class FallbackTests(BarrierTestCase):

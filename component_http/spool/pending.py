@@ -1,0 +1,176 @@
+"""
+Deliveries and outbound stanzas that wait: looked at and dropped by another program than the gateway.
+
+A gateway that runs has them in memory, too, so it is asked to drop them by rows of the table `commands` (see
+`component_http.spool.letters`). Where none runs they are deleted at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, field, frozen
+from twisted.words.xish.domish import Element
+
+from component_http.contract.xml import Limits, parse_stanzas
+from component_http.errors import XmlRefused
+from component_http.spool.database import BUSY
+from component_http.spool.letters import AT_ONCE, Moved, Refused
+from component_http.spool.private import Warn, no_warning
+from component_http.spool.rows import lead
+from component_http.spool.visit import explained, holder, transaction, visit
+
+__all__ = ["NAME", "Pending", "Waiting"]
+
+NAME = re.compile(r"[dsDS][0-9]{1,18}")
+"""What something that waits is called: `d` for a delivery or `s` for an outbound stanza, and its number."""
+
+
+@frozen
+class Waiting:
+    """
+    A delivery, or a stanza on its way to the server.
+
+    Attributes:
+        name: As `NAME` says.
+        id: That of the delivery, also of the one that a stanza answers; None for a stanza that answers none.
+        kind: `message`, `presence` or `iq`.
+        type: That of the stanza; "" for none.
+        sender: Its `from`.
+        recipient: Its `to`.
+        since: When it began to wait, in seconds since the epoch; None where that cannot be read.
+        size: Bytes of the request or of the stanza.
+        tries: POSTs so far; None for a stanza.
+        suspect: The server may have closed the stream because of this stanza.
+        content: The request, or the stanza's XML.
+    """
+
+    name: str
+    id: str | None
+    kind: str
+    type: str
+    sender: str
+    recipient: str
+    since: float | None
+    size: int
+    tries: int | None
+    suspect: bool
+    content: bytes = field(repr=False)
+
+
+class Pending:
+    """
+    What waits in a spool's file; a context manager. Arguments and errors as for `component_http.spool.letters.Letters`.
+    """
+
+    def __init__(self, path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None:
+        self._path = path
+        self._patience = patience
+        self._connection = visit(path, patience=patience, warn=warn)
+
+    def __enter__(self) -> Pending:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        with explained(self._path, self._patience):
+            self._connection.close()
+
+    def names(self) -> list[str]:
+        """The names of all that waits: deliveries, then stanzas, each oldest first."""
+        with explained(self._path, self._patience):
+            query = "SELECT 'd' || number FROM deliveries ORDER BY number"
+            deliveries = self._connection.execute(query).fetchall()
+            query = "SELECT 's' || number FROM departures ORDER BY number"
+            return [name for (name,) in deliveries + self._connection.execute(query).fetchall()]
+
+    def read(self, names: Sequence[str]) -> Iterator[Waiting]:
+        """What these names mean, in the same order, but for what is gone."""
+        for name in names:
+            table, number = _place(name)
+            with explained(self._path, self._patience):
+                cursor = self._connection.execute(f"SELECT * FROM {table} WHERE number = ?", (number,))
+                columns = [column[0] for column in cursor.description]
+                row = cursor.fetchone()
+                ahead = lead(self._connection)
+            if row is not None:
+                values = dict(zip(columns, row, strict=True))
+                one = _delivery(name, values) if table == "deliveries" else _stanza(name, values)
+                yield one if one.since is None else evolve(one, since=one.since - ahead)
+
+    def drop(self, names: Sequence[str]) -> Moved:
+        """
+        Let it not wait any longer: nobody is told, but who waits for the answer to an iq.
+
+        Args:
+            names: `component_http.spool.letters.AT_ONCE` at most.
+        """
+        assert len(names) <= AT_ONCE
+        runs = holder(self._path).running is not False
+        done = []
+        with explained(self._path, self._patience), transaction(self._connection):
+            for name in names:
+                if self._drop(*_place(name), runs):
+                    done.append(name)
+        return Moved(done, [Refused(name, "it is gone") for name in names if name not in done])
+
+    def _drop(self, table: str, number: int, runs: bool) -> bool:
+        execute = self._connection.execute
+        if not runs:
+            return bool(execute(f"DELETE FROM {table} WHERE number = ?", (number,)).rowcount)
+        verb, argument = ("drop_delivery", "id") if table == "deliveries" else ("drop_departure", "number")
+        query = f"INSERT INTO commands (verb, argument) SELECT ?, {argument} FROM {table} WHERE number = ?"
+        return bool(execute(query, (verb, number)).rowcount)
+
+
+def _place(name: str) -> tuple[str, int]:
+    return "deliveries" if name[0] in "dD" else "departures", int(name[1:])
+
+
+def _delivery(name: str, values: dict[str, Any]) -> Waiting:
+    content = _bytes(values["body"])
+    return Waiting(
+        name=name,
+        id=str(values["id"]),
+        kind=str(values["kind"]),
+        type=str(values["type"]),
+        sender=str(values["sender"]),
+        recipient=str(values["recipient"]),
+        since=_number(values["accepted"]),
+        size=len(content),
+        tries=values["tries"] if isinstance(values["tries"], int) else 0,
+        suspect=False,
+        content=content,
+    )
+
+
+def _stanza(name: str, values: dict[str, Any]) -> Waiting:
+    content = _bytes(values["xml"])
+    try:
+        [element] = parse_stanzas(content.decode("utf-8", "replace"), Limits())
+    except (XmlRefused, ValueError):
+        element = Element((None, "unreadable"))
+    delivery_id = values["delivery_id"]
+    return Waiting(
+        name=name,
+        id=None if delivery_id is None else str(delivery_id),
+        kind=str(values["kind"]),
+        type=element.getAttribute("type", ""),
+        sender=element.getAttribute("from", ""),
+        recipient=element.getAttribute("to", ""),
+        since=_number(values["stored"]),
+        size=len(content),
+        tries=None,
+        suspect=bool(values["suspect"]),
+        content=content,
+    )
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "backslashreplace")
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
