@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from component_http.playground import console
 
         return console.main(chosen)
-    if chosen.command in ("letters", "spool"):
+    if chosen.command in ("letters", "spool", "wake"):
         return spool_commands.main(chosen)
     parser.print_help()
     return 0

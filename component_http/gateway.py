@@ -36,9 +36,10 @@ from component_http.delivery.departure import LIFETIMES
 from component_http.delivery.departures import Departures
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.load import Load
 from component_http.delivery.loop_guard import LoopGuard
-from component_http.delivery.relay import Relay, Status
-from component_http.delivery.retry import RetryBudget, RetryPolicy
+from component_http.delivery.relay import LATE_SECONDS, Relay, Status
+from component_http.delivery.retry import RetryPolicy
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.interfaces import Found, Spool, Webhook
 from component_http.notices import LOG_INTERVAL, Notices
@@ -272,6 +273,7 @@ class Gateway(MultiService):
             self.counters,
             self._hooks,
             key,
+            self.wake,
             max_connections=_api_connections(self._settings),
         )
         self._api.startService()
@@ -295,6 +297,8 @@ class Gateway(MultiService):
         relay.restore(found.deliveries)
         if found.departures:
             departures.read_all()
+        if found.wake:
+            self.wake()
 
     def _not_looked(self, failure: Failure) -> None:
         """What a full disk keeps from being done now is done when there is room; the relay says what comes of it."""
@@ -313,6 +317,19 @@ class Gateway(MultiService):
         if self._restoring is None:
             return status
         return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
+
+    def wake(self) -> str:
+        """
+        Ask the webhook at once, whatever was to be waited for: somebody knows that it is back.
+
+        Returns:
+            How it is, as in `Status.webhook`; `stopping` if it is not asked any more.
+        """
+        if self._relay is None or self._stopping:
+            return "stopping"
+        self._log.info("somebody says that the webhook is back: it is asked at once")
+        self._relay.wake()
+        return self._relay.status().webhook
 
     def drain(self, timeout: float | None = None) -> Deferred[None]:
         """
@@ -383,6 +400,7 @@ class Gateway(MultiService):
             self._spool_lock.path,
             self._reactor,
             deadlines=_deadlines(self._settings.delivery),
+            grace=self._settings.delivery.outage_grace,
             synchronous=self._settings.spool.synchronous,
             letter_days=self._settings.spool.letter_days,
             max_letters=self._settings.spool.max_letters,
@@ -423,11 +441,12 @@ class Gateway(MultiService):
                 base=delivery.retry_base,
                 cap=delivery.retry_cap,
                 longest_pause=delivery.longest_pause,
+                away=delivery.breaker_probe_interval,
             ),
-            budget=RetryBudget(delivery.retry_budget_percent, delivery.retry_budget_per_second),
+            load=Load(_connections(settings), learns=delivery.max_attempts > 1),
             breaker=_breaker(delivery),
             on_gone=error_of_status(410, settings.conditions) if delivery.on_gone == "disable" else None,
-            clock=self._reactor.seconds,
+            clock=self._reactor,
             now=time.time,
             draw=self._random.random,
             link=None if self._hooks is None else self._link,
@@ -442,7 +461,10 @@ class Gateway(MultiService):
             self.counters,
             clock=self._reactor,
             new_id=_new_id,
+            wall=time.time,
             deadlines=_deadlines(delivery),
+            grace=delivery.outage_grace,
+            late_seconds=max(LATE_SECONDS, settings.webhook.timeout),
             loop_guard=LoopGuard(*delivery.loop_guard) if delivery.loop_guard else None,
         )
 

@@ -51,10 +51,12 @@ class Found:
     Attributes:
         deliveries: To be delivered, behind all others.
         departures: There is more to leave than was handed over.
+        wake: The webhook is to be asked at once.
     """
 
     deliveries: list[Delivery] = field(factory=list)
     departures: bool = False
+    wake: bool = False
 
 
 class Spool(Protocol):
@@ -90,6 +92,10 @@ class Spool(Protocol):
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
         """Fire with the request body of a delivery that is kept."""
+        ...  # pragma: no cover
+
+    def amend(self, delivery_id: str, body: bytes) -> Deferred[None]:
+        """Replace the request body of a delivery that is kept; fires when the new one is."""
         ...  # pragma: no cover
 
     def end(

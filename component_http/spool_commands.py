@@ -1,4 +1,4 @@
-"""The commands `component-http letters` and `component-http spool`: what an operator does with a spool's file."""
+"""The commands `component-http letters`, `spool` and `wake`: what an operator does with a spool's file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from component_http.errors import SettingsError, SpoolError
 from component_http.operations.terminal import age, cut, moment, on_one_line, printable, size, table
 from component_http.settings import SpoolSettings, spool_from_toml
 from component_http.spool.letters import AT_ONCE, OUTCOMES, Letter, Letters, Moved, Which
-from component_http.spool.visit import Holder, Kept, SpoolStatus, holder, status
+from component_http.spool.visit import Holder, Kept, SpoolStatus, holder, status, wake
 from component_http.tap import exit_on_settings_error
 
 __all__ = ["NOTHING", "TRY_AGAIN", "add_commands", "as_json", "main", "seconds", "shortest"]
@@ -149,6 +149,9 @@ def add_commands(commands: Any) -> None:
     parser = subjects.add_parser("status", help=about, description=f"{about.capitalize()}.", allow_abbrev=False)
     _add_place(parser)
     parser.add_argument("--json", action="store_true", help="write JSON, for another program")
+    about = "have the gateway that runs ask its webhook at once, because it is back"
+    parser = commands.add_parser("wake", help=about, description=f"{about.capitalize()}.", allow_abbrev=False)
+    _add_place(parser)
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
@@ -221,6 +224,8 @@ def main(
             path = _place(chosen)
             if chosen.command == "spool":
                 return _status(path, chosen, now, options)
+            if chosen.command == "wake":
+                return _wake(path, options)
             with Letters(path, now=now, **options) as letters:
                 return _serve(path, letters, chosen, now, pause)
     except SpoolError as error:
@@ -237,6 +242,11 @@ def _place(chosen: argparse.Namespace) -> Path:
         return Path(chosen.spool).absolute()
     spool = SpoolSettings(kind="sqlite") if chosen.config is None else spool_from_toml(chosen.config)
     path = spool.file()
+    if path is None and chosen.command == "wake":
+        raise SettingsError(
+            f'{chosen.config}: spool.kind is "memory", so a gateway cannot be told by its file: POST /v1/webhook/wake'
+            " to its API, with a token that has admin = true"
+        )
     if path is None:
         raise SettingsError(f'{chosen.config}: spool.kind is "memory", so there is no file, and no dead letter is kept')
     return path
@@ -490,6 +500,15 @@ def _move(
 
 
 # The spool itself.
+
+
+def _wake(path: Path, options: dict[str, float]) -> int:
+    if holder(path).running is False:
+        _complain("no gateway has this spool now; one that starts asks its webhook at once")
+        return NOTHING
+    wake(path, **options)
+    _say("the gateway asks its webhook within a second\n")
+    return 0
 
 
 def _status(path: Path, chosen: argparse.Namespace, now: Callable[[], float], options: dict[str, float]) -> int:

@@ -72,6 +72,7 @@ class Api:
         hooks: The URLs that need none.
         observer: Told `api_refused`, `api_unauthorized`, `api_limited` and `api_failed`.
         link_key: What the links of late replies are made with.
+        wake: Asks the webhook at once, and says how it is.
         version: Of this program.
         seconds: A clock that does not go back.
         now: The wall clock, seconds since the epoch.
@@ -90,6 +91,7 @@ class Api:
         observer: Observer,
         *,
         link_key: bytes,
+        wake: Callable[[], str],
         version: str,
         seconds: Callable[[], float],
         now: Callable[[], float],
@@ -99,6 +101,7 @@ class Api:
         self._hooks = hooks
         self._observer = observer
         self._link_key = link_key
+        self._wake_webhook = wake
         self._version = version
         self._seconds = seconds
         self._now = now
@@ -116,6 +119,7 @@ class Api:
         for name in _SHORTCUTS:
             yield Route("GET", f"/v1/{name}/{{jid}}", "v1", partial(self._ask_by_name, name))
         yield Route("POST", "/v1/deliveries/{id}/reply", "v1", self._late_reply)
+        yield Route("POST", "/v1/webhook/wake", "v1", self._wake)
         yield Route("GET", "/v1/openapi.json", "v1", self._openapi)
         yield Route("POST", "/hooks/{secret}", "hooks", self._hook)
         yield Route("POST", "/msg", "msg", self._post_msg)
@@ -178,6 +182,10 @@ class Api:
 
     async def _late_reply(self, call: Call, found: Mapping[str, str]) -> Answer:
         return await v1.late_reply(self._desk, call, self._link_key, found["id"], self._now)
+
+    async def _wake(self, call: Call, found: Mapping[str, str]) -> Answer:
+        self._caller(call).token.see_admin()
+        return json_answer(200, {"webhook": self._wake_webhook()})
 
     async def _openapi(self, call: Call, found: Mapping[str, str]) -> Answer:
         return json_answer(200, openapi.document(self._version))

@@ -38,6 +38,7 @@ class Token:
         may_send_as: Patterns of the addresses that it may send from; a * is any characters.
         may_send_to: Patterns of those that it may send to.
         kinds: The kinds of stanza that it may send.
+        admin: It may do what is about the gateway itself.
         rate: How often.
     """
 
@@ -46,6 +47,7 @@ class Token:
     may_send_as: Sequence[str] = ("*",)
     may_send_to: Sequence[str] = ("*",)
     kinds: Sequence[str] = ("message", "presence", "iq")
+    admin: bool = False
     rate: Rate = field(factory=lambda: Rate(100, 10.0), eq=False)
     _from: re.Pattern[str] = field(init=False, eq=False, repr=False)
     _to: re.Pattern[str] = field(init=False, eq=False, repr=False)
@@ -65,6 +67,16 @@ class Token:
             if "*" not in pattern:
                 return Address.parse(pattern)
         return Address.parse(domain) if self._from.fullmatch(domain) else None
+
+    def see_admin(self) -> None:
+        """
+        See that it may do what is about the gateway itself.
+
+        Raises:
+            Problem: It may not.
+        """
+        if not self.admin:
+            raise Problem(403, f"the token {self.name} may not do this: only one with admin = true may")
 
     def see_allowed(self, stanzas: Iterable[Element]) -> None:
         """

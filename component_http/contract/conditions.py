@@ -17,6 +17,7 @@ __all__ = [
     "ERROR_TYPES",
     "FULL",
     "INTERNAL",
+    "NEVER_TRIED",
     "NS_STANZAS",
     "SERVICE_UNAVAILABLE",
     "STATUS_ERRORS",
@@ -82,6 +83,7 @@ class StanzaError:
 
 
 CONNECTION_FAILURE = StanzaError("wait", "remote-server-timeout", "Connection failure")
+NEVER_TRIED = StanzaError("wait", "remote-server-timeout", "Never tried")
 TIMEOUT = StanzaError("wait", "remote-server-timeout", "Timeout")
 FULL = StanzaError("wait", "resource-constraint")
 STOPPING = StanzaError("wait", "service-unavailable")

@@ -44,19 +44,20 @@ class BacklogLimits:
     resume_below: float = 0.5
 
 
+MESSAGE_SHARE = 8
+"""
+One of so many places is kept for iqs, and one of so many turns is a message's: iqs have seconds, messages minutes, but
+neither may have to wait for the end of the others.
+"""
+
+
 @define(eq=False)
 class _Sender:
-    """
-    What one bare address has pending.
-
-    Attributes:
-        round: Its ready conversations, the next one first.
-    """
+    """What one bare address has pending."""
 
     name: str
     pending: int = 0
     pending_bytes: int = 0
-    round: OrderedDict[_ConversationQueue, None] = Factory(OrderedDict)
 
 
 @define(eq=False)
@@ -79,6 +80,44 @@ class _ConversationQueue:
     def first(self) -> str:
         return next(iter(self.deliveries))
 
+    @property
+    def is_iq(self) -> bool:
+        return self.conversation[2]
+
+
+class _Round:
+    """The ready conversations: they take turns by sender, and within a sender by conversation."""
+
+    def __init__(self) -> None:
+        self._senders: OrderedDict[_Sender, OrderedDict[_ConversationQueue, None]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._senders)
+
+    def enter(self, queue: _ConversationQueue) -> None:
+        """Put a conversation at the end of its sender's; a sender who is in the round already keeps the place."""
+        queues = self._senders.get(queue.sender)
+        if queues is None:
+            queues = self._senders[queue.sender] = OrderedDict()
+        queues[queue] = None
+
+    def leave(self, queue: _ConversationQueue) -> None:
+        """Take a conversation out."""
+        queues = self._senders[queue.sender]
+        del queues[queue]
+        if not queues:
+            del self._senders[queue.sender]
+
+    def next(self) -> _ConversationQueue:
+        """Take out the conversation whose turn it is, and let its sender go to the end; there has to be one."""
+        sender, queues = next(iter(self._senders.items()))
+        queue, _ = queues.popitem(last=False)
+        if queues:
+            self._senders.move_to_end(sender)
+        else:
+            del self._senders[sender]
+        return queue
+
 
 class Backlog:
     """
@@ -88,6 +127,9 @@ class Backlog:
     wait behind it in the order they came. Conversations whose first delivery is ready take turns: by sender, and
     within a sender by conversation. Whoever was served goes to the end of both rounds, so that a sender who is ready
     waits for at most one turn of each other sender, however much they have.
+
+    Iqs go before messages and presences, but for one turn in eight. Of more than two places an eighth, at least one,
+    is kept for them.
 
     Each operation takes the same time however much is pending, but for iterating. A sender with nothing pending leaves
     no trace.
@@ -108,7 +150,11 @@ class Backlog:
         self._queue_of: dict[str, _ConversationQueue] = {}
         self._queues: dict[Conversation, _ConversationQueue] = {}
         self._senders: dict[str, _Sender] = {}
-        self._round: OrderedDict[_Sender, None] = OrderedDict()
+        # The ready conversations, those of iqs apart; the iqs that run, and those that went before a message.
+        self._iqs = _Round()
+        self._others = _Round()
+        self._running_iqs = 0
+        self._passed = 0
 
     @property
     def pending(self) -> int:
@@ -208,29 +254,54 @@ class Backlog:
         queue.sender.pending_bytes += size
         self._pending_bytes += size
 
-    def next(self) -> str | None:
+    @property
+    def conversations(self) -> int:
+        """Conversations of which something is pending."""
+        return len(self._queues)
+
+    def waiting(self, conversation: Conversation) -> list[str]:
+        """The ids of what is pending of a conversation, in order of arrival."""
+        queue = self._queues.get(conversation)
+        return [] if queue is None else list(queue.deliveries)
+
+    @property
+    def ready(self) -> bool:
+        """Some delivery waits for nothing but its turn."""
+        return bool(self._iqs or self._others)
+
+    def next(self, most: int | None = None) -> str | None:
         """
         Say whose turn it is: that delivery is running from now on.
 
+        Args:
+            most: Deliveries that may run at once now, instead of `max_running`; not more than these.
+
         Returns:
-            Its id; None if no delivery is ready, or `max_running` are running.
+            Its id; None if no delivery is ready, or as many are running as may be.
         """
-        if self._running >= self._max_running or not self._round:
+        places = self._max_running if most is None else most
+        if self._running >= places:
             return None
-        sender = next(iter(self._round))
-        queue, _ = sender.round.popitem(last=False)
-        if sender.round:
-            self._round.move_to_end(sender)
+        kept = max(1, places // MESSAGE_SHARE) if places > 2 else 0
+        may_be_message = bool(self._others) and self._running - self._running_iqs < places - kept
+        if self._iqs and not (may_be_message and self._passed >= MESSAGE_SHARE - 1):
+            self._passed += may_be_message
+            queue = self._iqs.next()
+            self._running_iqs += 1
+        elif may_be_message:
+            self._passed = 0
+            queue = self._others.next()
         else:
-            del self._round[sender]
+            return None
         queue.head = "running"
         self._running += 1
         return queue.first
 
     def rest(self, delivery_id: str) -> None:
         """A running delivery waits for another attempt: its place is free, its own conversation waits with it."""
-        self._queue_led_by(delivery_id, "running").head = "resting"
-        self._running -= 1
+        queue = self._queue_led_by(delivery_id, "running")
+        self._stop_running(queue)
+        queue.head = "resting"
 
     def rise(self, delivery_id: str) -> None:
         """A resting delivery is ready again; its conversation gets to the end of the round."""
@@ -251,7 +322,7 @@ class Backlog:
         sender.pending -= 1
         sender.pending_bytes -= size
         if led and queue.head == "running":
-            self._running -= 1
+            self._stop_running(queue)
         if not queue.deliveries:
             del self._queues[queue.conversation]
             if queue.head == "ready":
@@ -267,13 +338,16 @@ class Backlog:
             raise ValueError(f"{delivery_id} is not {state}")
         return queue
 
+    def _stop_running(self, queue: _ConversationQueue) -> None:
+        self._running -= 1
+        self._running_iqs -= queue.is_iq
+
     def _enter_round(self, queue: _ConversationQueue) -> None:
         queue.head = "ready"
-        queue.sender.round[queue] = None
-        # Where the sender is in the round already, this keeps its place.
-        self._round[queue.sender] = None
+        self._round_of(queue).enter(queue)
 
     def _leave_round(self, queue: _ConversationQueue) -> None:
-        del queue.sender.round[queue]
-        if not queue.sender.round:
-            del self._round[queue.sender]
+        self._round_of(queue).leave(queue)
+
+    def _round_of(self, queue: _ConversationQueue) -> _Round:
+        return self._iqs if queue.is_iq else self._others

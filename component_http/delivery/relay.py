@@ -17,7 +17,7 @@ from twisted.words.xish.domish import Element
 from component_http.contract import conditions, reply
 from component_http.contract.memo import Memo
 from component_http.contract.reply import Composed, Response, Verdict
-from component_http.contract.request import request_body
+from component_http.contract.request import delayed_body, request_body
 from component_http.contract.stanza import Stanza
 from component_http.delivery.backlog import Backlog, Conversation, Refusal
 from component_http.delivery.deadlines import Deadlines
@@ -26,11 +26,11 @@ from component_http.delivery.departures import Departures, Leaving
 from component_http.delivery.forwarder import Attempted, Forwarder, Later
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.retry import Retry
-from component_http.errors import DeliveryEnded, SpoolError
+from component_http.errors import DeliveryEnded, SpoolError, WebhookError
 from component_http.interfaces import Observer, Outlet, Spool, Valve
 from component_http.notices import LOG_INTERVAL, Notices
 
-__all__ = ["Relay", "Status"]
+__all__ = ["LATE_SECONDS", "Relay", "Status"]
 
 REFUSALS = {
     "refused_full": "max_pending or max_pending_bytes is reached",
@@ -60,8 +60,39 @@ MAX_LETTER_BYTES = 64 * 1024
 FLUSH = 1.0
 """Seconds that what is answered at the very end of a drain has to leave, and to be confirmed."""
 
-SLICE = 200
-"""Deliveries given up at once; after that others get a turn."""
+SLICE = 100
+"""Deliveries that end at once; after that others get a turn."""
+
+LATE_SECONDS = 60.0
+"""Seconds that a message gets for its attempts which the webhook has not seen when its time is over, or nearly."""
+
+
+@frozen
+class _Rest:
+    """
+    The wait of a delivery for its next attempt.
+
+    Attributes:
+        call: Ends it.
+        awakenings: Those of the forwarder when it began.
+    """
+
+    call: IDelayedCall
+    awakenings: int
+
+
+@frozen
+class _Ban:
+    """
+    The webhook wants nothing of a conversation for a while.
+
+    Attributes:
+        until: When it may be asked again.
+        response: How it said so.
+    """
+
+    until: float
+    response: Response | WebhookError | None
 
 
 @frozen
@@ -76,6 +107,9 @@ class Status:
         webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: one of them is
             probing it. `gone`: it said 410 and is not asked any more.
         obstacles: Why no more should be sent here now, a phrase each; none means that all is well.
+        failing_for: Seconds for which nothing but failures came from the webhook; None while it is well.
+        last_failure: Why the last attempt that failed did; None if none did.
+        next_attempt: Seconds until the webhook may be asked, 0.0 for now; None while that depends on what is under way.
     """
 
     pending: int
@@ -83,6 +117,9 @@ class Status:
     running: int
     webhook: str
     obstacles: tuple[str, ...]
+    failing_for: float | None = None
+    last_failure: str | None = None
+    next_attempt: float | None = None
 
 
 class Relay:
@@ -105,7 +142,11 @@ class Relay:
             not told; `loop_guarded`, `reply_lost`, `spool_failed`.
         clock: Runs the waits and deadlines.
         new_id: Makes delivery ids.
+        wall: The wall clock, seconds since the epoch.
         deadlines: Seconds a delivery may take, by the kind of its stanza.
+        grace: Seconds since its acceptance for which a message waits that the webhook could not be asked about before
+            its deadline; 0.0: no longer than that.
+        late_seconds: As `LATE_SECONDS`.
         loop_guard: Ends the talk of two bots; None for none.
     """
 
@@ -123,7 +164,10 @@ class Relay:
         *,
         clock: IReactorTime,
         new_id: Callable[[], str],
+        wall: Callable[[], float],
         deadlines: Mapping[str, float],
+        grace: float = 0.0,
+        late_seconds: float = LATE_SECONDS,
         loop_guard: LoopGuard | None,
     ) -> None:
         self._forwarder = forwarder
@@ -135,7 +179,10 @@ class Relay:
         self._observer = observer
         self._clock = clock
         self._new_id = new_id
+        self._wall = wall
         self._seconds = deadlines
+        self._grace = grace
+        self._late_seconds = late_seconds
         self._loop_guard = loop_guard
         self._notices = Notices(REFUSAL_INTERVAL)
         self._log_notices = Notices(LOG_INTERVAL)
@@ -147,14 +194,14 @@ class Relay:
         self._ending: set[str] = set()
         self._deadlines = Deadlines()
         self._attempts: dict[str, Deferred[None]] = {}
-        self._resting: dict[str, IDelayedCall] = {}
-        self._throttled: dict[str, None] = {}
+        # Those that rest, oldest first; apart from them those that must not be woken, for the webhook has asked for it.
+        self._resting: dict[str, _Rest] = {}
+        self._sleeping: dict[str, _Rest] = {}
         self._open: set[str] = set()
-        self._rest_until: dict[Conversation, float] = {}
+        self._bans: dict[Conversation, _Ban] = {}
         # The timers of the relay itself, and what it waits for.
         self._next_deadline: IDelayedCall | None = None
         self._next_start: IDelayedCall | None = None
-        self._next_retry: IDelayedCall | None = None
         self._clear: Deferred[None] | None = None
         self._starting = False
         self._stopping = False
@@ -188,6 +235,9 @@ class Relay:
             running=len(self._attempts),
             webhook="gone" if forwarder.gone else forwarder.breaker_state,
             obstacles=tuple(obstacles),
+            failing_for=None if forwarder.failing_since is None else self._clock.seconds() - forwarder.failing_since,
+            last_failure=forwarder.last_failure,
+            next_attempt=None if math.isinf(wait := forwarder.away()) else wait,
         )
 
     # -- in --
@@ -238,8 +288,10 @@ class Relay:
         return self._backlog.refusal(conversation, size, len(self._storing) + len(self._open), self._storing_bytes)
 
     def _store(self, stanza: Stanza, body: bytes) -> None:
-        deadline = self._clock.seconds() + self._seconds[stanza.kind]
-        delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline)
+        now = self._clock.seconds()
+        deadline = now + self._seconds[stanza.kind]
+        last = now + self._grace if stanza.kind == "message" else deadline
+        delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline, last=last, accepted=now)
         self._storing.add(delivery.id)
         self._storing_bytes += delivery.size
         stored = self._spool.store(delivery, body)
@@ -254,10 +306,12 @@ class Relay:
         if self._given_up is not None:
             self._give_up(delivery)
             return
+        if self._is_banned(delivery):
+            return
         self._watch_deadlines()
         self._start()
         # While the webhook answers, what is held back now gets in later; else it should be told that there is no room.
-        if self._backlog.crowded and not self._forwarder.wait():
+        if self._backlog.crowded and not self._forwarder.away():
             self._valve.pause()
 
     def _read_again(self) -> None:
@@ -298,13 +352,18 @@ class Relay:
         if self._starting:
             return
         self._starting = True
+        ended = 0
         try:
             while self._may_start():
-                delivery_id = self._backlog.next()
-                if delivery_id is None:
+                if ended == SLICE:
+                    self._next_start = self._not_later(self._next_start, 0.0, self._start_after_wait)
                     break
-                if delivery_id not in self._ending:
-                    self._attempt(self._deliveries[delivery_id])
+                delivery_id = self._backlog.next(self._forwarder.places)
+                if delivery_id is None:
+                    if not self._wake_one():
+                        break
+                elif delivery_id not in self._ending:
+                    ended += not self._attempt(self._deliveries[delivery_id])
         finally:
             self._starting = False
 
@@ -329,16 +388,43 @@ class Relay:
         self._next_start = None
         self._start()
 
-    def _attempt(self, delivery: Delivery) -> None:
-        wait = self._rest_of(delivery)
-        if wait:
-            self._rest(delivery, wait)
-            return
-        body = self._spool.body(delivery.id)
+    def _attempt(self, delivery: Delivery) -> bool:
+        """Begin an attempt, or rest; or end the delivery and return False, because it cannot be done in time."""
+        now = self._clock.seconds()
+        if self._is_banned(delivery):
+            return False
+        ban = self._bans.get(delivery.conversation)
+        if ban is not None:
+            self._rest(delivery, ban.until - now, firm=True)
+            return True
+        if delivery.ends <= now:
+            self._end(delivery, self._forwarder.expire(delivery))
+            return False
+        body: Deferred[bytes] = self._spool.body(delivery.id)
+        if not delivery.tries and delivery.last > delivery.deadline < now + self._late_seconds:
+            if delivery.deadline <= now:
+                body = Deferred.fromCoroutine(self._late_body(delivery))
+            self._deadlines.remove(delivery.id)
+            delivery.deadline = max(delivery.deadline, min(delivery.last, now + self._late_seconds))
+            self._deadlines.add(delivery.id, "late", delivery.deadline)
+            self._watch_deadlines()
         attempt: Deferred[Any] = Deferred.fromCoroutine(self._forwarder.attempt(delivery, body))
         self._attempts[delivery.id] = attempt
         self._spool.note(delivery)
         attempt.addBoth(self._attempted, delivery).addErrback(self._mistaken, delivery)
+        return True
+
+    async def _late_body(self, delivery: Delivery) -> bytes:
+        """The request body with the time of acceptance in it, as the spool has it from now on."""
+        body = await self._spool.body(delivery.id)
+        if delivery.accepted is None:
+            return body
+        delayed = delayed_body(body, self._wall() - (self._clock.seconds() - delivery.accepted))
+        try:
+            await self._spool.amend(delivery.id, delayed)
+        except SpoolError:
+            return body  # The bytes have to be the same on every attempt, also after a restart.
+        return delayed
 
     def _attempted(self, result: Attempted | Failure, delivery: Delivery) -> None:
         if self._attempts.pop(delivery.id, None) is None:
@@ -355,13 +441,15 @@ class Relay:
             self._leave_open(delivery)
         elif not isinstance(result.next, Retry):
             if result.rest:
-                self._let_rest(delivery.conversation, result.rest)
+                self._ban(delivery, result.rest)
             self._end(delivery, result.next)
+            if result.rest:
+                self._end_banned(delivery.conversation)
         elif self._given_up is not None:
             self._give_up(delivery)
         else:
             self._spool.note(delivery)
-            self._rest(delivery, result.next.seconds)
+            self._rest(delivery, result.next.seconds, firm=result.next.firm)
             self._start()
 
     def _leave_open(self, delivery: Delivery) -> None:
@@ -374,49 +462,72 @@ class Relay:
         self._read_again()
         self._start()
 
-    def _let_rest(self, conversation: Conversation, seconds: float) -> None:
-        """The webhook wants nothing of a conversation for a while, and the delivery that was told so has ended."""
-        self._rest_until.pop(conversation, None)
-        self._rest_until[conversation] = self._clock.seconds() + seconds
-        if len(self._rest_until) > MAX_RESTS:
-            del self._rest_until[next(iter(self._rest_until))]
+    def _ban(self, delivery: Delivery, seconds: float) -> None:
+        """Leave a conversation alone for as long as the webhook has asked for; the delivery that heard so ends."""
+        conversation, failure = delivery.conversation, delivery.failure
+        self._bans.pop(conversation, None)
+        response = Response(failure.status) if isinstance(failure, Response) else failure
+        self._bans[conversation] = _Ban(self._clock.seconds() + seconds, response)
+        if len(self._bans) > MAX_RESTS:
+            del self._bans[next(iter(self._bans))]
 
-    def _rest_of(self, delivery: Delivery) -> float:
-        """Seconds that the webhook still wants nothing of this delivery's conversation; its deadline may come first."""
-        until = self._rest_until.get(delivery.conversation)
-        if until is None:
-            return 0.0
-        wait = until - self._clock.seconds()
-        if wait <= 0:
-            del self._rest_until[delivery.conversation]
-        return max(0.0, wait)
+    def _end_banned(self, conversation: Conversation) -> None:
+        """Give up all that has to end before the webhook wants the conversation again, and do not wait for that."""
+        waiting = [self._deliveries[each] for each in self._backlog.waiting(conversation) if each in self._deliveries]
+        self._by_slices(waiting, self._is_banned)
 
-    def _rest(self, delivery: Delivery, seconds: float) -> None:
+    def _is_banned(self, delivery: Delivery) -> bool:
+        """Give a delivery up whose deadline is before the time from which the webhook wants its conversation again."""
+        ban = self._bans.get(delivery.conversation)
+        if ban is None:
+            return False
+        if ban.until <= self._clock.seconds():
+            del self._bans[delivery.conversation]
+            return False
+        if delivery.deadline > ban.until:
+            return False
+        if delivery.id not in self._ending:
+            delivery.failure = ban.response
+            self._end(delivery, self._forwarder.expire(delivery))
+        return True
+
+    def _rest(self, delivery: Delivery, seconds: float, *, firm: bool) -> None:
         self._backlog.rest(delivery.id)
-        self._resting[delivery.id] = self._clock.callLater(seconds, self._rested, delivery.id)
+        call = self._clock.callLater(seconds, self._rested, delivery.id)
+        resting = self._sleeping if firm else self._resting
+        resting[delivery.id] = _Rest(call, self._forwarder.awakenings)
 
     def _rested(self, delivery_id: str) -> None:
-        del self._resting[delivery_id]
-        self._throttled[delivery_id] = None
-        self._rise()
-
-    def _rise(self) -> None:
-        """Let those that have rested take part again, as many as the retry budget allows now."""
-        if self._next_retry is not None:
-            return
-        while self._throttled:
-            wait = self._forwarder.wait_to_retry()
-            if wait:
-                self._next_retry = self._clock.callLater(wait, self._rise_after_wait)
-                break
-            delivery_id = next(iter(self._throttled))
-            del self._throttled[delivery_id]
-            self._backlog.rise(delivery_id)
+        if self._resting.pop(delivery_id, None) is None:
+            del self._sleeping[delivery_id]
+        self._backlog.rise(delivery_id)
         self._start()
 
-    def _rise_after_wait(self) -> None:
-        self._next_retry = None
-        self._rise()
+    def _wake_one(self) -> bool:
+        """
+        Let the delivery that rests longest have its turn, if nothing else is ready.
+
+        That is right while the webhook is probed, whatever each delivery waits for; one that is alone may itself be
+        what the webhook fails on. And it is right for all that rested before the webhook was back.
+        """
+        delivery_id, rest = next(iter(self._resting.items()), (None, None))
+        if delivery_id is None or rest is None or self._backlog.ready:
+            return False
+        probing = self._forwarder.breaker_state != "closed" and self._backlog.conversations > 1
+        if not probing and rest.awakenings == self._forwarder.awakenings:
+            return False
+        del self._resting[delivery_id]
+        rest.call.cancel()
+        self._backlog.rise(delivery_id)
+        return True
+
+    def wake(self) -> None:
+        """Ask the webhook at once, whatever was to be waited for: somebody knows that it is back."""
+        self._forwarder.ask_now()
+        self._bans.clear()
+        self._resting.update(self._sleeping)
+        self._sleeping.clear()
+        self._start()
 
     # -- out --
 
@@ -467,9 +578,8 @@ class Relay:
     def _let_go(self, delivery: Delivery) -> None:
         """Stop whatever a delivery is at."""
         self._deadlines.remove(delivery.id)
-        self._throttled.pop(delivery.id, None)
-        if resting := self._resting.pop(delivery.id, None):
-            resting.cancel()
+        if rest := self._resting.pop(delivery.id, None) or self._sleeping.pop(delivery.id, None):
+            rest.call.cancel()
         if attempt := self._attempts.pop(delivery.id, None):
             attempt.cancel()
 
@@ -553,17 +663,33 @@ class Relay:
 
     def _deadline_came(self) -> None:
         self._next_deadline = None
+        now = self._clock.seconds()
+        due = self._deadlines.due(now, SLICE)
         # None of these is to begin because another of them makes room.
         starting, self._starting = self._starting, True
         try:
-            for delivery_id in self._deadlines.due(self._clock.seconds()):
+            for delivery_id in due:
                 delivery = self._deliveries.get(delivery_id)
-                if delivery is not None and delivery_id not in self._ending:
+                if delivery is None or delivery_id in self._ending:
+                    continue
+                if delivery.ends > now:
+                    self._deadlines.add(delivery_id, "last", delivery.ends)  # The webhook has not seen it.
+                else:
                     self._end(delivery, self._forwarder.expire(delivery))
         finally:
             self._starting = starting
         self._watch_deadlines()
-        self._start()
+        if len(due) < SLICE:
+            self._start()
+
+    def _by_slices(self, deliveries: list[Delivery], end: Callable[[Delivery], object]) -> None:
+        """End many deliveries, those that are still there, and let others have a turn in between."""
+        for delivery in deliveries[:SLICE]:
+            if delivery.id in self._deliveries:
+                end(delivery)
+        del deliveries[:SLICE]
+        if deliveries:
+            self._clock.callLater(0, self._by_slices, deliveries, end)
 
     def _not_later(self, call: IDelayedCall | None, wait: float, function: Callable[[], None]) -> IDelayedCall | None:
         """Have `function` called after `wait` seconds; `call` is when it would be called already."""
@@ -632,15 +758,7 @@ class Relay:
         cut_off = self._stopping and self._drain_is_over
         self._leaving = cut_off and self._spool.durable
         left = [delivery for delivery in self._deliveries.values() if cut_off or delivery.id not in self._attempts]
-        self._clock.callLater(0, self._give_up_next, left)
-
-    def _give_up_next(self, left: list[Delivery]) -> None:
-        for delivery in left[:SLICE]:
-            if delivery.id in self._deliveries:
-                self._give_up(delivery)
-        del left[:SLICE]
-        if left:
-            self._clock.callLater(0, self._give_up_next, left)
+        self._clock.callLater(0, self._by_slices, left, self._give_up)
 
     def _give_up(self, delivery: Delivery) -> None:
         assert self._given_up is not None
@@ -660,10 +778,10 @@ class Relay:
         self._look_whether_drained()
 
     def _all_over(self, _: None) -> None:
-        for call in (self._end_of_drain, self._next_deadline, self._next_start, self._next_retry):
+        for call in (self._end_of_drain, self._next_deadline, self._next_start):
             if call is not None:
                 call.cancel()
-        self._end_of_drain = self._next_deadline = self._next_start = self._next_retry = None
+        self._end_of_drain = self._next_deadline = self._next_start = None
         for waiting in (self._clear, self._sent):
             if waiting is not None:
                 waiting.cancel()

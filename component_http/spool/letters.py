@@ -8,6 +8,7 @@ Such a program has not the gateway's lock, so a gateway may be running. What it 
 |---|---|---|
 | `deliver` | an id | a delivery of this id was put into `deliveries`: it goes to the end of its conversation |
 | `depart` | a number | a departure of this number was put into `departures`: it leaves behind all others |
+| `wake` | nothing | the webhook is back: it is asked at once (see `component_http.spool.visit.wake`) |
 
 A gateway that starts finds both in their tables, and needs no commands.
 """

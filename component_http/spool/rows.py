@@ -37,6 +37,7 @@ __all__ = [
     "Shelf",
     "add_deliveries",
     "add_departures",
+    "amend",
     "body",
     "delivery",
     "delivery_row",
@@ -69,7 +70,8 @@ Row = Sequence[Any]
 
 GRACE = 60.0
 """
-Seconds that a message gets which was never tried and whose time is over, or nearly, when it is restored.
+Seconds that a message gets which was never tried and whose time is over, or nearly, when it is restored, and its grace
+too where there is one.
 
 A gateway that was down for an hour still asks the webhook once about what it had accepted before: that takes its turn
 in the backlog, and the time of one POST.
@@ -112,7 +114,7 @@ _NOTE = {
 }
 _REMOVE = {n: f"DELETE FROM deliveries WHERE id IN {_values(1, n)}" for n in _AT_ONCE}
 _PENDING = (
-    "SELECT id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries, attempts, size"
+    "SELECT id, kind, type, stanza_id, sender, recipient, through_room, uri, accepted, deadline, tries, attempts, size"
     " FROM deliveries"
 )
 
@@ -263,6 +265,11 @@ def body(connection: sqlite3.Connection, delivery_id: str) -> bytes:
     return found
 
 
+def amend(connection: sqlite3.Connection, delivery_id: str, body: bytes) -> None:
+    """Replace the request body of a delivery, if it is there."""
+    connection.execute("UPDATE deliveries SET body = ?, size = ? WHERE id = ?", (body, len(body), delivery_id))
+
+
 def pending(connection: sqlite3.Connection, delivery_id: str | None = None) -> Iterable[Row]:
     """For `delivery`: the rows of all, in the order in which they were stored, or that of one."""
     if delivery_id is None:
@@ -270,7 +277,7 @@ def pending(connection: sqlite3.Connection, delivery_id: str | None = None) -> I
     return connection.execute(f"{_PENDING} WHERE id = ?", (delivery_id,))
 
 
-def delivery(row: Row, at: Moment, deadlines: Mapping[str, float]) -> Delivery:
+def delivery(row: Row, at: Moment, deadlines: Mapping[str, float], grace: float = 0.0) -> Delivery:
     """
     A delivery as it goes on after a restart.
 
@@ -278,15 +285,18 @@ def delivery(row: Row, at: Moment, deadlines: Mapping[str, float]) -> Delivery:
         row: As `pending` gives it.
         at: The present.
         deadlines: Seconds it may take at most, by the kind of its stanza.
+        grace: Seconds since its acceptance for which a message waits that the webhook has not seen, or 0.0.
 
     Raises:
         KeyError: Its kind is none.
         NotAnAddress: It has no addresses.
     """
-    delivery_id, kind, stanza_type, stanza_id, sender, recipient, through_room, uri, deadline = row[:9]
-    tries, attempts, size = row[9:]
+    delivery_id, kind, stanza_type, stanza_id, sender, recipient, through_room, uri = row[:8]
+    accepted, deadline, tries, attempts, size = row[8:]
     left = max(0.0, deadline - at.now)
-    if kind == "message" and tries == 0:
+    age = max(0.0, at.now - accepted)
+    last = at.seconds + grace - age if kind == "message" else 0.0
+    if kind == "message" and tries == 0 and last <= at.seconds + left:
         left = max(left, GRACE)
     stanza = Stanza(
         kind=kind,
@@ -299,7 +309,9 @@ def delivery(row: Row, at: Moment, deadlines: Mapping[str, float]) -> Delivery:
     )
     # The wall clock may have been set back since.
     left = min(left, deadlines[kind])
-    return Delivery(delivery_id, stanza, size, at.seconds + left, tries, attempts)
+    return Delivery(
+        delivery_id, stanza, size, at.seconds + left, tries, attempts, last=last, accepted=at.seconds - age
+    )
 
 
 # -- departures --

@@ -143,6 +143,13 @@ class _Read:
 
 
 @define(eq=False)
+class _Amend:
+    done: Deferred[None]
+    delivery_id: str
+    body: bytes
+
+
+@define(eq=False)
 class _Restore:
     done: Deferred[list[Delivery]]
     at: Moment
@@ -180,7 +187,7 @@ class _Close:
     """Nothing comes after it."""
 
 
-_Operation = _Store | _Push | _Recall | _Key | _Read | _Restore | _Page | _Subscribers | _Look | _Wake
+_Operation = _Store | _Push | _Recall | _Key | _Read | _Amend | _Restore | _Page | _Subscribers | _Look | _Wake
 
 
 @frozen
@@ -212,6 +219,7 @@ class SqliteSpool:
         path: The file, which `component_http.spool.database.prepare` has prepared.
         reactor: Its thread is the one that calls, and where Deferreds fire.
         deadlines: Seconds a delivery may take, by the kind of its stanza: a restored one gets no more.
+        grace: Seconds since its acceptance for which a message waits that the webhook has not seen, or 0.0.
         synchronous: `FULL`: what is committed survives a loss of power. `NORMAL`: it survives the end of the process.
         now: The wall clock.
         window: Bodies that are kept in memory too, so that they need not be read.
@@ -240,6 +248,7 @@ class SqliteSpool:
         reactor: Any,
         *,
         deadlines: Mapping[str, float],
+        grace: float = 0.0,
         synchronous: Synchronous = "FULL",
         now: Callable[[], float] = time.time,
         window: int = 1000,
@@ -256,6 +265,7 @@ class SqliteSpool:
         self._path = path
         self._reactor = reactor
         self._deadlines = deadlines
+        self._grace = grace
         self._synchronous = synchronous
         self._now = now
         self._max_log_bytes = max_log_bytes
@@ -335,6 +345,14 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.body`."""
         body = self._bodies.get(delivery_id)
         return succeed(body) if body is not None else self._ask(_Read(Deferred(), delivery_id))
+
+    def amend(self, delivery_id: str, body: bytes) -> Deferred[None]:
+        """See `component_http.interfaces.Spool.amend`."""
+        return self._ask(_Amend(Deferred(), delivery_id, body)).addCallback(self._amended, delivery_id)
+
+    def _amended(self, _: None, delivery_id: str) -> None:
+        """Read it from the file from now on: few are ever amended."""
+        self._forget_body(delivery_id)
 
     def end(
         self,
@@ -543,7 +561,7 @@ class SqliteSpool:
 
     def _done_in_need(self, group: Sequence[_Operation]) -> list[_Fired]:
         """Store nothing, and do the rest, as far as there is room: reading needs none."""
-        refused = [_Fired(one, error=self._refusal) for one in group if isinstance(one, _Store) or _is_pushed(one)]
+        refused = [_Fired(one, error=self._refusal) for one in group if _is_new(one)]
         reads = [one for one in group if isinstance(one, (_Read, _Page, _Recall))]
         ends = [one for one in group if isinstance(one, (_End, _Wake))]
         others = [one for one in group if isinstance(one, (_Restore, _Subscribers, _Look, _Key))]
@@ -808,6 +826,10 @@ class SqliteSpool:
                     value = rows.body(connection, operation.delivery_id)
                 except KeyError as error:
                     return _Fired(operation, error=error)
+            case _Amend():
+                self._reserve_index()
+                transaction.begin()
+                rows.amend(connection, operation.delivery_id, operation.body)
             case _Restore():
                 value = self._restored(transaction, operation.at)
             case _Page():
@@ -856,7 +878,7 @@ class SqliteSpool:
         """Carry out what others have asked for, write the facts down, and let go of dead letters that are too many."""
         connection = transaction.connection
         deliveries: list[Delivery] = []
-        departures = False
+        departures = wake = False
         commands = connection.execute("SELECT number, verb, argument FROM commands ORDER BY number").fetchall()
         for number, verb, argument in commands:
             transaction.begin()
@@ -865,6 +887,8 @@ class SqliteSpool:
             elif verb == "depart":
                 departures = True
                 self._behind.append(argument)
+            elif verb == "wake":
+                wake = True
             connection.execute("DELETE FROM commands WHERE number = ?", (number,))
         changed = {name: value for name, value in operation.facts.items() if self._facts.get(name) != value}
         if changed:
@@ -872,7 +896,7 @@ class SqliteSpool:
             connection.executemany("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", list(changed.items()))
             self._facts.update(changed)
         self._tidy(transaction, operation.at.now)
-        return Found(deliveries, departures)
+        return Found(deliveries, departures, wake)
 
     def _tidy(self, transaction: _Transaction, now: float) -> None:
         connection = transaction.connection
@@ -937,7 +961,7 @@ class SqliteSpool:
         deliveries = []
         for row in found:
             try:
-                deliveries.append(rows.delivery(row, at, self._deadlines))
+                deliveries.append(rows.delivery(row, at, self._deadlines, self._grace))
             except (KeyError, NotAnAddress) as error:
                 self._reactor.callFromThread(
                     self._log.error,
@@ -967,6 +991,8 @@ def _size(operation: _Operation) -> int:
     """Bytes of what is to be written for it, roughly."""
     if isinstance(operation, _Store):
         return len(operation.row[-1])
+    if isinstance(operation, _Amend):
+        return len(operation.body)
     if isinstance(operation, _Push):
         return sum(len(row[-1]) for row in operation.rows)
     return 0
@@ -995,6 +1021,11 @@ class _Transaction:
         if self._begun:
             self.connection.execute("COMMIT")
         return self._begun
+
+
+def _is_new(operation: _Operation) -> bool:
+    """It takes room, and nothing that was accepted ends by it."""
+    return isinstance(operation, (_Store, _Amend)) or _is_pushed(operation)
 
 
 def _is_pushed(operation: _Operation) -> bool:

@@ -17,7 +17,7 @@ from attrs import frozen
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.database import APPLICATION_ID, BUSY, SCHEMA, is_damage, is_full
 
-__all__ = ["Holder", "Kept", "SpoolStatus", "explained", "holder", "status", "transaction", "visit"]
+__all__ = ["Holder", "Kept", "SpoolStatus", "explained", "holder", "status", "transaction", "visit", "wake"]
 
 
 @frozen
@@ -210,6 +210,27 @@ def holder(path: Path) -> Holder:
     except OSError:
         return Holder(None)
     return Holder(True, int(number) if number.isdecimal() else None)
+
+
+def wake(path: Path, *, patience: float = BUSY) -> None:
+    """
+    Tell the gateway that has a spool to ask its webhook at once.
+
+    Args:
+        path: The spool's file.
+        patience: Seconds to wait for another program that writes.
+
+    Raises:
+        SettingsError: As by `visit`.
+        SpoolError: It cannot be told now.
+    """
+    connection = visit(path, patience=patience)
+    with explained(path, patience):
+        try:
+            with transaction(connection):
+                connection.execute("INSERT INTO commands (verb, argument) VALUES ('wake', '')")
+        finally:
+            connection.close()
 
 
 def status(path: Path, *, patience: float = BUSY) -> SpoolStatus:

@@ -31,10 +31,11 @@ from component_http.delivery.breaker import Breaker
 from component_http.delivery.delivery import Delivery, Letter
 from component_http.delivery.departure import Departure
 from component_http.delivery.departures import Departures
-from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.forwarder import PROBE_SECONDS, Forwarder
+from component_http.delivery.load import Load
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.relay import FLUSH, MAX_LETTER_BYTES, SLICE, Relay
-from component_http.delivery.retry import RetryBudget, RetryPolicy
+from component_http.delivery.retry import RetryPolicy
 from component_http.errors import (
     CertificateInvalid,
     ConnectionCut,
@@ -83,7 +84,6 @@ class DeliveryTestCase(SynchronousTestCase):
         *,
         max_attempts=10,
         breaker=None,
-        budget=None,
         limits=None,
         max_running=32,
         on_gone: StanzaError | None = None,
@@ -91,6 +91,7 @@ class DeliveryTestCase(SynchronousTestCase):
         draw: Callable[[], float] = lambda: 0.5,
         webhook=None,
         spool=None,
+        grace=0.0,
     ):
         self.webhook = webhook or ScriptedWebhook(script)
         ids = (f"d{number}" for number in self.numbers)
@@ -99,10 +100,10 @@ class DeliveryTestCase(SynchronousTestCase):
             partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh"),
             self.counters,
             policy=RetryPolicy(max_attempts=max_attempts),
-            budget=budget or RetryBudget(),
+            load=Load(max_running, learns=max_attempts > 1),
             breaker=breaker or Breaker(),
             on_gone=on_gone,
-            clock=self.clock.seconds,
+            clock=self.clock,
             now=self.clock.seconds,
             draw=draw,
         )
@@ -118,7 +119,9 @@ class DeliveryTestCase(SynchronousTestCase):
             self.counters,
             clock=self.clock,
             new_id=lambda: next(ids),
+            wall=self.clock.seconds,
             deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
+            grace=grace,
             loop_guard=loop_guard,
         )
 
