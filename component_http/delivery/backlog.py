@@ -274,16 +274,18 @@ class Backlog:
         Say whose turn it is: that delivery is running from now on.
 
         Args:
-            most: Deliveries that may run at once now, instead of `max_running`; not more than these.
+            most: Deliveries that should run at once now, instead of `max_running`; not more than these. Only iqs may
+                be more, by the places that are kept for them.
 
         Returns:
             Its id; None if no delivery is ready, or as many are running as may be.
         """
         places = self._max_running if most is None else most
-        if self._running >= places:
+        kept = max(1, self._max_running // MESSAGE_SHARE) if self._max_running > 2 else 0
+        if self._running >= min(self._max_running, places + kept):
             return None
-        kept = max(1, places // MESSAGE_SHARE) if places > 2 else 0
-        may_be_message = bool(self._others) and self._running - self._running_iqs < places - kept
+        messages = self._running - self._running_iqs
+        may_be_message = bool(self._others) and self._running < places and messages < self._max_running - kept
         if self._iqs and not (may_be_message and self._passed >= MESSAGE_SHARE - 1):
             self._passed += may_be_message
             queue = self._iqs.next()

@@ -80,9 +80,9 @@ class Breaker:
         self._probes: set[Probe] = set()
         self._probe_at = -inf
         self._held_until = -inf
-        # What has failed since the last sign of life, and how many failures that were.
+        # What has failed since the last sign of life, how many failures that were, and how many of them rejections.
         self._failed: set[Hashable] = set()
-        self._row = 0
+        self._row = self._rejected = 0
         self._alive_at = -inf
         self.failing_since: float | None = None
 
@@ -121,7 +121,14 @@ class Breaker:
         return probe
 
     def end(
-        self, failed: bool | None, now: float, *, conversation: Hashable, began: float, probe: Probe | None = None
+        self,
+        failed: bool | None,
+        now: float,
+        *,
+        conversation: Hashable,
+        began: float,
+        probe: Probe | None = None,
+        rejected: bool = False,
     ) -> None:
         """
         Note how an attempt ended.
@@ -132,6 +139,8 @@ class Breaker:
             conversation: Whose attempt it was.
             began: When it began. A failure of what began before the last sign of life does not count for a row.
             probe: What `begin` said of it.
+            rejected: The webhook says that it has too much to do. That may pass within a second, so if nothing else
+                comes, it opens only `probe_interval` after the last sign of life.
         """
         if probe is not None:
             self._probes.discard(probe)
@@ -145,7 +154,7 @@ class Breaker:
             self._open = False
             self._alive_at = now
             self._failed.clear()
-            self._row = 0
+            self._row = self._rejected = 0
             self.failing_since = None
             return
         if self.failing_since is None:
@@ -156,7 +165,8 @@ class Breaker:
         if began >= self._alive_at:
             self._failed.add(conversation)
             self._row += 1
-        if self._nothing_succeeds():
+            self._rejected += rejected
+        if self._nothing_succeeds(now):
             self._open = True
             self._probe_at = now + self._probe_interval
 
@@ -173,8 +183,10 @@ class Breaker:
         """Let the next attempt begin at once, whatever was asked for: somebody knows that the webhook is back."""
         self._held_until = self._probe_at = -inf
 
-    def _nothing_succeeds(self) -> bool:
+    def _nothing_succeeds(self, now: float) -> bool:
         window = self._window
+        if self._rejected == self._row and now < self._alive_at + self._probe_interval:
+            return False
         if len(self._failed) >= self._in_a_row and self._row >= self._least_row():
             return True
         return (

@@ -200,6 +200,7 @@ class Forwarder:
         if step.pause:
             self._observer.count("webhook_paused")
             self._breaker.hold(step.pause, self._clock.seconds())
+            self._load.pause(step.pause, self._clock.seconds())
         self._look_at_certificate(result)
         if isinstance(step, Retry):
             self._note_failure(delivery, step, result)
@@ -268,7 +269,14 @@ class Forwarder:
     ) -> None:
         before = self._breaker.state
         now = self._clock.seconds()
-        self._breaker.end(failed, now, conversation=delivery.conversation, began=began, probe=probe)
+        self._breaker.end(
+            failed,
+            now,
+            conversation=delivery.conversation,
+            began=began,
+            probe=probe,
+            rejected=result is not None and is_rejection(result),
+        )
         after = self._breaker.state
         if failed:
             self.last_failure = "it did not answer in time" if result is None else _in_words(result)

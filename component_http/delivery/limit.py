@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 __all__ = ["Limit"]
 
 _EVIDENCE = 3
 """Rejections that lower the limit: one alone may be about anything."""
 
-_EVIDENCE_SECONDS = 10.0
-"""Seconds within which they have to come."""
+_FEWER = 0.25
+"""What part of the usual share is accepted, at most, of the requests beyond a limit."""
 
-_PROOF_SECONDS = 60.0
-"""Seconds for which a webhook that took so many requests at once is trusted to do so again: bots may be slow."""
+_FADES = 10.0
+"""Seconds in which what was seen loses half of its weight."""
 
 _STEADY_SECONDS = 10.0
-"""Seconds after a rejection for which the limit stays; then it grows, by one at first and by twice as many each second."""
+"""Seconds after a rejection for which the limit stays; then it grows, by one at first, twice as many each second."""
 
 
 class Limit:
     """
     The number of requests that may be under way at once.
 
-    A webhook with so many workers rejects the requests that begin while all of them are busy, and takes those that
-    begin with fewer under way. So a rejection is about the number under way only if no request that began beside as
-    many others was accepted lately. Three such rejections lower the limit to what the webhook took.
+    A webhook with so many workers rejects nearly all requests that begin while all of them are busy, and takes those
+    that begin beside fewer. A webhook that rejects for another reason makes no such difference. So a rejection is about
+    the number under way if of the requests that began beside as many others, or more, far fewer were accepted than of
+    those that began beside fewer. Some such rejections lower the limit to what the webhook took.
 
     Every `now` is in seconds on one clock that does not go back.
 
@@ -38,9 +37,10 @@ class Limit:
         self._low = most
         self._cut_at = float("-inf")
         self._under_way = 0
-        # The numbers of others beside which requests were accepted, and when; the highest first, each later than it.
-        self._proven: deque[tuple[int, float]] = deque()
-        self._evidence: deque[tuple[int, float]] = deque(maxlen=_EVIDENCE)
+        # By the number of others beside which they began: requests that were accepted, and that were rejected.
+        self._accepted = [0.0] * most
+        self._rejected = [0.0] * most
+        self._faded_at: float | None = None
 
     def value(self, now: float) -> int:
         """Say how many requests may be under way."""
@@ -75,20 +75,34 @@ class Limit:
         self._under_way -= 1
         if accepted is None:
             return False
-        while self._proven and self._proven[0][1] <= now - _PROOF_SECONDS:
-            self._proven.popleft()
+        level = min(others, self._most - 1)
         if accepted:
-            while self._proven and self._proven[-1][0] <= others:
-                self._proven.pop()
-            self._proven.append((others, now))
+            self._accepted[level] += 1
             return False
-        if others >= self.value(now):
-            return True  # It began before the limit was lowered.
-        if others == 0 or (self._proven and self._proven[0][0] >= others):
+        if level >= self.value(now):
+            return True  # It began before the limit was lowered, or as an iq beyond it.
+        self._fade(now)
+        self._rejected[level] += 1
+        if not level or not self._are_too_many(level):
             return False
-        self._evidence.append((others, now))
-        if len(self._evidence) == _EVIDENCE and self._evidence[0][1] > now - _EVIDENCE_SECONDS:
-            self._low = min(level for level, _ in self._evidence)
+        if sum(self._rejected[level:]) >= _EVIDENCE:
+            self._low = level
             self._cut_at = now
-            self._evidence.clear()
         return True
+
+    def _are_too_many(self, level: int) -> bool:
+        """Far fewer requests are accepted beside so many others than beside fewer."""
+        accepted, rejected = sum(self._accepted[:level]), sum(self._rejected[:level])
+        usual = accepted / (accepted + rejected) if accepted + rejected else 1.0
+        accepted, rejected = sum(self._accepted[level:]), sum(self._rejected[level:])
+        return accepted < _FEWER * usual * (accepted + rejected)
+
+    def _fade(self, now: float) -> None:
+        if self._faded_at is None:
+            self._faded_at = now
+        steps = (now - self._faded_at) / _FADES
+        if steps >= 1.0:
+            factor = 0.5**steps
+            self._accepted = [number * factor for number in self._accepted]
+            self._rejected = [number * factor for number in self._rejected]
+            self._faded_at = now

@@ -68,6 +68,10 @@ class Load:
         if accepted is not None and not explained:
             self._pace.end(accepted, admission.began, now)
 
+    def pause(self, seconds: float, now: float) -> None:
+        """The webhook wants nothing for so many seconds."""
+        self._pace.pause(seconds, now)
+
     def restart(self, now: float) -> None:
         """The webhook is back: ask it slowly at first, and soon as fast as it can."""
         if self._learns:

@@ -77,6 +77,7 @@ class _Level:
         began: When it began; what began earlier says nothing about it.
         before: The share of rejections for which it was lowered.
         falls: How often it was lowered in a row, this time included, without fewer rejections.
+        earlier: Requests that were accepted in the seconds before it began, and how many seconds these were.
         synced: When the first request at this pace was accepted; None before. Only then it is judged, for the webhook
             may take nothing until its own window of time ends.
         age: Seconds for which it was needed since.
@@ -89,6 +90,7 @@ class _Level:
     began: float
     before: float
     falls: int
+    earlier: tuple[int, float]
     synced: float | None = None
     age: float = 0.0
     accepted: int = 0
@@ -157,7 +159,7 @@ class Pace:
 
     def begin(self, now: float) -> None:
         """Note that a request begins."""
-        since, self._last_begun = now - self._last_begun, now
+        since, self._last_begun = max(0.0, now - self._last_begun), now
         rate = self.rate(now)
         if since > max(_GAP, 2 / rate):
             self._busy_since = self._measured = now
@@ -190,6 +192,10 @@ class Pace:
         else:
             self._take_rejection(began, now)
 
+    def pause(self, seconds: float, now: float) -> None:
+        """The webhook wants nothing for a while: that is no time in which nobody needs it."""
+        self._last_begun = max(self._last_begun, now + seconds)
+
     def restart(self, now: float) -> None:
         """Begin slowly: the webhook was away."""
         self._ramp_from = now
@@ -213,7 +219,12 @@ class Pace:
             elapsed = now - self._measured
             if elapsed >= _MEASURED:
                 # The time for which the webhook took nothing counts too.
-                level.ceiling = min(level.ceiling, self._accepted / elapsed)
+                accepted, seconds = level.earlier
+                if elapsed > 1.5 * _WINDOW:
+                    rate = accepted / (seconds + now - level.began)
+                else:
+                    rate = self._accepted / elapsed
+                level.ceiling = min(level.ceiling, rate)
                 self._measured, self._accepted = now, 0
             return
         level.add(False)
@@ -230,7 +241,8 @@ class Pace:
             if (now >= self._not_before and now - self._busy_since >= _MEASURED) or self._run == _BLACKOUT:
                 share = self._window.failures / self._window.results
                 if self._window.failures >= _REJECTIONS and share >= _SHARE:
-                    self._lower(self._accepted_rate(now), share, now, 1)
+                    accepted, seconds = self._accepted_lately(now)
+                    self._lower(accepted / seconds, share, now, 1)
             return
         if began < level.began or level.synced is None:
             return
@@ -246,15 +258,14 @@ class Pace:
             self._not_before = now + self._hold_off
             self._hold_off = min(_LONGEST_HOLD_OFF, 2 * self._hold_off)
             return
-        rate = level.accepted / elapsed if elapsed < _WINDOW else self._accepted_rate(now)
-        self._lower(min(rate, level.rate), level.share, now, level.falls + 1)
+        accepted, seconds = self._accepted_lately(now) if elapsed >= _WINDOW else (level.accepted, elapsed)
+        self._lower(min(accepted / seconds, level.rate), level.share, now, level.falls + 1)
 
     def _lower(self, ceiling: float, share: float, now: float, falls: int) -> None:
-        self._level = _Level(ceiling, now, share, falls)
+        self._level = _Level(ceiling, now, share, falls, self._accepted_lately(now))
         self._next = now + 1 / self.rate(now)
 
-    def _accepted_rate(self, now: float) -> float:
-        """Requests per second that were accepted lately."""
+    def _accepted_lately(self, now: float) -> tuple[int, float]:
+        """Requests that were accepted in the window, and the seconds of it for which there were any."""
         self._window.advance(now)
-        seconds = min(_WINDOW, max(1.0, now - self._busy_since))
-        return (self._window.results - self._window.failures) / seconds
+        return self._window.results - self._window.failures, min(_WINDOW, max(_MEASURED, now - self._busy_since))

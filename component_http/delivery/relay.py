@@ -402,8 +402,8 @@ class Relay:
             return False
         body: Deferred[bytes] = self._spool.body(delivery.id)
         if not delivery.tries and delivery.last > delivery.deadline < now + self._late_seconds:
-            if delivery.deadline <= now:
-                body = Deferred.fromCoroutine(self._late_body(delivery))
+            if delivery.accepted is not None and delivery.accepted + self._seconds[delivery.stanza.kind] <= now:
+                body = Deferred.fromCoroutine(self._late_body(delivery, delivery.accepted))
             self._deadlines.remove(delivery.id)
             delivery.deadline = max(delivery.deadline, min(delivery.last, now + self._late_seconds))
             self._deadlines.add(delivery.id, "late", delivery.deadline)
@@ -414,12 +414,10 @@ class Relay:
         attempt.addBoth(self._attempted, delivery).addErrback(self._mistaken, delivery)
         return True
 
-    async def _late_body(self, delivery: Delivery) -> bytes:
+    async def _late_body(self, delivery: Delivery, accepted: float) -> bytes:
         """The request body with the time of acceptance in it, as the spool has it from now on."""
         body = await self._spool.body(delivery.id)
-        if delivery.accepted is None:
-            return body
-        delayed = delayed_body(body, self._wall() - (self._clock.seconds() - delivery.accepted))
+        delayed = delayed_body(body, self._wall() - (self._clock.seconds() - accepted))
         try:
             await self._spool.amend(delivery.id, delayed)
         except SpoolError:

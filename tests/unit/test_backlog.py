@@ -420,8 +420,8 @@ class BacklogMachine(RuleBasedStateMachine):
     """
     Anything that can happen to a backlog, next to one that only keeps lists.
 
-    It also counts turns: between becoming ready and its own turn, a sender sees at most one turn of any other, and
-    so does a conversation within its sender. The names it gives to the backlog it does not keep, to see who does.
+    It also counts turns, of iqs and of others apart: between becoming ready and its own turn, a sender sees at most one
+    turn of any other, and so does a conversation within its sender. The names it gives to the backlog it does not keep, to see who does.
     """
 
     LIMITS = BacklogLimits(max_pending=12, max_pending_bytes=40, max_per_conversation=4, fair_share=0.25)
@@ -434,6 +434,7 @@ class BacklogMachine(RuleBasedStateMachine):
         self.pending = {}
         self.running = set()
         self.resting = set()
+        self.iqs_in_a_row = 0
         self.senders_seen = {}
         self.conversations_seen = {}
         self.watched = []
@@ -447,7 +448,7 @@ class BacklogMachine(RuleBasedStateMachine):
 
     def note_who_is_ready(self) -> None:
         ready = self.ready()
-        senders = {conversation[0] for conversation in ready}
+        senders = {(conversation[0], conversation[2]) for conversation in ready}
         self.senders_seen = {sender: self.senders_seen.get(sender, set()) for sender in senders}
         self.conversations_seen = {c: self.conversations_seen.get(c, set()) for c in ready}
 
@@ -490,21 +491,30 @@ class BacklogMachine(RuleBasedStateMachine):
     def turn(self) -> None:
         turn = self.backlog.next()
         ready = self.ready()
+        messages = sum(not self.pending[each][0][2] for each in self.running)
+        may_be_message = messages < self.MAX_RUNNING - 1 and any(not is_iq for _, _, is_iq in ready)
+        may_be_iq = any(is_iq for _, _, is_iq in ready)
         if turn is None:
-            assert not ready or len(self.running) == self.MAX_RUNNING
+            assert len(self.running) == self.MAX_RUNNING or not (may_be_message or may_be_iq)
             return
         delivery_id = str(turn)
         assert len(self.running) < self.MAX_RUNNING
         conversation = self.pending[delivery_id][0]
         assert ready[conversation] == delivery_id
-        for other in self.senders_seen.keys() - {conversation[0]}:
-            assert conversation[0] not in self.senders_seen[other], f"{other} waited for two turns of {conversation}"
-            self.senders_seen[other].add(conversation[0])
+        sender, _, is_iq = conversation
+        assert is_iq or may_be_message
+        assert is_iq or not may_be_iq or self.iqs_in_a_row == 7, "an iq waited for a message"
+        self.iqs_in_a_row = self.iqs_in_a_row + may_be_message if is_iq else 0
+        assert self.iqs_in_a_row < 8, "a message waited for more than seven iqs"
+        for other in self.senders_seen.keys() - {(sender, is_iq)}:
+            if other[1] == is_iq:
+                assert sender not in self.senders_seen[other], f"{other} waited for two turns of {conversation}"
+                self.senders_seen[other].add(sender)
         for other in self.conversations_seen.keys() - {conversation}:
-            if other[0] == conversation[0]:
+            if (other[0], other[2]) == (sender, is_iq):
                 assert conversation not in self.conversations_seen[other]
                 self.conversations_seen[other].add(conversation)
-        del self.senders_seen[conversation[0]]
+        del self.senders_seen[sender, is_iq]
         del self.conversations_seen[conversation]
         self.running.add(delivery_id)
         self.note_who_is_ready()
