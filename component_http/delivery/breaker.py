@@ -25,6 +25,9 @@ _FAILURES = frozenset({500, 502, 503, 504, 507, *range(520, 600)})
 _CHANCE = 1e-6
 """Where some requests fail all the time, a row of failures opens only if chance makes a longer one so rarely."""
 
+_MOST_KNOWN = 1000
+"""Conversations that are remembered to have failed: as many as can be asked for."""
+
 _LONGEST_ROW = 100
 """Failures in a row that open it whatever was before."""
 
@@ -163,7 +166,8 @@ class Breaker:
             return
         self._window.add(True, now)
         if began >= self._alive_at:
-            self._failed.add(conversation)
+            if len(self._failed) < min(self._in_a_row, _MOST_KNOWN):
+                self._failed.add(conversation)
             self._row += 1
             self._rejected += rejected
         if self._nothing_succeeds(now):

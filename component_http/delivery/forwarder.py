@@ -197,7 +197,7 @@ class Forwarder:
             delivery.unreached += 1
         else:
             delivery.unreached = 0
-        if step.pause:
+        if step.pause and not self._load.is_known(self._clock.seconds()):
             self._observer.count("webhook_paused")
             self._breaker.hold(step.pause, self._clock.seconds())
             self._load.pause(step.pause, self._clock.seconds())

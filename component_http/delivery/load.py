@@ -36,6 +36,7 @@ class Load:
     """
 
     def __init__(self, most: int, *, learns: bool = True) -> None:
+        self._most = most
         self._limit = Limit(most)
         self._pace = Pace()
         self._learns = learns
@@ -43,6 +44,10 @@ class Load:
     def places(self, now: float) -> int:
         """Say how many requests may be under way."""
         return self._limit.value(now)
+
+    def is_known(self, now: float) -> bool:
+        """What the webhook takes is known by now, so that a rejection is only about the one request."""
+        return self._pace.is_known or self._limit.value(now) < self._most
 
     def wait(self, now: float) -> float:
         """Seconds until the next request may begin, 0.0 for now."""

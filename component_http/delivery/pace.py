@@ -130,9 +130,10 @@ class Pace:
     def __init__(self) -> None:
         self._window = Window(_WINDOW)
         self._busy_since = -inf
-        # What was accepted since the rate was measured last, and when that was.
+        # What was accepted since the rate was measured last, when that was, and for how long the webhook wanted nothing.
         self._accepted = 0
         self._measured = -inf
+        self._paused = 0.0
         self._last_begun = -inf
         self._needed = -inf
         self._next = -inf
@@ -153,6 +154,11 @@ class Pace:
             rate = min(rate, _RAMP * 2.0**ramped)
         return rate
 
+    @property
+    def is_known(self) -> bool:
+        """There is a pace, and the webhook accepts something at it."""
+        return self._level is not None and self._run < _REJECTIONS
+
     def wait(self, now: float) -> float:
         """Seconds until a request may begin, 0.0 for now."""
         return max(0.0, self._next - now)
@@ -163,7 +169,7 @@ class Pace:
         rate = self.rate(now)
         if since > max(_GAP, 2 / rate):
             self._busy_since = self._measured = now
-            self._accepted = 0
+            self._accepted, self._paused = 0, 0.0
             self._window.clear()
         if rate == inf:
             self._next = now
@@ -193,8 +199,11 @@ class Pace:
             self._take_rejection(began, now)
 
     def pause(self, seconds: float, now: float) -> None:
-        """The webhook wants nothing for a while: that is no time in which nobody needs it."""
-        self._last_begun = max(self._last_begun, now + seconds)
+        """The webhook wants nothing for a while: that is no time in which nobody needs it, nor one that is measured."""
+        more = now + seconds - max(self._last_begun, now)
+        if more > 0:
+            self._last_begun = now + seconds
+            self._paused += more
 
     def restart(self, now: float) -> None:
         """Begin slowly: the webhook was away."""
@@ -216,7 +225,7 @@ class Pace:
             return
         if level.synced is None:
             level.synced = now
-            elapsed = now - self._measured
+            elapsed = now - self._measured - self._paused
             if elapsed >= _MEASURED:
                 # The time for which the webhook took nothing counts too.
                 accepted, seconds = level.earlier
@@ -225,7 +234,7 @@ class Pace:
                 else:
                     rate = self._accepted / elapsed
                 level.ceiling = min(level.ceiling, rate)
-                self._measured, self._accepted = now, 0
+                self._measured, self._accepted, self._paused = now, 0, 0.0
             return
         level.add(False)
         if level.falls and level.age > _RISE / 2 and level.share <= level.before / 2:
@@ -242,6 +251,9 @@ class Pace:
                 share = self._window.failures / self._window.results
                 if self._window.failures >= _REJECTIONS and share >= _SHARE:
                     accepted, seconds = self._accepted_lately(now)
+                    if self._paused:
+                        # Too high rather than too low: there are no more pauses as soon as there is a pace.
+                        accepted, seconds = self._accepted, max(_SOON, now - self._measured - self._paused)
                     self._lower(accepted / seconds, share, now, 1)
             return
         if began < level.began or level.synced is None:
