@@ -21,7 +21,8 @@ _BELOW = 0.95
 """The part of the accepted rate that is tried then."""
 
 _RISE = 4.0
-"""Seconds from there back to the whole of it. From then on the pace rises faster and faster: the cubic of TCP."""
+_BEYOND = 0.12
+"""Seconds from there back to the whole of it, as the cubic of TCP does; and how much faster it rises from then on."""
 
 _BEARABLE = 0.03
 """The share of rejections, of about the last hundred results, that does not lower the pace."""
@@ -101,7 +102,8 @@ class _Level:
     def rate(self) -> float:
         """Requests per second now."""
         away = self.age / _RISE - 1
-        return max(_LEAST, self.ceiling * (1 + (1 - _BELOW) * away**3))
+        factor = 1 - _BELOW if away < 0 else _BEYOND
+        return max(_LEAST, self.ceiling * (1 + factor * away**3))
 
     def add(self, rejected: bool) -> None:
         """Count a result."""

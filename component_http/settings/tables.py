@@ -64,6 +64,7 @@ class About:
         example: A value to start from, as TOML, where there is no default.
         aliases: Other names of its flag, shorter ones.
         hidden: Only an application may give it, neither a file nor a flag.
+        retired: It does nothing any more, and stands in no reference.
         rows: Its value is any number of such tables, one for each [[...]] in a settings file.
     """
 
@@ -73,6 +74,7 @@ class About:
     example: str = ""
     aliases: tuple[str, ...] = ()
     hidden: bool = False
+    retired: bool = False
     rows: type[Table] | None = None
 
 
@@ -460,9 +462,8 @@ OUTAGE_GRACE = 86_400.0
 
 _IGNORED = About(
     Kind("anything", lambda value: value),
-    "not used any more: there is no limit to retries, they wait for the pace that the webhook bears",
-    "settings files of earlier versions have it",
-    example="20.0",
+    "not used any more, for there is no retry budget; settings files of earlier versions have it",
+    retired=True,
 )
 
 

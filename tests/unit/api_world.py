@@ -70,7 +70,7 @@ class ApiTestCase(SynchronousTestCase):
             max_timeout=60.0,
         )
         tokens = [
-            Token("all", TOKEN, rate=changes.get("rate", Rate(1000, 1.0))),
+            Token("all", TOKEN, rate=changes.get("rate", Rate(1000, 1.0)), admin=True),
             Token(
                 "narrow",
                 NARROW,
@@ -100,10 +100,17 @@ class ApiTestCase(SynchronousTestCase):
             Hooks(hooks),
             self.counters,
             link_key=LINK_KEY,
+            wake=self.wake,
             version="1.2.3",
             seconds=self.clock.seconds,
             now=lambda: EPOCH + self.clock.seconds(),
         )
+
+    woken = 0
+
+    def wake(self) -> str:
+        self.woken += 1
+        return "half_open"
 
     def ask(
         self,

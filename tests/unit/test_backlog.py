@@ -333,6 +333,57 @@ class CrowdedTests(SynchronousTestCase):
         self.assertEqual([(True, False)] * 2, [self.marks(76, 1), self.marks(1, 751)])
 
 
+class IqTests(SynchronousTestCase):
+    """Iqs have seconds, messages minutes."""
+
+    def test_places_for_iqs(self) -> None:
+        """
+        Messages never take all places: an eighth, at least one, is kept for iqs.
+        """
+        for max_running, messages in ((32, 28), (8, 7), (3, 2), (2, 2), (1, 1)):
+            backlog = a_backlog(*(a_chat(f"u{number}@x") for number in range(50)), max_running=max_running)
+            self.assertEqual(messages, len(list(iter(backlog.next, None))))
+            for number in range(50):
+                backlog.add(f"i{number}", (f"u{number}@x", BOT, True), 1)
+            self.assertEqual(max_running - messages, len(list(iter(backlog.next, None))))
+
+    def test_next_free_place(self) -> None:
+        """
+        With one place an iq takes the next that is free, whoever waited before it.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB), max_running=1)
+        backlog.next()
+        backlog.add("iq", (MALLORY, BOT, True), 1)
+        backlog.remove("0")
+        self.assertEqual("iq", backlog.next())
+
+    def test_flood_of_iqs(self) -> None:
+        """
+        However many iqs there are, one turn of eight is a message's.
+        """
+        backlog = a_backlog(*((f"u{number}@x", BOT, True) for number in range(100)), a_chat(ALICE), a_chat(BOB))
+        order = turns(backlog)
+        self.assertEqual([7, 15], [order.index("100"), order.index("101")])
+
+    def test_fewer_places(self) -> None:
+        """
+        Where a webhook takes fewer at once, iqs may be more by the places that are kept for them.
+        """
+        backlog = a_backlog(*(a_chat(f"u{number}@x") for number in range(50)), max_running=32)
+        self.assertEqual(8, len(list(iter(lambda: backlog.next(8), None))))
+        for number in range(50):
+            backlog.add(f"i{number}", (f"u{number}@x", BOT, True), 1)
+        self.assertEqual(4, len(list(iter(lambda: backlog.next(8), None))))
+
+    def test_waiting(self) -> None:
+        """
+        All that is pending of a conversation is known, in the order it came.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB), a_chat(ALICE))
+        self.assertEqual((["0", "2"], []), (backlog.waiting(a_chat(ALICE)), backlog.waiting(a_chat(MALLORY))))
+        self.assertEqual((2, True), (backlog.conversations, backlog.ready))
+
+
 class BooksTests(SynchronousTestCase):
     """What is pending is known exactly, and what has ended is forgotten."""
 
