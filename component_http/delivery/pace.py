@@ -13,6 +13,9 @@ __all__ = ["Pace"]
 _WINDOW = 10.0
 """Seconds over which the rate that a webhook accepts is measured; its own windows may be that long."""
 
+_RECENT = 2.0
+"""Seconds over which it is measured while the pace rises."""
+
 _REJECTIONS = 10
 _SHARE = 0.05
 """Rejections in the window, and their share of all results, that are enough to look for a limit."""
@@ -31,11 +34,18 @@ _MEMORY = 100
 
 _ENOUGH = 10
 _SOON = 0.2
-_MEASURED = 1.0
-"""Accepted requests, and seconds, by which a rate is roughly known; and seconds after which it is known in any case."""
+_MEASURED = 0.9
+_LONGEST_MEASURED = 15.0
+"""
+Accepted requests, and seconds, by which a rate is roughly known; seconds after which it is known in any case, a little
+less than a webhook's window of one; and seconds after which it says nothing about now.
+"""
 
 _FALLS = 2
 """Times that the pace is lowered in a row without fewer rejections; after that they are not about the pace."""
+
+_FEWER = 0.6
+"""The part of the share of rejections that may be left at most, if a lower pace has made them fewer."""
 
 _HOLD_OFF = 10.0
 _LONGEST_HOLD_OFF = 320.0
@@ -78,7 +88,6 @@ class _Level:
         began: When it began; what began earlier says nothing about it.
         before: The share of rejections for which it was lowered.
         falls: How often it was lowered in a row, this time included, without fewer rejections.
-        earlier: Requests that were accepted in the seconds before it began, and how many seconds these were.
         synced: When the first request at this pace was accepted; None before. Only then it is judged, for the webhook
             may take nothing until its own window of time ends.
         age: Seconds for which it was needed since.
@@ -91,7 +100,6 @@ class _Level:
     began: float
     before: float
     falls: int
-    earlier: tuple[int, float]
     synced: float | None = None
     age: float = 0.0
     accepted: int = 0
@@ -131,8 +139,9 @@ class Pace:
 
     def __init__(self) -> None:
         self._window = Window(_WINDOW)
+        self._recent = Window(_RECENT)
         self._busy_since = -inf
-        # What was accepted since the rate was measured last, when that was, and for how long the webhook wanted nothing.
+        # Requests accepted since the rate was measured last, when that was, and the seconds of pauses since.
         self._accepted = 0
         self._measured = -inf
         self._paused = 0.0
@@ -173,6 +182,7 @@ class Pace:
             self._busy_since = self._measured = now
             self._accepted, self._paused = 0, 0.0
             self._window.clear()
+            self._recent.clear()
         if rate == inf:
             self._next = now
             return
@@ -195,6 +205,7 @@ class Pace:
             now: The present.
         """
         self._window.add(not accepted, now)
+        self._recent.add(not accepted, now)
         if accepted:
             self._take_acceptance(began, now)
         else:
@@ -228,15 +239,10 @@ class Pace:
         if level.synced is None:
             level.synced = now
             elapsed = now - self._measured - self._paused
-            if elapsed >= _MEASURED:
+            if now - level.began >= _SOON and _MEASURED <= elapsed <= _LONGEST_MEASURED:
                 # The time for which the webhook took nothing counts too.
-                accepted, seconds = level.earlier
-                if elapsed > 1.5 * _WINDOW:
-                    rate = accepted / (seconds + now - level.began)
-                else:
-                    rate = self._accepted / elapsed
-                level.ceiling = min(level.ceiling, rate)
-                self._measured, self._accepted, self._paused = now, 0, 0.0
+                level.ceiling = min(level.ceiling, self._accepted / elapsed)
+            self._measured, self._accepted, self._paused = now, 0, 0.0
             return
         level.add(False)
         if level.falls and level.age > _RISE / 2 and level.share <= level.before / 2:
@@ -249,14 +255,7 @@ class Pace:
         self._run += 1
         level = self._level
         if level is None:
-            if (now >= self._not_before and now - self._busy_since >= _MEASURED) or self._run == _BLACKOUT:
-                share = self._window.failures / self._window.results
-                if self._window.failures >= _REJECTIONS and share >= _SHARE:
-                    accepted, seconds = self._accepted_lately(now)
-                    if self._paused:
-                        # Too high rather than too low: there are no more pauses as soon as there is a pace.
-                        accepted, seconds = self._accepted, max(_SOON, now - self._measured - self._paused)
-                    self._lower(accepted / seconds, share, now, 1)
+            self._look_for_limit(now)
             return
         if began < level.began or level.synced is None:
             return
@@ -267,16 +266,34 @@ class Pace:
             return
         if level.rejected < 2 or level.share <= _BEARABLE:
             return
-        if level.falls >= _FALLS:
+        falls = level.falls + (level.share > _FEWER * level.before) if level.falls else 1
+        if falls > _FALLS:
             self._level = None
             self._not_before = now + self._hold_off
             self._hold_off = min(_LONGEST_HOLD_OFF, 2 * self._hold_off)
             return
-        accepted, seconds = self._accepted_lately(now) if elapsed >= _WINDOW else (level.accepted, elapsed)
-        self._lower(min(accepted / seconds, level.rate), level.share, now, level.falls + 1)
+        rate = level.accepted / elapsed
+        if elapsed >= _RECENT:
+            self._recent.advance(now)
+            rate = (self._recent.results - self._recent.failures) / _RECENT
+        self._lower(min(rate, level.rate), level.share, now, falls)
+
+    def _look_for_limit(self, now: float) -> None:
+        """Lower the pace, if so much is rejected that there may be a limit, and it is known how much is accepted."""
+        accepted, seconds = self._accepted_lately(now)
+        rejected = self._window.failures
+        if accepted < _ENOUGH or rejected < _REJECTIONS or rejected < _SHARE * (accepted + rejected):
+            return
+        if self._run < _BLACKOUT and (now < self._not_before or now - self._busy_since < _MEASURED):
+            return
+        share = rejected / (accepted + rejected)
+        if self._paused:
+            # Too high rather than too low: there are no more pauses as soon as there is a pace.
+            accepted, seconds = self._accepted, max(_SOON, now - self._measured - self._paused)
+        self._lower(accepted / seconds, share, now, 1)
 
     def _lower(self, ceiling: float, share: float, now: float, falls: int) -> None:
-        self._level = _Level(ceiling, now, share, falls, self._accepted_lately(now))
+        self._level = _Level(ceiling, now, share, falls)
         self._next = now + 1 / self.rate(now)
 
     def _accepted_lately(self, now: float) -> tuple[int, float]:

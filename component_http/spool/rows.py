@@ -309,9 +309,7 @@ def delivery(row: Row, at: Moment, deadlines: Mapping[str, float], grace: float 
     )
     # The wall clock may have been set back since.
     left = min(left, deadlines[kind])
-    return Delivery(
-        delivery_id, stanza, size, at.seconds + left, tries, attempts, last=last, accepted=at.seconds - age
-    )
+    return Delivery(delivery_id, stanza, size, at.seconds + left, tries, attempts, last=last, accepted=at.seconds - age)
 
 
 # -- departures --

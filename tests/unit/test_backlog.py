@@ -472,7 +472,8 @@ class BacklogMachine(RuleBasedStateMachine):
     Anything that can happen to a backlog, next to one that only keeps lists.
 
     It also counts turns, of iqs and of others apart: between becoming ready and its own turn, a sender sees at most one
-    turn of any other, and so does a conversation within its sender. The names it gives to the backlog it does not keep, to see who does.
+    turn of any other, and so does a conversation within its sender. The names it gives to the backlog it does not keep,
+    to see who does.
     """
 
     LIMITS = BacklogLimits(max_pending=12, max_pending_bytes=40, max_per_conversation=4, fair_share=0.25)

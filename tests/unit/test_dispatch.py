@@ -23,8 +23,8 @@ from component_http.delivery.departure import Departure
 from component_http.delivery.departures import Departures
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
-from component_http.delivery.relay import FLUSH, Relay
 from component_http.delivery.load import Load
+from component_http.delivery.relay import FLUSH, Relay
 from component_http.delivery.retry import RetryPolicy
 from component_http.errors import DeliveryEnded, SpoolError
 from component_http.operations.metrics import Counters
