@@ -61,7 +61,7 @@ _SLOWEST = 0.5
 _LONG_BLACKOUT = 12.0
 """Seconds of it after which the pace begins anew: longer than the windows that are measured."""
 
-_RAMP = 10.0
+_RAMP = 20.0
 _RAMPED = 7.0
 """Requests per second at which a webhook that is back is asked first, doubled each second for so many seconds."""
 

@@ -172,8 +172,8 @@ class PaceTests(SynchronousTestCase):
             pace.begin(now)
             pace.end(False, now, now)
         pace.end(True, now, now)
-        self.assertEqual(10.0, pace.rate(now))
-        self.assertEqual([20.0, 80.0, inf], [pace.rate(now + seconds) for seconds in (1, 3, 8)])
+        self.assertEqual(20.0, pace.rate(now))
+        self.assertEqual([40.0, 160.0, inf], [pace.rate(now + seconds) for seconds in (1, 3, 8)])
 
     def test_forgotten(self) -> None:
         """
@@ -228,7 +228,7 @@ class LoadTests(SynchronousTestCase):
 
     def test_restart(self) -> None:
         """
-        A webhook that is back is asked ten times in the first second.
+        A webhook that is back is asked some twenty times in the first second.
         """
         load = Load(32)
         load.restart(0.0)
@@ -237,4 +237,4 @@ class LoadTests(SynchronousTestCase):
             load.end(load.begin(now), True, now)
             begun += 1
             now += load.wait(now)
-        self.assertTrue(10 <= begun <= 16, begun)
+        self.assertTrue(20 <= begun <= 32, begun)
