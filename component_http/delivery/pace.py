@@ -120,6 +120,26 @@ class _Level:
         self.share += (rejected - self.share) / min(_MEMORY, self.accepted + self.rejected)
 
 
+@define
+class _Measurement:
+    """
+    What a webhook accepts.
+
+    Attributes:
+        since: When it began.
+        accepted: Requests that were accepted since.
+        paused: Seconds of these for which the webhook wanted nothing.
+    """
+
+    since: float = -inf
+    accepted: int = 0
+    paused: float = 0.0
+
+    def seconds(self, now: float) -> float:
+        """The seconds without the pauses."""
+        return now - self.since - self.paused
+
+
 class Pace:
     """
     The time between two requests.
@@ -141,10 +161,7 @@ class Pace:
         self._window = Window(_WINDOW)
         self._recent = Window(_RECENT)
         self._busy_since = -inf
-        # Requests accepted since the rate was measured last, when that was, and the seconds of pauses since.
-        self._accepted = 0
-        self._measured = -inf
-        self._paused = 0.0
+        self._measurement = _Measurement()
         self._last_begun = -inf
         self._needed = -inf
         self._next = -inf
@@ -179,8 +196,8 @@ class Pace:
         since, self._last_begun = max(0.0, now - self._last_begun), now
         rate = self.rate(now)
         if since > max(_GAP, 2 / rate):
-            self._busy_since = self._measured = now
-            self._accepted, self._paused = 0, 0.0
+            self._busy_since = now
+            self._measurement = _Measurement(now)
             self._window.clear()
             self._recent.clear()
         if rate == inf:
@@ -216,7 +233,7 @@ class Pace:
         more = now + seconds - max(self._last_begun, now)
         if more > 0:
             self._last_begun = now + seconds
-            self._paused += more
+            self._measurement.paused += more
 
     def restart(self, now: float) -> None:
         """Begin slowly: the webhook was away."""
@@ -225,7 +242,7 @@ class Pace:
         self._next = now
 
     def _take_acceptance(self, began: float, now: float) -> None:
-        self._accepted += 1
+        self._measurement.accepted += 1
         blackout, self._run = self._run, 0
         level = self._level
         if blackout >= _BLACKOUT:
@@ -238,11 +255,11 @@ class Pace:
             return
         if level.synced is None:
             level.synced = now
-            elapsed = now - self._measured - self._paused
+            elapsed = self._measurement.seconds(now)
             if now - level.began >= _SOON and _MEASURED <= elapsed <= _LONGEST_MEASURED:
                 # The time for which the webhook took nothing counts too.
-                level.ceiling = min(level.ceiling, self._accepted / elapsed)
-            self._measured, self._accepted, self._paused = now, 0, 0.0
+                level.ceiling = min(level.ceiling, self._measurement.accepted / elapsed)
+            self._measurement = _Measurement(now)
             return
         level.add(False)
         if level.falls and level.age > _RISE / 2 and level.share <= level.before / 2:
@@ -287,9 +304,9 @@ class Pace:
         if self._run < _BLACKOUT and (now < self._not_before or now - self._busy_since < _MEASURED):
             return
         share = rejected / (accepted + rejected)
-        if self._paused:
+        if self._measurement.paused:
             # Too high rather than too low: there are no more pauses as soon as there is a pace.
-            accepted, seconds = self._accepted, max(_SOON, now - self._measured - self._paused)
+            accepted, seconds = self._measurement.accepted, max(_SOON, self._measurement.seconds(now))
         self._lower(accepted / seconds, share, now, 1)
 
     def _lower(self, ceiling: float, share: float, now: float, falls: int) -> None:

@@ -34,6 +34,12 @@ _AWAY = frozenset({502, 503, 504})
 _REJECTIONS = frozenset({429, 503})
 """The webhook gets more requests than it takes."""
 
+_REJECTED_CAP = 10.0
+"""
+Seconds: the longest wait after a 429 that names no time. What spares the webhook is the pace (see `Pace`); a longer
+wait would only hold up the conversation.
+"""
+
 _LONGEST_REST = 86_400.0
 """Seconds; a webhook that asks for more has miscounted."""
 
@@ -171,7 +177,7 @@ class RetryPolicy:
         if outcome == "slow":
             drawn = self.cap / 2 * (1 + draw)
         else:
-            cap = min(self.cap, self.away) if _is_away(result) else self.cap
+            cap = min(self.cap, self._longest_wait(result))
             # Nobody waits for the 64th doubling, and a float has no room for the 1100th.
             drawn = draw * min(cap, self.base * 2.0 ** min(tries - 1, 64), left)
         seconds = max(drawn, asked)
@@ -179,9 +185,11 @@ class RetryPolicy:
             return GiveUp("deadline", pause, asked)
         return Retry(seconds, counted, pause=pause, firm=asked > 0 or outcome == "slow")
 
-
-def _is_away(result: AttemptResult) -> bool:
-    return result.status in _AWAY if isinstance(result, Response) else isinstance(result, ConnectionFailed)
+    def _longest_wait(self, result: AttemptResult) -> float:
+        """Seconds after which a result of this kind is retried at the latest."""
+        if isinstance(result, ConnectionFailed) or (isinstance(result, Response) and result.status in _AWAY):
+            return self.away
+        return _REJECTED_CAP if is_rejection(result) else self.cap
 
 
 def _retry_after(value: str, now: datetime) -> float:

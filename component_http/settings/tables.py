@@ -537,7 +537,7 @@ class DeliverySettings(Table):
         About(
             number(0.01, 3600, "seconds"),
             "the longest wait before any attempt, unless the webhook asks for more by Retry-After; while it is away it"
-            " is breaker_probe_interval",
+            " is breaker_probe_interval, and after a 429 ten seconds",
             "a stanza that a webhook fails on should not keep it busy",
         ),
         default=60.0,

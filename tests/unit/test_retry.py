@@ -232,7 +232,7 @@ class WaitTests(SynchronousTestCase):
         """
         The longest wait doubles from half a second to a minute.
         """
-        longest = [seconds_of(after(Response(429), tries=tries)) for tries in range(1, 11)]
+        longest = [seconds_of(after(CUT, tries=tries)) for tries in range(1, 11)]
         self.assertEqual([0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60], [round(seconds, 9) for seconds in longest])
 
     def test_full_jitter(self) -> None:
@@ -250,12 +250,19 @@ class WaitTests(SynchronousTestCase):
             longest = [seconds_of(after(result, tries=tries)) for tries in (1, 2, 3, 4, 100)]
             self.assertEqual([0.5, 1, 2, 2, 2], [round(seconds, 9) for seconds in longest])
 
+    def test_rejected(self) -> None:
+        """
+        What a webhook has rejected without saying for how long comes again within ten seconds.
+        """
+        longest = [seconds_of(after(Response(429), tries=tries)) for tries in (1, 5, 6, 100)]
+        self.assertEqual([0.5, 8, 10, 10], [round(seconds, 9) for seconds in longest])
+
     def test_many_tries(self) -> None:
         """
         However often it was tried, the wait is a number.
         """
         for tries in (1_024, 10**6, 10**400):
-            self.assertEqual(30.0, seconds_of(after(Response(429), tries=tries, draw=0.5)))
+            self.assertEqual(30.0, seconds_of(after(CUT, tries=tries, draw=0.5)))
 
     def test_near_the_deadline(self) -> None:
         """
@@ -306,7 +313,7 @@ class RetryAfterTests(SynchronousTestCase):
         for status in (408, 429, 500, 502, 503, 504, 520):
             busy = Response(status, {"retry-after": "7"})
             self.assertEqual(7.0, seconds_of(after(busy, tries=4)))
-        for status in (408, 429, 500, 520):
+        for status in (408, 500, 520):
             busy = Response(status, {"retry-after": "7"})
             self.assertEqual(8.0, seconds_of(after(busy, tries=6, draw=0.5)))
 
