@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -109,6 +110,7 @@ def api_server(
     observer: Observer,
     hooks: Hooks,
     link_key: bytes,
+    wake: Callable[[], str],
     *,
     max_connections: int | None = None,
     endpoint: str | None = None,
@@ -123,6 +125,7 @@ def api_server(
         observer: Told what happens.
         hooks: Those of `api_hooks`.
         link_key: What the links of late replies are made with.
+        wake: Asks the webhook at once, and says how it is.
         max_connections: At once, instead of `api.max_connections`.
         endpoint: Where it listens, instead of `api.listen`.
     """
@@ -147,6 +150,7 @@ def api_server(
             may_send_as=token.may_send_as,
             may_send_to=token.may_send_to,
             kinds=token.kinds,
+            admin=token.admin,
             rate=Rate(*token.rate),
             sender=None if token.sender is None else Address.parse(token.sender),
         )
@@ -158,6 +162,7 @@ def api_server(
         hooks,
         observer,
         links=ReplyLinks(link_key, wide=api.reply_links == "wide", seconds=reactor.seconds, now=time.time),
+        wake=wake,
         version=__version__,
         max_body_bytes=api.max_body_bytes,
         seconds=reactor.seconds,

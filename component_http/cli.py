@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from component_http.playground import console
 
         return console.main(chosen)
-    if chosen.command in ("letters", "pending", "spool"):
+    if chosen.command in ("letters", "pending", "spool", "wake"):
         return spool_commands.main(chosen)
     if chosen.command == "example":
         return _example(chosen.names, chosen.into, force=chosen.force)

@@ -40,11 +40,12 @@ from component_http.delivery.departure import LIFETIMES, Departure
 from component_http.delivery.departures import Departures
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.pushes import Pushes
-from component_http.delivery.relay import Relay, Status
-from component_http.delivery.retry import RetryBudget, RetryPolicy
+from component_http.delivery.relay import LATE_SECONDS, Relay, Status
+from component_http.delivery.retry import RetryPolicy
 from component_http.errors import ConnectionFailed, SettingsError, SpoolError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Found, Outlet, ReplyObjects, Spool, Stream, Valve, Webhook
 from component_http.notices import LOG_INTERVAL, Notices
@@ -364,6 +365,7 @@ class Gateway(MultiService):
             self.counters,
             self._hooks,
             key,
+            self.wake,
             max_connections=_api_connections(self._settings),
         )
         self._api.startService()
@@ -390,6 +392,8 @@ class Gateway(MultiService):
             departures.dropped(found.dropped_departures)
         if found.departures:
             departures.read_all()
+        if found.wake:
+            self.wake()
 
     def _not_looked(self, failure: Failure) -> None:
         """What a full disk keeps from being done now is done when there is room; the relay says what comes of it."""
@@ -442,6 +446,19 @@ class Gateway(MultiService):
         return reply.push(
             objects, domain=domain, limits=self._limits, new_id=_new_id, sender=Address.parse(domain), kind=kind
         )
+
+    def wake(self) -> str:
+        """
+        Ask the webhook at once, whatever was to be waited for: somebody knows that it is back.
+
+        Returns:
+            How it is, as in `Status.webhook`; `stopping` if it is not asked any more.
+        """
+        if self._relay is None or self._stopping:
+            return "stopping"
+        self._log.info("somebody says that the webhook is back: it is asked at once")
+        self._relay.wake()
+        return self._relay.status().webhook
 
     def drain(self, timeout: float | None = None) -> Deferred[None]:
         """
@@ -516,6 +533,7 @@ class Gateway(MultiService):
             self._spool_lock.path,
             self._reactor,
             deadlines=_deadlines(self._settings.delivery),
+            grace=self._settings.delivery.outage_grace,
             synchronous=self._settings.spool.synchronous,
             letter_days=self._settings.spool.letter_days,
             max_letters=self._settings.spool.max_letters,
@@ -569,11 +587,12 @@ class Gateway(MultiService):
                 base=delivery.retry_base,
                 cap=delivery.retry_cap,
                 longest_pause=delivery.longest_pause,
+                away=delivery.breaker_probe_interval,
             ),
-            budget=RetryBudget(delivery.retry_budget_percent, delivery.retry_budget_per_second),
+            load=Load(_connections(settings), learns=delivery.max_attempts > 1),
             breaker=_breaker(delivery),
             on_gone=error_of_status(410, settings.conditions) if delivery.on_gone == "disable" else None,
-            clock=self._reactor.seconds,
+            clock=self._reactor,
             now=time.time,
             draw=self._random.random,
             link=None if self._hooks is None else self._link,
@@ -588,7 +607,10 @@ class Gateway(MultiService):
             self.counters,
             clock=self._reactor,
             new_id=_new_id,
+            wall=time.time,
             deadlines=_deadlines(delivery),
+            grace=delivery.outage_grace,
+            late_seconds=max(LATE_SECONDS, settings.webhook.timeout),
             loop_guard=LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
             loop_brake=LoopBrake() if delivery.loop_guard is None else None,
             has_webhook=self._has_webhook,

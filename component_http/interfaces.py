@@ -76,12 +76,14 @@ class Found:
         departures: There is more to leave than was handed over.
         dropped_deliveries: The ids of deliveries that are to be dropped.
         dropped_departures: The numbers of departures that were dropped.
+        wake: The webhook is to be asked at once.
     """
 
     deliveries: list[Delivery] = field(factory=list)
     departures: bool = False
     dropped_deliveries: list[str] = field(factory=list)
     dropped_departures: list[int] = field(factory=list)
+    wake: bool = False
 
 
 class Spool(Protocol):
@@ -121,6 +123,10 @@ class Spool(Protocol):
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
         """Fire with the request body of a delivery that is kept."""
+        ...  # pragma: no cover
+
+    def amend(self, delivery_id: str, body: bytes) -> Deferred[None]:
+        """Replace the request body of a delivery that is kept; fires when the new one is."""
         ...  # pragma: no cover
 
     def end(

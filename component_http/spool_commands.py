@@ -1,7 +1,4 @@
-"""
-The commands `component-http letters`, `component-http pending` and `component-http spool`: what an operator does with a
-spool's file.
-"""
+"""The commands `component-http letters`, `pending`, `spool` and `wake`: what an operator does with a spool's file."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from component_http.settings import SpoolSettings, spool_from_toml
 from component_http.spool.letters import AT_ONCE, OUTCOMES, Letter, Letters, Moved, Which
 from component_http.spool.pending import NAME, Pending, Waiting
 from component_http.spool.private import located
-from component_http.spool.visit import Holder, Kept, SpoolStatus, holder, status
+from component_http.spool.visit import Holder, Kept, SpoolStatus, holder, status, wake
 from component_http.tap import exit_on_settings_error
 
 __all__ = ["NOTHING", "TRY_AGAIN", "add_commands", "as_json", "main", "seconds", "shortest"]
@@ -187,6 +184,9 @@ def add_commands(commands: Any) -> None:
     parser = subjects.add_parser("status", help=about, description=f"{about.capitalize()}.", allow_abbrev=False)
     _add_place(parser)
     parser.add_argument("--json", action="store_true", help="write JSON, for another program")
+    about = "have the gateway that runs ask its webhook at once, because it is back"
+    parser = commands.add_parser("wake", help=about, description=f"{about.capitalize()}.", allow_abbrev=False)
+    _add_place(parser)
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
@@ -259,6 +259,8 @@ def main(
             path = located(_place(chosen))
             if chosen.command == "spool":
                 return _status(path, chosen, now, options)
+            if chosen.command == "wake":
+                return _wake(path, options)
             if chosen.command == "pending":
                 with Pending(path, **options) as pending:
                     return _serve_pending(path, pending, chosen, now, pause)
@@ -278,6 +280,11 @@ def _place(chosen: argparse.Namespace) -> Path:
         return Path(chosen.spool).absolute()
     spool = SpoolSettings(kind="sqlite") if chosen.config is None else spool_from_toml(chosen.config)
     path = spool.file()
+    if path is None and chosen.command == "wake":
+        raise SettingsError(
+            f'{chosen.config}: spool.kind is "memory", so a gateway cannot be told by its file: POST /v1/webhook/wake'
+            " to its API, with a token that has admin = true"
+        )
     if path is None:
         raise SettingsError(f'{chosen.config}: spool.kind is "memory", so there is no file, and no dead letter is kept')
     return path
@@ -647,7 +654,16 @@ def _drop_pending(path: Path, pending: Pending, chosen: argparse.Namespace, paus
 # The spool itself.
 
 
-def _status(path: Path, chosen: argparse.Namespace, now: Callable[[], float], options: dict[str, Any]) -> int:
+def _wake(path: Path, options: dict[str, Any]) -> int:
+    if holder(path).running is False:
+        _complain("no gateway has this spool now; one that starts asks its webhook at once")
+        return NOTHING
+    wake(path, **options)
+    _say("the gateway asks its webhook within a second\n")
+    return 0
+
+
+def _status(path: Path, chosen: argparse.Namespace, now: Callable[[], Any], options: dict[str, Any]) -> int:
     found = status(path, **options)
     if chosen.json:
         _say(json.dumps(_status_as_json(path, found, now()), indent=2) + "\n")

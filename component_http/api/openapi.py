@@ -191,6 +191,18 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
     "/v1/disco/{jid}": {"get": _question("What is it? (XEP-0030)", node=True)},
     "/v1/items/{jid}": {"get": _question("What does it have? (XEP-0030)", node=True)},
     "/v1/version/{jid}": {"get": _question("Which software is it? (XEP-0092)")},
+    "/v1/webhook/wake": {
+        "post": {
+            "summary": "Ask the webhook at once, because it is back; for tokens with admin = true.",
+            "responses": {
+                "200": {
+                    "description": "How the webhook is: closed, open, half_open, gone, none, or stopping.",
+                    "content": {JSON: {"schema": {"type": "object", "properties": {"webhook": _STRING}}}},
+                },
+                **_problems(*_OF_TOKEN, content=_PROBLEM),
+            },
+        }
+    },
     "/v1/deliveries/{id}/reply": {
         "post": {
             "summary": "Reply to a request of the gateway later, by the link that it came with.",

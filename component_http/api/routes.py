@@ -80,6 +80,7 @@ class Api:
         hooks: The URLs that need none.
         observer: Told `api_refused`, `api_unauthorized`, `api_limited` and `api_failed`.
         links: What may be done with the links of late replies.
+        wake: Asks the webhook at once, and says how it is.
         version: Of this program.
         max_body_bytes: The most bytes that a compressed body may unpack to.
         seconds: A clock that does not go back.
@@ -98,6 +99,7 @@ class Api:
         observer: Observer,
         *,
         links: ReplyLinks,
+        wake: Callable[[], str],
         version: str,
         max_body_bytes: int,
         seconds: Callable[[], float],
@@ -107,6 +109,7 @@ class Api:
         self._hooks = hooks
         self._observer = observer
         self._links = links
+        self._wake_webhook = wake
         self._max_body_bytes = max_body_bytes
         self._seconds = seconds
         self._description = json_answer(200, openapi.document(version))
@@ -124,6 +127,7 @@ class Api:
         for name in _SHORTCUTS:
             yield Route("GET", f"/v1/{name}/{{jid}}", "v1", partial(self._ask_by_name, name))
         yield Route("POST", "/v1/deliveries/{id}/reply", "v1", self._late_reply, by_url=True)
+        yield Route("POST", "/v1/webhook/wake", "v1", self._wake)
         yield Route("GET", "/v1/openapi.json", "v1", self._openapi, open_to_all=True)
         yield Route("POST", "/hooks/{secret}", "hooks", self._hook, by_url=True)
         yield Route("POST", "/msg", "msg", self._post_msg)
@@ -231,6 +235,13 @@ class Api:
 
     async def _describe(self, call: Call) -> Answer:
         return self._description
+
+    def _wake(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
+        self._caller(call).token.see_admin()
+        return self._woken
+
+    async def _woken(self, call: Call) -> Answer:
+        return json_answer(200, {"webhook": self._wake_webhook()})
 
     def _hook(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
         hook = self._hooks.find(found["secret"])

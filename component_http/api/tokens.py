@@ -34,6 +34,7 @@ class Token:
         may_send_as: Patterns of the addresses that it may send from; a * is any characters.
         may_send_to: Patterns of those that it may send to.
         kinds: The kinds of stanza that it may send.
+        admin: It may do what is about the gateway itself.
         rate: How often.
         sender: Where its stanzas come from that name no sender; None for what `default_sender` says.
     """
@@ -43,6 +44,7 @@ class Token:
     may_send_as: Sequence[str] = ("*",)
     may_send_to: Sequence[str] = ("*",)
     kinds: Sequence[str] = ("message", "presence", "iq")
+    admin: bool = False
     rate: Rate = field(factory=lambda: Rate(100, 10.0), eq=False)
     sender: Address | None = None
     _from: re.Pattern[str] = field(init=False, eq=False, repr=False)
@@ -66,6 +68,16 @@ class Token:
             if "*" not in pattern:
                 return Address.parse(pattern)
         return everybodys if self._from.fullmatch(str(everybodys.bare)) else None
+
+    def see_admin(self) -> None:
+        """
+        See that it may do what is about the gateway itself.
+
+        Raises:
+            Problem: It may not.
+        """
+        if not self.admin:
+            raise Problem(403, f"the token {self.name} may not do this: only one with admin = true may")
 
     def see_allowed(self, stanzas: Iterable[Element]) -> None:
         """

@@ -18,6 +18,7 @@ __all__ = [
     "ERROR_TYPES",
     "FULL",
     "INTERNAL",
+    "NEVER_TRIED",
     "NS_STANZAS",
     "REPLY_NOT_SENT",
     "SERVICE_UNAVAILABLE",
@@ -89,6 +90,7 @@ class StanzaError:
 
 BAD_REQUEST = StanzaError("modify", "bad-request")
 CONNECTION_FAILURE = StanzaError("wait", "remote-server-timeout", "Connection failure")
+NEVER_TRIED = StanzaError("wait", "remote-server-timeout", "Never tried")
 TIMEOUT = StanzaError("wait", "remote-server-timeout", "Timeout")
 FULL = StanzaError("wait", "resource-constraint")
 STOPPING = StanzaError("wait", "service-unavailable")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from json import JSONEncoder
 
 from twisted.words.xish.domish import Element
@@ -24,6 +25,7 @@ __all__ = [
     "NS_REPLY",
     "RESERVED_HEADERS",
     "XML_LANG",
+    "delayed_body",
     "request_body",
     "request_properties",
     "thread_of",
@@ -69,6 +71,28 @@ _encoder = JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 def request_body(stanza: Stanza) -> bytes:
     """Write the JSON object for one stanza, as UTF-8."""
     return _encoder.encode(request_properties(stanza)).encode("utf-8", errors="replace")
+
+
+def delayed_body(body: bytes, accepted: float) -> bytes:
+    """
+    Say in a request when its stanza arrived, because it is POSTed late.
+
+    Args:
+        body: As `request_body` wrote it.
+        accepted: Seconds since the epoch.
+
+    Returns:
+        The same with `delay`; unchanged if the stanza has one already.
+
+    Source: XEP-0203 for the meaning, XEP-0082 for the shape of the time.
+    """
+    properties = json.loads(body)
+    if "delay" in properties:
+        return body
+    stanza = properties.pop("stanza")
+    properties["delay"] = datetime.fromtimestamp(accepted, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    properties["stanza"] = stanza
+    return _encoder.encode(properties).encode("utf-8", errors="replace")
 
 
 def thread_of(body: bytes) -> str | None:

@@ -56,35 +56,30 @@ class BacklogLimits:
         return math.ceil(self.max_pending * (1 + self.kept_for_others))
 
 
+MESSAGE_SHARE = 8
+"""
+One of so many places is kept for iqs, and one of so many turns is a message's: iqs have seconds, messages minutes, but
+neither may have to wait for the end of the others.
+"""
+
+
 @define(eq=False)
 class _Domain:
-    """
-    What the addresses of one domain have pending or reserved.
-
-    Attributes:
-        round: Its senders that have a ready conversation, the next one first.
-    """
+    """What the addresses of one domain have pending or reserved."""
 
     name: str
     pending: int = 0
     pending_bytes: int = 0
-    round: OrderedDict[_Sender, None] = Factory(OrderedDict)
 
 
 @define(eq=False)
 class _Sender:
-    """
-    What one bare address has pending or reserved.
-
-    Attributes:
-        round: Its ready conversations, the next one first.
-    """
+    """What one bare address has pending or reserved."""
 
     name: str
     domain: _Domain
     pending: int = 0
     pending_bytes: int = 0
-    round: list[_ConversationQueue] = Factory(list)
 
 
 @define(eq=False)
@@ -93,19 +88,70 @@ class _ConversationQueue:
     The deliveries of one conversation.
 
     Attributes:
-        deliveries: Their ids, in order of arrival; never empty for long. Most conversations have one, for which a list
-            is the smallest thing, and it is fast enough for the thousand that one may have.
+        deliveries: The size of each, by id, in order of arrival; never empty for long. A linked list, unlike dict, so
+            that the first of many is found at once whatever was removed before it.
         head: The state of the first; the others wait for it.
     """
 
     conversation: Conversation
     sender: _Sender
-    deliveries: list[str] = Factory(list)
+    deliveries: OrderedDict[str, int] = Factory(OrderedDict)
     head: Literal["ready", "running", "resting"] = "ready"
 
     @property
     def first(self) -> str:
-        return self.deliveries[0]
+        return next(iter(self.deliveries))
+
+    @property
+    def is_iq(self) -> bool:
+        return self.conversation[2]
+
+
+class _Round:
+    """The ready conversations: they take turns by domain, within it by sender, and within that by conversation."""
+
+    def __init__(self) -> None:
+        self._domains: OrderedDict[_Domain, OrderedDict[_Sender, OrderedDict[_ConversationQueue, None]]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._domains)
+
+    def enter(self, queue: _ConversationQueue) -> None:
+        """Put a conversation at the end of its sender's; a sender or domain that is there already keeps its place."""
+        sender = queue.sender
+        senders = self._domains.get(sender.domain)
+        if senders is None:
+            senders = self._domains[sender.domain] = OrderedDict()
+        queues = senders.get(sender)
+        if queues is None:
+            queues = senders[sender] = OrderedDict()
+        queues[queue] = None
+
+    def leave(self, queue: _ConversationQueue) -> None:
+        """Take a conversation out."""
+        sender = queue.sender
+        senders = self._domains[sender.domain]
+        queues = senders[sender]
+        del queues[queue]
+        if not queues:
+            del senders[sender]
+            if not senders:
+                del self._domains[sender.domain]
+
+    def next(self) -> _ConversationQueue:
+        """Take out the conversation whose turn it is; its sender and domain go to the end. There has to be one."""
+        domain, senders = next(iter(self._domains.items()))
+        sender, queues = next(iter(senders.items()))
+        queue, _ = queues.popitem(last=False)
+        if queues:
+            senders.move_to_end(sender)
+        else:
+            del senders[sender]
+        if senders:
+            self._domains.move_to_end(domain)
+        else:
+            del self._domains[domain]
+        return queue
 
 
 class Backlog:
@@ -121,8 +167,11 @@ class Backlog:
     A domain is what stands behind the @, as it is written: subdomains are domains of their own, because no rule tells
     which of them belong to one owner.
 
-    An operation takes longer only with what one conversation or one sender has, and that little. A sender with nothing
-    pending leaves no trace.
+    Iqs go before messages and presences, but for one turn in eight. Of more than two places an eighth, at least one,
+    is kept for them. Both take turns apart from each other.
+
+    Each operation takes the same time however much is pending, but for iterating. A sender with nothing pending leaves
+    no trace.
 
     Ids are the caller's: one that is not pending raises KeyError, one in another state than the call is for
     ValueError. Both are bugs.
@@ -137,11 +186,15 @@ class Backlog:
         self._max_running = max_running
         self._running = 0
         self._pending_bytes = 0
-        self._entries: dict[str, tuple[_ConversationQueue, int]] = {}  # by id, with its size
+        self._queue_of: dict[str, _ConversationQueue] = {}
         self._queues: dict[Conversation, _ConversationQueue] = {}
         self._senders: dict[str, _Sender] = {}
         self._domains: dict[str, _Domain] = {}
-        self._round: OrderedDict[_Domain, None] = OrderedDict()
+        # The ready conversations, those of iqs apart; the iqs that run, and those that went before a message.
+        self._iqs = _Round()
+        self._others = _Round()
+        self._running_iqs = 0
+        self._passed = 0
         # What has room without a turn; it counts for the limits.
         self._reserved = 0
         self._reserved_bytes = 0
@@ -150,7 +203,7 @@ class Backlog:
     @property
     def pending(self) -> int:
         """Deliveries in all."""
-        return len(self._entries)
+        return len(self._queue_of)
 
     @property
     def pending_bytes(self) -> int:
@@ -179,11 +232,11 @@ class Backlog:
         return self.used <= self._limits.resume_below
 
     def __contains__(self, delivery_id: object) -> bool:
-        return delivery_id in self._entries
+        return delivery_id in self._queue_of
 
     def __iter__(self) -> Iterator[str]:
         """The ids of all that was pending when it began, in order of arrival; they may be removed on the way."""
-        return iter(list(self._entries))
+        return iter(list(self._queue_of))
 
     def refusal(self, conversation: Conversation, size: int) -> Refusal | None:
         """
@@ -204,7 +257,7 @@ class Backlog:
             alone before, may have used all of it.
         """
         limits = self._limits
-        pending = len(self._entries) + self._reserved
+        pending = len(self._queue_of) + self._reserved
         pending_bytes = self._pending_bytes + self._reserved_bytes
         queue = self._queues.get(conversation)
         in_conversation = self._reserved_of.get(conversation, 0) + (len(queue.deliveries) if queue else 0)
@@ -260,7 +313,7 @@ class Backlog:
         return (
             conversation not in self._queues
             and conversation not in self._reserved_of
-            and len(self._entries) + self._reserved < 2 * self._max_running
+            and len(self._queue_of) + self._reserved < 2 * self._max_running
             and self.used < self._limits.fair_above
         )
 
@@ -276,48 +329,70 @@ class Backlog:
             size: Bytes of its request body.
             reserved: There is a `reserve` for it, which ends by this.
         """
-        if delivery_id in self._entries:
+        if delivery_id in self._queue_of:
             raise ValueError(f"{delivery_id} is pending already")
         queue = self._queues.get(conversation)
         if queue is None:
             queue = self._queues[conversation] = _ConversationQueue(conversation, self._sender(conversation[0]))
             self._enter_round(queue)
-        queue.deliveries.append(delivery_id)
-        self._entries[delivery_id] = queue, size
+        queue.deliveries[delivery_id] = size
+        self._queue_of[delivery_id] = queue
         self._pending_bytes += size
         if reserved:
             self._reserve(conversation, -1, -size)
         else:
             self._hold(queue.sender, 1, size)
 
-    def next(self) -> str | None:
+    @property
+    def conversations(self) -> int:
+        """Conversations of which something is pending."""
+        return len(self._queues)
+
+    def waiting(self, conversation: Conversation) -> list[str]:
+        """The ids of what is pending of a conversation, in order of arrival."""
+        queue = self._queues.get(conversation)
+        return [] if queue is None else list(queue.deliveries)
+
+    @property
+    def ready(self) -> bool:
+        """Some delivery waits for nothing but its turn."""
+        return bool(self._iqs or self._others)
+
+    def next(self, most: int | None = None) -> str | None:
         """
         Say whose turn it is: that delivery is running from now on.
 
+        Args:
+            most: Deliveries that should run at once now, instead of `max_running`; not more than these. Only iqs may
+                be more, by the places that are kept for them.
+
         Returns:
-            Its id; None if no delivery is ready, or `max_running` are running.
+            Its id; None if no delivery is ready, or as many are running as may be.
         """
-        if self._running >= self._max_running or not self._round:
+        places = self._max_running if most is None else most
+        kept = max(1, self._max_running // MESSAGE_SHARE) if self._max_running > 2 else 0
+        if self._running >= min(self._max_running, places + kept):
             return None
-        domain = next(iter(self._round))
-        sender = next(iter(domain.round))
-        queue = sender.round.pop(0)
-        if sender.round:
-            domain.round.move_to_end(sender)
+        messages = self._running - self._running_iqs
+        may_be_message = bool(self._others) and self._running < places and messages < self._max_running - kept
+        if self._iqs and not (may_be_message and self._passed >= MESSAGE_SHARE - 1):
+            self._passed += may_be_message
+            queue = self._iqs.next()
+            self._running_iqs += 1
+        elif may_be_message:
+            self._passed = 0
+            queue = self._others.next()
         else:
-            del domain.round[sender]
-        if domain.round:
-            self._round.move_to_end(domain)
-        else:
-            del self._round[domain]
+            return None
         queue.head = "running"
         self._running += 1
         return queue.first
 
     def rest(self, delivery_id: str) -> None:
         """A running delivery waits for another attempt: its place is free, its own conversation waits with it."""
-        self._queue_led_by(delivery_id, "running").head = "resting"
-        self._running -= 1
+        queue = self._queue_led_by(delivery_id, "running")
+        self._stop_running(queue)
+        queue.head = "resting"
 
     def rise(self, delivery_id: str) -> None:
         """A resting delivery is ready again; its conversation gets to the end of the round."""
@@ -329,16 +404,16 @@ class Backlog:
 
         If it was ready, the next takes its place in the round.
         """
-        queue, size = self._entries.pop(delivery_id)
+        queue = self._queue_of.pop(delivery_id)
         led = queue.first == delivery_id
-        queue.deliveries.remove(delivery_id)
+        size = queue.deliveries.pop(delivery_id)
         self._pending_bytes -= size
         if led and queue.head == "running":
-            self._running -= 1
+            self._stop_running(queue)
         if not queue.deliveries:
             del self._queues[queue.conversation]
             if queue.head == "ready":
-                self._leave_round(queue)
+                self._round_of(queue).leave(queue)
         elif led and queue.head != "ready":
             self._enter_round(queue)
         self._hold(queue.sender, -1, -size)
@@ -376,26 +451,21 @@ class Backlog:
                 del self._domains[domain.name]
 
     def _queue_led_by(self, delivery_id: str, state: Literal["running", "resting"]) -> _ConversationQueue:
-        queue, _ = self._entries[delivery_id]
+        queue = self._queue_of[delivery_id]
         if queue.head != state or queue.first != delivery_id:
             raise ValueError(f"{delivery_id} is not {state}")
         return queue
 
+    def _stop_running(self, queue: _ConversationQueue) -> None:
+        self._running -= 1
+        self._running_iqs -= queue.is_iq
+
     def _enter_round(self, queue: _ConversationQueue) -> None:
         queue.head = "ready"
-        sender = queue.sender
-        sender.round.append(queue)
-        # Where the sender, or its domain, is in the round already, this keeps its place.
-        sender.domain.round[sender] = None
-        self._round[sender.domain] = None
+        self._round_of(queue).enter(queue)
 
-    def _leave_round(self, queue: _ConversationQueue) -> None:
-        sender = queue.sender
-        sender.round.remove(queue)
-        if not sender.round:
-            del sender.domain.round[sender]
-            if not sender.domain.round:
-                del self._round[sender.domain]
+    def _round_of(self, queue: _ConversationQueue) -> _Round:
+        return self._iqs if queue.is_iq else self._others
 
 
 def _domain_of(bare: str) -> str:

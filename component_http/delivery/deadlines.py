@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections import OrderedDict
-from operator import itemgetter
+from math import inf
 
 __all__ = ["Deadlines"]
 
@@ -63,15 +63,23 @@ class Deadlines:
             firsts.append(self._early[0][0])
         return min(firsts, default=None)
 
-    def due(self, now: float) -> list[str]:
-        """Forget all deadlines that have come, those at `now` included, and give their ids in order of time."""
-        found = self._early[: bisect_right(self._early, now, key=itemgetter(0))]
-        for queue in self._lanes.values():
-            for delivery_id, at in queue.items():
-                if at > now:
-                    break
-                found.append((at, delivery_id))
-        found.sort(key=itemgetter(0))
-        for _, delivery_id in found:
-            self.remove(delivery_id)
-        return [delivery_id for _, delivery_id in found]
+    def due(self, now: float, most: float = inf) -> list[str]:
+        """
+        Forget deadlines that have come, those at `now` included.
+
+        Args:
+            now: The present.
+            most: So many at once; those that are left are still `next`.
+
+        Returns:
+            Their ids in order of time.
+        """
+        found: list[str] = []
+        while len(found) < most:
+            firsts = [next(iter(queue.items())) for queue in self._lanes.values()]
+            first = min([(at, delivery_id) for delivery_id, at in firsts] + self._early[:1], default=None)
+            if first is None or first[0] > now:
+                break
+            self.remove(first[1])
+            found.append(first[1])
+        return found

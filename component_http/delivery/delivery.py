@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from attrs import define, field, frozen
 
 from component_http.contract.reply import Response
@@ -21,7 +23,11 @@ class Delivery:
         stanza: What arrived; only its facts.
         size: Bytes of the request body.
         deadline: When it is given up, in seconds of the relay's clock.
-        tries: POSTs that were begun, but for the repetition of one that met a dead connection.
+        last: When it is given up if the webhook has not seen it by then, not before `deadline`.
+        accepted: When it was accepted; None where nobody knows.
+        tries: POSTs that were begun, but for those that found no connection, and the repetition of one that met a dead
+            connection. Without any the webhook has not seen it.
+        unreached: Attempts in a row that found no connection.
         attempts: Those of them that failed by the webhook's fault, and so count against `max_attempts`.
         failure: What came of the last one, without any content; None before the first has ended.
         conversation: `stanza.conversation`, which is asked for at each turn.
@@ -34,10 +40,19 @@ class Delivery:
     tries: int = 0
     attempts: int = 0
     failure: Response | WebhookError | None = None
+    last: float = -inf
+    accepted: float | None = None
+    unreached: int = 0
     conversation: tuple[str, str, bool] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.conversation = self.stanza.conversation
+        self.last = max(self.last, self.deadline)
+
+    @property
+    def ends(self) -> float:
+        """When it is given up, as things stand."""
+        return self.deadline if self.tries else self.last
 
 
 @frozen

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NoReturn
 
 from attrs import evolve, frozen
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from component_http.contract import conditions, reply
@@ -16,10 +17,11 @@ from component_http.contract.link import HEADER
 from component_http.contract.reply import Outcome, Response, Verdict, is_open
 from component_http.contract.request import thread_of
 from component_http.contract.stanza import Stanza
-from component_http.delivery.breaker import Breaker, is_failure
+from component_http.delivery.breaker import Breaker, Probe, is_failure
 from component_http.delivery.delivery import Delivery
-from component_http.delivery.retry import AttemptResult, GiveUp, Retry, RetryBudget, RetryPolicy
-from component_http.errors import CertificateInvalid, TimedOut, WebhookError
+from component_http.delivery.load import Load
+from component_http.delivery.retry import AttemptResult, GiveUp, Retry, RetryPolicy, is_rejection
+from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
 from component_http.notices import LOG_INTERVAL, Notices
 
@@ -31,6 +33,13 @@ Seconds without an answer after which an attempt that the delivery's deadline cu
 
 An iq has less time than an attempt may take, so a webhook that hangs on iqs would else never be found out. Where the
 delivery had waited long, and the webhook had less time than this, it is not to blame.
+"""
+
+PROBE_SECONDS = 5.0
+"""
+Seconds for the answer to a probe that runs beside one that hangs.
+
+A webhook that was started again knows nothing of the requests from before, so the one that hangs is no way to find it.
 """
 
 
@@ -58,7 +67,7 @@ class Attempted:
 
 class Forwarder:
     """
-    POST a delivery, read what comes back, and decide whether to try again.
+    POST a delivery, read what comes back, and decide whether to retry.
 
     Everything it knows is about the webhook; what becomes of deliveries that wait is the relay's.
 
@@ -66,13 +75,13 @@ class Forwarder:
         webhook: Where to.
         judge: What a response means for a stanza (`contract.reply.judge` with everything but these two given).
         observer: Told `attempted`, then `attempt_failed`, `attempt_timed_out`, `redirected` or `body_ignored` where it
-            applies; `left_open`, `retried`, `retried_stale`, `throttled`, `webhook_paused`, `breaker_opened`,
-            `breaker_closed`, `gone`.
-        policy: Whether and when to try again.
-        budget: How much trying again the webhook has to bear.
+            applies; `left_open`, `retried`, `retried_stale`, `webhook_paused`, `breaker_opened`, `breaker_closed`,
+            `gone`.
+        policy: Whether and when to retry.
+        load: How much the webhook is asked for.
         breaker: Whether it is asked at all.
         on_gone: After a 410 nothing is POSTed any more, and senders are told this; None: a 410 is about one stanza.
-        clock: Seconds of the reactor's clock.
+        clock: The reactor's clock.
         now: The wall clock, seconds since the epoch.
         draw: A random number from 0 to 1, for the jitter.
         link: Makes what the webhook can reply to late, for a header of the request; then a 202 in answer to an iq
@@ -81,6 +90,9 @@ class Forwarder:
     Attributes:
         gone: The webhook said 410 and is not asked any more: what senders are told; else None.
         untrusted: The webhook's certificate was not valid when it was last asked.
+        last_failure: Why the last attempt that failed did, for a person; None if none did.
+        awakenings: How often the webhook was found to be back, or somebody said so: what rests since before one of
+            these need not rest any longer.
     """
 
     _log = Logger()
@@ -92,10 +104,10 @@ class Forwarder:
         observer: Observer,
         *,
         policy: RetryPolicy,
-        budget: RetryBudget,
+        load: Load,
         breaker: Breaker,
         on_gone: StanzaError | None,
-        clock: Callable[[], float],
+        clock: IReactorTime,
         now: Callable[[], float],
         draw: Callable[[], float],
         link: Callable[[Delivery], str | None] | None = None,
@@ -104,7 +116,7 @@ class Forwarder:
         self._judge = judge
         self._observer = observer
         self._policy = policy
-        self._budget = budget
+        self._load = load
         self._breaker = breaker
         self._on_gone = on_gone
         self._clock = clock
@@ -114,27 +126,37 @@ class Forwarder:
         self._notices = Notices(LOG_INTERVAL)
         self.gone: StanzaError | None = None
         self.untrusted = False
+        self.last_failure: str | None = None
+        self.awakenings = 0
 
     @property
     def breaker_state(self) -> Literal["closed", "open", "half_open"]:
         """Whether the webhook is asked as usual, not at all, or by one delivery that probes."""
         return self._breaker.state
 
+    @property
+    def failing_since(self) -> float | None:
+        """When, by the reactor's clock, the webhook began to fail; None while it is well."""
+        return self._breaker.failing_since
+
+    @property
+    def places(self) -> int:
+        """Attempts that may be under way now."""
+        return self._load.places(self._clock.seconds())
+
+    def away(self) -> float:
+        """Seconds for which the webhook is not asked, because it fails or wants it so; infinite during probes."""
+        return self._breaker.wait(self._clock.seconds())
+
     def wait(self) -> float:
         """Seconds until an attempt may begin: 0 for now, infinite while it depends on one that is under way."""
-        return self._breaker.wait(self._clock())
+        now = self._clock.seconds()
+        return max(self._breaker.wait(now), self._load.wait(now))
 
-    def wait_to_retry(self) -> float:
-        """
-        Ask for leave to try a delivery again.
-
-        Returns:
-            0 when it is granted; else the seconds after which to ask again.
-        """
-        wait = self._budget.withdraw(self._clock())
-        if wait:
-            self._observer.count("throttled")
-        return wait
+    def ask_now(self) -> None:
+        """Let attempts begin at once: somebody knows that the webhook is back."""
+        self._breaker.ask_now()
+        self._awake()
 
     async def attempt(self, delivery: Delivery, body: Awaitable[bytes]) -> Attempted:
         """
@@ -147,30 +169,41 @@ class Forwarder:
         Raises:
             CancelledError: It was cancelled. Whatever a webhook does is a result; any other exception is a mistake.
         """
-        began = self._clock()
+        began = self._clock.seconds()
         probe = self._breaker.begin(began)
+        admission = self._load.begin(began)
         delivery.tries += 1
         fresh = False
+        result: AttemptResult | None = None
         try:
             content = await body
             if (thread := thread_of(content)) is not None:
                 delivery.stanza = evolve(delivery.stanza, thread=thread)
             while True:
-                result = await self._post(delivery, content, fresh)
+                result = await self._post(delivery, content, fresh, probe)
                 step = self._next_step(delivery, result, fresh=fresh, probe=probe)
                 if not (isinstance(step, Retry) and step.fresh):
                     break
                 self._observer.count("retried_stale")
-                self._budget.spend(self._clock())
                 fresh = True
         except BaseException as error:
+            if result is None and not isinstance(error, CancelledError):
+                delivery.tries -= 1
             hangs = isinstance(error, CancelledError) and self._hangs(delivery, began)
-            self._breaker_learns(hangs or None, probe)
+            self._load.end(admission, None, self._clock.seconds())
+            self._breaker_learns(hangs or None, delivery, began, probe)
             raise
-        self._breaker_learns(is_failure(result), probe, result)
-        if step.pause:
+        self._load.end(admission, _accepted(result), self._clock.seconds())
+        self._breaker_learns(is_failure(result), delivery, began, probe, result)
+        if isinstance(result, _UNREACHED) and not fresh:
+            delivery.tries -= 1
+            delivery.unreached += 1
+        else:
+            delivery.unreached = 0
+        if step.pause and not self._load.is_known(self._clock.seconds()):
             self._observer.count("webhook_paused")
-            self._breaker.hold(step.pause, self._clock())
+            self._breaker.hold(step.pause, self._clock.seconds())
+            self._load.pause(step.pause, self._clock.seconds())
         self._look_at_certificate(result)
         if isinstance(step, Retry):
             self._note_failure(delivery, step, result)
@@ -189,13 +222,13 @@ class Forwarder:
 
     def _hangs(self, delivery: Delivery, began: float) -> bool:
         """An attempt that is cut off now was cut off by the deadline, and had its time."""
-        now = self._clock()
+        now = self._clock.seconds()
         if now < delivery.deadline or now - began < HANGING:
             return False
         self._observer.count("attempt_timed_out")
         return True
 
-    async def _post(self, delivery: Delivery, body: bytes, fresh: bool) -> AttemptResult:
+    async def _post(self, delivery: Delivery, body: bytes, fresh: bool, probe: Probe | None) -> AttemptResult:
         headers = {
             "webhook-id": delivery.id,
             "webhook-timestamp": str(int(self._now())),
@@ -205,44 +238,71 @@ class Forwarder:
         if link is not None:
             headers[HEADER] = link
         self._observer.count("attempted")
-        self._budget.request_made(self._clock())
         try:
-            return await self._webhook.post(body, headers, fresh=fresh)
+            post = self._webhook.post(body, headers, fresh=fresh)
+            if probe != "short":
+                return await post
+            return await Deferred.fromCoroutine(post).addTimeout(PROBE_SECONDS, self._clock, _cut_short)
         except WebhookError as error:
             self._observer.count("attempt_timed_out" if isinstance(error, TimedOut) else "attempt_failed")
             return error
 
-    def _next_step(self, delivery: Delivery, result: AttemptResult, *, fresh: bool, probe: bool) -> Retry | GiveUp:
+    def _next_step(
+        self, delivery: Delivery, result: AttemptResult, *, fresh: bool, probe: Probe | None
+    ) -> Retry | GiveUp:
         now = self._now()
+        unseen = delivery.tries == 1 and not fresh and isinstance(result, _UNREACHED)
         return self._policy.after(
             result,
             attempts=delivery.attempts,
-            tries=delivery.tries,
+            tries=delivery.tries + delivery.unreached,
             fresh=fresh,
-            probe=probe,
-            left=delivery.deadline - self._clock(),
+            cut_short=probe == "short",
+            left=(delivery.last if unseen else delivery.deadline) - self._clock.seconds(),
             now=datetime.fromtimestamp(now, UTC),
             draw=self._draw(),
         )
 
-    def _breaker_learns(self, failed: bool | None, probe: bool, result: AttemptResult | None = None) -> None:
+    def _breaker_learns(
+        self,
+        failed: bool | None,
+        delivery: Delivery,
+        began: float,
+        probe: Probe | None,
+        result: AttemptResult | None = None,
+    ) -> None:
         before = self._breaker.state
-        self._breaker.end(failed, self._clock(), probe=probe)
+        now = self._clock.seconds()
+        self._breaker.end(
+            failed,
+            now,
+            conversation=delivery.conversation,
+            began=began,
+            probe=probe,
+            rejected=result is not None and is_rejection(result),
+        )
         after = self._breaker.state
+        if failed:
+            self.last_failure = "it did not answer in time" if result is None else _in_words(result)
         if after == "open" and before == "closed":
             self._observer.count("breaker_opened")
             self._log.warn(
                 "the webhook fails ({reason}): it is asked by one stanza at a time until it answers, the others wait",
-                reason="it did not answer in time" if result is None else _in_words(result),
+                reason=self.last_failure,
             )
         elif after == "closed" and before != "closed":
             self._observer.count("breaker_closed")
             self._log.info("the webhook answers again")
+            self._awake()
+
+    def _awake(self) -> None:
+        self.awakenings += 1
+        self._load.restart(self._clock.seconds())
 
     def _look_at_certificate(self, result: AttemptResult) -> None:
         if isinstance(result, CertificateInvalid):
             self.untrusted = True
-            if self._notices.may_tell("certificate", self._clock()):
+            if self._notices.may_tell("certificate", self._clock.seconds()):
                 self._log.error("the webhook's certificate cannot be trusted: {reason}", reason=str(result))
         elif isinstance(result, Response):
             self.untrusted = False
@@ -254,7 +314,7 @@ class Forwarder:
         self._log.debug(
             "{id}: attempt {number} failed, the next in {seconds:.1f} s: {reason}",
             id=delivery.id,
-            number=delivery.tries,
+            number=delivery.tries + delivery.unreached,
             seconds=step.seconds,
             reason=_in_words(result),
         )
@@ -278,19 +338,22 @@ class Forwarder:
 
     def _given_up(self, delivery: Delivery, outcome: Outcome) -> Verdict:
         failure = delivery.failure
-        if failure is None:
-            note = "the webhook did not answer in time" if delivery.tries else "its turn did not come in time"
-            failure = TimedOut(note)
         if isinstance(failure, Response):
             verdict = self._judge(delivery.stanza, failure)
-        else:
+        elif failure is not None:
             error = conditions.TIMEOUT if isinstance(failure, TimedOut) else conditions.CONNECTION_FAILURE
             verdict = reply.give_up(delivery.stanza, error, str(failure))
-        verdict = evolve(verdict, outcome=outcome)
+        elif delivery.tries:
+            verdict = reply.give_up(delivery.stanza, conditions.TIMEOUT, "the webhook did not answer in time")
+        else:
+            verdict = reply.give_up(delivery.stanza, conditions.NEVER_TRIED, "its turn did not come in time")
+        never_tried = outcome == "expired" and not delivery.tries
+        note = f"never tried: {verdict.note}" if never_tried else verdict.note
+        verdict = evolve(verdict, outcome=outcome, note=note)
         self._log.warn(
             "{id}: gave up {when}: {note}",
             id=delivery.id,
-            when="for its deadline" if outcome == "expired" else f"after attempt {delivery.tries}",
+            when="for its deadline" if outcome == "expired" else f"after attempt {delivery.tries + delivery.unreached}",
             note=verdict.note,
         )
         return verdict
@@ -316,8 +379,21 @@ class Forwarder:
         if not verdict.ignored_body:
             return
         self._observer.count("body_ignored")
-        tell = self._log.warn if self._notices.may_tell("ignored body", self._clock()) else self._log.debug
+        tell = self._log.warn if self._notices.may_tell("ignored body", self._clock.seconds()) else self._log.debug
         tell("{id}: {note}", id=delivery.id, note=verdict.note)
+
+
+_UNREACHED = (ConnectionFailed, CertificateInvalid)
+"""The webhook has seen nothing of the request."""
+
+
+def _accepted(result: AttemptResult) -> bool | None:
+    """Whether the webhook took a request, or rejected it as one too many; None where nobody knows."""
+    return not is_rejection(result) if isinstance(result, Response) else None
+
+
+def _cut_short(_result: object, seconds: float) -> NoReturn:
+    raise TimedOut(f"no complete answer to a probe within {seconds:g} s")
 
 
 def _in_words(result: AttemptResult) -> str:

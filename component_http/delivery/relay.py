@@ -17,7 +17,7 @@ from twisted.words.xish.domish import Element
 from component_http.contract import conditions, reply
 from component_http.contract.memo import Memo
 from component_http.contract.reply import Composed, Response, Verdict
-from component_http.contract.request import request_body
+from component_http.contract.request import delayed_body, request_body
 from component_http.contract.stanza import Stanza
 from component_http.delivery.backlog import Backlog, Conversation
 from component_http.delivery.deadlines import Deadlines
@@ -27,11 +27,11 @@ from component_http.delivery.forwarder import Attempted, Forwarder, Later
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.retry import Retry
-from component_http.errors import DeliveryEnded, SpoolError
+from component_http.errors import DeliveryEnded, SpoolError, WebhookError
 from component_http.interfaces import Observer, Outlet, Spool, Valve
 from component_http.notices import LOG_INTERVAL, Notices
 
-__all__ = ["Relay", "Status"]
+__all__ = ["LATE_SECONDS", "Relay", "Status"]
 
 REFUSALS = {
     "refused_full": "max_pending or max_pending_bytes is reached",
@@ -78,8 +78,39 @@ MAX_LETTER_BYTES = 64 * 1024
 FLUSH = 1.0
 """Seconds that what is answered at the very end of a drain has to leave, and to be confirmed."""
 
-SLICE = 200
-"""Deliveries given up at once; after that others get a turn."""
+SLICE = 100
+"""Deliveries that end at once; after that others get a turn."""
+
+LATE_SECONDS = 60.0
+"""Seconds that a message gets for its attempts which the webhook has not seen when its time is over, or nearly."""
+
+
+@frozen
+class _Rest:
+    """
+    The wait of a delivery for its next attempt.
+
+    Attributes:
+        call: Ends it.
+        awakenings: Those of the forwarder when it began.
+    """
+
+    call: IDelayedCall
+    awakenings: int
+
+
+@frozen
+class _Ban:
+    """
+    The webhook wants nothing of a conversation for a while.
+
+    Attributes:
+        until: When it may be asked again.
+        response: How it said so.
+    """
+
+    until: float
+    response: Response | WebhookError | None
 
 
 @frozen
@@ -91,9 +122,12 @@ class Status:
         pending: Deliveries accepted and not ended.
         pending_bytes: Bytes of their request bodies.
         running: Those of them with a POST under way.
-        webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: one of them is
-            probing it. `gone`: it said 410 and is not asked any more. `none`: there is none.
+        webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: some of them
+            probe it. `gone`: it said 410 and is not asked any more. `none`: there is none.
         obstacles: Why no more should be sent here now, a phrase each; none means that all is well.
+        failing_for: Seconds for which nothing but failures came from the webhook; None while it is well.
+        last_failure: Why the last attempt that failed did; None if none did.
+        next_attempt: Seconds until the webhook may be asked, 0.0 for now; None while that depends on what is under way.
     """
 
     pending: int
@@ -101,6 +135,9 @@ class Status:
     running: int
     webhook: str
     obstacles: tuple[str, ...]
+    failing_for: float | None = None
+    last_failure: str | None = None
+    next_attempt: float | None = None
 
 
 class Relay:
@@ -123,7 +160,11 @@ class Relay:
             not told; `loop_guarded`, `loop_slowed`, `reply_lost`, `spool_failed`.
         clock: Runs the waits and deadlines.
         new_id: Makes delivery ids.
+        wall: The wall clock, seconds since the epoch.
         deadlines: Seconds a delivery may take, by the kind of its stanza.
+        grace: Seconds since its acceptance for which a message waits that the webhook could not be asked about before
+            its deadline; 0.0: no longer than that.
+        late_seconds: As `LATE_SECONDS`.
         loop_guard: Ends the talk of two bots; None for none.
         loop_brake: Slows the talk of two bots down; None for none.
         has_webhook: False where there is none, so that what the spool has kept is given up.
@@ -144,7 +185,10 @@ class Relay:
         *,
         clock: IReactorTime,
         new_id: Callable[[], str],
+        wall: Callable[[], float],
         deadlines: Mapping[str, float],
+        grace: float = 0.0,
+        late_seconds: float = LATE_SECONDS,
         loop_guard: LoopGuard | None,
         loop_brake: LoopBrake | None = None,
         has_webhook: bool = True,
@@ -159,7 +203,10 @@ class Relay:
         self._observer = observer
         self._clock = clock
         self._new_id = new_id
+        self._wall = wall
         self._seconds = deadlines
+        self._grace = grace
+        self._late_seconds = late_seconds
         self._loop_guard = loop_guard
         self._once = once
         self._loop_brake = loop_brake
@@ -177,15 +224,15 @@ class Relay:
         self._ending: set[str] = set()
         self._deadlines = Deadlines()
         self._attempts: dict[str, Deferred[None]] = {}
-        self._resting: dict[str, IDelayedCall] = {}
-        self._throttled: dict[str, None] = {}
+        # Those that rest, oldest first; apart from them those that must not be woken, for the webhook has asked for it.
+        self._resting: dict[str, _Rest] = {}
+        self._sleeping: dict[str, _Rest] = {}
         self._open: set[str] = set()
-        self._rest_until: dict[Conversation, float] = {}
+        self._bans: dict[Conversation, _Ban] = {}
         self._held: dict[Conversation, str] = {}
         # The timers of the relay itself, and what it waits for.
         self._next_deadline: IDelayedCall | None = None
         self._next_start: IDelayedCall | None = None
-        self._next_retry: IDelayedCall | None = None
         self._next_return: IDelayedCall | None = None
         self._clear: Deferred[None] | None = None
         self._starting = False
@@ -222,6 +269,9 @@ class Relay:
             running=len(self._attempts),
             webhook="none" if not self._has_webhook else "gone" if forwarder.gone else forwarder.breaker_state,
             obstacles=tuple(obstacles),
+            failing_for=None if forwarder.failing_since is None else self._clock.seconds() - forwarder.failing_since,
+            last_failure=forwarder.last_failure,
+            next_attempt=None if math.isinf(wait := forwarder.away()) else wait,
         )
 
     # -- in --
@@ -297,6 +347,7 @@ class Relay:
             if self._backlog.has_room_to_spare(delivery.conversation):
                 del self._returning[delivery.id]
                 delivery.deadline = now + self._seconds[delivery.stanza.kind]
+                delivery.last = max(delivery.last, delivery.deadline)
                 self._take(delivery)
                 self._observer.count("restored")
                 if self._given_up is not None:
@@ -307,8 +358,10 @@ class Relay:
         self._start()
 
     def _store(self, stanza: Stanza, body: bytes) -> None:
-        deadline = self._clock.seconds() + self._seconds[stanza.kind]
-        delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline)
+        now = self._clock.seconds()
+        deadline = now + self._seconds[stanza.kind]
+        last = now + self._grace if stanza.kind == "message" else deadline
+        delivery = Delivery(self._new_id(), stanza.facts(), len(body), deadline, last=last, accepted=now)
         self._listen(stanza, delivery.id)
         self._storing.add(delivery.id)
         self._storing_bytes += delivery.size
@@ -331,10 +384,11 @@ class Relay:
         if self._given_up is not None:
             self._give_up(delivery)
             return
-        self._watch_deadlines()
-        self._start()
+        if not self._is_banned(delivery):
+            self._watch_deadlines()
+            self._start()
         # While the webhook answers, what is held back now gets in later; else it should be told that there is no room.
-        if self._backlog.crowded and not self._forwarder.wait():
+        if self._backlog.crowded and not self._forwarder.away():
             self._valve.pause()
         elif self._much_to_store and not self._storing:
             self._much_to_store = False
@@ -380,13 +434,18 @@ class Relay:
         if self._starting:
             return
         self._starting = True
+        ended = 0
         try:
             while self._may_start():
-                delivery_id = self._backlog.next()
-                if delivery_id is None:
+                if ended == SLICE:
+                    self._next_start = self._not_later(self._next_start, 0.0, self._start_after_wait)
                     break
-                if delivery_id not in self._ending:
-                    self._attempt(self._deliveries[delivery_id])
+                delivery_id = self._backlog.next(self._forwarder.places)
+                if delivery_id is None:
+                    if not self._wake_one():
+                        break
+                elif delivery_id not in self._ending:
+                    ended += not self._attempt(self._deliveries[delivery_id])
         finally:
             self._starting = False
 
@@ -411,22 +470,57 @@ class Relay:
         self._next_start = None
         self._start()
 
-    def _attempt(self, delivery: Delivery) -> None:
-        wait = self._rest_of(delivery) or self._hold_of(delivery)
-        if wait:
-            self._rest(delivery, wait)
-            return
-        body = self._noted_body(delivery) if self._once else self._spool.body(delivery.id)
+    def _attempt(self, delivery: Delivery) -> bool:
+        """Begin an attempt, or rest; or end the delivery and return False, because it cannot be done in time."""
+        now = self._clock.seconds()
+        if self._is_banned(delivery):
+            return False
+        ban = self._bans.get(delivery.conversation)
+        if ban is not None:
+            self._rest(delivery, ban.until - now, firm=True)
+            return True
+        if delivery.ends <= now:
+            self._end(delivery, self._forwarder.expire(delivery))
+            return False
+        hold = self._hold_of(delivery)
+        if hold:
+            self._rest(delivery, hold, firm=True)
+            return True
+        late = False
+        if not delivery.tries and delivery.last > delivery.deadline < now + self._late_seconds:
+            late = delivery.accepted is not None and delivery.accepted + self._seconds[delivery.stanza.kind] <= now
+            self._deadlines.remove(delivery.id)
+            delivery.deadline = max(delivery.deadline, min(delivery.last, now + self._late_seconds))
+            self._deadlines.add(delivery.id, "late", delivery.deadline)
+            self._watch_deadlines()
+        body = self._body(delivery, late=late) if late or self._once else self._spool.body(delivery.id)
         attempt: Deferred[Any] = Deferred.fromCoroutine(self._forwarder.attempt(delivery, body))
         self._attempts[delivery.id] = attempt
         if not self._once:
             self._spool.note(delivery)
         attempt.addBoth(self._attempted, delivery).addErrback(self._mistaken, delivery)
+        return True
 
-    async def _noted_body(self, delivery: Delivery) -> bytes:
-        """The request body of a delivery, when the spool knows that it will be POSTed now."""
-        await self._spool.begun(delivery)
-        return await self._spool.body(delivery.id)
+    async def _body(self, delivery: Delivery, *, late: bool) -> bytes:
+        """
+        The request body, when the spool knows what has to be known before the POST.
+
+        Args:
+            delivery: It.
+            late: The time of its acceptance is put into the body, and the spool has that from now on.
+        """
+        body = await self._spool.body(delivery.id)
+        if late and delivery.accepted is not None:
+            delayed = delayed_body(body, self._wall() - (self._clock.seconds() - delivery.accepted))
+            try:
+                await self._spool.amend(delivery.id, delayed)
+            except SpoolError:
+                pass  # The bytes have to be the same on every attempt, also after a restart.
+            else:
+                body = delayed
+        if self._once:
+            await self._spool.begun(delivery)
+        return body
 
     def _attempted(self, result: Attempted | Failure, delivery: Delivery) -> None:
         if self._attempts.pop(delivery.id, None) is None:
@@ -435,7 +529,6 @@ class Relay:
             if not result.check(SpoolError):
                 self._mistaken(result, delivery)
                 return
-            delivery.tries -= 1
             self._spool_failed(result, "it cannot read what is to be POSTed, so that waits")
             result = Attempted(Retry(SPOOL_REST, counted=False))
         if self._forwarder.gone is not None and self._given_up is None:
@@ -444,13 +537,15 @@ class Relay:
             self._leave_open(delivery)
         elif not isinstance(result.next, Retry):
             if result.rest:
-                self._let_rest(delivery.conversation, result.rest)
+                self._ban(delivery, result.rest)
             self._end(delivery, result.next)
+            if result.rest:
+                self._end_banned(delivery.conversation)
         elif self._given_up is not None:
             self._give_up(delivery)
         else:
             self._spool.note(delivery)
-            self._rest(delivery, result.next.seconds)
+            self._rest(delivery, result.next.seconds, firm=result.next.firm)
             self._start()
 
     def _leave_open(self, delivery: Delivery) -> None:
@@ -464,22 +559,34 @@ class Relay:
         self._read_again()
         self._start()
 
-    def _let_rest(self, conversation: Conversation, seconds: float) -> None:
-        """The webhook wants nothing of a conversation for a while, and the delivery that was told so has ended."""
-        self._rest_until.pop(conversation, None)
-        self._rest_until[conversation] = self._clock.seconds() + seconds
-        if len(self._rest_until) > MAX_RESTS:
-            del self._rest_until[next(iter(self._rest_until))]
+    def _ban(self, delivery: Delivery, seconds: float) -> None:
+        """Leave a conversation alone for as long as the webhook has asked for; the delivery that heard so ends."""
+        conversation, failure = delivery.conversation, delivery.failure
+        self._bans.pop(conversation, None)
+        response = Response(failure.status) if isinstance(failure, Response) else failure
+        self._bans[conversation] = _Ban(self._clock.seconds() + seconds, response)
+        if len(self._bans) > MAX_RESTS:
+            del self._bans[next(iter(self._bans))]
 
-    def _rest_of(self, delivery: Delivery) -> float:
-        """Seconds that the webhook still wants nothing of this delivery's conversation; its deadline may come first."""
-        until = self._rest_until.get(delivery.conversation)
-        if until is None:
-            return 0.0
-        wait = until - self._clock.seconds()
-        if wait <= 0:
-            del self._rest_until[delivery.conversation]
-        return max(0.0, wait)
+    def _end_banned(self, conversation: Conversation) -> None:
+        """Give up all that has to end before the webhook wants the conversation again, and do not wait for that."""
+        waiting = [self._deliveries[each] for each in self._backlog.waiting(conversation) if each in self._deliveries]
+        self._by_slices(waiting, self._is_banned)
+
+    def _is_banned(self, delivery: Delivery) -> bool:
+        """Give a delivery up whose deadline is before the time from which the webhook wants its conversation again."""
+        ban = self._bans.get(delivery.conversation)
+        if ban is None:
+            return False
+        if ban.until <= self._clock.seconds():
+            del self._bans[delivery.conversation]
+            return False
+        if delivery.deadline > ban.until:
+            return False
+        if delivery.id not in self._ending:
+            delivery.failure = ban.response
+            self._end(delivery, self._forwarder.expire(delivery))
+        return True
 
     def _hold_of(self, delivery: Delivery) -> float:
         """Seconds that a delivery has to wait because its conversation is a loop."""
@@ -499,32 +606,45 @@ class Relay:
             )
         return hold.seconds
 
-    def _rest(self, delivery: Delivery, seconds: float) -> None:
+    def _rest(self, delivery: Delivery, seconds: float, *, firm: bool) -> None:
         self._backlog.rest(delivery.id)
-        self._resting[delivery.id] = self._clock.callLater(seconds, self._rested, delivery.id)
+        call = self._clock.callLater(seconds, self._rested, delivery.id)
+        resting = self._sleeping if firm else self._resting
+        resting[delivery.id] = _Rest(call, self._forwarder.awakenings)
 
     def _rested(self, delivery_id: str) -> None:
-        del self._resting[delivery_id]
-        self._throttled[delivery_id] = None
-        self._rise()
-
-    def _rise(self) -> None:
-        """Let those that have rested take part again, as many as the retry budget allows now."""
-        if self._next_retry is not None:
-            return
-        while self._throttled:
-            wait = self._forwarder.wait_to_retry()
-            if wait:
-                self._next_retry = self._clock.callLater(wait, self._rise_after_wait)
-                break
-            delivery_id = next(iter(self._throttled))
-            del self._throttled[delivery_id]
-            self._backlog.rise(delivery_id)
+        if self._resting.pop(delivery_id, None) is None:
+            del self._sleeping[delivery_id]
+            self._held.pop(self._deliveries[delivery_id].conversation, None)
+        self._backlog.rise(delivery_id)
         self._start()
 
-    def _rise_after_wait(self) -> None:
-        self._next_retry = None
-        self._rise()
+    def _wake_one(self) -> bool:
+        """
+        Let the delivery that rests longest have its turn, if nothing else is ready.
+
+        That is right while the webhook is probed, whatever each delivery waits for; one that is alone may itself be
+        what the webhook fails on. And it is right for all that rested before the webhook was back.
+        """
+        delivery_id, rest = next(iter(self._resting.items()), (None, None))
+        if delivery_id is None or rest is None or self._backlog.ready:
+            return False
+        probing = self._forwarder.breaker_state != "closed" and self._backlog.conversations > 1
+        if not probing and rest.awakenings == self._forwarder.awakenings:
+            return False
+        del self._resting[delivery_id]
+        rest.call.cancel()
+        self._backlog.rise(delivery_id)
+        return True
+
+    def wake(self) -> None:
+        """Ask the webhook at once, whatever was to be waited for: somebody knows that it is back."""
+        self._forwarder.ask_now()
+        self._bans.clear()
+        held = set(self._held.values())
+        for delivery_id in self._sleeping.keys() - held:
+            self._resting[delivery_id] = self._sleeping.pop(delivery_id)
+        self._start()
 
     # -- loops --
 
@@ -534,8 +654,8 @@ class Relay:
         if brake is None or stanza.kind != "message" or not brake.heard(stanza, delivery_id, self._clock.seconds()):
             return
         held = self._held.pop(stanza.conversation, None)
-        if held is not None and held in self._resting:
-            self._resting[held].reset(0)
+        if held is not None and held in self._sleeping:
+            self._sleeping[held].call.reset(0)
 
     def note_said(self, stanzas: Iterable[Element], delivery_id: str | None = None) -> None:
         """
@@ -624,10 +744,10 @@ class Relay:
     def _let_go(self, delivery: Delivery) -> None:
         """Stop whatever a delivery is at."""
         self._deadlines.remove(delivery.id)
-        self._throttled.pop(delivery.id, None)
-        self._held.pop(delivery.conversation, None)
-        if resting := self._resting.pop(delivery.id, None):
-            resting.cancel()
+        if self._held.get(delivery.conversation) == delivery.id:
+            del self._held[delivery.conversation]
+        if rest := self._resting.pop(delivery.id, None) or self._sleeping.pop(delivery.id, None):
+            rest.call.cancel()
         if attempt := self._attempts.pop(delivery.id, None):
             attempt.cancel()
 
@@ -712,17 +832,33 @@ class Relay:
 
     def _deadline_came(self) -> None:
         self._next_deadline = None
+        now = self._clock.seconds()
+        due = self._deadlines.due(now, SLICE)
         # None of these is to begin because another of them makes room.
         starting, self._starting = self._starting, True
         try:
-            for delivery_id in self._deadlines.due(self._clock.seconds()):
+            for delivery_id in due:
                 delivery = self._deliveries.get(delivery_id)
-                if delivery is not None and delivery_id not in self._ending:
+                if delivery is None or delivery_id in self._ending:
+                    continue
+                if delivery.ends > now:
+                    self._deadlines.add(delivery_id, "last", delivery.ends)  # The webhook has not seen it.
+                else:
                     self._end(delivery, self._forwarder.expire(delivery))
         finally:
             self._starting = starting
         self._watch_deadlines()
-        self._start()
+        if len(due) < SLICE:
+            self._start()
+
+    def _by_slices(self, deliveries: list[Delivery], end: Callable[[Delivery], object]) -> None:
+        """End many deliveries, those that are still there, and let others have a turn in between."""
+        for delivery in deliveries[:SLICE]:
+            if delivery.id in self._deliveries:
+                end(delivery)
+        del deliveries[:SLICE]
+        if deliveries:
+            self._clock.callLater(0, self._by_slices, deliveries, end)
 
     def _not_later(self, call: IDelayedCall | None, wait: float, function: Callable[[], None]) -> IDelayedCall | None:
         """Have `function` called after `wait` seconds; `call` is when it would be called already."""
@@ -792,15 +928,7 @@ class Relay:
         cut_off = self._stopping and self._drain_is_over
         self._leaving = cut_off and self._spool.durable
         left = [delivery for delivery in self._deliveries.values() if cut_off or delivery.id not in self._attempts]
-        self._clock.callLater(0, self._give_up_next, left)
-
-    def _give_up_next(self, left: list[Delivery]) -> None:
-        for delivery in left[:SLICE]:
-            if delivery.id in self._deliveries:
-                self._give_up(delivery)
-        del left[:SLICE]
-        if left:
-            self._clock.callLater(0, self._give_up_next, left)
+        self._clock.callLater(0, self._by_slices, left, self._give_up)
 
     def _give_up(self, delivery: Delivery) -> None:
         assert self._given_up is not None
@@ -822,11 +950,10 @@ class Relay:
         self._look_whether_drained()
 
     def _all_over(self, _: None) -> None:
-        timers = (self._end_of_drain, self._next_deadline, self._next_start, self._next_retry, self._next_return)
-        for call in timers:
+        for call in (self._end_of_drain, self._next_deadline, self._next_start, self._next_return):
             if call is not None:
                 call.cancel()
-        self._end_of_drain = self._next_deadline = self._next_start = self._next_retry = self._next_return = None
+        self._end_of_drain = self._next_deadline = self._next_start = self._next_return = None
         for waiting in (self._clear, self._sent):
             if waiting is not None:
                 waiting.cancel()

@@ -1,22 +1,21 @@
 """
-After one attempt: try again, and when, or give up.
+After one attempt: retry, and when, or give up.
 
-`outcome_class` is the table, `RetryPolicy` the waiting, `RetryBudget` what keeps many retries from drowning a webhook.
+`outcome_class` is the table, `RetryPolicy` the waiting.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from math import exp
 from typing import Literal
 
 from attrs import field, frozen, validators
 
 from component_http.contract.reply import Response
-from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, WebhookError
+from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 
-__all__ = ["AttemptResult", "GiveUp", "OutcomeClass", "Retry", "RetryBudget", "RetryPolicy", "outcome_class"]
+__all__ = ["AttemptResult", "GiveUp", "OutcomeClass", "Retry", "RetryPolicy", "is_rejection", "outcome_class"]
 
 AttemptResult = Response | WebhookError
 """How an attempt ended: the response, or the error that took its place."""
@@ -29,14 +28,25 @@ _UNCOUNTED = frozenset({429, 502, 503, 504})
 _COUNTED = frozenset({408, 421, 423, 425, 500, 507, *range(520, 600)})
 """It may be the stanza that it fails on, so not for ever."""
 
-_BUDGET_SECONDS = 10.0
-"""How far back unused parts of the budget reach: a burst of retries after a calm time is no larger than this allows."""
+_AWAY = frozenset({502, 503, 504})
+"""The webhook is not there, says a proxy before it or the webhook itself."""
+
+_REJECTIONS = frozenset({429, 503})
+"""The webhook gets more requests than it takes."""
+
+_REJECTED_CAP = 10.0
+"""
+Seconds: the longest wait after a 429 that names no time. What spares the webhook is the pace (see `Pace`); a longer
+wait would only hold up the conversation.
+"""
 
 _LONGEST_REST = 86_400.0
 """Seconds; a webhook that asks for more has miscounted."""
 
-_SHORTEST_WAIT = 0.001
-"""Seconds; any shorter one is lost in the rounding of a clock, and whoever waits would ask again at the same time."""
+
+def is_rejection(result: AttemptResult) -> bool:
+    """Whether the webhook may have had too many requests: at once, or in a second."""
+    return isinstance(result, Response) and result.status in _REJECTIONS
 
 
 def outcome_class(result: AttemptResult) -> OutcomeClass:
@@ -72,12 +82,14 @@ class Retry:
         counted: The attempt that failed is one of those that are allowed.
         fresh: At once, on a connection that has carried nothing before, with the same `webhook-attempt`.
         pause: Seconds for which nothing at all is to be POSTed to this webhook.
+        firm: It must not be sooner, also if the webhook is known to be back: the webhook has asked for it.
     """
 
     seconds: float
     counted: bool
     fresh: bool = False
     pause: float = 0.0
+    firm: bool = False
 
 
 @frozen
@@ -107,12 +119,15 @@ class RetryPolicy:
         base: Seconds, more than 0: the longest wait after the first attempt; it doubles with each further one. With
             less than this left to the deadline there is no other attempt.
         cap: Seconds, more than 0: the longest wait that the webhook did not ask for.
+        away: Seconds, more than 0: the longest wait for a webhook that is away, so that it is found soon when it is
+            back.
         longest_pause: Seconds: the longest rest of the whole webhook that one answer can ask for.
     """
 
     max_attempts: int = field(default=10, validator=validators.ge(1))
     base: float = field(default=0.5, validator=validators.gt(0))
     cap: float = field(default=60.0, validator=validators.gt(0))
+    away: float = field(default=2.0, validator=validators.gt(0))
     longest_pause: float = field(default=60.0, validator=validators.ge(0))
 
     def after(
@@ -122,7 +137,7 @@ class RetryPolicy:
         attempts: int,
         tries: int,
         fresh: bool,
-        probe: bool,
+        cut_short: bool = False,
         left: float,
         now: datetime,
         draw: float,
@@ -133,9 +148,9 @@ class RetryPolicy:
         Args:
             result: The response, or the error that took its place.
             attempts: Counted attempts of this delivery that failed before this one.
-            tries: The number of this attempt (`webhook-attempt`), 1 or more.
+            tries: Attempts so far, those that found no connection and this one included, 1 or more.
             fresh: It was made on a connection that had to be new, so it cannot have been stale.
-            probe: It was the breaker's probe, which is never counted.
+            cut_short: It had less time than an attempt has, so that it is not counted where that was over.
             left: Seconds to the deadline; negative when it has passed.
             now: Current time with a zone; read only when the webhook named a date.
             draw: A random number, 0 <= draw < 1.
@@ -156,18 +171,25 @@ class RetryPolicy:
             asked = min(_LONGEST_REST, _retry_after(result.headers.get("retry-after", ""), now))
             if result.status == 503:
                 pause = min(asked, self.longest_pause)
-        counted = outcome in ("counted", "stale") and not probe
+        counted = outcome in ("counted", "stale") and not (cut_short and isinstance(result, TimedOut))
         if counted and attempts + 1 >= self.max_attempts:
             return GiveUp("attempts", rest=asked)
         if outcome == "slow":
             drawn = self.cap / 2 * (1 + draw)
         else:
+            cap = min(self.cap, self._longest_wait(result))
             # Nobody waits for the 64th doubling, and a float has no room for the 1100th.
-            drawn = draw * min(self.cap, self.base * 2.0 ** min(tries - 1, 64), left)
+            drawn = draw * min(cap, self.base * 2.0 ** min(tries - 1, 64), left)
         seconds = max(drawn, asked)
         if left < self.base or seconds >= left:
             return GiveUp("deadline", pause, asked)
-        return Retry(seconds, counted, pause=pause)
+        return Retry(seconds, counted, pause=pause, firm=asked > 0 or outcome == "slow")
+
+    def _longest_wait(self, result: AttemptResult) -> float:
+        """Seconds after which a result of this kind is retried at the latest."""
+        if isinstance(result, ConnectionFailed) or (isinstance(result, Response) and result.status in _AWAY):
+            return self.away
+        return _REJECTED_CAP if is_rejection(result) else self.cap
 
 
 def _retry_after(value: str, now: datetime) -> float:
@@ -195,75 +217,3 @@ def _retry_after(value: str, now: datetime) -> float:
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
     return max(0.0, (date - now).total_seconds())
-
-
-class RetryBudget:
-    """
-    Keeps retries a small part of all requests: used up, it delays a retry, it never ends a delivery.
-
-    It is a bucket of tokens, one for each retry, with two inlets. The steady part fills at `per_second` and holds ten
-    seconds of that (one token at least); it is full at first. The earned part gets `percent` of a token with each
-    request and loses what is not used, all but 37 % in ten seconds, so a calm webhook with much traffic holds what
-    about its last ten seconds of requests earned.
-
-    Between any two moments no more tokens are taken than both parts held at the first, and both got in between.
-    """
-
-    def __init__(self, percent: float = 20, per_second: float = 3) -> None:
-        """
-        Args:
-            percent: Retries per hundred requests, 0 or more.
-            per_second: Retries per second that are always allowed, more than 0.
-
-        Raises:
-            ValueError: Out of these ranges.
-        """
-        if percent < 0 or per_second <= 0:
-            raise ValueError(f"no retry budget: {percent} percent, {per_second} per second")
-        self._per_request = percent / 100
-        self._per_second = per_second
-        self._capacity = max(1.0, per_second * _BUDGET_SECONDS)
-        self._steady = self._capacity
-        self._earned = 0.0
-        self._at: float | None = None
-
-    def request_made(self, now: float) -> None:
-        """
-        Note a request, and what it earns.
-
-        Args:
-            now: Seconds on a clock that does not go back.
-        """
-        self._advance(now)
-        self._earned += self._per_request
-
-    def withdraw(self, now: float) -> float:
-        """
-        Take a token for a retry, if there is one.
-
-        Returns:
-            0.0 if it was taken. Else nothing was, and it is the seconds, 0.001 or more, until the steady part alone
-            has one; who comes first gets it, so ask again then.
-        """
-        self._advance(now)
-        if self._steady + self._earned < 1:
-            return max(_SHORTEST_WAIT, (1 - self._steady) / self._per_second)
-        self._take()
-        return 0.0
-
-    def spend(self, now: float) -> None:
-        """Take a token for a retry that is made at once whatever is left; an empty budget owes nothing later."""
-        self._advance(now)
-        self._take()
-
-    def _take(self) -> None:
-        """One token or what there is of it, of the earned part first, for that does not keep."""
-        earned = min(1.0, self._earned)
-        self._earned -= earned
-        self._steady = max(0.0, self._steady - (1 - earned))
-
-    def _advance(self, now: float) -> None:
-        elapsed = 0.0 if self._at is None else max(0.0, now - self._at)
-        self._at = now
-        self._steady = min(self._capacity, self._steady + elapsed * self._per_second)
-        self._earned *= exp(-elapsed / _BUDGET_SECONDS)

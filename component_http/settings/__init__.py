@@ -202,6 +202,9 @@ class Settings(Table):
                 "component.component_post_url holds a user or a password: they go out as Basic auth and stay out of"
                 " the log, but a file named by webhook.bearer_token_file keeps a secret better"
             )
+        for key in ("retry_budget_percent", "retry_budget_per_second"):
+            if getattr(self.delivery, key) is not None:
+                found.append(f"delivery.{key} is not used any more, for there is no retry budget: remove it")
         if self.api.listen is None and (self.api.token or self.api.hook):
             found.append("there are tokens or hooks for the API, but it is off: api.listen is not set")
         if self.api.is_exposed:

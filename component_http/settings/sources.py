@@ -155,9 +155,11 @@ class ReferenceRow:
 
 
 def reference() -> list[ReferenceRow]:
-    """Every setting that a file can give, in the order of a settings file."""
+    """Every setting that a file can give, and that does something, in the order of a settings file."""
     rows = []
     for setting in _SETTINGS.values():
+        if setting.about.retired:
+            continue
         if setting.default is NOTHING or setting.about.required:
             default = "required"
         elif setting.default is None or isinstance(setting.default, type(Factory(dict))):

@@ -79,6 +79,7 @@ class About:
         aliases: Other names of its flag, shorter ones.
         hidden: Only an application may give it, neither a file nor a flag.
         required: Without it there is no gateway, unless the application has something in its place.
+        retired: It does nothing any more, and stands in no reference.
         rows: Its value is any number of such tables, one for each [[...]] in a settings file.
     """
 
@@ -89,6 +90,7 @@ class About:
     aliases: tuple[str, ...] = ()
     hidden: bool = False
     required: bool = False
+    retired: bool = False
     rows: type[Table] | None = None
 
 
@@ -565,6 +567,25 @@ class WebhookSettings(Table):
         return by_token + [f"webhook.headers.{name}" for name in self.headers if name.lower() == "authorization"]
 
 
+MESSAGE_DEADLINE = 900.0
+
+OUTAGE_GRACE = 86_400.0
+
+_IGNORED = About(
+    Kind("anything", lambda value: value),
+    "not used any more, for there is no retry budget; settings files of earlier versions have it",
+    retired=True,
+)
+
+
+def _resolve_grace(value: object, owner: DeliverySettings) -> float:
+    """The grace given; else a day, unless somebody has decided how long a message may take."""
+    if value is None:
+        return OUTAGE_GRACE if owner.message_deadline == MESSAGE_DEADLINE else 0.0
+    grace: float = accepted("delivery.outage_grace", value, number(0, 604_800, "seconds"))
+    return grace
+
+
 @frozen
 class DeliverySettings(Table):
     """How stanzas are carried to the webhook."""
@@ -585,7 +606,7 @@ class DeliverySettings(Table):
             "the time a message has to be answered in; after it the sender gets a stanza error",
             "long enough to restart or redeploy a bot, short enough for a person to remember the question",
         ),
-        default=900.0,
+        default=MESSAGE_DEADLINE,
     )
     iq_deadline: float = setting(
         About(
@@ -603,6 +624,18 @@ class DeliverySettings(Table):
         ),
         default=60.0,
     )
+    outage_grace: float = setting(
+        About(
+            number(0, 604_800, "seconds"),
+            "the time, counted from its acceptance, that a message waits which the webhook could not be asked about"
+            " before message_deadline; 0 for no longer than that",
+            "86400 unless message_deadline is set to another time than its default, then 0: so every message reaches a"
+            " webhook that was away for hours, and who wants an error after minutes gets one",
+            example="86400.0",
+        ),
+        default=None,
+        resolve=_resolve_grace,
+    )
     retry_base: float = setting(
         About(
             number(0.01, 60, "seconds"),
@@ -614,27 +647,14 @@ class DeliverySettings(Table):
     retry_cap: float = setting(
         About(
             number(0.01, 3600, "seconds"),
-            "the longest wait before any attempt, unless the webhook asks for more by Retry-After",
-            "a webhook that is back is found within a minute",
+            "the longest wait before any attempt, unless the webhook asks for more by Retry-After; while it is away it"
+            " is breaker_probe_interval, and after a 429 ten seconds",
+            "a stanza that a webhook fails on should not keep it busy",
         ),
         default=60.0,
     )
-    retry_budget_percent: float = setting(
-        About(
-            number(0, 1000, "percent"),
-            "attempts again, in percent of all POSTs; beyond it they wait, but are never given up for that",
-            "a webhook that fails because of its load must not get twice the load for it",
-        ),
-        default=20.0,
-    )
-    retry_budget_per_second: float = setting(
-        About(
-            number(0.1, 1000, "attempts per second"),
-            "attempts again that are always granted beside these",
-            "where there is little load, it is no danger",
-        ),
-        default=3.0,
-    )
+    retry_budget_percent: object = setting(_IGNORED, default=None)
+    retry_budget_per_second: object = setting(_IGNORED, default=None)
     longest_pause: float = setting(
         About(
             number(0, 3600, "seconds"),
@@ -646,8 +666,9 @@ class DeliverySettings(Table):
     breaker_in_a_row: int = setting(
         About(
             whole(1, 1000, "failures"),
-            "failures in a row after which POSTs stop, but for one at a time that probes",
-            "a webhook that is gone is not asked by every stanza",
+            "conversations that failed one after the other, without any success between, after which POSTs stop but"
+            " for those that probe",
+            "a webhook that is gone is not asked by every stanza; one stanza that it fails on changes nothing",
         ),
         default=5,
     )
@@ -663,9 +684,9 @@ class DeliverySettings(Table):
         About(
             number(1, 100, "percent"),
             "share of failures among them at which POSTs stop likewise",
-            "a webhook that fails every second time is in trouble",
+            "a webhook that answers some of them is better asked for the others too",
         ),
-        default=50.0,
+        default=100.0,
     )
     breaker_window: float = setting(
         About(
@@ -785,6 +806,11 @@ class DeliverySettings(Table):
             problems.append(
                 f"delivery.retry_base is {self.retry_base:g}, but must be below the shortest deadline, which is"
                 f" {shortest:g}: nothing of that kind would be tried again"
+            )
+        if 0 < self.outage_grace < self.message_deadline:
+            problems.append(
+                f"delivery.outage_grace is {self.outage_grace:g}, but must be 0 or not below delivery.message_deadline,"
+                f" which is {self.message_deadline:g}: a message waits that long in any case"
             )
         if self.retry_base > self.retry_cap:
             problems.append(
@@ -931,6 +957,14 @@ class TokenSettings(Table):
             "who only sends messages needs nothing else",
         ),
         default=STANZA_KINDS,
+    )
+    admin: bool = setting(
+        About(
+            values.SWITCH,
+            "it may also do what is about the gateway itself: POST /v1/webhook/wake",
+            "who sends messages need not be able to do that",
+        ),
+        default=False,
     )
     rate: tuple[int, float] = setting(
         About(

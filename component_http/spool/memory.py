@@ -72,6 +72,11 @@ class MemorySpool:
         """See `component_http.interfaces.Spool.body`."""
         return succeed(self._bodies[delivery_id])
 
+    def amend(self, delivery_id: str, body: bytes) -> Deferred[None]:
+        """See `component_http.interfaces.Spool.amend`."""
+        self._bodies[delivery_id] = body
+        return succeed(None)
+
     def end(
         self,
         delivery_id: str,

@@ -47,6 +47,7 @@ __all__ = [
     "Shelf",
     "add_deliveries",
     "add_departures",
+    "amend",
     "body",
     "commands",
     "delivery_row",
@@ -86,7 +87,8 @@ Row = Sequence[Any]
 
 GRACE = 60.0
 """
-Seconds that a message gets which was never tried and whose time is over, or nearly, when it is restored.
+Seconds that a message gets which was never tried and whose time is over, or nearly, when it is restored, and its grace
+too where there is one.
 
 A gateway that was down for an hour still asks the webhook once about what it had accepted before: that takes its turn
 in the backlog, and the time of one POST.
@@ -141,8 +143,8 @@ _NOTE = {
 }
 _REMOVE = {n: f"DELETE FROM deliveries WHERE id IN {_values(1, n)}" for n in _AT_ONCE}
 _PENDING = (
-    "SELECT number, typeof(body), id, kind, type, stanza_id, sender, recipient, through_room, uri, deadline, tries,"
-    " attempts, size FROM deliveries"
+    "SELECT number, typeof(body), id, kind, type, stanza_id, sender, recipient, through_room, uri, accepted, deadline,"
+    " tries, attempts, size FROM deliveries"
 )
 # A dead letter that somebody retries comes in when there is room (`SqliteSpool.look`).
 _RESTORE = (
@@ -421,8 +423,19 @@ def body(connection: sqlite3.Connection, delivery_id: str) -> bytes:
     return found
 
 
+def amend(connection: sqlite3.Connection, delivery_id: str, body: bytes) -> None:
+    """Replace the request body of a delivery, if it is there."""
+    connection.execute("UPDATE deliveries SET body = ?, size = ? WHERE id = ?", (body, len(body), delivery_id))
+
+
 def pending(
-    connection: sqlite3.Connection, after: int, last: int, at: Moment, deadlines: Mapping[str, float], report: Report
+    connection: sqlite3.Connection,
+    after: int,
+    last: int,
+    at: Moment,
+    deadlines: Mapping[str, float],
+    report: Report,
+    grace: float = 0.0,
 ) -> tuple[list[Delivery], int | None]:
     """
     Some deliveries as they go on after a restart, in the order in which they were stored.
@@ -434,43 +447,53 @@ def pending(
         at: The present.
         deadlines: Seconds one may take at most, by the kind of its stanza.
         report: Told of rows that are left out.
+        grace: Seconds since its acceptance for which a message waits that the webhook has not seen, or 0.0.
 
     Returns:
         They, and the number of the last row that was read; None if there was none.
     """
     rows = connection.execute(_RESTORE, (after, last, RESTORED_AT_ONCE)).fetchall()
-    found = [each for row in rows if (each := _delivery(row, at, deadlines, report)) is not None]
+    found = [each for row in rows if (each := _delivery(row, at, deadlines, report, grace)) is not None]
     return found, rows[-1][0] if rows else None
 
 
 def one_pending(
-    connection: sqlite3.Connection, delivery_id: str, at: Moment, deadlines: Mapping[str, float], report: Report
+    connection: sqlite3.Connection,
+    delivery_id: str,
+    at: Moment,
+    deadlines: Mapping[str, float],
+    report: Report,
+    grace: float = 0.0,
 ) -> Delivery | None:
     """One of them by its id; None if it is not there, or cannot be read."""
     row = connection.execute(f"{_PENDING} WHERE id = ?", (delivery_id,)).fetchone()
-    return None if row is None else _delivery(row, at, deadlines, report)
+    return None if row is None else _delivery(row, at, deadlines, report, grace)
 
 
-def _delivery(row: Row, at: Moment, deadlines: Mapping[str, float], report: Report) -> Delivery | None:
+def _delivery(row: Row, at: Moment, deadlines: Mapping[str, float], report: Report, grace: float) -> Delivery | None:
     try:
-        return _readable_delivery(row[1:], at, deadlines)
+        return _readable_delivery(row[1:], at, deadlines, grace)
     except _UNREADABLE as error:
         report(Damaged("deliveries", row[0], _why(error)))
         return None
 
 
-def _readable_delivery(row: Row, at: Moment, deadlines: Mapping[str, float]) -> Delivery:
-    body, delivery_id, kind, stanza_type, stanza_id, sender, recipient, through_room, uri, deadline = row[:10]
-    tries, attempts, size = map(_count, row[10:])
+def _readable_delivery(row: Row, at: Moment, deadlines: Mapping[str, float], grace: float) -> Delivery:
+    body, delivery_id, kind, stanza_type, stanza_id, sender, recipient, through_room, uri, accepted, deadline = row[:11]
+    tries, attempts, size = map(_count, row[11:])
     if body != "blob":
         raise TypeError(f"{body} where the request body belongs")
     left = max(0.0, _number(deadline) - at.now)
-    if kind == "message" and tries == 0:
+    age = max(0.0, at.now - _number(accepted))
+    last = at.seconds + grace - age if kind == "message" else 0.0
+    if kind == "message" and tries == 0 and last <= at.seconds + left:
         left = max(left, GRACE)
     stanza = _facts(kind, stanza_type, stanza_id, sender, recipient, through_room, uri)
     # The wall clock may have been set back since.
     left = min(left, deadlines[kind])
-    return Delivery(_text(delivery_id), stanza, size, at.seconds + left, tries, attempts)
+    return Delivery(
+        _text(delivery_id), stanza, size, at.seconds + left, tries, attempts, last=last, accepted=at.seconds - age
+    )
 
 
 # -- departures --

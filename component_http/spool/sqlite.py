@@ -167,6 +167,13 @@ class _Read:
 
 
 @define(eq=False)
+class _Amend:
+    done: Deferred[None]
+    delivery_id: str
+    body: bytes
+
+
+@define(eq=False)
 class _Restore:
     done: Deferred[list[Delivery]]
     seconds: float
@@ -227,7 +234,9 @@ class _Bounce:
 _Settlement = _Failed | _Bounce | None
 """What became of a departure: how it has failed, that it came back, or None where the server has it."""
 
-_Operation = _Store | _Push | _Begun | _Recall | _Key | _Read | _Restore | _Page | _Kept | _Subscribers | _Look | _Wake
+_Operation = (
+    _Store | _Push | _Begun | _Recall | _Key | _Read | _Amend | _Restore | _Page | _Kept | _Subscribers | _Look | _Wake
+)
 
 
 @frozen
@@ -259,6 +268,7 @@ class SqliteSpool:
         path: The file, which `component_http.spool.database.prepare` has prepared.
         reactor: Its thread is the one that calls, and where Deferreds fire.
         deadlines: Seconds a delivery may take, by the kind of its stanza: a restored one gets no more.
+        grace: Seconds since its acceptance for which a message waits that the webhook has not seen, or 0.0.
         synchronous: `FULL`: what is committed survives a loss of power. `NORMAL`: it survives the end of the process.
         now: The wall clock.
         window: Bodies that are kept in memory too, so that they need not be read.
@@ -287,6 +297,7 @@ class SqliteSpool:
         reactor: Any,
         *,
         deadlines: Mapping[str, float],
+        grace: float = 0.0,
         synchronous: Synchronous = "FULL",
         now: Callable[[], float] = time.time,
         window: int = 1000,
@@ -303,6 +314,7 @@ class SqliteSpool:
         self._path = path
         self._reactor = reactor
         self._deadlines = deadlines
+        self._grace = grace
         self._synchronous = synchronous
         self._now = now
         self._max_log_bytes = max_log_bytes
@@ -398,6 +410,14 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.body`."""
         body = self._bodies.get(delivery_id)
         return succeed(body) if body is not None else self._ask(_Read(Deferred(), delivery_id))
+
+    def amend(self, delivery_id: str, body: bytes) -> Deferred[None]:
+        """See `component_http.interfaces.Spool.amend`."""
+        return self._ask(_Amend(Deferred(), delivery_id, body)).addCallback(self._amended, delivery_id)
+
+    def _amended(self, _: None, delivery_id: str) -> None:
+        """Read it from the file from now on: few are ever amended."""
+        self._forget_body(delivery_id)
 
     def end(
         self,
@@ -637,7 +657,7 @@ class SqliteSpool:
 
     def _done_in_need(self, group: Sequence[_Operation]) -> list[_Fired]:
         """Store nothing, and do the rest, as far as there is room: reading needs none."""
-        refused = [_Fired(one, error=self._refusal) for one in group if isinstance(one, _Store) or _is_pushed(one)]
+        refused = [_Fired(one, error=self._refusal) for one in group if _is_new(one)]
         reads = [one for one in group if isinstance(one, (_Read, _Page, _Kept, _Recall))]
         ends = [one for one in group if isinstance(one, (_End, _Begun, _Wake))]
         others = [one for one in group if isinstance(one, (_Restore, _Subscribers, _Look, _Key))]
@@ -919,6 +939,10 @@ class SqliteSpool:
                     value = rows.body(connection, operation.delivery_id)
                 except KeyError as error:
                     return _Fired(operation, error=error)
+            case _Amend():
+                self._reserve_index()
+                transaction.begin()
+                rows.amend(connection, operation.delivery_id, operation.body)
             case _Restore():
                 value = self._next_restored(transaction, self._moment(operation.seconds))
             case _Page():
@@ -986,14 +1010,14 @@ class SqliteSpool:
         connection = transaction.connection
         at = self._moment(operation.seconds)
         deliveries: list[Delivery] = []
-        departures = False
+        departures = wake = False
         dropped: list[str] = []
         dropped_departures: list[int] = []
         for number, verb, value in rows.commands(connection, operation.room):
             argument = str(value)
             transaction.begin()
             if verb == "deliver":
-                found = rows.one_pending(connection, argument, at, self._deadlines, self._report)
+                found = rows.one_pending(connection, argument, at, self._deadlines, self._report, self._grace)
                 if found is not None:
                     deliveries.append(found)
             elif verb == "depart":
@@ -1004,6 +1028,8 @@ class SqliteSpool:
             elif verb == "drop_departure" and argument.isdecimal():
                 dropped_departures.append(int(argument))
                 rows.remove_departures(connection, [int(argument)])
+            elif verb == "wake":
+                wake = True
             connection.execute("DELETE FROM commands WHERE number = ?", (number,))
         changed = {name: value for name, value in operation.facts.items() if self._facts.get(name) != value}
         if abs(at.now - operation.now - float(self._facts.get(rows.LEAD, self._lead_at_start))) > CLOCK_SET:
@@ -1013,7 +1039,7 @@ class SqliteSpool:
             connection.executemany("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", list(changed.items()))
             self._facts.update(changed)
         self._tidy(transaction, at.now, operation.now)
-        return Found(deliveries, departures, dropped, dropped_departures)
+        return Found(deliveries, departures, dropped, dropped_departures, wake)
 
     def _tidy(self, transaction: _Transaction, now: float, wall: float) -> None:
         connection = transaction.connection
@@ -1076,15 +1102,15 @@ class SqliteSpool:
         connection = transaction.connection
         if self._last_to_restore is None:
             [[last]] = connection.execute("SELECT coalesce(max(number), 0) FROM deliveries").fetchall()
-            if connection.execute("SELECT 1 FROM commands WHERE verb = 'depart' LIMIT 1").fetchone():
-                # What they are about is read as everything else is.
+            if connection.execute("SELECT 1 FROM commands WHERE verb IN ('depart', 'wake') LIMIT 1").fetchone():
+                # What is to depart is read as everything else is, and a webhook is asked at the start anyway.
                 transaction.begin()
-                connection.execute("DELETE FROM commands WHERE verb = 'depart'")
+                connection.execute("DELETE FROM commands WHERE verb IN ('depart', 'wake')")
             self._last_to_restore = last
         deliveries: list[Delivery] = []
         while not deliveries and self._restored < self._last_to_restore:
             deliveries, last = rows.pending(
-                connection, self._restored, self._last_to_restore, at, self._deadlines, self._report
+                connection, self._restored, self._last_to_restore, at, self._deadlines, self._report, self._grace
             )
             self._restored = self._last_to_restore if last is None else last
         if not deliveries:
@@ -1146,6 +1172,8 @@ def _size(operation: _Operation) -> int:
     """Bytes of what is to be written for it, roughly."""
     if isinstance(operation, _Store):
         return len(operation.row[-1])
+    if isinstance(operation, _Amend):
+        return len(operation.body)
     if isinstance(operation, _Push):
         return sum(len(row[-1]) for row in operation.rows)
     return 0
@@ -1181,6 +1209,11 @@ class _Transaction:
         if self._begun:
             self.connection.execute("COMMIT")
         return self._begun
+
+
+def _is_new(operation: _Operation) -> bool:
+    """It takes room, and nothing that was accepted ends by it."""
+    return isinstance(operation, (_Store, _Amend)) or _is_pushed(operation)
 
 
 def _is_pushed(operation: _Operation) -> bool:

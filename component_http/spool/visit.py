@@ -19,7 +19,7 @@ from component_http.spool.database import APPLICATION_ID, BUSY, COMPANIONS, SCHE
 from component_http.spool.private import Warn, located, no_warning, see_private
 from component_http.spool.rows import lead, text_of
 
-__all__ = ["Holder", "Kept", "SpoolStatus", "explained", "holder", "status", "transaction", "visit"]
+__all__ = ["Holder", "Kept", "SpoolStatus", "explained", "holder", "status", "transaction", "visit", "wake"]
 
 
 @frozen
@@ -227,6 +227,28 @@ def holder(path: Path) -> Holder:
 def _open_lock(path: str, flags: int) -> int:
     """Open the lock, but no link to another file, and no pipe that holds us for ever."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def wake(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None:
+    """
+    Tell the gateway that has a spool to ask its webhook at once.
+
+    Args:
+        path: The spool's file.
+        patience: Seconds to wait for another program that writes.
+        warn: As for `visit`.
+
+    Raises:
+        SettingsError: As by `visit`.
+        SpoolError: It cannot be told now.
+    """
+    connection = visit(path, patience=patience, warn=warn)
+    with explained(path, patience):
+        try:
+            with transaction(connection):
+                connection.execute("INSERT INTO commands (verb, argument) VALUES ('wake', '')")
+        finally:
+            connection.close()
 
 
 def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> SpoolStatus:

@@ -95,6 +95,7 @@ class ApiPageTests(TestCase):
             Counters(),
             api_hooks(self.settings),
             KEY,
+            lambda: "closed",
             endpoint="tcp:0:interface=127.0.0.1",
         )
 

@@ -116,7 +116,14 @@ class ApiServerTestCase(TestCase):
             ),
         )
         self.server = api_server(
-            settings, reactor, self.sender, self.counters, api_hooks(settings), bytes(KEY_BYTES), endpoint=endpoint
+            settings,
+            reactor,
+            self.sender,
+            self.counters,
+            api_hooks(settings),
+            bytes(KEY_BYTES),
+            lambda: "closed",
+            endpoint=endpoint,
         )
         self.server.startService()
         self.addCleanup(self.server.stopService)

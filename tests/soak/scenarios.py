@@ -100,9 +100,9 @@ def failing(plan: Plan) -> Report:
     report.figures["by attempt"] = books.webhook["by_attempt"]
     _show_breaker(report, books)
     report.check("everything answered, nothing bounced", books.load["replied"] == sent)
-    # Each fails with one in five: 1.25 tries on average, whoever counts; the rest is what the budget grants.
-    allowed = 1.25 * sent + 3 * (seconds + report.figures["settled after s"])
-    report.check(f"at most 1.25 requests per stanza and 3 per second ({allowed:.0f})", requests <= allowed)
+    # One in five fails, so there are 1.25 tries on average; chance may make them a few more.
+    allowed = 1.25 * 1.05 * sent + 50
+    report.check(f"at most 1.25 requests per stanza, and 5 % by chance ({allowed:.0f})", requests <= allowed)
     return report
 
 

@@ -73,7 +73,7 @@ class ApiTestCase(SynchronousTestCase):
             default_sender=changes.get("default_sender"),
         )
         tokens = [
-            Token("all", TOKEN, rate=changes.get("rate", Rate(1000, 1.0))),
+            Token("all", TOKEN, rate=changes.get("rate", Rate(1000, 1.0)), admin=True),
             Token(
                 "narrow",
                 NARROW,
@@ -108,10 +108,17 @@ class ApiTestCase(SynchronousTestCase):
                 seconds=self.clock.seconds,
                 now=lambda: EPOCH + self.clock.seconds(),
             ),
+            wake=self.wake,
             version="1.2.3",
             max_body_bytes=MAX_BODY_BYTES,
             seconds=self.clock.seconds,
         )
+
+    woken = 0
+
+    def wake(self) -> str:
+        self.woken += 1
+        return "half_open"
 
     def ask(
         self,

@@ -48,6 +48,27 @@ def result(iq: Element) -> Element:
     return Stanza.from_element(iq).response("result")
 
 
+class WakeTests(ApiTestCase):
+    """POST /v1/webhook/wake."""
+
+    def test_admin(self) -> None:
+        """
+        A token that may do so has the webhook asked at once, and hears how it is.
+        """
+        answer = self.post("/v1/webhook/wake", b"")
+        self.assertEqual((200, {"webhook": "half_open"}), (answer.status, json.loads(answer.body)))
+        self.assertEqual(1, self.woken)
+
+    def test_others(self) -> None:
+        """
+        No other token may, and nobody without one.
+        """
+        detail = self.refused(403, self.post("/v1/webhook/wake", b"", token=NARROW))
+        self.assertIn("admin = true", detail)
+        self.refused(401, self.post("/v1/webhook/wake", b"", token=None))
+        self.assertEqual(0, self.woken)
+
+
 class PushTests(ApiTestCase):
     """POST /v1/messages, /v1/presences and /v1/stanzas."""
 

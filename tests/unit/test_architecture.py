@@ -79,9 +79,21 @@ ROOMS = {
     "_version": Room(pure=True),
     "contract": Room(["errors"], ["twisted.words.xish", "idna"], pure=True),
     **{
-        f"delivery.{name}": Room([*VALUES, "delivery.retry"], pure=True)
-        for name in ("backlog", "breaker", "deadlines", "delivery", "loop_brake", "loop_guard", "retry")
+        f"delivery.{name}": Room([*VALUES, "delivery.retry", "delivery.window"], pure=True)
+        for name in (
+            "backlog",
+            "breaker",
+            "deadlines",
+            "delivery",
+            "limit",
+            "loop_brake",
+            "loop_guard",
+            "pace",
+            "retry",
+            "window",
+        )
     },
+    "delivery.load": Room(["delivery.limit", "delivery.pace"], pure=True),
     "delivery.departure": Room(VALUES, ["twisted.words.xish"], pure=True),
     # Seams.
     "interfaces": Room(VALUES, ["twisted.internet.defer", "twisted.words.xish"], pure=True),

@@ -445,6 +445,57 @@ class CrowdedTests(SynchronousTestCase):
         self.assertEqual([(True, False)] * 2, [self.marks(76, 1), self.marks(1, 751)])
 
 
+class IqTests(SynchronousTestCase):
+    """Iqs have seconds, messages minutes."""
+
+    def test_places_for_iqs(self) -> None:
+        """
+        Messages never take all places: an eighth, at least one, is kept for iqs.
+        """
+        for max_running, messages in ((32, 28), (8, 7), (3, 2), (2, 2), (1, 1)):
+            backlog = a_backlog(*(a_chat(f"u{number}@x") for number in range(50)), max_running=max_running)
+            self.assertEqual(messages, len(list(iter(backlog.next, None))))
+            for number in range(50):
+                backlog.add(f"i{number}", (f"u{number}@x", BOT, True), 1)
+            self.assertEqual(max_running - messages, len(list(iter(backlog.next, None))))
+
+    def test_next_free_place(self) -> None:
+        """
+        With one place an iq takes the next that is free, whoever waited before it.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB), max_running=1)
+        backlog.next()
+        backlog.add("iq", (MALLORY, BOT, True), 1)
+        backlog.remove("0")
+        self.assertEqual("iq", backlog.next())
+
+    def test_flood_of_iqs(self) -> None:
+        """
+        However many iqs there are, one turn of eight is a message's.
+        """
+        backlog = a_backlog(*((f"u{number}@x", BOT, True) for number in range(100)), a_chat(ALICE), a_chat(BOB))
+        order = turns(backlog)
+        self.assertEqual([7, 15], [order.index("100"), order.index("101")])
+
+    def test_fewer_places(self) -> None:
+        """
+        Where a webhook takes fewer at once, iqs may be more by the places that are kept for them.
+        """
+        backlog = a_backlog(*(a_chat(f"u{number}@x") for number in range(50)), max_running=32)
+        self.assertEqual(8, len(list(iter(lambda: backlog.next(8), None))))
+        for number in range(50):
+            backlog.add(f"i{number}", (f"u{number}@x", BOT, True), 1)
+        self.assertEqual(4, len(list(iter(lambda: backlog.next(8), None))))
+
+    def test_waiting(self) -> None:
+        """
+        All that is pending of a conversation is known, in the order it came.
+        """
+        backlog = a_backlog(a_chat(ALICE), a_chat(BOB), a_chat(ALICE))
+        self.assertEqual((["0", "2"], []), (backlog.waiting(a_chat(ALICE)), backlog.waiting(a_chat(MALLORY))))
+        self.assertEqual((2, True), (backlog.conversations, backlog.ready))
+
+
 class BooksTests(SynchronousTestCase):
     """What is pending is known exactly, and what has ended is forgotten."""
 
@@ -539,9 +590,9 @@ class BacklogMachine(RuleBasedStateMachine):
     """
     Anything that can happen to a backlog, next to one that only keeps lists.
 
-    It also counts turns: between becoming ready and its own turn, a domain sees at most one turn of any other, and so
-    does a sender within its domain, and a conversation within its sender. The names it gives to the backlog it does not
-    keep, to see who does.
+    It also counts turns, of iqs and of others apart: between becoming ready and its own turn, a domain sees at most one
+    turn of any other, and so does a sender within its domain, and a conversation within its sender. The names it gives
+    to the backlog it does not keep, to see who does.
     """
 
     LIMITS = BacklogLimits(max_pending=12, max_pending_bytes=40, max_per_conversation=4, fair_share=0.25)
@@ -555,6 +606,7 @@ class BacklogMachine(RuleBasedStateMachine):
         self.running = set()
         self.resting = set()
         self.reserved = []
+        self.iqs_in_a_row = 0
         # Whose turns each domain, sender and conversation saw since it became ready.
         self.seen = {}
         self.watched = []
@@ -571,10 +623,10 @@ class BacklogMachine(RuleBasedStateMachine):
         self.seen = {name: self.seen.get(name, set()) for name in ready}
 
     def ranks(self, conversation):
-        """The domain, the sender and the conversation, each as what comes before it and its own name."""
-        sender = conversation[0]
+        """The domain, the sender and the conversation, each as what comes before it and its own name; iqs apart."""
+        sender, _, is_iq = conversation
         domain = domain_of(sender)
-        return ((), domain), ((domain,), sender), ((domain, sender), conversation)
+        return ((is_iq,), domain), ((is_iq, domain), sender), ((is_iq, domain, sender), conversation)
 
     def one_of(self, deliveries, data):
         return data.draw(st.sampled_from(sorted(deliveries)))
@@ -642,13 +694,21 @@ class BacklogMachine(RuleBasedStateMachine):
     def turn(self) -> None:
         turn = self.backlog.next()
         ready = self.ready()
+        messages = sum(not self.pending[each][0][2] for each in self.running)
+        may_be_message = messages < self.MAX_RUNNING - 1 and any(not is_iq for _, _, is_iq in ready)
+        may_be_iq = any(is_iq for _, _, is_iq in ready)
         if turn is None:
-            assert not ready or len(self.running) == self.MAX_RUNNING
+            assert len(self.running) == self.MAX_RUNNING or not (may_be_message or may_be_iq)
             return
         delivery_id = str(turn)
         assert len(self.running) < self.MAX_RUNNING
         conversation = self.pending[delivery_id][0]
         assert ready[conversation] == delivery_id
+        is_iq = conversation[2]
+        assert is_iq or may_be_message
+        assert is_iq or not may_be_iq or self.iqs_in_a_row == 7, "an iq waited for a message"
+        self.iqs_in_a_row = self.iqs_in_a_row + may_be_message if is_iq else 0
+        assert self.iqs_in_a_row < 8, "a message waited for more than seven iqs"
         for rank in self.ranks(conversation):
             for other in self.seen.keys() - {rank}:
                 if other[0] == rank[0]:

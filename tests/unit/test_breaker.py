@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import pickle
 from math import inf
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.contract.reply import Response
-from component_http.delivery.breaker import Breaker, is_failure
+from component_http.delivery.breaker import Breaker, Probe, is_failure
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut
 
 FAILING = {500, 502, 503, 504, 507, *range(520, 600)}
 
 
-def attempt(breaker: Breaker, failed: bool | None, now: float) -> None:
-    """Make an attempt that takes no time."""
-    breaker.end(failed, now, probe=breaker.begin(now))
+def attempt(breaker: Breaker, failed: bool | None, now: float, conversation: object = None) -> None:
+    """Make an attempt that takes no time, of a conversation of its own unless one is given."""
+    began = breaker.begin(now)
+    breaker.end(failed, now, conversation=object() if conversation is None else conversation, began=now, probe=began)
+
+
+def ended(breaker: Breaker, failed: bool | None, now: float, probe: Probe | None = None, began: float = 0.0) -> None:
+    """An attempt that began at 0 ends."""
+    breaker.end(failed, now, conversation=object(), began=began, probe=probe)
 
 
 def an_open_breaker() -> Breaker:
@@ -53,11 +60,11 @@ class FailureTests(SynchronousTestCase):
 
 
 class OpeningTests(SynchronousTestCase):
-    """When it opens."""
+    """When it opens: if nothing succeeds any more."""
 
     def test_five_in_a_row(self) -> None:
         """
-        It opens with the fifth failure in a row, however long they took.
+        It opens with the fifth failure in a row of as many conversations, however long they took.
         """
         breaker = Breaker()
         for now in (0.0, 100.0, 200.0, 300.0):
@@ -75,66 +82,81 @@ class OpeningTests(SynchronousTestCase):
             attempt(breaker, failed, 0.0)
         self.assertEqual("closed", breaker.state)
 
-    def test_half_of_twenty(self) -> None:
+    def test_one_conversation(self) -> None:
         """
-        It opens with the failure that makes at least ten of at least twenty results, not before.
-        """
-        breaker = Breaker()
-        for failed in [False, True] * 9 + [False]:
-            attempt(breaker, failed, 0.0)
-            self.assertEqual("closed", breaker.state)
-        attempt(breaker, True, 0.0)
-        self.assertEqual("open", breaker.state)
-
-    def test_less_than_half(self) -> None:
-        """
-        Two failures in each five results are borne for ever.
+        What fails again and again is no sign that the webhook is away, if it is one conversation alone.
         """
         breaker = Breaker()
-        for turn in range(1000):
-            for failed in (False, True, False, True, False):
-                attempt(breaker, failed, turn / 10)
+        for tenth in range(1000):
+            attempt(breaker, True, tenth / 10, "alice")
         self.assertEqual("closed", breaker.state)
 
-    def test_sign_of_life_does_not_open(self) -> None:
+    def test_all_of_ten_seconds(self) -> None:
         """
-        It takes a failure to open it, also where a success is the twentieth result.
+        It opens too if twenty results of ten seconds, of more than one conversation, are failures without exception.
         """
-        breaker = Breaker()
-        for failed in [True, False] * 10:
-            attempt(breaker, failed, 0.0)
-        self.assertEqual("closed", breaker.state)
-        attempt(breaker, True, 0.0)
-        self.assertEqual("open", breaker.state)
-
-    def test_old_results(self) -> None:
-        """
-        What is more than ten seconds ago counts no more.
-        """
-        for last, state in ((9.8, "open"), (10.1, "closed")):
+        for last, state in ((0.0, "open"), (9.8, "open"), (10.1, "closed")):
             breaker = Breaker()
-            for failed in [False, True] * 9 + [False]:
-                attempt(breaker, failed, 0.0)
-            attempt(breaker, True, last)
+            for index in range(19):
+                attempt(breaker, True, 0.0, index % 2)
+                self.assertEqual("closed", breaker.state)
+            attempt(breaker, True, last, 0)
             self.assertEqual(state, breaker.state)
 
-    @given(st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=80))
-    def test_window(self, results: list[tuple[int, bool]]) -> None:
+    def test_a_share(self) -> None:
         """
-        It opens with the first failure at which enough results of the window, and half of them, are failures.
+        Where a share is set it is enough that so many of the results are failures.
         """
-        breaker = Breaker(in_a_row=1000, requests=6, window=12.5)
-        seen: list[tuple[float, bool]] = []
-        now = 0.0
-        for eighths, failed in results:
-            now += eighths / 8
-            seen.append((now, failed))
-            recent = [each for then, each in seen if now - then < 12.5]
-            attempt(breaker, failed, now)
-            opens = failed and len(recent) >= 6 and 2 * sum(recent) >= len(recent)
-            self.assertEqual("open" if opens else "closed", breaker.state)
-            if opens:
-                break
+        breaker = Breaker(in_a_row=1000, share=0.5)
+        for failed in [False] * 10 + [True] * 9:
+            attempt(breaker, failed, 0.0)
+        self.assertEqual("closed", breaker.state)
+        attempt(breaker, True, 0.0)
+        self.assertEqual("open", breaker.state)
+
+    def test_some_fail(self) -> None:
+        """
+        A webhook that answers some requests is asked as usual, however many others fail.
+        """
+        for share in (0.1, 0.33, 0.5, 0.75):
+            for seed in range(5):
+                breaker, random = Breaker(), Random(seed)
+                for index in range(3000):
+                    regular = int((index + 1) * share) > int(index * share)
+                    attempt(breaker, regular if index < 1000 else random.random() < share, index / 100)
+                    self.assertEqual("closed", breaker.state)
+
+    def test_soon_where_all_was_well(self) -> None:
+        """
+        A webhook that answered everything and then nothing is found out by five.
+        """
+        breaker = Breaker()
+        for index in range(1000):
+            attempt(breaker, False, index / 100)
+        for _ in range(5):
+            attempt(breaker, True, 10.0)
+        self.assertEqual("open", breaker.state)
+
+    def test_rejections_that_may_pass(self) -> None:
+        """
+        A webhook that took something a moment ago, and now says that it is too much, is not away.
+        """
+        for now, state in ((1.9, "closed"), (2.0, "open")):
+            breaker = Breaker()
+            attempt(breaker, False, 0.0)
+            for _ in range(30):
+                breaker.end(True, now, conversation=object(), began=0.0, rejected=True)
+            self.assertEqual(state, breaker.state)
+
+    def test_begun_before(self) -> None:
+        """
+        What began before the last sign of life, and fails after it, is of the past.
+        """
+        breaker = Breaker()
+        attempt(breaker, False, 5.0)
+        for _ in range(19):
+            ended(breaker, True, 6.0, began=4.0)
+        self.assertEqual("closed", breaker.state)
 
     def test_cancelled_attempts(self) -> None:
         """
@@ -149,15 +171,16 @@ class OpeningTests(SynchronousTestCase):
 
     def test_memory(self) -> None:
         """
-        A day at any rate takes no more memory than a minute.
+        A day at any rate takes no more memory than a minute, whatever comes.
         """
-        sizes = []
-        for seconds in (60, 86_400):
-            breaker = Breaker()
-            for tenth in range(seconds * 10):
-                breaker.end(False, tenth / 10, probe=False)
-            sizes.append(len(pickle.dumps(breaker)))
-        self.assertTrue(sizes[1] < 1.2 * sizes[0] < 10_000, sizes)
+        for failed in (True, False):
+            sizes = []
+            for seconds in (200, 6000):
+                breaker = Breaker(in_a_row=2**31, requests=2**31)
+                for tenth in range(seconds * 10):
+                    breaker.end(failed, tenth / 10, conversation=str(tenth), began=tenth / 10)
+                sizes.append(len(pickle.dumps(breaker)))
+            self.assertTrue(sizes[1] < 1.2 * sizes[0] < 30_000, sizes)
 
     @given(st.lists(st.tuples(st.floats(0, 30), st.sampled_from([False, None]))))
     def test_closed_never_delays(self, results: list[tuple[float, bool | None]]) -> None:
@@ -168,9 +191,21 @@ class OpeningTests(SynchronousTestCase):
         now = 0.0
         for pause, failed in results:
             now += pause
-            self.assertEqual((0.0, False), (breaker.wait(now), breaker.begin(now)))
-            breaker.end(failed, now, probe=False)
+            self.assertEqual((0.0, None), (breaker.wait(now), breaker.begin(now)))
+            ended(breaker, failed, now)
         self.assertEqual((0.0, "closed"), (breaker.wait(now), breaker.state))
+
+    def test_failing_since(self) -> None:
+        """
+        It says since when nothing but failures came.
+        """
+        breaker = Breaker()
+        self.assertIsNone(breaker.failing_since)
+        for now in (3.0, 4.0):
+            attempt(breaker, True, now)
+            self.assertEqual(3.0, breaker.failing_since)
+        attempt(breaker, False, 5.0)
+        self.assertIsNone(breaker.failing_since)
 
 
 class ProbeTests(SynchronousTestCase):
@@ -185,13 +220,26 @@ class ProbeTests(SynchronousTestCase):
         with self.assertRaises(RuntimeError):
             breaker.begin(1.5)
 
-    def test_one_at_a_time(self) -> None:
+    def test_beside_one_that_hangs(self) -> None:
         """
-        While a probe is under way nobody else begins.
+        Two seconds after the first probe a second one may begin, which should be short, and no third.
         """
         breaker = an_open_breaker()
-        self.assertEqual((True, "half_open"), (breaker.begin(2.0), breaker.state))
+        self.assertEqual(("patient", "half_open"), (breaker.begin(2.0), breaker.state))
+        self.assertEqual([1.0, 0.0], [breaker.wait(now) for now in (3.0, 4.0)])
+        self.assertEqual("short", breaker.begin(4.0))
         self.assertEqual(inf, breaker.wait(50.0))
+
+    def test_after_the_short_one(self) -> None:
+        """
+        When the short one was cut off the next begins, short again, as long as the patient one hangs.
+        """
+        breaker = an_open_breaker()
+        breaker.begin(2.0)
+        ended(breaker, True, 9.0, breaker.begin(4.0))
+        self.assertEqual((0.0, "short"), (breaker.wait(9.0), breaker.begin(9.0)))
+        ended(breaker, True, 62.0, "patient")
+        self.assertEqual("patient", breaker.begin(62.0))
 
     def test_success(self) -> None:
         """
@@ -203,27 +251,14 @@ class ProbeTests(SynchronousTestCase):
             attempt(breaker, True, 2.0)
         self.assertEqual(("closed", 0.0), (breaker.state, breaker.wait(2.0)))
 
-    def test_window_is_forgotten(self) -> None:
-        """
-        Once closed it takes twenty new results to find half of them failed.
-        """
-        breaker = Breaker(in_a_row=100)
-        for _ in range(20):
-            attempt(breaker, True, 0.0)
-        self.assertEqual("open", breaker.state)
-        attempt(breaker, False, 2.0)
-        for _ in range(19):
-            attempt(breaker, True, 2.0)
-        self.assertEqual("closed", breaker.state)
-
     def test_failure(self) -> None:
         """
-        After a probe that failed the next one begins two seconds later.
+        After a probe that failed at once the next one begins two seconds after it.
         """
         breaker = an_open_breaker()
-        probe = breaker.begin(2.0)
-        breaker.end(True, 7.0, probe=probe)
-        self.assertEqual(("open", 2.0), (breaker.state, breaker.wait(7.0)))
+        ended(breaker, True, 2.1, breaker.begin(2.0))
+        self.assertEqual("open", breaker.state)
+        self.assertEqual([1.5, 0.0], [breaker.wait(now) for now in (2.5, 4.0)])
 
     def test_cancelled(self) -> None:
         """
@@ -231,8 +266,7 @@ class ProbeTests(SynchronousTestCase):
         """
         for end, wait in ((2.5, 1.5), (4.0, 0.0), (60.0, 0.0)):
             breaker = an_open_breaker()
-            probe = breaker.begin(2.0)
-            breaker.end(None, end, probe=probe)
+            ended(breaker, None, end, breaker.begin(2.0))
             self.assertEqual(("open", wait), (breaker.state, breaker.wait(end)))
 
     def test_earlier_attempts_that_fail(self) -> None:
@@ -240,11 +274,11 @@ class ProbeTests(SynchronousTestCase):
         What began before it opened and fails changes nothing.
         """
         breaker = an_open_breaker()
-        breaker.end(True, 1.0, probe=False)
+        ended(breaker, True, 1.0)
         self.assertEqual(("open", 1.0), (breaker.state, breaker.wait(1.0)))
         breaker.begin(2.0)
-        breaker.end(True, 3.0, probe=False)
-        self.assertEqual(("half_open", inf), (breaker.state, breaker.wait(3.0)))
+        ended(breaker, True, 3.0)
+        self.assertEqual(("half_open", 1.0), (breaker.state, breaker.wait(3.0)))
 
     def test_earlier_attempts_that_succeed(self) -> None:
         """
@@ -254,47 +288,44 @@ class ProbeTests(SynchronousTestCase):
             breaker = an_open_breaker()
             if probing:
                 breaker.begin(2.0)
-            breaker.end(False, 2.0, probe=False)
+            ended(breaker, False, 2.0)
             self.assertEqual(("closed", 0.0), (breaker.state, breaker.wait(2.0)))
 
-    def test_overtaken_probe(self) -> None:
+    def test_asked_to(self) -> None:
         """
-        A probe that an earlier attempt's answer overtook is the only one also after the breaker opened again.
+        Who knows that the webhook is back need not wait for the next probe, nor for what the webhook asked for.
         """
         breaker = an_open_breaker()
-        probe = breaker.begin(2.0)
-        breaker.end(False, 3.0, probe=False)
-        for _ in range(5):
-            attempt(breaker, True, 3.0)
-        self.assertEqual(("half_open", inf), (breaker.state, breaker.wait(10.0)))
-        breaker.end(True, 10.0, probe=probe)
-        self.assertEqual(("open", 2.0), (breaker.state, breaker.wait(10.0)))
+        breaker.hold(50.0, 0.0)
+        breaker.ask_now()
+        self.assertEqual((0.0, "patient", 2.0), (breaker.wait(0.0), breaker.begin(0.0), breaker.wait(0.0)))
 
     @given(st.lists(st.tuples(st.floats(0, 3), st.sampled_from("bbbsfffc"), st.integers(0, 100)), min_size=30))
     def test_any_schedule(self, steps: list[tuple[float, str, int]]) -> None:
         """
-        Whatever happens, there are never two probes at once, nor two that begin within two seconds.
+        Whatever happens, there are at most a patient and a short probe, and none begins within two seconds of another.
         """
         breaker = Breaker()
         now, last_probe = 0.0, -inf
-        running: list[bool] = []
+        running: list[Probe | None] = []
         for pause, what, index in steps:
             now += pause
             self.assertTrue(breaker.wait(now) >= 0)
             if what == "b":
-                if breaker.wait(now) == 0 and breaker.begin(now):
-                    self.assertNotIn(True, running)
+                if breaker.wait(now) == 0 and (probe := breaker.begin(now)) is not None:
+                    self.assertNotIn(probe, running)
                     self.assertTrue(now - last_probe >= 2 - 1e-9)
                     last_probe = now
-                    running.append(True)
+                    running.append(probe)
                 elif breaker.state == "closed":
-                    running.append(False)
+                    running.append(None)
             elif running:
                 probe = running.pop(index % len(running))
-                breaker.end({"s": False, "f": True, "c": None}[what], now, probe=probe)
-            self.assertEqual(breaker.state == "half_open", breaker.state != "closed" and True in running)
-        for probe in running:
-            breaker.end(None, now, probe=probe)
+                ended(breaker, {"s": False, "f": True, "c": None}[what], now, probe, now)
+            probing = any(each is not None for each in running)
+            self.assertEqual(breaker.state == "half_open", breaker.state != "closed" and probing)
+        for each in running:
+            ended(breaker, None, now, each)
         self.assertTrue(breaker.wait(now) <= 2 + 1e-9)
 
 
@@ -345,8 +376,7 @@ class HoldTests(SynchronousTestCase):
         breaker = an_open_breaker()
         probe = breaker.begin(2.0)
         breaker.hold(7.0, 3.0)
-        self.assertEqual(inf, breaker.wait(3.0))
-        breaker.end(True, 3.0, probe=probe)
+        ended(breaker, True, 3.0, probe)
         self.assertEqual(7.0, breaker.wait(3.0))
 
     def test_sign_of_life(self) -> None:
@@ -355,5 +385,5 @@ class HoldTests(SynchronousTestCase):
         """
         breaker = an_open_breaker()
         breaker.hold(7.0, 0.0)
-        breaker.end(False, 1.0, probe=False)
+        ended(breaker, False, 1.0)
         self.assertEqual(("closed", 6.0), (breaker.state, breaker.wait(1.0)))

@@ -26,8 +26,9 @@ from component_http.delivery.departure import Departure
 from component_http.delivery.departures import Departures
 from component_http.delivery.dispatch import GRACE, Dispatch
 from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.load import Load
 from component_http.delivery.relay import FLUSH, Relay
-from component_http.delivery.retry import RetryBudget, RetryPolicy
+from component_http.delivery.retry import RetryPolicy
 from component_http.errors import Bounced, DeliveryEnded, RoomRefused, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook
@@ -74,10 +75,10 @@ class World:
             partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh"),
             self.counters,
             policy=RetryPolicy(),
-            budget=RetryBudget(),
+            load=Load(32),
             breaker=Breaker(),
             on_gone=None,
-            clock=self.clock.seconds,
+            clock=self.clock,
             now=self.clock.seconds,
             draw=lambda: 0.5,
             link=lambda delivery: f"https://gateway.example.org/{delivery.id}",
@@ -102,6 +103,7 @@ class World:
             self.counters,
             clock=self.clock,
             new_id=lambda: next(ids),
+            wall=self.clock.seconds,
             deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
             loop_guard=None,
         )

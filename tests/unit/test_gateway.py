@@ -132,27 +132,38 @@ class SettingsAtWorkTests(SynchronousTestCase):
         """
         retry_base is the longest wait before the second attempt, and retry_cap that before any.
         """
-        self.a_gateway([Response(429)] * 200, retry_base=0.1, retry_cap=0.2, retry_budget_percent=1000)
+        self.a_gateway([Response(429)] * 200, retry_base=0.1, retry_cap=0.2)
         self.say("alice")
         self.reactor.pump([0.01] * 11)
         self.assertGreaterEqual(len(self.webhook.posts), 2)
         self.reactor.pump([0.01] * 100)
         self.assertGreaterEqual(len(self.webhook.posts), 2 + 100 // 21)
 
-    def test_retry_budget(self) -> None:
+    def test_old_settings(self) -> None:
         """
-        retry_budget_percent and retry_budget_per_second bound how often there are attempts again.
+        A settings file that still sets a retry budget starts, and the log says that it is not used.
         """
-        for settings, low, high in (
-            ({"retry_budget_percent": 0, "retry_budget_per_second": 0.1}, 1, 3),
-            ({"retry_budget_percent": 1000, "retry_budget_per_second": 0.1}, 50, 1000),
-            ({"retry_budget_percent": 0, "retry_budget_per_second": 100}, 50, 1000),
-        ):
-            self.a_gateway([Response(429)] * 1000, retry_base=0.01, retry_cap=0.01, **settings)
-            self.say(*(f"u{number}" for number in range(20)))
-            self.reactor.pump([0.1] * 10)
-            retries = len(self.webhook.posts) - 20
-            self.assertTrue(low <= retries <= high, f"{settings}: {retries}")
+        with capturedLogs() as logs:
+            self.a_gateway([], retry_budget_percent=20, retry_budget_per_second="many")
+        warnings = [event["warning"] for event in logs if "warning" in event]
+        self.assertEqual(
+            [
+                f"delivery.retry_budget_{name} is not used any more, for there is no retry budget: remove it"
+                for name in ("percent", "per_second")
+            ],
+            warnings,
+        )
+
+    def test_outage_grace(self) -> None:
+        """
+        outage_grace is how long a message waits for a webhook that is away.
+        """
+        gateway = self.a_gateway([ConnectionFailed("refused")] * 200, outage_grace=100, message_deadline=10)
+        self.say("alice")
+        self.reactor.pump([1.0] * 99)
+        self.assertEqual(0, gateway.counters["expired"])
+        self.reactor.pump([1.0] * 2)
+        self.assertEqual(1, gateway.counters["expired"])
 
     def test_longest_pause(self) -> None:
         """

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
-from itertools import accumulate
-from math import exp, inf, nextafter
+from math import inf, nextafter
 from typing import Any
 
 from hypothesis import given
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.contract.reply import Response
-from component_http.delivery.retry import AttemptResult, GiveUp, Retry, RetryBudget, RetryPolicy, outcome_class
+from component_http.delivery.retry import AttemptResult, GiveUp, Retry, RetryPolicy, outcome_class
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -77,7 +76,7 @@ CASES = st.fixed_dictionaries(
         "attempts": st.integers(0, 20),
         "tries": st.integers(1, 10_000),
         "fresh": st.booleans(),
-        "probe": st.booleans(),
+        "cut_short": st.booleans(),
         "left": st.one_of(st.floats(-10, 10_000), st.just(inf)),
         "draw": st.floats(0, 1, exclude_max=True),
         "now": st.just(NOW),
@@ -97,7 +96,6 @@ def after(result: AttemptResult, policy: RetryPolicy | None = None, **given: Any
         "attempts": 0,
         "tries": 1,
         "fresh": False,
-        "probe": False,
         "left": 900.0,
         "now": NOW,
         "draw": ALMOST_ONE,
@@ -179,12 +177,13 @@ class DecisionTests(SynchronousTestCase):
         for result in (FAILED, Response(429), Response(502), Response(503), Response(504)):
             self.assertEqual(Retry(0.0, counted=False), after(result, attempts=9, tries=500, draw=0.0))
 
-    def test_probe(self) -> None:
+    def test_cut_short(self) -> None:
         """
-        The breaker's probe uses up no attempt, however it ends.
+        Who had less time than there is uses up no attempt by being too slow, but by any other failure.
         """
-        for result in (Response(500), TimedOut("60 s"), CUT):
-            self.assertEqual(Retry(0.0, counted=False), after(result, attempts=9, probe=True, draw=0.0))
+        self.assertEqual(Retry(0.0, counted=False), after(TimedOut("5 s"), attempts=9, cut_short=True, draw=0.0))
+        for result in (Response(500), CUT):
+            self.assertEqual(GiveUp("attempts"), after(result, attempts=9, cut_short=True))
 
     def test_stale_connection(self) -> None:
         """
@@ -201,11 +200,11 @@ class DecisionTests(SynchronousTestCase):
         self.assertEqual(GiveUp("attempts"), after(STALE, fresh=True, attempts=9))
 
     @given(RESULTS, st.booleans(), st.booleans())
-    def test_exactly_one_post(self, result: AttemptResult, fresh: bool, probe: bool) -> None:
+    def test_exactly_one_post(self, result: AttemptResult, fresh: bool, cut_short: bool) -> None:
         """
         With one attempt there is exactly one POST whatever happens, and no rest afterwards.
         """
-        decision = after(result, RetryPolicy(max_attempts=1), fresh=fresh, probe=probe)
+        decision = after(result, RetryPolicy(max_attempts=1), fresh=fresh, cut_short=cut_short)
         self.assertIn(decision, (GiveUp("final"), GiveUp("attempts")))
 
     @given(CASES)
@@ -221,7 +220,7 @@ class DecisionTests(SynchronousTestCase):
         """
         A policy that never tries, or never waits, is refused.
         """
-        for wrong in ({"max_attempts": 0}, {"base": 0.0}, {"cap": 0.0}, {"longest_pause": -1.0}):
+        for wrong in ({"max_attempts": 0}, {"base": 0.0}, {"cap": 0.0}, {"away": 0.0}, {"longest_pause": -1.0}):
             with self.assertRaises(ValueError):
                 RetryPolicy(**wrong)
 
@@ -233,37 +232,52 @@ class WaitTests(SynchronousTestCase):
         """
         The longest wait doubles from half a second to a minute.
         """
-        longest = [seconds_of(after(FAILED, tries=tries)) for tries in range(1, 11)]
+        longest = [seconds_of(after(CUT, tries=tries)) for tries in range(1, 11)]
         self.assertEqual([0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60], [round(seconds, 9) for seconds in longest])
 
     def test_full_jitter(self) -> None:
         """
         Any wait from none to the longest is as likely.
         """
-        waits = [seconds_of(after(FAILED, tries=4, draw=draw)) for draw in (0.0, 0.25, 0.5)]
+        waits = [seconds_of(after(CUT, tries=4, draw=draw)) for draw in (0.0, 0.25, 0.5)]
         self.assertEqual([0.0, 1.0, 2.0], waits)
+
+    def test_away(self) -> None:
+        """
+        A webhook that is not there, as it or a proxy before it says, is asked again within two seconds.
+        """
+        for result in (FAILED, Response(502), Response(503), Response(504)):
+            longest = [seconds_of(after(result, tries=tries)) for tries in (1, 2, 3, 4, 100)]
+            self.assertEqual([0.5, 1, 2, 2, 2], [round(seconds, 9) for seconds in longest])
+
+    def test_rejected(self) -> None:
+        """
+        What a webhook has rejected without saying for how long comes again within ten seconds.
+        """
+        longest = [seconds_of(after(Response(429), tries=tries)) for tries in (1, 5, 6, 100)]
+        self.assertEqual([0.5, 8, 10, 10], [round(seconds, 9) for seconds in longest])
 
     def test_many_tries(self) -> None:
         """
         However often it was tried, the wait is a number.
         """
         for tries in (1_024, 10**6, 10**400):
-            self.assertEqual(30.0, seconds_of(after(FAILED, tries=tries, draw=0.5)))
+            self.assertEqual(30.0, seconds_of(after(CUT, tries=tries, draw=0.5)))
 
     def test_near_the_deadline(self) -> None:
         """
         Shortly before the deadline the wait gets shorter, and with less than half a second left there is none.
         """
-        self.assertEqual(1.5, seconds_of(after(FAILED, tries=20, left=3.0, draw=0.5)))
-        self.assertEqual(0.25, seconds_of(after(FAILED, tries=20, left=0.5, draw=0.5)))
+        self.assertEqual(1.5, seconds_of(after(CUT, tries=20, left=3.0, draw=0.5)))
+        self.assertEqual(0.25, seconds_of(after(CUT, tries=20, left=0.5, draw=0.5)))
         self.assertEqual(GiveUp("deadline"), after(FAILED, left=0.499, draw=0.0))
 
     def test_certificate(self) -> None:
         """
         With a bad certificate it is tried every 30 to 60 seconds from the start, uncounted, as long as there is time.
         """
-        self.assertEqual(Retry(30.0, counted=False), after(UNTRUSTED, attempts=9, draw=0.0))
-        self.assertEqual(Retry(45.0, counted=False), after(UNTRUSTED, draw=0.5))
+        self.assertEqual(Retry(30.0, counted=False, firm=True), after(UNTRUSTED, attempts=9, draw=0.0))
+        self.assertEqual(Retry(45.0, counted=False, firm=True), after(UNTRUSTED, draw=0.5))
         self.assertEqual(GiveUp("deadline"), after(UNTRUSTED, draw=0.5, left=45.0))
 
     @given(CASES)
@@ -299,7 +313,18 @@ class RetryAfterTests(SynchronousTestCase):
         for status in (408, 429, 500, 502, 503, 504, 520):
             busy = Response(status, {"retry-after": "7"})
             self.assertEqual(7.0, seconds_of(after(busy, tries=4)))
+        for status in (408, 500, 520):
+            busy = Response(status, {"retry-after": "7"})
             self.assertEqual(8.0, seconds_of(after(busy, tries=6, draw=0.5)))
+
+    def test_firm(self) -> None:
+        """
+        What the webhook has asked for is kept also when it is known to be back; our own waits are not.
+        """
+        for result, firm in ((Response(429, {"retry-after": "7"}), True), (Response(429), False), (FAILED, False)):
+            decision = after(result)
+            assert isinstance(decision, Retry)
+            self.assertEqual(firm, decision.firm)
 
     def test_dates(self) -> None:
         """
@@ -394,8 +419,9 @@ class RetryAfterTests(SynchronousTestCase):
         """
         With a 503 everybody waits, up to a minute, while the conversation itself waits as long as was asked.
         """
-        self.assertEqual(Retry(7.0, counted=False, pause=7.0), after(Response(503, {"retry-after": "7"})))
-        self.assertEqual(Retry(90.0, counted=False, pause=60.0), after(Response(503, {"retry-after": "90"})))
+        for asked, pause in ((7, 7.0), (90, 60.0)):
+            busy = Response(503, {"retry-after": str(asked)})
+            self.assertEqual(Retry(float(asked), counted=False, pause=pause, firm=True), after(busy))
         self.assertEqual(Retry(0.0, counted=False), after(Response(503), draw=0.0))
 
     def test_rest_of_what_is_given_up(self) -> None:
@@ -419,117 +445,4 @@ class RetryAfterTests(SynchronousTestCase):
         """
         Only a 503 lets the whole webhook rest.
         """
-        self.assertEqual(Retry(7.0, counted=False), after(Response(429, {"retry-after": "7"})))
-
-
-class BudgetTests(SynchronousTestCase):
-    """Retries are a small part of all requests."""
-
-    def taken(self, budget: RetryBudget, now: float) -> int:
-        """Take all there is."""
-        count = 0
-        while not budget.withdraw(now):
-            count += 1
-        return count
-
-    def test_steady_part(self) -> None:
-        """
-        Ten seconds' worth is there at first, and no more after any time.
-        """
-        budget = RetryBudget()
-        self.assertEqual([30, 3, 30], [self.taken(budget, now) for now in (0.0, 1.0, 1000.0)])
-
-    def test_earned_part(self) -> None:
-        """
-        A hundred requests earn twenty retries.
-        """
-        budget = RetryBudget()
-        for _ in range(101):
-            budget.request_made(0.0)
-        self.assertEqual(50, self.taken(budget, 0.0))
-
-    def test_earned_part_is_forgotten(self) -> None:
-        """
-        What an hour of requests earned is not kept for one burst: about ten seconds of it are.
-        """
-        budget = RetryBudget()
-        for tenth in range(36_000):
-            budget.request_made(tenth / 10)
-        self.assertEqual(30 + 20, self.taken(budget, 3599.9))
-
-    def test_used_up(self) -> None:
-        """
-        Without a token it says when there will be one, and then there is.
-        """
-        budget = RetryBudget(per_second=4)
-        self.taken(budget, 0.0)
-        self.assertEqual([0.25, 0.125, 0.0], [budget.withdraw(now) for now in (0.0, 0.125, 0.25)])
-
-    def test_less_than_one_in_ten_seconds(self) -> None:
-        """
-        Also a small budget comes to a token in the end.
-        """
-        budget = RetryBudget(percent=0, per_second=0.01)
-        self.assertEqual([0.0, 100.0, 0.0], [budget.withdraw(now) for now in (0.0, 0.0, 100.0)])
-
-    def test_retries_at_once(self) -> None:
-        """
-        A retry on a fresh connection takes a token, but owes none that is not there.
-        """
-        budget = RetryBudget()
-        for _ in range(29):
-            budget.spend(0.0)
-        self.assertEqual(1, self.taken(budget, 0.0))
-        for _ in range(100):
-            budget.spend(0.0)
-        self.assertEqual(3, self.taken(budget, 1.0))
-
-    def test_senseless_numbers(self) -> None:
-        """
-        A budget that would end a delivery is refused.
-        """
-        for percent, per_second in ((-1, 3), (20, 0), (20, -1)):
-            with self.assertRaises(ValueError):
-                RetryBudget(percent, per_second)
-
-    @given(
-        st.lists(st.tuples(st.floats(0, 5), st.integers(0, 20), st.integers(0, 40)), max_size=30),
-        st.floats(0, 100),
-        st.floats(0.01, 10),
-    )
-    def test_bound(self, steps: list[tuple[float, int, int]], percent: float, per_second: float) -> None:
-        """
-        Between any two moments no more is taken than the burst, the rate and what was earned allow.
-        """
-        budget = RetryBudget(percent, per_second)
-        times = list(accumulate(pause for pause, _, _ in steps))
-        taken = []
-        for now, (_, requests, wishes) in zip(times, steps, strict=True):
-            for _ in range(requests):
-                budget.request_made(now)
-            waits = [budget.withdraw(now) for _ in range(wishes)]
-            self.assertTrue(all(wait >= 0 for wait in waits))
-            taken.append(waits.count(0.0))
-        earned = [requests * percent / 100 for _, requests, _ in steps]
-        for first in range(len(steps)):
-            held = sum(earned[i] * exp((times[i] - times[first]) / 10) for i in range(first))
-            for last in range(first, len(steps)):
-                rate = per_second * (times[last] - times[first])
-                allowed = max(1, 10 * per_second) + rate + held + sum(earned[first : last + 1])
-                self.assertTrue(sum(taken[first : last + 1]) <= allowed + 1e-6)
-
-    @given(st.floats(0, 100), st.floats(0.01, 100), st.floats(0, 2e9))
-    def test_nobody_waits_for_ever(self, percent: float, per_second: float, start: float) -> None:
-        """
-        Who waits as long as the budget says gets its token, at latest when it asks once more.
-        """
-        budget = RetryBudget(percent, per_second)
-        now = start
-        while not (wait := budget.withdraw(now)):
-            pass
-        for _ in range(2):
-            now += wait
-            wait = budget.withdraw(now)
-            if not wait:
-                break
-        self.assertEqual(0.0, wait)
+        self.assertEqual(Retry(7.0, counted=False, firm=True), after(Response(429, {"retry-after": "7"})))

@@ -647,3 +647,38 @@ class WordsTests(SynchronousTestCase):
         self.assertEqual(2, run("letters", "list", "--js").status)
         self.assertEqual(2, run("letters").status)
         self.assertEqual(2, run("spool").status)
+
+
+class WakeTests(CommandCase):
+    """`component-http wake`."""
+
+    def commands(self) -> list[Any]:
+        return look(self.path, "SELECT verb FROM commands")
+
+    def test_running(self) -> None:
+        """
+        The gateway that has the spool is told.
+        """
+        self.addCleanup(lock(self.path).release)
+        ended = run("wake", "--spool", str(self.path))
+        self.assertEqual(Ended(0, "the gateway asks its webhook within a second\n", ""), ended)
+        self.assertEqual([("wake",)], self.commands())
+
+    def test_nobody(self) -> None:
+        """
+        Without a gateway there is nobody to tell.
+        """
+        ended = run("wake", "--spool", str(self.path))
+        self.assertEqual((1, ""), (ended.status, ended.output))
+        self.assertIn("no gateway has this spool now", ended.error)
+        self.assertEqual([], self.commands())
+
+    def test_memory(self) -> None:
+        """
+        Who keeps nothing on disk is told what to do instead.
+        """
+        settings = self.folder / "bot.toml"
+        settings.write_text('[spool]\nkind = "memory"\n')
+        ended = run("wake", "--config", str(settings))
+        self.assertEqual(78, ended.status)
+        self.assertIn("POST /v1/webhook/wake", ended.error)

@@ -34,7 +34,7 @@ from component_http.spool.letters import Letters
 from component_http.spool.memory import MemorySpool
 from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, RESTORED_AT_ONCE
 from component_http.spool.sqlite import BUSY_SLICE, MAX_GROUP, SqliteSpool
-from component_http.spool.visit import status
+from component_http.spool.visit import status, wake
 
 reactor: Any = _reactor
 
@@ -89,6 +89,15 @@ class SpoolSuite:
         await self.spool.store(a_delivery("d1"), body)
         self.assertEqual(body, await self.spool.body("d1"))
         self.assertEqual(body, await self.spool.body("d1"))
+        await self.spool.end("d1", ())
+
+    async def test_amended(self) -> None:
+        """
+        A request body that is replaced comes back as it was replaced; of a delivery that has ended nothing comes back.
+        """
+        await self.spool.store(a_delivery("d1"), b"before")
+        await self.spool.amend("d1", b"after all")
+        self.assertEqual(b"after all", await self.spool.body("d1"))
         await self.spool.end("d1", ())
 
     async def test_fires_in_order(self) -> None:
@@ -955,6 +964,18 @@ class LookTests(SqliteCase):
             sizes.append(len(page))
         self.assertEqual((ids, [RESTORED_AT_ONCE, RESTORED_AT_ONCE, 1]), (found, sizes))
 
+    async def test_wake(self) -> None:
+        """
+        Somebody else's word that the webhook is back is heard once, and is nothing to a gateway that starts.
+        """
+        spool = self.open()
+        await spool.look({}, 500)
+        wake(self.path)
+        self.assertEqual([True, False], [(await spool.look({}, 500)).wake for _ in range(2)])
+        wake(self.path)
+        self.assertEqual([], await spool.restore())
+        self.assertFalse((await spool.look({}, 500)).wake)
+
     async def test_facts(self) -> None:
         """
         A fact is written when it has changed, and then alone.
@@ -1084,6 +1105,50 @@ class RestoreTests(SqliteCase):
         )
         self.assertEqual([(3, 2, 7), (0, 0, 2)], [(each.tries, each.attempts, each.size) for each in found])
         self.assertEqual([b"1", b"2"], [await after.body("d1"), await after.body("d2")])
+
+    async def test_amended_before_a_crash(self) -> None:
+        """
+        A request body that was replaced is the new one after a kill, too.
+        """
+        spool = self.open()
+        await spool.store(a_delivery("d1"), b"before")
+        await spool.amend("d1", b"after all")
+        after = self.crash()
+        [found] = await after.restore()
+        self.assertEqual((b"after all", 9), (await after.body("d1"), found.size))
+
+    async def test_grace(self) -> None:
+        """
+        A message that the webhook has not seen waits as long as its grace; one that it has seen, or an iq, does not.
+        """
+        clock, wall = standing_clock(), [1_000_000.0]
+        prepare(self.path)
+
+        def a_spool() -> SqliteSpool:
+            spool = SqliteSpool(
+                self.path, clock, deadlines=DEADLINES, grace=3600.0, now=lambda: wall[0], ballast_bytes=4096
+            )
+            self.spools.append(spool)
+            return spool
+
+        spool = a_spool()
+        seen = a_delivery("seen", clock=clock)
+        seen.tries = 1
+        for delivery in (seen, a_delivery("unseen", clock=clock), a_delivery("iq", "iq", left=25.0, clock=clock)):
+            await spool.store(delivery, b"{}")
+        await spool.close()
+        for away, expected in (
+            (1000.0, {"seen": (0, 0, -1000), "unseen": (0, 2600, -1000), "iq": (0, 0, -1000)}),
+            (5000.0, {"seen": (0, 0, -5000), "unseen": (GRACE, GRACE, -5000), "iq": (0, 0, -5000)}),
+        ):
+            wall[0] = 1_000_000.0 + away
+            spool = a_spool()
+            found = {
+                each.id: tuple(round((at or 0.0) - clock.seconds()) for at in (each.deadline, each.ends, each.accepted))
+                for each in await spool.restore()
+            }
+            await spool.close()
+            self.assertEqual(expected, found)
 
     async def test_time_left(self) -> None:
         """

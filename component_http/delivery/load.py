@@ -1,0 +1,83 @@
+"""How much a webhook is asked for: how many requests at once, and how fast they follow one another."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from component_http.delivery.limit import Limit
+from component_http.delivery.pace import Pace
+
+__all__ = ["Admission", "Load"]
+
+
+@frozen
+class Admission:
+    """
+    A request that began.
+
+    Attributes:
+        began: When, in seconds.
+        others: The number of others that were under way.
+    """
+
+    began: float
+    others: int
+
+
+class Load:
+    """
+    What a webhook takes, learned from what it rejects; see `Limit` and `Pace`.
+
+    Every `now` is in seconds on one clock that does not go back.
+
+    Args:
+        most: Requests at once while nothing is rejected, 1 or more.
+        learns: False: there is no other limit, whatever the webhook says.
+    """
+
+    def __init__(self, most: int, *, learns: bool = True) -> None:
+        self._most = most
+        self._limit = Limit(most)
+        self._pace = Pace()
+        self._learns = learns
+
+    def places(self, now: float) -> int:
+        """Say how many requests may be under way."""
+        return self._limit.value(now)
+
+    def is_known(self, now: float) -> bool:
+        """What the webhook takes is known by now, so that a rejection is only about the one request."""
+        return self._pace.is_known or self._limit.value(now) < self._most
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next request may begin, 0.0 for now."""
+        return self._pace.wait(now)
+
+    def begin(self, now: float) -> Admission:
+        """Note that a request begins."""
+        self._pace.begin(now)
+        return Admission(now, self._limit.begin())
+
+    def end(self, admission: Admission, accepted: bool | None, now: float) -> None:
+        """
+        Note how a request ended.
+
+        Args:
+            admission: As `begin` returned it.
+            accepted: The webhook took it (True), or rejected it as one too many (False); None if nobody knows.
+            now: The present.
+        """
+        if not self._learns:
+            accepted = None
+        explained = self._limit.end(admission.others, accepted, now)
+        if accepted is not None and not explained:
+            self._pace.end(accepted, admission.began, now)
+
+    def pause(self, seconds: float, now: float) -> None:
+        """The webhook wants nothing for so many seconds."""
+        self._pace.pause(seconds, now)
+
+    def restart(self, now: float) -> None:
+        """The webhook is back: ask it slowly at first, and soon as fast as it can."""
+        if self._learns:
+            self._pace.restart(now)
