@@ -25,7 +25,7 @@ exclude_patterns = ["_build", "examples", "changes"]
 html_theme = "furo"
 html_title = f"component-http {release}"
 html_show_copyright = False
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 
 
 def unreleased_changes() -> str:
