@@ -91,7 +91,7 @@ def _example(row: ReferenceRow) -> str:
 
 def main() -> None:
     """Write each page whose parts have changed, and print its name."""
-    for path in sorted(DOCS.rglob("*.md")):
+    for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
         text = path.read_text("utf-8")
         new = renewed(text)
         if new != text:

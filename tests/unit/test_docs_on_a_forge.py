@@ -63,7 +63,7 @@ class Page:
         ]
 
     def anchors(self) -> set[str]:
-        """The anchors that GitHub, Forgejo and GitLab give to the headings."""
+        """The anchors that GitHub gives to the headings."""
         found: dict[str, int] = {}
         anchors = set()
         for heading in self.headings():
