@@ -156,6 +156,7 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
             ("tcp:8347:interface=127.0.0.1", "http://127.0.0.1:8347"),
             ("tcp:port=8347:interface=\\:\\:1", "http://[::1]:8347"),
             ("tcp6:8347:interface=\\:\\:1", "http://[::1]:8347"),
+            ("tcp:8347:127.0.0.1", "http://127.0.0.1:8347"),
             ("tcp:8347", None),
             ("tcp6:8347", None),
             ("tcp:8347:interface=0.0.0.0", None),
@@ -344,6 +345,8 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             ("127.0.0.1:8347", "tcp:8347:interface=127.0.0.1"),
             ("tcp:127.0.0.1:8347", "tcp:8347:interface=127.0.0.1"),
             ("http://10.0.0.1:8347/", "tcp:8347:interface=10.0.0.1"),
+            ("http:8347", "tcp:8347:interface=127.0.0.1"),
+            ("TCP:8347", "tcp:8347"),
         ]:
             error = self.assertRaises(SettingsError, ApiSettings, listen=listen)
             self.assertIn(f'write "{meant}"', str(error))
@@ -369,7 +372,24 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             ("tcp:99999", "a port is a number from 1 to 65535"),
             ("ssl:8348:privateKey=/nowhere/key:certKey=/nowhere/key", '"/nowhere/key" cannot be read'),
             ("pigeon:8347", "must be a Twisted server endpoint"),
-            ("tcp:x", "Twisted says"),
+            ("tcp:x", "a port is a number from 1 to 65535"),
+            ("tcp6:0", "a port is a number from 1 to 65535"),
+            ("ssl:0:privateKey=k", "a port is a number from 1 to 65535"),
+            ("tcp:8347:colour=red", "Twisted says"),
+            ("tcp:", 'it needs a port; write "tcp:8347:interface=127.0.0.1"'),
+            ("tcp6:interface=\\:\\:1", "it needs a port"),
+            ("unix:", "it needs a path"),
+            ("unix:mode=600", "it needs a path"),
+            ("systemd:", "systemd:domain=INET:name=api.socket"),
+            ("systemd:domain=INET", "systemd:domain=INET:name=api.socket"),
+            ("ssl:8443", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
+            ("ssl:privateKey=k:certKey=c", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
+            ("tls:8443", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
+            ("TLS:/etc/certs:port=8443", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
+            ("https://127.0.0.1:8443", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
+            ("systemd:domain=INET:index=0", "start the gateway by a .socket unit"),
+            ("stdio:", "must be a Twisted server endpoint"),
+            ("haproxy:tcp:8347", "must be a Twisted server endpoint"),
         ]:
             self.assertIn(problem, str(self.assertRaises(SettingsError, ApiSettings, listen=listen)))
 
