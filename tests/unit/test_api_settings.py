@@ -210,6 +210,17 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             self.sentence('token_file = "ci-token"', 'token_fil = "ci-token"'),
         )
 
+    def test_misspelt_rows(self) -> None:
+        """
+        A table that there can be several of is offered as it has to be written.
+        """
+        for wrong, meant in (("[[api.hooks]]", "[[api.hook]]"), ("[[hook]]", "[[api.hook]]")):
+            self.assertIn(f" is not a setting; did you mean {meant}?", self.sentence("[[api.hook]]", wrong))
+        for wrong in ("[[api.tokens]]", "[api.tokens]", "[[token]]"):
+            path = self.write(f"{wrong}\nname = 'x'\n")
+            error = self.assertRaises(SettingsError, Settings.from_toml, path, ENVIRONMENT)
+            self.assertIn(" is not a setting; did you mean [[api.token]]?", str(error))
+
     def test_wrong_value(self) -> None:
         """
         A wrong value is told with what is allowed.
