@@ -18,6 +18,7 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IListeningPort,
     INegotiated,
+    IProtocolNegotiationFactory,
     IPushProducer,
     IStreamServerEndpoint,
     ITCPTransport,
@@ -382,6 +383,7 @@ class _Connection(Protocol):
             self._running.cancel()
 
 
+@implementer(IProtocolNegotiationFactory)
 class _Factory(Factory):
     """Makes the connections, as many as there may be."""
 
@@ -392,6 +394,10 @@ class _Factory(Factory):
 
     def buildProtocol(self, address: Any) -> Any:
         return self._site.connected()
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What TLS may agree on with a client that names protocols; with none to agree on Twisted refuses it."""
+        return [b"http/1.1", b"http/1.0"]
 
     def logPrefix(self) -> str:
         """How Twisted calls it in the log, where it says that the port is open."""

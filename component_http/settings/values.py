@@ -469,13 +469,14 @@ def _accept_listen(value: Any) -> str:
         serverFromString(_NoReactor(), value)
     except OSError as error:  # a TLS endpoint reads its key and its certificate
         raise _Unfit(remedy=f"{shown(error.filename)} cannot be read: {error.strerror}") from None
+    except LookupError:  # a systemd: endpoint looks for its socket among those that this process has got
+        raise _Unfit(remedy="systemd has handed over no such socket: start the gateway by its .socket unit") from None
     except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
         raise _Unfit(remedy=f"Twisted says {shown(str(error))}") from None
     return value
 
 
 _SSL_NEEDS = "it needs a port, a key and a certificate: ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"
-
 
 _LISTEN_KINDS = ("tcp", "tcp6", "ssl", "unix", "systemd")
 
@@ -500,8 +501,6 @@ def _listen_problem(text: str) -> _Unfit | None:
         if not (named.get("domain") or first) or ("index" in named) == ("name" in named):
             remedy = "it needs the family and the name or the index of the socket: systemd:domain=INET:name=api.socket"
             return _Unfit(remedy=remedy)
-        if not os.environ.get("LISTEN_FDS"):
-            return _Unfit(remedy="systemd has handed over no socket: start the gateway by a .socket unit")
         return None
     if kind == "ssl" and not (port and (named.get("privateKey") or endpoint.positional[1:])):
         return _Unfit(remedy=_SSL_NEEDS)

@@ -398,7 +398,8 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             ("tls:8443", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
             ("TLS:/etc/certs:port=8443", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
             ("https://127.0.0.1:8443", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
-            ("systemd:domain=INET:index=0", "start the gateway by a .socket unit"),
+            ("systemd:domain=INET:index=0", "start the gateway by its .socket unit"),
+            ("systemd:domain=INET:name=api", "start the gateway by its .socket unit"),
             ("stdio:", "must be a Twisted server endpoint"),
             ("haproxy:tcp:8347", "must be a Twisted server endpoint"),
         ]:
