@@ -418,8 +418,8 @@ class Gateway(MultiService):
         for that moment.
 
         Args:
-            objects: One reply object, or several; each with `to`, and from `component.sender` unless it has `from`, or else
-                from the bare domain.
+            objects: One reply object, or several; each with `to`. Without `from` it comes from `component.sender`, or
+                else from the bare domain.
             kind: The kind of a stanza whose object does not name one.
             until_sent: Wait until the server is known to have them, not only until they are kept.
 
