@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import itertools
 import json
 import re
@@ -399,6 +400,29 @@ class PagesTests(SynchronousTestCase):
         given = given.replace(str(Path.cwd()), "/var/lib/component-http")
         sizes = r"(?m)[0-9.]+ KiB"
         self.assertEqual(re.sub(sizes, "N KiB", session.text), re.sub(sizes, "N KiB", given))
+
+    def test_limits(self) -> None:
+        """
+        Each constant in the table of limits is in the module that the table names, and stands there once.
+        """
+        section = (DOCS / "architecture.md").read_text("utf-8").split("## Where each limit lives")[1].split("\n## ")[0]
+        found = []
+        for row in section.splitlines():
+            module = ""
+            for name in re.findall(r"`([\w.]+)`", row.rpartition(" | ")[2]):
+                if named := re.fullmatch(r"([a-z_0-9.]+?)(?:\.([A-Z]\w+))?", name):
+                    module, constant = named.groups()
+                    importlib.import_module(f"component_http.{module}")
+                elif "." not in name:
+                    constant = name
+                else:
+                    continue
+                if constant is not None:
+                    with self.subTest(module=module, constant=constant):
+                        self.assertTrue(hasattr(importlib.import_module(f"component_http.{module}"), constant))
+                    found.append((module, constant))
+        self.assertGreater(len(found), 50)
+        self.assertEqual(sorted(set(found)), sorted(found))
 
     def test_counters(self) -> None:
         """
