@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 SOAK_ARGS ?=
 bin := $(VENV)/bin
 
-.PHONY: help test soak demo docs lint wheel clean servers
+.PHONY: help test soak demo docs reference lint wheel clean servers
 .NOTPARALLEL:
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make soak    hold the gateway under load and faults, more than an hour (SOAK_ARGS=... names scenarios, --seed, --short)"
 	@echo "make demo    see the gateway at work in this terminal, without an XMPP server"
 	@echo "make docs    build the documents into docs/_build/html"
+	@echo "make reference  renew what docs/*.md show of the settings and of the example files"
 	@echo "make lint    ruff and mypy"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove all of it"
@@ -31,6 +32,9 @@ demo: $(VENV)/.run
 docs: $(VENV)/.docs
 	$(bin)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+reference: $(VENV)/.run
+	@$(bin)/python docs/reference.py
 
 lint: $(VENV)/.test $(VENV)/.dev
 	$(bin)/ruff check .

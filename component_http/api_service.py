@@ -86,7 +86,7 @@ def api_hooks(settings: Settings) -> Hooks:
                 name=hook.name,
                 secret=hook.secret,
                 to=hook.to,
-                sender=Address.parse(hook.send_as or settings.component.sender or settings.component.domain),
+                sender=Address.parse(hook.send_as or settings.component.default_sender),
                 type=hook.type,
                 template=template,
                 rate=Rate(*hook.rate),
@@ -130,7 +130,6 @@ def api_server(
         endpoint: Where it listens, instead of `api.listen`.
     """
     api, domain = settings.api, settings.component.domain
-    sender_for_all = None if settings.component.sender is None else Address.parse(settings.component.sender)
     listen = endpoint or api.listen
     assert listen is not None
     desk = Desk(
@@ -141,7 +140,7 @@ def api_server(
         new_id=lambda: uuid4().hex,
         clock=reactor,
         max_timeout=api.max_wait,
-        default_sender=sender_for_all,
+        default_sender=Address.parse(settings.component.default_sender),
     )
     tokens = [
         Token(

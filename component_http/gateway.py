@@ -422,7 +422,8 @@ class Gateway(MultiService):
         for that moment.
 
         Args:
-            objects: One reply object, or several; each with `to`, and from the component's domain unless it has `from`.
+            objects: One reply object, or several; each with `to`. Without `from` it comes from `component.sender`, or
+                else from the bare domain.
             kind: The kind of a stanza whose object does not name one.
             until_sent: Wait until the server is known to have them, not only until they are kept.
 
@@ -442,9 +443,14 @@ class Gateway(MultiService):
         return await self._pushes.push(objects, kind, until_sent=until_sent)
 
     def _composed(self, objects: Iterable[Mapping[str, object]], kind: str) -> Composed:
-        domain = self._settings.component.domain
+        component = self._settings.component
         return reply.push(
-            objects, domain=domain, limits=self._limits, new_id=_new_id, sender=Address.parse(domain), kind=kind
+            objects,
+            domain=component.domain,
+            limits=self._limits,
+            new_id=_new_id,
+            sender=Address.parse(component.default_sender),
+            kind=kind,
         )
 
     def wake(self) -> str:

@@ -122,6 +122,10 @@ class Desk:
         self._keeping = 0
         self._finished: list[Deferred[None]] = []
 
+    def seconds(self) -> float:
+        """The time by the clock that runs the waits."""
+        return self._clock.seconds()
+
     # -- composing --
 
     def compose(

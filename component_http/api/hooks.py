@@ -27,8 +27,9 @@ __all__ = ["PATIENCE", "Hook", "Hooks", "post"]
 
 PATIENCE = 4.0
 """
-Seconds for which a poster waits until the server has the message, and a room has shown it. A program that posts gives
-up after five seconds or more, and entering a room may take some of them.
+Seconds for which a poster waits until the server has the message, and a room has shown it. They include the time to
+enter the room; only a room that has not answered by then is waited for longer, up to `entrances.PATIENCE`. A program
+that posts gives up after five seconds or more.
 """
 
 _JSON_BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?[ \t\r\n]*[\[{]")
@@ -115,12 +116,13 @@ async def post(desk: Desk, call: Call, hook: Hook) -> Answer:
 
 async def _send(desk: Desk, call: Call, hook: Hook, text: str) -> bool:
     """Send the text to all at once; False where not all of it has reached the server yet."""
+    end = desk.seconds() + PATIENCE
 
     async def send(to: str) -> bool:
         composed = desk.compose([{"to": to, "type": hook.type, "body": text}], sender=hook.sender)
         # A key of its own for each: a request that is made again reaches only those whom it has not reached.
         pushed = await desk.push(f"hook {hook.name} to {to}", call, composed)
-        return await desk.sent(pushed, PATIENCE)
+        return await desk.sent(pushed, max(0.0, end - desk.seconds()))
 
     sending = [Deferred.fromCoroutine(send(to)) for to in dict.fromkeys(hook.to)]
     is_sent, problems = True, []

@@ -54,6 +54,7 @@ class Head:
         length: The bytes of its body; None for a body in chunks.
         keep: Whether the connection may be used for another request.
         expects_continue: Whether the client waits for "100 Continue" before it sends the body.
+        takes_interim: Whether it can be sent answers of status 1xx before the answer; HTTP/1.0 has none.
     """
 
     method: str
@@ -63,6 +64,7 @@ class Head:
     length: int | None
     keep: bool
     expects_continue: bool
+    takes_interim: bool
 
 
 class _In(Enum):
@@ -252,6 +254,7 @@ def _head(lines: Sequence[bytes]) -> Head:
         _length(fields, is_old),
         not is_old and b"close" not in (option.strip() for option in connection),
         not is_old and expectation == b"100-continue",
+        not is_old,
     )
 
 

@@ -174,8 +174,8 @@ class Api:
             self._count(error)
             return _told(call, error)
         self._observer.count("api_failed")
-        self._log.failure("a request to the API failed by a mistake of ours", failure=Failure(error))
-        return _told(call, Problem(500, "a mistake of ours: the log of the gateway has it"))
+        self._log.failure("a request to the API failed: internal error", failure=Failure(error))
+        return _told(call, Problem(500, "internal error: the log of the gateway has it"))
 
     def _route(self, call: Call) -> tuple[Route, Mapping[str, str]] | Answer:
         """The route of a request, and the named parts of its path; or the answer to one for no route."""

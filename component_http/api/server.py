@@ -15,8 +15,10 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import (
     IDelayedCall,
+    IHalfCloseableProtocol,
     IListeningPort,
     INegotiated,
+    IProtocolNegotiationFactory,
     IPushProducer,
     IStreamServerEndpoint,
     ITCPTransport,
@@ -40,6 +42,9 @@ BUSY_TIME = 2.0
 CLOSE_TIME = 5.0
 """Seconds that requests under way get to end when the server stops, and that a client gets to stop sending."""
 
+PROBE_TIME = 2.0
+"""Seconds between two looks whether a client that has stopped sending is still there."""
+
 READ_AHEAD = 16_384
 """Bytes of later requests that are read while one is answered; it is read at all to notice a client that goes."""
 
@@ -48,6 +53,7 @@ _Admit = Callable[[Call], Admitted | Answer]
 _BUSY = problem_json(Problem(503, "too many connections: try again later", headers={"Retry-After": "1"}))
 _STOPPING = problem_json(Problem(503, "the gateway is stopping: try again later", headers={"Retry-After": "5"}))
 _LATE = problem_json(Problem(408, "the request did not arrive in time"))
+_INCOMPLETE = problem_json(Problem(400, "the client stopped sending before the end of the request"))
 
 
 class _Stage(Enum):
@@ -68,7 +74,7 @@ class _Stage(Enum):
     CLOSED = auto()
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHalfCloseableProtocol)
 class _Connection(Protocol):
     """
     One connection: takes one request at a time, and none while the client does not read its answers.
@@ -91,6 +97,8 @@ class _Connection(Protocol):
         self._running: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
         self._begun = False
+        self._ended = False
+        self._may_probe = False
         self._queued = False
         self._blocked = False
         self._paused = False
@@ -155,6 +163,7 @@ class _Connection(Protocol):
             except Problem as problem:
                 self._site.observer.count("api_refused")
                 self._close(problem_json(problem))
+        self._close_if_done()
         self._balance()
         return due
 
@@ -199,7 +208,8 @@ class _Connection(Protocol):
 
     def _run(self, head: Head, answering: Awaitable[Answer], *, body_is_read: bool) -> None:
         self._stage = _Stage.ANSWERING
-        self._wait(None)
+        self._may_probe = head.takes_interim
+        self._wait(PROBE_TIME if self._ended else None)
 
         async def run() -> None:
             try:
@@ -216,7 +226,8 @@ class _Connection(Protocol):
 
     def _answer(self, head: Head, answer: Answer, *, body_is_read: bool) -> None:
         self._request = self._running = None
-        if not (head.keep and body_is_read) or self._site.stopping:
+        is_last = self._ended and not self._reader.waiting
+        if not (head.keep and body_is_read) or is_last or self._site.stopping:
             self._close(answer, head.method, may_send_more=not body_is_read)
             return
         self._wire.write(response(answer, head.method, close=False))
@@ -240,6 +251,7 @@ class _Connection(Protocol):
                 the client (RFC 9112 section 9.6).
         """
         self._stage = _Stage.CLOSING
+        may_send_more = may_send_more and not self._ended
         self.has_token = False
         self._request = None
         self._reader = RequestReader(0)
@@ -272,6 +284,9 @@ class _Connection(Protocol):
 
     def _balance(self) -> None:
         """Read from the connection exactly as long as what comes can be used soon."""
+        if self._ended:
+            # A transport that is told to read again would report the end again.
+            return
         if self._stage is _Stage.RECEIVING:
             pause = self._blocked or self._queued
         else:
@@ -285,6 +300,40 @@ class _Connection(Protocol):
 
     # -- how it ends --
 
+    def readConnectionLost(self) -> None:
+        """
+        Go on: the client sends nothing more, but it gets the answers to what it has sent. Called by the transport.
+
+        A client that has closed its socket looks the same, until something is written to it.
+        """
+        self._ended = True
+        if self._stage is _Stage.ANSWERING:
+            self._wait(PROBE_TIME)
+        elif self._stage is _Stage.RECEIVING:
+            self._close_if_done()
+        else:
+            self._wire.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing: it was closed here. Called by the transport."""
+
+    def _close_if_done(self) -> None:
+        """Close it if the client sends nothing more and all that it has sent is answered."""
+        waits = self._queued or (self._blocked and self._reader.waiting)
+        if not self._ended or self._stage is not _Stage.RECEIVING or waits:
+            return
+        if self.under_way or self._reader.waiting:
+            self._site.observer.count("api_refused")
+            self._close(_INCOMPLETE)
+        else:
+            self._close(None)
+
+    def _probe(self) -> None:
+        """Write an interim answer, for only a write shows that the client is gone (RFC 9110 section 15.2)."""
+        if self._may_probe and not self._blocked:
+            self._wire.write(CONTINUE)
+        self._wait(PROBE_TIME)
+
     def _wait(self, seconds: float | None) -> None:
         """Run the time of what is waited for now, instead of what was before."""
         if self._timer is not None:
@@ -293,7 +342,9 @@ class _Connection(Protocol):
 
     def _time_over(self) -> None:
         self._timer = None
-        if self._stage is _Stage.RECEIVING and not self._blocked:
+        if self._stage is _Stage.ANSWERING:
+            self._probe()
+        elif self._stage is _Stage.RECEIVING and not self._blocked:
             if self._begun:
                 self._site.observer.count("api_refused")
             self._close(_LATE if self._begun else None)
@@ -332,6 +383,7 @@ class _Connection(Protocol):
             self._running.cancel()
 
 
+@implementer(IProtocolNegotiationFactory)
 class _Factory(Factory):
     """Makes the connections, as many as there may be."""
 
@@ -342,6 +394,10 @@ class _Factory(Factory):
 
     def buildProtocol(self, address: Any) -> Any:
         return self._site.connected()
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What TLS may agree on with a client that names protocols; with none to agree on Twisted refuses it."""
+        return [b"http/1.1", b"http/1.0"]
 
     def logPrefix(self) -> str:
         """How Twisted calls it in the log, where it says that the port is open."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import wraps
 from importlib.resources import files
 from typing import Any
@@ -62,6 +62,11 @@ _MULTIPLYING = frozenset({"format", "format_map", "join", "replace", "translate"
 _SLOW = frozenset({"urlize", "wordwrap"})
 """Filters that take a second for a million characters."""
 
+_COMPARING = frozenset(
+    {"==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", ">=", "ge", "<", "lt", "lessthan", "<=", "le", "in"}
+)
+"""Tests that look at each element of what stands on their right."""
+
 _WIDTH = re.compile(r"[0-9]{4}|%[^a-zA-Z%]*\*|:[^{}]*\{")
 """In a format: a width of thousands, or one that comes with the data."""
 
@@ -106,6 +111,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         # Jinja2's own writes for a browser: "\u003c" for "<", and for every letter that is not ASCII.
         self.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
         self.filters = {name: self._bounded(name, made) for name, made in self.filters.items()}
+        # The filters `select` and `reject` run one of these for each element.
+        self.tests = {name: self._bounded(name, made) for name, made in self.tests.items()}
         # It makes nonsense, as much as it is told to.
         del self.globals["lipsum"]
         self._seconds = seconds
@@ -165,8 +172,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             _see_growth(method.__name__, subject, (*args, *kwargs.values()))
         return super().call(__context, __obj, *args, **kwargs)
 
-    def _bounded(self, name: str, made: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that is bounded too."""
+    def _bounded(self, name: str, made: Any) -> Callable[..., Any]:
+        """A filter or a test that is bounded too."""
         first = 1 if hasattr(made, "jinja_pass_arg") else 0
 
         @wraps(made)
@@ -183,7 +190,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _see_growth(name: str, subject: Any, arguments: Iterable[Any]) -> None:
-    """See that a filter or a method of strings makes nothing large of a subject."""
+    """See that a filter or a method of strings makes nothing large of a subject, and a test looks at nothing large."""
     if name in _WIDENING:
         _see_size(_size(subject) * max((_size(argument, count=True) for argument in arguments), default=1))
     elif name in _MULTIPLYING:
@@ -192,6 +199,9 @@ def _see_growth(name: str, subject: Any, arguments: Iterable[Any]) -> None:
         _see_size(_size(subject) * max(1, sum(map(_size, arguments))))
     elif name in _SLOW:
         _see_size(_size(subject) * 10)
+    elif name in _COMPARING:
+        # Its length only: to count what is in it would take longer than the test.
+        _see_size(sum(len(argument) for argument in arguments if isinstance(argument, Sized)))
     elif name == "sum" and any(isinstance(argument, list | tuple) for argument in arguments):
         # Each list is added to a copy of all before it.
         _see_size(_size(subject) ** 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from sys import intern
 from types import MappingProxyType
 
 from attrs import evolve, field, frozen
@@ -32,6 +31,9 @@ Source: RFC 6121 sections 4.7.1 and 5.2.2, RFC 6120 section 8.2.3.
 """
 
 STANZA_KINDS = tuple(TYPES)
+
+_ONE_OF_EACH = {each: each for types in TYPES.values() for each in types}
+"""There need not be as many of these strings as there are stanzas in memory."""
 
 
 @frozen
@@ -73,8 +75,8 @@ class Stanza:
         kind = element.name
         if kind not in TYPES or element.uri not in STANZA_NAMESPACES:
             raise MalformedStanza(f"not a {', '.join(TYPES)}")
-        # One of a few, of which there need not be as many as stanzas.
-        stanza_type = intern(element.getAttribute("type", ""))
+        stanza_type = element.getAttribute("type", "")
+        stanza_type = _ONE_OF_EACH.get(stanza_type, stanza_type)
         if kind == "iq" and not element.hasAttribute("id"):
             raise MalformedStanza("an iq without an id")
         return cls(

@@ -96,7 +96,14 @@ def _ascii_host(host: str) -> str:
             raise ValueError("the URL's host is not a name that DNS can hold") from error
     if len(host) > 253 or not re.fullmatch(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?", host):
         raise ValueError("the URL's host is not a name that DNS can hold")
-    return host.lower()
+    host = host.lower()
+    # Containers have names with underscores, which IDNA knows nothing of; they are only looked up.
+    if "_" not in host:
+        try:
+            idna.encode(host)
+        except idna.IDNAError as error:
+            raise ValueError(f"the URL's host is no host name, for IDNA says: {error}") from error
+    return host
 
 
 def is_ipv6(text: str) -> bool:

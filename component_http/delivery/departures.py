@@ -124,7 +124,8 @@ class Departures:
         domain: The component's own domain, normalised.
         limits: For one stanza.
         lifetimes: Seconds for which a stanza is of use, by its kind.
-        pushed: Told each stanza that ends no delivery before it is handed over, with its number.
+        pushed: Told each stanza that ends no delivery before it is handed over, with its number; where it is read from
+            the spool, also answers to what may not be answered with an error.
     """
 
     _log = Logger()
@@ -263,10 +264,20 @@ class Departures:
 
     def _pushed(self, numbers: Sequence[int], leaving: Leaving) -> Sequence[int]:
         for number, (departure, element) in zip(numbers, leaving, strict=True):
-            self._tell_pushed(number, departure, element)
+            self._tell_if_pushed(number, departure, element)
         if not self.depart(leaving, numbers):
             raise SpoolError("too much waits for the stream")
         return numbers
+
+    def _tell_if_pushed(self, number: int, departure: Departure, element: Element) -> None:
+        """
+        Tell of a stanza that was pushed, or that is a late reply.
+
+        The spool does not say which answers are late. It says whose sender would be told of a refusal, and a late one
+        has none.
+        """
+        if departure.asked is None:
+            self._tell_pushed(number, departure, element)
 
     async def sent(self, numbers: Sequence[int]) -> None:
         """
@@ -422,7 +433,7 @@ class Departures:
     def _not_read(self, failure: Failure) -> None:
         if failure.check(CancelledError):
             return  # after the stop all that is kept stays behind what was not read
-        self._log.failure("nothing leaves any more that was kept: our own mistake", failure=failure)
+        self._log.failure("nothing leaves any more that was kept: internal error", failure=failure)
         self._catch_up()
 
     def _catch_up(self) -> None:
@@ -453,8 +464,7 @@ class Departures:
             self._fail(number, "reply_unsendable")
             return True
         element, xml = checked
-        if departure.delivery_id is None:
-            self._tell_pushed(number, departure, element)
+        self._tell_if_pushed(number, departure, element)
         return self._hand_over(evolve(departure, xml=xml, again=not is_request(element)), element, number)
 
     def _hand_over(self, departure: Departure, element: Element, number: int) -> bool:

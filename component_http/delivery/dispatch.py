@@ -79,8 +79,13 @@ class Dispatch:
             await self._enter_rooms(composed)
         kept: Deferred[Sequence[int]]
         if not composed.answers:
-            self._relay.note_said(composed.stanzas, delivery_id)
-            kept = self._departures.push(composed, delivery_id=delivery_id, memo=memo)
+
+            def note(numbers: Sequence[int]) -> Sequence[int]:
+                self._relay.note_said(composed.stanzas, delivery_id)
+                return numbers
+
+            # What was not kept is not said, and is no evidence of a loop.
+            kept = self._departures.push(composed, delivery_id=delivery_id, memo=memo).addCallback(note)
         elif delivery_id is None:
             raise DeliveryEnded
         else:

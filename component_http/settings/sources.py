@@ -349,7 +349,7 @@ def _take(reading: Reading, source: str, name: str, value: Any, folder: Path | N
         raise SettingsError(f"{label} must not stand in the open: {_secret_remedy(name)}")
     setting = _SETTINGS.get(_STANZAS if name == _OLD_STANZAS else name)
     if setting is None:
-        raise SettingsError(f"{label} is not a setting{_meant(name)}")
+        raise SettingsError(f"{label} is not a setting{hint(_meant_rows(name, value)) or _meant(name)}")
     value = _accepted(label, value, setting, folder, reading.env)
     before = reading.given.get(setting.name)
     if before is not None and before.value != value:
@@ -438,6 +438,15 @@ def _meant_setting(name: str) -> str | None:
     return None if near is None else _NAMES_BY_KEY[near]
 
 
+def _meant_rows(name: str, content: object) -> str | None:
+    """The table that there can be several of which somebody meant by `name`, if it holds a table or several."""
+    if not isinstance(content, (Mapping, list)) or not all(isinstance(row, (Mapping, str)) for row in content):
+        return None
+    by_key = {row.rpartition(".")[2]: row for row in _ROWS}
+    near = nearest(name.rpartition(".")[2], by_key)
+    return None if near is None else f"[[{by_key[near]}]]"
+
+
 def _meant(name: str) -> str:
     """The end of the sentence about a setting that there is not."""
     table = name.partition(".")[0]
@@ -470,7 +479,7 @@ def _unknown_table(name: str, content: object) -> str:
     if name in _NAMES_BY_KEY and _NAMES_BY_KEY[name].endswith(f".{name}"):
         return f"{name} stands above the first table, but belongs below [{_NAMES_BY_KEY[name].partition('.')[0]}]"
     near = nearest(name, _NAMES_BY_KEY)
-    return f"{name} is not a setting{hint(_NAMES_BY_KEY[near] if near else None)}"
+    return f"{name} is not a setting{hint(_meant_rows(name, content) or (_NAMES_BY_KEY[near] if near else None))}"
 
 
 # Flags.

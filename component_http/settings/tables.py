@@ -455,6 +455,11 @@ class ComponentSettings(Table):
             )
 
     @property
+    def default_sender(self) -> str:
+        """Where pushed stanzas come from that nothing else gives a sender."""
+        return self.sender or self.domain
+
+    @property
     def post_origin(self) -> str | None:
         """What of `component_post_url` may be logged: scheme, host and port; None without a webhook."""
         return self.component_post_url and _origin(self.component_post_url)

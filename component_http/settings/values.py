@@ -462,27 +462,63 @@ def _server_meant(text: str, kind: str = "tcp") -> str | None:
 def _accept_listen(value: Any) -> str:
     if not isinstance(value, str):
         raise _Unfit
-    if not re.match(r"[A-Za-z0-9]+:", value) or re.match(r"https?:|tcp:[^:]*[^:0-9=][^:=]*:", value, re.IGNORECASE):
-        raise _Unfit(meant=_listen_meant(value))
+    unfit = _listen_problem(value)
+    if unfit is not None:
+        raise unfit
     try:
         serverFromString(_NoReactor(), value)
     except OSError as error:  # a TLS endpoint reads its key and its certificate
         raise _Unfit(remedy=f"{shown(error.filename)} cannot be read: {error.strerror}") from None
+    except LookupError:  # a systemd: endpoint looks for its socket among those that this process has got
+        raise _Unfit(remedy="systemd has handed over no such socket: start the gateway by its .socket unit") from None
     except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
-        unknown = str(error).startswith("Unknown endpoint type")
-        meant = _listen_meant(value)
-        said = None if unknown or meant else f"Twisted says {shown(str(error))}"
-        raise _Unfit(remedy=said, meant=meant) from None
-    if value.startswith("tcp:") and not 0 < int(listening_at(value)[1]) < 65536:
-        raise _Unfit(remedy="a port is a number from 1 to 65535")
+        raise _Unfit(remedy=f"Twisted says {shown(str(error))}") from None
     return value
+
+
+_SSL_NEEDS = "it needs a port, a key and a certificate: ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"
+
+_LISTEN_KINDS = ("tcp", "tcp6", "ssl", "unix", "systemd")
+
+
+def _listen_problem(text: str) -> _Unfit | None:
+    """What is wrong with an endpoint where Twisted would open another port, or gives no reason that helps the user."""
+    endpoint = Endpoint.parse(text)
+    kind, named = endpoint.kind, endpoint.named
+    first = endpoint.positional[0] if endpoint.positional else ""
+    port = named.get("port") or first
+    if kind in ("tls", "https"):
+        # A tls: endpoint of Twisted names a folder of certificates first, and without a port takes 443 everywhere.
+        return _Unfit(remedy=f"a server speaks TLS by an ssl: endpoint, and {_SSL_NEEDS}")
+    if kind not in _LISTEN_KINDS or ":" not in text:
+        return _Unfit(meant=_listen_meant(text))
+    if not text.startswith(kind):
+        lowered = kind + text[len(kind) :]
+        return _listen_problem(lowered) or _Unfit(meant=lowered)
+    if kind == "unix":
+        return None if named.get("address") or first else _Unfit(remedy="it needs a path", meant="unix:/run/api.sock")
+    if kind == "systemd":
+        if not (named.get("domain") or first) or ("index" in named) == ("name" in named):
+            remedy = "it needs the family and the name or the index of the socket: systemd:domain=INET:name=api.socket"
+            return _Unfit(remedy=remedy)
+        return None
+    if kind == "ssl" and not (port and (named.get("privateKey") or endpoint.positional[1:])):
+        return _Unfit(remedy=_SSL_NEEDS)
+    if not port:
+        interface = "127.0.0.1" if kind == "tcp" else "::1"
+        return _Unfit(remedy="it needs a port", meant=f"{kind}:8347:interface={_escaped(interface)}")
+    if kind == "tcp" and endpoint.positional[1:] and not port.isdecimal():
+        return _Unfit(meant=_listen_meant(text))
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        return _Unfit(remedy="a port is a number from 1 to 65535")
+    return None
 
 
 def _listen_meant(text: str) -> str | None:
     """What somebody who wrote this most likely meant."""
     if re.fullmatch(r"\.{0,2}/[^/@\s][^@\s]*", text):
         return f"unix:{_escaped(text)}"
-    meant = re.fullmatch(r"(?:tcp:|https?://)?(?:([\w.-]+|\[?[0-9A-Fa-f:.]+\]?):)?(\d+)/?", text)
+    meant = re.fullmatch(r"(?:tcp:|http:(?://)?)?(?:([\w.-]+|\[?[0-9A-Fa-f:.]+\]?):)?(\d+)/?", text)
     if meant is None:
         return None
     interface = _escaped((meant[1] or "127.0.0.1").strip("[]"))
@@ -493,7 +529,8 @@ def listening_at(endpoint: str) -> tuple[str, str]:
     """The interface ("" for all of them) and the port of a usable endpoint on TCP; "" and the path of one on Unix."""
     parsed = Endpoint.parse(endpoint)
     where = parsed.named.get("port") or parsed.named.get("address")
-    return parsed.named.get("interface", ""), where or parsed.positional[0]
+    interface = parsed.positional[1] if parsed.kind == "tcp" and parsed.positional[1:] else ""
+    return parsed.named.get("interface", interface), where or parsed.positional[0]
 
 
 LISTEN = Kind(

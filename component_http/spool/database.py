@@ -152,7 +152,7 @@ SCHEMA: Schema = MappingProxyType(
             """,
         ),
         4: (
-            # The facts of the stanza whose sender is told if the server refuses this one, as JSON (`rows.asked_text`).
+            # The facts of the stanza whose sender is told if the server refuses this one, as JSON.
             "ALTER TABLE departures ADD COLUMN asked TEXT",
             # The server may have closed a stream because of it.
             "ALTER TABLE departures ADD COLUMN suspect INTEGER NOT NULL DEFAULT 0",

@@ -52,6 +52,11 @@ class FunctionWebhook:
         """
         is_cancelled = False
 
+        def ended(result: object) -> None:
+            # A function may go on after it was cancelled; nobody waits for its result then.
+            if not outcome.called:
+                outcome.callback(result)
+
         def cancel(_: object) -> None:
             nonlocal is_cancelled
             is_cancelled = True
@@ -60,7 +65,7 @@ class FunctionWebhook:
         running: Deferred[Any] = maybeDeferred(self._answer, json.loads(body))
         # A function that does not end when it is cancelled is not waited for.
         outcome: Deferred[Any] = Deferred(cancel)
-        running.addBoth(outcome.callback)
+        running.addBoth(ended)
         try:
             return _response(await outcome.addTimeout(self._timeout, self._clock, _timed_out))
         except WebhookError:
@@ -73,8 +78,8 @@ class FunctionWebhook:
 
 
 def _timed_out(result: object, timeout: float) -> object:
-    if isinstance(result, Failure) and result.check(CancelledError):
-        raise TimedOut(f"no answer within {timeout:g} s")
+    if isinstance(result, Failure):  # its cancellation, or an error of its own while it cleaned up
+        raise TimedOut(f"no answer within {timeout:g} s") from result.value
     return result
 
 

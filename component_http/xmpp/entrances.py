@@ -376,7 +376,7 @@ class Entrances(XMPPHandler):
         asked.addErrback(self._mistaken)
 
     def _mistaken(self, failure: Failure) -> None:
-        self._log.failure("cannot make or unmake a room: our own mistake", failure=failure)
+        self._log.failure("cannot make or unmake a room: internal error", failure=failure)
 
     def _refused(self, stay: _Stay, error: StanzaError) -> None:
         if stay.by_webhook is None and error.condition == "conflict" and stay.nicks < MAX_NICKS:

@@ -78,7 +78,7 @@ class Rooms:
     """
     Knows which messages of a room are our own, which are of the past, and which are from its occupants.
 
-    It learns from all that leaves, from presence and from what is said to all, and forgets the oldest first. Bots are
+    It learns from all that leaves, from presence and from what comes back, and forgets the oldest first. Bots are
     told apart by their bare address: two of one component hear each other in a room.
 
     Who says goodbye to a room is known until the room has confirmed it: what was said before may still come back. To
@@ -188,10 +188,11 @@ class Rooms:
             return "reflection"
         if not groupchat:
             return None
-        if known is None and stanza.sender.resource:
-            self._know(key, _unnamed(stanza.sender))
         # People choose ids, too, and not always rare ones. Another resource of ours has a nick of its own.
         author = self._ids.get(_message_key(ours, room, stanza.id)) if stanza.id else None
+        if author is not None and known is None:
+            # Only a room sends back what we said. That it sends `groupchat` proves nothing, because anybody can.
+            self._know(key, _unnamed(stanza.sender))
         if author is not None and not (author == key and known is not None and known.settled):
             return "reflection"
         if not delays or _is_subject(stanza):

@@ -586,7 +586,7 @@ class ComponentStream(StreamManager, Service):
 
     def _loop_ended(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
-            self._log.failure("the stream gave up by our own mistake", failure=failure)
+            self._log.failure("the stream gave up: internal error", failure=failure)
 
     async def _stay_connected(self) -> None:
         while not self._stopping:

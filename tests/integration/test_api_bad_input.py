@@ -442,7 +442,7 @@ def answering(peer: Peer) -> Iterator[None]:
 
 def test_schemathesis(stage: Stage) -> None:
     """
-    No request that schemathesis makes of the description is answered by a mistake of ours, or in a way that the
+    No request that schemathesis makes of the description is answered by an internal error, or in a way that the
     description does not have.
     """
     if find_spec("schemathesis") is None:

@@ -37,14 +37,18 @@ reactor: Any = _reactor
 TOKEN = "0123456789abcdef"
 SECRET = "fedcba9876543210"
 HELLO = json.dumps({"to": "alice@example.org", "body": "hello"}).encode()
+WAITING = (
+    "POST /v1/messages?wait=sent HTTP/1.1\r\nHost: h\r\n"
+    f"Authorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {len(HELLO)}\r\n\r\n"
+).encode() + HELLO
 
 
 @implementer(IPolicyForHTTPS)
 class AnyCertificate:
-    """Takes whatever certificate there is: it was made for this test."""
+    """Takes whatever certificate there is: it was made for this test. Offers HTTP/2 too, as curl and browsers do."""
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> CertificateOptions:
-        return CertificateOptions(verify=False)
+        return CertificateOptions(verify=False, acceptableProtocols=[b"h2", b"http/1.1"])
 
 
 def a_certificate() -> bytes:
@@ -148,7 +152,7 @@ class StrangerTests(ApiServerTestCase):
 
     async def test_tls(self) -> None:
         """
-        An ssl: endpoint speaks TLS.
+        An ssl: endpoint speaks TLS, also with clients that offer HTTP/2.
         """
         folder = Path(self.enterContext(TemporaryDirectory()))
         certificate = folder / "server.pem"
@@ -260,19 +264,41 @@ class StrangerTests(ApiServerTestCase):
         """
         self.sender.confirming = False
         port = await self.serve()
-        protocol = await self.connect(port)
-        head = f"POST /v1/messages?wait=sent HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n"
-        protocol.transport.write(
-            f"{head}Content-Type: application/json\r\nContent-Length: {len(HELLO)}\r\n\r\n".encode() + HELLO
-        )
-        while not self.sender.pushed:
-            await self.moment()
+        protocol = await self.waiting(port)
         protocol.transport.abortConnection()
         await protocol.closed
         while self.server.channels:
             await self.moment()
         self.sender.confirm()
         await self.server.stopService()
+
+    async def test_half_closed(self) -> None:
+        """
+        A client that stops sending after its request gets the answer when it is ready, and then the end.
+        """
+        self.sender.confirming = False
+        port = await self.serve()
+        protocol = await self.waiting(port)
+        protocol.transport.loseWriteConnection()
+        # The second connection is opened and answered while the server has already seen the end of the first.
+        await self.post(f"http://127.0.0.1:{port}/v1/messages")
+        self.sender.confirm()
+        data = await protocol.closed
+        self.assertIn(b"HTTP/1.1 200 OK\r\n", data)
+        self.assertIn(b'"sent":true', data)
+
+    async def test_closed_while_it_waits(self) -> None:
+        """
+        A client that closes its socket while it waits leaves nothing behind, though the answer is never ready.
+        """
+        self.sender.confirming = False
+        port = await self.serve()
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(WAITING)
+            while not self.sender.pushed:
+                await self.moment()
+        while self.server.channels:
+            await self.moment()
 
     async def test_port_is_taken(self) -> None:
         """
@@ -282,6 +308,14 @@ class StrangerTests(ApiServerTestCase):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             self.assertIsNone(await self.started(f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"))
+
+    async def waiting(self, port: int) -> Any:
+        """A connection on which somebody waits until a message is sent."""
+        protocol = await self.connect(port)
+        protocol.transport.write(WAITING)
+        while not self.sender.pushed:
+            await self.moment()
+        return protocol
 
     async def moment(self) -> None:
         later: Deferred[None] = Deferred()

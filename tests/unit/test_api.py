@@ -688,9 +688,9 @@ class BadInputTests(ApiTestCase):
         for body in (b"{", None, b"\xff"):
             self.refused(401, self.post("/v1/messages", body, JSON, token=None))
 
-    def test_mistake_of_ours(self) -> None:
+    def test_internal_error(self) -> None:
         """
-        A mistake of ours is a 500 that says nothing more, a line in the log, and a count.
+        An internal error is a 500 that says nothing more, a line in the log, and a count.
         """
 
         class Mistaken(RecordingSender):

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.api.exchange import Admitted, Answer, Call, json_answer
 from component_http.api.http1 import MAX_HEADERS
-from component_http.api.server import BUSY_TIME, CLOSE_TIME, READ_AHEAD, ApiServer
+from component_http.api.server import BUSY_TIME, CLOSE_TIME, PROBE_TIME, READ_AHEAD, ApiServer
 from component_http.operations.metrics import Counters
 from tests.unit.work import Reactor
 
@@ -688,3 +689,117 @@ class LifeTests(ServerTestCase):
         self.say(post())
         self.connections.pop()[0].connectionLost(Failure(ConnectionError()))
         self.assertEqual([self.answer], cancelled)
+
+
+class HalfClosedTests(ServerTestCase):
+    """Clients that close their sending side after the request, as `nc -N` does."""
+
+    def end(self, connection: tuple[Any, Wire]) -> Wire:
+        """Send nothing more on a connection."""
+        protocol, wire = connection
+        IHalfCloseableProtocol(protocol).readConnectionLost()
+        self.clock.turn(5)
+        return wire
+
+    def test_answer(self) -> None:
+        """
+        It gets the answer, whether that is ready at once or later, and then the connection closes.
+        """
+        later: Deferred[Answer] = Deferred()
+        for answer in (json_answer(200, {"ok": True}), later):
+            self.answer = answer
+            connection = self.connect()
+            connection[0].dataReceived(post().encode())
+            wire = self.end(connection)
+            if answer is later:
+                self.assertFalse(wire.disconnecting)
+                later.callback(json_answer(200, {"ok": True}))
+                self.assertIn(b"Connection: close", wire.value())
+            self.assertEqual((200, True), (self.status_of(wire), wire.disconnecting))
+
+    def test_end_comes_before_the_turn(self) -> None:
+        """
+        The end may come while the request waits for its turn.
+        """
+        connection = self.connect()
+        connection[0].dataReceived(post().encode())
+        IHalfCloseableProtocol(connection[0]).readConnectionLost()
+        self.clock.turn(5)
+        self.assertEqual((200, True), (self.status_of(connection[1]), connection[1].disconnecting))
+
+    def test_several_requests(self) -> None:
+        """
+        All requests that it has sent are answered, also those that waited until it read the answers.
+        """
+        connection = self.connect()
+        protocol, wire = connection
+        self.answer = later = Deferred()
+        protocol.dataReceived((post() * 3).encode())
+        self.clock.turn(2)
+        self.end(connection)
+        self.answer = json_answer(200, {})
+        protocol.pauseProducing()
+        later.callback(self.answer)
+        self.clock.turn(5)
+        self.assertEqual((1, False), (wire.value().count(b"HTTP/1.1 200"), wire.disconnecting))
+        protocol.resumeProducing()
+        self.clock.turn(5)
+        self.assertEqual((3, True), (wire.value().count(b"HTTP/1.1 200"), wire.disconnecting))
+
+    def test_nothing_more_is_read(self) -> None:
+        """
+        The transport is not told to read again, for it would report the end again and again.
+        """
+        connection = self.connect()
+        self.answer = Deferred()
+        connection[0].dataReceived((post() + "x" * (READ_AHEAD + 1)).encode())
+        self.clock.turn(2)
+        self.assertEqual("paused", connection[1].producerState)
+        self.end(connection)
+        self.answer.callback(json_answer(200, {}))
+        self.clock.turn(5)
+        self.assertEqual("paused", connection[1].producerState)
+
+    def test_incomplete(self) -> None:
+        """
+        A request that ends too early is told so; without any, the connection closes without a word.
+        """
+        for sent, status in ((post()[:-1], 400), (post()[:9], 400), ("", 0), ("\r\n", 0)):
+            connection = self.connect()
+            if sent:
+                connection[0].dataReceived(sent.encode())
+                self.clock.turn(2)
+            wire = self.end(connection)
+            self.assertEqual((status, True), (self.status_of(wire), wire.disconnecting), sent)
+            self.connections.pop()[0].connectionLost(Failure(ConnectionError()))
+        self.assertEqual([], self.calls)
+
+    def test_refused(self) -> None:
+        """
+        A client that was refused and stops sending then is closed at once.
+        """
+        connection = self.connect()
+        connection[0].dataReceived(b"nonsense\r\n\r\n")
+        self.clock.turn(2)
+        self.assertFalse(connection[1].disconnecting)
+        self.assertEqual((400, True), (self.status_of(self.end(connection)), connection[1].disconnecting))
+
+    def test_client_that_is_gone(self) -> None:
+        """
+        While the answer is made, something is written now and then, by which a client that is gone shows.
+
+        HTTP/1.0 has no interim answers, so that such a client is sent nothing.
+        """
+        for request, probe in ((post(), b"HTTP/1.1 100 Continue\r\n\r\n"), ("GET /x HTTP/1.0\r\n\r\n", b"")):
+            cancelled: list[object] = []
+            self.answer = Deferred(cancelled.append)
+            connection = self.connect()
+            connection[0].dataReceived(request.encode())
+            self.clock.turn(2)
+            wire = self.end(connection)
+            self.assertEqual(b"", wire.value())
+            for _ in range(2):
+                self.clock.advance(PROBE_TIME)
+            self.assertEqual(probe * 2, wire.value())
+            self.connections.pop()[0].connectionLost(Failure(ConnectionError()))
+            self.assertEqual([self.answer], cancelled)

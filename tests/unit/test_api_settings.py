@@ -156,6 +156,7 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
             ("tcp:8347:interface=127.0.0.1", "http://127.0.0.1:8347"),
             ("tcp:port=8347:interface=\\:\\:1", "http://[::1]:8347"),
             ("tcp6:8347:interface=\\:\\:1", "http://[::1]:8347"),
+            ("tcp:8347:127.0.0.1", "http://127.0.0.1:8347"),
             ("tcp:8347", None),
             ("tcp6:8347", None),
             ("tcp:8347:interface=0.0.0.0", None),
@@ -208,6 +209,17 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             "bot.toml: [[api.token]] number 2: token_fil is not a setting; did you mean token_file?",
             self.sentence('token_file = "ci-token"', 'token_fil = "ci-token"'),
         )
+
+    def test_misspelt_rows(self) -> None:
+        """
+        A table that there can be several of is offered as it has to be written.
+        """
+        for wrong, meant in (("[[api.hooks]]", "[[api.hook]]"), ("[[hook]]", "[[api.hook]]")):
+            self.assertIn(f" is not a setting; did you mean {meant}?", self.sentence("[[api.hook]]", wrong))
+        for wrong in ("[[api.tokens]]", "[api.tokens]", "[[token]]"):
+            path = self.write(f"{wrong}\nname = 'x'\n")
+            error = self.assertRaises(SettingsError, Settings.from_toml, path, ENVIRONMENT)
+            self.assertIn(" is not a setting; did you mean [[api.token]]?", str(error))
 
     def test_wrong_value(self) -> None:
         """
@@ -344,6 +356,8 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             ("127.0.0.1:8347", "tcp:8347:interface=127.0.0.1"),
             ("tcp:127.0.0.1:8347", "tcp:8347:interface=127.0.0.1"),
             ("http://10.0.0.1:8347/", "tcp:8347:interface=10.0.0.1"),
+            ("http:8347", "tcp:8347:interface=127.0.0.1"),
+            ("TCP:8347", "tcp:8347"),
         ]:
             error = self.assertRaises(SettingsError, ApiSettings, listen=listen)
             self.assertIn(f'write "{meant}"', str(error))
@@ -369,7 +383,25 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             ("tcp:99999", "a port is a number from 1 to 65535"),
             ("ssl:8348:privateKey=/nowhere/key:certKey=/nowhere/key", '"/nowhere/key" cannot be read'),
             ("pigeon:8347", "must be a Twisted server endpoint"),
-            ("tcp:x", "Twisted says"),
+            ("tcp:x", "a port is a number from 1 to 65535"),
+            ("tcp6:0", "a port is a number from 1 to 65535"),
+            ("ssl:0:privateKey=k", "a port is a number from 1 to 65535"),
+            ("tcp:8347:colour=red", "Twisted says"),
+            ("tcp:", 'it needs a port; write "tcp:8347:interface=127.0.0.1"'),
+            ("tcp6:interface=\\:\\:1", "it needs a port"),
+            ("unix:", "it needs a path"),
+            ("unix:mode=600", "it needs a path"),
+            ("systemd:", "systemd:domain=INET:name=api.socket"),
+            ("systemd:domain=INET", "systemd:domain=INET:name=api.socket"),
+            ("ssl:8443", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
+            ("ssl:privateKey=k:certKey=c", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
+            ("tls:8443", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
+            ("TLS:/etc/certs:port=8443", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
+            ("https://127.0.0.1:8443", "ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"),
+            ("systemd:domain=INET:index=0", "start the gateway by its .socket unit"),
+            ("systemd:domain=INET:name=api", "start the gateway by its .socket unit"),
+            ("stdio:", "must be a Twisted server endpoint"),
+            ("haproxy:tcp:8347", "must be a Twisted server endpoint"),
         ]:
             self.assertIn(problem, str(self.assertRaises(SettingsError, ApiSettings, listen=listen)))
 

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
 from component_http.api.exchange import Answer
@@ -16,6 +17,7 @@ from component_http.api.hooks import PATIENCE
 from component_http.contract.conditions import StanzaError, error_stanza
 from component_http.contract.stanza import Stanza
 from component_http.errors import Bounced, RoomRefused
+from component_http.testing import RecordingSender
 from tests.unit.api_world import ALERTS, DOMAIN, GENERIC, JSON, NARROW, SLACK, ApiTestCase, basic
 from tests.unit.test_api import result
 
@@ -733,7 +735,7 @@ class WhateverComesTests(ApiTestCase):
     )
     def test_json(self, path: str, body: Any) -> None:
         """
-        Whatever JSON comes is answered, and never by a mistake of ours.
+        Whatever JSON comes is answered, and never by an internal error.
         """
         self.answer = result
         self.clock.advance(60)
@@ -795,6 +797,27 @@ class TemplateHookTests(ApiTestCase):
         answer = self.successResultOf(posted)
         self.assertEqual(200, answer.status)
         self.assertTrue(answer.body.startswith(b"ok, but the XMPP server has not confirmed it"), answer.body)
+
+    def test_slow_room(self) -> None:
+        """
+        The time to enter a room is part of the time that an alert waits.
+        """
+        entered: Deferred[None] = Deferred()
+
+        class Slow(RecordingSender):
+            async def push(self, *arguments: Any, **options: Any) -> tuple[int, ...]:
+                await entered
+                return await super().push(*arguments, **options)
+
+        self.sender = Slow()
+        self.sender.confirming = False
+        self.api = self.an_api()
+        posted = self.ask("POST", f"/hooks/{ALERTS}", ALERT, token=None)
+        self.clock.advance(PATIENCE - 1)
+        entered.callback(None)
+        self.assertNoResult(posted)
+        self.clock.advance(1)
+        self.assertTrue(self.successResultOf(posted).body.startswith(b"ok, but the XMPP server has not confirmed it"))
 
     def test_some_recipients(self) -> None:
         """

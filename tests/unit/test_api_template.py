@@ -84,6 +84,8 @@ class TemplateTests(SynchronousTestCase):
             "{% for x in [1, 2] recursive %}{% if loop.depth < 60 %}{% set y = loop([1, 2]) %}{% endif %}{% endfor %}",
             "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
             "{{ range(99999) | map('string') | list }}",
+            "{{ (payload * 1000) | select('in', payload * 1000) | list }}",
+            "{{ (payload * 1000) | reject('lessthan', 2) | list }}",
             "{{ range(99999) | list | sum and range(99999) | map('string') | join }}",
         ):
             self.assertEqual("the template takes too long", self.bounded(text, [3, 2, 1]), text)
@@ -137,6 +139,15 @@ class TemplateTests(SynchronousTestCase):
             "{% set ns = namespace(n=payload) %}{% for i in range(99) %}{% set ns.n = ns.n * ns.n %}{% endfor %}",
         ):
             self.assertIn("too large a number", self.bounded(text, 10**9))
+
+    def test_large_comparison(self) -> None:
+        """
+        A test does not look through a text or a list that is too large.
+        """
+        for name in ("in", "eq", "lessthan"):
+            self.assertIn(
+                "too large", self.bounded(f"{{{{ [1] | select('{name}', payload) | list }}}}", "x" * 2_000_001)
+            )
 
     def test_large_payload(self) -> None:
         """

@@ -113,7 +113,7 @@ class DeparturesCase(SynchronousTestCase):
         self.spool = KeptRows()
         self.departures = self.some_departures(self.spool)
 
-    def some_departures(self, spool: MemorySpool, **options: int) -> Departures:
+    def some_departures(self, spool: MemorySpool, **options: Any) -> Departures:
         return Departures(
             spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits(), **options
         )
@@ -333,6 +333,23 @@ class DurableTests(DeparturesCase):
         self.assertEqual(["c"], self.sent())
         self.assertEqual([(1, "reply_unsendable"), (2, "reply_unsendable")], self.spool.failures)
 
+    def test_late_reply_when_read(self) -> None:
+        """
+        A late reply can be recognised when it comes back, also if it leaves after a restart.
+        """
+        told: list[str] = []
+
+        def tell(number: int, departure: Departure, element: Element) -> None:
+            told.append(element["id"])
+
+        self.departures = self.some_departures(self.spool, pushed=tell)
+        self.departures.push(Composed((a_stanza("late"),)), delivery_id="d1")
+        self.answer("answer", asked=a_question("m1"))
+        self.assertEqual(["late"], told)
+        self.some_departures(self.spool, pushed=tell).read_all()
+        self.clock.advance(0)
+        self.assertEqual(["late", "late"], told)
+
     def test_too_late_when_read(self) -> None:
         """
         What the spool kept and is of no use any more does not leave, also where the stream takes everything at once.
@@ -459,7 +476,7 @@ class DurableTests(DeparturesCase):
 
     def test_mistake(self) -> None:
         """
-        A mistake of ours while what is kept is read leaves nobody waiting for the end of it.
+        An internal error while what is kept is read leaves nobody waiting for the end of it.
         """
         self.spool.slow = []
         self.spool.keep(self.departures.leaving([a_stanza("a")]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
+from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail
@@ -27,6 +28,7 @@ from component_http.delivery.departures import Departures
 from component_http.delivery.dispatch import GRACE, Dispatch
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
+from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.relay import FLUSH, Relay
 from component_http.delivery.retry import RetryPolicy
 from component_http.errors import Bounced, DeliveryEnded, RoomRefused, SpoolError
@@ -60,7 +62,12 @@ class World:
         now: The wall clock.
     """
 
-    def __init__(self, limits: BacklogLimits | None = None, first: Sequence[Response] = ()) -> None:
+    def __init__(
+        self,
+        limits: BacklogLimits | None = None,
+        first: Sequence[Response] = (),
+        loop_brake: LoopBrake | None = None,
+    ) -> None:
         self.now = 0.0
         self.clock = Clock()
         self.clock.advance(1_000.0)
@@ -106,6 +113,7 @@ class World:
             wall=self.clock.seconds,
             deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
             loop_guard=None,
+            loop_brake=loop_brake,
         )
         ids_asked = (f"asked{number}" for number in count())
         self.asking = Questions(self.outlet, self.clock, lambda: next(ids_asked))
@@ -295,6 +303,37 @@ class RoomTests(SynchronousTestCase):
         self.world.outlet.end("confirmed")
         self.world.clock.advance(GRACE)
         self.successResultOf(waiting)
+
+
+class Listening(LoopBrake):
+    """A loop brake that remembers what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def said(self, conversation: Any, text: str, *arguments: Any, **options: Any) -> None:
+        self.texts.append(text)
+        super().said(conversation, text, *arguments, **options)
+
+
+class LoopEvidenceTests(SynchronousTestCase):
+    """What of a push counts where somebody answers it."""
+
+    def test_not_kept(self) -> None:
+        """
+        What the spool could not keep was never said, so nobody can have answered it.
+        """
+        brake = Listening()
+        world = World(loop_brake=brake)
+        said = message("a")
+        said.addElement("body", content="are you there?")
+        world.spool.full = True
+        self.failureResultOf(Deferred.fromCoroutine(world.sender.push(Composed((said,)))), SpoolError)
+        self.assertEqual([], brake.texts)
+        world.spool.full = False
+        self.successResultOf(Deferred.fromCoroutine(world.sender.push(Composed((said,)))))
+        self.assertEqual(1, len(brake.texts))
 
 
 class OpenIqTests(SynchronousTestCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -106,6 +107,41 @@ class FunctionWebhookTests(SynchronousTestCase):
             error = self.failureResultOf(posted, TimedOut).value
             self.assertEqual(("no answer within 30 s", [True]), (str(error), cancelled))
         self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_ending_after_its_time(self) -> None:
+        """
+        What a function returns or raises after its time is over is for nobody, and no error of the gateway's.
+        """
+        cleaning: Deferred[None] = Deferred()
+
+        async def answer(request: dict[str, Any]) -> None:
+            try:
+                await Deferred()
+            except CancelledError:
+                await cleaning
+
+        posted = self.post(answer)
+        self.clock.advance(30)
+        self.failureResultOf(posted, TimedOut)
+        cleaning.callback(None)
+        del posted
+        gc.collect()  # an error that nobody handles is logged by then
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_failing_after_its_time(self) -> None:
+        """
+        A function whose clean-up fails was too slow all the same.
+        """
+
+        async def answer(request: dict[str, Any]) -> None:
+            try:
+                await Deferred()
+            finally:
+                raise KeyError("oops")
+
+        posted = self.post(answer)
+        self.clock.advance(30)
+        self.failureResultOf(posted, TimedOut)
 
     def test_cancelled(self) -> None:
         """

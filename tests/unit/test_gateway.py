@@ -413,7 +413,7 @@ class AnswerFunctionTests(SynchronousTestCase):
 
     def a_gateway(self, **more: Any) -> Gateway:
         """A gateway without a URL, on a stream that is only pretended."""
-        component = ComponentSettings(domain="bot.example.org", secret="not used")
+        component = ComponentSettings(domain="bot.example.org", secret="not used", sender=more.pop("sender", None))
         settings = Settings(component=component, spool=SpoolSettings(kind="memory"), **more.pop("tables", {}))
         self.reactor, bootstraps = MemoryReactorClock(), BootstrapMixin()
         gateway = Gateway(settings, self.reactor, manager=StreamManager(bootstraps, self.reactor), **more)
@@ -428,6 +428,20 @@ class AnswerFunctionTests(SynchronousTestCase):
         xml = "<message from='alice@example.org/x' to='bot@bot.example.org' type='chat'><body>hello</body></message>"
         stream.dispatch(*parse_stanzas(xml, Limits()))
         return gateway
+
+    def test_sender(self) -> None:
+        """
+        What is pushed without a sender comes from component.sender, or else from the bare domain.
+        """
+
+        async def answer(request: dict[str, Any]) -> None:
+            return None
+
+        for sender, expected in ((None, "bot.example.org"), ("bot@bot.example.org", "bot@bot.example.org")):
+            gateway = self.a_gateway(answer=answer, sender=sender)
+            pushed = gateway.push({"to": "alice@example.org", "body": "hello"})
+            self.successResultOf(Deferred.fromCoroutine(pushed))
+            self.assertIn(f"from='{expected}'", self.sent[0])
 
     def test_retries(self) -> None:
         """

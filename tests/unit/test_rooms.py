@@ -574,12 +574,17 @@ class PrivateMessageTests(RoomsTestCase):
 
     def test_after_a_restart(self) -> None:
         """
-        A room that was entered before our start is known again by the first presence or message to all from there.
+        A room that was entered before our start is known again by its first presence, or when it sends our own words
+        back; a person who sends a message of type groupchat does not become a room by that.
         """
         self.presence("bob")
         self.assertTrue(self.is_known())
-        self.assertIsNone(self.heard("bob", room="other@rooms.example.org"))
-        self.assertTrue(self.is_known("other@rooms.example.org/alice"))
+        room = "other@rooms.example.org"
+        self.assertIsNone(self.heard("bob", room=room))
+        self.assertFalse(self.is_known(f"{room}/alice"))
+        self.say("m1", room=room)
+        self.assertEqual("reflection", self.heard("echo", id="m1", room=room))
+        self.assertTrue(self.is_known(f"{room}/alice"))
 
     def test_what_was_before_our_start_is_still_found_out(self) -> None:
         """

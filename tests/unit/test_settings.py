@@ -531,6 +531,21 @@ class WrongValueTests(SettingsTestCase):
         )
         self.assertIn("#", self.component_refusal(component_post_url="http://h/#part"))
 
+    def test_urls_without_a_host_name(self) -> None:
+        """
+        A host that no connection can be made to is refused with the settings, and not when the gateway starts.
+        """
+        for host in ("-foo.example", "foo-.", "foo-.example", "ab--c.", "xn--a."):
+            for scheme in ("http", "https"):
+                self.assertIn("host", self.component_refusal(component_post_url=f"{scheme}://{host}/"))
+        for url in (
+            "http://my_bot-:8080/",
+            "https://bot.example.org./",
+            "https://xn--bcher-kva.example/",
+            "http://1.2.3.4/",
+        ):
+            settings_of(component={"component_post_url": url})
+
     def test_stanzas(self) -> None:
         """
         The list of stanzas is a list, not empty, of the three kinds.
