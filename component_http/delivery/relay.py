@@ -371,7 +371,7 @@ class Relay:
             self._valve.pause()
         stored = self._spool.store(delivery, body)
         stored.addCallbacks(self._stored, self._not_stored, callbackArgs=(delivery,), errbackArgs=(delivery,))
-        stored.addErrback(self._mistaken, delivery)
+        stored.addErrback(self._failed_inside, delivery)
 
     def _store_no_longer(self, delivery: Delivery) -> None:
         self._storing.discard(delivery.id)
@@ -409,7 +409,7 @@ class Relay:
         if failure.check(SpoolError):
             self._refuse(delivery.stanza, conditions.FULL, "refused_unstored", failure.getErrorMessage())
         else:
-            self._log_mistake(failure, delivery)
+            self._log_internal_error(failure, delivery)
             self._refuse(delivery.stanza, conditions.INTERNAL, "refused_unstored")
         if not self._storing:
             self._much_to_store = False
@@ -498,7 +498,7 @@ class Relay:
         self._attempts[delivery.id] = attempt
         if not self._once:
             self._spool.note(delivery)
-        attempt.addBoth(self._attempted, delivery).addErrback(self._mistaken, delivery)
+        attempt.addBoth(self._attempted, delivery).addErrback(self._failed_inside, delivery)
         return True
 
     async def _body(self, delivery: Delivery, *, late: bool) -> bytes:
@@ -527,7 +527,7 @@ class Relay:
             return  # it was ended meanwhile, and this is what is left of a cancelled attempt
         if isinstance(result, Failure):
             if not result.check(SpoolError):
-                self._mistaken(result, delivery)
+                self._failed_inside(result, delivery)
                 return
             self._spool_failed(result, "it cannot read what is to be POSTed, so that waits")
             result = Attempted(Retry(SPOOL_REST, counted=False))
@@ -737,7 +737,7 @@ class Relay:
         letter = _letter(delivery, verdict) if keep_letter else None
         ended: Deferred[Any] = self._spool.end(delivery.id, [departure for departure, _ in leaving], letter, memo)
         ended.addErrback(self._not_noted, delivery)
-        ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(self._log_mistake, delivery)
+        ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(self._log_internal_error, delivery)
         if told is not None:
             ended.addCallback(lambda numbers: told.callback(numbers or ()))
 
@@ -756,7 +756,7 @@ class Relay:
         if failure.check(SpoolError):
             self._spool_failed(failure, "what ends now may be delivered again after a restart")
         else:
-            self._log_mistake(failure, delivery)
+            self._log_internal_error(failure, delivery)
 
     def _spool_failed(self, failure: Failure, effect: str) -> None:
         self._observer.count("spool_failed")
@@ -813,14 +813,14 @@ class Relay:
         if not sent:
             self._observer.count("reply_lost")
 
-    def _mistaken(self, failure: Failure, delivery: Delivery) -> None:
+    def _failed_inside(self, failure: Failure, delivery: Delivery) -> None:
         """A bug of ours is not silence for whoever waits for an answer."""
-        self._log_mistake(failure, delivery)
+        self._log_internal_error(failure, delivery)
         if delivery.id in self._deliveries:
-            self._end(delivery, reply.give_up(delivery.stanza, conditions.INTERNAL, "our own mistake"))
+            self._end(delivery, reply.give_up(delivery.stanza, conditions.INTERNAL, "an internal error"))
 
-    def _log_mistake(self, failure: Failure, delivery: Delivery) -> None:
-        self._log.failure("{id}: our own mistake", failure=failure, id=delivery.id)
+    def _log_internal_error(self, failure: Failure, delivery: Delivery) -> None:
+        self._log.failure("{id}: internal error", failure=failure, id=delivery.id)
 
     # -- deadlines --
 

@@ -46,7 +46,7 @@ __all__ = [
 CHECKOUT = Path(component_http.__file__).resolve().parent.parent
 """The folder that holds the package and, beside it, `twisted/plugins`."""
 
-BUGS = re.compile(r"Traceback|Unhandled|Exception ignored|our own mistake|internal error|\bcritical\b|never awaited")
+BUGS = re.compile(r"Traceback|Unhandled|Exception ignored|internal error|\bcritical\b|never awaited")
 """What must never be in a gateway's log, whatever its peers do."""
 
 
