@@ -737,7 +737,9 @@ class Relay:
         letter = _letter(delivery, verdict) if keep_letter else None
         ended: Deferred[Any] = self._spool.end(delivery.id, [departure for departure, _ in leaving], letter, memo)
         ended.addErrback(self._not_noted, delivery)
-        ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(self._log_internal_error, delivery)
+        ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(
+            self._log_internal_error, delivery
+        )
         if told is not None:
             ended.addCallback(lambda numbers: told.callback(numbers or ()))
 
