@@ -672,11 +672,21 @@ def _status(path: Path, chosen: argparse.Namespace, now: Callable[[], Any], opti
     return 0
 
 
+_WEBHOOKS = {
+    "closed": "healthy",
+    "open": "failing, so deliveries wait",
+    "half_open": "failing, and probed now",
+    "gone": "gone: it answered 410",
+    "none": "no webhook",
+}
+"""The states of `delivery.relay.Status.webhook`, for people: to them a closed breaker reads like a broken one."""
+
+
 def _status_in_words(path: Path, found: SpoolStatus, now: float) -> Iterator[tuple[str, str]]:
     yield "spool", f"{path}, schema {found.schema}"
     yield "gateway", _holder_in_words(found.holder)
     if found.webhook is not None:
-        webhook = "no webhook" if found.webhook == "none" else found.webhook
+        webhook = _WEBHOOKS.get(found.webhook, found.webhook)
         yield "webhook", webhook if found.holder.running else f"{webhook}, when a gateway ran last"
     for name, kept in _sorts(found).items():
         if not kept.count and name == "set_aside":

@@ -367,13 +367,13 @@ disk        file [\d.]+ KiB, log 0 B, ballast none
         with changing(self.path) as other:
             other.execute("INSERT INTO facts VALUES ('webhook', 'open')")
         Path(f"{self.path}.ballast").write_bytes(b"x" * 2048)
-        self.assertIn("webhook     open, when a gateway ran last\n", self.status().output)
+        self.assertIn("webhook     failing, so deliveries wait, when a gateway ran last\n", self.status().output)
         self.addCleanup(lock(self.path).release)
         lines = self.status().output.splitlines()
         self.assertEqual(
             [
                 f"gateway     running, process {os.getpid()}",
-                "webhook     open",
+                "webhook     failing, so deliveries wait",
                 "deliveries  1, 20 B, the oldest 1 min ago",
                 "departures  0",
                 "letters     1, 59 B, the oldest 2 h ago",
