@@ -119,7 +119,7 @@ def api_server(
     The HTTP API, which serves once it is started.
 
     Args:
-        settings: All of them.
+        settings: The gateway's settings.
         reactor: Opens the port.
         sender: Sends what is pushed, and asks.
         observer: Told what happens.

@@ -16,7 +16,7 @@ from component_http.contract.endpoint import Endpoint
 from component_http.errors import SettingsError
 from component_http.settings import Settings
 from component_http.settings.values import CREDENTIALS_VARIABLE, shown
-from component_http.spool.database import COMPANIONS
+from component_http.spool.database import files as spool_files
 from component_http.spool.private import located
 from component_http.tap import FileOptions, exit_on_settings_error
 
@@ -129,7 +129,7 @@ def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
     if spool is not None and spool.parent.is_dir():
         spool = located(spool)
         yield partial(_unwritable, spool.parent, user)
-        for file in (spool, *(Path(f"{spool}{end}") for end in (*COMPANIONS, ".lock", ".ballast"))):
+        for file in spool_files(spool):
             yield partial(_of_another, file, user)
 
 

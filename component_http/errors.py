@@ -92,7 +92,7 @@ class DeliveryEnded(ComponentHttpError):
 
 
 class NotSent(ComponentHttpError):
-    """What was pushed and kept did not arrive; the message says why, or whether it may still get there."""
+    """A stanza that was pushed and kept did not arrive. The message says why, or that it may still arrive."""
 
 
 class Bounced(NotSent):

@@ -364,7 +364,7 @@ class Sender(Protocol):
         Keep stanzas until the server has them, all of them or none; they leave in this order.
 
         Args:
-            composed: They. If one of them answers an iq (`Composed.answers`), its delivery ends by that.
+            composed: The stanzas. If one of them answers an iq (`Composed.answers`), its delivery ends by that.
             delivery_id: The delivery that they answer late; None if they answer none.
             memo: To be remembered with them, in the same transaction and with their numbers, for `memo.LIFETIME`.
 
@@ -395,7 +395,7 @@ class Sender(Protocol):
         What is said in a room is waited for until the room shows it, but for `dispatch.GRACE` seconds only.
 
         Args:
-            numbers: Theirs.
+            numbers: The numbers of the stanzas, as `push` returned them.
 
         Raises:
             component_http.errors.NotSent: One of them will never be with the server, which is told as soon as it is

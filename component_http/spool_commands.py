@@ -436,7 +436,7 @@ def as_json(letter: Letter, *, whole: bool = True) -> dict[str, Any]:
     A letter for another program.
 
     Args:
-        letter: It.
+        letter: The dead letter.
         whole: With the request, the response and the stanza that did not leave.
     """
     described = {

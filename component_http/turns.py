@@ -30,7 +30,7 @@ class Turns:
         Do something when it is its turn: at once if nothing else had one in this turn of the reactor.
 
         Args:
-            work: It; says whether there was something to do, or else the turn is another's.
+            work: Does one piece. Returns False where there was nothing to do; then the turn is the next one's.
         """
         self._waiting.append(work)
         if self._next is None:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
-__all__ = ["Waiters"]
+__all__ = ["Waiters", "abandon"]
+
+
+def abandon(*deferreds: Deferred[Any]) -> None:
+    """Cancel some Deferreds whose outcome nobody wants any more; those that have fired already stay unheard."""
+    for deferred in deferreds:
+        deferred.addErrback(lambda _: None)
+        deferred.cancel()
 
 
 class Waiters:

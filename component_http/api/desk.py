@@ -142,7 +142,7 @@ class Desk:
         Make stanzas of reply objects that answer nothing.
 
         Args:
-            objects: They.
+            objects: The reply objects.
             caller: Who wants it, and must be allowed to; None for a hook.
             sender: Where they come from unless they say so; None for what goes with the caller.
             kind: What they are unless they say so.
@@ -255,7 +255,7 @@ class Desk:
         Wait until the server has stanzas.
 
         Args:
-            pushed: They.
+            pushed: The stanzas, as `push` returned them.
             timeout: Seconds to wait at most.
 
         Returns:

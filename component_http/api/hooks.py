@@ -22,6 +22,7 @@ from component_http.api.template import Template, TemplateFailed
 from component_http.contract.address import Address
 from component_http.contract.reply import read_json
 from component_http.errors import ReplyRefused
+from component_http.waiters import abandon
 
 __all__ = ["PATIENCE", "Hook", "Hooks", "post"]
 
@@ -61,10 +62,10 @@ class Hook:
 
 class Hooks:
     """
-    All that there are.
+    The hooks of the settings.
 
     Args:
-        hooks: They.
+        hooks: The hooks, each with a secret of its own.
     """
 
     def __init__(self, hooks: Iterable[Hook]) -> None:
@@ -133,9 +134,7 @@ async def _send(desk: Desk, call: Call, hook: Hook, text: str) -> bool:
             except Problem as problem:
                 problems.append(problem)
     finally:
-        for each in sending:
-            each.addErrback(lambda _: None)
-            each.cancel()
+        abandon(*sending)
     if not problems:
         return is_sent
     if len(sending) == 1:

@@ -6,7 +6,7 @@ import re
 import zlib
 
 from component_http.api.exchange import FORM, JSON, TEXT, XMPP_XML, Call, Problem, fields
-from component_http.contract.reply import read_json, reply_objects
+from component_http.contract.reply import is_json, read_json, reply_objects
 from component_http.errors import ReplyRefused
 
 __all__ = ["body_of", "form_of", "is_json", "json_of", "objects_of", "text_of", "unpacked", "unsupported"]
@@ -15,7 +15,6 @@ ENCODINGS = "gzip, deflate"
 """The content codings that are read, as `Accept-Encoding` names them."""
 
 _XML = (XMPP_XML, "application/xml", "text/xml")
-_JSON = re.compile(r"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)")
 
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 
@@ -125,11 +124,6 @@ def form_of(call: Call) -> dict[str, str]:
         return dict(fields(text_of(call), _charset(call)))
     except ValueError as error:
         raise Problem(400, f"the form cannot be read: {error}") from None
-
-
-def is_json(media_type: str) -> bool:
-    """`application/json` and `application/*+json`."""
-    return bool(_JSON.fullmatch(media_type))
 
 
 def objects_of(call: Call) -> list[dict[str, object]]:

@@ -86,7 +86,7 @@ class Api:
         seconds: A clock that does not go back.
 
     Attributes:
-        routes: All that there are.
+        routes: All routes of the API.
     """
 
     _log = Logger()

@@ -236,7 +236,7 @@ class Template:
     In it `payload` is the JSON that was POSTed. What is missing in it is empty, and so is what is missing in that.
 
     Args:
-        text: It.
+        text: The template's source.
         name: How an error calls it.
         seconds: A clock.
 

@@ -121,10 +121,10 @@ class Caller:
 
 class Tokens:
     """
-    All that there are.
+    The tokens of the settings.
 
     Args:
-        tokens: They.
+        tokens: The tokens, each with a secret of its own.
         domain: The component's own, normalised.
 
     Source: RFC 6750 section 2.1 (Bearer), RFC 7617 (Basic), RFC 9110 section 11.6.1 (the challenge).

@@ -52,6 +52,7 @@ __all__ = [
     "Verdict",
     "answer",
     "give_up",
+    "is_json",
     "is_open",
     "judge",
     "push",
@@ -277,6 +278,11 @@ _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOT
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def is_json(media_type: str) -> bool:
+    """Say whether a media type, in lower case and without parameters, is `application/json` or `application/*+json`."""
+    return _JSON_MEDIA_TYPE.fullmatch(media_type) is not None
+
+
 def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | None]:
     """
     Read the reply objects of a 2xx response.
@@ -294,15 +300,15 @@ def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | 
         if not body:
             return None, None
     media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_json = _JSON_MEDIA_TYPE.fullmatch(media_type) is not None
+    written_in_json = is_json(media_type)
     is_xml = media_type == _XML_MEDIA_TYPE
-    if status == 200 and (is_json or is_xml):
+    if status == 200 and (written_in_json or is_xml):
         if body is None:
             raise ReplyRefused("the response is larger than max_body_bytes")
         if response.headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
             raise ReplyRefused("the response is compressed, which was not asked for")
-        return reply_objects(read_json(body)) if is_json else [{"stanza": _xml_text(body)}], None
-    if not (_means_a_reply(status, body) if is_json and body is not None else is_xml or status != 202):
+        return reply_objects(read_json(body)) if written_in_json else [{"stanza": _xml_text(body)}], None
+    if not (_means_a_reply(status, body) if written_in_json and body is not None else is_xml or status != 202):
         return None, None
     size = "a large body" if body is None else f"{len(body)} bytes"
     if _MEDIA_TYPE.fullmatch(media_type):

@@ -25,6 +25,7 @@ from component_http.errors import XmlRefused
 __all__ = [
     "NS_CLIENT",
     "NS_COMPONENT",
+    "NS_MUC",
     "NS_MUC_USER",
     "NS_PING",
     "STANZA_NAMESPACES",
@@ -36,6 +37,7 @@ __all__ = [
 
 NS_COMPONENT = "jabber:component:accept"
 NS_CLIENT = "jabber:client"
+NS_MUC = "http://jabber.org/protocol/muc"
 NS_MUC_USER = "http://jabber.org/protocol/muc#user"
 NS_PING = "urn:xmpp:ping"
 STANZA_NAMESPACES: frozenset[str | None] = frozenset({NS_COMPONENT, NS_CLIENT, "", None})

@@ -81,7 +81,7 @@ def lifetime(stanza: Element, lifetimes: Mapping[str, float] = LIFETIMES) -> flo
     Say for how many seconds a stanza is of use.
 
     Args:
-        stanza: It.
+        stanza: The stanza.
         lifetimes: As `LIFETIMES`.
     """
     if is_request(stanza) or (stanza.name == "presence" and stanza.getAttribute("type") in _SUBSCRIPTION):

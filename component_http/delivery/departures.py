@@ -248,7 +248,7 @@ class Departures:
         Keep stanzas that end no delivery, and let them leave.
 
         Args:
-            composed: They.
+            composed: The stanzas.
             delivery_id: The delivery that they answer late; None if they answer none.
             memo: To be remembered with them.
 
@@ -284,7 +284,7 @@ class Departures:
         Wait until the server has stanzas that were kept; cancelling it ends the waiting only.
 
         Args:
-            numbers: Theirs.
+            numbers: The numbers of the stanzas.
 
         Raises:
             NotSent: One of them will never be with the server, which is told as soon as it is known.

@@ -19,6 +19,7 @@ from component_http.delivery.departures import Departures
 from component_http.delivery.relay import Relay
 from component_http.errors import DeliveryEnded
 from component_http.interfaces import Spool
+from component_http.waiters import abandon
 
 __all__ = ["GRACE", "Dispatch"]
 
@@ -105,9 +106,7 @@ class Dispatch:
             for entered in entering:
                 await entered
         finally:
-            for entered in entering:
-                entered.addErrback(lambda _: None)
-                entered.cancel()
+            abandon(*entering)
 
     async def recall(self, owner: str, key: str) -> Memo | None:
         """See `component_http.interfaces.Sender.recall`."""
@@ -125,9 +124,7 @@ class Dispatch:
                 with suppress(TimeoutError):
                     await self._bounces.when_shown(numbers).addTimeout(GRACE, self._clock)
         finally:
-            for waiting in (shown, is_sent, hurry):
-                waiting.addErrback(lambda _: None)
-                waiting.cancel()
+            abandon(shown, is_sent, hurry)
 
     async def ask(self, iq: Element, timeout: float) -> Element:
         """See `component_http.interfaces.Sender.ask`."""

@@ -212,7 +212,9 @@ class Forwarder:
             self._observer.count("left_open")
             self._log.debug("{id}: the webhook will answer later", id=delivery.id)
             delivery.failure = None
-            self._tell_ignored(delivery, self._judge(delivery.stanza, result))
+            verdict = self._judge(delivery.stanza, result)
+            if verdict.ignored_body:
+                self._tell_ignored(delivery, verdict)
             return Attempted(LATER)
         return Attempted(self._verdict(delivery, result, step), step.rest)
 
@@ -376,8 +378,6 @@ class Forwarder:
 
     def _tell_ignored(self, delivery: Delivery, verdict: Verdict) -> None:
         """Say that a body was not read as a reply: once a minute, and each time at debug level."""
-        if not verdict.ignored_body:
-            return
         self._observer.count("body_ignored")
         tell = self._log.warn if self._notices.may_tell("ignored body", self._clock.seconds()) else self._log.debug
         tell("{id}: {note}", id=delivery.id, note=verdict.note)

@@ -32,7 +32,7 @@ More than `PACE`, because the other side may have a guard like this one.
 """
 
 CREDIT = 10 * ENOUGH
-"""Points that are missing again in a conversation that did not wait for us when it was slowed down the first time."""
+"""Points taken from a conversation whose sender did not wait for the first reply that was held back."""
 
 MAX_TALKS = 4096
 """Conversations that are watched, the latest; 3 MiB at most."""
@@ -205,7 +205,7 @@ class LoopBrake:
 
         Args:
             conversation: Its conversation.
-            delivery_id: It.
+            delivery_id: The delivery that is about to be POSTed.
             now: As for `heard`.
         """
         talk = self._talks.get(conversation)

@@ -384,7 +384,7 @@ class Relay:
         if self._given_up is not None:
             self._give_up(delivery)
             return
-        if not self._is_banned(delivery):
+        if not self._give_up_if_banned(delivery):
             self._watch_deadlines()
             self._start()
         # While the webhook answers, what is held back now gets in later; else it should be told that there is no room.
@@ -473,7 +473,7 @@ class Relay:
     def _attempt(self, delivery: Delivery) -> bool:
         """Begin an attempt, or rest; or end the delivery and return False, because it cannot be done in time."""
         now = self._clock.seconds()
-        if self._is_banned(delivery):
+        if self._give_up_if_banned(delivery):
             return False
         ban = self._bans.get(delivery.conversation)
         if ban is not None:
@@ -506,7 +506,7 @@ class Relay:
         The request body, when the spool knows what has to be known before the POST.
 
         Args:
-            delivery: It.
+            delivery: The delivery to be POSTed.
             late: The time of its acceptance is put into the body, and the spool has that from now on.
         """
         body = await self._spool.body(delivery.id)
@@ -571,9 +571,9 @@ class Relay:
     def _end_banned(self, conversation: Conversation) -> None:
         """Give up all that has to end before the webhook wants the conversation again, and do not wait for that."""
         waiting = [self._deliveries[each] for each in self._backlog.waiting(conversation) if each in self._deliveries]
-        self._by_slices(waiting, self._is_banned)
+        self._by_slices(waiting, self._give_up_if_banned)
 
-    def _is_banned(self, delivery: Delivery) -> bool:
+    def _give_up_if_banned(self, delivery: Delivery) -> bool:
         """Give a delivery up whose deadline is before the time from which the webhook wants its conversation again."""
         ban = self._bans.get(delivery.conversation)
         if ban is None:

@@ -35,6 +35,7 @@ __all__ = [
     "SCHEMA",
     "SpoolLock",
     "Synchronous",
+    "files",
     "is_busy",
     "is_damage",
     "is_full",
@@ -195,6 +196,12 @@ INSTANT = 0.05
 
 COMPANIONS = ("-wal", "-shm", "-journal")
 """What SQLite puts beside a file, by the ends of their names; it reads a journal that is there, whoever made it."""
+
+
+def files(path: Path) -> tuple[Path, ...]:
+    """A spool's file, and all that may lie beside it."""
+    return tuple(Path(f"{path}{end}") for end in ("", *COMPANIONS, ".lock", ".ballast"))
+
 
 _REMEDY = "start with --quarantine-spool to set it aside and begin with an empty one"
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from attrs import frozen
 
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.spool.database import APPLICATION_ID, BUSY, COMPANIONS, SCHEMA, is_damage, is_full
+from component_http.spool.database import APPLICATION_ID, BUSY, SCHEMA, files, is_damage, is_full
 from component_http.spool.private import Warn, located, no_warning, see_private
 from component_http.spool.rows import lead, text_of
 
@@ -122,8 +122,8 @@ def visit(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> sql
     # SQLite has files of its own beside it.
     if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK | os.X_OK):
         raise SettingsError(f"the spool {path} cannot be read and written; {remedy}")
-    for end in ("", *COMPANIONS, ".lock", ".ballast"):
-        see_private(Path(f"{path}{end}"), user=found.st_uid, warn=warn)
+    for file in files(path):
+        see_private(file, user=found.st_uid, warn=warn)
     with explained(path, patience):
         uri = f"file:{quote(str(path))}?mode=rw"
         connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None)

@@ -23,11 +23,11 @@ from wokkel.subprotocols import XMPPHandler
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.conditions import StanzaError, read_error
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER
+from component_http.contract.xml import NS_COMPONENT, NS_MUC, NS_MUC_USER
 from component_http.errors import Offline, RoomRefused, Unanswered
 from component_http.interfaces import Observer, Outlet
 from component_http.notices import LOG_INTERVAL, Notices
-from component_http.xmpp.rooms import NS_MUC, asks_to_enter, status_codes
+from component_http.xmpp.rooms import asks_to_enter, status_codes
 
 __all__ = ["MAX_STAYS", "PATIENCE", "Entrances"]
 
@@ -174,14 +174,19 @@ class Entrances(XMPPHandler):
         key = str(ours), str(room)
         stay = self._stays.get(key)
         if stay is None:
-            stay = self._stays[key] = _Stay(ours, room, self._nick_of(ours, 1))
-            if len(self._stays) > MAX_STAYS:
-                self._leave(self._stays.popitem(last=False)[1])
+            stay = self._begun(_Stay(ours, room, self._nick_of(ours, 1)))
         else:
             self._stays.move_to_end(key)
         is_late = stay.asked_at is not None and self._clock.seconds() - stay.asked_at >= PATIENCE
         if self._connected and (stay.stage == "wanted" or (stay.stage == "entering" and is_late)):
             self._outlet.send(self._asking(stay))
+        return stay
+
+    def _begun(self, stay: _Stay) -> _Stay:
+        """The same stay, kept from now on; if there are too many, we leave the room that was silent longest."""
+        self._stays[stay.key] = stay
+        if len(self._stays) > MAX_STAYS:
+            self._leave(self._stays.popitem(last=False)[1])
         return stay
 
     def _asking(self, stay: _Stay) -> Element:
@@ -261,9 +266,7 @@ class Entrances(XMPPHandler):
                 self._tell(known)
         elif occupant.resource is not None and asks_to_enter(presence):
             if known is None:
-                known = self._stays[key] = _Stay(ours, occupant.bare, occupant.resource)
-                if len(self._stays) > MAX_STAYS:
-                    self._leave(self._stays.popitem(last=False)[1])
+                known = self._begun(_Stay(ours, occupant.bare, occupant.resource))
             elif presence is known.by_webhook or (known.id and presence.getAttribute("id") == known.id):
                 return
             # The webhook's own presence stands.
@@ -351,7 +354,7 @@ class Entrances(XMPPHandler):
         self._turn_away(stay, StanzaError("cancel", "not-allowed", "the room could not be opened"))
 
     def _unmake(self, stay: _Stay) -> None:
-        """The room did not exist, and is not to."""
+        """Destroy a room that our entering has created."""
         destroy = Element((NS_MUC_OWNER, "destroy"))
         destroy.addElement("reason", content="nobody had made this room")
         del self._stays[stay.key]
@@ -364,7 +367,7 @@ class Entrances(XMPPHandler):
             self._say_goodbye(stay)
             is_gone()
 
-        # Whoever waits is told when it is destroyed, lest he makes it and sees it go.
+        # The waiting sender is told afterwards, so that he does not create the room while we destroy it.
         self._ask_owner(stay, destroy, is_gone, is_there)
 
     def _ask_owner(self, stay: _Stay, child: Element, done: Callable[[], object], failed: Callable[[], object]) -> None:

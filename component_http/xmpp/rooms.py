@@ -17,21 +17,18 @@ from twisted.words.xish.domish import Element
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_MUC_USER
+from component_http.contract.xml import NS_MUC, NS_MUC_USER
 from component_http.shares import fairest_first
 
 __all__ = [
     "MAX_DELAYS",
     "MAX_IDS",
     "MAX_OCCUPANTS",
-    "NS_MUC",
     "Rooms",
     "asks_to_enter",
     "status_codes",
     "tells_of_rooms",
 ]
-
-NS_MUC = "http://jabber.org/protocol/muc"
 
 MAX_DELAYS = 8
 """Authors of a message's delays that are read as addresses; a server and a room make two of them."""
