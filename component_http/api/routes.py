@@ -136,11 +136,6 @@ class Api:
         yield Route("POST", "/rest/{kind}/{type}/{to}", "rest", self._rest)
         yield Route("GET", "/rest/{query}/{to}", "rest", self._rest_query)
 
-    async def handle(self, call: Call) -> Answer:
-        """Carry out a request that is in, or say what is wrong with it; raises nothing but `CancelledError`."""
-        admitted = self.admit(call)
-        return admitted if isinstance(admitted, Answer) else await admitted.carry_out(call.body)
-
     def admit(self, call: Call) -> Admitted | Answer:
         """
         Judge a request before its body is in: its path, its method, who makes it, and how often.
