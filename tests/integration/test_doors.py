@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from hashlib import sha1
 from pathlib import Path
@@ -135,6 +135,25 @@ def how_to_run(folder: Path, *, daemon: bool) -> list[str]:
     return [f"--pidfile={folder}/gateway.pid", f"--logfile={folder}/gateway.log"]
 
 
+@contextmanager
+def running(folder: Path, port: ComponentPort, door: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A gateway in the foreground that has shaken hands; what it prints goes to the file `output`."""
+    with open(folder / "output", "wb") as output:
+        process = subprocess.Popen(
+            [*twistd(), *how_to_run(folder, daemon=False), *door],
+            cwd=folder,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        eventually(lambda: port.accepted == ["bot.example.org"], "the handshake", detail=(folder / "output").read_text)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 BY_FILE = ("component-http", "--config=component-http.toml")
 BY_TAC = ("-y", "component_http.tac")
 DOORS = pytest.mark.parametrize("door", [BY_FILE, BY_TAC], ids=["plugin", "tac"])
@@ -147,21 +166,9 @@ def test_runs_and_stops(folder: Path, port: ComponentPort, door: Sequence[str]) 
     Plugin and .tac connect with the settings file beside them, and stop when they are asked to.
     """
     with_server(folder, port.endpoint)
-    with open(folder / "output", "wb") as output:
-        process = subprocess.Popen(
-            [*twistd(), *how_to_run(folder, daemon=False), *door],
-            cwd=folder,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        eventually(lambda: port.accepted == ["bot.example.org"], "the handshake", detail=(folder / "output").read_text)
+    with running(folder, port, door) as process:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-    finally:
-        process.kill()
-        process.wait()
     said = (folder / "output").read_text()
     assert "Server Shut Down" in said
     assert "Traceback" not in said
@@ -190,16 +197,7 @@ def test_a_web_site_beside_it(folder: Path, port: ComponentPort) -> None:
     with_server(folder, port.endpoint)
     with open(folder / "component_http.tac", "a") as application:
         application.write(SITE)
-    with open(folder / "output", "wb") as output:
-        process = subprocess.Popen(
-            [*twistd(), *how_to_run(folder, daemon=False), *BY_TAC],
-            cwd=folder,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        eventually(lambda: port.accepted == ["bot.example.org"], "the handshake", detail=(folder / "output").read_text)
+    with running(folder, port, BY_TAC):
         with socket.create_connection(("127.0.0.1", int((folder / "port").read_text())), 30) as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.0 404")
@@ -208,9 +206,6 @@ def test_a_web_site_beside_it(folder: Path, port: ComponentPort) -> None:
         [logged] = re.findall(r"\[(.*?) \+0000\]", log.read_text())
         age = time.time() - datetime.strptime(f"{logged} +0000", "%d/%b/%Y:%H:%M:%S %z").timestamp()
         assert abs(age) < 60, logged
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_runs_in_the_background(folder: Path, port: ComponentPort) -> None:
