@@ -15,6 +15,7 @@ from component_http.errors import SettingsError
 from component_http.spool.database import lock, opened, prepare, quarantine
 from component_http.spool.room import Ballast
 from component_http.spool.visit import Holder, holder, visit
+from tests.users import refusal_as
 
 NOBODY = 65534
 BESIDE = ("-wal", "-shm", "-journal", ".ballast")
@@ -207,20 +208,10 @@ class OwnerTests(PrivateCase):
             connection.execute("SELECT * FROM letters").fetchall()
         self.path.chmod(0o666)
         self.folder.chmod(0o777)
-        read, write = os.pipe()
-        child = os.fork()
-        if not child:
-            try:
-                os.setuid(NOBODY - 1)
-                visit(self.path)
-            except SettingsError as error:
-                os.write(write, str(error).encode())
-            finally:
-                os._exit(0)
-        os.close(write)
-        os.waitpid(child, 0)
-        with os.fdopen(read) as told:
-            self.assertIn("it belongs to another user; do this as the user that the gateway runs as", told.read())
+        self.assertIn(
+            "it belongs to another user; do this as the user that the gateway runs as",
+            refusal_as(NOBODY - 1, lambda: visit(self.path)),
+        )
 
     @only_root
     def test_becomes_another_user(self) -> None:
