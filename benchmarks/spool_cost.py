@@ -32,10 +32,10 @@ from twisted.internet.defer import Deferred
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from component_http.contract.delivery import Delivery  # noqa: E402
+from component_http.contract.outbound import OutboundStanza  # noqa: E402
 from component_http.contract.stanza import Stanza  # noqa: E402  (all of these are found through the line above)
 from component_http.contract.xml import Limits, parse_stanzas  # noqa: E402
-from component_http.delivery.delivery import Delivery  # noqa: E402
-from component_http.delivery.departure import Departure  # noqa: E402
 from component_http.spool import database  # noqa: E402
 from component_http.spool.sqlite import SqliteSpool  # noqa: E402
 from tests.soak.rig import Rig  # noqa: E402
@@ -128,7 +128,7 @@ def _asked_pairs(folder: Path, count: int) -> list[float]:
         for number in range(count):
             now = reactor.seconds()
             delivery = Delivery(str(number), _stanza(), 600, now + 900.0)
-            reply = Departure("x" * 200, "message", now + 900.0, now, delivery_id=delivery.id)
+            reply = OutboundStanza("x" * 200, "message", now + 900.0, now, delivery_id=delivery.id)
             begun = time.perf_counter()
             await spool.store(delivery, bytes(600))
             await spool.end(delivery.id, [reply])

@@ -28,39 +28,39 @@ from component_http.clock import steady_reactor
 from component_http.contract import reply
 from component_http.contract.address import Address
 from component_http.contract.conditions import error_of_status
+from component_http.contract.delivery import Delivery
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
+from component_http.contract.outbound import LIFETIMES, OutboundStanza
 from component_http.contract.reply import MAX_REPLIES, Composed, Response
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
-from component_http.delivery.delivery import Delivery
-from component_http.delivery.departure import LIFETIMES, Departure
-from component_http.delivery.departures import Departures
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.outbox import Outbox
 from component_http.delivery.pushes import Pushes
 from component_http.delivery.relay import LATE_SECONDS, Relay, Status
 from component_http.delivery.retry import RetryPolicy
 from component_http.errors import ConnectionFailed, SettingsError, SpoolError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Found, Outlet, ReplyObjects, Spool, Stream, Valve, Webhook
-from component_http.notices import LOG_INTERVAL, Notices
 from component_http.operations.metrics import Counters
 from component_http.settings import DeliverySettings, Settings
 from component_http.spool import database
 from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
+from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
 from component_http.webhook.function import FunctionWebhook
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import LateHandler, StanzaIntake
+from component_http.xmpp.iq_requests import IqRequests
 from component_http.xmpp.presence import AlwaysAvailable
-from component_http.xmpp.questions import Questions
 from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.subscribers import Subscribers
@@ -139,14 +139,14 @@ class Gateway(MultiService):
         self._client = None if webhook is not None else webhook_client(settings, reactor)
         self._has_webhook = webhook is not None or self._client is not None
         self._relay: Relay | None = None
-        self._departures: Departures | None = None
+        self._outbox: Outbox | None = None
         self._spool: Spool | None = None
         self._spool_lock: database.SpoolLock | None = None
         self._restoring: Deferred[None] | None = None
         self._looking: LoopingCall | None = None
         self._hooks = None if settings.api.listen is None else api_hooks(settings)
         self._pushes = Pushes(self._composed)
-        self._questions: Questions | None = None
+        self._iq_requests: IqRequests | None = None
         self._bounces: Bounces | None = None
         self._entrances: Entrances | None = None
         self._link_key: bytes | None = None
@@ -230,19 +230,19 @@ class Gateway(MultiService):
         self._say_what_is_served()
         self._spool = spool = self._new_spool()
         self._pushes.start()
-        self._questions = Questions(self.outlet, self._reactor, lambda: token_hex(16))
+        self._iq_requests = IqRequests(self.outlet, self._reactor, lambda: token_hex(16))
         self._bounces = Bounces(spool, self.counters, self._reactor.seconds)
         self._entrances = entrances = self._new_entrances()
-        self._departures = departures = self._new_departures(spool)
-        self._relay = relay = self._new_relay(spool, departures)
+        self._outbox = outbox = self._new_outbound(spool)
+        self._relay = relay = self._new_relay(spool, outbox)
         # On a stream of somebody else's they may hear at once. What comes before all is restored is stored behind it.
         self._handlers = [*self._new_handlers(relay, self._bounces, entrances), entrances]
         if self._hooks is not None:
-            self._handlers.append(self._questions)
+            self._handlers.append(self._iq_requests)
         for handler in self._handlers:
             handler.setHandlerParent(self.stream)
         if spool.durable:
-            self._restoring = Deferred.fromCoroutine(self._restore(spool, relay, departures))
+            self._restoring = Deferred.fromCoroutine(self._restore(spool, relay, outbox))
             self._restoring.addErrback(self._not_restored)
         else:
             self._subscribers.restore((), spool)
@@ -260,17 +260,17 @@ class Gateway(MultiService):
 
     async def _ask(self, iq: Element, timeout: float) -> Element:
         """Ask, and listen for answers from now on: without the API they are rarely waited for."""
-        assert self._questions is not None
-        if self._questions.parent is None:
-            self._handlers.append(self._questions)
-            self._questions.setHandlerParent(self.stream)
-        return await self._questions.ask(iq, timeout)
+        assert self._iq_requests is not None
+        if self._iq_requests.parent is None:
+            self._handlers.append(self._iq_requests)
+            self._iq_requests.setHandlerParent(self.stream)
+        return await self._iq_requests.ask(iq, timeout)
 
-    def _is_pushed(self, number: int, departure: Departure, element: Element) -> None:
+    def _is_pushed(self, number: int, outbound: OutboundStanza, element: Element) -> None:
         """A stanza that nobody has asked for is about to leave."""
         if self._bounces is not None:
-            self._bounces.pushed(number, departure, element)
-        if departure.delivery_id is None and self._entrances is not None:
+            self._bounces.pushed(number, outbound, element)
+        if outbound.delivery_id is None and self._entrances is not None:
             self._entrances.expect(element)
 
     def _say_what_is_served(self) -> None:
@@ -301,14 +301,14 @@ class Gateway(MultiService):
                     affordable=affordable,
                 )
 
-    async def _restore(self, spool: Spool, relay: Relay, departures: Departures) -> None:
+    async def _restore(self, spool: Spool, relay: Relay, outbox: Outbox) -> None:
         # The first are asked for at once, so that what is stored meanwhile is stored behind them.
         deliveries = await self._patiently(spool.restore)
         others, key = spool.subscribers(), spool.key()
         for each in (others, key):
             each.addErrback(_nothing_there)
         subscribers, self._link_key = await others or (), await key
-        departures.read_all()
+        outbox.read_all()
         self._subscribers.restore(subscribers, spool)
         number = 0
         while deliveries:
@@ -323,32 +323,32 @@ class Gateway(MultiService):
         self._restoring = None
         super().startService()
         self._open(self._link_key)
-        self._looking = LoopingCall(self._look, spool, relay, departures)
+        self._looking = LoopingCall(self._look, spool, relay, outbox)
         self._looking.clock = self._reactor
         self._looking.start(LOOK_INTERVAL)
 
     async def _patiently(self, restore: Callable[[], Deferred[list[Delivery]]]) -> list[Delivery]:
         """Read the next from the spool, again and again until that works."""
-        notices = Notices(LOG_INTERVAL)
+        throttle = Throttle(LOG_INTERVAL)
         while True:
             try:
                 return await restore()
             except SpoolError as error:
-                if notices.may_tell(str(error), self._reactor.seconds()):
+                if throttle.may_tell(str(error), self._reactor.seconds()):
                     self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
             await deferLater(self._reactor, RESTORE_AGAIN)
 
     def _open(self, link_key: bytes | None) -> None:
         """Take what is pushed: by the application, and by the API where there is to be one."""
         self._link_key = link_key
-        assert self._spool is not None and self._departures is not None and self._relay is not None
-        assert self._questions is not None and self._bounces is not None and self._entrances is not None
+        assert self._spool is not None and self._outbox is not None and self._relay is not None
+        assert self._iq_requests is not None and self._bounces is not None and self._entrances is not None
         sender = Dispatch(
             self._spool,
-            self._departures,
+            self._outbox,
             self._relay,
             self._bounces,
-            ask=self._questions.ask,
+            ask=self._iq_requests.ask,
             enter=self._entrances.enter,
             when_sent=self.outlet.when_sent,
             clock=self._reactor,
@@ -381,17 +381,17 @@ class Gateway(MultiService):
         path = link_path(self._link_key, delivery.id, delivery.stanza, expires)
         return None if path is None else f"{self._settings.api.base_url or ''}{path}"
 
-    def _look(self, spool: Spool, relay: Relay, departures: Departures) -> Deferred[None]:
+    def _look(self, spool: Spool, relay: Relay, outbox: Outbox) -> Deferred[None]:
         found = spool.look({"webhook": relay.status().webhook}, relay.room_to_return)
-        return found.addCallback(self._found, relay, departures).addErrback(self._not_looked)
+        return found.addCallback(self._found, relay, outbox).addErrback(self._not_looked)
 
-    def _found(self, found: Found, relay: Relay, departures: Departures) -> None:
+    def _found(self, found: Found, relay: Relay, outbox: Outbox) -> None:
         relay.take_back(found.deliveries)
         relay.drop(found.dropped_deliveries)
-        if found.dropped_departures:
-            departures.dropped(found.dropped_departures)
-        if found.departures:
-            departures.read_all()
+        if found.dropped_outbound:
+            outbox.dropped(found.dropped_outbound)
+        if found.outbound_stanzas:
+            outbox.read_all()
         if found.wake:
             self.wake()
 
@@ -523,8 +523,8 @@ class Gateway(MultiService):
         self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
 
     def _stopped(self, result: Any) -> None:
-        self._relay = self._departures = self._client = self._spool = self._spool_lock = None
-        self._restoring = self._looking = self._api = self._questions = None
+        self._relay = self._outbox = self._client = self._spool = self._spool_lock = None
+        self._restoring = self._looking = self._api = self._iq_requests = None
         self._bounces = self._entrances = None
         self._prepared = False
         stopping, self._stopping = self._stopping, []
@@ -546,8 +546,8 @@ class Gateway(MultiService):
             observer=self.counters,
         )
 
-    def _new_departures(self, spool: Spool) -> Departures:
-        return Departures(
+    def _new_outbound(self, spool: Spool) -> Outbox:
+        return Outbox(
             spool,
             self.outlet,
             self.counters,
@@ -570,7 +570,7 @@ class Gateway(MultiService):
             create=component.create_rooms,
         )
 
-    def _new_relay(self, spool: Spool, departures: Departures) -> Relay:
+    def _new_relay(self, spool: Spool, outbox: Outbox) -> Relay:
         settings, delivery = self._settings, self._settings.delivery
         webhook = self._webhook
         if webhook is None:
@@ -608,7 +608,7 @@ class Gateway(MultiService):
             spool,
             Backlog(backlog_limits(settings), _connections(settings)),
             self.outlet,
-            departures,
+            outbox,
             self._valve,
             self.counters,
             clock=self._reactor,

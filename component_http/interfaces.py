@@ -14,10 +14,10 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
-from component_http.contract.memo import Memo
+from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.idempotency import IdempotencyRecord
+from component_http.contract.outbound import Fate, OutboundStanza
 from component_http.contract.reply import Composed, Response
-from component_http.delivery.delivery import Delivery, Letter
-from component_http.delivery.departure import Departure, Fate
 
 __all__ = [
     "AnswerFunction",
@@ -73,16 +73,16 @@ class Found:
 
     Attributes:
         deliveries: To be delivered once more, behind all others and when there is room.
-        departures: There is more to leave than was handed over.
+        outbound_stanzas: There is more to leave than was handed over.
         dropped_deliveries: The ids of deliveries that are to be dropped.
-        dropped_departures: The numbers of departures that were dropped.
+        dropped_outbound: The numbers of outbound stanzas that were dropped.
         wake: The webhook is to be asked at once.
     """
 
     deliveries: list[Delivery] = field(factory=list)
-    departures: bool = False
+    outbound_stanzas: bool = False
     dropped_deliveries: list[str] = field(factory=list)
-    dropped_departures: list[int] = field(factory=list)
+    dropped_outbound: list[int] = field(factory=list)
     wake: bool = False
 
 
@@ -132,41 +132,43 @@ class Spool(Protocol):
     def end(
         self,
         delivery_id: str,
-        departures: Sequence[Departure],
-        letter: Letter | None = None,
-        memo: Memo | None = None,
+        outbound_stanzas: Sequence[OutboundStanza],
+        letter: DeadLetter | None = None,
+        record: IdempotencyRecord | None = None,
     ) -> Deferred[Sequence[int]]:
         """
         Keep a delivery no longer, but what is to leave for it.
 
         Where that fails a delivery is forgotten later by itself, if nothing is to leave for it; else it stays, for who
-        has its departures now to end it once more, without any, when they have left.
+        has its outbound stanzas now to end it once more, without any, when they have left.
 
         Args:
-            departures: What is to leave, in order.
+            outbound_stanzas: What is to leave, in order.
             letter: It was given up: keep it as a dead letter, if such are kept.
-            memo: To be remembered with what leaves, with its numbers.
+            record: To be remembered with what leaves, with its numbers.
 
         Returns:
-            The numbers of the departures, when all of that is kept; each is larger than any before.
+            The numbers of the outbound stanzas, when all of that is kept; each is larger than any before.
         """
         ...  # pragma: no cover
 
-    def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
+    def push(
+        self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
+    ) -> Deferred[Sequence[int]]:
         """
         Keep what is to leave and answers no delivery.
 
         Args:
-            departures: What is to leave, in order.
-            memo: To be remembered with it, with its numbers.
+            outbound_stanzas: What is to leave, in order.
+            record: To be remembered with it, with its numbers.
 
         Returns:
             Their numbers, when they are kept; each is larger than any before.
         """
         ...  # pragma: no cover
 
-    def recall(self, owner: str, key: str) -> Deferred[Memo | None]:
-        """Fire with what is remembered of a key and not older than `contract.memo.LIFETIME`, or None."""
+    def recall(self, owner: str, key: str) -> Deferred[IdempotencyRecord | None]:
+        """Fire with what is remembered of a key and not older than `contract.idempotency.LIFETIME`, or None."""
         ...  # pragma: no cover
 
     def key(self) -> Deferred[bytes]:
@@ -174,10 +176,10 @@ class Spool(Protocol):
         ...  # pragma: no cover
 
     def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
-        """Fire with those of some departures that are still kept."""
+        """Fire with those of some outbound stanzas that are still kept."""
         ...  # pragma: no cover
 
-    def departures(self, after: int) -> Deferred[list[Departure]]:
+    def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
         """
         Fire with what is to leave and was neither confirmed nor failed, in order; some of it, if it is much.
 
@@ -190,12 +192,12 @@ class Spool(Protocol):
         ...  # pragma: no cover
 
     def confirmed(self, number: int) -> None:
-        """Keep a departure no longer, some time soon: the server has it. If that fails, nobody hears of it."""
+        """Keep an outbound stanza no longer, some time soon: the server has it. If that fails, nobody hears of it."""
         ...  # pragma: no cover
 
     def failed(self, number: int, outcome: str, note: str | None = None) -> None:
         """
-        Keep a departure as a dead letter from now on, some time soon; if that fails, nobody hears of it.
+        Keep an outbound stanza as a dead letter from now on, some time soon; if that fails, nobody hears of it.
 
         Args:
             outcome: `reply_expired`, `reply_unsendable` or `reply_refused`.
@@ -203,21 +205,21 @@ class Spool(Protocol):
         """
         ...  # pragma: no cover
 
-    def bounced(self, number: int, departure: Departure, note: str) -> None:
+    def bounced(self, number: int, outbound: OutboundStanza, note: str) -> None:
         """
-        Keep a departure that came back as a dead letter, some time soon, also if it was confirmed before.
+        Keep an outbound stanza that came back as a dead letter, some time soon, also if it was confirmed before.
 
         If that fails, nobody hears of it.
 
         Args:
             number: Its number.
-            departure: What was kept of it.
+            outbound stanza: What was kept of it.
             note: What it came back with, for a person.
         """
         ...  # pragma: no cover
 
     def suspect(self, number: int) -> None:
-        """Remember of a departure that it is a suspect, some time soon; `departures` knows it from now on."""
+        """Mark an outbound stanza as suspect, some time soon; `outbound_stanzas` knows it from now on."""
         ...  # pragma: no cover
 
     def subscribe(self, component: str, user: str) -> None:
@@ -287,7 +289,7 @@ class Outlet(Protocol):
 
     def depart(
         self,
-        departure: Departure,
+        outbound: OutboundStanza,
         element: Element,
         tell: Callable[[Fate], None] | None = None,
         *,
@@ -297,7 +299,7 @@ class Outlet(Protocol):
         Send one stanza that was checked before, or keep it until the stream is back.
 
         Args:
-            departure: It, and what is to be known of it.
+            outbound stanza: It, and what is to be known of it.
             element: The same as an element.
             tell: Told its fate, once; None for nobody.
             kept: Whoever is told keeps it: after `lost` and `suspected` nothing more is done about it here. False: the
@@ -358,7 +360,7 @@ class Sender(Protocol):
     """
 
     async def push(
-        self, composed: Composed, *, delivery_id: str | None = None, memo: Memo | None = None
+        self, composed: Composed, *, delivery_id: str | None = None, record: IdempotencyRecord | None = None
     ) -> tuple[int, ...]:
         """
         Keep stanzas until the server has them, all of them or none; they leave in this order.
@@ -366,7 +368,7 @@ class Sender(Protocol):
         Args:
             composed: The stanzas. If one of them answers an iq (`Composed.answers`), its delivery ends by that.
             delivery_id: The delivery that they answer late; None if they answer none.
-            memo: To be remembered with them, in the same transaction and with their numbers, for `memo.LIFETIME`.
+            record: Stored with them in the same transaction, with their numbers, for `idempotency.LIFETIME`.
 
         Returns:
             A number for each, in the same order, when they are kept.
@@ -379,7 +381,7 @@ class Sender(Protocol):
         """
         ...  # pragma: no cover
 
-    async def recall(self, owner: str, key: str) -> Memo | None:
+    async def recall(self, owner: str, key: str) -> IdempotencyRecord | None:
         """
         Say what is remembered of a key, or None.
 

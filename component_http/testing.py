@@ -18,12 +18,12 @@ from twisted.words.protocols.jabber.component import ListenComponentAuthenticato
 from twisted.words.protocols.jabber.error import StreamError
 from twisted.words.xish.domish import Element
 
-from component_http.contract import memo
-from component_http.contract.memo import Memo
+from component_http.contract import idempotency
+from component_http.contract.idempotency import IdempotencyRecord
+from component_http.contract.outbound import Fate, OutboundStanza
 from component_http.contract.reply import Composed, Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
-from component_http.delivery.departure import Departure, Fate
 from component_http.errors import Bounced, DeliveryEnded, NotSent, Offline, RoomRefused, SpoolError, Unanswered
 from component_http.waiters import Waiters
 
@@ -135,7 +135,7 @@ class RecordingOutlet:
 
     def __init__(self) -> None:
         self.sent: list[Element] = []
-        self.departed: list[Departure] = []
+        self.departed: list[OutboundStanza] = []
         self.full = False
         self._untold: list[tuple[Callable[[Fate], None], bool]] = []
         self._crowded = False
@@ -172,7 +172,7 @@ class RecordingOutlet:
 
     def depart(
         self,
-        departure: Departure,
+        outbound: OutboundStanza,
         element: Element,
         tell: Callable[[Fate], None] | None = None,
         *,
@@ -182,7 +182,7 @@ class RecordingOutlet:
         if self.full:
             return False
         self.sent.append(element)
-        self.departed.append(departure)
+        self.departed.append(outbound)
         if tell is not None:
             self._untold.append((tell, kept))
         return True
@@ -253,12 +253,12 @@ class RecordingSender:
         self.confirming = True
         self._answer = answer
         self._now = now
-        self._memos: dict[tuple[str, str], tuple[Memo, float]] = {}
+        self._records: dict[tuple[str, str], tuple[IdempotencyRecord, float]] = {}
         self._fates: dict[int, bool | Bounced] = {}
         self._waiting = Waiters()
 
     async def push(
-        self, composed: Composed, *, delivery_id: str | None = None, memo: Memo | None = None
+        self, composed: Composed, *, delivery_id: str | None = None, record: IdempotencyRecord | None = None
     ) -> tuple[int, ...]:
         """See `component_http.interfaces.Sender.push`."""
         if self.full:
@@ -274,16 +274,16 @@ class RecordingSender:
         self.pushed.extend(composed.stanzas)
         self.deliveries.extend([delivery_id] * len(composed.stanzas))
         numbers = tuple(range(first, len(self.pushed) + 1))
-        if memo is not None:
-            self._memos[memo.owner, memo.key] = (evolve(memo, numbers=numbers), self._now())
+        if record is not None:
+            self._records[record.owner, record.key] = (evolve(record, numbers=numbers), self._now())
         if self.confirming:
             self._fates.update(dict.fromkeys(numbers, True))
         return numbers
 
-    async def recall(self, owner: str, key: str) -> Memo | None:
+    async def recall(self, owner: str, key: str) -> IdempotencyRecord | None:
         """See `component_http.interfaces.Sender.recall`."""
-        found, since = self._memos.get((owner, key), (None, 0.0))
-        return found if self._now() - since < memo.LIFETIME else None
+        found, since = self._records.get((owner, key), (None, 0.0))
+        return found if self._now() - since < idempotency.LIFETIME else None
 
     async def sent(self, numbers: Sequence[int]) -> None:
         """See `component_http.interfaces.Sender.sent`."""

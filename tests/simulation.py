@@ -28,9 +28,9 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
-from component_http.delivery.departures import Departures
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
+from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
 from component_http.delivery.retry import RetryPolicy
 from component_http.errors import ConnectionCut, TimedOut, WebhookError
@@ -119,7 +119,7 @@ class World:
             spool,
             Backlog(BacklogLimits(), self.connections),
             outlet,
-            Departures(spool, outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits()),
+            Outbox(spool, outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits()),
             RecordingValve(),
             self.counters,
             clock=self.clock,

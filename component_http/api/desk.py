@@ -24,7 +24,7 @@ from component_http.api.refusals import bounce_problem, room_problem
 from component_http.api.tokens import Caller
 from component_http.contract import reply
 from component_http.contract.address import Address
-from component_http.contract.memo import Memo
+from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
@@ -208,15 +208,17 @@ class Desk:
             Problem: They are not kept, a room does not let their sender in, or the request's idempotency key stands for
                 another one.
         """
-        memo = None
+        record = None
         if "idempotency-key" in call.headers:
-            memo = Memo(owner, _key(call.headers["idempotency-key"]), fingerprint(call, composed), _ids(composed))
-        return await self._kept(self._push(composed, delivery_id, memo))
+            record = IdempotencyRecord(
+                owner, _key(call.headers["idempotency-key"]), fingerprint(call, composed), _ids(composed)
+            )
+        return await self._kept(self._push(composed, delivery_id, record))
 
-    async def _push(self, composed: Composed, delivery_id: str | None, memo: Memo | None) -> Pushed:
-        if memo is None:
+    async def _push(self, composed: Composed, delivery_id: str | None, record: IdempotencyRecord | None) -> Pushed:
+        if record is None:
             return await self._store(composed, delivery_id, None)
-        key = memo.owner, memo.key
+        key = record.owner, record.key
         if key in self._keys:
             raise Problem(
                 409, "a request with this Idempotency-Key is under way: try again", headers={"Retry-After": "1"}
@@ -225,18 +227,18 @@ class Desk:
         try:
             earlier = await self._sender.recall(*key)
             if earlier is None:
-                return await self._store(composed, delivery_id, memo)
+                return await self._store(composed, delivery_id, record)
         except SpoolError:
             raise self._full() from None
         finally:
             self._keys.discard(key)
-        if earlier.fingerprint != memo.fingerprint:
+        if earlier.fingerprint != record.fingerprint:
             raise Problem(422, "this Idempotency-Key was used with another request: make a new one")
         return Pushed(json.loads(earlier.body), earlier.numbers)
 
-    async def _store(self, composed: Composed, delivery_id: str | None, memo: Memo | None) -> Pushed:
+    async def _store(self, composed: Composed, delivery_id: str | None, record: IdempotencyRecord | None) -> Pushed:
         try:
-            numbers = await self._sender.push(composed, delivery_id=delivery_id, memo=memo)
+            numbers = await self._sender.push(composed, delivery_id=delivery_id, record=record)
         except SpoolError:
             raise self._full() from None
         except DeliveryEnded:

@@ -19,8 +19,8 @@ from twisted.words.xish.domish import Element
 
 from component_http.api.desk import Desk
 from component_http.api.exchange import FORM, JSON, TEXT, XMPP_XML, Answer, Call, Problem, error_body, json_answer
+from component_http.api.iq_requests import QUESTIONS, answer_properties, question
 from component_http.api.post_msg import html_element
-from component_http.api.questions import QUESTIONS, answer_properties, question
 from component_http.api.reading import form_of, is_json, json_of, text_of, unsupported
 from component_http.api.tokens import Caller
 from component_http.contract.reply import JsonNumber

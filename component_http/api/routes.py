@@ -21,7 +21,7 @@ from component_http.api.links import ReplyLinks
 from component_http.api.reading import unpacked
 from component_http.api.tokens import Caller, Tokens, see_rate
 from component_http.interfaces import Observer
-from component_http.notices import LOG_INTERVAL, Notices
+from component_http.throttle import LOG_INTERVAL, Throttle
 
 __all__ = ["Api", "Route", "Shape"]
 
@@ -113,7 +113,7 @@ class Api:
         self._max_body_bytes = max_body_bytes
         self._seconds = seconds
         self._description = json_answer(200, openapi.document(version))
-        self._notices = Notices(LOG_INTERVAL)
+        self._throttle = Throttle(LOG_INTERVAL)
         self.routes = tuple(self._all_routes())
 
     def _all_routes(self) -> Iterator[Route]:
@@ -196,15 +196,15 @@ class Api:
     def _count(self, problem: Problem) -> None:
         if problem.status == 401:
             self._observer.count("api_unauthorized")
-            if self._notices.may_tell("api_unauthorized", self._seconds()):
+            if self._throttle.may_tell("api_unauthorized", self._seconds()):
                 self._log.warn("a request to the API was not let in: {reason}", reason=problem.detail)
         elif problem.status == 429:
             self._observer.count("api_limited")
-            if self._notices.may_tell("api_limited", self._seconds()):
+            if self._throttle.may_tell("api_limited", self._seconds()):
                 self._log.warn("a client of the API is over its rate, and told to wait")
         elif problem.status < 500:
             self._observer.count("api_refused")
-            if problem.status == 403 and self._notices.may_tell("api_forbidden", self._seconds()):
+            if problem.status == 403 and self._throttle.may_tell("api_forbidden", self._seconds()):
                 self._log.warn("a client of the API asked for what it may not do: {reason}", reason=problem.detail)
 
     # -- the endpoints --

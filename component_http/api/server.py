@@ -31,7 +31,7 @@ from zope.interface import implementer
 from component_http.api.exchange import Admitted, Answer, Call, Problem, problem_json
 from component_http.api.http1 import CONTINUE, BodyTooLarge, Head, RequestReader, response
 from component_http.interfaces import Observer
-from component_http.notices import LOG_INTERVAL, Notices
+from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.turns import Turns
 
 __all__ = ["ApiServer"]
@@ -453,7 +453,7 @@ class ApiServer(Service):
         self.stopping = False
         self._finish = finish
         self._endpoint = endpoint
-        self._notices = Notices(LOG_INTERVAL)
+        self._throttle = Throttle(LOG_INTERVAL)
         self._under_way: set[Deferred[None]] = set()
         self._port: IListeningPort | None = None
         self._idle: list[Deferred[None]] = []
@@ -496,7 +496,7 @@ class ApiServer(Service):
         """
         if len(self.channels) < self.max_connections:
             return self._placed()
-        if self._notices.may_tell("api_busy", self.clock.seconds()):
+        if self._throttle.may_tell("api_busy", self.clock.seconds()):
             self._log.warn(
                 "the API has {places} connections, as many as max_connections allows: new ones take the places of idle"
                 " ones, and some are told 503",

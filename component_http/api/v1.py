@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from component_http.api.desk import Desk
 from component_http.api.exchange import XMPP_XML, Answer, Call, Problem, json_answer
+from component_http.api.iq_requests import answer_properties, question
 from component_http.api.links import ReplyLinks
-from component_http.api.questions import answer_properties, question
 from component_http.api.reading import objects_of
 from component_http.api.tokens import Caller
 from component_http.contract.link import LateReply

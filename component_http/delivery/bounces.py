@@ -12,11 +12,11 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
 from component_http.contract.conditions import read_error
+from component_http.contract.outbound import OutboundStanza
 from component_http.contract.stanza import Stanza
-from component_http.delivery.departure import Departure
 from component_http.errors import Bounced
 from component_http.interfaces import Observer, Spool
-from component_http.notices import Folded
+from component_http.throttle import Folded
 
 __all__ = ["MAX_BYTES", "MAX_PUSHED", "Bounces"]
 
@@ -38,7 +38,7 @@ class _Pushed:
     """A stanza that was pushed, and its number in the spool."""
 
     number: int
-    departure: Departure
+    outbound: OutboundStanza
 
 
 @define(eq=False)
@@ -79,7 +79,7 @@ class Bounces:
         self._fates: OrderedDict[int, Bounced | None] = OrderedDict()
         self._waiting: dict[int, list[_Wait]] = {}
 
-    def pushed(self, number: int, departure: Departure, element: Element) -> None:
+    def pushed(self, number: int, outbound: OutboundStanza, element: Element) -> None:
         """
         Remember a stanza that is about to leave.
 
@@ -94,27 +94,27 @@ class Bounces:
             return  # the answer to an iq is no bounce, and errors are not answered
         key = id, str(Address.parse(element["from"])), str(Address.parse(element["to"]))
         self._forget(key)
-        self._pushed[key] = _Pushed(number, departure)
+        self._pushed[key] = _Pushed(number, outbound)
         if element.name == "message" and type_ == "groupchat":
             self._for_rooms.add(number)
-        self._bytes += len(departure.xml)
+        self._bytes += len(outbound.xml)
         while len(self._pushed) > MAX_PUSHED or self._bytes > MAX_BYTES:
             self._forget(next(iter(self._pushed)))
 
     def returned(self, error: Stanza) -> None:
         """Look at a message or a presence of type error that arrived: it may be a stanza that comes back."""
         pushed = self._forget((error.id or "", str(error.recipient), str(error.sender)))
-        if pushed is None or pushed.departure.kind != error.kind:
+        if pushed is None or pushed.outbound.kind != error.kind:
             return
         found = read_error(error)
         bounced = Bounced(found.condition, found.type, found.text or "")
         self._observer.count("push_bounced")
-        self._spool.bounced(pushed.number, pushed.departure, f"it came back: {bounced}")
+        self._spool.bounced(pushed.number, pushed.outbound, f"it came back: {bounced}")
         self._lines.write(
             bounced.condition,
             self._log.warn,
             "{id}: a {kind} that was pushed came back: {reason}",
-            id=f"{pushed.departure.delivery_id or 'departure'}.{pushed.number}",
+            id=f"{pushed.outbound.delivery_id or 'departure'}.{pushed.number}",
             kind=error.kind,
             reason=str(bounced),
         )
@@ -180,6 +180,6 @@ class Bounces:
     def _forget(self, key: _Key) -> _Pushed | None:
         pushed = self._pushed.pop(key, None)
         if pushed is not None:
-            self._bytes -= len(pushed.departure.xml)
+            self._bytes -= len(pushed.outbound.xml)
             self._for_rooms.discard(pushed.number)
         return pushed

@@ -12,10 +12,10 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
-from component_http.contract.memo import Memo
+from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.reply import Composed
 from component_http.delivery.bounces import Bounces
-from component_http.delivery.departures import Departures
+from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
 from component_http.errors import DeliveryEnded
 from component_http.interfaces import Spool
@@ -40,7 +40,7 @@ class Dispatch:
 
     Args:
         spool: Remembers answers by their keys.
-        departures: Keep what is pushed.
+        outbox: Keep what is pushed.
         relay: Has the iqs that may be answered late; told what is pushed.
         bounces: Knows which pushed stanzas came back.
         ask: Sends an iq with a fresh id, and waits for its answer so many seconds (see `Sender.ask`).
@@ -54,7 +54,7 @@ class Dispatch:
     def __init__(
         self,
         spool: Spool,
-        departures: Departures,
+        outbox: Outbox,
         relay: Relay,
         bounces: Bounces,
         *,
@@ -64,7 +64,7 @@ class Dispatch:
         clock: IReactorTime,
     ) -> None:
         self._spool = spool
-        self._departures = departures
+        self._outbox = outbox
         self._relay = relay
         self._bounces = bounces
         self._ask = ask
@@ -73,7 +73,7 @@ class Dispatch:
         self._clock = clock
 
     async def push(
-        self, composed: Composed, *, delivery_id: str | None = None, memo: Memo | None = None
+        self, composed: Composed, *, delivery_id: str | None = None, record: IdempotencyRecord | None = None
     ) -> tuple[int, ...]:
         """See `component_http.interfaces.Sender.push`."""
         if delivery_id is None:
@@ -86,11 +86,11 @@ class Dispatch:
                 return numbers
 
             # What was not kept is not said, and is no evidence of a loop.
-            kept = self._departures.push(composed, delivery_id=delivery_id, memo=memo).addCallback(note)
+            kept = self._outbox.push(composed, delivery_id=delivery_id, record=record).addCallback(note)
         elif delivery_id is None:
             raise DeliveryEnded
         else:
-            kept = self._relay.answer_late(delivery_id, composed, memo)
+            kept = self._relay.answer_late(delivery_id, composed, record)
         numbers: Sequence[int] = await _shielded(kept)
         return tuple(numbers)
 
@@ -108,14 +108,14 @@ class Dispatch:
         finally:
             abandon(*entering)
 
-    async def recall(self, owner: str, key: str) -> Memo | None:
+    async def recall(self, owner: str, key: str) -> IdempotencyRecord | None:
         """See `component_http.interfaces.Sender.recall`."""
         return await self._spool.recall(owner, key)
 
     async def sent(self, numbers: Sequence[int]) -> None:
         """See `component_http.interfaces.Sender.sent`."""
         shown = self._bounces.when_shown(numbers)
-        is_sent = Deferred.fromCoroutine(self._departures.sent(numbers))
+        is_sent = Deferred.fromCoroutine(self._outbox.sent(numbers))
         hurry = self._when_sent()
         try:
             await _first(shown, is_sent)

@@ -13,17 +13,17 @@ from twisted.logger import Logger
 
 from component_http.contract import conditions, reply
 from component_http.contract.conditions import StanzaError
+from component_http.contract.delivery import Delivery
 from component_http.contract.link import HEADER
 from component_http.contract.reply import Outcome, Response, Verdict, is_open
 from component_http.contract.request import thread_of
 from component_http.contract.stanza import Stanza
 from component_http.delivery.breaker import Breaker, Probe, is_failure
-from component_http.delivery.delivery import Delivery
 from component_http.delivery.load import Load
 from component_http.delivery.retry import AttemptResult, GiveUp, Retry, RetryPolicy, is_rejection
 from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
-from component_http.notices import LOG_INTERVAL, Notices
+from component_http.throttle import LOG_INTERVAL, Throttle
 
 __all__ = ["LATER", "Attempted", "Forwarder", "Later"]
 
@@ -123,7 +123,7 @@ class Forwarder:
         self._now = now
         self._draw = draw
         self._link = link
-        self._notices = Notices(LOG_INTERVAL)
+        self._throttle = Throttle(LOG_INTERVAL)
         self.gone: StanzaError | None = None
         self.untrusted = False
         self.last_failure: str | None = None
@@ -304,7 +304,7 @@ class Forwarder:
     def _look_at_certificate(self, result: AttemptResult) -> None:
         if isinstance(result, CertificateInvalid):
             self.untrusted = True
-            if self._notices.may_tell("certificate", self._clock.seconds()):
+            if self._throttle.may_tell("certificate", self._clock.seconds()):
                 self._log.error("the webhook's certificate cannot be trusted: {reason}", reason=str(result))
         elif isinstance(result, Response):
             self.untrusted = False
@@ -379,7 +379,7 @@ class Forwarder:
     def _tell_ignored(self, delivery: Delivery, verdict: Verdict) -> None:
         """Say that a body was not read as a reply: once a minute, and each time at debug level."""
         self._observer.count("body_ignored")
-        tell = self._log.warn if self._notices.may_tell("ignored body", self._clock.seconds()) else self._log.debug
+        tell = self._log.warn if self._throttle.may_tell("ignored body", self._clock.seconds()) else self._log.debug
         tell("{id}: {note}", id=delivery.id, note=verdict.note)
 
 

@@ -15,21 +15,21 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.contract import conditions, reply
-from component_http.contract.memo import Memo
+from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.reply import Composed, Response, Verdict
 from component_http.contract.request import delayed_body, request_body
 from component_http.contract.stanza import Stanza
 from component_http.delivery.backlog import Backlog, Conversation
 from component_http.delivery.deadlines import Deadlines
-from component_http.delivery.delivery import Delivery, Letter
-from component_http.delivery.departures import Departures, Leaving
 from component_http.delivery.forwarder import Attempted, Forwarder, Later
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.outbox import Leaving, Outbox
 from component_http.delivery.retry import Retry
 from component_http.errors import DeliveryEnded, SpoolError, WebhookError
 from component_http.interfaces import Observer, Outlet, Spool, Valve
-from component_http.notices import LOG_INTERVAL, Notices
+from component_http.throttle import LOG_INTERVAL, Throttle
 
 __all__ = ["LATE_SECONDS", "Relay", "Status"]
 
@@ -152,7 +152,7 @@ class Relay:
         spool: Keeps accepted deliveries.
         backlog: Whose turn it is, and how much there may be; empty.
         outlet: Where those are told that are refused.
-        departures: Where replies and errors of deliveries go; while it is crowded no attempt begins.
+        outbox: Where replies and errors of deliveries go; while it is crowded no attempt begins.
         valve: Where stanzas come from; closed while the backlog is crowded.
         observer: Told `accepted` or `restored`, then one of `replied`, `silent`, `bounced`, `expired`, `refused_reply`
             for each; or `refused_full`, `refused_conversation_full`, `refused_unfair`, `refused_gone`,
@@ -179,7 +179,7 @@ class Relay:
         spool: Spool,
         backlog: Backlog,
         outlet: Outlet,
-        departures: Departures,
+        outbox: Outbox,
         valve: Valve,
         observer: Observer,
         *,
@@ -198,7 +198,7 @@ class Relay:
         self._spool = spool
         self._backlog = backlog
         self._outlet = outlet
-        self._departures = departures
+        self._outbox = outbox
         self._valve = valve
         self._observer = observer
         self._clock = clock
@@ -211,8 +211,8 @@ class Relay:
         self._once = once
         self._loop_brake = loop_brake
         self._has_webhook = has_webhook
-        self._notices = Notices(REFUSAL_INTERVAL)
-        self._log_notices = Notices(LOG_INTERVAL)
+        self._throttle = Throttle(REFUSAL_INTERVAL)
+        self._log_throttle = Throttle(LOG_INTERVAL)
         # What is to be pending, and its bytes in all; the backlog reserves room for it.
         self._storing: set[str] = set()
         self._storing_bytes = 0
@@ -418,10 +418,10 @@ class Relay:
     def _refuse(self, stanza: Stanza, error: conditions.StanzaError, event: str, why: str = "") -> None:
         self._observer.count(event)
         now = self._clock.seconds()
-        if self._log_notices.may_tell(event, now):
+        if self._log_throttle.may_tell(event, now):
             self._log.warn("refusing stanzas: {reason}", reason=": ".join(filter(None, (REFUSALS[event], why))))
         sender = stanza.conversation[0]
-        if stanza.is_request or (stanza.bounceable and self._notices.may_tell(sender, now)):
+        if stanza.is_request or (stanza.bounceable and self._throttle.may_tell(sender, now)):
             self._send(conditions.error_stanza(stanza, error))
         else:
             self._observer.count("refusals_untold")
@@ -452,9 +452,9 @@ class Relay:
     def _may_start(self) -> bool:
         if self._given_up is not None or not self._backlog.pending:
             return False
-        if self._departures.crowded:
+        if self._outbox.crowded:
             if self._clear is None:
-                self._clear = self._departures.when_clear()
+                self._clear = self._outbox.when_clear()
                 self._clear.addCallbacks(self._cleared, _forget)
             return False
         wait = self._forwarder.wait()
@@ -690,7 +690,9 @@ class Relay:
                 stanzas = verdict.stanzas if delivery.stanza.is_request else ()
                 self._end(delivery, evolve(verdict, stanzas=stanzas), keep_letter=False)
 
-    def answer_late(self, delivery_id: str, composed: Composed, memo: Memo | None = None) -> Deferred[Sequence[int]]:
+    def answer_late(
+        self, delivery_id: str, composed: Composed, record: IdempotencyRecord | None = None
+    ) -> Deferred[Sequence[int]]:
         """
         Answer an iq that is open, or under way.
 
@@ -707,14 +709,14 @@ class Relay:
             return fail(DeliveryEnded())
         numbers: Deferred[Sequence[int]] = Deferred()
         verdict = Verdict("replied", composed.stanzas, verbatim=composed.verbatim)
-        self._end(delivery, verdict, memo, told=numbers)
+        self._end(delivery, verdict, record, told=numbers)
         return numbers
 
     def _end(
         self,
         delivery: Delivery,
         verdict: Verdict,
-        memo: Memo | None = None,
+        record: IdempotencyRecord | None = None,
         *,
         told: Deferred[Sequence[int]] | None = None,
         keep_letter: bool = True,
@@ -727,7 +729,7 @@ class Relay:
         verdict = self._guarded(delivery, verdict)
         if verdict.outcome == "replied":
             self.note_said(verdict.stanzas, delivery.id)
-        leaving = self._departures.leaving(
+        leaving = self._outbox.leaving(
             verdict.stanzas,
             verbatim=verdict.verbatim,
             delivery_id=delivery.id,
@@ -735,7 +737,7 @@ class Relay:
             asked=delivery.stanza if delivery.stanza.bounceable else None,
         )
         letter = _letter(delivery, verdict) if keep_letter else None
-        ended: Deferred[Any] = self._spool.end(delivery.id, [departure for departure, _ in leaving], letter, memo)
+        ended: Deferred[Any] = self._spool.end(delivery.id, [outbound for outbound, _ in leaving], letter, record)
         ended.addErrback(self._not_noted, delivery)
         ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(
             self._log_internal_error, delivery
@@ -762,7 +764,7 @@ class Relay:
 
     def _spool_failed(self, failure: Failure, effect: str) -> None:
         self._observer.count("spool_failed")
-        if self._log_notices.may_tell(effect, self._clock.seconds()):
+        if self._log_throttle.may_tell(effect, self._clock.seconds()):
             self._log.error("the spool fails: {effect}: {reason}", effect=effect, reason=failure.getErrorMessage())
 
     def _ended(
@@ -771,7 +773,7 @@ class Relay:
         delivery: Delivery,
         verdict: Verdict,
         leaving: Leaving,
-        letter: Letter | None,
+        letter: DeadLetter | None,
     ) -> Sequence[int] | None:
         del self._deliveries[delivery.id]
         self._ending.discard(delivery.id)
@@ -782,15 +784,15 @@ class Relay:
             self._backlog.remove(delivery.id)
         self._observer.count(verdict.outcome)
         if numbers is not None:
-            self._departures.depart(leaving, numbers)
+            self._outbox.depart(leaving, numbers)
         else:
-            self._departures.depart_unkept(leaving, partial(self._gone_at_last, delivery, letter))
+            self._outbox.depart_unkept(leaving, partial(self._gone_at_last, delivery, letter))
         self._read_again()
         self._start()
         self._look_whether_drained()
         return numbers
 
-    def _gone_at_last(self, delivery: Delivery, letter: Letter | None) -> None:
+    def _gone_at_last(self, delivery: Delivery, letter: DeadLetter | None) -> None:
         """The server has what the spool could not keep; before, the delivery had to be in the spool for a restart."""
         self._spool.end(delivery.id, (), letter).addErrback(self._not_noted, delivery)
 
@@ -901,7 +903,7 @@ class Relay:
         """When all has ended, wait for what is still to leave, as long as the drain may take and a moment at least."""
         if not self._drained or self._under_way or self._sent is not None:
             return
-        self._sent = self._departures.when_sent()
+        self._sent = self._outbox.when_sent()
         self._sent.addCallbacks(self._all_over, _forget)
         if self._end_of_drain is None and self._sent is not None:
             self._end_of_drain = self._clock.callLater(FLUSH, self._drain_over)
@@ -960,7 +962,7 @@ class Relay:
             if waiting is not None:
                 waiting.cancel()
         self._clear = self._sent = None
-        self._departures.stop()
+        self._outbox.stop()
         self._valve.resume()
         drained, self._drained = self._drained, []
         for each in drained:
@@ -973,16 +975,16 @@ def _cut_off(delivery: Delivery) -> Verdict:
     return reply.give_up(delivery.stanza, conditions.CONNECTION_FAILURE, note)
 
 
-def _letter(delivery: Delivery, verdict: Verdict) -> Letter | None:
+def _letter(delivery: Delivery, verdict: Verdict) -> DeadLetter | None:
     """What is to be kept of a delivery that was given up."""
     if verdict.outcome in ("replied", "silent"):
         return None
     note, failure = verdict.note or "", delivery.failure
     if not isinstance(failure, Response):
-        return Letter(verdict.outcome, note, delivery.tries)
+        return DeadLetter(verdict.outcome, note, delivery.tries)
     media_type = failure.headers.get("content-type")
     body = None if failure.body is None else failure.body[:MAX_LETTER_BYTES]
-    return Letter(verdict.outcome, note, delivery.tries, failure.status, media_type, body)
+    return DeadLetter(verdict.outcome, note, delivery.tries, failure.status, media_type, body)
 
 
 def _forget_failure(failure: Failure) -> None:

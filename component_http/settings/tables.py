@@ -22,7 +22,16 @@ from component_http.contract.stanza import STANZA_KINDS
 from component_http.contract.url import WebhookUrl, is_loopback
 from component_http.errors import SettingsError
 from component_http.settings import values
-from component_http.settings.values import Kind, accepted, file_path, listening_at, number, secret_path, shown, whole
+from component_http.settings.values import (
+    ValueType,
+    accepted,
+    file_path,
+    listening_at,
+    number,
+    secret_path,
+    shown,
+    whole,
+)
 
 __all__ = [
     "SECRET_VARIABLE",
@@ -83,7 +92,7 @@ class About:
         rows: Its value is any number of such tables, one for each [[...]] in a settings file.
     """
 
-    kind: Kind
+    kind: ValueType
     help: str
     reason: str = ""
     example: str = ""
@@ -173,7 +182,7 @@ def rows(table: type[Table], help: str) -> Any:
             raise TypeError(f"every {table.TABLE} must be a {table.__name__}")
         return given
 
-    return setting(About(Kind(f"tables: [[{table.TABLE}]]", accept, None), help, rows=table), default=())
+    return setting(About(ValueType(f"tables: [[{table.TABLE}]]", accept, None), help, rows=table), default=())
 
 
 # Secrets come from files.
@@ -577,7 +586,7 @@ MESSAGE_DEADLINE = 900.0
 OUTAGE_GRACE = 86_400.0
 
 _IGNORED = About(
-    Kind("anything", lambda value: value),
+    ValueType("anything", lambda value: value),
     "not used any more, for there is no retry budget; settings files of earlier versions have it",
     retired=True,
 )

@@ -50,7 +50,7 @@ __all__ = [
     "SWITCH",
     "TOKEN",
     "URL",
-    "Kind",
+    "ValueType",
     "accepted",
     "accepted_from_flag",
     "choice",
@@ -106,7 +106,7 @@ def _unchanged(text: str) -> object:
 
 
 @frozen
-class Kind:
+class ValueType:
     """
     A kind of value.
 
@@ -123,7 +123,7 @@ class Kind:
     credential: bool = False
 
 
-def accepted(label: str, value: object, kind: Kind, env: Mapping[str, str] = os.environ) -> Any:
+def accepted(label: str, value: object, kind: ValueType, env: Mapping[str, str] = os.environ) -> Any:
     """
     The value as the settings hold it.
 
@@ -142,7 +142,7 @@ def accepted(label: str, value: object, kind: Kind, env: Mapping[str, str] = os.
         raise SettingsError(_sentence(label, value, kind, unfit, _as_toml)) from None
 
 
-def accepted_from_flag(label: str, text: str, kind: Kind, env: Mapping[str, str] = os.environ) -> Any:
+def accepted_from_flag(label: str, text: str, kind: ValueType, env: Mapping[str, str] = os.environ) -> Any:
     """The same for a flag's text, which the sentence shows as it was typed."""
     assert kind.from_flag is not None
     try:
@@ -151,13 +151,13 @@ def accepted_from_flag(label: str, text: str, kind: Kind, env: Mapping[str, str]
         raise SettingsError(_sentence(label, text, kind, unfit, _as_typed)) from None
 
 
-def _resolved(value: object, kind: Kind, env: Mapping[str, str]) -> object:
+def _resolved(value: object, kind: ValueType, env: Mapping[str, str]) -> object:
     if kind.credential and isinstance(value, str) and value.startswith(CREDENTIAL_MARK):
         return _credential_path(value, env)
     return value
 
 
-def _sentence(label: str, value: object, kind: Kind, unfit: _Unfit, written: Callable[[object], str]) -> str:
+def _sentence(label: str, value: object, kind: ValueType, unfit: _Unfit, written: Callable[[object], str]) -> str:
     where = label if unfit.part is None else f"{label}.{unfit.part}"
     found = shown(value if unfit.found is NOTHING else unfit.found)
     problem = unfit.problem or f"is {found}, but must {unfit.allowed or f'be {kind.allowed}'}"
@@ -167,7 +167,7 @@ def _sentence(label: str, value: object, kind: Kind, unfit: _Unfit, written: Cal
     return "; ".join([f"{where} {problem}", *remedies])
 
 
-def _is_accepted(value: object, kind: Kind) -> bool:
+def _is_accepted(value: object, kind: ValueType) -> bool:
     try:
         kind.accept(value)
     except _Unfit:
@@ -227,7 +227,7 @@ def _one_of(names: Collection[str]) -> str:
 # Numbers, words, paths.
 
 
-def number(low: float, high: float, unit: str) -> Kind:
+def number(low: float, high: float, unit: str) -> ValueType:
     """A number with both ends allowed; the settings hold a float."""
 
     def accept(value: Any) -> float:
@@ -241,10 +241,10 @@ def number(low: float, high: float, unit: str) -> Kind:
         except ValueError:
             return text
 
-    return Kind(f"a number from {low:g} to {high:g} ({unit})", accept, from_flag)
+    return ValueType(f"a number from {low:g} to {high:g} ({unit})", accept, from_flag)
 
 
-def whole(low: int, high: int, unit: str) -> Kind:
+def whole(low: int, high: int, unit: str) -> ValueType:
     """A whole number with both ends allowed."""
 
     def accept(value: Any) -> int:
@@ -258,7 +258,7 @@ def whole(low: int, high: int, unit: str) -> Kind:
         except ValueError:
             return text
 
-    return Kind(f"a whole number from {low} to {high} ({unit})", accept, from_flag)
+    return ValueType(f"a whole number from {low} to {high} ({unit})", accept, from_flag)
 
 
 def _accept_switch(value: Any) -> bool:
@@ -267,10 +267,10 @@ def _accept_switch(value: Any) -> bool:
     return value
 
 
-SWITCH = Kind("true or false", _accept_switch, lambda text: {"true": True, "false": False}.get(text.lower(), text))
+SWITCH = ValueType("true or false", _accept_switch, lambda text: {"true": True, "false": False}.get(text.lower(), text))
 
 
-def choice(*names: str) -> Kind:
+def choice(*names: str) -> ValueType:
     """One of a few words."""
 
     def accept(value: Any) -> str:
@@ -278,10 +278,10 @@ def choice(*names: str) -> Kind:
             raise _Unfit(remedy=_did_you_mean(value, names))
         return value
 
-    return Kind(_one_of(names), accept)
+    return ValueType(_one_of(names), accept)
 
 
-def file_path(what: str) -> Kind:
+def file_path(what: str) -> ValueType:
     """The path of a file; whether it is there is not asked here."""
 
     def accept(value: Any) -> str:
@@ -290,7 +290,7 @@ def file_path(what: str) -> Kind:
             raise _Unfit
         return text
 
-    return Kind(f"the path of {what}", accept)
+    return ValueType(f"the path of {what}", accept)
 
 
 CREDENTIAL_MARK = "credential:"
@@ -300,10 +300,12 @@ CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 """The environment variable by which systemd names the folder with a service's credentials."""
 
 
-def secret_path(what: str) -> Kind:
+def secret_path(what: str) -> ValueType:
     """The path of a file with a secret, or `credential:NAME`."""
     path = file_path(what)
-    return Kind(f'{path.allowed}, or "{CREDENTIAL_MARK}NAME" for one that systemd passes', path.accept, credential=True)
+    return ValueType(
+        f'{path.allowed}, or "{CREDENTIAL_MARK}NAME" for one that systemd passes', path.accept, credential=True
+    )
 
 
 def _credential_path(text: str, env: Mapping[str, str]) -> str:
@@ -345,7 +347,7 @@ def _accept_domain(value: Any) -> str:
     return address.domain
 
 
-DOMAIN = Kind('a domain such as "bot.example.org", without user, port or resource', _accept_domain)
+DOMAIN = ValueType('a domain such as "bot.example.org", without user, port or resource', _accept_domain)
 
 
 @implementer(IReactorPluggableNameResolver)
@@ -405,7 +407,7 @@ def _escaped(text: str) -> str:
     return re.sub(r"[\\:=]", r"\\\g<0>", text)
 
 
-SERVER = Kind(
+SERVER = ValueType(
     'a Twisted client endpoint such as "tcp:127.0.0.1:5347", "unix:PATH" or "tls:HOST:PORT"',
     _accept_server,
 )
@@ -533,7 +535,7 @@ def listening_at(endpoint: str) -> tuple[str, str]:
     return parsed.named.get("interface", interface), where or parsed.positional[0]
 
 
-LISTEN = Kind(
+LISTEN = ValueType(
     'a Twisted server endpoint such as "tcp:8347:interface=127.0.0.1", "unix:PATH" or'
     ' "ssl:8348:privateKey=FILE:certKey=FILE"',
     _accept_listen,
@@ -546,7 +548,7 @@ def _accept_name(value: Any) -> str:
     return value
 
 
-NAME = Kind("a name of up to 40 letters, digits, dots, - and _", _accept_name, None)
+NAME = ValueType("a name of up to 40 letters, digits, dots, - and _", _accept_name, None)
 
 
 def _accept_patterns(value: Any) -> tuple[str, ...]:
@@ -568,7 +570,7 @@ def _pattern(text: Any) -> str:
     return text.lower() if "*" in text else str(address)
 
 
-PATTERNS = Kind(
+PATTERNS = ValueType(
     'a list of addresses without resource, with * for any characters, such as ["*@example.org"]', _accept_patterns, None
 )
 
@@ -584,7 +586,7 @@ def _unfit() -> str:
     raise _Unfit
 
 
-SENDER = Kind('an address such as "alerts@bot.example.org"', _accept_sender)
+SENDER = ValueType('an address such as "alerts@bot.example.org"', _accept_sender)
 
 
 def _accept_nick(value: Any) -> str:
@@ -597,7 +599,7 @@ def _accept_nick(value: Any) -> str:
     return nick
 
 
-NICK = Kind('a nick of up to 100 characters, such as "alerts"', _accept_nick)
+NICK = ValueType('a nick of up to 100 characters, such as "alerts"', _accept_nick)
 
 
 def _accept_recipients(value: Any) -> tuple[str, ...]:
@@ -608,7 +610,7 @@ def _accept_recipients(value: Any) -> tuple[str, ...]:
     return tuple(map(_accept_sender, value))
 
 
-RECIPIENTS = Kind("an address, or a list of addresses", _accept_recipients, None)
+RECIPIENTS = ValueType("an address, or a list of addresses", _accept_recipients, None)
 
 
 def _accept_stanzas(value: Any) -> tuple[str, ...]:
@@ -622,7 +624,7 @@ def _accept_stanzas(value: Any) -> tuple[str, ...]:
     return tuple(kind for kind in STANZA_KINDS if kind in value)
 
 
-STANZAS = Kind(
+STANZAS = ValueType(
     'a list of one or more of "message", "presence" and "iq"',
     _accept_stanzas,
     lambda text: [name.strip() for name in text.split(",")],
@@ -641,13 +643,13 @@ def _accept_rate(value: Any) -> tuple[int, float]:
     return replies, float(seconds)
 
 
-LOOP_GUARD = Kind(
+LOOP_GUARD = ValueType(
     'replies and seconds, such as "20/10s": from 1 to 10000 within 1 to 3600 s; or "off"',
     lambda value: value if value == "off" else _accept_rate(value),
 )
 
 
-RATE = Kind('requests and seconds, such as "100/10s": from 1 to 10000 within 1 to 3600 s', _accept_rate, None)
+RATE = ValueType('requests and seconds, such as "100/10s": from 1 to 10000 within 1 to 3600 s', _accept_rate, None)
 
 
 def _accept_conditions(value: Any) -> Mapping[int, StanzaError]:
@@ -683,7 +685,9 @@ def _stanza_error(status: str, meaning: Any) -> StanzaError:
     return StanzaError(*words)
 
 
-ANSWERS = Kind('a type and a condition such as "cancel item-not-found"; a text may follow', _accept_conditions, None)
+ANSWERS = ValueType(
+    'a type and a condition such as "cancel item-not-found"; a text may follow', _accept_conditions, None
+)
 
 
 # The HTTP side.
@@ -730,7 +734,7 @@ def _url_from_flag(text: str) -> object:
     return text
 
 
-URL = Kind('an absolute URL such as "http://127.0.0.1:8080/"', _accept_url, _url_from_flag)
+URL = ValueType('an absolute URL such as "http://127.0.0.1:8080/"', _accept_url, _url_from_flag)
 
 
 def _accept_base_url(value: Any) -> str:
@@ -750,7 +754,7 @@ def _in_ascii(url: str) -> str | None:
     return (parsed.origin + parsed.target).decode("ascii")
 
 
-BASE_URL = Kind('an absolute URL without a query, such as "https://bot.example.org/xmpp"', _accept_base_url)
+BASE_URL = ValueType('an absolute URL without a query, such as "https://bot.example.org/xmpp"', _accept_base_url)
 
 
 def displayed_url(url: str) -> str:
@@ -788,7 +792,7 @@ def _accept_headers(value: Any) -> Mapping[str, str]:
     return MappingProxyType(dict(value))
 
 
-HEADERS = Kind("a table of strings, by header name", _accept_headers, None)
+HEADERS = ValueType("a table of strings, by header name", _accept_headers, None)
 
 
 # Secrets: their sentences show nothing of them.
@@ -800,7 +804,7 @@ def _accept_secret(value: Any) -> str:
     return value
 
 
-SECRET = Kind("a string that is not empty", _accept_secret, None)
+SECRET = ValueType("a string that is not empty", _accept_secret, None)
 
 
 def _accept_token(value: Any) -> str:
@@ -810,7 +814,7 @@ def _accept_token(value: Any) -> str:
     return value
 
 
-TOKEN = Kind("a string of printable ASCII without blanks", _accept_token, None)
+TOKEN = ValueType("a string of printable ASCII without blanks", _accept_token, None)
 
 
 def _accept_credential(value: Any) -> str:
@@ -819,4 +823,4 @@ def _accept_credential(value: Any) -> str:
     return value
 
 
-CREDENTIAL = Kind("a string of at least 16 letters, digits and ._~+/=-", _accept_credential, None)
+CREDENTIAL = ValueType("a string of at least 16 letters, digits and ._~+/=-", _accept_credential, None)

@@ -118,7 +118,7 @@ SCHEMA: Schema = MappingProxyType(
                 reply BLOB
             )
             """,
-            # What another program wants of the gateway that runs; see `component_http.spool.letters`.
+            # What another program wants of the gateway that runs; see `component_http.spool.dead_letters`.
             """
             CREATE TABLE commands (
                 number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -139,7 +139,7 @@ SCHEMA: Schema = MappingProxyType(
             "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
         ),
         3: (
-            # Answers of the API that are given again for the same key (`contract.memo`); `numbers` is JSON.
+            # Answers of the API that are given again for the same key (`contract.idempotency`); `numbers` is JSON.
             """
             CREATE TABLE memos (
                 owner TEXT NOT NULL,

@@ -10,16 +10,16 @@ from secrets import token_bytes
 from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 
+from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.idempotency import LIFETIME, IdempotencyRecord
 from component_http.contract.link import KEY_BYTES
-from component_http.contract.memo import LIFETIME, Memo
-from component_http.delivery.delivery import Delivery, Letter
-from component_http.delivery.departure import Departure
+from component_http.contract.outbound import OutboundStanza
 from component_http.interfaces import Found
 
-__all__ = ["MAX_MEMOS", "MAX_MEMOS_BYTES", "MemorySpool"]
+__all__ = ["MAX_RECORDS", "MAX_RECORDS_BYTES", "MemorySpool"]
 
-MAX_MEMOS = 10_000
-MAX_MEMOS_BYTES = 16 * 1024 * 1024
+MAX_RECORDS = 10_000
+MAX_RECORDS_BYTES = 16 * 1024 * 1024
 """
 Answers that are remembered by their keys, and bytes of them; beyond it the oldest are forgotten of the owner that has
 most.
@@ -36,22 +36,22 @@ class MemorySpool:
         self,
         now: Callable[[], float] = time.monotonic,
         *,
-        max_memos: int = MAX_MEMOS,
-        max_memos_bytes: int = MAX_MEMOS_BYTES,
+        max_records: int = MAX_RECORDS,
+        max_records_bytes: int = MAX_RECORDS_BYTES,
     ) -> None:
         """
         Args:
             now: Seconds of a clock that nobody sets.
-            max_memos: As `MAX_MEMOS`.
-            max_memos_bytes: As `MAX_MEMOS_BYTES`.
+            max_records: As `MAX_RECORDS`.
+            max_records_bytes: As `MAX_RECORDS_BYTES`.
         """
         self._now = now
-        self._max_memos = max_memos
-        self._max_memos_bytes = max_memos_bytes
+        self._max_records = max_records
+        self._max_records_bytes = max_records_bytes
         self._key = token_bytes(KEY_BYTES)
         # With when they are forgotten, by owner and key; what is remembered last is last.
-        self._memos: dict[str, OrderedDict[str, tuple[Memo, float]]] = {}
-        self._memos_bytes: Counter[str] = Counter()
+        self._records: dict[str, OrderedDict[str, tuple[IdempotencyRecord, float]]] = {}
+        self._records_bytes: Counter[str] = Counter()
         self._bodies: dict[str, bytes] = {}
         self._leaving: set[int] = set()
         self._next = 1
@@ -80,64 +80,66 @@ class MemorySpool:
     def end(
         self,
         delivery_id: str,
-        departures: Sequence[Departure],
-        letter: Letter | None = None,
-        memo: Memo | None = None,
+        outbound_stanzas: Sequence[OutboundStanza],
+        letter: DeadLetter | None = None,
+        record: IdempotencyRecord | None = None,
     ) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.end`; what leaves is the outlet's to keep, and letters are not kept."""
         del self._bodies[delivery_id]
-        return self.push(departures, memo)
+        return self.push(outbound_stanzas, record)
 
-    def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
+    def push(
+        self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
+    ) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.push`; what leaves is the outlet's to keep."""
-        numbers = range(self._next, self._next + len(departures))
-        self._next += len(departures)
+        numbers = range(self._next, self._next + len(outbound_stanzas))
+        self._next += len(outbound_stanzas)
         self._leaving.update(numbers)
-        if memo is not None:
-            self._remember(evolve(memo, numbers=tuple(numbers)))
+        if record is not None:
+            self._remember(evolve(record, numbers=tuple(numbers)))
         return succeed(numbers)
 
-    def recall(self, owner: str, key: str) -> Deferred[Memo | None]:
+    def recall(self, owner: str, key: str) -> Deferred[IdempotencyRecord | None]:
         """See `component_http.interfaces.Spool.recall`."""
         self._forget_old()
-        found = self._memos[owner].get(key) if owner in self._memos else None
+        found = self._records[owner].get(key) if owner in self._records else None
         return succeed(None if found is None else found[0])
 
     def key(self) -> Deferred[bytes]:
         """See `component_http.interfaces.Spool.key`."""
         return succeed(self._key)
 
-    def _remember(self, memo: Memo) -> None:
+    def _remember(self, record: IdempotencyRecord) -> None:
         self._forget_old()
-        if memo.key in self._memos.get(memo.owner, ()):
-            self._forget(memo.owner, memo.key)
-        self._memos.setdefault(memo.owner, OrderedDict())[memo.key] = memo, self._now() + LIFETIME
-        self._memos_bytes[memo.owner] += memo.size
+        if record.key in self._records.get(record.owner, ()):
+            self._forget(record.owner, record.key)
+        self._records.setdefault(record.owner, OrderedDict())[record.key] = record, self._now() + LIFETIME
+        self._records_bytes[record.owner] += record.size
         # Owners are tokens of the settings, so there are not many.
-        while sum(map(len, self._memos.values())) > self._max_memos:
-            self._forget(max(self._memos, key=lambda owner: len(self._memos[owner])))
-        while self._memos_bytes.total() > self._max_memos_bytes:
-            self._forget(max(self._memos, key=lambda owner: self._memos_bytes[owner]))
+        while sum(map(len, self._records.values())) > self._max_records:
+            self._forget(max(self._records, key=lambda owner: len(self._records[owner])))
+        while self._records_bytes.total() > self._max_records_bytes:
+            self._forget(max(self._records, key=lambda owner: self._records_bytes[owner]))
 
     def _forget_old(self) -> None:
-        for owner, memos in list(self._memos.items()):
-            while memos and next(iter(memos.values()))[1] <= self._now():
+        for owner, records in list(self._records.items()):
+            while records and next(iter(records.values()))[1] <= self._now():
                 self._forget(owner)
 
     def _forget(self, owner: str, key: str | None = None) -> None:
         """Forget what an owner has by a key, or its oldest."""
-        memos = self._memos[owner]
-        memo, _ = memos.pop(next(iter(memos)) if key is None else key)
-        self._memos_bytes[owner] -= memo.size
-        if not memos:
-            del self._memos[owner], self._memos_bytes[owner]
+        records = self._records[owner]
+        record, _ = records.pop(next(iter(records)) if key is None else key)
+        self._records_bytes[owner] -= record.size
+        if not records:
+            del self._records[owner], self._records_bytes[owner]
 
     def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
         """See `component_http.interfaces.Spool.still_kept`; their numbers are all that is."""
         return succeed(self._leaving.intersection(numbers))
 
-    def departures(self, after: int) -> Deferred[list[Departure]]:
-        """See `component_http.interfaces.Spool.departures`; there is nothing."""
+    def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
+        """See `component_http.interfaces.Spool.outbound_stanzas`; there is nothing."""
         return succeed([])
 
     def confirmed(self, number: int) -> None:
@@ -151,7 +153,7 @@ class MemorySpool:
     def suspect(self, number: int) -> None:
         """See `component_http.interfaces.Spool.suspect`; the outlet knows it."""
 
-    def bounced(self, number: int, departure: Departure, note: str) -> None:
+    def bounced(self, number: int, outbound: OutboundStanza, note: str) -> None:
         """See `component_http.interfaces.Spool.bounced`; letters are not kept."""
 
     def subscribe(self, component: str, user: str) -> None:

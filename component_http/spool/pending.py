@@ -2,7 +2,7 @@
 Deliveries and outbound stanzas that wait: looked at and dropped by another program than the gateway.
 
 A gateway that runs has them in memory, too, so it is asked to drop them by rows of the table `commands` (see
-`component_http.spool.letters`). Where none runs they are deleted at once.
+`component_http.spool.dead_letters`). Where none runs they are deleted at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twisted.words.xish.domish import Element
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import XmlRefused
 from component_http.spool.database import BUSY
-from component_http.spool.letters import AT_ONCE, Moved, Refused
+from component_http.spool.dead_letters import AT_ONCE, Moved, Refused
 from component_http.spool.private import Warn, no_warning
 from component_http.spool.rows import lead
 from component_http.spool.visit import explained, holder, transaction, visit
@@ -63,7 +63,7 @@ class Waiting:
 
 class Pending:
     """
-    What waits in a spool's file; a context manager. Arguments and errors as for `component_http.spool.letters.Letters`.
+    The waiting entries of a spool file, as a context manager; arguments and errors as for `dead_letters.Letters`.
     """
 
     def __init__(self, path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None:
@@ -105,7 +105,7 @@ class Pending:
         Let it not wait any longer: nobody is told, but who waits for the answer to an iq.
 
         Args:
-            names: `component_http.spool.letters.AT_ONCE` at most.
+            names: `component_http.spool.dead_letters.AT_ONCE` at most.
         """
         assert len(names) <= AT_ONCE
         runs = holder(self._path).running is not False

@@ -21,12 +21,12 @@ from attrs import define, frozen
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
+from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.idempotency import LIFETIME, IdempotencyRecord
 from component_http.contract.link import KEY_BYTES
-from component_http.contract.memo import LIFETIME, Memo
+from component_http.contract.outbound import OutboundStanza
 from component_http.contract.stanza import STANZA_KINDS, Stanza, name_only
 from component_http.contract.xml import Limits, parse_stanzas
-from component_http.delivery.delivery import Delivery, Letter
-from component_http.delivery.departure import Departure
 from component_http.errors import SpoolError, XmlRefused
 
 __all__ = [
@@ -35,8 +35,8 @@ __all__ = [
     "MAX_BYTES",
     "MAX_DEPARTURES",
     "MAX_LETTERS_BYTES",
-    "MAX_MEMOS",
-    "MAX_MEMOS_BYTES",
+    "MAX_RECORDS",
+    "MAX_RECORDS_BYTES",
     "PAGE",
     "PAGE_BYTES",
     "RESTORED_AT_ONCE",
@@ -46,28 +46,28 @@ __all__ = [
     "Row",
     "Shelf",
     "add_deliveries",
-    "add_departures",
+    "add_outbound",
     "amend",
     "body",
     "commands",
     "delivery_row",
-    "departure_rows",
     "keep_bounce_as_letter",
-    "keep_departure_as_letter",
     "keep_letters",
+    "keep_outbound_as_letter",
     "key",
     "lead",
     "letters_shelf",
-    "memos_shelf",
     "move_to_the_end",
     "note_tries",
     "one_pending",
+    "outbound_rows",
     "page",
     "pending",
     "recall",
+    "records_shelf",
     "remember",
     "remove_deliveries",
-    "remove_departures",
+    "remove_outbound",
     "set_aside",
     "set_key",
     "set_subscribers",
@@ -107,8 +107,8 @@ MAX_BYTES = 2 * 1024 * 1024 * 1024
 LEAD = "clock"
 """The name of the fact that says how many seconds the spool's clock is ahead of the wall clock."""
 
-MAX_MEMOS = 100_000
-MAX_MEMOS_BYTES = 64 * 1024 * 1024
+MAX_RECORDS = 100_000
+MAX_RECORDS_BYTES = 64 * 1024 * 1024
 """
 Answers that are remembered by their keys, and bytes of them; beyond it the oldest are forgotten of the owner that has
 most.
@@ -499,19 +499,19 @@ def _readable_delivery(row: Row, at: Moment, deadlines: Mapping[str, float], gra
 # -- departures --
 
 
-def departure_rows(departures: Sequence[Departure]) -> list[Row]:
+def outbound_rows(outbound_stanzas: Sequence[OutboundStanza]) -> list[Row]:
     """What is kept of departures, but for their numbers; their times are still the reactor's."""
     return [
         (
-            departure.delivery_id,
-            departure.kind,
-            departure.stored,
-            departure.expires,
-            departure.verbatim,
-            None if departure.asked is None else _asked_text(departure.asked),
-            departure.xml.encode("utf-8"),
+            outbound.delivery_id,
+            outbound.kind,
+            outbound.stored,
+            outbound.expires,
+            outbound.verbatim,
+            None if outbound.asked is None else _asked_text(outbound.asked),
+            outbound.xml.encode("utf-8"),
         )
-        for departure in departures
+        for outbound in outbound_stanzas
     ]
 
 
@@ -550,7 +550,7 @@ def _facts(
     )
 
 
-def add_departures(connection: sqlite3.Connection, rows: Sequence[Row], ahead: float) -> int:
+def add_outbound(connection: sqlite3.Connection, rows: Sequence[Row], ahead: float) -> int:
     """
     Keep departures, in this order; the spool's clock is so far ahead of the reactor's.
 
@@ -561,7 +561,7 @@ def add_departures(connection: sqlite3.Connection, rows: Sequence[Row], ahead: f
     return _write(connection, _DEPART, rows) - len(rows) + 1
 
 
-def remove_departures(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
+def remove_outbound(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
     """Keep them no longer."""
     _write(connection, _GONE, [(number,) for number in numbers])
 
@@ -592,7 +592,7 @@ def page(
     settled: Container[int],
     suspects: Container[int],
     report: Report,
-) -> list[Departure]:
+) -> list[OutboundStanza]:
     """
     The next ones, but for those that are still there only because they could not be deleted yet.
 
@@ -603,24 +603,24 @@ def page(
         suspects: The numbers of suspects that may not be known as such in the file yet.
         report: Told of rows that are left out.
     """
-    departures: list[Departure] = []
+    outbound_stanzas: list[OutboundStanza] = []
     size = 0
     for row in connection.execute(_PAGE, (after,)):
         number = row[0]
         if number in settled:
             continue
         try:
-            departures.append(_departure(row, at, number in suspects))
+            outbound_stanzas.append(_outbound(row, at, number in suspects))
         except _UNREADABLE as error:
             report(Damaged("departures", number, _why(error)))
             continue
         size += len(row[-1])
-        if len(departures) == PAGE or size > PAGE_BYTES:
+        if len(outbound_stanzas) == PAGE or size > PAGE_BYTES:
             break
-    return departures
+    return outbound_stanzas
 
 
-def _departure(row: Row, at: Moment, suspected: bool) -> Departure:
+def _outbound(row: Row, at: Moment, suspected: bool) -> OutboundStanza:
     number, suspect, delivery_id, kind, stored, expires, verbatim, asked, xml = row
     if kind not in STANZA_KINDS:
         raise ValueError("it is no stanza")
@@ -630,7 +630,7 @@ def _departure(row: Row, at: Moment, suspected: bool) -> Departure:
         question = None if asked is None else _asked(asked)
     except _UNREADABLE:
         question = None  # who asked is not told where this is refused
-    return Departure(
+    return OutboundStanza(
         xml=_bytes(xml).decode("utf-8", "replace"),
         kind=kind,
         expires=at.seconds + left,
@@ -668,7 +668,7 @@ def sizes(connection: sqlite3.Connection) -> tuple[int, int]:
 # -- dead letters --
 
 
-def keep_letters(connection: sqlite3.Connection, letters: Mapping[str, tuple[Letter, float]], ahead: float) -> None:
+def keep_letters(connection: sqlite3.Connection, letters: Mapping[str, tuple[DeadLetter, float]], ahead: float) -> None:
     """
     Keep deliveries, which are still there, as dead letters.
 
@@ -681,7 +681,7 @@ def keep_letters(connection: sqlite3.Connection, letters: Mapping[str, tuple[Let
         connection.execute(_LETTER, (letter.outcome, ahead, ended, letter.tries, letter.note, *last, delivery_id))
 
 
-def keep_departure_as_letter(
+def keep_outbound_as_letter(
     connection: sqlite3.Connection, number: int, outcome: str, note: str | None, now: float, ahead: float
 ) -> None:
     """Keep a departure as a dead letter, if it is still there and can be read; `now` and `ahead` as `keep_letters`."""
@@ -740,7 +740,7 @@ def letters_shelf(most: int) -> Shelf:
     return Shelf("letters", size, bare_sender, True, most, MAX_LETTERS_BYTES)
 
 
-def memos_shelf(most: int, most_bytes: int) -> Shelf:
+def records_shelf(most: int, most_bytes: int) -> Shelf:
     """What is remembered by keys, so much at most."""
     size = "length(owner) + length(key) + length(fingerprint) + length(body) + length(numbers)"
     return Shelf("memos", size, "owner", False, most, most_bytes)
@@ -775,7 +775,9 @@ def commands(connection: sqlite3.Connection, deliveries: int) -> list[tuple[int,
     return sorted([*others, *connection.execute(f"{query} = 'deliver' ORDER BY number LIMIT ?", (deliveries,))])
 
 
-def recall(connection: sqlite3.Connection, owner: str, key: str, now: float, report: Report) -> Memo | None:
+def recall(
+    connection: sqlite3.Connection, owner: str, key: str, now: float, report: Report
+) -> IdempotencyRecord | None:
     """What is remembered of a key, if it is not too old; `report` is told of a row that cannot be read."""
     query = "SELECT rowid, fingerprint, body, numbers FROM memos WHERE owner = ? AND key = ? AND expires > ?"
     found = connection.execute(query, (owner, key, now)).fetchone()
@@ -783,15 +785,17 @@ def recall(connection: sqlite3.Connection, owner: str, key: str, now: float, rep
         return None
     row, fingerprint, body, numbers = found
     try:
-        return Memo(owner, key, _text(fingerprint), _bytes(body), tuple(map(_count, json.loads(_text(numbers)))))
+        return IdempotencyRecord(
+            owner, key, _text(fingerprint), _bytes(body), tuple(map(_count, json.loads(_text(numbers))))
+        )
     except _UNREADABLE as error:
         report(Damaged("memos", row, _why(error)))
         return None
 
 
-def remember(connection: sqlite3.Connection, memo: Memo, numbers: Sequence[int], now: float) -> int:
+def remember(connection: sqlite3.Connection, record: IdempotencyRecord, numbers: Sequence[int], now: float) -> int:
     """Keep a memo, with the numbers of what leaves with it; returns its bytes."""
-    row = (memo.owner, memo.key, memo.fingerprint, memo.body, json.dumps([*numbers]))
+    row = (record.owner, record.key, record.fingerprint, record.body, json.dumps([*numbers]))
     connection.execute(
         "INSERT OR REPLACE INTO memos (owner, key, fingerprint, body, numbers, expires) VALUES (?, ?, ?, ?, ?, ?)",
         (*row, now + LIFETIME),

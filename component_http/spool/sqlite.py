@@ -20,13 +20,12 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.link import KEY_BYTES
-from component_http.contract.memo import Memo
-from component_http.delivery.delivery import Delivery, Letter
-from component_http.delivery.departure import Departure
+from component_http.contract.outbound import OutboundStanza
 from component_http.errors import ComponentHttpError, DiskFull, SpoolError
 from component_http.interfaces import Found, Observer
-from component_http.notices import LOG_INTERVAL, Notices
 from component_http.spool import rows
 from component_http.spool.database import (
     BUSY,
@@ -42,6 +41,7 @@ from component_http.spool.database import (
 )
 from component_http.spool.room import BALLAST_BYTES, Ballast, allocate_index
 from component_http.spool.rows import Moment, Row
+from component_http.throttle import LOG_INTERVAL, Throttle
 
 __all__ = ["MAX_GROUP", "SqliteSpool"]
 
@@ -126,7 +126,7 @@ class _Push:
 
     done: Deferred[Sequence[int]]
     rows: Sequence[Row]
-    memo: Memo | None
+    record: IdempotencyRecord | None
     seconds: float
 
 
@@ -135,7 +135,7 @@ class _End(_Push):
     """The same at the end of a delivery, which is `now` by the wall clock; `letter` is its dead letter."""
 
     delivery_id: str
-    letter: Letter | None
+    letter: DeadLetter | None
     now: float
 
 
@@ -149,7 +149,7 @@ class _Begun:
 
 @define(eq=False)
 class _Recall:
-    done: Deferred[Memo | None]
+    done: Deferred[IdempotencyRecord | None]
     owner: str
     key: str
     seconds: float
@@ -183,7 +183,7 @@ class _Restore:
 class _Page:
     """What is beyond the number `after`."""
 
-    done: Deferred[list[Departure]]
+    done: Deferred[list[OutboundStanza]]
     after: int
     seconds: float
 
@@ -277,9 +277,9 @@ class SqliteSpool:
         max_log_bytes: As `MAX_LOG_BYTES`.
         letter_days: Days for which a dead letter is kept.
         max_letters: Dead letters that are kept.
-        max_departures: As `rows.MAX_DEPARTURES`.
-        max_memos: As `rows.MAX_MEMOS`.
-        max_memos_bytes: As `rows.MAX_MEMOS_BYTES`.
+        max_outbound: As `rows.MAX_DEPARTURES`.
+        max_records: As `rows.MAX_RECORDS`.
+        max_records_bytes: As `rows.MAX_RECORDS_BYTES`.
         observer: Told `disk_full`; None for nobody.
 
     Attributes:
@@ -306,9 +306,9 @@ class SqliteSpool:
         max_log_bytes: int = MAX_LOG_BYTES,
         letter_days: float = 7.0,
         max_letters: int = 10_000,
-        max_departures: int = rows.MAX_DEPARTURES,
-        max_memos: int = rows.MAX_MEMOS,
-        max_memos_bytes: int = rows.MAX_MEMOS_BYTES,
+        max_outbound: int = rows.MAX_DEPARTURES,
+        max_records: int = rows.MAX_RECORDS,
+        max_records_bytes: int = rows.MAX_RECORDS_BYTES,
         observer: Observer | None = None,
     ) -> None:
         self._path = path
@@ -319,7 +319,7 @@ class SqliteSpool:
         self._now = now
         self._max_log_bytes = max_log_bytes
         self._letter_days = letter_days
-        self._max_departures = max_departures
+        self._max_outbound = max_outbound
         self._observer = observer
         self.commits = 0
         # Of the reactor's thread.
@@ -328,7 +328,7 @@ class SqliteSpool:
         self._bodies: dict[str, bytes] = {}
         self._begun_first: dict[str, int] = {}
         self.trouble: str | None = None
-        self._notices = Notices(LOG_INTERVAL)
+        self._throttle = Throttle(LOG_INTERVAL)
         self._thread: Thread | None = None
         self._closed: Deferred[None] | None = None
         self._hurries = False
@@ -353,7 +353,7 @@ class SqliteSpool:
         # What is still to be written: deliveries that have ended, with their letters and when, because SQLite failed;
         # departures that are confirmed or have failed, and those that are suspects; how often deliveries were tried;
         # and pairs of subscribers with whether they are still some.
-        self._overdue: dict[str, tuple[Letter | None, float]] = {}
+        self._overdue: dict[str, tuple[DeadLetter | None, float]] = {}
         self._overdue_bytes = 0
         self._settled: dict[int, _Settlement] = {}
         self._suspected: dict[int, None] = {}
@@ -371,7 +371,7 @@ class SqliteSpool:
         self._facts: dict[str, str] = {}
         self._behind: list[str] = []
         self._letters = rows.letters_shelf(max_letters)
-        self._memos = rows.memos_shelf(max_memos, max_memos_bytes)
+        self._records = rows.records_shelf(max_records, max_records_bytes)
         self._tidied = float("-inf")
 
     # -- in the reactor's thread --
@@ -422,21 +422,23 @@ class SqliteSpool:
     def end(
         self,
         delivery_id: str,
-        departures: Sequence[Departure],
-        letter: Letter | None = None,
-        memo: Memo | None = None,
+        outbound_stanzas: Sequence[OutboundStanza],
+        letter: DeadLetter | None = None,
+        record: IdempotencyRecord | None = None,
     ) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.end`."""
         self._forget_body(delivery_id)
         self._begun_first.pop(delivery_id, None)
-        leaving = rows.departure_rows(departures)
-        return self._ask(_End(Deferred(), leaving, memo, self._reactor.seconds(), delivery_id, letter, self._now()))
+        leaving = rows.outbound_rows(outbound_stanzas)
+        return self._ask(_End(Deferred(), leaving, record, self._reactor.seconds(), delivery_id, letter, self._now()))
 
-    def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
+    def push(
+        self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
+    ) -> Deferred[Sequence[int]]:
         """See `component_http.interfaces.Spool.push`."""
-        return self._ask(_Push(Deferred(), rows.departure_rows(departures), memo, self._reactor.seconds()))
+        return self._ask(_Push(Deferred(), rows.outbound_rows(outbound_stanzas), record, self._reactor.seconds()))
 
-    def recall(self, owner: str, key: str) -> Deferred[Memo | None]:
+    def recall(self, owner: str, key: str) -> Deferred[IdempotencyRecord | None]:
         """See `component_http.interfaces.Spool.recall`."""
         return self._ask(_Recall(Deferred(), owner, key, self._reactor.seconds()))
 
@@ -448,8 +450,8 @@ class SqliteSpool:
         """See `component_http.interfaces.Spool.still_kept`."""
         return self._ask(_Kept(Deferred(), list(numbers)))
 
-    def departures(self, after: int) -> Deferred[list[Departure]]:
-        """See `component_http.interfaces.Spool.departures`."""
+    def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
+        """See `component_http.interfaces.Spool.outbound_stanzas`."""
         return self._ask(_Page(Deferred(), after, self._reactor.seconds()))
 
     def confirmed(self, number: int) -> None:
@@ -475,9 +477,9 @@ class SqliteSpool:
         if self._closed is None and not self._asked:
             self._put(_Wake())
 
-    def bounced(self, number: int, departure: Departure, note: str) -> None:
+    def bounced(self, number: int, outbound: OutboundStanza, note: str) -> None:
         """See `component_http.interfaces.Spool.bounced`; like `confirmed`."""
-        [row] = rows.departure_rows([departure])
+        [row] = rows.outbound_rows([outbound])
         self._settlements.append((number, _Bounce(row, note)))
 
     def subscribe(self, component: str, user: str) -> None:
@@ -559,7 +561,7 @@ class SqliteSpool:
         self.trouble = "the spool's disk is full"
         if self._observer is not None:
             self._observer.count("disk_full")
-        if self._notices.may_tell("full", self._reactor.seconds()):
+        if self._throttle.may_tell("full", self._reactor.seconds()):
             effect = f"what was accepted goes on in the {released // 1024} KiB that were kept for this"
             if not released:
                 effect = "nothing was kept for this, so what ends may be delivered again after a restart"
@@ -578,7 +580,7 @@ class SqliteSpool:
 
     def _is_well(self, what: str) -> None:
         self.trouble = None
-        if self._notices.may_tell("well", self._reactor.seconds()):
+        if self._throttle.may_tell("well", self._reactor.seconds()):
             self._log.info("{what} {path}: stanzas are accepted again", what=what, path=str(self._path))
 
     def _is_damaged(self, damaged: rows.Damaged) -> None:
@@ -717,7 +719,7 @@ class SqliteSpool:
             error = SpoolError(str(error))
         return [_Fired(operation, error=error) for operation in group]
 
-    def _postpone(self, end: _End, letter: Letter | None) -> None:
+    def _postpone(self, end: _End, letter: DeadLetter | None) -> None:
         if letter is not None and letter.response is not None:
             self._overdue_bytes += len(letter.response)
             if self._overdue_bytes > MAX_OVERDUE_BYTES:
@@ -778,7 +780,7 @@ class SqliteSpool:
             self._reactor.callFromThread(self._is_well, what)
 
     def _fits(
-        self, connection: sqlite3.Connection, ends: Iterable[_End], letters: Mapping[str, tuple[Letter, float]]
+        self, connection: sqlite3.Connection, ends: Iterable[_End], letters: Mapping[str, tuple[DeadLetter, float]]
     ) -> bool:
         """
         Whether there is room on a full disk for what is to be kept of deliveries that end.
@@ -906,7 +908,7 @@ class SqliteSpool:
             _roll_back(connection)
             self._facts.clear()
             self._letters.look_again()
-            self._memos.look_again()
+            self._records.look_again()
             self._behind.clear()
             raise
         self._behind.clear()
@@ -972,7 +974,7 @@ class SqliteSpool:
         pushes = [operation for operation in group if isinstance(operation, _Push)]
         fired: dict[_Operation, _Fired] = {}
         if any(map(_is_pushed, pushes)):
-            refusal = rows.too_much(transaction.connection, self._max_departures)
+            refusal = rows.too_much(transaction.connection, self._max_outbound)
             if refusal is not None:
                 fired = {push: _Fired(push, error=refusal) for push in pushes if _is_pushed(push)}
                 pushes = [push for push in pushes if push not in fired]
@@ -980,13 +982,13 @@ class SqliteSpool:
                 self._reserve_index()
                 transaction.begin()
         leaving = [row for push in pushes for row in push.rows]
-        number = rows.add_departures(transaction.connection, leaving, self._ahead)
+        number = rows.add_outbound(transaction.connection, leaving, self._ahead)
         for push in pushes:
             numbers = range(number, number + len(push.rows))
             number = numbers.stop
-            if push.memo is not None:
+            if push.record is not None:
                 now = self._moment(push.seconds).now
-                self._memos.grew(rows.remember(transaction.connection, push.memo, numbers, now))
+                self._records.grew(rows.remember(transaction.connection, push.record, numbers, now))
             fired[push] = _Fired(push, numbers)
         return fired
 
@@ -1002,17 +1004,17 @@ class SqliteSpool:
                 ahead = lead - self._ahead
                 rows.keep_bounce_as_letter(connection, number, settlement.row, settlement.note, now, ahead)
             else:
-                rows.keep_departure_as_letter(connection, number, *settlement, now, lead)
-        rows.remove_departures(connection, settled)
+                rows.keep_outbound_as_letter(connection, number, *settlement, now, lead)
+        rows.remove_outbound(connection, settled)
 
     def _looked(self, transaction: _Transaction, operation: _Look) -> Found:
         """Carry out what others have asked for, write the facts down, and let go of dead letters that are too many."""
         connection = transaction.connection
         at = self._moment(operation.seconds)
         deliveries: list[Delivery] = []
-        departures = wake = False
+        outbound_stanzas = wake = False
         dropped: list[str] = []
-        dropped_departures: list[int] = []
+        dropped_outbound: list[int] = []
         for number, verb, value in rows.commands(connection, operation.room):
             argument = str(value)
             transaction.begin()
@@ -1021,13 +1023,13 @@ class SqliteSpool:
                 if found is not None:
                     deliveries.append(found)
             elif verb == "depart":
-                departures = True
+                outbound_stanzas = True
                 self._behind.append(argument)
             elif verb == "drop_delivery":
                 dropped.append(argument)
             elif verb == "drop_departure" and argument.isdecimal():
-                dropped_departures.append(int(argument))
-                rows.remove_departures(connection, [int(argument)])
+                dropped_outbound.append(int(argument))
+                rows.remove_outbound(connection, [int(argument)])
             elif verb == "wake":
                 wake = True
             connection.execute("DELETE FROM commands WHERE number = ?", (number,))
@@ -1039,7 +1041,7 @@ class SqliteSpool:
             connection.executemany("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", list(changed.items()))
             self._facts.update(changed)
         self._tidy(transaction, at.now, operation.now)
-        return Found(deliveries, departures, dropped, dropped_departures, wake)
+        return Found(deliveries, outbound_stanzas, dropped, dropped_outbound, wake)
 
     def _tidy(self, transaction: _Transaction, now: float, wall: float) -> None:
         connection = transaction.connection
@@ -1053,7 +1055,7 @@ class SqliteSpool:
                 transaction.begin()
                 connection.execute("DELETE FROM letters WHERE ended < ?", (oldest,))
         self._letters.trim(connection, transaction.begin)
-        self._memos.trim(connection, transaction.begin)
+        self._records.trim(connection, transaction.begin)
 
     def _open(self) -> sqlite3.Connection:
         if not self._begun:

@@ -75,7 +75,7 @@ class SpoolStatus:
     holder: Holder
     webhook: str | None
     deliveries: Kept
-    departures: Kept
+    outbound_stanzas: Kept
     letters: Kept
     set_aside: Kept
     file_bytes: int
@@ -274,7 +274,7 @@ def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> Sp
             holder=holder(path),
             webhook=None if fact is None else str(fact[0]),
             deliveries=_kept(connection, "deliveries", f"accepted - {ahead}", "size"),
-            departures=_kept(connection, "departures", f"stored - {ahead}", "length(xml)"),
+            outbound_stanzas=_kept(connection, "departures", f"stored - {ahead}", "length(xml)"),
             letters=_kept(
                 connection,
                 "letters",

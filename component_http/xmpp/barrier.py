@@ -24,7 +24,7 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.xml import NS_PING
 from component_http.interfaces import Observer
-from component_http.xmpp.outbox import Outbox
+from component_http.xmpp.write_queue import WriteQueue
 
 __all__ = ["Barrier"]
 
@@ -81,7 +81,7 @@ class Barrier:
     def __init__(
         self,
         domain: str,
-        outbox: Outbox,
+        queue: WriteQueue,
         *,
         write: Callable[[str], None],
         dead: Callable[[str], None],
@@ -93,7 +93,7 @@ class Barrier:
     ) -> None:
         self._domain = domain
         self._addresses = [domain] if fallback is None or fallback == domain else [domain, fallback]
-        self._outbox = outbox
+        self._queue = queue
         self._write = write
         self._dead = dead
         self._tell_confirmed = confirmed
@@ -134,7 +134,7 @@ class Barrier:
             return
         if self._urgent:
             self.send()
-        elif not self._outbox.unconfirmed:
+        elif not self._queue.unconfirmed:
             return
         elif self._call is None or self._call.getTime() - self._clock.seconds() > SOON:
             self._plan(SOON)
@@ -171,7 +171,7 @@ class Barrier:
         """Send a ping to an address; no more than so many seconds of silence count from before it."""
         ping = token_hex(_ID_BYTES), address
         self._pings.append(ping)
-        self._out[ping] = self._outbox.written
+        self._out[ping] = self._queue.written
         self._sent_at = now = self._clock.seconds()
         self._heard_at = max(self._heard_at, now - silent)
         self._observer.count("barrier_sent")
@@ -216,8 +216,8 @@ class Barrier:
                 "{domain}: by a ping to {address} we know what the server has", domain=self._domain, address=address
             )
         self._observer.count("barrier_returned")
-        self._outbox.confirm(covers)
-        self._plan(SOON if self._outbox.unconfirmed else KEEPALIVE)
+        self._queue.confirm(covers)
+        self._plan(SOON if self._queue.unconfirmed else KEEPALIVE)
         if self._urgent:
             self.send()
         self._tell_confirmed()
@@ -225,10 +225,10 @@ class Barrier:
     @property
     def _urgent(self) -> bool:
         """Much is to be confirmed, or the last of it and somebody waits; or nothing can be written before."""
-        outbox = self._outbox
-        if outbox.on_trial:
+        queue = self._queue
+        if queue.on_trial:
             return True
-        return outbox.unconfirmed >= MANY or bool(outbox.unconfirmed and outbox.awaited and not outbox)
+        return queue.unconfirmed >= MANY or bool(queue.unconfirmed and queue.awaited and not queue)
 
     def _plan_look(self, now: float) -> None:
         patience = DOUBT if self._unasked else PATIENCE
@@ -263,7 +263,7 @@ class Barrier:
         self.working = False
         self._out.clear()
         self._observer.count("barrier_ignored")
-        self._outbox.confirm(self._outbox.written)
+        self._queue.confirm(self._queue.written)
         self._tell_confirmed()
         others = "".join(f", and {address} does not answer one" for address in self._addresses[1:])
         self._log.warn(

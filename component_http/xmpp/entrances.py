@@ -26,7 +26,7 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC, NS_MUC_USER
 from component_http.errors import Offline, RoomRefused, Unanswered
 from component_http.interfaces import Observer, Outlet
-from component_http.notices import LOG_INTERVAL, Notices
+from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.xmpp.rooms import asks_to_enter, status_codes
 
 __all__ = ["MAX_STAYS", "PATIENCE", "Entrances"]
@@ -130,7 +130,7 @@ class Entrances(XMPPHandler):
         self._ask = ask
         self._nick = nick
         self._create = create
-        self._notices = Notices(LOG_INTERVAL)
+        self._throttle = Throttle(LOG_INTERVAL)
         self._connected = False
         # The one in which something was said last is last.
         self._stays: OrderedDict[_Key, _Stay] = OrderedDict()
@@ -425,7 +425,7 @@ class Entrances(XMPPHandler):
                 each.errback(refused)
 
     def _warn_of(self, stay: _Stay, event: str, what: str) -> None:
-        if self._notices.may_tell(f"{event} {stay.key}", self._clock.seconds()):
+        if self._throttle.may_tell(f"{event} {stay.key}", self._clock.seconds()):
             self._log.warn("the room {room} {what}", room=str(stay.room), what=what)
 
 

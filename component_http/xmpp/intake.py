@@ -15,7 +15,7 @@ from component_http.contract import conditions
 from component_http.contract.stanza import Stanza
 from component_http.errors import MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
-from component_http.notices import Folded
+from component_http.throttle import Folded
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.rooms import Rooms, tells_of_rooms
 

@@ -32,16 +32,16 @@ from zope.interface import implementer
 
 from component_http.contract import conditions
 from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused, is_request, lifetime
 from component_http.contract.outgoing import delayed, fitted
 from component_http.contract.stanza import STANZA_KINDS, Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, StreamParser, parse_stanzas
-from component_http.delivery.departure import LIFETIMES, Departure, Fate, Refused, is_request, lifetime
 from component_http.errors import AnswerRefused, CertificateInvalid, MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
-from component_http.notices import LOG_INTERVAL, Folded, Notices
+from component_http.throttle import LOG_INTERVAL, Folded, Throttle
 from component_http.tls import tls_failure
 from component_http.xmpp.barrier import Barrier
-from component_http.xmpp.outbox import MAX_STANZAS, Outbox, Outgoing
+from component_http.xmpp.write_queue import MAX_STANZAS, Queued, WriteQueue
 
 __all__ = ["BorrowedStream", "ComponentStream"]
 
@@ -503,12 +503,12 @@ class ComponentStream(StreamManager, Service):
         self._observer = observer
         self._random = random
         self._connection: _Connection | None = None
-        self._outbox = Outbox(observer, max_waiting)
+        self._queue = WriteQueue(observer, max_waiting)
         self._lifetimes = lifetimes
         self._now = now
         self._barrier = Barrier(
             domain,
-            self._outbox,
+            self._queue,
             write=self._write_now,
             dead=self._dead,
             confirmed=self._drain_and_settle,
@@ -519,7 +519,7 @@ class ComponentStream(StreamManager, Service):
         )
         self._failures = 0
         self._complaints: set[str] = set()
-        self._notices = Notices(LOG_INTERVAL)
+        self._throttle = Throttle(LOG_INTERVAL)
         self._lines = Folded(clock.seconds)
         self._check = _OutgoingCheck(domain, limits, observer, sent, self._lines)
         self._first = first
@@ -569,12 +569,12 @@ class ComponentStream(StreamManager, Service):
         self._give_up_waiting()
 
     def _give_up_waiting(self) -> None:
-        lost = self._outbox.drop()
+        lost = self._queue.drop()
         if lost:
             self._log.warn("stopped with {count} stanzas that waited to be sent: lost", count=lost)
         for _ in range(lost):
             self._observer.count("outgoing_lost")
-        self._outbox.settle()
+        self._queue.settle()
 
     def _closed(self, _: None) -> None:
         self._loop = None
@@ -656,10 +656,10 @@ class ComponentStream(StreamManager, Service):
         self._asked_to_pause = False
         self._barrier.lost()
         if self._stopping:
-            self._outbox.forgo()  # there is no next one
+            self._queue.forgo()  # there is no next one
         assert connection is not None
         why = None if self._stopping else connection.refusal()
-        loss = self._outbox.lost(why, certain=connection.complaint in BY_A_STANZA)
+        loss = self._queue.lost(why, certain=connection.complaint in BY_A_STANZA)
         if self._stopping:
             return reason
         if loss.suspected or loss.refused:
@@ -694,8 +694,8 @@ class ComponentStream(StreamManager, Service):
         self._observer.count("connected")
         self._log.info("connected and authenticated as {domain}", domain=self.domain)
         self._stable = self.clock.callLater(STABLE_AFTER, self._all_is_well)
-        if self._outbox:
-            self._log.info("sending {count} stanzas that waited for the stream", count=len(self._outbox))
+        if self._queue:
+            self._log.info("sending {count} stanzas that waited for the stream", count=len(self._queue))
         self._barrier.connected()
         for element in self._first():
             passed = self._check.passed(element)
@@ -727,7 +727,7 @@ class ComponentStream(StreamManager, Service):
             return False
         text, stanzas = passed
         return self._pass_on(
-            Outgoing(
+            Queued(
                 text.encode("utf-8"),
                 self.clock.seconds() + max(lifetime(stanza, self._lifetimes) for stanza in stanzas),
                 not any(map(is_request, stanzas)),
@@ -736,44 +736,44 @@ class ComponentStream(StreamManager, Service):
 
     def depart(
         self,
-        departure: Departure,
+        outbound: OutboundStanza,
         element: domish.Element,
         tell: Callable[[Fate], None] | None = None,
         *,
         kept: bool = True,
     ) -> bool:
         """See `component_http.interfaces.Outlet.depart`."""
-        since = None if departure.verbatim or departure.kind == "iq" else departure.stored
-        outgoing = Outgoing(
-            departure.xml.encode("utf-8"),
-            departure.expires,
-            departure.again,
+        since = None if outbound.verbatim or outbound.kind == "iq" else outbound.stored
+        outgoing = Queued(
+            outbound.xml.encode("utf-8"),
+            outbound.expires,
+            outbound.again,
             since,
             tell,
             kept and tell is not None,
-            departure.suspect,
+            outbound.suspect,
         )
         if not self._pass_on(outgoing):
             return False
         self._check.sent(element)
         return True
 
-    def _pass_on(self, outgoing: Outgoing) -> bool:
+    def _pass_on(self, outgoing: Queued) -> bool:
         connection = self._connection
-        if connection is None or not connection.ready or connection.held or self._outbox or self._on_trial(outgoing):
+        if connection is None or not connection.ready or connection.held or self._queue or self._on_trial(outgoing):
             kept = self._keep(outgoing)
-            if self._outbox.on_trial:
+            if self._queue.on_trial:
                 self._barrier.wrote()
             return kept
         self._write(connection, outgoing)
         self._barrier.wrote()
         return True
 
-    def _on_trial(self, outgoing: Outgoing) -> bool:
+    def _on_trial(self, outgoing: Queued) -> bool:
         """It has to wait for a barrier, of a server that returns them."""
-        return self._barrier.working and not self._outbox.may_write(outgoing)
+        return self._barrier.working and not self._queue.may_write(outgoing)
 
-    def _write(self, connection: _Connection, outgoing: Outgoing) -> None:
+    def _write(self, connection: _Connection, outgoing: Queued) -> None:
         xml = outgoing.xml
         if outgoing.since is not None:
             age = self.clock.seconds() - outgoing.since
@@ -781,57 +781,57 @@ class ComponentStream(StreamManager, Service):
                 xml = delayed(xml, self.domain, datetime.fromtimestamp(self._now() - age, UTC), self.limits.max_bytes)
         connection.write(xml)
         if self._barrier.working:
-            self._outbox.note(outgoing)
+            self._queue.note(outgoing)
         elif outgoing.tell is not None:
             outgoing.tell("confirmed")
 
     def give_back(self) -> None:
         """See `component_http.interfaces.Outlet.give_back`."""
-        self._outbox.give_back()
-        self._outbox.settle()
+        self._queue.give_back()
+        self._queue.settle()
 
     @property
     def crowded(self) -> bool:
         """See `component_http.interfaces.Outlet`."""
-        return self._outbox.crowded
+        return self._queue.crowded
 
     def when_clear(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_clear`; it fires when the stream is stopped, too."""
-        return self._outbox.when_clear()
+        return self._queue.when_clear()
 
     def when_sent(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_sent`; it fires when the stream is stopped, too."""
-        sent = self._outbox.when_sent()
+        sent = self._queue.when_sent()
         if not sent.called:
             self._barrier.wrote()
             self._be_patient(sent)
         return sent
 
     def _be_patient(self, sent: Deferred[None]) -> None:
-        patience = self.clock.callLater(CONFIRM_TIMEOUT, self._excuse, self._outbox.written, sent)
+        patience = self.clock.callLater(CONFIRM_TIMEOUT, self._excuse, self._queue.written, sent)
         sent.addBoth(_cancel_after, patience)
 
     def _excuse(self, written: int, sent: Deferred[None]) -> None:
         """Nobody waits any longer to hear of what was written by then; of what was not, as long as need be."""
-        self._outbox.excuse(written)
-        self._outbox.settle()
+        self._queue.excuse(written)
+        self._queue.settle()
         if not sent.called:
             self._be_patient(sent)
 
-    def _keep(self, stanza: Outgoing) -> bool:
-        was_crowded = self._outbox.crowded
-        if not self._outbox.add(stanza):
+    def _keep(self, stanza: Queued) -> bool:
+        was_crowded = self._queue.crowded
+        if not self._queue.add(stanza):
             self._observer.count("outgoing_full")
             self._warn_now_and_then(FULL)
             return False
-        if self._outbox.crowded and not was_crowded:
+        if self._queue.crowded and not was_crowded:
             self._warn_now_and_then(CROWDED)
             self._rest()
         return True
 
     def _warn_now_and_then(self, complaint: str) -> None:
         """Log what is wrong with what waits; with a slow server crowds come and go all the time."""
-        if self._notices.may_tell(complaint, self.clock.seconds()):
+        if self._throttle.may_tell(complaint, self.clock.seconds()):
             self._log.warn("{domain}: {complaint}", domain=self.domain, complaint=complaint)
 
     def _drain(self) -> None:
@@ -844,22 +844,22 @@ class ComponentStream(StreamManager, Service):
         if connection is None or not connection.ready:
             return
         now = self.clock.seconds()
-        while self._outbox and not connection.held and not (self._barrier.working and self._outbox.on_trial):
-            outgoing = self._outbox.take(now)
+        while self._queue and not connection.held and not (self._barrier.working and self._queue.on_trial):
+            outgoing = self._queue.take(now)
             if outgoing is not None:
                 self._write(connection, outgoing)
         self._barrier.wrote()
-        was_crowded = self._outbox.crowded
-        self._outbox.settle()  # whoever is told may send, or stop us
-        if was_crowded and not self._outbox.crowded and not self._asked_to_pause:
+        was_crowded = self._queue.crowded
+        self._queue.settle()  # whoever is told may send, or stop us
+        if was_crowded and not self._queue.crowded and not self._asked_to_pause:
             self._read_again()
-        if connection.leaving and not self._outbox:
+        if connection.leaving and not self._queue:
             connection.close()
 
     def _drain_and_settle(self) -> None:
         """A barrier has returned: what waited for it can be written."""
         self._drain()
-        self._outbox.settle()
+        self._queue.settle()
 
     def writing_held(self) -> None:
         """The transport takes no more for now."""
@@ -881,7 +881,7 @@ class ComponentStream(StreamManager, Service):
     def was_read(self) -> None:
         """Something came; if too much waits to leave, let it be all for a moment."""
         self._barrier.heard()
-        if self._outbox.crowded:
+        if self._queue.crowded:
             self._rest()
 
     def ignored(self, event: str, kind: str, reason: str) -> None:
@@ -912,7 +912,7 @@ class ComponentStream(StreamManager, Service):
     def resume(self) -> None:
         """Read again, unless too much waits to leave."""
         self._asked_to_pause = False
-        if not self._outbox.crowded:
+        if not self._queue.crowded:
             self._read_again()
 
     def _rest(self) -> None:
@@ -980,14 +980,14 @@ class BorrowedStream:
 
     def depart(
         self,
-        departure: Departure,
+        outbound: OutboundStanza,
         element: domish.Element,
         tell: Callable[[Fate], None] | None = None,
         *,
         kept: bool = True,
     ) -> bool:
         """Send it, as the owner's stream sends; that counts as confirmed, for nothing more is known of it."""
-        self._manager.send(departure.xml)
+        self._manager.send(outbound.xml)
         self._check.sent(element)
         if tell is not None:
             tell("confirmed")

@@ -37,7 +37,7 @@ from component_http.contract import conditions
 from component_http.contract.address import Address
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_PING
-from component_http.notices import Folded
+from component_http.throttle import Folded
 from component_http.xmpp.intake import LateHandler
 
 __all__ = ["WellKnown"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from component_http.spool.letters import Letters
+from component_http.spool.dead_letters import Letters
 from tests.integration.probe import Peer, ScriptedServer, child, stanza_error
 from tests.integration.processes import Answer, GatewayProcess, Request, ScriptedWebhook, reply
 from tests.integration.test_doors import environment

@@ -146,7 +146,7 @@ def _after_kills(report: Report, kills: Kills) -> None:
     report.figures["kills"] = len(kills.found)
     report.figures["not ended at a kill, most"] = max(len(kept.deliveries) for kept in kills.found)
     report.figures["of these POSTed, most"] = max(kills.posted)
-    report.figures["not confirmed at a kill, most"] = max(len(kept.departures) for kept in kills.found)
+    report.figures["not confirmed at a kill, most"] = max(len(kept.outbox) for kept in kills.found)
     report.figures["start to first POST s, longest"] = max(kills.first_post)
     report.check("PRAGMA integrity_check after each kill: ok", all(kept.sound for kept in kills.found))
     report.check(f"at each kill at most {CONNECTIONS} had been POSTed and not ended", max(kills.posted) <= CONNECTIONS)
@@ -181,7 +181,7 @@ def _durable_books(
     never_taken = set(never["numbers"])
     committed = set(chain.from_iterable(kept.deliveries for kept in found))
     not_ended = Counter(chain.from_iterable(kept.deliveries for kept in found))
-    departing = Counter(chain.from_iterable(kept.departures for kept in found))
+    departing = Counter(chain.from_iterable(kept.outbox for kept in found))
     account(report, books)
     # Of what a killed gateway counted nothing is known, and what a lost connection held is no loss of ours.
     for name in ("lost", "untold", "ended in silence"):

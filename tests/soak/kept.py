@@ -29,7 +29,7 @@ class Kept:
     """
 
     deliveries: frozenset[int]
-    departures: tuple[int, ...]
+    outbound_stanzas: tuple[int, ...]
     letters: int
     sound: bool
 
@@ -47,11 +47,11 @@ def left_behind(path: Path) -> Kept:
         with closing(sqlite3.connect(Path(folder) / path.name)) as connection:
             verdict = connection.execute("PRAGMA integrity_check").fetchall()
             deliveries = connection.execute("SELECT stanza_id FROM deliveries").fetchall()
-            departures = connection.execute("SELECT xml FROM departures ORDER BY number").fetchall()
+            outbound_stanzas = connection.execute("SELECT xml FROM departures ORDER BY number").fetchall()
             [letters] = connection.execute("SELECT count(*) FROM letters").fetchone()
     return Kept(
         deliveries=frozenset(int(stanza_id[1:]) for (stanza_id,) in deliveries),
-        departures=tuple(map(_number, (xml for (xml,) in departures))),
+        outbound_stanzas=tuple(map(_number, (xml for (xml,) in outbound_stanzas))),
         letters=letters,
         sound=verdict == [("ok",)],
     )

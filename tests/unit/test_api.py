@@ -19,8 +19,8 @@ from component_http.api.rate import Rate
 from component_http.api.tokens import Token
 from component_http.contract.address import Address
 from component_http.contract.conditions import StanzaError, error_stanza
+from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.link import link_path
-from component_http.contract.memo import Memo
 from component_http.contract.reply import MAX_REPLIES
 from component_http.contract.stanza import Stanza
 from component_http.errors import Bounced, RoomRefused, SpoolError
@@ -316,7 +316,7 @@ class IdempotencyTests(ApiTestCase):
         """
 
         class Forgetful(RecordingSender):
-            async def recall(self, owner: str, key: str) -> Memo | None:
+            async def recall(self, owner: str, key: str) -> IdempotencyRecord | None:
                 raise SpoolError
 
         self.sender = Forgetful()

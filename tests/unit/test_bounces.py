@@ -6,14 +6,14 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from component_http.contract.outbound import OutboundStanza
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.bounces import MAX_BYTES, MAX_PUSHED, Bounces
-from component_http.delivery.departure import Departure
 from component_http.errors import Bounced
-from component_http.notices import LOG_INTERVAL
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
+from component_http.throttle import LOG_INTERVAL
 
 OURS = "alerts@bot.example.org"
 ALICE = "alice@example.org"
@@ -27,8 +27,8 @@ class LetterBox(MemorySpool):
         super().__init__()
         self.letters: list[tuple[int, str, str]] = []
 
-    def bounced(self, number: int, departure: Departure, note: str) -> None:
-        self.letters.append((number, departure.xml, note))
+    def bounced(self, number: int, outbound: OutboundStanza, note: str) -> None:
+        self.letters.append((number, outbound.xml, note))
 
 
 class BouncesCase(SynchronousTestCase):
@@ -42,7 +42,7 @@ class BouncesCase(SynchronousTestCase):
 
     def push(self, number: int, xml: str) -> None:
         [element] = parse_stanzas(xml, Limits())
-        self.bounces.pushed(number, Departure(xml, element.name, 100.0, 0.0), element)
+        self.bounces.pushed(number, OutboundStanza(xml, element.name, 100.0, 0.0), element)
 
     def say(self, number: int, id: str, to: str = ALICE, type_: str = "chat") -> None:
         self.push(number, f"<message from='{OURS}' to='{to}' type='{type_}' id='{id}'><body>hi</body></message>")
@@ -124,7 +124,7 @@ class ReturnedTests(BouncesCase):
         self.comes_back("m1")
         self.assertEqual([1], [number for number, _, _ in self.spool.letters])
         [big] = parse_stanzas(f"<message from='{OURS}' to='{ALICE}' id='big'/>", Limits())
-        self.bounces.pushed(0, Departure("x" * (MAX_BYTES - 200), "message", 100.0, 0.0), big)
+        self.bounces.pushed(0, OutboundStanza("x" * (MAX_BYTES - 200), "message", 100.0, 0.0), big)
         self.comes_back(f"m{MAX_PUSHED - 10}")
         self.assertEqual(1, len(self.spool.letters))
         self.comes_back("big")

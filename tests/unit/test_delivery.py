@@ -22,19 +22,19 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract import reply
 from component_http.contract.conditions import StanzaError, error_of_status
-from component_http.contract.memo import Memo
+from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.idempotency import IdempotencyRecord
+from component_http.contract.outbound import OutboundStanza
 from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits, parse_stanzas
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
-from component_http.delivery.delivery import Delivery, Letter
-from component_http.delivery.departure import Departure
-from component_http.delivery.departures import Departures
 from component_http.delivery.forwarder import PROBE_SECONDS, Forwarder
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import (
     FLUSH,
     MAX_LETTER_BYTES,
@@ -54,10 +54,10 @@ from component_http.errors import (
     TimedOut,
     WebhookError,
 )
-from component_http.notices import LOG_INTERVAL
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
 from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook, json_response
+from component_http.throttle import LOG_INTERVAL
 
 DOMAIN = "bot.example.org"
 ENDS = ("replied", "silent", "bounced", "expired", "refused_reply")
@@ -124,13 +124,13 @@ class DeliveryTestCase(SynchronousTestCase):
             link=link,
         )
         spool = spool or MemorySpool()
-        departures = Departures(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits())
+        outbox = Outbox(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits())
         return Relay(
             forwarder,
             spool,
             Backlog(limits or BacklogLimits(), max_running),
             self.outlet,
-            departures,
+            outbox,
             self.valve,
             self.counters,
             clock=self.clock,
@@ -349,11 +349,13 @@ class SlowSpool(MemorySpool):
     def end(
         self,
         delivery_id: str,
-        departures: Sequence[Departure],
-        letter: Letter | None = None,
-        memo: Memo | None = None,
+        outbound_stanzas: Sequence[OutboundStanza],
+        letter: DeadLetter | None = None,
+        record: IdempotencyRecord | None = None,
     ) -> Deferred[Sequence[int]]:
-        return self._later(fail(self.broken) if self.broken else super().end(delivery_id, departures, letter, memo))
+        return self._later(
+            fail(self.broken) if self.broken else super().end(delivery_id, outbound_stanzas, letter, record)
+        )
 
 
 class KeepingSpool(SlowSpool):
@@ -364,10 +366,10 @@ class KeepingSpool(SlowSpool):
     def __init__(self, clock: Clock, seconds: float = 0.01) -> None:
         super().__init__(clock, seconds)
         self.kept: dict[str, Delivery] = {}
-        self.letters: list[tuple[str, Letter]] = []
-        self.leaving: dict[int, Departure] = {}
+        self.letters: list[tuple[str, DeadLetter]] = []
+        self.leaving: dict[int, OutboundStanza] = {}
         self.failures: list[tuple[int, str]] = []
-        self.expired: list[Departure] = []
+        self.expired: list[OutboundStanza] = []
         self.unchanging = False
 
     def amend(self, delivery_id: str, body: bytes) -> Deferred[None]:
@@ -382,31 +384,31 @@ class KeepingSpool(SlowSpool):
     def end(
         self,
         delivery_id: str,
-        departures: Sequence[Departure],
-        letter: Letter | None = None,
-        memo: Memo | None = None,
+        outbound_stanzas: Sequence[OutboundStanza],
+        letter: DeadLetter | None = None,
+        record: IdempotencyRecord | None = None,
     ) -> Deferred[Sequence[int]]:
         if self.broken is not None:
             return self._later(fail(self.broken))
         del self.kept[delivery_id]
         if letter is not None:
             self.letters.append((delivery_id, letter))
-        for number, departure in enumerate(departures, self._next):
-            self.leaving[number] = evolve(departure, number=number)
-        return super().end(delivery_id, departures, letter, memo)
+        for number, outbound in enumerate(outbound_stanzas, self._next):
+            self.leaving[number] = evolve(outbound, number=number)
+        return super().end(delivery_id, outbound_stanzas, letter, record)
 
-    def departures(self, after: int) -> Deferred[list[Departure]]:
-        page = [departure for number, departure in sorted(self.leaving.items()) if number > after][:3]
+    def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
+        page = [outbound for number, outbound in sorted(self.leaving.items()) if number > after][:3]
         return self._later(fail(self.broken) if self.broken else succeed(page))
 
     def confirmed(self, number: int) -> None:
         del self.leaving[number]
 
     def failed(self, number: int, outcome: str, note: str | None = None) -> None:
-        departure = self.leaving.pop(number)
+        outbound = self.leaving.pop(number)
         self.failures.append((number, outcome))
         if outcome == "reply_expired":
-            self.expired.append(departure)
+            self.expired.append(outbound)
 
 
 class SpoolTests(DeliveryTestCase):
@@ -2014,7 +2016,9 @@ class DrainTests(DeliveryTestCase):
         """
 
         class Broken(RecordingOutlet):
-            def depart(self, departure: Departure, element: Element, tell: Any = None, *, kept: bool = True) -> bool:
+            def depart(
+                self, outbound: OutboundStanza, element: Element, tell: Any = None, *, kept: bool = True
+            ) -> bool:
                 raise RuntimeError("no stream")
 
         self.outlet = Broken()
@@ -2251,10 +2255,10 @@ class AccountingTests(DeliveryTestCase):
         self.assertEqual([], late)
 
 
-class LetterTests(DeliveryTestCase):
+class DeadLetterTests(DeliveryTestCase):
     """What is kept of what was given up."""
 
-    def letters(self, script: Sequence[Any], *stanzas: Stanza, **options: Any) -> list[tuple[str, Letter]]:
+    def letters(self, script: Sequence[Any], *stanzas: Stanza, **options: Any) -> list[tuple[str, DeadLetter]]:
         spool = KeepingSpool(self.clock)
         relay = self.a_relay(script, spool=spool, **options)
         for stanza in stanzas or [a_stanza()]:

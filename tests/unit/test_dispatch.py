@@ -16,26 +16,26 @@ from twisted.words.xish.domish import Element
 from component_http.contract import reply
 from component_http.contract.address import Address
 from component_http.contract.conditions import StanzaError, error_child
-from component_http.contract.memo import Memo
+from component_http.contract.idempotency import IdempotencyRecord
+from component_http.contract.outbound import OutboundStanza
 from component_http.contract.reply import Composed, Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
-from component_http.delivery.departure import Departure
-from component_http.delivery.departures import Departures
 from component_http.delivery.dispatch import GRACE, Dispatch
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
+from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import FLUSH, Relay
 from component_http.delivery.retry import RetryPolicy
 from component_http.errors import Bounced, DeliveryEnded, RoomRefused, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook
-from component_http.xmpp.questions import Questions
-from tests.unit.test_departures import KeptRows
+from component_http.xmpp.iq_requests import IqRequests
+from tests.unit.test_outbox import KeptRows
 from tests.unit.test_sender_suite import SenderPromises, an_iq, message
 
 DOMAIN = "bot.example.org"
@@ -46,12 +46,14 @@ class FullRows(KeptRows):
 
     full = False
 
-    def push(self, departures: Sequence[Departure], memo: Memo | None = None) -> Deferred[Sequence[int]]:
+    def push(
+        self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
+    ) -> Deferred[Sequence[int]]:
         if self.full:
             return fail(SpoolError("database or disk is full"))
-        for number, departure in enumerate(departures, self._next):
-            self.rows[number] = evolve(departure, number=number)
-        return super().push(departures, memo)
+        for number, outbound in enumerate(outbound_stanzas, self._next):
+            self.rows[number] = evolve(outbound, number=number)
+        return super().push(outbound_stanzas, record)
 
 
 class World:
@@ -91,7 +93,7 @@ class World:
             link=lambda delivery: f"https://gateway.example.org/{delivery.id}",
         )
         bounces = Bounces(self.spool, self.counters, self.clock.seconds)
-        departures = Departures(
+        outbox = Outbox(
             self.spool,
             self.outlet,
             self.counters,
@@ -105,7 +107,7 @@ class World:
             self.spool,
             Backlog(limits or BacklogLimits(), 32),
             self.outlet,
-            departures,
+            outbox,
             self.valve,
             self.counters,
             clock=self.clock,
@@ -116,7 +118,7 @@ class World:
             loop_brake=loop_brake,
         )
         ids_asked = (f"asked{number}" for number in count())
-        self.asking = Questions(self.outlet, self.clock, lambda: next(ids_asked))
+        self.asking = IqRequests(self.outlet, self.clock, lambda: next(ids_asked))
         self.asking.xmlstream = Stream()
         self.asking.connectionInitialized()
         self.bounces = bounces
@@ -125,7 +127,7 @@ class World:
         self.entered: list[str] = []
         self.sender = Dispatch(
             self.spool,
-            departures,
+            outbox,
             self.relay,
             bounces,
             ask=self.asking.ask,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from component_http.delivery.delivery import Letter
-from component_http.delivery.departure import Departure
+from component_http.contract.delivery import DeadLetter
+from component_http.contract.outbound import OutboundStanza
 from component_http.errors import DiskFull, SettingsError, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.spool.database import lock, opened, prepare
@@ -98,11 +98,13 @@ class Bench:
                 assert isinstance(error, DiskFull), error
                 return error
 
-    def end(self, position: int = 0, departures: int = 0, letter: Letter | None = None) -> Any:
+    def end(self, position: int = 0, outbound_stanzas: int = 0, letter: DeadLetter | None = None) -> Any:
         """End one, as a relay whose server has at once what the spool cannot keep; the numbers, or the error."""
         name = self.stored.pop(position)
         self.ended.add(name)
-        leaving = [Departure(xml="<message/>", kind="message", expires=9.0, stored=0.0, delivery_id=name)] * departures
+        leaving = [
+            OutboundStanza(xml="<message/>", kind="message", expires=9.0, stored=0.0, delivery_id=name)
+        ] * outbound_stanzas
         result = self.wait(self.spool.end(name, leaving, letter))
         if leaving and isinstance(result, SpoolError):
             self.wait(self.spool.end(name, (), letter))
@@ -211,13 +213,13 @@ class FullDiskTests(DiskCase):
         self.assertEqual(f"the disk is full, that of {bench.path}", str(error))
         self.assertEqual("the spool's disk is full", bench.spool.trouble)
         self.assertEqual(b"x" * 20 * KIB, bench.wait(bench.spool.body(bench.stored[3])))
-        self.assertEqual([1, 2], list(bench.end(departures=2)))
-        self.assertEqual([1, 2], [each.number for each in bench.wait(bench.spool.departures(0))])
+        self.assertEqual([1, 2], list(bench.end(outbound_stanzas=2)))
+        self.assertEqual([1, 2], [each.number for each in bench.wait(bench.spool.outbound_stanzas(0))])
         bench.spool.confirmed(1)
-        bench.end(letter=Letter("bounced", "no answer", 3))
+        bench.end(letter=DeadLetter("bounced", "no answer", 3))
         bench.look()
         self.assertEqual(bench.stored, bench.restored())
-        self.assertEqual([2], [each.number for each in bench.wait(bench.spool.departures(0))])
+        self.assertEqual([2], [each.number for each in bench.wait(bench.spool.outbound_stanzas(0))])
         self.assertEqual(1, bench.counters["disk_full"])
         self.assertEqual(1, len(bench.store(10)))
 
@@ -280,7 +282,7 @@ class FullDiskTests(DiskCase):
         bench.disk.fill()
         bench.store_until_full()
         bench.disk.fill()
-        response = Letter("bounced", "500", 1, 500, "text/plain", b"y" * 60_000)
+        response = DeadLetter("bounced", "500", 1, 500, "text/plain", b"y" * 60_000)
         self.assertIsInstance([bench.end(letter=response) for _ in range(15)][-1], DiskFull)
         self.assertEqual(b"x" * 20 * KIB, bench.wait(bench.spool.body(bench.stored[0])))
         bench.disk.clear()
@@ -411,9 +413,9 @@ class FullDiskTests(DiskCase):
             if word == "store":
                 bench.store(*value)
             elif word == "end" and bench.stored:
-                bench.end(value % len(bench.stored), departures=value % 3)
+                bench.end(value % len(bench.stored), outbound_stanzas=value % 3)
             elif word == "letter" and bench.stored:
-                bench.end(letter=Letter("bounced", "500", 1, 500, "text/plain", b"y" * value))
+                bench.end(letter=DeadLetter("bounced", "500", 1, 500, "text/plain", b"y" * value))
             elif word == "fill":
                 disk.fill(leave=value)
             elif word == "clear":

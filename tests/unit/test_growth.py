@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.api.exchange import json_answer
-from component_http.api.questions import answer_properties
+from component_http.api.iq_requests import answer_properties
 from component_http.contract.request import request_body
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize

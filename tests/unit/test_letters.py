@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from component_http.contract.address import Address
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.database import SCHEMA, lock
-from component_http.spool.letters import OUTCOMES, Letters, Moved, Refused, Which
+from component_http.spool.dead_letters import OUTCOMES, Letters, Moved, Refused, Which
 from component_http.spool.visit import Holder, Kept, explained, holder, status, transaction, visit
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
 from tests.users import refusal_as
@@ -432,7 +432,7 @@ class StatusTests(SpoolCase):
         """
         found = status(self.path)
         self.assertEqual((max(SCHEMA), Holder(False), None), (found.schema, found.holder, found.webhook))
-        self.assertEqual([Kept(0, 0, None)] * 3, [found.deliveries, found.departures, found.letters])
+        self.assertEqual([Kept(0, 0, None)] * 3, [found.deliveries, found.outbound_stanzas, found.letters])
         self.assertEqual((self.path.stat().st_size, None), (found.file_bytes, found.ballast_bytes))
 
     def test_counts(self) -> None:
@@ -449,7 +449,7 @@ class StatusTests(SpoolCase):
             Path(f"{self.path}.ballast").write_bytes(b"x" * 1000)
             found = status(self.path)
         self.assertEqual(Kept(1, 20, 500.0), found.deliveries)
-        self.assertEqual(Kept(1, len(REPLY), NOW), found.departures)
+        self.assertEqual(Kept(1, len(REPLY), NOW), found.outbound_stanzas)
         self.assertEqual(Kept(2, 6, 700.0), found.letters)
         self.assertEqual(("half_open", 1000), (found.webhook, found.ballast_bytes))
         self.assertLess(0, found.log_bytes)

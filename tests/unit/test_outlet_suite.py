@@ -18,18 +18,18 @@ from twisted.words.xish.utility import EventDispatcher
 from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, BootstrapMixin
 from wokkel.subprotocols import StreamManager
 
+from component_http.contract.outbound import Fate, OutboundStanza
 from component_http.contract.outgoing import sendable
 from component_http.contract.xml import Limits
-from component_http.delivery.departure import Departure, Fate
 from component_http.interfaces import Outlet, Valve
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet, RecordingValve
-from component_http.xmpp.outbox import CROWDED_STANZAS, MAX_STANZAS
 from component_http.xmpp.stream import (
     MAX_PAUSE,
     BorrowedStream,
     ComponentStream,
 )
+from component_http.xmpp.write_queue import CROWDED_STANZAS, MAX_STANZAS
 
 DOMAIN = "bot.example.org"
 
@@ -74,8 +74,8 @@ class OutletPromises:
         for id in ("m1", "m2"):
             element = message(id)
             element["from"] = DOMAIN
-            departure = Departure(sendable(element, DOMAIN, 10_000), "message", 1e9, 0.0)
-            self.assertTrue(self.outlet.depart(departure, element, told.append))
+            outbound = OutboundStanza(sendable(element, DOMAIN, 10_000), "message", 1e9, 0.0)
+            self.assertTrue(self.outlet.depart(outbound, element, told.append))
         self.outlet.send(message("m3"))
         self.assertEqual(["m1", "m2", "m3"], self.left())
         self.assertTrue(set(told) <= {"confirmed"})

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
-from component_http.contract.memo import LIFETIME, Memo
+from component_http.contract.idempotency import LIFETIME, IdempotencyRecord
 from component_http.contract.reply import Composed
 from component_http.contract.xml import NS_COMPONENT
 from component_http.errors import Bounced, DeliveryEnded, NotSent, Offline, RoomRefused, SpoolError, Unanswered
@@ -94,7 +94,7 @@ class SenderPromises:
         Where there is no room nothing is kept, and nothing remembered of it.
         """
         self.fill()
-        self.refusal_of(self.sender.push(composed("a"), memo=Memo("ops", "k1", "f", b"{}")), SpoolError)
+        self.refusal_of(self.sender.push(composed("a"), record=IdempotencyRecord("ops", "k1", "f", b"{}")), SpoolError)
         self.assertEqual([], self.kept())
         self.assertIsNone(self.of(self.sender.recall("ops", "k1")))
 
@@ -102,14 +102,14 @@ class SenderPromises:
         """
         What was pushed with a key is remembered by that key, with its numbers.
         """
-        numbers = self.of(self.sender.push(composed("a", "b"), memo=Memo("ops", "k1", "f", b"{}")))
-        self.assertEqual(Memo("ops", "k1", "f", b"{}", numbers), self.of(self.sender.recall("ops", "k1")))
+        numbers = self.of(self.sender.push(composed("a", "b"), record=IdempotencyRecord("ops", "k1", "f", b"{}")))
+        self.assertEqual(IdempotencyRecord("ops", "k1", "f", b"{}", numbers), self.of(self.sender.recall("ops", "k1")))
 
     def test_keys_are_their_owners(self) -> None:
         """
         Nobody sees what another one's key stands for.
         """
-        self.of(self.sender.push(composed("a"), memo=Memo("ops", "k1", "f", b"{}")))
+        self.of(self.sender.push(composed("a"), record=IdempotencyRecord("ops", "k1", "f", b"{}")))
         self.assertIsNone(self.of(self.sender.recall("other", "k1")))
         self.assertIsNone(self.of(self.sender.recall("ops", "k2")))
 
@@ -117,7 +117,7 @@ class SenderPromises:
         """
         After a day a key is free again.
         """
-        self.of(self.sender.push(composed("a"), memo=Memo("ops", "k1", "f", b"{}")))
+        self.of(self.sender.push(composed("a"), record=IdempotencyRecord("ops", "k1", "f", b"{}")))
         self.now += LIFETIME - 1
         self.assertIsNotNone(self.of(self.sender.recall("ops", "k1")))
         self.now += 1

@@ -21,16 +21,16 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
+from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.idempotency import LIFETIME, IdempotencyRecord
 from component_http.contract.link import KEY_BYTES
-from component_http.contract.memo import LIFETIME, Memo
+from component_http.contract.outbound import OutboundStanza
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
-from component_http.delivery.delivery import Delivery, Letter
-from component_http.delivery.departure import Departure
 from component_http.errors import SpoolError, TimedOut
 from component_http.interfaces import Found
 from component_http.spool.database import prepare
-from component_http.spool.letters import Letters
+from component_http.spool.dead_letters import Letters
 from component_http.spool.memory import MemorySpool
 from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, RESTORED_AT_ONCE
 from component_http.spool.sqlite import BUSY_SLICE, MAX_GROUP, SqliteSpool
@@ -132,7 +132,7 @@ class SpoolSuite:
         self.assertEqual(sorted(set(together)), together)
         for number in together:
             self.spool.confirmed(number)
-        self.assertEqual([], await self.spool.departures(0))
+        self.assertEqual([], await self.spool.outbound_stanzas(0))
 
     async def test_kept(self) -> None:
         """
@@ -169,7 +169,7 @@ class SpoolSuite:
         """
         await self.spool.store(a_delivery("d1"), b"{}")
         pushed = await self.spool.push([a_departure()] * 2, a_memo("k1", body=b'["a","b"]'))
-        ended = await self.spool.end("d1", [a_departure()], memo=a_memo("k2"))
+        ended = await self.spool.end("d1", [a_departure()], record=a_memo("k2"))
         self.assertEqual(a_memo("k1", body=b'["a","b"]', numbers=tuple(pushed)), await self.spool.recall("ops", "k1"))
         self.assertEqual(a_memo("k2", numbers=tuple(ended)), await self.spool.recall("ops", "k2"))
         for owner, key in (("ops", "k3"), ("other", "k1")):
@@ -195,28 +195,28 @@ class SpoolSuite:
             await spool.look({}, 500)
         found = [await spool.recall("ops", f"k{number}") for number in range(len(sizes))]
         await spool.close()
-        return [memo.key for memo in found if memo is not None]
+        return [record.key for record in found if record is not None]
 
     async def test_remembers_so_many(self) -> None:
         """
         The oldest are forgotten when there are too many.
         """
-        self.assertEqual(["k2", "k3", "k4"], await self.remembered(self.a_spool(max_memos=3), 9, 9, 9, 9, 9))
+        self.assertEqual(["k2", "k3", "k4"], await self.remembered(self.a_spool(max_records=3), 9, 9, 9, 9, 9))
 
     async def test_remembers_so_much(self) -> None:
         """
         The oldest are forgotten when they are too large together, a single one too.
         """
         self.assertEqual(
-            ["k2", "k3"], await self.remembered(self.a_spool(max_memos_bytes=10_000), 900, 9000, 4000, 4000)
+            ["k2", "k3"], await self.remembered(self.a_spool(max_records_bytes=10_000), 900, 9000, 4000, 4000)
         )
-        self.assertEqual([], await self.remembered(self.a_spool(max_memos_bytes=10_000), 9000, 11_000))
+        self.assertEqual([], await self.remembered(self.a_spool(max_records_bytes=10_000), 9000, 11_000))
 
     async def test_who_has_most_keys_loses_first(self) -> None:
         """
         However much one owner has remembered, in number or in bytes, the others' keys stay known.
         """
-        for limits, size in ({"max_memos": 10}, 9), ({"max_memos_bytes": 20_000}, 5000):
+        for limits, size in ({"max_records": 10}, 9), ({"max_records_bytes": 20_000}, 5000):
             spool = self.a_spool(**limits)
             for number in range(2):
                 await spool.push([a_departure()], evolve(a_memo(f"k{number}"), owner="calm"))
@@ -468,14 +468,14 @@ class GroupCommitTests(SqliteCase):
         self.assertEqual([(0,)], self.look("SELECT count(*) FROM departures"))
 
 
-def a_departure(id_: str = "m1", *, left: float = 100.0, age: float = 0.0, clock: Any = reactor) -> Departure:
+def a_departure(id_: str = "m1", *, left: float = 100.0, age: float = 0.0, clock: Any = reactor) -> OutboundStanza:
     """A message that has so many seconds left, and is so old."""
     xml = f"<message from='bot@bot.example.org' to='alice@example.org/phone' id='{id_}' type='chat'/>"
-    return Departure(xml, "message", clock.seconds() + left, clock.seconds() - age, delivery_id="d1")
+    return OutboundStanza(xml, "message", clock.seconds() + left, clock.seconds() - age, delivery_id="d1")
 
 
-def a_memo(key: str, *, body: bytes = b"{}", numbers: tuple[int, ...] = ()) -> Memo:
-    return Memo("ops", key, "fingerprint", body, numbers)
+def a_memo(key: str, *, body: bytes = b"{}", numbers: tuple[int, ...] = ()) -> IdempotencyRecord:
+    return IdempotencyRecord("ops", key, "fingerprint", body, numbers)
 
 
 class PushTests(SqliteCase):
@@ -490,7 +490,7 @@ class PushTests(SqliteCase):
         await spool.push([a_departure("a")])
         numbers = await spool.push([a_departure("b"), a_departure("c")], a_memo("k1"))
         after = self.crash()
-        self.assertEqual(["a", "b", "c"], [element_of(each)["id"] for each in await after.departures(0)])
+        self.assertEqual(["a", "b", "c"], [element_of(each)["id"] for each in await after.outbound_stanzas(0)])
         self.assertEqual(a_memo("k1", numbers=tuple(numbers)), await after.recall("ops", "k1"))
         self.assertEqual(key, await after.key())
         [later] = await after.push([a_departure("d")])
@@ -508,19 +508,19 @@ class PushTests(SqliteCase):
         await self.assertFailure(spool.push([a_departure()], a_memo("k1")), SpoolError)
         await self.assertFailure(spool.recall("ops", "k1"), SpoolError)
         away.rename(self.path)
-        self.assertEqual((None, []), (await spool.recall("ops", "k1"), await spool.departures(0)))
+        self.assertEqual((None, []), (await spool.recall("ops", "k1"), await spool.outbound_stanzas(0)))
 
     async def test_too_much_waits(self) -> None:
         """
         Where so much waits for the server nothing more is pushed or remembered, but deliveries end with what they
         answer; once the server has some of it there is room again.
         """
-        spool = self.open(max_departures=3)
+        spool = self.open(max_outbound=3)
         await spool.store(a_delivery("d1"), b"{}")
         numbers = await spool.push([a_departure()] * 3)
         await self.assertFailure(spool.push([a_departure()], a_memo("k1")), SpoolError)
         self.assertIsNone(await spool.recall("ops", "k1"))
-        self.assertEqual(1, len(await spool.end("d1", [a_departure()], memo=a_memo("k2"))))
+        self.assertEqual(1, len(await spool.end("d1", [a_departure()], record=a_memo("k2"))))
         self.assertIsNotNone(await spool.recall("ops", "k2"))
         for number in numbers[:2]:
             spool.confirmed(number)
@@ -541,7 +541,7 @@ class PushTests(SqliteCase):
         self.assertEqual([("k2",)], self.look("SELECT key FROM memos"))
 
 
-class DeparturesTests(SqliteCase):
+class OutboundTests(SqliteCase):
     """What is to leave, until the server has it."""
 
     async def test_in_the_same_transaction(self) -> None:
@@ -555,15 +555,15 @@ class DeparturesTests(SqliteCase):
         self.assertEqual(before + 1, spool.commits)
         after = self.crash()
         self.assertEqual(["d2"], [each.id for each in await after.restore()])
-        self.assertEqual(["a", "b"], [element_of(each)["id"] for each in await after.departures(0)])
+        self.assertEqual(["a", "b"], [element_of(each)["id"] for each in await after.outbound_stanzas(0)])
         for number in first:
             spool.confirmed(number)
         await spool.close()
         spool = self.open()
         [second] = await spool.end("d2", [a_departure("c")])
         self.assertGreater(second, first[-1])
-        self.assertEqual([second], [each.number for each in await spool.departures(0)])
-        self.assertEqual([], await spool.departures(second))
+        self.assertEqual([second], [each.number for each in await spool.outbound_stanzas(0)])
+        self.assertEqual([], await spool.outbound_stanzas(second))
 
     async def test_confirmed(self) -> None:
         """
@@ -575,7 +575,7 @@ class DeparturesTests(SqliteCase):
         commits = spool.commits
         for number in numbers[:-1]:
             spool.confirmed(number)
-        self.assertEqual([numbers[-1]], [each.number for each in await spool.departures(0)])
+        self.assertEqual([numbers[-1]], [each.number for each in await spool.outbound_stanzas(0)])
         self.assertEqual((commits + 1, [(1,)]), (spool.commits, self.look("SELECT count(*) FROM departures")))
 
     async def test_pages(self) -> None:
@@ -584,11 +584,11 @@ class DeparturesTests(SqliteCase):
         """
         spool = self.open()
         await spool.store(a_delivery("d1"), b"{}")
-        large = Departure("<message>" + "x" * (PAGE_BYTES // 2) + "</message>", "message", 1e12, 0.0)
+        large = OutboundStanza("<message>" + "x" * (PAGE_BYTES // 2) + "</message>", "message", 1e12, 0.0)
         numbers = await spool.end("d1", [*(a_departure(str(number)) for number in range(PAGE + 1)), *[large] * 5])
         found: list[int] = []
         sizes = []
-        while page := await spool.departures(found[-1] if found else 0):
+        while page := await spool.outbound_stanzas(found[-1] if found else 0):
             found += [each.number or 0 for each in page]
             sizes.append(len(page))
         self.assertEqual((list(numbers), PAGE), (found, sizes[0]))
@@ -612,7 +612,7 @@ class DeparturesTests(SqliteCase):
         ):
             wall[0] = 1_000_000.0 + passed
             spool = self.open(clock=clock, now=lambda: wall[0])
-            [found] = await spool.departures(0)
+            [found] = await spool.outbound_stanzas(0)
             await spool.close()
             self.assertEqual((left, age), (round(found.expires - 500.0, 3), round(500.0 - found.stored, 3)))
 
@@ -628,7 +628,7 @@ class DeparturesTests(SqliteCase):
         since = clock.seconds()
 
         async def assert_left(spool: SqliteSpool, passed: float) -> None:
-            [leaving] = await spool.departures(0)
+            [leaving] = await spool.outbound_stanzas(0)
             [delivery] = await spool.restore()
             self.assertEqual([], await spool.restore())
             left = [leaving.expires, leaving.stored + 100.0, delivery.deadline]
@@ -647,14 +647,14 @@ class DeparturesTests(SqliteCase):
             spool = self.open(clock=clock, now=lambda: wall[0])
             await assert_left(spool, clock.seconds() - since)
         await spool.store(a_delivery("d2", clock=clock), b"{}")
-        await spool.end("d2", (), Letter("bounced", "", 1))
+        await spool.end("d2", (), DeadLetter("bounced", "", 1))
         self.assertEqual([(wall[0], wall[0])], self.look("SELECT accepted, ended FROM letters"))
         with Letters(self.path, now=lambda: wall[0]) as letters:
             letters.retry(["d2"])
         found = (await spool.look({}, 500)).deliveries
         self.assertEqual([900.0], [each.deadline - clock.seconds() for each in found])
         kept = status(self.path)
-        oldest = (kept.deliveries.oldest, kept.departures.oldest)
+        oldest = (kept.deliveries.oldest, kept.outbound_stanzas.oldest)
         self.assertEqual([40, 40], [round(wall[0] - (since or 0.0)) for since in oldest])
 
     async def test_failed(self) -> None:
@@ -665,7 +665,7 @@ class DeparturesTests(SqliteCase):
         await spool.store(a_delivery("d1"), b"{}")
         [number, other] = await spool.end("d1", [a_departure("late"), a_departure()])
         spool.failed(number, "reply_expired")
-        self.assertEqual([other], [each.number for each in await spool.departures(0)])
+        self.assertEqual([other], [each.number for each in await spool.outbound_stanzas(0)])
         query = "SELECT id, outcome, kind, type, stanza_id, sender, recipient, body FROM letters"
         who = ("alice@example.org/phone", "bot@bot.example.org")
         self.assertEqual([(f"d1.{number}", "reply_expired", "message", "chat", "late", *who, None)], self.look(query))
@@ -677,13 +677,13 @@ class DeparturesTests(SqliteCase):
         What came back becomes a dead letter, before the server has confirmed it or long after, and leaves no more.
         """
         spool = self.open()
-        departures = [a_departure("early"), a_departure("late"), a_departure()]
-        early, late, other = await spool.push(departures)
-        spool.bounced(early, departures[0], "it came back: forbidden")
+        outbound_stanzas = [a_departure("early"), a_departure("late"), a_departure()]
+        early, late, other = await spool.push(outbound_stanzas)
+        spool.bounced(early, outbound_stanzas[0], "it came back: forbidden")
         spool.confirmed(early)
         spool.confirmed(late)
-        self.assertEqual([other], [each.number for each in await spool.departures(0)])
-        spool.bounced(late, departures[1], "it came back: item-not-found")
+        self.assertEqual([other], [each.number for each in await spool.outbound_stanzas(0)])
+        spool.bounced(late, outbound_stanzas[1], "it came back: item-not-found")
         await spool.look({}, 500)
         self.assertEqual(
             [
@@ -700,7 +700,7 @@ class DeparturesTests(SqliteCase):
         spool = self.open()
         [number] = await spool.push([a_departure()])
         spool.failed(number, "reply_refused", "policy-violation")
-        self.assertEqual([], await spool.departures(0))
+        self.assertEqual([], await spool.outbound_stanzas(0))
         self.assertEqual([("reply_refused", "policy-violation")], self.look("SELECT outcome, note FROM letters"))
 
     async def test_suspects_after_a_crash(self) -> None:
@@ -711,11 +711,11 @@ class DeparturesTests(SqliteCase):
         spool = self.open()
         first, second = await spool.push([evolve(a_departure(), asked=asked), a_departure()])
         spool.suspect(first)
-        [known, other] = await spool.departures(0)
+        [known, other] = await spool.outbound_stanzas(0)
         self.assertEqual((True, False, asked, None), (known.suspect, other.suspect, known.asked, other.asked))
         spool.suspect(second)
         await spool.look({}, 500)
-        found = await self.crash().departures(0)
+        found = await self.crash().outbound_stanzas(0)
         self.assertEqual([(True, asked), (True, None)], [(each.suspect, each.asked) for each in found])
 
     async def test_not_kept_when_it_fails(self) -> None:
@@ -728,7 +728,7 @@ class DeparturesTests(SqliteCase):
         await spool.close()
         away = self.path.with_name("away")
         self.path.rename(away)
-        letter = Letter("bounced", "why", 1)
+        letter = DeadLetter("bounced", "why", 1)
         await self.assertFailure(spool.end("d1", [a_departure()], letter), SpoolError)
         away.rename(self.path)
         await spool.store(a_delivery("d3"), b"{}")
@@ -739,11 +739,11 @@ class DeparturesTests(SqliteCase):
         away.rename(self.path)
         await spool.store(a_delivery("d4"), b"{}")
         self.assertEqual(["d2", "d3", "d4"], [each.id for each in await spool.restore()])
-        self.assertEqual(([("d1",)], []), (self.look("SELECT id FROM letters"), await spool.departures(0)))
+        self.assertEqual(([("d1",)], []), (self.look("SELECT id FROM letters"), await spool.outbound_stanzas(0)))
 
 
-def element_of(departure: Departure) -> Element:
-    [element] = parse_stanzas(departure.xml, Limits())
+def element_of(outbound: OutboundStanza) -> Element:
+    [element] = parse_stanzas(outbound.xml, Limits())
     return element
 
 
@@ -756,7 +756,7 @@ class LettersTests(SqliteCase):
         """
         spool = self.open(clock=standing_clock(), now=lambda: 1_000_000.0)
         await gatherResults([spool.store(a_delivery(name), b'{"body":"hi"}') for name in ("d1", "d2")])
-        await spool.end("d1", (), Letter("refused_reply", "kind: unknown", 3, 200, "application/json", b"{1}"))
+        await spool.end("d1", (), DeadLetter("refused_reply", "kind: unknown", 3, 200, "application/json", b"{1}"))
         await spool.end("d2", ())
         query = "SELECT id, outcome, note, tries, body, status, media_type, response, accepted, ended FROM letters"
         expected = ("d1", "refused_reply", "kind: unknown", 3, b'{"body":"hi"}', 200, "application/json", b"{1}")
@@ -771,12 +771,12 @@ class LettersTests(SqliteCase):
         spool = self.open(max_letters=3, letter_days=1.0, clock=clock, now=lambda: 1_000_000.0 + clock.seconds())
         for number in range(5):
             await spool.store(a_delivery(f"d{number}"), b"{}")
-            await spool.end(f"d{number}", (), Letter("bounced", "", 1))
+            await spool.end(f"d{number}", (), DeadLetter("bounced", "", 1))
         await spool.look({}, 500)
         self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
         clock.advance(86_400.0 / 2)
         await spool.store(a_delivery("d5"), b"{}")
-        await spool.end("d5", (), Letter("bounced", "", 1))
+        await spool.end("d5", (), DeadLetter("bounced", "", 1))
         clock.advance(86_400.0 / 2 + 1)
         await spool.look({}, 500)
         self.assertEqual([("d5",)], self.look("SELECT id FROM letters"))
@@ -786,7 +786,7 @@ class LettersTests(SqliteCase):
         spool = self.open(max_letters=most)
         for number, sender in enumerate(senders):
             await spool.store(a_delivery(f"d{number}", sender=sender), b"{}")
-            await spool.end(f"d{number}", (), Letter("bounced", "", 1))
+            await spool.end(f"d{number}", (), DeadLetter("bounced", "", 1))
         await spool.look({}, 500)
         return [sender for (sender,) in self.look("SELECT sender FROM letters")]
 
@@ -813,7 +813,7 @@ class LettersTests(SqliteCase):
         spool = self.open()
         for number in range(5):
             await spool.store(a_delivery(f"d{number}"), b"x" * (MAX_LETTERS_BYTES // 4 + 1))
-            await spool.end(f"d{number}", (), Letter("bounced", "", 1))
+            await spool.end(f"d{number}", (), DeadLetter("bounced", "", 1))
         await spool.look({}, 500)
         self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
 
@@ -824,7 +824,7 @@ class LettersTests(SqliteCase):
         spool = self.open()
         for note in ("first", "second"):
             await spool.store(a_delivery("d1"), b"{}")
-            await spool.end("d1", (), Letter("bounced", note, 1))
+            await spool.end("d1", (), DeadLetter("bounced", note, 1))
         self.assertEqual([("d1", "second")], self.look("SELECT id, note FROM letters"))
 
 
@@ -890,13 +890,13 @@ class LookTests(SqliteCase):
             with closing(sqlite3.connect(self.path)) as connection, connection:
                 connection.execute(commands)
             found = await spool.look({}, 500)
-            self.assertEqual((["d2"], True), ([each.id for each in found.deliveries], found.departures))
+            self.assertEqual((["d2"], True), ([each.id for each in found.deliveries], found.outbound_stanzas))
             self.assertEqual(Found([], False), await spool.look({}, 500))
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute(commands)
         self.assertEqual(["d1"], [each.id for each in await spool.restore()])
         found = await spool.look({}, 500)
-        self.assertEqual((["d2"], False), ([each.id for each in found.deliveries], found.departures))
+        self.assertEqual((["d2"], False), ([each.id for each in found.deliveries], found.outbound_stanzas))
 
     async def test_begun(self) -> None:
         """
@@ -922,7 +922,7 @@ class LookTests(SqliteCase):
             )
             connection.execute("INSERT INTO commands (verb, argument) VALUES ('depart', '7')")
         found = await spool.look({}, 2)
-        self.assertEqual((["d1", "d2"], True), ([each.id for each in found.deliveries], found.departures))
+        self.assertEqual((["d1", "d2"], True), ([each.id for each in found.deliveries], found.outbound_stanzas))
         self.assertEqual([], (await spool.look({}, 0)).deliveries)
         await spool.close()
         spool = self.open()
@@ -944,7 +944,7 @@ class LookTests(SqliteCase):
                     f" VALUES ('drop_delivery', 'd1'), ('drop_departure', '{numbers[0]}'), ('drop_departure', x'ff')"
                 )
             self.assertEqual(Found([], False, ["d1"], [numbers[0]]), await spool.look({}, 500))
-            self.assertEqual([numbers[1]], [each.number for each in await spool.departures(0)])
+            self.assertEqual([numbers[1]], [each.number for each in await spool.outbound_stanzas(0)])
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute("INSERT INTO commands (verb, argument) VALUES ('drop_delivery', 'd1')")
         self.assertEqual(["d2"], [each.id for each in await spool.restore()])
@@ -1241,7 +1241,7 @@ class FailureTests(SqliteCase):
         """
         spool = self.open()
         await gatherResults([spool.store(a_delivery(name), b"{}") for name in ("d1", "d2")])
-        await self.assertFailure(spool.end("d1", (), Letter("bounced", "\ud800", 1)), UnicodeEncodeError)
+        await self.assertFailure(spool.end("d1", (), DeadLetter("bounced", "\ud800", 1)), UnicodeEncodeError)
         await spool.store(a_delivery("d3"), b"{}")
         self.assertEqual(["d2", "d3"], [each.id for each in await spool.restore()])
 
@@ -1401,9 +1401,9 @@ class DamagedRowTests(SqliteCase):
         keys = [await spool.recall("ops", key) for key in ("k1", "k2")]
         return {
             "deliveries": len(await spool.restore()),
-            "departures": len(await spool.departures(0)),
+            "departures": len(await spool.outbound_stanzas(0)),
             "subscribers": len(await spool.subscribers()),
-            "memos": sum(memo is not None for memo in keys),
+            "memos": sum(record is not None for record in keys),
             "facts": len(await spool.key()) // KEY_BYTES,
         }
 
@@ -1461,5 +1461,5 @@ class DamagedRowTests(SqliteCase):
         for damage in ("{", "[" * 100_000, "[1, 2, 3, 4, 5, 6]", '["message"]', "7"):
             with closing(sqlite3.connect(self.path)) as connection, connection:
                 connection.execute("UPDATE departures SET asked = ?", (damage,))
-            [found] = await spool.departures(0)
+            [found] = await spool.outbound_stanzas(0)
             self.assertIsNone(found.asked)

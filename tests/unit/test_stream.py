@@ -18,13 +18,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 from wokkel.subprotocols import XMPPHandler
 
+from component_http.contract.outbound import OutboundStanza
 from component_http.contract.outgoing import sendable
 from component_http.contract.xml import Limits
-from component_http.delivery.departure import Departure
 from component_http.errors import CertificateInvalid
-from component_http.notices import LOG_INTERVAL
 from component_http.operations.metrics import Counters
-from component_http.xmpp.outbox import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS, MAX_UNCONFIRMED
+from component_http.throttle import LOG_INTERVAL
 from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import (
     CLOSE_TIMEOUT,
@@ -36,6 +35,7 @@ from component_http.xmpp.stream import (
     STABLE_AFTER,
     ComponentStream,
 )
+from component_http.xmpp.write_queue import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS, MAX_UNCONFIRMED
 
 HEADER = b"<stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' id='s1'>"
 
@@ -1612,14 +1612,14 @@ class BarrierTests(BarrierTestCase):
         element = message(id=id, from_="bot.example.org")
         element.name = kind
         element.addElement("body", content="hello")
-        departure = Departure(
+        outbound = OutboundStanza(
             xml=sendable(element, "bot.example.org", 10_000),
             kind=kind,
             expires=self.clock.seconds() + lifetime,
             stored=self.clock.seconds(),
             **properties,
         )
-        self.assertTrue(self.stream.depart(departure, element, told.append))
+        self.assertTrue(self.stream.depart(outbound, element, told.append))
         return told
 
     def test_confirmed_at_once_for_who_waits(self) -> None:
@@ -1777,8 +1777,8 @@ class RefusalTests(BarrierTestCase):
         fates = []
         self.server.authenticate()
         element = message(id="m0", from_="bot.example.org")
-        departure = Departure(sendable(element, "bot.example.org", 10_000), "message", 1000.0, 0.0)
-        self.stream.depart(departure, element, fates.append, kept=False)
+        outbound = OutboundStanza(sendable(element, "bot.example.org", 10_000), "message", 1000.0, 0.0)
+        self.stream.depart(outbound, element, fates.append, kept=False)
         self.close("invalid-xml")
         self.answer()
         self.close("invalid-xml")

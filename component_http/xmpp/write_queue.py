@@ -8,7 +8,7 @@ from collections.abc import Callable
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred, succeed
 
-from component_http.delivery.departure import Fate, Refused
+from component_http.contract.outbound import Fate, Refused
 from component_http.interfaces import Observer
 from component_http.waiters import Waiters
 
@@ -19,8 +19,8 @@ __all__ = [
     "MAX_STANZAS",
     "MAX_UNCONFIRMED",
     "Loss",
-    "Outbox",
-    "Outgoing",
+    "Queued",
+    "WriteQueue",
 ]
 
 MAX_STANZAS = 10_000
@@ -41,7 +41,7 @@ A server that works confirms a hundred stanzas at a time.
 
 
 @frozen
-class Outgoing:
+class Queued:
     """
     A stanza that leaves, or several as one text.
 
@@ -80,10 +80,10 @@ class Loss:
     again: int
     suspected: bool = False
     refused: bool = False
-    untold: Outgoing | None = None
+    untold: Queued | None = None
 
 
-class Outbox:
+class WriteQueue:
     """
     First come, first served; and after a lost stream, first of all what nobody knows the fate of.
 
@@ -103,10 +103,10 @@ class Outbox:
         self.crowded = False
         self._observer = observer
         self._max_stanzas = max_stanzas
-        self._waiting: deque[Outgoing] = deque()
+        self._waiting: deque[Queued] = deque()
         self._waiting_bytes = 0
         # What was written, and which it was of all that was: what is kept here, and of what is kept elsewhere.
-        self._unconfirmed: deque[tuple[int, Outgoing]] = deque()
+        self._unconfirmed: deque[tuple[int, Queued]] = deque()
         self._unconfirmed_bytes = 0
         self._kept: deque[tuple[int, Callable[[Fate], None]]] = deque()
         self._written = 0
@@ -143,7 +143,7 @@ class Outbox:
         """Nothing can be written until a barrier returns: a suspect is out, or is the next to be written."""
         return self._suspect_is_out or (bool(self._waiting) and not self.may_write(self._waiting[0]))
 
-    def may_write(self, stanza: Outgoing) -> bool:
+    def may_write(self, stanza: Queued) -> bool:
         """
         Whether a stanza may be written now, on a stream whose server returns barriers.
 
@@ -154,7 +154,7 @@ class Outbox:
             return False
         return not stanza.suspect or (self._proved and not self.unconfirmed)
 
-    def add(self, stanza: Outgoing) -> bool:
+    def add(self, stanza: Queued) -> bool:
         """Let one more wait; False if there is no room."""
         size = len(stanza.xml)
         if len(self._waiting) >= self._max_stanzas or self._waiting_bytes + size > MAX_BYTES:
@@ -164,7 +164,7 @@ class Outbox:
         self._see_whether_crowded()
         return True
 
-    def take(self, now: float) -> Outgoing | None:
+    def take(self, now: float) -> Queued | None:
         """Give the first that is still of use, to be written; None if there is none. Afterwards `settle`."""
         while self._waiting:
             stanza = self._waiting.popleft()
@@ -176,7 +176,7 @@ class Outbox:
                 stanza.tell("expired")
         return None
 
-    def note(self, stanza: Outgoing) -> None:
+    def note(self, stanza: Queued) -> None:
         """Remember what is written, as far as it would be written again."""
         if not stanza.again:
             if stanza.tell is not None:
@@ -224,7 +224,7 @@ class Outbox:
         """
         told: list[tuple[Callable[[Fate], None], Fate]] = []
         suspected = refused = False
-        untold: Outgoing | None = None
+        untold: Queued | None = None
         if why is not None and self.unconfirmed:
             self._fruitless += 1
             refused = self._suspect_is_out

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from attrs import frozen
 
-__all__ = ["LIFETIME", "Memo"]
+__all__ = ["LIFETIME", "IdempotencyRecord"]
 
 LIFETIME = 86_400.0
 """Seconds for which it is remembered; who tries again does so within a day."""
 
 
 @frozen
-class Memo:
+class IdempotencyRecord:
     """
     One answer that is remembered.
 

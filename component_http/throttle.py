@@ -6,13 +6,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from math import inf
 
-__all__ = ["LOG_INTERVAL", "Folded", "Notices"]
+__all__ = ["LOG_INTERVAL", "Folded", "Throttle"]
 
 LOG_INTERVAL = 60.0
 """Seconds between two log lines about the same, where what is wrong may be wrong for every stanza."""
 
 
-class Notices:
+class Throttle:
     """
     Whether something may be said now: to each sender, or about each thing, once in a while, so no flood is echoed.
 

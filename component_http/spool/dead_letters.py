@@ -31,7 +31,7 @@ from component_http.spool.private import Warn, no_warning
 from component_http.spool.rows import Damaged, lead, set_aside
 from component_http.spool.visit import explained, transaction, visit
 
-__all__ = ["AT_ONCE", "OUTCOMES", "Letter", "Letters", "Moved", "Refused", "Which"]
+__all__ = ["AT_ONCE", "OUTCOMES", "DeadLetter", "Letters", "Moved", "Refused", "Which"]
 
 OUTCOMES = (
     "bounced",
@@ -60,7 +60,7 @@ _NAMELESS = "departure"
 
 
 @frozen
-class Letter:
+class DeadLetter:
     """
     A dead letter.
 
@@ -265,7 +265,7 @@ class Letters:
                 ids.append(one)
         return ids
 
-    def read(self, ids: Sequence[str]) -> Iterator[Letter]:
+    def read(self, ids: Sequence[str]) -> Iterator[DeadLetter]:
         """The letters of these ids, in the same order, but for those that are gone or cannot be read."""
         for one in ids:
             with explained(self._path, self._patience):
@@ -273,7 +273,7 @@ class Letters:
                 row = self._connection.execute(query, (one,)).fetchone()
             if row is None:
                 continue
-            letter = Letter(*row[1:])
+            letter = DeadLetter(*row[1:])
             wrong = [name for name, fits in _FITTING.items() if not fits(getattr(letter, name))]
             if wrong:
                 self._set_aside(row[0], f"wrong values of {', '.join(wrong)}")

@@ -8,52 +8,52 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from component_http.notices import Folded, Notices
+from component_http.throttle import Folded, Throttle
 from tests.unit.test_backlog import ALICE, BOB, Watched, remembered
 
 
-class NoticesTests(SynchronousTestCase):
+class ThrottleTests(SynchronousTestCase):
     """A sender whose stanzas are refused is told once in a while."""
 
     def test_once_per_second(self) -> None:
         """
         A sender is told once in a second, and again when the second is over.
         """
-        notices = Notices(1.0)
-        self.assertEqual([True, False, False, True], [notices.may_tell(ALICE, now) for now in (5.0, 5.0, 5.9, 6.0)])
+        throttle = Throttle(1.0)
+        self.assertEqual([True, False, False, True], [throttle.may_tell(ALICE, now) for now in (5.0, 5.0, 5.9, 6.0)])
 
     def test_senders_are_told_apart(self) -> None:
         """
         That one sender was told does not keep another from being told.
         """
-        notices = Notices(1.0)
-        self.assertEqual([True, True], [notices.may_tell(sender, 5.0) for sender in (ALICE, BOB)])
+        throttle = Throttle(1.0)
+        self.assertEqual([True, True], [throttle.may_tell(sender, 5.0) for sender in (ALICE, BOB)])
 
     def test_not_told_does_not_count(self) -> None:
         """
         A sender who keeps asking is still told once a second: only what was told counts.
         """
-        notices = Notices(1.0)
-        self.assertEqual(3, sum(notices.may_tell(ALICE, tenth / 10) for tenth in range(30)))
+        throttle = Throttle(1.0)
+        self.assertEqual(3, sum(throttle.may_tell(ALICE, tenth / 10) for tenth in range(30)))
 
     def test_clock_set_back(self) -> None:
         """
         A clock that was set back by an hour does not silence anybody for an hour.
         """
-        notices = Notices(1.0)
-        self.assertEqual([True, True], [notices.may_tell(ALICE, now) for now in (4000.0, 400.0)])
+        throttle = Throttle(1.0)
+        self.assertEqual([True, True], [throttle.may_tell(ALICE, now) for now in (4000.0, 400.0)])
 
     def test_forgotten(self) -> None:
         """
         Who was told longer ago than the interval is not remembered.
         """
-        notices = Notices(2.0)
+        throttle = Throttle(2.0)
         told = [Watched(f"guest-{number}@example.org") for number in range(100)]
         for sender in told:
-            notices.may_tell(sender, 5.0)
+            throttle.may_tell(sender, 5.0)
         watched = [weakref.ref(sender) for sender in told]
         del told, sender
-        notices.may_tell(ALICE, 7.0)
+        throttle.may_tell(ALICE, 7.0)
         self.assertEqual([], remembered(watched))
 
     @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9))))
@@ -61,11 +61,11 @@ class NoticesTests(SynchronousTestCase):
         """
         Whoever asks when: each is told exactly if it was not told within the interval before.
         """
-        notices, now, told = Notices(10.0), 0, {}
+        throttle, now, told = Throttle(10.0), 0, {}
         for sender, later in questions:
             now += later
             may = now - told.get(sender, -10) >= 10
-            self.assertEqual(may, notices.may_tell(sender, now))
+            self.assertEqual(may, throttle.may_tell(sender, now))
             if may:
                 told[sender] = now
 

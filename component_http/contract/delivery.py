@@ -10,7 +10,7 @@ from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.errors import WebhookError
 
-__all__ = ["Delivery", "Letter"]
+__all__ = ["DeadLetter", "Delivery"]
 
 
 @define(eq=False)
@@ -56,7 +56,7 @@ class Delivery:
 
 
 @frozen
-class Letter:
+class DeadLetter:
     """
     What became of a delivery that was given up, for its dead letter; the rest is in the spool.
 

@@ -20,7 +20,7 @@ from component_http.errors import Offline, Unanswered
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet
 from component_http.xmpp.intake import StanzaIntake
-from component_http.xmpp.questions import MAX_LATE, MAX_WAITING, Questions
+from component_http.xmpp.iq_requests import MAX_LATE, MAX_WAITING, IqRequests
 
 DOMAIN = "bot.example.org"
 
@@ -32,7 +32,7 @@ def an_iq(to: str = "alice@example.org/phone") -> Element:
     return element
 
 
-class QuestionsTests(SynchronousTestCase):
+class IqRequestsTests(SynchronousTestCase):
     """
     Asking on a stream.
 
@@ -44,7 +44,7 @@ class QuestionsTests(SynchronousTestCase):
         ids = count(1)
         self.clock = Clock()
         self.outlet = RecordingOutlet()
-        self.questions = Questions(self.outlet, self.clock, lambda: f"q{next(ids)}")
+        self.questions = IqRequests(self.outlet, self.clock, lambda: f"q{next(ids)}")
         self.bootstraps = BootstrapMixin()
         manager = StreamManager(self.bootstraps, self.clock)
         self.forwarded: list[Stanza] = []

@@ -19,18 +19,18 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.contract.conditions import REPLY_NOT_SENT, error_stanza
-from component_http.contract.memo import Memo
+from component_http.contract.idempotency import IdempotencyRecord
+from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused, is_request, lifetime
 from component_http.contract.outgoing import fitted
 from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
-from component_http.delivery.departure import LIFETIMES, Departure, Fate, Refused, is_request, lifetime
 from component_http.errors import AnswerRefused, NotSent, SpoolError, XmlRefused
 from component_http.interfaces import Observer, Outlet, Spool
-from component_http.notices import LOG_INTERVAL, Folded, Notices
+from component_http.throttle import LOG_INTERVAL, Folded, Throttle
 from component_http.waiters import Waiters
 
-__all__ = ["Departures", "Leaving"]
+__all__ = ["Leaving", "Outbox"]
 
 MAX_FATES = 10_000
 """Stanzas whose fate is remembered for who asks late; the oldest are forgotten beyond it."""
@@ -57,7 +57,7 @@ _REASONS = {
 }
 """Why a stanza was not sent, by how it ended, for whoever waits for it."""
 
-Leaving = Sequence[tuple[Departure, Element]]
+Leaving = Sequence[tuple[OutboundStanza, Element]]
 """Stanzas that are to leave, each with its element."""
 
 
@@ -78,7 +78,7 @@ class _Unkept:
 
     behind: float
     turn: int
-    departure: Departure
+    outbound: OutboundStanza
     element: Element
     group: _Group
 
@@ -94,7 +94,7 @@ class _Group:
     gone: Callable[[], object]
 
 
-def _tell_nobody(number: int, departure: Departure, element: Element) -> None:
+def _tell_nobody(number: int, outbound: OutboundStanza, element: Element) -> None:
     """Nobody wants to know of what is pushed."""
 
 
@@ -106,7 +106,7 @@ class _Wait:
     over: Deferred[None] = Factory(Deferred)
 
 
-class Departures:
+class Outbox:
     """
     Hands what leaves to the outlet, in the order of the spool's numbers, and lets the spool know when it is gone.
 
@@ -140,7 +140,7 @@ class Departures:
         domain: str,
         limits: Limits,
         lifetimes: Mapping[str, float] = LIFETIMES,
-        pushed: Callable[[int, Departure, Element], object] = _tell_nobody,
+        pushed: Callable[[int, OutboundStanza, Element], object] = _tell_nobody,
     ) -> None:
         self._spool = spool
         self._outlet = outlet
@@ -150,7 +150,7 @@ class Departures:
         self._limits = limits
         self._lifetimes = lifetimes
         self._tell_pushed = pushed
-        self._notices = Notices(LOG_INTERVAL)
+        self._throttle = Throttle(LOG_INTERVAL)
         self._lines = Folded(clock.seconds)
         # The last number that was handed over, and the last that the spool gave, as far as that is known.
         self._cursor = 0
@@ -228,7 +228,7 @@ class Departures:
             if deadline is not None and element.name == "iq" and not is_request(element):
                 # What comes of a deadline comes a moment after it.
                 expires = max(deadline, now + 1.0)
-            departure = Departure(
+            outbound = OutboundStanza(
                 xml=xml,
                 kind=element.name,
                 expires=expires,
@@ -238,11 +238,11 @@ class Departures:
                 delivery_id=delivery_id,
                 asked=None if element.getAttribute("type") == "error" else asked,
             )
-            made.append((departure, element))
+            made.append((outbound, element))
         return made
 
     def push(
-        self, composed: Composed, *, delivery_id: str | None = None, memo: Memo | None = None
+        self, composed: Composed, *, delivery_id: str | None = None, record: IdempotencyRecord | None = None
     ) -> Deferred[Sequence[int]]:
         """
         Keep stanzas that end no delivery, and let them leave.
@@ -259,25 +259,25 @@ class Departures:
             # All of it is refused before any of it leaves; a spool on disk has limits of its own.
             return fail(SpoolError("too much waits to leave"))
         leaving = self.leaving(composed.stanzas, verbatim=composed.verbatim, delivery_id=delivery_id)
-        pushed: Deferred[Any] = self._spool.push([departure for departure, _ in leaving], memo)
+        pushed: Deferred[Any] = self._spool.push([outbound for outbound, _ in leaving], record)
         return pushed.addCallback(self._pushed, leaving)
 
     def _pushed(self, numbers: Sequence[int], leaving: Leaving) -> Sequence[int]:
-        for number, (departure, element) in zip(numbers, leaving, strict=True):
-            self._tell_if_pushed(number, departure, element)
+        for number, (outbound, element) in zip(numbers, leaving, strict=True):
+            self._tell_if_pushed(number, outbound, element)
         if not self.depart(leaving, numbers):
             raise SpoolError("too much waits for the stream")
         return numbers
 
-    def _tell_if_pushed(self, number: int, departure: Departure, element: Element) -> None:
+    def _tell_if_pushed(self, number: int, outbound: OutboundStanza, element: Element) -> None:
         """
         Tell of a stanza that was pushed, or that is a late reply.
 
         The spool does not say which answers are late. It says whose sender would be told of a refusal, and a late one
         has none.
         """
-        if departure.asked is None:
-            self._tell_pushed(number, departure, element)
+        if outbound.asked is None:
+            self._tell_pushed(number, outbound, element)
 
     async def sent(self, numbers: Sequence[int]) -> None:
         """
@@ -334,16 +334,16 @@ class Departures:
             self._know_highest(numbers[0] - 1)
             self._highest = numbers[-1]
         if self._behind:
-            self._answers += sum(departure.delivery_id is not None for departure, _ in leaving)
+            self._answers += sum(outbound.delivery_id is not None for outbound, _ in leaving)
             self._see_crowd()
             return True
-        for (departure, element), number in zip(leaving, numbers, strict=True):
-            if self._outlet.crowded or not self._hand_over(departure, element, number):
+        for (outbound, element), number in zip(leaving, numbers, strict=True):
+            if self._outlet.crowded or not self._hand_over(outbound, element, number):
                 self.read_from(number - 1)
                 break
         return True
 
-    def _hand_to_outlet(self, leaving: tuple[Departure, Element], number: int) -> bool:
+    def _hand_to_outlet(self, leaving: tuple[OutboundStanza, Element], number: int) -> bool:
         """Let the outlet have a stanza of a spool in memory, which does not keep it."""
         if self._is_too_large(leaving[0], number):
             return True
@@ -364,8 +364,8 @@ class Departures:
         """
         group = _Group(len(leaving), gone)
         behind = inf if self._highest is None else self._highest
-        for departure, element in leaving:
-            heappush(self._unkept, _Unkept(behind, next(self._turns), departure, element, group))
+        for outbound, element in leaving:
+            heappush(self._unkept, _Unkept(behind, next(self._turns), outbound, element, group))
         if not self._behind:
             self._know_highest(self._cursor)
             self._hand_over_unkept()
@@ -410,20 +410,20 @@ class Departures:
             await self._outlet.when_clear()
             cursor, highest = self._cursor, self._highest
             try:
-                page = await self._spool.departures(cursor)
+                page = await self._spool.outbound_stanzas(cursor)
             except SpoolError as error:
                 self._observer.count("spool_failed")
-                if self._notices.may_tell("read", self._clock.seconds()):
+                if self._throttle.may_tell("read", self._clock.seconds()):
                     self._log.error("the spool cannot be read, so nothing leaves: {reason}", reason=str(error))
                 await deferLater(self._clock, AGAIN)
                 continue
             if not page and highest == self._highest and cursor == self._cursor:
                 break
-            for departure in page:
+            for outbound in page:
                 if self._outlet.crowded or cursor != self._cursor:
                     break
-                self._hand_over_unkept(departure.number or 0)
-                if not self._hand_over_again(departure):
+                self._hand_over_unkept(outbound.number or 0)
+                if not self._hand_over_again(outbound):
                     await deferLater(self._clock, AGAIN)
                     break
                 cursor = self._cursor
@@ -443,19 +443,19 @@ class Departures:
         self._hand_over_unkept()
         self._caught_up.tell()
 
-    def _hand_over_again(self, departure: Departure) -> bool:
+    def _hand_over_again(self, outbound: OutboundStanza) -> bool:
         """Hand over what the spool kept; what a later start may not send any more is a dead letter."""
-        number = departure.number
+        number = outbound.number
         assert number is not None
-        if departure.delivery_id is not None:
+        if outbound.delivery_id is not None:
             self._answers = max(0, self._answers - 1)
-        if departure.expires <= self._clock.seconds():
+        if outbound.expires <= self._clock.seconds():
             self._observer.count("outgoing_expired")
             self._cursor = number
             self._fail(number, "reply_expired")
             return True
         try:
-            [element] = parse_stanzas(departure.xml, self._limits)
+            [element] = parse_stanzas(outbound.xml, self._limits)
         except (XmlRefused, ValueError):
             element = None
         checked = None if element is None else self._checked(element)
@@ -464,22 +464,22 @@ class Departures:
             self._fail(number, "reply_unsendable")
             return True
         element, xml = checked
-        self._tell_if_pushed(number, departure, element)
-        return self._hand_over(evolve(departure, xml=xml, again=not is_request(element)), element, number)
+        self._tell_if_pushed(number, outbound, element)
+        return self._hand_over(evolve(outbound, xml=xml, again=not is_request(element)), element, number)
 
-    def _hand_over(self, departure: Departure, element: Element, number: int) -> bool:
-        if not self._is_too_large(departure, number) and not self._taken(
-            departure, element, self._ending(number, departure)
+    def _hand_over(self, outbound: OutboundStanza, element: Element, number: int) -> bool:
+        if not self._is_too_large(outbound, number) and not self._taken(
+            outbound, element, self._ending(number, outbound)
         ):
             return False
         self._cursor = max(self._cursor, number)
         return True
 
-    def _ending(self, number: int, departure: Departure) -> Callable[[Fate], None]:
+    def _ending(self, number: int, outbound: OutboundStanza) -> Callable[[Fate], None]:
         """For the outlet: without the XML, which it need not remember when it is written."""
-        return partial(self._ended, number, _facts(departure))
+        return partial(self._ended, number, _facts(outbound))
 
-    def _is_too_large(self, departure: Departure, number: int) -> bool:
+    def _is_too_large(self, outbound: OutboundStanza, number: int) -> bool:
         """Refuse a stanza at once that is as large as one that the server refused."""
         if self._too_large is None:
             return False
@@ -487,19 +487,19 @@ class Departures:
         if self._clock.seconds() >= until:
             self._too_large = None
             return False
-        if _size(departure) < size:
+        if _size(outbound) < size:
             return False
         reason = f"so it did over one of {size} bytes: {refused.reason}"
-        self._ended(number, _facts(departure), Refused(reason, refused.remedy))
+        self._ended(number, _facts(outbound), Refused(reason, refused.remedy))
         return True
 
     def _taken(
-        self, departure: Departure, element: Element, tell: Callable[[Fate], None], *, kept: bool = True
+        self, outbound: OutboundStanza, element: Element, tell: Callable[[Fate], None], *, kept: bool = True
     ) -> bool:
         try:
-            return self._outlet.depart(departure, element, tell, kept=kept)
+            return self._outlet.depart(outbound, element, tell, kept=kept)
         except Exception:
-            self._log.failure("cannot send a {kind}", kind=departure.kind)
+            self._log.failure("cannot send a {kind}", kind=outbound.kind)
             return False
 
     def _ended(self, number: int, facts: _Facts, fate: Fate) -> None:
@@ -525,7 +525,7 @@ class Departures:
         self._observer.count("outgoing_refused")
         if fate.for_size and size > SURELY_TAKEN and (self._too_large is None or size < self._too_large[0]):
             self._too_large = size, fate, self._clock.seconds() + TOO_LARGE_FOR
-        if self._notices.may_tell(fate.reason, self._clock.seconds()):
+        if self._throttle.may_tell(fate.reason, self._clock.seconds()):
             self._log.error(
                 "{id}: the server closes the stream over this {kind} of {size} bytes, so it is not sent: {reason};"
                 " {remedy}",
@@ -537,7 +537,7 @@ class Departures:
             )
         if asked is not None:
             leaving = self.leaving([error_stanza(asked, REPLY_NOT_SENT)])
-            pushed: Deferred[Any] = self._spool.push([departure for departure, _ in leaving])
+            pushed: Deferred[Any] = self._spool.push([outbound for outbound, _ in leaving])
             pushed.addCallbacks(partial(self.depart, leaving), lambda _: self.depart_unkept(leaving, lambda: None))
             pushed.addErrback(lambda failure: self._log.failure("cannot tell a sender", failure=failure))
 
@@ -572,16 +572,16 @@ class Departures:
         """Hand over what belongs before a number."""
         while self._unkept and self._unkept[0].behind < before:
             unkept = heappop(self._unkept)
-            if not self._taken(unkept.departure, unkept.element, partial(self._unkept_ended, unkept)):
+            if not self._taken(unkept.outbound, unkept.element, partial(self._unkept_ended, unkept)):
                 self._observer.count("reply_lost")
 
     def _unkept_ended(self, unkept: _Unkept, fate: Fate) -> None:
-        departure = unkept.departure
+        outbound = unkept.outbound
         if isinstance(fate, Refused):
-            self._refused(fate, *_facts(departure))
+            self._refused(fate, *_facts(outbound))
         elif fate in ("lost", "suspected"):
             if fate == "suspected":
-                unkept.departure = evolve(departure, suspect=True)
+                unkept.outbound = evolve(outbound, suspect=True)
             # Behind what is read again, as before.
             heappush(self._unkept, unkept)
             self.read_all()
@@ -612,10 +612,10 @@ class Departures:
             self._until_clear.tell(lambda: not self._crowded)
 
 
-def _facts(departure: Departure) -> _Facts:
-    return departure.kind, _size(departure), departure.delivery_id, departure.asked
+def _facts(outbound: OutboundStanza) -> _Facts:
+    return outbound.kind, _size(outbound), outbound.delivery_id, outbound.asked
 
 
-def _size(departure: Departure) -> int:
+def _size(outbound: OutboundStanza) -> int:
     """Its bytes; most are ASCII, which is known without looking."""
-    return len(departure.xml) if departure.xml.isascii() else len(departure.xml.encode("utf-8"))
+    return len(outbound.xml) if outbound.xml.isascii() else len(outbound.xml.encode("utf-8"))

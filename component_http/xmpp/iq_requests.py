@@ -15,7 +15,7 @@ from component_http.errors import MalformedStanza, Offline, Unanswered
 from component_http.interfaces import Outlet
 from component_http.xmpp.intake import FIRST
 
-__all__ = ["MAX_LATE", "MAX_WAITING", "Questions"]
+__all__ = ["MAX_LATE", "MAX_WAITING", "IqRequests"]
 
 MAX_WAITING = 1000
 """Iqs that are waited for at once; each is a client of the API that waits too."""
@@ -24,7 +24,7 @@ MAX_LATE = 1000
 """Iqs that are not waited for any more, and whose answer is still known as one."""
 
 
-class Questions(XMPPHandler):
+class IqRequests(XMPPHandler):
     """
     Asks, and takes the answers out of the stream before anybody else sees them.
 

@@ -11,7 +11,7 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.stanza import Stanza
 
-__all__ = ["LIFETIMES", "Departure", "Fate", "Refused", "is_request", "lifetime"]
+__all__ = ["LIFETIMES", "Fate", "OutboundStanza", "Refused", "is_request", "lifetime"]
 
 
 @frozen
@@ -47,7 +47,7 @@ _SUBSCRIPTION = ("subscribe", "subscribed", "unsubscribe", "unsubscribed")
 
 
 @frozen(eq=False)
-class Departure:
+class OutboundStanza:
     """
     A stanza that leaves, as it is written.
 
