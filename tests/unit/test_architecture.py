@@ -128,8 +128,8 @@ MODULES = {
     "testing": Allowed(SEAMS, ["twisted"]),
 }
 """
-The layers of docs/architecture.md. A module that is not here has to be given its place first; one that has an entry of its own
-is held to that.
+The layers of docs/architecture.md. A module that is not here has to be given its place first; one that has an entry of
+its own is held to that.
 """
 
 ASSEMBLY = ("", "__main__", "gateway", "api_service", "tap", "check", "cli", "spool_commands", "playground")
