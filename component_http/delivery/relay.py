@@ -152,7 +152,7 @@ class Relay:
             give_up=self._give_up_rest,
             over=self._stop,
         )
-        self._giving_up = GivingUp(lives, self._endings, self._expiry, clock, once=once, left=self._drain.look)
+        self._giving_up = GivingUp(lives, self._endings, self._expiry, clock, once=once, when_left=self._drain.look)
         self._returning = Returning(backlog, times, clock, self._returned, self._start)
         self._acceptance = Acceptance(
             lives,
@@ -165,7 +165,7 @@ class Relay:
             new_delivery=lambda stanza, size: times.begin(new_id(), stanza, size, clock.seconds()),
             heard=self._attempts.heard,
             take=self._accepted,
-            not_stored=self._drain.look,
+            when_not_stored=self._drain.look,
             failed=self._endings.failed,
         )
         if forwarder.no_more is not None:
@@ -221,7 +221,8 @@ class Relay:
             return
         for delivery in deliveries:
             if delivery.id not in self._deliveries:
-                self._take(delivery, "restored")
+                self._take(delivery)
+                self._observer.count("restored")
                 self._giving_up.end_restored(delivery)
         self._start()
 
@@ -240,13 +241,15 @@ class Relay:
         self._returning.add(delivery for delivery in deliveries if delivery.id not in self._deliveries)
 
     def _returned(self, delivery: Delivery) -> None:
-        self._take(delivery, "restored")
+        self._take(delivery)
+        self._observer.count("restored")
         if self._giving_up.begun:
             self._giving_up.end(delivery)
 
     def _accepted(self, delivery: Delivery) -> bool:
         """The spool has a delivery; returns whether it may go on."""
-        self._take(delivery, "accepted", reserved=True)
+        self._take(delivery, reserved=True)
+        self._observer.count("accepted")
         if self._giving_up.begun:
             self._giving_up.end(delivery)
             return False
@@ -254,14 +257,13 @@ class Relay:
             self._start()
         return True
 
-    def _take(self, delivery: Delivery, event: str, *, reserved: bool = False) -> None:
+    def _take(self, delivery: Delivery, *, reserved: bool = False) -> None:
         if reserved:
             self._deliveries.move(delivery, READY)
         else:
             self._deliveries.begin(delivery, READY)
         self._backlog.add(delivery.id, delivery.conversation, delivery.size, reserved=reserved)
         self._expiry.add(delivery, delivery.stanza.kind, delivery.deadline)
-        self._observer.count(event)
 
     # -- attempts --
 

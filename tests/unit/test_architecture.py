@@ -93,6 +93,7 @@ MODULES = {
         )
     },
     "delivery.load": Allowed(["delivery.limit", "delivery.pace"], pure=True),
+    **{f"delivery.{name}": Allowed([*VALUES, "delivery.backlog"], pure=True) for name in ("admission", "bans")},
     # Seams.
     "interfaces": Allowed(VALUES, ["twisted.internet.defer", "twisted.words.xish"], pure=True),
     "turns": Allowed([], ["twisted.internet.defer", "twisted.internet.interfaces"], pure=True),
