@@ -83,8 +83,9 @@ class Deadlines:
             lane: Name of those whose deadlines come in order, such as the kind of stanza.
             at: Seconds of the caller's clock.
         """
-        if delivery_id in self._early_at or any(delivery_id in queue for queue in self._lanes.values()):
-            raise ValueError(f"{delivery_id} has a deadline already")
+        for taken in (self._early_at, *self._lanes.values()):
+            if delivery_id in taken:
+                raise ValueError(f"{delivery_id} has a deadline already")
         queue = self._lanes.get(lane)
         if queue is not None and next(reversed(queue.values())) > at:
             insort(self._early, (at, delivery_id))

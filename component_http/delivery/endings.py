@@ -95,8 +95,7 @@ class Endings:
         )
         letter = _dead_letter(delivery, verdict) if keep else None
         ended: Deferred[Any] = self._spool.end(delivery.id, [outbound for outbound, _ in leaving], letter, record)
-        ended.addErrback(self._not_noted, delivery)
-        ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(self.log_internal_error, delivery)
+        ended.addBoth(self._ended, delivery, verdict, leaving, letter).addErrback(self.log_internal_error, delivery)
         if told is not None:
             ended.addCallback(lambda numbers: told.callback(numbers or ()))
 
@@ -124,12 +123,17 @@ class Endings:
 
     def _ended(
         self,
-        numbers: Sequence[int] | None,
+        noted: Sequence[int] | Failure,
         delivery: Delivery,
         verdict: Verdict,
         leaving: Leaving,
         letter: DeadLetter | None,
     ) -> Sequence[int] | None:
+        numbers = None
+        if isinstance(noted, Failure):
+            self._not_noted(noted, delivery)
+        else:
+            numbers = noted
         self._deliveries.end(delivery)
         if delivery.id in self._backlog:
             self._backlog.remove(delivery.id)

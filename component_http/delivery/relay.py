@@ -17,7 +17,7 @@ from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.reply import Composed, Verdict
 from component_http.contract.stanza import Stanza
 from component_http.delivery.acceptance import Acceptance
-from component_http.delivery.admission import Admission, closed
+from component_http.delivery.admission import Admission, Refused, closed
 from component_http.delivery.attempts import Attempts
 from component_http.delivery.back_off import BackOffs
 from component_http.delivery.backlog import Backlog
@@ -161,7 +161,7 @@ class Relay:
             Refusals(outlet, observer, clock),
             valve,
             away=forwarder.away,
-            closed=lambda: closed(stopping=self._drain.begun, gone=forwarder.gone),
+            closed=self._closed,
             new_delivery=lambda stanza, size: times.begin(new_id(), stanza, size, clock.seconds()),
             heard=self._attempts.heard,
             take=self._accepted,
@@ -208,6 +208,11 @@ class Relay:
         An accepted stanza ends in one of the ways the observer counts; its replies leave through the outbox.
         """
         self._acceptance.accept(stanza)
+
+    def _closed(self) -> Refused | None:
+        if not self._drain.begun and self._forwarder.no_more is None:
+            return None  # as nearly always
+        return closed(stopping=self._drain.begun, gone=self._forwarder.gone)
 
     def restore(self, deliveries: Iterable[Delivery]) -> None:
         """
