@@ -33,6 +33,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer  # type: ignore[import-untyped, unused-ignore]
 
+from component_http.contract.http import TOKEN
 from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 from component_http.tls import tls_failure
 from component_http.turns import Turns
@@ -77,7 +78,7 @@ _Failure: Any = failure.Failure
 _TwistedChunks: Any = http._ChunkedTransferDecoder
 
 _SIZE_LINE = re.compile(rb"[0-9A-Fa-f]{1,16}([ \t]*(?:;[\t -~\x80-\xff]*)?)\r\n")
-_FIELD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\0\n\v\f\r]*"
+_FIELD = TOKEN.encode("ascii") + rb":[^\0\n\v\f\r]*"
 _TRAILER = re.compile(_FIELD)
 _HEAD = re.compile(
     rb"HTTP/[0-9]\.[0-9] [0-9]{3}(?: [^\0\n\v\f\r]*)?\r?\n"

@@ -19,6 +19,7 @@ from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP
 from twisted.web.http_headers import Headers
 
 from component_http._version import __version__
+from component_http.contract.http import is_token
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
@@ -182,7 +183,7 @@ def _static_headers(
     )
     seen: set[str] = set()
     for name, value in given.items():
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or name.lower() in RESERVED_HEADERS:
+        if not is_token(name) or name.lower() in RESERVED_HEADERS:
             raise ValueError(f"the header {name!r} cannot be set")
         if not value.isascii() or not value.isprintable() or name.lower() in seen:
             raise ValueError(f"the header {name!r} is there twice, or its value is not printable ASCII")
