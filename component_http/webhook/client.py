@@ -82,10 +82,11 @@ class WebhookClient:
         """
         where = WebhookUrl.parse(url)
         self._origin = where.origin
-        self._url = where.origin + where.target
+        origin = where.origin.encode("ascii")
+        self._url = origin + where.target
         self._headers = _static_headers(headers or {}, where.authorization, bearer_token, user_agent)
         self._agent = PooledAgent(
-            where.origin,
+            origin,
             where.host_header,
             _endpoint(where, reactor, connect_timeout, trust_root),
             reactor,
@@ -98,7 +99,7 @@ class WebhookClient:
         self._http = _PlainHTTPClient(self._agent)
 
     def __repr__(self) -> str:
-        return f"<WebhookClient {self._origin.decode('ascii')}>"
+        return f"<WebhookClient {self._origin}>"
 
     async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
         """

@@ -180,11 +180,11 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         The log is told of tokens that nobody can use, and of those that pass in the open.
         """
         self.assertEqual(
-            ["there are tokens or hooks for the API, but it is off: api.listen is not set"],
+            ["there are tokens or hooks for the API, but it is off: set api.listen, or remove them"],
             [text for text in self.read(FILE.replace("listen = ", "#")).warnings() if "every user" not in text],
         )
-        [warning] = [text for text in self.read(FILE.replace(":interface=127.0.0.1", "")).warnings() if "open" in text]
-        self.assertIn("tokens pass in the open", warning)
+        [warning] = [text for text in self.read(FILE.replace(":interface=127.0.0.1", "")).warnings() if "network" in text]
+        self.assertIn("others on the network can read the tokens", warning)
         self.assertEqual([], [text for text in self.read().warnings() if "every user" not in text])
 
     def test_readable_tokens(self) -> None:
@@ -276,7 +276,7 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
         """
         self.write("hunter2", "ci-token")
         sentence = self.sentence("", "")
-        self.assertIn("must be at least 16 letters", sentence)
+        self.assertIn("must be a string of at least 16 letters", sentence)
         self.assertNotIn("hunter2", sentence)
 
     def test_same_secret_twice(self) -> None:
@@ -321,7 +321,7 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             self.sentence("[component]", '[component]\nsender = "bot@example.org"'),
         )
         self.assertIn(
-            'api.token ops has "other@bot.example.org" as sender, but that is none of its may_send_as',
+            'api.token ops has "other@bot.example.org" as sender, but that does not match its may_send_as',
             self.sentence('name = "ops"', 'name = "ops"\nsender = "other@bot.example.org"'),
         )
         self.assertIn(
@@ -369,7 +369,7 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
         error = self.assertRaises(SettingsError, ApiSettings, url="https://bücher.example/x")
         self.assertTrue(
             str(error).endswith(
-                '; it must be ASCII, for it goes into a header; write "https://xn--bcher-kva.example/x"'
+                '; it must be ASCII, because it goes into a header; write "https://xn--bcher-kva.example/x"'
             ),
             error,
         )

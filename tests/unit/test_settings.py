@@ -334,7 +334,7 @@ class WrongNameTests(SettingsTestCase):
         self.assertEqual(
             "--post-url is missing: add --post-url=http://127.0.0.1:8080/,"
             " or --config=FILE with component_post_url below [component];"
-            " only a gateway that just sends needs none, with --api-listen",
+            " only a gateway that just sends does not need it, with --api-listen",
             str(error),
         )
 
@@ -567,30 +567,13 @@ class WrongValueTests(SettingsTestCase):
         for wrong in ("20", "20/10m", "0/10s", "20/0s", "-1/10s", "20/10s/1", "on", "", 20, True, False, (20, 10, 1)):
             self.assertIn("delivery.loop_guard is ", self.refusal(delivery={"loop_guard": wrong}))
 
-    def test_marks_in_order(self) -> None:
+    def test_grace_below_the_deadline(self) -> None:
         """
-        Reading cannot go on above the mark at which it pauses, and waits cannot begin above their cap.
+        A grace that would end before the deadline of a message is refused.
         """
         self.assertIn(
-            "delivery.resume_below_percent is 80, but must not be above delivery.pause_above_percent",
-            self.refusal(delivery={"resume_below_percent": 80}),
-        )
-        self.assertIn(
-            "delivery.retry_base is 2, but must not be above delivery.retry_cap",
-            self.refusal(delivery={"retry_base": 2, "retry_cap": 1}),
-        )
-        self.assertIn(
-            "delivery.retry_base is 25, but must be below the shortest deadline, which is 25",
-            self.refusal(delivery={"retry_base": 25}),
-        )
-
-    def test_not_yet(self) -> None:
-        """
-        What comes with a later version is refused in so many words.
-        """
-        self.assertEqual(
-            'bot.toml: component.profile is "rest", but must be "mod_component_http"',
-            self.component_refusal(profile="rest"),
+            "delivery.outage_grace is 5, but must be 0 or not below delivery.message_deadline, which is 900",
+            self.refusal(delivery={"outage_grace": 5}),
         )
 
     def test_spool(self) -> None:
@@ -788,7 +771,6 @@ class HintTests(SettingsTestCase):
             *("http+unix://%2Frun%2Fbot.sock/", "http://h/#part", "http://h:0/", "h:99999", "a_b..c", "https://a_b/"),
         ],
         ("component", "component_post_stanzas"): ["iq", "message,iq", "message, iq", ["messages"], ["x"], "x"],
-        ("component", "profile"): ["rest", "component_http"],
         ("component", "sender"): ["bot", "@@", 5],
         ("component", "secret_file"): ["credential:", "credential:a/b", "credential:nothing"],
         ("component", "forward_errors"): ["true", 1],
@@ -976,9 +958,7 @@ class AllAtOnceTests(SettingsTestCase):
             max_connections = 0
             bearer_token_file = "none"
             [delivery]
-            resume_below_percent = 90
-            retry_base = 2
-            retry_cap = 1
+            outage_grace = 5
             [conditions]
             200 = "cancel gone"
             """
@@ -993,8 +973,7 @@ class AllAtOnceTests(SettingsTestCase):
             "conditions holds",
             "component.secret_file (--secret-file) is missing",
             'webhook.bearer_token_file "none" cannot be read',
-            "delivery.resume_below_percent is 90, but",
-            "delivery.retry_base is 2, but",
+            "delivery.outage_grace is 5, but",
         ]
         self.assertEqual(len(beginnings), len(told), told)
         for beginning, sentence in zip(beginnings, told, strict=True):
@@ -1049,7 +1028,7 @@ class NoWebhookTests(SettingsTestCase):
         error = self.assertRaises(SettingsError, Settings.from_toml, path, ENVIRONMENT)
         self.assertEqual(
             f'{path}: component.component_post_url is missing: add component_post_url = "http://127.0.0.1:8080/" below'
-            " [component]; only a gateway that just sends needs none, with listen below [api]",
+            " [component]; only a gateway that just sends does not need it, with listen below [api]",
             str(error),
         )
 
@@ -1267,7 +1246,7 @@ class SecretTests(SettingsTestCase):
         """
         sentence = self.component_refusal(secret=NOT_SHOWN)
         self.assertEqual(
-            "bot.toml: component.secret must not stand in the open: put it into a file of its own and name that in"
+            "bot.toml: component.secret must not stand in the open: put it into a file of its own and name that file in"
             " secret_file, or into the environment variable COMPONENT_HTTP_SECRET",
             sentence,
         )
@@ -1280,7 +1259,7 @@ class SecretTests(SettingsTestCase):
         flags = {"secret": NOT_SHOWN, "domain": "x", "post-url": "http://h/"}
         error = self.assertRaises(SettingsError, Settings.from_flags, flags, env=ENVIRONMENT)
         self.assertEqual(
-            "--secret is not a flag, as every user of the machine would see it:"
+            "--secret is not a flag, because every user of the machine would see it:"
             " use --secret-file or the environment variable COMPONENT_HTTP_SECRET",
             str(error),
         )
@@ -1395,7 +1374,7 @@ class SecretTests(SettingsTestCase):
 
         def warnings(server: str = "tcp:127.0.0.1:5347", url: str = "http://127.0.0.1/", **webhook: Any) -> list[str]:
             settings = settings_of(component={"server": server, "component_post_url": url}, webhook=webhook)
-            return [text for text in settings.warnings() if "in the open" in text]
+            return [text for text in settings.warnings() if "on the network" in text]
 
         for server in ("tcp:localhost:1", "tcp:127.0.0.9:1", "tcp:\\:\\:1:1", "unix:/run/x", "tls:xmpp.example.org:1"):
             self.assertEqual([], warnings(server))
@@ -1407,15 +1386,15 @@ class SecretTests(SettingsTestCase):
             self.assertIn("take a tls: endpoint", warning)
         (warning,) = warnings(url="http://bot/")
         self.assertEqual(
-            "component.component_post_url is at http://bot, on another machine: stanzas pass in the open; take"
-            " https://, unless you trust the network",
+            "component.component_post_url is at http://bot, on another machine: others on the network can"
+            " read stanzas; take https://, unless you trust the network",
             warning,
         )
         (warning,) = warnings(url=f"http://u:{NOT_SHOWN}@bot/{NOT_SHOWN}", headers={"X-Key": NOT_SHOWN})
-        self.assertIn("stanzas, the path of the URL, the user and the password in it, webhook.headers pass", warning)
+        self.assertIn("stanzas, the path of the URL, the user and the password in it, webhook.headers;", warning)
         self.assertNotIn(NOT_SHOWN, warning)
         (warning,) = warnings(url="http://bot/", bearer_token_file=str(self.write(NOT_SHOWN, "token")))
-        self.assertIn("stanzas, the bearer token pass", warning)
+        self.assertIn("stanzas, the bearer token;", warning)
 
 
 class ReferenceTests(SynchronousTestCase):
@@ -1426,7 +1405,7 @@ class ReferenceTests(SynchronousTestCase):
         Each setting says what it is for and what is allowed, and has a default or an example.
         """
         for row in reference():
-            self.assertTrue(row.help and row.allowed, row)
+            self.assertTrue(row.about.help and row.about.value_type.allowed, row)
             self.assertNotEqual("none", row.example, row)
 
     def test_flags(self) -> None:
