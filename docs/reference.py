@@ -25,12 +25,12 @@ _LANGUAGES = {".py": "python", ".tac": "python", ".toml": "toml", ".service": "i
 _TABLES = {
     "component": "The XMPP side: the component, its server, and which of its stanzas the webhook gets.",
     "webhook": "The HTTP side.",
-    "delivery": "How stanzas are carried to the webhook.",
+    "delivery": "How stanzas are delivered to the webhook.",
     "spool": "Where accepted stanzas are kept until they are done.",
     "api": "The HTTP API, by which other programs send; see [The API](api.md).",
-    "api.token": "The tokens of the API, and what each may do: any number of these.",
+    "api.token": "The users of the API, and what each may do: any number of these.",
     "api.hook": "URLs for programs that know nothing of XMPP: any number of these.",
-    "": "The stanza error for an HTTP status, where it should differ from the contract's.",
+    "": "The stanza errors of HTTP statuses.",
 }
 
 
@@ -77,8 +77,8 @@ def _setting(row: Setting) -> str:
         lines.append(f"- Flag: {' or '.join(f'`{flag}`' for flag in row.flags)}.")
     else:
         lines.append("- No flag; only in a settings file.")
-    if row.why:
-        lines.append(f"- Why: {row.why}.")
+    if about.why:
+        lines.append(f"- Why: {about.why}.")
     return "\n".join(lines) + "\n"
 
 

@@ -118,7 +118,9 @@ def retired(reason: str) -> Any:
     Args:
         reason: Completes "is not used any more, because ...".
     """
-    return setting(ValueType("anything", lambda value: value), "not used any more", default=None, show=False, retired=reason)
+    return setting(
+        ValueType("anything", lambda value: value), "not used any more", default=None, show=False, retired=reason
+    )
 
 
 def rows(table: type[Table], help: str) -> Any:

@@ -24,6 +24,7 @@ from component_http.settings import (
     SpoolSettings,
     WebhookSettings,
     reference,
+    retired_flags,
     spool_from_toml,
 )
 
@@ -244,6 +245,65 @@ class GoodSettingsTests(SettingsTestCase):
         self.assertEqual(defaults.webhook, found.webhook)
         self.assertEqual(defaults.delivery, found.delivery)
         self.assertEqual(defaults.spool, found.spool)
+
+
+class RetiredSettingsTests(SettingsTestCase):
+    """Settings of earlier versions."""
+
+    retired: Mapping[str, list[str]] = {
+        "component": ["profile"],
+        "delivery": [
+            *("retry_base", "retry_budget_percent", "retry_budget_per_second", "longest_pause", "breaker_in_a_row"),
+            *("breaker_requests", "breaker_percent", "breaker_window", "breaker_probe_interval"),
+            *("fair_above_percent", "pause_above_percent", "resume_below_percent"),
+        ],
+    }
+
+    def assertWarned(self, settings: Settings) -> None:
+        warnings = settings.warnings()
+        names = [f"{table}.{key}" for table, keys in self.retired.items() for key in keys]
+        self.assertEqual(len(names), len(warnings), warnings)
+        for name, warning in zip(names, warnings, strict=True):
+            self.assertRegex(warning, f"^{name} is not used any more, because .*: remove it$")
+
+    def test_in_a_file(self) -> None:
+        """
+        A settings file that still gives them works, whatever their values are; the log names each, to have it removed.
+        """
+        for value in (1, "mod_component_http", 99.5, True):
+            tables = {table: dict.fromkeys(keys, value) for table, keys in self.retired.items()}
+            self.assertWarned(settings_of(**tables))
+
+    def test_as_flags(self) -> None:
+        """
+        So does a command line.
+        """
+        flags = {"domain": "x.org", "post-url": "http://127.0.0.1/"}
+        for table, keys in self.retired.items():
+            prefix = "" if table == "component" else f"{table}-"
+            flags.update({f"{prefix}{key}".replace("_", "-"): "x" for key in keys})
+        self.assertWarned(Settings.from_flags(flags, env=ENVIRONMENT))
+        self.assertEqual(set(flags) - {"domain", "post-url"}, retired_flags())
+
+    def test_of_an_application(self) -> None:
+        """
+        So does an application, and settings without them have no warning.
+        """
+        component = ComponentSettings(domain="x.org", secret="s", component_post_url="http://127.0.0.1/", profile="x")
+        settings = Settings(component=component, delivery=DeliverySettings(retry_base=1, breaker_window=2))
+        self.assertEqual(
+            ["component.profile", "delivery.retry_base", "delivery.breaker_window"],
+            [warning.partition(" ")[0] for warning in settings.warnings()],
+        )
+        self.assertEqual((), settings_of().warnings())
+
+    def test_nowhere_else(self) -> None:
+        """
+        Neither the reference nor a guess at a misspelt name offers them.
+        """
+        self.assertFalse({key for keys in self.retired.values() for key in keys} & {row.key for row in reference()})
+        self.assertNotIn("did you mean delivery.breaker", self.refusal(delivery={"breaker_windo": 1}))
+        self.assertNotIn("longest_pause", self.refusal(delivery={"zzz": 1}))
 
 
 class WrongNameTests(SettingsTestCase):
