@@ -37,7 +37,7 @@ from component_http.settings.catalog import (
 from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
 from component_http.settings.declaration import Table, declared
 from component_http.settings.delivery import DeliverySettings
-from component_http.settings.reading import Given, Reading
+from component_http.settings.reading import Reading
 from component_http.settings.secrets import without_line_end
 from component_http.settings.spool import SpoolSettings
 from component_http.settings.webhook import WebhookSettings
@@ -156,12 +156,12 @@ class Settings(Table):
     ) -> Self:
         if reading.env.get(SECRET_VARIABLE):
             secret = without_line_end(reading.env[SECRET_VARIABLE])
-            reading.given["component.secret"] = Given(secret, SECRET_VARIABLE)
+            reading.given["component.secret"] = secret
         parts: dict[str, Any] = {name: reading.made(table, source) for name, table in TABLES.items()}
         if must_serve and reading.lacks("component.component_post_url") and reading.lacks("api.listen"):
             reading.problems.append(nothing_to_do(source))
         if "conditions" in reading.given:
-            parts["conditions"] = reading.given["conditions"].value
+            parts["conditions"] = reading.given["conditions"]
         if not reading.problems:
             with _naming(source):
                 return cls(**parts, file=file)

@@ -14,16 +14,27 @@ from component_http.contract.stanza import STANZA_KINDS
 from component_http.contract.url import is_loopback
 from component_http.errors import SettingsError
 from component_http.settings.declaration import Table, rows, setting
-from component_http.settings.secrets import secret, secret_file, template_file, template_text
+from component_http.settings.secrets import read_text, secret, secret_file
 from component_http.settings.values.addresses import PATTERNS, RECIPIENTS, SENDER
 from component_http.settings.values.endpoints import LISTEN
 from component_http.settings.values.http import BASE_URL, CREDENTIAL, SECRET
-from component_http.settings.values.plain import NAME, RATE, STANZAS, SWITCH, choice, number, whole
+from component_http.settings.values.plain import NAME, RATE, STANZAS, SWITCH, choice, file_path, number, whole
 from component_http.settings.values.value_type import shown
 
 __all__ = ["ApiSettings", "HookSettings", "TokenSettings"]
 
 _NO_SECRET = "{key} is missing: it names the file with the secret"
+
+
+_MAX_TEMPLATE_BYTES = 65_536
+"""Bytes of a template's file that are read; a template has some hundred."""
+
+
+def _template_text(value: object, owner: HookSettings) -> str | None:
+    path = owner.template_file
+    if path is None:
+        return None if value is None else str(value)
+    return read_text(f"api.hook.template_file {shown(path)}", path, _MAX_TEMPLATE_BYTES)
 
 
 @frozen
@@ -135,8 +146,16 @@ class HookSettings(Table):
         default=None,
         example='"alertmanager"',
     )
-    template_file: str | None = template_file()
-    template_text: str | None = template_text(SECRET)
+    template_file: str | None = setting(
+        file_path("a file with a Jinja2 template"),
+        "a template of your own, which makes the text of a message from any JSON; in a settings file a relative path"
+        " starts at its folder",
+        default=None,
+        example='"build.j2"',
+    )
+    template_text: str | None = setting(
+        SECRET, "the text of the template", default=None, show=False, resolve=_template_text, hidden=True
+    )
     rate: tuple[int, float] = setting(
         RATE,
         "the most requests within a time; any other gets 429",

@@ -28,7 +28,6 @@ __all__ = [
     "TABLES",
     "Setting",
     "bare",
-    "example_of",
     "is_in",
     "meant_by",
     "meant_setting",
@@ -38,7 +37,6 @@ __all__ = [
     "nothing_to_do",
     "reference",
     "retired_flags",
-    "row_settings",
     "setting_of_flag",
     "unknown_flag",
     "unknown_key",
@@ -153,11 +151,6 @@ def is_in(name: str, table: str) -> bool:
     return name.rpartition(".")[0] == table
 
 
-def row_settings(table: str) -> dict[str, Setting]:
-    """The settings of a table of `ROWS`, the hidden ones too, by their keys."""
-    return {setting.key: setting for setting in _ALL if setting.table == table}
-
-
 def setting_of_flag(flag: str) -> Setting | None:
     """Find the setting of a flag, given without its dashes; None if there is none."""
     return _FLAGS.get(flag)
@@ -176,11 +169,6 @@ def reference() -> list[Setting]:
 # Sentences about settings that are missing.
 
 
-def example_of(attribute: Attribute[Any]) -> str:
-    """Write a line of a settings file that gives a setting."""
-    return f"{attribute.name} = {about(attribute).example}"
-
-
 def missing(table: str, attribute: Attribute[Any], source: str | None) -> str:
     """
     Write the sentence about a required setting that was not given.
@@ -188,13 +176,15 @@ def missing(table: str, attribute: Attribute[Any], source: str | None) -> str:
     Args:
         table: Its table.
         attribute: Its field.
-        source: The settings file, or None if there is none.
+        source: The settings file, or the one of several tables in it; None for the command line.
     """
+    key, example = attribute.name, about(attribute).example
+    if table in ROWS:
+        return f"{source}: {key} is missing: add {key} = {example}"
     if source is not None:
-        return f"{source}: {table}.{attribute.name} is missing: add {example_of(attribute)} below [{table}]"
-    key, flag = attribute.name, SETTINGS[f"{table}.{attribute.name}"].flags[0]
-    example = json.loads(about(attribute).example)
-    return f"{flag} is missing: add {flag}={example}, or --config=FILE with {key} below [{table}]"
+        return f"{source}: {table}.{key} is missing: add {key} = {example} below [{table}]"
+    flag = SETTINGS[f"{table}.{key}"].flags[0]
+    return f"{flag} is missing: add {flag}={json.loads(example)}, or --config=FILE with {key} below [{table}]"
 
 
 def no_webhook(source: str | None) -> str:
@@ -225,18 +215,19 @@ def misplaced_secret(name: str) -> str | None:
 
 
 def meant_setting(name: str) -> str | None:
-    """Find the setting that `name` names, or was most likely meant to name, in this table or in another."""
-    table, _, key = name.partition(".")
+    """Find the setting that `name` names, or was most likely meant to name: in its table, or else in another."""
+    table, _, key = name.rpartition(".")
     if name in SETTINGS or name in _HIDDEN:
         return name
     if name in OLD_NAMES:
         return OLD_NAMES[name]
-    if key in _NAMES_BY_KEY:
-        return _NAMES_BY_KEY[key]
+    others = {} if table in ROWS else _NAMES_BY_KEY
+    if key in others:
+        return others[key]
     if near := nearest(key, _keys_of(table)):
         return f"{table}.{near}"
-    near = nearest(key, _NAMES_BY_KEY)
-    return None if near is None else _NAMES_BY_KEY[near]
+    near = nearest(key, others)
+    return None if near is None else others[near]
 
 
 def meant_by(table: object, content: object) -> list[str]:
@@ -250,9 +241,12 @@ def meant_by(table: object, content: object) -> list[str]:
 
 def unknown_key(name: str, content: object) -> str:
     """Write the end of the sentence about a setting that does not exist."""
-    table = name.partition(".")[0]
-    there_are = f"; [{table}] has {', '.join(_keys_of(table))}"
-    return f"is not a setting{hint(_meant_rows(name, content) or meant_setting(name)) or there_are}"
+    table = name.rpartition(".")[0]
+    near = _meant_rows(name, content) or meant_setting(name)
+    heading = f"[[{table}]]" if table in ROWS else f"[{table}]"
+    if near and table in ROWS:
+        near = near.removeprefix(f"{table}.")
+    return f"is not a setting{hint(near) or f'; {heading} has ' + ', '.join(_keys_of(table))}"
 
 
 def unknown_table(name: str, content: object) -> str:

@@ -12,7 +12,7 @@ from attrs import fields
 from component_http.contract.http import without_mark
 from component_http.errors import SettingsError
 from component_http.settings.declaration import about, label_of, setting
-from component_http.settings.values.plain import file_path, secret_path
+from component_http.settings.values.plain import secret_path
 from component_http.settings.values.value_type import ValueType, accepted, shown
 
 __all__ = [
@@ -20,16 +20,11 @@ __all__ = [
     "secret",
     "secret_file",
     "secret_problems",
-    "template_file",
-    "template_text",
     "without_line_end",
 ]
 
 _MAX_SECRET_BYTES = 4096
 """Bytes of a secret's file that are read, so that a wrong path cannot fill the memory."""
-
-_MAX_TEMPLATE_BYTES = 65_536
-"""Bytes of a template's file that are read; a template has some hundred."""
 
 
 def secret_file(what: str, help: str, example: str, why: str = "") -> Any:
@@ -65,29 +60,6 @@ def secret(type: ValueType, help: str, file: str, *, missing: str | None = None,
         return None if found is None else accepted(f"the secret in {key} {shown(path)}", found, type)
 
     return setting(type, help, default=None, show=False, resolve=resolve, hidden=True)
-
-
-def template_file() -> Any:
-    """Declare the setting that names the file of a template."""
-    return setting(
-        file_path("a file with a Jinja2 template"),
-        "a template of your own, which makes the text of a message from any JSON; in a settings file a relative path"
-        " starts at its folder",
-        default=None,
-        example='"build.j2"',
-    )
-
-
-def template_text(type: ValueType) -> Any:
-    """Declare the hidden setting that holds the text of the template, once the table is made."""
-
-    def resolve(value: object, owner: Any) -> str | None:
-        path = owner.template_file
-        if path is None:
-            return None if value is None else str(value)
-        return read_text(f"{label_of(owner, 'template_file')} {shown(path)}", path, _MAX_TEMPLATE_BYTES)
-
-    return setting(type, "the text of the template", default=None, show=False, resolve=resolve, hidden=True)
 
 
 def secret_problems(table: Any, given: Mapping[str, Any], spoilt: Collection[str]) -> Iterator[str]:

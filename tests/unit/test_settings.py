@@ -411,8 +411,8 @@ class WrongNameTests(SettingsTestCase):
         Both names of the list of stanzas with different values: neither is taken.
         """
         self.assertEqual(
-            'bot.toml: component.component_post_stanzas is ["iq"] and component.post_stanza_types is ["message"],'
-            " but they are two names of one setting: remove one of the two",
+            'bot.toml: component.post_stanza_types is ["message"], but under its other name it is ["iq"]: remove one of'
+            " the two",
             self.component_refusal(component_post_stanzas=["iq"], post_stanza_types=["message"]),
         )
 

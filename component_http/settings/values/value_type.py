@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import NOTHING, frozen
+from attrs import define, field, frozen
 
 from component_http.contract.url import without_secrets
 from component_http.errors import SettingsError
@@ -31,6 +31,7 @@ CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 """The environment variable by which systemd names the folder with a service's credentials."""
 
 
+@define(eq=False)
 class Unfit(Exception):
     """
     A value is not allowed.
@@ -41,26 +42,15 @@ class Unfit(Exception):
         meant: The value that was most likely meant. The sentence offers it if it would be accepted.
         problem: Replaces "is ..., but must ...".
         part: The name of the wrong entry, if the value is a table.
-        found: Shown in place of the value.
+        found: Shown in place of the value, unless it is an Ellipsis.
     """
 
-    def __init__(
-        self,
-        allowed: str | None = None,
-        *,
-        remedy: str | None = None,
-        meant: object = None,
-        problem: str | None = None,
-        part: str | None = None,
-        found: object = NOTHING,
-    ) -> None:
-        super().__init__(allowed)
-        self.allowed = allowed
-        self.remedy = remedy
-        self.meant = meant
-        self.problem = problem
-        self.part = part
-        self.found = found
+    allowed: str | None = None
+    remedy: str | None = field(default=None, kw_only=True)
+    meant: object = field(default=None, kw_only=True)
+    problem: str | None = field(default=None, kw_only=True)
+    part: str | None = field(default=None, kw_only=True)
+    found: object = field(default=..., kw_only=True)
 
 
 @frozen
@@ -169,7 +159,7 @@ def _credential_path(text: str, env: Mapping[str, str]) -> str:
 
 def _sentence(label: str, value: object, type: ValueType, unfit: Unfit, written: Callable[[object], str]) -> str:
     where = label if unfit.part is None else f"{label}.{unfit.part}"
-    found = shown(value if unfit.found is NOTHING else unfit.found)
+    found = shown(value if unfit.found is ... else unfit.found)
     problem = unfit.problem or f"is {found}, but must {unfit.allowed or f'be {type.allowed}'}"
     remedies = [unfit.remedy] if unfit.remedy else []
     if unfit.meant is not None and is_accepted(unfit.meant, type) and written(unfit.meant).isprintable():
