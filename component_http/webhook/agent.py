@@ -290,7 +290,7 @@ class PooledAgent:
             self._timer = self._clock.callLater(first.deadline - now, self._look_at_deadlines)
 
     def _earliest(self) -> _Request | None:
-        """The request with the next deadline; forgets those that are over, and stops the timer with the last of them."""
+        """Return the request with the next deadline; forget those that are over, and stop the timer when none is left."""
         while self._under_way and self._under_way[0].stage == "over":
             self._under_way.popleft()
         if self._under_way:
