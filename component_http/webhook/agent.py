@@ -290,7 +290,7 @@ class PooledAgent:
             self._timer = self._clock.callLater(first.deadline - now, self._look_at_deadlines)
 
     def _earliest(self) -> _Request | None:
-        """Return the request with the next deadline; forget those that are over, and stop the timer when none is left."""
+        """Return the request with the next deadline; forget those that are over, and the timer with the last."""
         while self._under_way and self._under_way[0].stage == "over":
             self._under_way.popleft()
         if self._under_way:
