@@ -40,7 +40,7 @@ _PORT_REMEDIES = {
 
 
 def see_port(settings: Settings) -> None:
-    """See that the API's port can be opened; another moment will tell where that cannot be found out now."""
+    """Check that the API's port can be opened, as far as that can be known before it is."""
     listen = settings.api.listen
     endpoint = Endpoint.parse(listen or "")
     if endpoint.kind == "unix":

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Self
 
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 
 from component_http.contract.conditions import StanzaError
 from component_http.errors import SettingsError
@@ -35,7 +35,7 @@ from component_http.settings.catalog import (
     unknown_flag,
 )
 from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
-from component_http.settings.declaration import Table, declared
+from component_http.settings.declaration import Table
 from component_http.settings.delivery import DeliverySettings
 from component_http.settings.reading import Reading
 from component_http.settings.secrets import without_line_end
@@ -81,7 +81,7 @@ class Settings(Table):
     delivery: DeliverySettings = field(kw_only=True, factory=DeliverySettings)
     spool: SpoolSettings = field(kw_only=True, factory=SpoolSettings)
     api: ApiSettings = field(kw_only=True, factory=ApiSettings)
-    conditions: Mapping[int, StanzaError] = declared(CONDITIONS, Factory(dict))
+    conditions: Mapping[int, StanzaError] = CONDITIONS
     file: str | None = field(kw_only=True, default=None, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:

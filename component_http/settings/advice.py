@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from attrs import fields
 
 from component_http.contract.address import Address
-from component_http.contract.url import WebhookUrl
+from component_http.contract.endpoint import Endpoint
+from component_http.contract.url import WebhookUrl, is_loopback
 from component_http.settings.api import ApiSettings
 from component_http.settings.catalog import TABLES
 from component_http.settings.component import ComponentSettings
@@ -35,7 +36,8 @@ def conflicts(
     if component is None:
         return
     if webhook is not None:
-        sources = webhook.authorization_sources()
+        sources = [] if webhook.bearer_token is None else ["webhook.bearer_token_file"]
+        sources += [f"webhook.headers.{name}" for name in webhook.headers if name.lower() == "authorization"]
         if component.url_holds_credentials:
             sources.append("the user in component.component_post_url")
         if len(sources) > 1:
@@ -71,15 +73,17 @@ def secret_files(settings: Settings) -> list[tuple[str, str]]:
 def warnings(settings: Settings) -> Iterator[str]:
     """Write a sentence for each setting that should be better; it looks at the modes of the secrets' files."""
     component, api = settings.component, settings.api
-    if component.is_server_exposed:
+    server, listen = Endpoint.parse(component.server), Endpoint.parse(api.listen or "")
+    if server.kind == "tcp" and not is_loopback(server.host_and_port[0]):
         yield (
             f"component.server is {shown(component.server)}, on another machine: others on the network can read the"
             " stanzas and the proof of the component's secret; take a tls: endpoint, unless you trust the network"
         )
-    if component.is_webhook_exposed:
+    url = component.component_post_url and WebhookUrl.parse(component.component_post_url)
+    if url and not url.secure and not is_loopback(url.host):
         yield (
             f"component.component_post_url is at {component.post_origin}, on another machine: others on the network can"
-            f" read {', '.join(_sent_to_webhook(settings))}; take https://, unless you trust the network"
+            f" read {', '.join(_sent_to_webhook(settings, url))}; take https://, unless you trust the network"
         )
     if component.url_holds_credentials:
         yield (
@@ -89,7 +93,7 @@ def warnings(settings: Settings) -> Iterator[str]:
     yield from _retired(settings)
     if api.listen is None and (api.token or api.hook):
         yield "there are tokens or hooks for the API, but it is off: set api.listen, or remove them"
-    if api.is_exposed:
+    if listen.kind in ("tcp", "tcp6") and not is_loopback(listen.interface_and_port[0]):
         yield (
             f"api.listen is {shown(api.listen)}, where others on the network can read the tokens: take an ssl:"
             " endpoint, or interface=127.0.0.1 behind a proxy that speaks TLS"
@@ -118,10 +122,10 @@ def _secrets_inside(settings: Settings) -> list[str]:
     return url + [f"webhook.headers.{name}" for name in settings.webhook.headers if _SECRET_HEADER.search(name)]
 
 
-def _sent_to_webhook(settings: Settings) -> list[str]:
+def _sent_to_webhook(settings: Settings, url: WebhookUrl) -> list[str]:
     """Name everything that each POST shows to whoever can read it."""
     sent = ["stanzas"]
-    if WebhookUrl.parse(settings.component.component_post_url or "").target != b"/":
+    if url.target != b"/":
         sent.append("the path of the URL")
     if settings.component.url_holds_credentials:
         sent.append("the user and the password in it")

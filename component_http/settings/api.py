@@ -11,7 +11,6 @@ from attrs import frozen
 from component_http.contract.address import Address, any_of
 from component_http.contract.endpoint import Endpoint
 from component_http.contract.stanza import STANZA_KINDS
-from component_http.contract.url import is_loopback
 from component_http.errors import SettingsError
 from component_http.settings.declaration import Table, rows, setting
 from component_http.settings.secrets import read_text, secret, secret_file
@@ -65,7 +64,7 @@ class TokenSettings(Table):
     )
     sender: str | None = setting(
         SENDER,
-        "the address of the component from which its stanzas come that name no sender",
+        "the address of the component that sends its stanzas which name no sender",
         default=None,
         why="it must match may_send_as",
         example='"alerts@bot.example.org"',
@@ -129,7 +128,7 @@ class HookSettings(Table):
     )
     send_as: str | None = setting(
         SENDER,
-        "the address of the component from which its messages come; component.sender unless set",
+        "the address of the component that sends its messages; component.sender unless set",
         default=None,
         example='"alerts@bot.example.org"',
     )
@@ -148,8 +147,7 @@ class HookSettings(Table):
     )
     template_file: str | None = setting(
         file_path("a file with a Jinja2 template"),
-        "a template of your own, which makes the text of a message from any JSON; in a settings file a relative path"
-        " starts at its folder",
+        "a template of your own, which makes the text of a message from any JSON",
         default=None,
         example='"build.j2"',
     )
@@ -259,9 +257,3 @@ class ApiSettings(Table):
         if endpoint.kind not in ("tcp", "tcp6", "ssl") or host in ("", "0.0.0.0", "::"):
             return None
         return f"{'https' if endpoint.kind == 'ssl' else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-
-    @property
-    def is_exposed(self) -> bool:
-        """Whether other machines can reach the API, over a network that can read what it is sent."""
-        endpoint = Endpoint.parse(self.listen or "")
-        return endpoint.kind in ("tcp", "tcp6") and not is_loopback(endpoint.interface_and_port[0])

@@ -11,7 +11,7 @@ from attrs import NOTHING, Attribute, AttrsInstance, Factory, fields, frozen
 
 from component_http.settings.api import ApiSettings
 from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
-from component_http.settings.declaration import About, Table, about
+from component_http.settings.declaration import About, Table, about, setting
 from component_http.settings.delivery import DeliverySettings
 from component_http.settings.spool import SpoolSettings
 from component_http.settings.values.guesses import hint, nearest
@@ -47,13 +47,14 @@ TABLES: Mapping[str, type[AttrsInstance]] = {
     table.TABLE: table for table in (ComponentSettings, WebhookSettings, DeliverySettings, SpoolSettings, ApiSettings)
 }
 
-CONDITIONS = About(
+CONDITIONS: Any = setting(
     STATUS_ERRORS,
     "the stanza error of an HTTP status, if it should differ from the contract's",
+    default=Factory(dict),
     why="types and conditions are those of RFC 6120 section 8.3",
     example='404 = "cancel item-not-found No such bot"',
 )
-"""The table [conditions], declared as one setting whose keys are HTTP statuses."""
+"""The table [conditions]: the field of one setting, whose keys are HTTP statuses."""
 
 OLD_NAMES = {"component.post_stanza_types": "component.component_post_stanzas"}
 """Other names of settings: the code of mod_component_http reads this one, but its README has ours."""
@@ -129,7 +130,7 @@ ROWS: Mapping[str, type[Table]] = {
 
 _ALL = (
     *(setting for name, table in TABLES.items() for setting in _settings_of(table, name)),
-    _setting("", "conditions", CONDITIONS, None),
+    _setting("", "conditions", about(CONDITIONS), None),
 )
 _HIDDEN = {setting.name for setting in _ALL if setting.about.hidden}
 

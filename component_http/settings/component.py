@@ -9,7 +9,7 @@ from attrs import frozen
 
 from component_http.contract.address import Address
 from component_http.contract.endpoint import Endpoint
-from component_http.contract.url import WebhookUrl, is_loopback
+from component_http.contract.url import WebhookUrl
 from component_http.errors import SettingsError
 from component_http.settings.declaration import Table, retired, setting
 from component_http.settings.secrets import secret, secret_file
@@ -83,7 +83,7 @@ class ComponentSettings(Table):
     )
     sender: str | None = setting(
         SENDER,
-        "the address of the component from which stanzas are pushed that name no other; the bare domain unless set",
+        "the address of the component that sends pushed stanzas which name no sender; the bare domain unless set",
         default=None,
         why="people know the bot by this address; they have never written to the bare domain",
         example='"bot@bot.example.org"',
@@ -132,7 +132,7 @@ class ComponentSettings(Table):
         SWITCH,
         "create a chat room that the API or a hook writes to, if it does not exist, with its service's own settings",
         default=False,
-        why="otherwise a misspelt room would become a new room that nobody reads, and not an error",
+        why="by default a misspelt room is an error, and not a new room that nobody reads",
     )
     max_stanza_bytes: int = setting(
         whole(10_000, 524_288, "bytes"),
@@ -167,7 +167,7 @@ class ComponentSettings(Table):
 
     @property
     def default_sender(self) -> str:
-        """The address from which stanzas are pushed that name no other."""
+        """The sender of pushed stanzas that name no sender."""
         return self.sender or self.domain
 
     @property
@@ -190,20 +190,6 @@ class ComponentSettings(Table):
             return endpoint.socket_path or self.server
         host, port = endpoint.host_and_port
         return f"{f'[{host}]' if ':' in host else host}:{port}"
-
-    @property
-    def is_server_exposed(self) -> bool:
-        """Whether a network can read what the gateway and the XMPP server send each other."""
-        endpoint = Endpoint.parse(self.server)
-        return endpoint.kind == "tcp" and not is_loopback(endpoint.host_and_port[0])
-
-    @property
-    def is_webhook_exposed(self) -> bool:
-        """Whether a network can read what the gateway and the webhook send each other."""
-        if self.component_post_url is None:
-            return False
-        url = WebhookUrl.parse(self.component_post_url)
-        return not url.secure and not is_loopback(url.host)
 
     @property
     def url_holds_credentials(self) -> bool:

@@ -13,7 +13,7 @@ from attrs import NOTHING, Attribute, Converter, field, frozen
 
 from component_http.settings.values.value_type import ValueType, accepted
 
-__all__ = ["About", "Table", "about", "declared", "label_of", "retired", "rows", "setting"]
+__all__ = ["About", "Table", "about", "label_of", "retired", "rows", "setting"]
 
 
 @frozen
@@ -88,20 +88,10 @@ def setting(
             check of the type.
         others: The other attributes of `About`.
     """
-    return declared(About(type, help, **others), default, show, resolve)
-
-
-def declared(
-    known: About,
-    default: Any,
-    show: bool | Callable[[Any], str] = True,
-    resolve: Callable[[Any, Any], object] | None = None,
-) -> Any:
-    """Make the field of a setting; the arguments are those of `setting`."""
     converter: Any = (
         Converter(_check, takes_self=True, takes_field=True) if resolve is None else Converter(resolve, takes_self=True)
     )
-    metadata = {"about": known, "resolve": resolve}
+    metadata = {"about": About(type, help, **others), "resolve": resolve}
     return field(default=default, kw_only=True, repr=show, converter=converter, metadata=metadata)
 
 

@@ -54,13 +54,13 @@ class DeliverySettings(Table):
     )
     iq_deadline: float = setting(
         number(1, 86_400, "seconds"),
-        "the same for an iq",
+        "the time in which an iq has to be answered; after it the sender gets a stanza error",
         default=25.0,
         why="clients stop waiting for an answer after about 30 seconds",
     )
     presence_deadline: float = setting(
         number(1, 86_400, "seconds"),
-        "the same for a presence, but its sender gets no error",
+        "the time in which a presence has to be delivered; after it the gateway gives it up, and tells nobody",
         default=60.0,
         why="an older presence no longer says anything",
     )
@@ -115,7 +115,8 @@ class DeliverySettings(Table):
     )
     max_pending_bytes: int | None = setting(
         whole(1_048_576, 4_294_967_296, "bytes"),
-        "the same in bytes of request bodies; 1 GiB with an sqlite spool and 64 MiB with one in memory unless set",
+        "the most bytes in the request bodies of these stanzas; 1 GiB with an sqlite spool and 64 MiB with one in memory"
+        " unless set",
         default=None,
         why="it bounds the file, or the memory, when the stanzas are large; a single large one would not fit into less"
         " than 1 MiB",
@@ -123,7 +124,7 @@ class DeliverySettings(Table):
     )
     max_per_conversation: int = setting(
         whole(1, 1_000_000, "stanzas"),
-        "the same in one conversation, from one bare address to another; iqs do not count",
+        "the most of these stanzas in one conversation, which is from one bare address to another; iqs do not count",
         default=1000,
         why="a conversation is delivered one by one, and nobody waits for the thousandth answer",
     )

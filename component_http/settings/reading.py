@@ -17,7 +17,7 @@ from component_http.settings import catalog
 from component_http.settings.catalog import OLD_NAMES, ROWS, SETTINGS, TABLES
 from component_http.settings.declaration import Table
 from component_http.settings.secrets import read_text, secret_problems
-from component_http.settings.values.value_type import accepted, accepted_from_flag, shown
+from component_http.settings.values.value_type import accepted, shown
 
 __all__ = ["Reading"]
 
@@ -158,7 +158,7 @@ class Reading:
             with self.collecting(*([] if setting is None else [setting.name])):
                 if setting is None:
                     raise SettingsError(catalog.unknown_flag(flag))
-                self.given[setting.name] = accepted_from_flag(f"--{flag}", text, setting.about.value_type, self.env)
+                self.given[setting.name] = accepted(f"--{flag}", text, setting.about.value_type, self.env, flag=True)
 
     # The result.
 

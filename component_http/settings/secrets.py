@@ -29,7 +29,6 @@ _MAX_SECRET_BYTES = 4096
 
 def secret_file(what: str, help: str, example: str, why: str = "") -> Any:
     """Declare the setting that names the file with a secret."""
-    help = f"{help}; in a settings file a relative path starts at its folder"
     return setting(secret_path(f"a file with {what}"), help, default=None, why=why, example=example)
 
 

@@ -38,9 +38,8 @@ class SpoolSettings(Table):
     )
     path: str | None = setting(
         file_path("the spool's file"),
-        f"the file of an sqlite spool. Unless set it is {SPOOL_FILE} in the folder that the environment variable"
-        f" {STATE_VARIABLE} names, or else in the current folder; in a settings file a relative path starts at its"
-        " folder",
+        f"the file of an sqlite spool; unless set it is {SPOOL_FILE} in the folder that the environment variable"
+        f" {STATE_VARIABLE} names, or else in the current folder",
         default=None,
         why="systemd sets that variable for a unit with StateDirectory",
         example='"spool.sqlite3"',

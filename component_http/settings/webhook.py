@@ -64,8 +64,3 @@ class WebhookSettings(Table):
         default=1_048_576,
         why="memory may have to hold the bodies of max_connections responses at once",
     )
-
-    def authorization_sources(self) -> list[str]:
-        """Name the settings of this table that set the Authorization header."""
-        by_token = ["webhook.bearer_token_file"] if self.bearer_token is not None else []
-        return by_token + [f"webhook.headers.{name}" for name in self.headers if name.lower() == "authorization"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +29,27 @@ __all__ = [
 
 def number(low: float, high: float, unit: str) -> ValueType:
     """A number with both ends allowed; the settings hold a float."""
-
-    def accept(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise Unfit
-        return float(value)
-
-    return ValueType(f"a number from {low:g} to {high:g} ({unit})", accept, _parsed(float))
+    return _number(float, (int, float), low, high, f"a number from {low:g} to {high:g} ({unit})")
 
 
 def whole(low: int, high: int, unit: str) -> ValueType:
     """A whole number with both ends allowed."""
+    return _number(int, int, low, high, f"a whole number from {low} to {high} ({unit})")
 
-    def accept(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+
+def _number(held: type, given: Any, low: float, high: float, allowed: str) -> ValueType:
+    def accept(value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, given) or not low <= value <= high:
             raise Unfit
-        return value
+        return held(value)
 
-    return ValueType(f"a whole number from {low} to {high} ({unit})", accept, _parsed(int))
-
-
-def _parsed(parse: Callable[[str], object]) -> Callable[[str], object]:
-    def from_flag(text: str) -> object:
+    def from_flag(text: str) -> Any:
         try:
-            return parse(text)
+            return held(text)
         except ValueError:
             return text
 
-    return from_flag
+    return ValueType(allowed, accept, from_flag)
 
 
 def _accept_switch(value: Any) -> bool:

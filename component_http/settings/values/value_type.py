@@ -19,7 +19,7 @@ from attrs import define, field, frozen
 from component_http.contract.url import without_secrets
 from component_http.errors import SettingsError
 
-__all__ = ["Unfit", "ValueType", "accepted", "accepted_from_flag", "is_accepted", "shown"]
+__all__ = ["Unfit", "ValueType", "accepted", "is_accepted", "shown"]
 
 _MAX_SHOWN = 60
 """Characters of a wrong value that a sentence shows."""
@@ -74,7 +74,12 @@ class ValueType:
 
 
 def accepted(
-    label: str, value: object, type: ValueType, env: Mapping[str, str] = os.environ, folder: Path | None = None
+    label: str,
+    value: object,
+    type: ValueType,
+    env: Mapping[str, str] = os.environ,
+    folder: Path | None = None,
+    flag: bool = False,
 ) -> Any:
     """
     Check a value, and return it as the settings hold it.
@@ -85,23 +90,16 @@ def accepted(
         type: The type that it must have.
         env: The environment, for the folder of credentials.
         folder: The folder where relative paths start; None leaves them as they are.
+        flag: Whether the value is the text of a flag; the sentence shows it as it was typed.
 
     Raises:
         SettingsError: The value is not allowed.
     """
     try:
-        return type.accept(_resolved(value, type, env, folder))
+        given = type.from_flag(str(value)) if flag and type.from_flag else value
+        return type.accept(_resolved(given, type, env, folder))
     except Unfit as unfit:
-        raise SettingsError(_sentence(label, value, type, unfit, _as_toml)) from None
-
-
-def accepted_from_flag(label: str, text: str, type: ValueType, env: Mapping[str, str] = os.environ) -> Any:
-    """Check a flag's text as `accepted` does. The sentence shows it as it was typed."""
-    assert type.from_flag is not None
-    try:
-        return type.accept(_resolved(type.from_flag(text), type, env))
-    except Unfit as unfit:
-        raise SettingsError(_sentence(label, text, type, unfit, _as_typed)) from None
+        raise SettingsError(_sentence(label, value, type, unfit, _as_typed if flag else _as_toml)) from None
 
 
 def is_accepted(value: object, type: ValueType) -> bool:
@@ -129,7 +127,7 @@ def shown(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
 
 
-def _resolved(value: object, type: ValueType, env: Mapping[str, str], folder: Path | None = None) -> object:
+def _resolved(value: object, type: ValueType, env: Mapping[str, str], folder: Path | None) -> object:
     if not isinstance(value, str):
         return value
     if type.credential and value.startswith(CREDENTIAL_MARK):
