@@ -26,7 +26,7 @@ _TABLES = {
     "component": "The XMPP side: the component, its server, and which of its stanzas the webhook gets.",
     "webhook": "The HTTP side.",
     "delivery": "How stanzas are delivered to the webhook.",
-    "spool": "Where accepted stanzas are kept until they are done.",
+    "spool": "The spool, which keeps accepted stanzas until they are done.",
     "api": "The HTTP API, by which other programs send; see [The API](api.md).",
     "api.token": "The users of the API, and what each may do: any number of these.",
     "api.hook": "URLs for programs that know nothing of XMPP: any number of these.",

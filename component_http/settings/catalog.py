@@ -217,7 +217,7 @@ def misplaced_secret(name: str) -> str | None:
 
 def meant_setting(name: str) -> str | None:
     """Find the setting that `name` names, or was most likely meant to name: in its table, or else in another."""
-    table, _, key = name.rpartition(".")
+    table, key = _split(name)
     if name in SETTINGS or name in _HIDDEN:
         return name
     if name in OLD_NAMES:
@@ -242,7 +242,7 @@ def meant_by(table: object, content: object) -> list[str]:
 
 def unknown_key(name: str, content: object) -> str:
     """Write the end of the sentence about a setting that does not exist."""
-    table = name.rpartition(".")[0]
+    table, _ = _split(name)
     near = _meant_rows(name, content) or meant_setting(name)
     heading = f"[[{table}]]" if table in ROWS else f"[{table}]"
     if near and table in ROWS:
@@ -284,6 +284,12 @@ def unknown_flag(flag: str, others: Collection[str] = ()) -> str:
     meant = SETTINGS[_NAMES_BY_KEY[key]].flags if key in _NAMES_BY_KEY else ()
     near = meant[0] if meant else nearest(f"--{flag}", [f"--{name}" for name in {*_FLAGS, *others} - retired_flags()])
     return f"--{flag} is not a flag{hint(near) or '; --help lists them all'}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Split a name, whose key may be anything that somebody wrote, into its table and the key."""
+    table = next((row for row in ROWS if name.startswith(f"{row}.")), name.partition(".")[0])
+    return table, name.removeprefix(f"{table}.")
 
 
 def _keys_of(table: str) -> list[str]:

@@ -115,8 +115,8 @@ class DeliverySettings(Table):
     )
     max_pending_bytes: int | None = setting(
         whole(1_048_576, 4_294_967_296, "bytes"),
-        "the most bytes in the request bodies of these stanzas; unless set 1 GiB with an sqlite spool, 64 MiB with one in"
-        " memory",
+        "the most bytes in the request bodies of these stanzas; unless set 1 GiB with an sqlite spool, or 64 MiB with"
+        " one in memory",
         default=None,
         why="it bounds the file, or the memory, when the stanzas are large; a single large one would not fit into less"
         " than 1 MiB",

@@ -25,7 +25,7 @@ SPOOL_FILE = "component-http.sqlite3"
 
 @frozen
 class SpoolSettings(Table):
-    """Where accepted stanzas are kept until they are done."""
+    """The spool, which keeps accepted stanzas until they are done."""
 
     TABLE: ClassVar[str] = "spool"
 

@@ -345,6 +345,15 @@ class WrongNameTests(SettingsTestCase):
             self.refusal(spool={"zzz": 1}),
         )
 
+    def test_key_with_a_dot(self) -> None:
+        """
+        A key that has a dot in it, which TOML allows, is told as one of its table.
+        """
+        self.assertEqual(
+            'bot.toml: spool."a.z" is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters',
+            self.refusal(spool={"a.z": 1}),
+        )
+
     def test_misspelt_table(self) -> None:
         """
         A misspelt table is told with the nearest one, and one like no other with all of them.
