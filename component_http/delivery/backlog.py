@@ -74,12 +74,20 @@ class _Domain:
 
 @define(eq=False, weakref_slot=False)
 class _Sender:
-    """What one bare address has pending or reserved."""
+    """
+    What one bare address has pending or reserved.
+
+    Attributes:
+        next_iq: Of its ready conversations of iqs the one whose turn is next; None where there are none.
+        next_other: The same of all others.
+    """
 
     name: str
     domain: _Domain
     pending: int = 0
     pending_bytes: int = 0
+    next_iq: _ConversationQueue | None = None
+    next_other: _ConversationQueue | None = None
 
 
 @define(eq=False, weakref_slot=False)
@@ -95,6 +103,8 @@ class _ConversationQueue:
         head: The state of the first.
         before: While it is ready: the conversation of the same sender that has its turn before it, in a ring.
         after: The one that has its turn after it.
+        sender_before: While it is the next of its sender: that of the sender of the same domain before it, in a ring.
+        sender_after: That of the sender after it.
     """
 
     conversation: Conversation
@@ -105,6 +115,8 @@ class _ConversationQueue:
     head: Literal["ready", "running", "backing_off"] = "ready"
     before: _ConversationQueue | None = None
     after: _ConversationQueue | None = None
+    sender_before: _ConversationQueue | None = None
+    sender_after: _ConversationQueue | None = None
 
     def __len__(self) -> int:
         return 1 if self.behind is None else 1 + len(self.behind)
@@ -133,11 +145,19 @@ class _ConversationQueue:
 
 
 class _Round:
-    """The ready conversations: they take turns by domain, within it by sender, and within that by conversation."""
+    """
+    The ready conversations: they take turns by domain, within it by sender, and within that by conversation.
 
-    def __init__(self) -> None:
-        # Of each sender the conversation whose turn is next; the others follow it in its ring.
-        self._domains: OrderedDict[_Domain, OrderedDict[_Sender, _ConversationQueue]] = OrderedDict()
+    Most senders have one conversation, and there may be very many, so both rings are links in the conversations.
+
+    Args:
+        of_iqs: It is the round of the iqs; else that of all others.
+    """
+
+    def __init__(self, *, of_iqs: bool) -> None:
+        self._of_iqs = of_iqs
+        # Of each domain the conversation whose turn is next: the next one of the sender whose turn that is.
+        self._domains: OrderedDict[_Domain, _ConversationQueue] = OrderedDict()
 
     def __bool__(self) -> bool:
         return bool(self._domains)
@@ -145,39 +165,68 @@ class _Round:
     def enter(self, queue: _ConversationQueue) -> None:
         """Put a conversation at the end of its sender's; a sender or domain that is there already keeps its place."""
         sender = queue.sender
-        senders = self._domains.get(sender.domain)
-        if senders is None:
-            senders = self._domains[sender.domain] = OrderedDict()
-        following = senders.setdefault(sender, queue)
-        last = following.before or following
-        queue.before, queue.after = last, following
-        last.after = following.before = queue
+        following = sender.next_iq if self._of_iqs else sender.next_other
+        if following is not None:
+            before = following.before
+            assert before is not None
+            queue.before, queue.after = before, following
+            before.after = following.before = queue
+            return
+        queue.before = queue.after = queue
+        self._lead(sender, queue)
+        first = self._domains.setdefault(sender.domain, queue)
+        last = first.sender_before or first
+        queue.sender_before, queue.sender_after = last, first
+        last.sender_after = first.sender_before = queue
 
     def leave(self, queue: _ConversationQueue) -> None:
         """Take a conversation out."""
-        sender = queue.sender
-        senders = self._domains[sender.domain]
         before, after = queue.before, queue.after
         assert before is not None and after is not None
         before.after, after.before = after, before
         queue.before = queue.after = None
-        if after is queue:
-            del senders[sender]
-            if not senders:
-                del self._domains[sender.domain]
-        elif senders[sender] is queue:
-            senders[sender] = after
+        if queue.sender_after is not None:
+            self._lead_no_longer(queue, after if after is not queue else None)
 
     def next(self) -> _ConversationQueue:
         """Take out the conversation whose turn it is; its sender and domain go to the end. There has to be one."""
-        domain, senders = next(iter(self._domains.items()))
-        sender, queue = next(iter(senders.items()))
+        domain, queue = next(iter(self._domains.items()))
+        sender = queue.sender
         self.leave(queue)
-        if sender in senders:
-            senders.move_to_end(sender)
-        if senders:
+        lead = sender.next_iq if self._of_iqs else sender.next_other
+        if lead is not None and lead.sender_after is not None:
+            self._domains[domain] = lead.sender_after
+        if domain in self._domains:
             self._domains.move_to_end(domain)
         return queue
+
+    def _lead(self, sender: _Sender, queue: _ConversationQueue | None) -> None:
+        """This conversation of a sender is the next one; None if there is none."""
+        if self._of_iqs:
+            sender.next_iq = queue
+        else:
+            sender.next_other = queue
+
+    def _lead_no_longer(self, queue: _ConversationQueue, lead: _ConversationQueue | None) -> None:
+        """Let another conversation of the same sender take the place of the next one, or none."""
+        sender, before, after = queue.sender, queue.sender_before, queue.sender_after
+        assert before is not None and after is not None
+        queue.sender_before = queue.sender_after = None
+        self._lead(sender, lead)
+        if lead is None:
+            before.sender_after, after.sender_before = after, before
+            if after is queue:
+                queue.sender_before = queue.sender_after = None
+                del self._domains[sender.domain]
+                return
+            lead = after
+        elif after is queue:
+            lead.sender_before = lead.sender_after = lead
+        else:
+            lead.sender_before, lead.sender_after = before, after
+            before.sender_after = after.sender_before = lead
+        if self._domains[sender.domain] is queue:
+            self._domains[sender.domain] = lead
 
 
 class Backlog:
@@ -217,8 +266,8 @@ class Backlog:
         self._senders: dict[str, _Sender] = {}
         self._domains: dict[str, _Domain] = {}
         # The ready conversations, those of iqs apart; the iqs that run, and those that went before a message.
-        self._iqs = _Round()
-        self._others = _Round()
+        self._iqs = _Round(of_iqs=True)
+        self._others = _Round(of_iqs=False)
         self._running_iqs = 0
         self._passed = 0
         # What has room without a turn; it counts for the limits.
