@@ -47,10 +47,11 @@ from component_http.delivery.pushes import Pushes
 from component_http.delivery.relay import LATE_SECONDS, Relay, Status
 from component_http.delivery.retry import RetryPolicy
 from component_http.errors import ConnectionFailed, SettingsError, SpoolError, SpoolUnusable
-from component_http.interfaces import AnswerFunction, Found, Outlet, ReplyObjects, Spool, Stream, Valve, Webhook
+from component_http.interfaces import AnswerFunction, Found, Outlet, ReplyObjects, Spool, Stream, Webhook
 from component_http.operations.metrics import Counters
 from component_http.settings import DeliverySettings, Settings
 from component_http.spool import database
+from component_http.spool.facts import answer, facts_of_webhook
 from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
 from component_http.throttle import LOG_INTERVAL, Throttle
@@ -156,7 +157,7 @@ class Gateway(MultiService):
         self._stopping: list[Deferred[None]] = []
         self.stream: Stream
         self.outlet: Outlet
-        self._valve: Valve
+        self._valve: ComponentStream | BorrowedStream
         if manager is None:
             stream = _component_stream(
                 settings,
@@ -381,11 +382,17 @@ class Gateway(MultiService):
         path = link_path(self._link_key, delivery.id, delivery.stanza, expires)
         return None if path is None else f"{self._settings.api.base_url or ''}{path}"
 
-    def _look(self, spool: Spool, relay: Relay, outbox: Outbox) -> Deferred[None]:
-        found = spool.look({"webhook": relay.status().webhook}, relay.room_to_return)
-        return found.addCallback(self._found, relay, outbox).addErrback(self._not_looked)
+    def _look(self, spool: Spool, relay: Relay, outbox: Outbox, pending: str | None = None) -> Deferred[Any]:
+        status = relay.status()
+        facts = facts_of_webhook(
+            status.webhook, status.failing_for, status.last_failure, status.next_attempt, time.time()
+        )
+        if pending is not None:
+            facts["pending"] = pending
+        found = spool.look(facts, relay.room_to_return)
+        return found.addCallback(self._found, spool, relay, outbox).addErrback(self._not_looked)
 
-    def _found(self, found: Found, relay: Relay, outbox: Outbox) -> None:
+    def _found(self, found: Found, spool: Spool, relay: Relay, outbox: Outbox) -> Deferred[Any] | None:
         relay.take_back(found.deliveries)
         relay.drop(found.dropped_deliveries)
         if found.dropped_outbound:
@@ -394,6 +401,11 @@ class Gateway(MultiService):
             outbox.read_all()
         if found.wake:
             self.wake()
+        if not found.questions:
+            return None
+        # Whoever asked waits for the answer, so it does not wait for the next look.
+        connected, now = self._valve.connected, time.time()
+        return self._look(spool, relay, outbox, answer(found.questions, relay.explain, connected=connected, now=now))
 
     def _not_looked(self, failure: Failure) -> None:
         """What a full disk keeps from being done now is done when there is room; the relay says what comes of it."""

@@ -9,10 +9,12 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from attrs import evolve, frozen
 
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.stanza import STANZA_KINDS
@@ -20,6 +22,7 @@ from component_http.errors import SettingsError, SpoolError
 from component_http.operations.terminal import age, cut, moment, on_one_line, printable, size, table
 from component_http.settings import SpoolSettings, spool_from_toml
 from component_http.spool.dead_letters import AT_ONCE, OUTCOMES, DeadLetter, Letters, Moved, Which
+from component_http.spool.facts import Answer
 from component_http.spool.pending import NAME, Pending, Waiting
 from component_http.spool.private import located
 from component_http.spool.visit import Holder, Kept, SpoolStatus, holder, status, wake
@@ -471,6 +474,10 @@ def _stamp(seconds: float) -> str:
     return moment(seconds).replace(" ", "T", 1).replace(" UTC", "Z")
 
 
+def _optional_stamp(seconds: float | None) -> str | None:
+    return None if seconds is None else _stamp(seconds)
+
+
 def _show(letters: Letters, ids: Sequence[str], chosen: argparse.Namespace, now: float) -> None:
     for letter in letters.read(ids):
         if chosen.json:
@@ -550,7 +557,8 @@ def _serve_pending(
         names = pending.names()
         sorts = [[name for name in names if name[0] == sort] for sort in "ds"]
         shown = [name for some in sorts for name in (some[: chosen.limit] if chosen.limit else some)]
-        _list_pending(pending, shown, chosen, now())
+        found = [evolve(one, content=b"") for one in pending.read(shown)]  # for there may be many
+        _list_pending(found, _reasons(path, pending, found, pause), chosen, now())
         if len(names) > len(shown):
             print(f"{len(shown)} of {len(names)}; --limit 0 for all", file=sys.stderr)
         return 0
@@ -560,19 +568,21 @@ def _serve_pending(
     if not found:
         _complain(f"{chosen.names[0]} does not wait, or not any more")
         return NOTHING
+    reasons = _reasons(path, pending, found, pause)
     for one in found:
         if chosen.json:
-            _say(json.dumps(_waiting_as_json(one, whole=True), indent=2) + "\n")
+            _say(json.dumps(_waiting_as_json(one, reasons[one.name], whole=True), indent=2) + "\n")
         else:
-            _say("".join(_waiting_in_words(one, now())))
+            _say("".join(_waiting_in_words(one, reasons[one.name], now())))
     return 0
 
 
-def _list_pending(pending: Pending, names: Sequence[str], chosen: argparse.Namespace, now: float) -> None:
-    found = pending.read(names)
+def _list_pending(
+    found: Sequence[Waiting], reasons: Mapping[str, Reason], chosen: argparse.Namespace, now: float
+) -> None:
     if chosen.json:
-        _say(json.dumps([_waiting_as_json(one) for one in found], indent=2) + "\n")
-    elif names:
+        _say(json.dumps([_waiting_as_json(one, reasons[one.name]) for one in found], indent=2) + "\n")
+    elif found:
         rows = [
             (
                 one.name,
@@ -585,7 +595,98 @@ def _list_pending(pending: Pending, names: Sequence[str], chosen: argparse.Names
             )
             for one in found
         ]
-        _say(table(("NUMBER", "AGE", "STATE", "SIZE", "FROM", "TO", "KIND"), rows, _PENDING_LIMITS))
+        text = table(("NUMBER", "AGE", "STATE", "SIZE", "FROM", "TO", "KIND"), rows, _PENDING_LIMITS)
+        # A reason that all have in common is told once.
+        told = {reason.in_a_list(now) for reason in reasons.values()}
+        if len(told) == 1 and len(found) > 1:
+            _say(f"{text}all of it: {on_one_line(told.pop())}\n")
+            return
+        header, *lines = text.splitlines(keepends=True)
+        reason = (on_one_line(reasons[one.name].in_a_list(now)) for one in found)
+        _say("".join([header, *(f"{line}        {why}\n" for line, why in zip(lines, reason, strict=True))]))
+
+
+@frozen
+class Reason:
+    """
+    Why something waits.
+
+    Attributes:
+        held_by: As in `Explanation`; or one of the others in `_SENTENCES`.
+        behind: The name of the delivery that it waits behind; its id if that is not in the spool.
+        next_attempt: When it is tried next, in seconds since the epoch.
+        last_failure: Why its last attempt failed.
+    """
+
+    held_by: str
+    behind: str | None = None
+    next_attempt: float | None = None
+    last_failure: str | None = None
+
+    def sentence(self, now: float) -> str:
+        """What it waits for, and until when."""
+        words = _SENTENCES[self.held_by].format(behind=self.behind)
+        return words if self.next_attempt is None else f"{words}; {_next_try(self.next_attempt, now)}"
+
+    def in_a_list(self, now: float) -> str:
+        """The same, and why the last attempt failed."""
+        return "; last failure: ".join(filter(None, (self.sentence(now), self.last_failure)))
+
+
+_SENTENCES = {
+    "running": "its POST is under way",
+    "ending": "it has ended, which is being stored",
+    "open_iq": "the webhook has said that it answers this iq later",
+    "conversation": "it waits behind {behind} of the same conversation",
+    "backing_off": "it backs off before the next attempt",
+    "retry_after": "the webhook has asked for a pause (Retry-After)",
+    "loop_brake": "its sender and the webhook answer each other, so its conversation is slowed down",
+    "webhook_away": "the webhook fails and is only probed",
+    "webhook_probed": "the webhook fails, and a probe is under way",
+    "webhook_gone": "the webhook is gone: it answered 410",
+    "pace": "the webhook takes only so many requests per second",
+    "outbox_full": "too many answers wait for the XMPP server, so no POST begins",
+    "no_room": "it is retried, and waits until there is room beside what comes live",
+    "stopping": "the gateway is stopping; it is tried at the next start",
+    "turn": "it waits for its turn: as many POSTs are under way as may be",
+    "stream_away": "there is no stream to the XMPP server now",
+    "suspect": "the server may have closed the stream because of it, so it is written alone",
+    "server": "it waits until it is written and the XMPP server has confirmed it",
+    "no_gateway": "no gateway runs; it is tried at the next start",
+    "not_known": "the gateway has not said why",
+}
+"""What holds something, in words: first those of `Explanation`, then those of stanzas, then those of all."""
+
+
+def _reasons(
+    path: Path, pending: Pending, found: Sequence[Waiting], pause: Callable[[float], None]
+) -> dict[str, Reason]:
+    """Why each of these waits, by name; a gateway that runs is asked."""
+    if not found:
+        return {}
+    if holder(path).running is False:
+        return {one.name: Reason("no_gateway") for one in found}
+    try:
+        answer = pending.explain([one.id for one in found if one.tries is not None and one.id is not None], pause)
+    except SpoolError as error:
+        _complain(f"the gateway cannot be asked why: {error}")
+        answer = None
+    names = {one.id: one.name for one in found if one.tries is not None}
+    return {one.name: _reason(one, answer, names, pending) for one in found}
+
+
+def _reason(one: Waiting, answer: Answer | None, names: dict[str | None, str], pending: Pending) -> Reason:
+    if answer is None:
+        return Reason("not_known")
+    if one.tries is None:
+        return Reason("stream_away" if not answer.connected else "suspect" if one.suspect else "server")
+    told = answer.deliveries.get(one.id or "")
+    if told is None:
+        return Reason("not_known")
+    behind = told.behind
+    if behind is not None:
+        behind = names.get(behind) or pending.name_of(behind) or behind
+    return Reason(told.held_by, behind, told.next_attempt, told.last_failure)
 
 
 def _state(one: Waiting) -> str:
@@ -594,7 +695,7 @@ def _state(one: Waiting) -> str:
     return f"{one.tries} POSTs" if one.tries else "waits"
 
 
-def _waiting_as_json(one: Waiting, *, whole: bool = False) -> dict[str, Any]:
+def _waiting_as_json(one: Waiting, reason: Reason, *, whole: bool = False) -> dict[str, Any]:
     described: dict[str, Any] = {
         "number": one.name,
         "waits_for": "server" if one.tries is None else "webhook",
@@ -603,17 +704,21 @@ def _waiting_as_json(one: Waiting, *, whole: bool = False) -> dict[str, Any]:
         "type": one.type or None,
         "from": one.sender,
         "to": one.recipient,
-        "since": None if one.since is None else _stamp(one.since),
+        "since": _optional_stamp(one.since),
         "bytes": one.size,
         "tries": one.tries,
         "suspect": one.suspect,
+        "held_by": reason.held_by,
+        "behind": reason.behind,
+        "next_try": _optional_stamp(reason.next_attempt),
+        "last_failure": reason.last_failure,
     }
     if whole:
         described["content"] = one.content.decode("utf-8", "replace")
     return described
 
 
-def _waiting_in_words(one: Waiting, now: float) -> Iterator[str]:
+def _waiting_in_words(one: Waiting, reason: Reason, now: float) -> Iterator[str]:
     facts = {
         "number": one.name,
         "waits for": "the XMPP server" if one.tries is None else "the webhook",
@@ -624,6 +729,8 @@ def _waiting_in_words(one: Waiting, now: float) -> Iterator[str]:
         "since": "" if one.since is None else f"{moment(one.since)}, {age(now - one.since)} ago",
         "POSTs": "" if one.tries is None else str(one.tries),
         "suspect": "the server may have closed the stream because of it" if one.suspect else "",
+        "why": reason.sentence(now),
+        "failure": reason.last_failure or "",
     }
     for name, fact in facts.items():
         if fact:
@@ -686,8 +793,7 @@ def _status_in_words(path: Path, found: SpoolStatus, now: float) -> Iterator[tup
     yield "spool", f"{path}, schema {found.schema}"
     yield "gateway", _holder_in_words(found.holder)
     if found.webhook is not None:
-        webhook = _WEBHOOKS.get(found.webhook, found.webhook)
-        yield "webhook", webhook if found.holder.running else f"{webhook}, when a gateway ran last"
+        yield "webhook", _webhook_in_words(found, now)
     for name, kept in _sorts(found).items():
         if not kept.count and name == "set_aside":
             continue
@@ -697,6 +803,35 @@ def _status_in_words(path: Path, found: SpoolStatus, now: float) -> Iterator[tup
             yield name.replace("_", " "), f"{kept.count}, {size(kept.size)}, the oldest {age(now - kept.oldest)} ago"
     ballast = "none" if found.ballast_bytes is None else size(found.ballast_bytes)
     yield "disk", f"file {size(found.file_bytes)}, log {size(found.log_bytes)}, ballast {ballast}"
+
+
+def _webhook_in_words(found: SpoolStatus, now: float) -> str:
+    trouble, runs = found.trouble, found.holder.running is not False
+    words = _WEBHOOKS.get(found.webhook or "", str(found.webhook))
+    then = ""
+    if trouble is not None and trouble.since is not None:
+        words = f"failing since {_since(trouble.since, now)}: {trouble.reason or 'nobody knows why'}"
+        if found.webhook == "half_open":
+            then = "; it is probed now"
+        elif found.webhook == "open":
+            then = f"; {_next_try(trouble.next_attempt, now)}"
+        else:
+            then = "; POSTs go on"
+    elif trouble is not None:
+        then = f", but it has asked for a pause; {_next_try(trouble.next_attempt, now)}"
+    return f"{words}{then}" if runs else f"{words}, when a gateway ran last"
+
+
+def _since(moment_: float, now: float) -> str:
+    """A moment and how long ago it was; the date only if that was not in the last twelve hours."""
+    words = moment(moment_)
+    return f"{words if now - moment_ > 12 * 3600 else words[11:16] + ' UTC'} ({age(now - moment_)})"
+
+
+def _next_try(at: float | None, now: float) -> str:
+    if at is None:
+        return "a probe is under way"
+    return f"next try in {age(at - now)}" if at - now >= 1 else "next try now"
 
 
 def _holder_in_words(found: Holder) -> str:
@@ -723,11 +858,14 @@ def _status_as_json(path: Path, found: SpoolStatus, now: float) -> dict[str, Any
         "running": found.holder.running,
         "process": found.holder.process,
         "webhook": found.webhook,
+        "webhook_failing_since": _optional_stamp(None if found.trouble is None else found.trouble.since),
+        "webhook_last_failure": None if found.trouble is None else found.trouble.reason,
+        "webhook_next_try": _optional_stamp(None if found.trouble is None else found.trouble.next_attempt),
         **{
             name: {
                 "count": kept.count,
                 "bytes": kept.size,
-                "oldest": None if kept.oldest is None else _stamp(kept.oldest),
+                "oldest": _optional_stamp(kept.oldest),
                 "oldest_age": None if kept.oldest is None else round(now - kept.oldest, 3),
             }
             for name, kept in _sorts(found).items()

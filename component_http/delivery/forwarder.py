@@ -25,7 +25,7 @@ from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut
 from component_http.interfaces import Observer, Webhook
 from component_http.throttle import LOG_INTERVAL, Throttle
 
-__all__ = ["LATER", "Attempted", "Forwarder", "Later"]
+__all__ = ["LATER", "Attempted", "Forwarder", "Later", "in_words"]
 
 HANGING = 10.0
 """
@@ -285,7 +285,7 @@ class Forwarder:
         )
         after = self._breaker.state
         if failed:
-            self.last_failure = "it did not answer in time" if result is None else _in_words(result)
+            self.last_failure = "it did not answer in time" if result is None else in_words(result)
         if after == "open" and before == "closed":
             self._observer.count("breaker_opened")
             self._log.warn(
@@ -318,7 +318,7 @@ class Forwarder:
             id=delivery.id,
             number=delivery.tries + delivery.unreached,
             seconds=step.seconds,
-            reason=_in_words(result),
+            reason=in_words(result),
         )
 
     def _verdict(self, delivery: Delivery, result: AttemptResult, step: GiveUp) -> Verdict:
@@ -396,8 +396,8 @@ def _cut_short(_result: object, seconds: float) -> NoReturn:
     raise TimedOut(f"no complete answer to a probe within {seconds:g} s")
 
 
-def _in_words(result: AttemptResult) -> str:
-    """Why an attempt failed, for the log: nothing of a response but its status."""
+def in_words(result: AttemptResult) -> str:
+    """Say why an attempt failed, for a person: nothing of a response but its status."""
     return f"HTTP status {result.status}" if isinstance(result, Response) else str(result)
 
 

@@ -16,13 +16,14 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract import conditions, reply
 from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.explanation import Explanation, HeldBy
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.reply import Composed, Response, Verdict
 from component_http.contract.request import delayed_body, request_body
 from component_http.contract.stanza import Stanza
 from component_http.delivery.backlog import Backlog, Conversation
 from component_http.delivery.deadlines import Deadlines
-from component_http.delivery.forwarder import Attempted, Forwarder, Later
+from component_http.delivery.forwarder import Attempted, Forwarder, Later, in_words
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.outbox import Leaving, Outbox
@@ -273,6 +274,46 @@ class Relay:
             last_failure=forwarder.last_failure,
             next_attempt=None if math.isinf(wait := forwarder.away()) else wait,
         )
+
+    def explain(self, delivery_id: str) -> Explanation | None:
+        """Say why a delivery has not ended; None if it is not pending here."""
+        delivery = self._deliveries.get(delivery_id)
+        if delivery is None:
+            return Explanation("no_room") if delivery_id in self._returning else None
+        failure = None if delivery.failure is None else in_words(delivery.failure)
+        leader = self._backlog.leader(delivery.conversation)
+        if delivery_id in self._ending:
+            return Explanation("ending", last_failure=failure)
+        if delivery_id in self._open:
+            return Explanation("open_iq", last_failure=failure)
+        if delivery_id in self._attempts:
+            return Explanation("running", last_failure=failure)
+        if leader != delivery_id:
+            return Explanation("conversation", leader, last_failure=failure)
+        held_by, wait = self._obstacle(delivery)
+        return Explanation(held_by, None, None if math.isinf(wait) else wait, failure)
+
+    def _obstacle(self, delivery: Delivery) -> tuple[HeldBy, float]:
+        """What keeps the first delivery of a conversation from being attempted, and for how many seconds."""
+        if self._given_up is not None:
+            return "webhook_gone" if self._forwarder.gone else "stopping", math.inf
+        now, away = self._clock.seconds(), self._forwarder.away()
+        sleeping, resting = self._sleeping.get(delivery.id), self._resting.get(delivery.id)
+        if sleeping is not None:
+            held = self._held.get(delivery.conversation) == delivery.id
+            return "loop_brake" if held else "retry_after", max(away, sleeping.call.getTime() - now)
+        if math.isinf(away):
+            return "webhook_probed", away
+        if self._forwarder.breaker_state != "closed":
+            return "webhook_away", away
+        if away:
+            return "retry_after", away
+        if resting is not None:
+            return "backing_off", resting.call.getTime() - now
+        if self._outbox.crowded:
+            return "outbox_full", math.inf
+        wait = self._forwarder.wait()
+        return ("pace", wait) if wait else ("turn", math.inf)
 
     # -- in --
 

@@ -135,7 +135,7 @@ SCHEMA: Schema = MappingProxyType(
                 UNIQUE (component, user)
             )
             """,
-            # What else a gateway leaves for its next start, or for who looks at the file: `webhook`, as in `Status`.
+            # What else a gateway leaves for its next start, or for other programs (`component_http.spool.facts`).
             "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
         ),
         3: (
