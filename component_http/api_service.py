@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from twisted.internet.endpoints import serverFromString
 
@@ -112,6 +111,8 @@ def api_server(
     link_key: bytes,
     wake: Callable[[], str],
     *,
+    limits: Limits,
+    new_id: Callable[[], str],
     max_connections: int | None = None,
     endpoint: str | None = None,
 ) -> ApiServer:
@@ -126,6 +127,8 @@ def api_server(
         hooks: Those of `api_hooks`.
         link_key: What the links of late replies are made with.
         wake: Asks the webhook at once, and says how it is.
+        limits: The limits for one stanza.
+        new_id: Makes ids.
         max_connections: At once, instead of `api.max_connections`.
         endpoint: Where it listens, instead of `api.listen`.
     """
@@ -136,8 +139,8 @@ def api_server(
         sender,
         observer,
         domain=domain,
-        limits=Limits(max_bytes=settings.component.max_stanza_bytes),
-        new_id=lambda: uuid4().hex,
+        limits=limits,
+        new_id=new_id,
         clock=reactor,
         max_timeout=api.max_wait,
         default_sender=Address.parse(settings.component.default_sender),
