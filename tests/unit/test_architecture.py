@@ -142,9 +142,8 @@ ASSEMBLY = (
     "caretaker",
     "api_service",
     "tap",
-    "check",
     "cli",
-    "spool_commands",
+    "commands",
     "playground",
 )
 """The only modules that may import everything; "" is the package itself, with its public names."""

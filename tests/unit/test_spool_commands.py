@@ -16,14 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from component_http import spool_commands
 from component_http.cli import command_line
+from component_http.commands import on_spool
+from component_http.commands.arguments import seconds
+from component_http.commands.letters import shortest
+from component_http.commands.on_spool import BREATH
 from component_http.contract.explanation import Explanation, HeldBy
 from component_http.spool.database import SCHEMA, lock
 from component_http.spool.dead_letters import AT_ONCE
 from component_http.spool.facts import answer
 from component_http.spool.pending import ANSWER_WITHIN, LOOK_AGAIN
-from component_http.spool_commands import BREATH, seconds, shortest
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
 from tests.unit.test_cli import Ended, run
 
@@ -317,7 +319,7 @@ class MoveTests(CommandCase):
         pauses: list[float] = []
         output = io.StringIO()
         with redirect_stdout(output):
-            self.assertEqual(0, spool_commands.main(chosen, pause=pauses.append))
+            self.assertEqual(0, on_spool.main(chosen, pause=pauses.append))
         self.assertEqual([BREATH] * 2, pauses)
         self.assertIn(
             f"retried {count}: 000, 001, 002, 003, 004, 005, 006, 007, 008, 009 and 191 more\n", output.getvalue()
@@ -333,7 +335,7 @@ class MoveTests(CommandCase):
         error = io.StringIO()
         with changing(self.path) as other, redirect_stderr(error):
             other.execute("BEGIN IMMEDIATE")
-            self.assertEqual(os.EX_TEMPFAIL, spool_commands.main(chosen, patience=0.01))
+            self.assertEqual(os.EX_TEMPFAIL, on_spool.main(chosen, patience=0.01))
         self.assertRegex(error.getvalue(), r"\Acomponent-http: the spool .* is busy: .*; try again\n\Z")
 
 
@@ -562,7 +564,7 @@ class PendingTests(CommandCase):
         chosen = command_line().parse_args(["pending", *arguments, "--spool", str(self.path)])
         output, error = io.StringIO(), io.StringIO()
         with redirect_stdout(output), redirect_stderr(error):
-            status = spool_commands.main(chosen, pause=pause)
+            status = on_spool.main(chosen, pause=pause)
         taken.release()
         self.assertEqual([], look(self.path, "SELECT * FROM commands"))
         self.assertEqual([], look(self.path, "SELECT * FROM facts WHERE name = 'pending'"))
@@ -765,7 +767,7 @@ class WordsTests(SynchronousTestCase):
             ("--kind", "mesage", "'mesage' is none of "),
             ("--from", "a@b..c", "'a@b..c' is not an address: "),
             ("--limit", "-1", "--limit"),
-            ("--limit", "many", "'many' is not a number of letters"),
+            ("--limit", "many", "'many' is not a number such as 100"),
             ("--newer-than", "yesterday", "'yesterday' is not a duration"),
         ):
             ended = run("letters", "list", flag, value)
