@@ -1,4 +1,4 @@
-"""The HTTP API, put together from the settings."""
+"""Make the HTTP API from the settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from component_http.interfaces import Observer, Sender
 from component_http.settings import HookSettings, Settings
 from component_http.settings.values import listening_at
 
-__all__ = ["api_hooks", "api_server", "see_port"]
+__all__ = ["api_hooks", "api_server", "check_port"]
 
 
 _PORT_REMEDIES = {
@@ -38,8 +38,13 @@ _PORT_REMEDIES = {
 }
 
 
-def see_port(settings: Settings) -> None:
-    """See that the API's port can be opened; another moment will tell where that cannot be found out now."""
+def check_port(settings: Settings) -> None:
+    """
+    Check that the API's port can be opened. An endpoint that cannot be tried now is tried at the start.
+
+    Raises:
+        SettingsError: The port cannot be opened.
+    """
     listen = settings.api.listen
     if listen is None or not listen.startswith(("tcp:", "tcp6:", "ssl:", "unix:")):
         return
@@ -67,10 +72,10 @@ def see_port(settings: Settings) -> None:
 
 def api_hooks(settings: Settings) -> Hooks:
     """
-    The API's URLs for programs that know nothing of XMPP, with their templates.
+    Make the hooks: the API's URLs for programs that know nothing of XMPP, with their templates.
 
     Raises:
-        SettingsError: Some templates are none.
+        SettingsError: Some templates cannot be used.
     """
     hooks: list[Hook] = []
     problems: list[str] = []
@@ -117,20 +122,20 @@ def api_server(
     endpoint: str | None = None,
 ) -> ApiServer:
     """
-    The HTTP API, which serves once it is started.
+    Make the HTTP API, which serves once it is started.
 
     Args:
         settings: The gateway's settings.
         reactor: Opens the port.
-        sender: Sends what is pushed, and asks.
+        sender: Sends pushed stanzas, and asks iqs.
         observer: Told what happens.
-        hooks: Those of `api_hooks`.
-        link_key: What the links of late replies are made with.
-        wake: Asks the webhook at once, and says how it is.
+        hooks: The hooks that `api_hooks` made.
+        link_key: The key of the links for late replies.
+        wake: Asks the webhook at once, and returns its state.
         limits: The limits for one stanza.
         new_id: Makes ids.
-        max_connections: At once, instead of `api.max_connections`.
-        endpoint: Where it listens, instead of `api.listen`.
+        max_connections: Connections at once, instead of `api.max_connections`.
+        endpoint: The endpoint to listen at, instead of `api.listen`.
     """
     api, domain = settings.api, settings.component.domain
     listen = endpoint or api.listen

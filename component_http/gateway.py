@@ -13,7 +13,7 @@ from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
-from component_http.api_service import api_hooks, see_port
+from component_http.api_service import api_hooks, check_port
 from component_http.clock import steady_reactor
 from component_http.delivery.relay import Status
 from component_http.errors import SettingsError, SpoolUnusable
@@ -155,12 +155,12 @@ class Gateway(MultiService):
         settings = self._lasting.settings
         path = settings.spool.file()
         if path is None:
-            see_port(settings)
+            check_port(settings)
             return None
         # First the lock: another gateway with these settings has the port as well, and the lock knows who that is.
         lock = database.lock(path, user=user, warn=self._warn)
         try:
-            see_port(settings)
+            check_port(settings)
             try:
                 database.prepare(lock.path, user=user, warn=self._warn)
             except SpoolUnusable as error:

@@ -89,7 +89,7 @@ def _add_filters(parser: argparse.ArgumentParser, verb: str) -> None:
         dest="sender",
         metavar="ADDRESS",
         type=address,
-        help="who wrote it: a bare address with all its resources, or a full one",
+        help="the address of the user: a bare one with all its resources, or a full one",
     )
     parser.add_argument(
         "--to",

@@ -30,15 +30,15 @@ def add(commands: Any) -> None:
     pending = commands.add_parser(
         "pending",
         help="look at what waits for the webhook or for the XMPP server, drop some of it",
-        description="What waits: deliveries for the webhook (d1, d2 and so on), then stanzas for the XMPP server (s1,"
-        " s2 and so on). A gateway may be running meanwhile, and says why each waits.",
+        description="Deliveries wait for the webhook (d1, d2 and so on), and stanzas wait for the XMPP server (s1, s2"
+        " and so on). A gateway may be running meanwhile, and says why each waits.",
         allow_abbrev=False,
     )
     verbs = pending.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, about in (
-        ("list", "list it with the reason why each waits, deliveries first, oldest first"),
-        ("show", "show one with its content and why it waits"),
-        ("drop", "delete it; nobody is told, but whoever waits for the answer to an iq"),
+        ("list", "list everything that waits and why, deliveries first, oldest first"),
+        ("show", "show one with its content, and why it waits"),
+        ("drop", "delete some; nobody is told, except a user who waits for the answer to an iq"),
     ):
         parser = add_verb(verbs, verb, about)
         if verb == "list":

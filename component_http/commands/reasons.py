@@ -38,7 +38,7 @@ _SENTENCES = {
     "no_gateway": "no gateway runs; it is tried at the next start",
     "not_known": "the gateway has not said why",
 }
-"""What holds something, in words: first those of `Explanation`, then those of stanzas, then those of all."""
+"""A sentence for each name: first those of `Explanation`, then those of stanzas, then those of both."""
 
 
 @frozen
@@ -47,7 +47,7 @@ class Reason:
     Why something waits.
 
     Attributes:
-        held_by: As in `Explanation`; or one of the others in `_SENTENCES`.
+        held_by: The name of what it waits for: one of `Explanation`, or another one of `_SENTENCES`.
         behind: The name of the delivery that it waits behind; its id if that is not in the spool.
         next_attempt: When it is tried next, in seconds since the epoch.
         last_failure: Why its last attempt failed.
@@ -59,12 +59,12 @@ class Reason:
     last_failure: str | None = None
 
     def sentence(self, now: float) -> str:
-        """What it waits for, and until when."""
+        """Say what it waits for, and until when."""
         words = _SENTENCES[self.held_by].format(behind=self.behind)
         return words if self.next_attempt is None else f"{words}; {next_try(self.next_attempt, now)}"
 
     def in_a_list(self, now: float) -> str:
-        """The same, and why the last attempt failed."""
+        """Say the same, and why the last attempt failed."""
         return "; last failure: ".join(filter(None, (self.sentence(now), self.last_failure)))
 
 

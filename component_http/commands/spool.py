@@ -23,7 +23,7 @@ _WEBHOOKS = {
     "gone": "gone: it answered 410",
     "none": "no webhook",
 }
-"""The states of `delivery.relay.Status.webhook`, for people: to them a closed breaker reads like a broken one."""
+"""Words for the states of `delivery.relay.Status.webhook`: to people a closed breaker sounds like a broken one."""
 
 _RECENT = 12 * 3600
 """Seconds for which the time of day says when something was; before that the date is told, too."""
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     spool = commands.add_parser(
         "spool",
         help="say how things stand with a spool's file",
-        description="A spool's file, with or without a gateway that runs.",
+        description="Says how things stand with a spool's file, whether a gateway runs or not.",
         allow_abbrev=False,
     )
     verbs = spool.add_subparsers(dest="verb", metavar="VERB", required=True)
