@@ -22,21 +22,23 @@ from component_http.contract.address import Address
 from component_http.contract.conditions import error_of_status
 from component_http.contract.delivery import Delivery
 from component_http.contract.outbound import OutboundStanza
-from component_http.contract.reply import MAX_REPLIES, Composed, Response
+from component_http.contract.reply import MAX_REPLIES, Composed
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
+from component_http.delivery.deadlines import LATE_SECONDS, Times
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.pushes import Pushes
-from component_http.delivery.relay import LATE_SECONDS, Relay
+from component_http.delivery.relay import Relay
 from component_http.delivery.retry import RetryPolicy
-from component_http.errors import ConnectionFailed, SettingsError
+from component_http.errors import SettingsError
 from component_http.interfaces import Spool, Stream, Webhook
 from component_http.operations.metrics import Counters
 from component_http.settings import DeliverySettings, Settings
@@ -177,22 +179,27 @@ def assemble(
     )
     client = None if lasting.webhook is not None else webhook_client(settings, reactor)
     relay = Relay(
-        _forwarder(lasting, lasting.webhook or client or _NoWebhook(), None if lasting.hooks is None else link),
+        _forwarder(lasting, lasting.webhook or client, None if lasting.hooks is None else link),
         spool,
         Backlog(backlog_limits(settings), webhook_connections(settings)),
         outlet,
         outbox,
         outlet,
         counters,
+        Loops(
+            LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
+            LoopBrake() if delivery.loop_guard is None else None,
+            counters,
+            reactor,
+        ),
         clock=reactor,
         new_id=new_id,
         wall=time.time,
-        deadlines=deadlines(delivery),
-        grace=delivery.outage_grace,
-        late_seconds=max(LATE_SECONDS, settings.webhook.timeout),
-        loop_guard=LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
-        loop_brake=LoopBrake() if delivery.loop_guard is None else None,
-        has_webhook=lasting.has_webhook,
+        times=Times(
+            deadlines(delivery),
+            grace=delivery.outage_grace,
+            late_seconds=max(LATE_SECONDS, settings.webhook.timeout),
+        ),
         once=delivery.max_attempts == 1 and spool.durable,
     )
     sender = Dispatch(
@@ -209,7 +216,7 @@ def assemble(
     return Parts(spool, client, relay, outbox, bounces, entrances, iq_requests, sender)
 
 
-def _forwarder(lasting: Lasting, webhook: Webhook, link: Callable[[Delivery], str | None] | None) -> Forwarder:
+def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delivery], str | None] | None) -> Forwarder:
     settings, delivery = lasting.settings, lasting.settings.delivery
     return Forwarder(
         webhook,
@@ -232,7 +239,7 @@ def _forwarder(lasting: Lasting, webhook: Webhook, link: Callable[[Delivery], st
         breaker=_breaker(delivery),
         on_gone=error_of_status(410, settings.conditions) if delivery.on_gone == "disable" else None,
         clock=lasting.reactor,
-        now=time.time,
+        wall=time.time,
         draw=Random().random,
         link=link,
     )
@@ -275,15 +282,7 @@ def handlers(lasting: Lasting, parts: Parts) -> list[XMPPHandler]:
 
 
 def new_spool(settings: Settings, reactor: Any, counters: Counters, lock: SpoolLock | None) -> Spool:
-    """
-    Make the spool.
-
-    Args:
-        settings: The settings.
-        reactor: Runs its timers, and hears from its thread.
-        counters: Told what happens.
-        lock: The lock of its file; None for a spool in memory.
-    """
+    """Make the spool: that of the file whose lock is given, or one in memory."""
     if lock is None:
         return MemorySpool(reactor.seconds)
     lock.note_process()
@@ -317,7 +316,7 @@ def component_stream(
         reactor: Opens the connection.
         limits: The limits for one stanza.
         counters: Told what happens.
-        rooms: Recognises what a room sends back.
+        rooms: Recognises stanzas that a room sends back.
         sent: Told each stanza that leaves.
         first: The stanzas that open each new stream.
     """
@@ -367,13 +366,6 @@ def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
         raise SettingsError(
             f"component.component_post_url (--post-url) or the [webhook] table cannot be used: {error}"
         ) from error
-
-
-class _NoWebhook:
-    """Stands in for a webhook where there is none, and is never asked."""
-
-    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
-        raise ConnectionFailed("there is no webhook")
 
 
 def pushes(settings: Settings, limits: Limits) -> Pushes:

@@ -114,7 +114,7 @@ class RelayTests(DeliveryTestCase):
             relay.accept(a_stanza(body=text))
             element = a_stanza(body="You said: " + text).element
             element["to"], element["from"] = "alice@example.org", "bot@bot.example.org"
-            relay.note_said([element])
+            relay.loops.said([element])
         [found] = {each.held_by for number in range(1, 21) if (each := relay.explain(f"d{number}"))} - {"conversation"}
         self.assertEqual("loop_brake", found)
 
