@@ -12,6 +12,7 @@ from component_http.commands.on_spool import Site
 from component_http.commands.printing import say, say_json, stamp
 from component_http.commands.reasons import next_try
 from component_http.operations.terminal import age, moment, on_one_line, size
+from component_http.spool.facts import Trouble
 from component_http.spool.visit import Holder, Kept, SpoolStatus, status
 
 __all__ = ["add"]
@@ -71,20 +72,23 @@ def _in_words(path: Path, found: SpoolStatus, now: float) -> Iterator[tuple[str,
 
 def _webhook_in_words(found: SpoolStatus, now: float) -> str:
     """Say how the webhook is; if no gateway runs, how it was."""
-    trouble, runs = found.trouble, found.holder.running is not False
+    trouble = found.trouble
     words = _WEBHOOKS.get(found.webhook or "", str(found.webhook))
-    then = ""
     if trouble is not None and trouble.since is not None:
         words = f"failing since {_since(trouble.since, now)}: {trouble.reason or 'nobody knows why'}"
-        if found.webhook == "half_open":
-            then = "; it is probed now"
-        elif found.webhook == "open":
-            then = f"; {next_try(trouble.next_attempt, now)}"
-        else:
-            then = "; POSTs go on"
-    elif trouble is not None:
-        then = f", but it has asked for a pause; {next_try(trouble.next_attempt, now)}"
-    return f"{words}{then}" if runs else f"{words}, when a gateway ran last"
+    if found.holder.running is False:
+        return f"{words}, when a gateway ran last"
+    return words if trouble is None else f"{words}; {_what_follows(found.webhook, trouble, now)}"
+
+
+def _what_follows(webhook: str | None, trouble: Trouble, now: float) -> str:
+    if webhook == "half_open":
+        return "it is probed now"
+    if webhook == "closed":
+        if trouble.next_attempt is None or trouble.next_attempt <= now:
+            return "POSTs go on"
+        return f"it has asked for a pause, {next_try(trouble.next_attempt, now)}"
+    return next_try(trouble.next_attempt, now)
 
 
 def _since(began: float, now: float) -> str:

@@ -408,9 +408,10 @@ disk        file [\d.]+ KiB, log 0 B, ballast none
         self.assertEqual(f"{failing}; next try in 2 s", self.trouble("open", **trouble))
         self.assertEqual(f"{failing}; next try now", self.trouble("open", **{**trouble, "next_attempt": 0.0}))
         self.assertEqual(f"{failing}; it is probed now", self.trouble("half_open", **{**trouble, "next_attempt": None}))
-        self.assertEqual(f"{failing}; POSTs go on", self.trouble("closed", **trouble))
+        self.assertEqual(f"{failing}; POSTs go on", self.trouble("closed", **{**trouble, "next_attempt": 0.0}))
+        self.assertEqual(f"{failing}; it has asked for a pause, next try in 2 s", self.trouble("closed", **trouble))
         self.assertEqual(
-            "healthy, but it has asked for a pause; next try in 2 s",
+            "healthy; it has asked for a pause, next try in 2 s",
             self.trouble("closed", **{**trouble, "since": None}),
         )
         self.assertRegex(
