@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import inf, isinf
 
+from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from component_http.contract.delivery import Delivery
@@ -27,6 +28,7 @@ _BY_STAGE: dict[str, HeldBy] = {
 """What a delivery waits for, where its stage alone says it."""
 
 
+@frozen
 class Explanations:
     """
     Explains deliveries. It only looks, and costs nothing while nobody asks.
@@ -40,21 +42,12 @@ class Explanations:
         clock: The reactor's clock.
     """
 
-    def __init__(
-        self,
-        deliveries: Lives,
-        backlog: Backlog,
-        returning: Returning,
-        forwarder: Forwarder,
-        outbox: Outbox,
-        clock: IReactorTime,
-    ) -> None:
-        self._deliveries = deliveries
-        self._backlog = backlog
-        self._returning = returning
-        self._forwarder = forwarder
-        self._outbox = outbox
-        self._clock = clock
+    _deliveries: Lives
+    _backlog: Backlog
+    _returning: Returning
+    _forwarder: Forwarder
+    _outbox: Outbox
+    _clock: IReactorTime
 
     def explain(self, delivery_id: str) -> Explanation | None:
         """Say why a delivery has not ended; None if it is not stored yet, or not here."""
