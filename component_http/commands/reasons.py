@@ -24,7 +24,7 @@ _SENTENCES = {
     "backing_off": "it backs off before the next attempt",
     "retry_after": "the webhook has asked for a pause (Retry-After)",
     "loop_brake": "its sender and the webhook answer each other, so its conversation is slowed down",
-    "webhook_away": "the webhook fails and is only probed",
+    "webhook_away": "the webhook fails, so one delivery at a time probes it",
     "webhook_probed": "the webhook fails, and a probe is under way",
     "webhook_gone": "the webhook is gone: it answered 410",
     "pace": "the webhook takes only so many requests per second",
@@ -61,7 +61,11 @@ class Reason:
     def sentence(self, now: float) -> str:
         """Say what it waits for, and until when."""
         words = _SENTENCES[self.held_by].format(behind=self.behind)
-        return words if self.next_attempt is None else f"{words}; {next_try(self.next_attempt, now)}"
+        if self.next_attempt is None:
+            return words
+        then = next_try(self.next_attempt, now)
+        # Which delivery probes the webhook next is not known.
+        return f"{words}; {then.replace('try', 'probe') if self.held_by == 'webhook_away' else then}"
 
     def in_a_list(self, now: float) -> str:
         """Say the same, and why the last attempt failed."""
