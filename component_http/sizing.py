@@ -58,10 +58,7 @@ def backlog_limits(settings: Settings) -> BacklogLimits:
         max_pending=delivery.max_pending,
         max_pending_bytes=delivery.max_pending_bytes or MOST_PENDING_BYTES[settings.spool.kind],
         max_per_conversation=delivery.max_per_conversation,
-        fair_above=delivery.fair_above_percent / 100,
         fair_share=delivery.fair_share_percent / 100,
-        pause_above=delivery.pause_above_percent / 100,
-        resume_below=delivery.resume_below_percent / 100,
     )
 
 

@@ -230,10 +230,7 @@ def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delive
         lasting.counters,
         policy=RetryPolicy(
             max_attempts=delivery.max_attempts,
-            base=delivery.retry_base,
             cap=delivery.retry_cap,
-            longest_pause=delivery.longest_pause,
-            away=delivery.breaker_probe_interval,
         ),
         load=Load(webhook_connections(settings), learns=delivery.max_attempts > 1),
         breaker=_breaker(delivery),
@@ -381,13 +378,7 @@ def pushes(settings: Settings, limits: Limits) -> Pushes:
 
 def _breaker(delivery: DeliverySettings) -> Breaker:
     """Make the breaker; with a single attempt for each delivery it never opens."""
-    return Breaker(
-        in_a_row=delivery.breaker_in_a_row if delivery.max_attempts > 1 else sys.maxsize,
-        share=delivery.breaker_percent / 100,
-        requests=delivery.breaker_requests if delivery.max_attempts > 1 else sys.maxsize,
-        window=delivery.breaker_window,
-        probe_interval=delivery.breaker_probe_interval,
-    )
+    return Breaker() if delivery.max_attempts > 1 else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize)
 
 
 def new_id() -> str:

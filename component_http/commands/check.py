@@ -24,9 +24,6 @@ __all__ = ["CheckOptions", "main"]
 
 USER = "user"
 
-_FILES_OF_ENDPOINTS = ("certificate", "privateKey", "certKey", "extraCertChain", "dhParameters", "trustRoots")
-"""The options of an endpoint that name files to read."""
-
 Check = Callable[[], str | None]
 """A check tries something as the user of the process, and returns a sentence if that fails, or None."""
 
@@ -118,8 +115,7 @@ def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
         ("component.server", settings.component.server),
         ("api.listen", settings.api.listen or ""),
     ):
-        named = Endpoint.parse(description).named
-        files += [(key, named[option]) for option in _FILES_OF_ENDPOINTS if option in named]
+        files += [(key, path) for path in Endpoint.parse(description).files()]
     # systemd reads the credentials of a unit as root.
     credentials = os.environ.get(CREDENTIALS_VARIABLE)
     for key, path in files:
