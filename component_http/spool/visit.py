@@ -15,9 +15,10 @@ from urllib.parse import quote
 from attrs import frozen
 
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.spool.database import APPLICATION_ID, BUSY, SCHEMA, files, is_damage, is_full
+from component_http.spool.database import BUSY, files, is_busy, is_damage, is_full
 from component_http.spool.private import Warn, located, no_warning, see_private
 from component_http.spool.rows import lead, text_of
+from component_http.spool.schema import SCHEMA, version_of
 
 __all__ = ["Holder", "Kept", "SpoolStatus", "explained", "holder", "status", "transaction", "visit", "wake"]
 
@@ -137,12 +138,11 @@ def visit(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> sql
 
 
 def _see_version(connection: sqlite3.Connection, path: Path) -> None:
-    version, application_id = _number(connection, "user_version"), _number(connection, "application_id")
-    [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not (version or application_id or tables):
-        raise SettingsError(f"the spool {path} is an empty file: no gateway has used it yet")
-    if application_id != APPLICATION_ID:
+    version = version_of(connection)
+    if version is None:
         raise SpoolUnusable(f"the file {path} is a database of another program, and no spool")
+    if not version:
+        raise SettingsError(f"the spool {path} is an empty file: no gateway has used it yet")
     if version > max(SCHEMA):
         raise SpoolUnusable(f"the spool {path} was written by a later version of component-http: use that version")
     if version < max(SCHEMA):
@@ -150,11 +150,6 @@ def _see_version(connection: sqlite3.Connection, path: Path) -> None:
             f"the spool {path} was written by an earlier version of component-http: start the gateway of this version"
             " once, which brings it up to date"
         )
-
-
-def _number(connection: sqlite3.Connection, pragma: str) -> int:
-    [number] = connection.execute(f"PRAGMA {pragma}").fetchone()
-    return int(number)
 
 
 @contextmanager
@@ -173,10 +168,9 @@ def explained(path: Path, patience: float = BUSY) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if is_damage(error):
             raise SpoolUnusable(f"the spool {path} is damaged, or is no spool ({error})") from None
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if is_busy(error):
             raise SpoolError(
                 f"the spool {path} is busy: another program has been writing to it for {patience:g} seconds; try again"
             ) from None
@@ -270,7 +264,7 @@ def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> Sp
         fact = connection.execute("SELECT value FROM facts WHERE name = 'webhook'").fetchone()
         ahead = f"({lead(connection):.3f})"
         return SpoolStatus(
-            schema=_number(connection, "user_version"),
+            schema=version_of(connection) or 0,
             holder=holder(path),
             webhook=None if fact is None else str(fact[0]),
             deliveries=_kept(connection, "deliveries", f"accepted - {ahead}", "size"),

@@ -17,8 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.contract.address import Address
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.spool.database import SCHEMA, lock
+from component_http.spool.database import lock
 from component_http.spool.dead_letters import OUTCOMES, Letters, Moved, Refused, Which
+from component_http.spool.schema import SCHEMA
 from component_http.spool.visit import Holder, Kept, explained, holder, status, transaction, visit
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
 from tests.users import refusal_as

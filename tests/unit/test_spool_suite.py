@@ -31,10 +31,13 @@ from component_http.errors import SpoolError, TimedOut
 from component_http.interfaces import Found
 from component_http.spool.database import prepare
 from component_http.spool.dead_letters import Letters
+from component_http.spool.delivery_rows import GRACE, RESTORED_AT_ONCE
 from component_http.spool.memory import MemorySpool
-from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, RESTORED_AT_ONCE
-from component_http.spool.sqlite import BUSY_SLICE, MAX_GROUP, SqliteSpool
+from component_http.spool.outbound_rows import PAGE, PAGE_BYTES
+from component_http.spool.sqlite import SqliteSpool
+from component_http.spool.transaction import BUSY_SLICE
 from component_http.spool.visit import status, wake
+from component_http.spool.writer import MAX_GROUP
 
 reactor: Any = _reactor
 
@@ -810,9 +813,9 @@ class LettersTests(SqliteCase):
         """
         The oldest go when they are too large together.
         """
-        spool = self.open()
+        spool = self.open(max_letters_bytes=4000)
         for number in range(5):
-            await spool.store(a_delivery(f"d{number}"), b"x" * (MAX_LETTERS_BYTES // 4 + 1))
+            await spool.store(a_delivery(f"d{number}"), b"x" * 1001)
             await spool.end(f"d{number}", (), DeadLetter("bounced", "", 1))
         await spool.look({}, 500)
         self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
