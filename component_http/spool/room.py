@@ -193,17 +193,11 @@ def _own_descriptor(path: Path) -> int | None:
 
 def _allocate(descriptor: int, start: int, length: int) -> None:
     """Give a file real blocks, not only a length."""
-    if length <= 0:
-        return
-    allocate = getattr(os, "posix_fallocate", None)
-    if allocate is not None:
+    if length > 0:
         try:
-            allocate(descriptor, start, length)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            os.posix_fallocate(descriptor, start, length)
+        except (AttributeError, OSError) as error:  # macOS lacks it, and musl on some file systems
+            if isinstance(error, OSError) and is_no_room(error):
                 raise
-    # Random bytes, for a file system may leave zeros out.
-    block = os.urandom(64 * 1024)
-    for at in range(start, start + length, len(block)):
-        os.pwrite(descriptor, block[: start + length - at], at)
+            # Random bytes, for a file system may leave zeros out.
+            os.pwrite(descriptor, os.urandom(length), start)

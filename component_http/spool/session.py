@@ -24,7 +24,7 @@ from component_http.spool.orders import Call, End, Order, Push, Result, Store, i
 from component_http.spool.rows import LEAD, Damaged, lead, set_aside
 from component_http.spool.shelf import Shelf
 from component_http.spool.spool_clock import SpoolClock
-from component_http.spool.transaction import Patience, Transaction
+from component_http.spool.transaction import Patience, Transaction, whole
 
 __all__ = ["CLOCK_SET", "TIDY", "Session", "Setup"]
 
@@ -145,9 +145,10 @@ class Session:
         if self._setup.emergency.going_on:
             self._check_room(ends, dead_letters)
         connection = self.connection
+        transaction = Transaction(connection, self._setup.patience)
         self._behind.clear()
         try:
-            with Transaction.on(connection, self._setup.patience) as transaction:
+            with whole(connection):
                 if stored or ended or tried or part.settled or part.suspected or part.damaged or part.subscribed:
                     transaction.begin()
                 delivery_rows.add(connection, stored, self._clock.ahead)
@@ -171,6 +172,8 @@ class Session:
             raise
         for _ in dead_letters:
             self._setup.dead_letters.grew()
+        if transaction.begun:
+            self._setup.patience.ended_well()
         self._setup.arrears.written(part, ended)
         return list(results.values()), transaction.begun
 

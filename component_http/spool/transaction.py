@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from component_http.spool.database import BUSY, is_busy
 
-__all__ = ["BUSY_AGAIN", "BUSY_AT_THE_END", "BUSY_SLICE", "Patience", "Transaction"]
+__all__ = ["BUSY_AGAIN", "BUSY_AT_THE_END", "BUSY_SLICE", "Patience", "Transaction", "whole"]
 
 BUSY_SLICE = 0.1
 """Seconds for which SQLite waits at once for another program; in between it is checked whether the process ends."""
@@ -47,7 +47,7 @@ class Patience:
 
 class Transaction:
     """
-    A transaction that begins where there is something to write, and not before.
+    A transaction that begins where there is something to write, and not before; it ends with `whole`.
 
     Attributes:
         begun: Something was to be written.
@@ -69,18 +69,16 @@ class Transaction:
                 if not is_busy(error) or not self._patience.lasts(time.monotonic() - since):
                     raise
 
-    @classmethod
-    @contextmanager
-    def on(cls, connection: sqlite3.Connection, patience: Patience) -> Iterator[Transaction]:
-        """Commit at the end of the `with` what was written in it, or roll it back where something is raised."""
-        transaction = cls(connection, patience)
-        try:
-            yield transaction
-            if transaction.begun:
-                connection.execute("COMMIT")
-                patience.ended_well()
-        except BaseException:
-            with suppress(sqlite3.Error):  # SQLite may have rolled it back already
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            raise
+
+@contextmanager
+def whole(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what is written in the `with`, if a transaction was begun, or roll it back where something is raised."""
+    try:
+        yield
+        if connection.in_transaction:
+            connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # SQLite may have rolled it back already
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
