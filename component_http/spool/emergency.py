@@ -19,7 +19,7 @@ from component_http.spool.rows import Damaged, file_sizes
 from component_http.spool.transaction import BUSY_SLICE
 from component_http.throttle import LOG_INTERVAL, Throttle
 
-__all__ = ["BALLAST_SHARE", "LOG_PAGES", "MAX_GROUP_BYTES", "Emergency", "Trouble"]
+__all__ = ["BALLAST_SHARE", "LOG_PAGES", "MAX_GROUP_BYTES", "Alarm", "Emergency"]
 
 MAX_GROUP_BYTES = 4 * 1024 * 1024
 """Bytes of one transaction, beyond which no order is added to it: the log has to hold all of it at once."""
@@ -37,9 +37,9 @@ PROBE_BYTES = 64 * 1024
 """Bytes that must fit on the disk where SQLite only says that it cannot write; else the disk is taken for full."""
 
 
-class Trouble:
+class Alarm:
     """
-    Troubles of the file, as the reactor's thread tells of them.
+    Tells the reactor's side of trouble with the file, and logs it there.
 
     Attributes:
         reason: Why nothing is stored now, as a phrase; None if it is.
@@ -96,21 +96,21 @@ class Emergency:
     Args:
         path: The spool's file.
         ballast: The ballast beside it.
-        trouble: Told in the reactor's thread.
+        alarm: Told in the reactor's thread.
         call: Calls a function in the reactor's thread.
 
     Attributes:
-        trouble: As above.
+        alarm: As above.
         going_on: The disk is full.
         group_bytes: Bytes of one transaction for which the ballast has room.
     """
 
-    def __init__(self, path: Path, ballast: Ballast, trouble: Trouble, call: Callable[..., Any]) -> None:
+    def __init__(self, path: Path, ballast: Ballast, alarm: Alarm, call: Callable[..., Any]) -> None:
         self._path = path
         self._ballast = ballast
         self._missing = not path.exists()
         self._call = call
-        self.trouble = trouble
+        self.alarm = alarm
         self.going_on = False
         self.group_bytes = MAX_GROUP_BYTES
 
@@ -125,7 +125,7 @@ class Emergency:
     def begin(self, connection: sqlite3.Connection | None) -> None:
         """Release the ballast, and empty the log as far as that has room."""
         self.going_on = True
-        self._call(self.trouble.disk_is_full, self._ballast.release())
+        self._call(self.alarm.disk_is_full, self._ballast.release())
         self.empty_log(connection)
 
     def before_opening(self) -> None:
@@ -157,7 +157,7 @@ class Emergency:
                 self.going_on = False
                 if connection is not None:
                     self._measure(connection)
-                self._call(self.trouble.disk_has_room)
+                self._call(self.alarm.disk_has_room)
 
     def check(self, connection: sqlite3.Connection, growth: int) -> None:
         """

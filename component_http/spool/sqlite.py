@@ -19,7 +19,7 @@ from component_http.spool import dead_letter_rows, other_rows, outbound_rows
 from component_http.spool.arrears import Arrears, Dead
 from component_http.spool.database import Synchronous
 from component_http.spool.delivery_rows import Allowance, row_of
-from component_http.spool.emergency import Emergency, Trouble
+from component_http.spool.emergency import Alarm, Emergency
 from component_http.spool.orders import Call, End, Order, Push, Result, Store
 from component_http.spool.room import BALLAST_BYTES, Ballast
 from component_http.spool.rows import Row
@@ -121,7 +121,7 @@ class SqliteSpool:
         max_records_bytes: int = other_rows.MAX_RECORDS_BYTES,
         observer: Observer | None = None,
     ) -> None:
-        trouble = Trouble(path, reactor.seconds, observer)
+        alarm = Alarm(path, reactor.seconds, observer)
         self._setup = Setup(
             path,
             synchronous,
@@ -133,7 +133,7 @@ class SqliteSpool:
             other_rows.records_shelf(max_records, max_records_bytes),
             max_outbound,
             Arrears(),
-            Emergency(path, Ballast(path, ballast_bytes), trouble, reactor.callFromThread),
+            Emergency(path, Ballast(path, ballast_bytes), alarm, reactor.callFromThread),
             Patience(),
         )
         self._reactor = reactor
@@ -149,7 +149,7 @@ class SqliteSpool:
     @property
     def trouble(self) -> str | None:
         """See `component_http.interfaces.Spool.trouble`."""
-        return self._setup.emergency.trouble.reason
+        return self._setup.emergency.alarm.reason
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
         """See `component_http.interfaces.Spool.store`."""

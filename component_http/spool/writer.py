@@ -209,4 +209,4 @@ class Writer:
             self._to_do.append(Call(None, 0, Session.wake))
 
     def _log_damaged(self, damaged: Damaged) -> None:
-        self._call(self._setup.emergency.trouble.is_damaged, damaged)
+        self._call(self._setup.emergency.alarm.is_damaged, damaged)
