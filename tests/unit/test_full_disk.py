@@ -19,6 +19,7 @@ from component_http.contract.outbound import OutboundStanza
 from component_http.errors import DiskFull, SettingsError, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.spool.database import lock, opened, prepare
+from component_http.spool.dead_letters import Letters
 from component_http.spool.room import Ballast
 from component_http.spool.sqlite import SqliteSpool
 from tests.disks import NoSmallDisk, SmallDisk
@@ -289,8 +290,8 @@ class FullDiskTests(DiskCase):
         bench.look()
         self.assertEqual(bench.stored, bench.restored())
         self.assertEqual([], bench.store(10))
-        with closing(opened(bench.path)) as connection:
-            self.assertEqual([(15, 15)], connection.execute("SELECT count(*), count(response) FROM letters").fetchall())
+        with Letters(bench.path) as letters:
+            self.assertEqual([response.response] * 15, [each.response for each in letters.read(letters.ids())])
 
     def test_opened_when_full(self) -> None:
         """
