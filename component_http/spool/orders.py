@@ -35,7 +35,7 @@ class Order:
 
     @property
     def is_new(self) -> bool:
-        """It takes room without ending anything that was accepted."""
+        """Say whether the order takes room without ending anything that was accepted."""
         return True
 
 
@@ -65,7 +65,7 @@ class End(Push):
 
     @property
     def is_new(self) -> bool:
-        """It ends a delivery."""
+        """Say no: the order ends a delivery."""
         return False
 
 
@@ -78,7 +78,7 @@ class Call(Order):
 
     @property
     def is_new(self) -> bool:
-        """It takes room if it has a size."""
+        """Say whether the order takes room."""
         return self.size > 0
 
 

@@ -33,9 +33,9 @@ class Waiting:
 
     Attributes:
         name: As `NAME` says.
-        id: That of the delivery, also of the one that a stanza answers; None for a stanza that answers none.
+        id: The id of the delivery, or of the one that a stanza answers; None for a stanza that answers none.
         kind: `message`, `presence` or `iq`.
-        type: That of the stanza; "" for none.
+        type: The type of the stanza; "" for none.
         sender: Its `from`.
         recipient: Its `to`.
         since: The time since which it waits, in seconds since the epoch; None where that cannot be read.

@@ -158,7 +158,12 @@ class Session:
                 for row in part.damaged:
                     set_aside(connection, row, self._clock.wall())
                 other_rows.set_subscribers(connection, part.subscribed)
-                results = {order: self._called(transaction, order) for order in group}
+                results = {
+                    order: Result(order, order.method(self, transaction, *order.arguments))
+                    if isinstance(order, Call)
+                    else Result(order)
+                    for order in group
+                }
                 results.update(self._push(transaction, group))
                 # These get numbers beyond all that the reactor's thread knows of by then.
                 for number in self._behind:
@@ -184,14 +189,6 @@ class Session:
         if dead_letters:
             growth += delivery_rows.size_of(self.connection, dead_letters.keys())
         self._setup.emergency.check(self.connection, growth)
-
-    def _called(self, transaction: Transaction, order: Order) -> Result:
-        if not isinstance(order, Call):
-            return Result(order)
-        try:
-            return Result(order, order.method(self, transaction, *order.arguments))
-        except KeyError as error:  # a request body that nobody stored is no failure of the others
-            return Result(order, error=error)
 
     def _push(self, transaction: Transaction, group: Sequence[Order]) -> dict[Order, Result]:
         """Insert the outbound stanzas of a group, in order, with their records."""
@@ -232,8 +229,8 @@ class Session:
         transaction.begin()
         delivery_rows.note_tries(self.connection, [(delivery_id, tries, attempts)])
 
-    def body(self, _: Transaction, delivery_id: str) -> bytes:
-        """Read a request body."""
+    def body(self, _: Transaction, delivery_id: str) -> bytes | None:
+        """Read a request body, if there is such a delivery."""
         return delivery_rows.body(self.connection, delivery_id)
 
     def amend(self, transaction: Transaction, delivery_id: str, body: bytes) -> None:
