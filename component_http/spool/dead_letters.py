@@ -155,13 +155,13 @@ class Letters(Visit):
         path: The file.
         patience: Seconds to wait for another program that writes.
         now: The wall clock.
-        warn: As for `component_http.spool.visit.visit`.
+        warn: As for `component_http.spool.visit.Visit`.
 
     Attributes:
         set_aside: A sentence about each row that could not be read and was moved to the table of that name.
 
     Raises:
-        SettingsError: From the constructor, as by `component_http.spool.visit.visit`.
+        SettingsError: From the constructor, as by `component_http.spool.visit.Visit`.
         SpoolError: From the constructor and each call: it cannot be done now, and nothing of it was.
     """
 

@@ -20,7 +20,7 @@ from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.database import lock
 from component_http.spool.dead_letters import OUTCOMES, Letters, Moved, Refused, Which
 from component_http.spool.schema import SCHEMA
-from component_http.spool.visit import Holder, Kept, Visit, holder, status, visit
+from component_http.spool.visit import Holder, Kept, Visit, holder, status
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
 from tests.users import refusal_as
 
@@ -323,7 +323,7 @@ class VisitTests(SpoolCase):
     """Files that are none of this version's spools."""
 
     def refusal(self, path: Path, error: type[SettingsError] = SettingsError) -> str:
-        return str(self.assertRaises(error, visit, path))
+        return str(self.assertRaises(error, Visit, path))
 
     def test_not_there(self) -> None:
         """
@@ -349,7 +349,7 @@ class VisitTests(SpoolCase):
         """
         self.path.chmod(0)
         # Root may read what nobody may, so this is done by somebody else.
-        sentence = refusal_as(65534, lambda: visit(self.path))
+        sentence = refusal_as(65534, lambda: Visit(self.path))
         self.assertTrue(sentence.startswith(f"the spool {self.path} cannot be "), sentence)
         self.assertTrue(sentence.endswith("; do this as the user that the gateway runs as, or as root"), sentence)
 
