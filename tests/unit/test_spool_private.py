@@ -163,7 +163,7 @@ class LinkTests(PrivateCase):
         """
         self.path.symlink_to(self.path)
         self.assertIn("is not a file", " ".join(map(str, [self.assertRaises(SettingsError, self.start)])))
-        self.assertIn("cannot be looked at", str(self.assertRaises(SettingsError, visit, self.path)))
+        self.assertIn("cannot be looked at", str(self.assertRaises(SettingsError, Visit, self.path)))
 
     @only_root
     def test_link_of_another_user(self) -> None:
@@ -193,7 +193,7 @@ class OwnerTests(PrivateCase):
             self.assertIn(f"{self.beside(end)} belongs to the user ", sentence)
             self.assertIn("but must belong to root: give it to that user with chown", sentence)
             if end:
-                self.assertIn(f"{self.beside(end)} belongs to", str(self.assertRaises(SettingsError, visit, self.path)))
+                self.assertIn(f"{self.beside(end)} belongs to", str(self.assertRaises(SettingsError, Visit, self.path)))
             os.chown(self.beside(end), 0, -1)
 
     @only_root
