@@ -90,8 +90,8 @@ class Visit:
     """
     A spool's file that is open without the gateway's lock; a context manager.
 
-    No file is made, and no schema changed. A long read lets the gateway's log grow until its end, and a long write keeps
-    the gateway from writing.
+    No file is made, and no schema changed. A long read lets the gateway's log grow until its end, and a long write
+    keeps the gateway from writing.
 
     Args:
         path: The file, or a link to it.
