@@ -244,6 +244,7 @@ def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning
             raise DiskFull(f"the disk is full, so {path} cannot be made") from None
         raise SettingsError(f"spool.path is {path}, but that file cannot be made: {error.strerror}") from None
     os.close(descriptor)
+    # SQLite writes what is in the file to the disk, but not the new file's name in its folder.
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

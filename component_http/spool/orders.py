@@ -17,7 +17,7 @@ from component_http.contract.delivery import DeadLetter
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.spool.rows import Row
 
-__all__ = ["Call", "End", "Order", "Push", "Result", "Store", "is_push"]
+__all__ = ["Call", "End", "Order", "Push", "Result", "Store"]
 
 
 @define(eq=False)
@@ -89,8 +89,3 @@ class Result:
     order: Order
     value: object = None
     error: Exception | None = None
-
-
-def is_push(order: Order) -> bool:
-    """Say whether an order inserts outbound stanzas without ending a delivery."""
-    return isinstance(order, Push) and order.is_new

@@ -20,7 +20,7 @@ from component_http.spool.arrears import Arrears, Dead
 from component_http.spool.database import Synchronous
 from component_http.spool.delivery_rows import Allowance
 from component_http.spool.emergency import Emergency
-from component_http.spool.orders import Call, End, Order, Push, Result, Store, is_push
+from component_http.spool.orders import Call, End, Order, Push, Result, Store
 from component_http.spool.rows import LEAD, Damaged, lead, set_aside
 from component_http.spool.shelf import Shelf
 from component_http.spool.spool_clock import SpoolClock
@@ -194,10 +194,10 @@ class Session:
         """Insert the outbound stanzas of a group, in order, with their records."""
         pushes = [order for order in group if isinstance(order, Push)]
         results: dict[Order, Result] = {}
-        if any(map(is_push, pushes)):
+        if any(push.is_new for push in pushes):
             refusal = outbound_rows.refusal(self.connection, self._setup.max_outbound)
             if refusal is not None:
-                results = {push: Result(push, error=refusal) for push in pushes if is_push(push)}
+                results = {push: Result(push, error=refusal) for push in pushes if push.is_new}
                 pushes = [push for push in pushes if push not in results]
             else:
                 transaction.begin()
