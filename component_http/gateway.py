@@ -592,10 +592,7 @@ class Gateway(MultiService):
             self.counters,
             policy=RetryPolicy(
                 max_attempts=delivery.max_attempts,
-                base=delivery.retry_base,
                 cap=delivery.retry_cap,
-                longest_pause=delivery.longest_pause,
-                away=delivery.breaker_probe_interval,
             ),
             load=Load(_connections(settings), learns=delivery.max_attempts > 1),
             breaker=_breaker(delivery),
@@ -686,14 +683,8 @@ def _lifetimes(delivery: DeliverySettings) -> dict[str, float]:
 
 
 def _breaker(delivery: DeliverySettings) -> Breaker:
-    """A breaker as set; with one attempt only there is none, so it is one that never opens."""
-    return Breaker(
-        in_a_row=delivery.breaker_in_a_row if delivery.max_attempts > 1 else sys.maxsize,
-        share=delivery.breaker_percent / 100,
-        requests=delivery.breaker_requests if delivery.max_attempts > 1 else sys.maxsize,
-        window=delivery.breaker_window,
-        probe_interval=delivery.breaker_probe_interval,
-    )
+    """Make the breaker; where each stanza has one attempt only, it is one that never opens."""
+    return Breaker() if delivery.max_attempts > 1 else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize)
 
 
 MOST_PENDING_BYTES = {"memory": 64 * 1024 * 1024, "sqlite": 1024 * 1024 * 1024}
@@ -707,10 +698,7 @@ def backlog_limits(settings: Settings) -> BacklogLimits:
         max_pending=delivery.max_pending,
         max_pending_bytes=delivery.max_pending_bytes or MOST_PENDING_BYTES[settings.spool.kind],
         max_per_conversation=delivery.max_per_conversation,
-        fair_above=delivery.fair_above_percent / 100,
         fair_share=delivery.fair_share_percent / 100,
-        pause_above=delivery.pause_above_percent / 100,
-        resume_below=delivery.resume_below_percent / 100,
     )
 
 
