@@ -23,7 +23,7 @@ from component_http.commands.on_spool import Site, move
 from component_http.commands.printing import NOTHING, complain, note, say, say_json, some, stamp
 from component_http.contract.stanza import STANZA_KINDS
 from component_http.operations.terminal import age, cut, moment, on_one_line, printable, size, table
-from component_http.spool.dead_letters import OUTCOMES, DeadLetter, Letters, Which
+from component_http.spool.dead_letters import OUTCOMES, KeptDeadLetter, Letters, Which
 from component_http.spool.visit import holder
 
 __all__ = ["LISTED", "add", "as_json", "shortest"]
@@ -241,7 +241,7 @@ def _list(letters: Letters, ids: Sequence[str], total: int, chosen: argparse.Nam
         note(f"the newest {len(ids)} of {total}; --limit 0 for all")
 
 
-def _gist(letter: DeadLetter) -> str:
+def _gist(letter: KeptDeadLetter) -> str:
     """The text of the stanza; its kind and type if it has none."""
     request = _request(letter)
     text = request.get("body") if isinstance(request, dict) else None
@@ -250,7 +250,7 @@ def _gist(letter: DeadLetter) -> str:
     return f"<{' '.join(filter(None, (letter.kind, letter.type)))}/>"
 
 
-def _request(letter: DeadLetter) -> Any:
+def _request(letter: KeptDeadLetter) -> Any:
     """The request as an object; as text if it is no JSON."""
     if letter.body is None:
         return None
@@ -261,7 +261,7 @@ def _request(letter: DeadLetter) -> Any:
         return text
 
 
-def as_json(letter: DeadLetter, *, whole: bool = True) -> dict[str, Any]:
+def as_json(letter: KeptDeadLetter, *, whole: bool = True) -> dict[str, Any]:
     """
     Describe a letter for another program.
 
@@ -297,7 +297,7 @@ def as_json(letter: DeadLetter, *, whole: bool = True) -> dict[str, Any]:
     return described
 
 
-def _described(letter: DeadLetter, now: float) -> Iterator[str]:
+def _described(letter: KeptDeadLetter, now: float) -> Iterator[str]:
     stanza = [letter.kind, letter.type and f"of type {letter.type}", letter.stanza_id and f"with id {letter.stanza_id}"]
     facts = {
         "id": letter.id,

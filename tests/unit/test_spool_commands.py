@@ -22,10 +22,11 @@ from component_http.commands.arguments import seconds
 from component_http.commands.letters import shortest
 from component_http.commands.on_spool import BREATH
 from component_http.contract.explanation import Explanation, HeldBy
-from component_http.spool.database import SCHEMA, lock
+from component_http.spool.database import lock
 from component_http.spool.dead_letters import AT_ONCE
 from component_http.spool.facts import answer
 from component_http.spool.pending import ANSWER_WITHIN, LOOK_AGAIN
+from component_http.spool.schema import SCHEMA
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
 from tests.unit.test_cli import Ended, run
 
