@@ -8,11 +8,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import pytest
 
+from component_http.cli import main
 from component_http.spool.dead_letters import Letters
 from tests.integration.probe import Peer, ScriptedServer, child, stanza_error
 from tests.integration.processes import Answer, GatewayProcess, Request, ScriptedWebhook, reply
@@ -67,17 +69,12 @@ class Bench:
         return gateway, peer
 
     def command(self, *arguments: str, status: int = 0) -> str:
-        """What `component-http` prints for these arguments and the first gateway's settings."""
-        ended = subprocess.run(
-            [*COMMAND, *arguments, "--config", str(self.first.folder / "gateway.toml")],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-        assert ended.returncode == status, ended.stdout + ended.stderr
-        assert "Traceback" not in ended.stderr
-        return ended.stdout
+        """What `component-http` prints for these arguments and the first gateway's settings, run in this process."""
+        printed, complaints = StringIO(), StringIO()
+        with redirect_stdout(printed), redirect_stderr(complaints):
+            ended = main([*arguments, "--config", str(self.first.folder / "gateway.toml")])
+        assert ended == status, printed.getvalue() + complaints.getvalue()
+        return printed.getvalue()
 
     def letters(self) -> list[dict[str, Any]]:
         """The dead letters that there are."""
