@@ -26,8 +26,17 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("thorough" if os.environ.get("COMPONENT_HTTP_THOROUGH") == "1" else "quick")
 
-INDEPENDENT = ("test_api_faults", "test_clock", "test_doors", "test_first_evening", "test_letters")
-INDEPENDENT += ("test_playground", "test_short", "test_spool", "test_stream_faults")
+INDEPENDENT = {
+    "test_api_faults",
+    "test_clock",
+    "test_doors",
+    "test_first_evening",
+    "test_letters",
+    "test_playground",
+    "test_short",
+    "test_spool",
+    "test_stream_faults",
+}
 """The modules of integration tests whose functions share nothing, so that each may run in another process."""
 
 SHARED = ("prosody", "ejabberd", "stand-in", "php", "node", "python")
