@@ -23,11 +23,11 @@ from component_http.api.server import ApiServer
 from component_http.api.template import Template, shipped
 from component_http.api.tokens import Token, Tokens
 from component_http.contract.address import Address
+from component_http.contract.endpoint import Endpoint
 from component_http.contract.xml import Limits
 from component_http.errors import SettingsError
 from component_http.interfaces import Observer, Sender
 from component_http.settings import HookSettings, Settings
-from component_http.settings.values import listening_at
 
 __all__ = ["api_hooks", "api_server", "see_port"]
 
@@ -40,20 +40,20 @@ _PORT_REMEDIES = {
 
 
 def see_port(settings: Settings) -> None:
-    """See that the API's port can be opened; another moment will tell where that cannot be found out now."""
+    """Check that the API's port can be opened, as far as that can be known before it is."""
     listen = settings.api.listen
-    if listen is None or not listen.startswith(("tcp:", "tcp6:", "ssl:", "unix:")):
-        return
-    interface, port = listening_at(listen)
-    if listen.startswith("unix:"):
-        folder = Path(port).absolute().parent
+    endpoint = Endpoint.parse(listen or "")
+    if endpoint.kind == "unix":
+        folder = Path(endpoint.socket_path).absolute().parent
         if not os.access(folder, os.W_OK | os.X_OK):
             raise SettingsError(
                 f"api.listen is {listen}, but that cannot be opened: there is no folder {folder}, or it cannot be"
                 " written to; make it, for the user that the gateway runs as, or name another path"
             )
+    if endpoint.kind not in ("tcp", "tcp6", "ssl"):
         return
-    if listen.startswith("tcp6:"):
+    interface, port = endpoint.interface_and_port
+    if endpoint.kind == "tcp6":
         interface = interface or "::"
     with socket.socket(socket.AF_INET6 if ":" in interface else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -24,9 +24,6 @@ __all__ = ["CheckOptions", "main"]
 
 USER = "user"
 
-_FILES_OF_ENDPOINTS = ("certificate", "privateKey", "certKey", "extraCertChain", "dhParameters", "trustRoots")
-"""What an endpoint calls the files that it reads."""
-
 Check = Callable[[], str | None]
 """Tries something as the user of the process. Returns a sentence where it does not work, or else None."""
 
@@ -118,8 +115,7 @@ def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
         ("component.server", settings.component.server),
         ("api.listen", settings.api.listen or ""),
     ):
-        named = Endpoint.parse(description).named
-        files += [(key, named[option]) for option in _FILES_OF_ENDPOINTS if option in named]
+        files += [(key, path) for path in Endpoint.parse(description).files()]
     # systemd reads the credentials of a unit as root.
     credentials = os.environ.get(CREDENTIALS_VARIABLE)
     for key, path in files:

@@ -21,7 +21,7 @@ from twisted.python import usage
 
 from component_http._version import __version__
 from component_http.errors import SettingsError
-from component_http.settings import SECRET_VARIABLE, ReferenceRow, Settings, reference, unknown_flag
+from component_http.settings import SECRET_VARIABLE, Setting, Settings, reference, retired_flags, unknown_flag
 from component_http.settings.values import shown
 
 if TYPE_CHECKING:
@@ -51,15 +51,15 @@ def exit_on_settings_error() -> Iterator[None]:
         raise SystemExit(os.EX_CONFIG) from None
 
 
-def _help(row: ReferenceRow) -> str:
+def _help(row: Setting) -> str:
     if row.default == "none":
-        return row.help
+        return row.about.help
     if row.default == "required":
-        return f"{row.help} (required)"
+        return f"{row.about.help} (required)"
     # As it would be typed: TOML's quotes and brackets are not for the shell.
     default = re.sub(r'[\[\]" ]', "", row.default)
     several = "; several with commas between them" if row.default.startswith("[") else ""
-    return f"{row.help} (default {default}{several})"
+    return f"{row.about.help} (default {default}{several})"
 
 
 def _parameters() -> list[list[str | None]]:
@@ -117,6 +117,7 @@ class Options(usage.Options):
         Only whole names are known: a start of one could mean another flag in the next version.
         """
         takes_value = {name.removesuffix("="): name.endswith("=") for name in self.longOpt}
+        retired = retired_flags()
         flags: list[str] = []
         words: list[str] = []
         problems: list[str] = []
@@ -128,8 +129,11 @@ class Options(usage.Options):
             if not argument.startswith("-") or argument == "-":
                 words.append(argument)
                 continue
+            name, equals, text = argument.removeprefix("--").partition("=")
+            if argument.startswith("--") and name in retired:
+                self[name] = text if equals else next(remaining, "")
+                continue
             flags.append(argument)
-            name, equals, _ = argument.removeprefix("--").partition("=")
             if argument == "-c" or (argument.startswith("--") and takes_value.get(name) and not equals):
                 value = next(remaining, None)
                 if value is None:
