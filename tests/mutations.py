@@ -57,8 +57,8 @@ MUTATIONS = {
     "backlog": Mutation(
         "of a conversation the delivery that came first is POSTed first",
         "delivery/*.py",
-        r"return next\(iter\(self\.deliveries\)\)",
-        "return next(reversed(self.deliveries))",
+        r"(?<=\.behind\.popitem\()last=False(?=\))",
+        "last=True",
         "test_backlog.py",
     ),
     "breaker": Mutation(
@@ -71,10 +71,10 @@ MUTATIONS = {
     "dead-letter": Mutation(
         "a delivery that is given up leaves a dead letter",
         "delivery/*.py",
-        r"(?<== )\w+\(delivery, verdict\) if keep_letter else None",
+        r"(?<== )\w*letter\(delivery, verdict\) if keep\w* else None",
         "None",
         "test_delivery.py",
-        "DeadLetter or Letter or Spool or Restart",
+        "Letter",
     ),
     "loop-guard": Mutation(
         "a conversation gets only so many replies within a time",
