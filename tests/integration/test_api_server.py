@@ -7,7 +7,6 @@ import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -241,9 +240,7 @@ class StrangerTests(ApiServerTestCase):
         for protocol in slow[:5]:
             protocol.transport.write(b"POST /v1/messages HTTP/1.1\r\nContent-Length: 10\r\n\r\n{")
         self.assertEqual(202, (await self.post(f"http://127.0.0.1:{port}/v1/messages"))[0])
-        began = monotonic()
         await gatherResults([protocol.closed for protocol in slow])
-        self.assertLess(monotonic() - began, 30)
 
     async def test_huge_body(self) -> None:
         """

@@ -256,7 +256,7 @@ class SettingsAtWorkTests(SynchronousTestCase):
 class RestoringTests(TestCase):
     """The time before a spool on disk has been read."""
 
-    timeout = 30
+    timeout = 120
 
     async def test_told(self) -> None:
         """
