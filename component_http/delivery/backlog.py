@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Literal
 
-from attrs import define, frozen
+from attrs import frozen
+
+from component_http.delivery.rounds import Conversation, ConversationQueue, Domain, Round, Sender
 
 __all__ = ["Backlog", "BacklogLimits", "Conversation", "Refusal"]
-
-Conversation = tuple[str, str, bool]
-"""What keeps its order: the bare sender, the bare recipient, and whether it is an iq (`Stanza.conversation`)."""
 
 Refusal = Literal["refused_full", "refused_conversation_full", "refused_unfair"]
 """Why there is no room, by the name of what to count."""
@@ -63,172 +61,6 @@ neither may have to wait for the end of the others.
 """
 
 
-@define(eq=False, weakref_slot=False)
-class _Domain:
-    """What the addresses of one domain have pending or reserved."""
-
-    name: str
-    pending: int = 0
-    pending_bytes: int = 0
-
-
-@define(eq=False, weakref_slot=False)
-class _Sender:
-    """
-    What one bare address has pending or reserved.
-
-    Attributes:
-        next_iq: Of its ready conversations of iqs the one whose turn is next; None where there are none.
-        next_other: The same of all others.
-    """
-
-    name: str
-    domain: _Domain
-    pending: int = 0
-    pending_bytes: int = 0
-    next_iq: _ConversationQueue | None = None
-    next_other: _ConversationQueue | None = None
-
-
-@define(eq=False, weakref_slot=False)
-class _ConversationQueue:
-    """
-    The deliveries of one conversation.
-
-    Attributes:
-        first: The id of the first; the others wait for it.
-        size: The size of the first.
-        behind: The sizes of the others, by id, in order of arrival; None where there are none, as mostly. A linked
-            list, unlike dict, so that the next of many is found at once whatever was removed before it.
-        head: The state of the first.
-        before: While it is ready: the conversation of the same sender that has its turn before it, in a ring.
-        after: The one that has its turn after it.
-        sender_before: While it is the next of its sender: that of the sender of the same domain before it, in a ring.
-        sender_after: That of the sender after it.
-    """
-
-    conversation: Conversation
-    sender: _Sender
-    first: str
-    size: int
-    behind: OrderedDict[str, int] | None = None
-    head: Literal["ready", "running", "backing_off"] = "ready"
-    before: _ConversationQueue | None = None
-    after: _ConversationQueue | None = None
-    sender_before: _ConversationQueue | None = None
-    sender_after: _ConversationQueue | None = None
-
-    def __len__(self) -> int:
-        return 1 if self.behind is None else 1 + len(self.behind)
-
-    @property
-    def is_iq(self) -> bool:
-        return self.conversation[2]
-
-    def append(self, delivery_id: str, size: int) -> None:
-        """Put one at the end."""
-        if self.behind is None:
-            self.behind = OrderedDict()
-        self.behind[delivery_id] = size
-
-    def remove(self, delivery_id: str) -> int:
-        """Take one out that is not the only one; returns its size."""
-        assert self.behind is not None
-        if delivery_id == self.first:
-            size = self.size
-            self.first, self.size = self.behind.popitem(last=False)
-        else:
-            size = self.behind.pop(delivery_id)
-        if not self.behind:
-            self.behind = None
-        return size
-
-
-class _Round:
-    """
-    The ready conversations: they take turns by domain, within it by sender, and within that by conversation.
-
-    Most senders have one conversation, and there may be very many, so both rings are links in the conversations.
-
-    Args:
-        of_iqs: It is the round of the iqs; else that of all others.
-    """
-
-    def __init__(self, *, of_iqs: bool) -> None:
-        self._of_iqs = of_iqs
-        # Of each domain the conversation whose turn is next: the next one of the sender whose turn that is.
-        self._domains: OrderedDict[_Domain, _ConversationQueue] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._domains)
-
-    def enter(self, queue: _ConversationQueue) -> None:
-        """Put a conversation at the end of its sender's; a sender or domain that is there already keeps its place."""
-        sender = queue.sender
-        following = sender.next_iq if self._of_iqs else sender.next_other
-        if following is not None:
-            before = following.before
-            assert before is not None
-            queue.before, queue.after = before, following
-            before.after = following.before = queue
-            return
-        queue.before = queue.after = queue
-        self._lead(sender, queue)
-        first = self._domains.setdefault(sender.domain, queue)
-        last = first.sender_before or first
-        queue.sender_before, queue.sender_after = last, first
-        last.sender_after = first.sender_before = queue
-
-    def leave(self, queue: _ConversationQueue) -> None:
-        """Take a conversation out."""
-        before, after = queue.before, queue.after
-        assert before is not None and after is not None
-        before.after, after.before = after, before
-        queue.before = queue.after = None
-        if queue.sender_after is not None:
-            self._lead_no_longer(queue, after if after is not queue else None)
-
-    def next(self) -> _ConversationQueue:
-        """Take out the conversation whose turn it is; its sender and domain go to the end. There has to be one."""
-        domain, queue = next(iter(self._domains.items()))
-        sender = queue.sender
-        self.leave(queue)
-        lead = sender.next_iq if self._of_iqs else sender.next_other
-        if lead is not None and lead.sender_after is not None:
-            self._domains[domain] = lead.sender_after
-        if domain in self._domains:
-            self._domains.move_to_end(domain)
-        return queue
-
-    def _lead(self, sender: _Sender, queue: _ConversationQueue | None) -> None:
-        """This conversation of a sender is the next one; None if there is none."""
-        if self._of_iqs:
-            sender.next_iq = queue
-        else:
-            sender.next_other = queue
-
-    def _lead_no_longer(self, queue: _ConversationQueue, lead: _ConversationQueue | None) -> None:
-        """Let another conversation of the same sender take the place of the next one, or none."""
-        sender, before, after = queue.sender, queue.sender_before, queue.sender_after
-        assert before is not None and after is not None
-        queue.sender_before = queue.sender_after = None
-        self._lead(sender, lead)
-        if lead is None:
-            before.sender_after, after.sender_before = after, before
-            if after is queue:
-                queue.sender_before = queue.sender_after = None
-                del self._domains[sender.domain]
-                return
-            lead = after
-        elif after is queue:
-            lead.sender_before = lead.sender_after = lead
-        else:
-            lead.sender_before, lead.sender_after = before, after
-            before.sender_after = after.sender_before = lead
-        if self._domains[sender.domain] is queue:
-            self._domains[sender.domain] = lead
-
-
 class Backlog:
     """
     The deliveries that are pending: accepted, and not ended.
@@ -261,13 +93,13 @@ class Backlog:
         self._max_running = max_running
         self._running = 0
         self._pending_bytes = 0
-        self._queue_of: dict[str, _ConversationQueue] = {}
-        self._queues: dict[Conversation, _ConversationQueue] = {}
-        self._senders: dict[str, _Sender] = {}
-        self._domains: dict[str, _Domain] = {}
+        self._queue_of: dict[str, ConversationQueue] = {}
+        self._queues: dict[Conversation, ConversationQueue] = {}
+        self._senders: dict[str, Sender] = {}
+        self._domains: dict[str, Domain] = {}
         # The ready conversations, those of iqs apart; the iqs that run, and those that went before a message.
-        self._iqs = _Round(of_iqs=True)
-        self._others = _Round(of_iqs=False)
+        self._iqs = Round(of_iqs=True)
+        self._others = Round(of_iqs=False)
         self._running_iqs = 0
         self._passed = 0
         # What has room without a turn; it counts for the limits.
@@ -408,7 +240,7 @@ class Backlog:
             raise ValueError(f"{delivery_id} is pending already")
         queue = self._queues.get(conversation)
         if queue is None:
-            queue = _ConversationQueue(conversation, self._sender(conversation[0]), delivery_id, size)
+            queue = ConversationQueue(conversation, self._sender(conversation[0]), delivery_id, size)
             self._queues[conversation] = queue
             self._round_of(queue).enter(queue)
         else:
@@ -502,14 +334,14 @@ class Backlog:
         self._pending_bytes -= size
         self._hold(queue.sender, -1, -size)
 
-    def _sender(self, name: str) -> _Sender:
+    def _sender(self, name: str) -> Sender:
         sender = self._senders.get(name)
         if sender is None:
             domain_name = _domain_of(name)
             domain = self._domains.get(domain_name)
             if domain is None:
-                domain = self._domains[domain_name] = _Domain(domain_name)
-            sender = self._senders[name] = _Sender(name, domain)
+                domain = self._domains[domain_name] = Domain(domain_name)
+            sender = self._senders[name] = Sender(name, domain)
         return sender
 
     def _reserve(self, conversation: Conversation, number: int, size: int) -> None:
@@ -522,7 +354,7 @@ class Backlog:
         else:
             del self._reserved_of[conversation]
 
-    def _hold(self, sender: _Sender, number: int, size: int) -> None:
+    def _hold(self, sender: Sender, number: int, size: int) -> None:
         """A sender holds so much more, or less; one that holds nothing is forgotten."""
         domain = sender.domain
         sender.pending += number
@@ -534,21 +366,21 @@ class Backlog:
             if not domain.pending:
                 del self._domains[domain.name]
 
-    def _queue_led_by(self, delivery_id: str, state: Literal["running", "backing_off"]) -> _ConversationQueue:
+    def _queue_led_by(self, delivery_id: str, state: Literal["running", "backing_off"]) -> ConversationQueue:
         queue = self._queue_of[delivery_id]
         if queue.head != state or queue.first != delivery_id:
             raise ValueError(f"{delivery_id} is not {state.replace('_', ' ')}")
         return queue
 
-    def _stop_running(self, queue: _ConversationQueue) -> None:
+    def _stop_running(self, queue: ConversationQueue) -> None:
         self._running -= 1
         self._running_iqs -= queue.is_iq
 
-    def _enter_round(self, queue: _ConversationQueue) -> None:
+    def _enter_round(self, queue: ConversationQueue) -> None:
         queue.head = "ready"
         self._round_of(queue).enter(queue)
 
-    def _round_of(self, queue: _ConversationQueue) -> _Round:
+    def _round_of(self, queue: ConversationQueue) -> Round:
         return self._iqs if queue.is_iq else self._others
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from attrs import evolve, frozen
+from attrs import evolve
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -36,42 +36,16 @@ from component_http.delivery.refusals import Refusals
 from component_http.delivery.retry import Retry
 from component_http.delivery.returning import Returning
 from component_http.delivery.starts import Starts
+from component_http.delivery.status import Status
 from component_http.errors import DeliveryEnded, SpoolError
 from component_http.interfaces import DeliverySpool, Observer, Outlet, Valve
 
-__all__ = ["Relay", "Status"]
+__all__ = ["Relay"]
 
 NOT_READY_ABOVE = 0.8
 """How full the backlog is, as a part of its limits, when no more should be sent here."""
 
 STOPPED = NoMore(conditions.STOPPING, "the gateway is stopping")
-
-
-@frozen
-class Status:
-    """
-    How things stand.
-
-    Attributes:
-        pending: Deliveries accepted and not ended.
-        pending_bytes: Bytes of their request bodies.
-        running: Those of them with a POST under way.
-        webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: some of them
-            probe it. `gone`: it said 410 and is not asked any more. `none`: there is none.
-        obstacles: Why no more should be sent here now, a phrase each; none means that all is well.
-        failing_for: Seconds for which nothing but failures came from the webhook; None while it is well.
-        last_failure: Why the last attempt that failed did; None if none did.
-        next_attempt: Seconds until the webhook may be asked, 0.0 for now; None while that depends on what is under way.
-    """
-
-    pending: int
-    pending_bytes: int
-    running: int
-    webhook: str
-    obstacles: tuple[str, ...]
-    failing_for: float | None = None
-    last_failure: str | None = None
-    next_attempt: float | None = None
 
 
 class Relay:
