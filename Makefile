@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 SOAK_ARGS ?=
 bin := $(VENV)/bin
 
-.PHONY: help test soak demo docs reference lint wheel clean servers
+.PHONY: help test soak demo docs reference lint hooks oldest wheel clean servers
 .NOTPARALLEL:
 
 help:
@@ -17,6 +17,8 @@ help:
 	@echo "make docs    build the documents into docs/_build/html"
 	@echo "make reference  renew what docs/*.md show of the settings and of the example files"
 	@echo "make lint    ruff and mypy"
+	@echo "make hooks   have ruff and mypy run before each commit"
+	@echo "make oldest  run the unit tests with the oldest versions that setup.cfg allows (PYTEST_ARGS=... goes to pytest)"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove all of it"
 
@@ -40,6 +42,12 @@ lint: $(VENV)/.test $(VENV)/.dev
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
+
+hooks: $(VENV)/.test $(VENV)/.dev
+	$(bin)/pre-commit install
+
+oldest: $(VENV)/.dev
+	$(bin)/tox -q -e oldest -- $(PYTEST_ARGS)
 
 wheel: | $(bin)/python
 	rm -rf build dist
