@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 DOMAIN = "bot.localhost"
 
-_TAGS = re.compile(rb"<message\b[^>]*?\bto=['\"]u(\d+)@localhost[^>]*>.*?</message>|<iq\b([^>]*?)(?:/>|>.*?</iq>)", re.DOTALL)
+_MESSAGE = rb"<message\b[^>]*?\bto=['\"]u(\d+)@localhost[^>]*>.*?</message>"
+_IQ = rb"<iq\b([^>]*?)(?:/>|>.*?</iq>)"
+_TAGS = re.compile(_MESSAGE + rb"|" + _IQ, re.DOTALL)
 _ATTRIBUTE = re.compile(rb"\b(to|from|id|type)=['\"]([^'\"]*)['\"]")
 _HANDSHAKE = re.compile(rb"<handshake\b[^>]*(?:/>|>[^<]*</handshake>)")
 _NUMBER = re.compile(rb"<body\b[^>]*>(\d+)")

@@ -1,4 +1,4 @@
-"""The script that a user of Twisted would write in an afternoon: wokkel, treq, a pool, and nothing that can go wrong."""
+"""The script that a user of Twisted would write in an afternoon: wokkel, treq, and no thought of what can go wrong."""
 
 from __future__ import annotations
 
