@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from component_http.api.exchange import FORM, JSON, TEXT, XMPP_XML
+from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML
 from component_http.contract.reply import MAX_REPLIES
 
 __all__ = ["document"]

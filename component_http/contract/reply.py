@@ -27,6 +27,7 @@ from component_http.contract.conditions import (
     error_of_status,
     error_stanza,
 )
+from component_http.contract.http import XMPP_XML, is_json, is_media_type, media_type, without_mark
 from component_http.contract.outgoing import sendable
 from component_http.contract.request import (
     CHAT_STATES,
@@ -52,7 +53,6 @@ __all__ = [
     "Verdict",
     "answer",
     "give_up",
-    "is_json",
     "is_open",
     "judge",
     "push",
@@ -270,17 +270,8 @@ def _no_constant(name: str) -> NoReturn:
 
 _decoder = JSONDecoder(parse_int=JsonNumber, parse_float=JsonNumber, parse_constant=_no_constant)
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_JSON_MEDIA_TYPE = re.compile(r"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)")
-_XML_MEDIA_TYPE = "application/xmpp+xml"
-_MEDIA_TYPE = re.compile(r"[!#$&^_.+a-z0-9-]{1,60}/[!#$&^_.+a-z0-9-]{1,60}")
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def is_json(media_type: str) -> bool:
-    """Say whether a media type, in lower case and without parameters, is `application/json` or `application/*+json`."""
-    return _JSON_MEDIA_TYPE.fullmatch(media_type) is not None
 
 
 def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | None]:
@@ -296,12 +287,12 @@ def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | 
         return [], None
     body = response.body
     if body is not None:
-        body = body.removeprefix(_BYTE_ORDER_MARK).strip()
+        body = without_mark(body).strip()
         if not body:
             return None, None
-    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    written_in_json = is_json(media_type)
-    is_xml = media_type == _XML_MEDIA_TYPE
+    said = media_type(response.headers.get("content-type", ""))
+    written_in_json = is_json(said)
+    is_xml = said == XMPP_XML
     if status == 200 and (written_in_json or is_xml):
         if body is None:
             raise ReplyRefused("the response is larger than max_body_bytes")
@@ -311,10 +302,8 @@ def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | 
     if not (_means_a_reply(status, body) if written_in_json and body is not None else is_xml or status != 202):
         return None, None
     size = "a large body" if body is None else f"{len(body)} bytes"
-    if _MEDIA_TYPE.fullmatch(media_type):
-        known = f"of {media_type}"
-    else:
-        known = "of a media type that is none" if media_type else "without a media type"
+    unnamed = "of a media type that is none" if said else "without a media type"
+    known = f"of {said}" if is_media_type(said) else unnamed
     here, there = ("", "") if status == 200 else (f" with status {status}", " with status 200")
     return None, f"ignored {size} {known}{here}: only application/json{there} is read as a reply"
 

@@ -24,6 +24,7 @@ from component_http.spool.private import (
     open_private,
     see_folder,
     see_private,
+    user_or_own,
 )
 from component_http.spool.room import Ballast, is_no_room
 
@@ -135,7 +136,7 @@ SCHEMA: Schema = MappingProxyType(
                 UNIQUE (component, user)
             )
             """,
-            # What else a gateway leaves for its next start, or for who looks at the file: `webhook`, as in `Status`.
+            # What else a gateway leaves for its next start, or for other programs (`component_http.spool.facts`).
             "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
         ),
         3: (
@@ -248,7 +249,7 @@ def lock(path: Path, *, user: int | None = None, warn: Warn = no_warning) -> Spo
     """
     path = located(path)
     _see_folder(path)
-    see_folder(path.parent, user=os.geteuid() if user is None else user, warn=warn)
+    see_folder(path.parent, user=user_or_own(user), warn=warn)
     try:
         descriptor = open_private(Path(f"{path}.lock"), os.O_RDWR | os.O_CREAT, user=user, warn=warn)
     except OSError as error:
@@ -327,7 +328,7 @@ def prepare(
         )
     try:
         make_private(path, user=user, warn=warn)
-        _see_companions(path, os.geteuid() if user is None else user, warn)
+        _see_companions(path, user_or_own(user), warn)
         if Ballast(path).free() < OPENING_BYTES:
             return
         with closing(opened(path, schema=schema)) as connection:
@@ -359,7 +360,7 @@ def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning
         SettingsError: It cannot be made, or not be read and written, or belongs to another user.
         DiskFull: It cannot be made now.
     """
-    user = os.geteuid() if user is None else user
+    user = user_or_own(user)
     try:
         descriptor = made(path, user)
     except FileExistsError:

@@ -10,6 +10,7 @@ Such a program has not the gateway's lock, so a gateway may be running. What it 
 | `depart` | a number | a departure of this number was put into `departures`: it leaves behind all others |
 | `drop_delivery` | an id | the delivery of this id is to be dropped |
 | `drop_departure` | a number | so is the departure of this number |
+| `explain` | ids of deliveries, as JSON | the gateway says why they wait (see `component_http.spool.facts`) |
 | `wake` | nothing | the webhook is back: it is asked at once (see `component_http.spool.visit.wake`) |
 
 A gateway that starts finds departures in their table and needs no `depart`, and it asks the webhook without `wake`; the

@@ -11,7 +11,17 @@ from pathlib import Path
 
 from component_http.errors import SettingsError
 
-__all__ = ["PRIVATE", "Warn", "located", "made", "no_warning", "open_private", "see_folder", "see_private"]
+__all__ = [
+    "PRIVATE",
+    "Warn",
+    "located",
+    "made",
+    "no_warning",
+    "open_private",
+    "see_folder",
+    "see_private",
+    "user_or_own",
+]
 
 PRIVATE = 0o600
 """The mode of each file."""
@@ -64,6 +74,11 @@ def located(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def user_or_own(user: int | None) -> int:
+    """Return the user given, or the user of this process for None."""
+    return os.geteuid() if user is None else user
+
+
 def open_private(path: Path, flags: int, *, user: int | None = None, warn: Warn = no_warning) -> int:
     """
     Open a file beside a spool that only the gateway has a use for, and make it private.
@@ -83,7 +98,7 @@ def open_private(path: Path, flags: int, *, user: int | None = None, warn: Warn 
         SettingsError: It is a symbolic link, is no file, has a second name, or belongs to another user.
         OSError: It cannot be opened.
     """
-    user = os.geteuid() if user is None else user
+    user = user_or_own(user)
     try:
         descriptor = _opened(path, flags, user)
     except OSError as error:

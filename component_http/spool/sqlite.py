@@ -1015,6 +1015,7 @@ class SqliteSpool:
         outbound_stanzas = wake = False
         dropped: list[str] = []
         dropped_outbound: list[int] = []
+        questions: list[tuple[int, str]] = []
         for number, verb, value in rows.commands(connection, operation.room):
             argument = str(value)
             transaction.begin()
@@ -1032,6 +1033,8 @@ class SqliteSpool:
                 rows.remove_outbound(connection, [int(argument)])
             elif verb == "wake":
                 wake = True
+            elif verb == "explain":
+                questions.append((number, argument))
             connection.execute("DELETE FROM commands WHERE number = ?", (number,))
         changed = {name: value for name, value in operation.facts.items() if self._facts.get(name) != value}
         if abs(at.now - operation.now - float(self._facts.get(rows.LEAD, self._lead_at_start))) > CLOCK_SET:
@@ -1041,7 +1044,7 @@ class SqliteSpool:
             connection.executemany("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", list(changed.items()))
             self._facts.update(changed)
         self._tidy(transaction, at.now, operation.now)
-        return Found(deliveries, outbound_stanzas, dropped, dropped_outbound, wake)
+        return Found(deliveries, outbound_stanzas, dropped, dropped_outbound, wake, questions)
 
     def _tidy(self, transaction: _Transaction, now: float, wall: float) -> None:
         connection = transaction.connection

@@ -16,6 +16,7 @@ from attrs import frozen
 
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.database import APPLICATION_ID, BUSY, SCHEMA, files, is_damage, is_full
+from component_http.spool.facts import Trouble, read_trouble
 from component_http.spool.private import Warn, located, no_warning, see_private
 from component_http.spool.rows import lead, text_of
 
@@ -62,6 +63,7 @@ class SpoolStatus:
         holder: Who has it.
         webhook: What the gateway said last of the webhook, as in `component_http.delivery.relay.Status`; None if it has
             said nothing yet.
+        trouble: What was wrong with the webhook then; None if nothing was.
         deliveries: Accepted and not ended.
         departures: What is to leave for the server and is not known to be there.
         letters: Dead letters.
@@ -74,6 +76,7 @@ class SpoolStatus:
     schema: int
     holder: Holder
     webhook: str | None
+    trouble: Trouble | None
     deliveries: Kept
     outbound_stanzas: Kept
     letters: Kept
@@ -267,12 +270,13 @@ def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> Sp
     path = located(path)
     with closing(visit(path, patience=patience, warn=warn)) as connection, explained(path, patience):
         connection.execute("BEGIN")  # all of it at one moment
-        fact = connection.execute("SELECT value FROM facts WHERE name = 'webhook'").fetchone()
+        facts = dict(connection.execute("SELECT name, value FROM facts WHERE name LIKE 'webhook%'").fetchall())
         ahead = f"({lead(connection):.3f})"
         return SpoolStatus(
             schema=_number(connection, "user_version"),
             holder=holder(path),
-            webhook=None if fact is None else str(fact[0]),
+            webhook=None if "webhook" not in facts else str(facts["webhook"]),
+            trouble=read_trouble(facts.get("webhook_trouble")),
             deliveries=_kept(connection, "deliveries", f"accepted - {ahead}", "size"),
             outbound_stanzas=_kept(connection, "departures", f"stored - {ahead}", "length(xml)"),
             letters=_kept(

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
+from uuid import uuid4
 
 import treq
 from cryptography import x509
@@ -28,6 +29,7 @@ from zope.interface import implementer
 from component_http.api.exchange import Call
 from component_http.api_service import api_hooks, api_server
 from component_http.contract.link import KEY_BYTES
+from component_http.contract.xml import Limits
 from component_http.operations.metrics import Counters
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings
 from component_http.testing import RecordingSender
@@ -127,6 +129,8 @@ class ApiServerTestCase(TestCase):
             api_hooks(settings),
             bytes(KEY_BYTES),
             lambda: "closed",
+            limits=Limits(),
+            new_id=lambda: uuid4().hex,
             endpoint=endpoint,
         )
         self.server.startService()
