@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from twisted.words.xish.domish import Element
@@ -11,6 +10,7 @@ from component_http.api.exchange import Problem
 from component_http.api.rate import Rate
 from component_http.api.tokens import see_rate
 from component_http.contract.link import ForgedLink, LateReply, open_link
+from component_http.shares import Latest
 
 __all__ = ["MAX_LINKS", "PER_MINUTE", "ReplyLinks"]
 
@@ -43,7 +43,7 @@ class ReplyLinks:
         self._wide = wide
         self._seconds = seconds
         self._now = now
-        self._rates: OrderedDict[str, Rate] = OrderedDict()
+        self._rates: Latest[str, Rate] = Latest(MAX_LINKS)
 
     def open(self, delivery_id: str, seal: str) -> LateReply:
         """
@@ -62,15 +62,10 @@ class ReplyLinks:
             raise Problem(404, "the link is not one of ours, or was changed: use it as it came") from None
         if self._now() >= late.expires:
             raise Problem(410, f"it is too late to reply to this {late.stanza.kind}")
-        see_rate(self._rate(delivery_id), self._seconds())
+        rate = self._rates.get(delivery_id) or Rate(PER_MINUTE, 60.0)
+        self._rates[delivery_id] = rate
+        see_rate(rate, self._seconds())
         return late
-
-    def _rate(self, delivery_id: str) -> Rate:
-        rate = self._rates.setdefault(delivery_id, Rate(PER_MINUTE, 60.0))
-        self._rates.move_to_end(delivery_id)
-        if len(self._rates) > MAX_LINKS:
-            self._rates.popitem(last=False)
-        return rate
 
     def see_allowed(self, late: LateReply, stanzas: Iterable[Element]) -> None:
         """

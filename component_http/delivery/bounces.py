@@ -16,6 +16,7 @@ from component_http.contract.outbound import OutboundStanza
 from component_http.contract.stanza import Stanza
 from component_http.errors import Bounced
 from component_http.interfaces import Observer, OutboundSpool
+from component_http.shares import Latest
 from component_http.throttle import Folded
 
 __all__ = ["MAX_BYTES", "MAX_PUSHED", "Bounces"]
@@ -76,7 +77,7 @@ class Bounces:
         # The numbers of those that a room is to show.
         self._for_rooms: set[int] = set()
         # None for a stanza that its room has shown.
-        self._fates: OrderedDict[int, Bounced | None] = OrderedDict()
+        self._fates: Latest[int, Bounced | None] = Latest(MAX_FATES)
         self._waiting: dict[int, list[_Wait]] = {}
 
     def pushed(self, number: int, outbound: OutboundStanza, element: Element) -> None:
@@ -165,8 +166,6 @@ class Bounces:
 
     def _tell(self, number: int, bounced: Bounced | None) -> None:
         self._fates[number] = bounced
-        if len(self._fates) > MAX_FATES:
-            self._fates.popitem(last=False)
         for wait in list(self._waiting.get(number, ())):
             if bounced is not None:
                 self._wait_no_longer(wait)

@@ -18,7 +18,7 @@ from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_MUC, NS_MUC_USER
-from component_http.shares import fairest_first
+from component_http.shares import Latest, fairest_first
 
 __all__ = [
     "MAX_DELAYS",
@@ -90,7 +90,7 @@ class Rooms:
 
     def __init__(self) -> None:
         # By the message, who of us sent it; by who of us it is in which room, what it is there. All are fingerprints.
-        self._ids: OrderedDict[bytes, bytes] = OrderedDict()
+        self._ids: Latest[bytes, bytes] = Latest(MAX_IDS)
         self._occupants: OrderedDict[bytes, _Occupant] = OrderedDict()
 
     def sent(self, element: Element) -> None:
@@ -102,11 +102,7 @@ class Rooms:
         """
         if element.name == "message" and element.getAttribute("type") == "groupchat" and element.getAttribute("id"):
             ours, room = _addresses(element)
-            sent = _message_key(ours, room, element["id"])
-            self._ids[sent] = _occupant_key(ours, room)
-            self._ids.move_to_end(sent)
-            if len(self._ids) > MAX_IDS:
-                self._ids.popitem(last=False)
+            self._ids[_message_key(ours, room, element["id"])] = _occupant_key(ours, room)
         elif element.name == "presence" and asks_to_enter(element):
             self._asked(*_addresses(element))
 
