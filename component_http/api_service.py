@@ -14,10 +14,11 @@ from twisted.internet.endpoints import serverFromString
 
 from component_http import __version__
 from component_http.api.desk import Desk
-from component_http.api.hooks import Hook, Hooks
+from component_http.api.hooks import Hook
 from component_http.api.links import ReplyLinks
 from component_http.api.rate import Rate
 from component_http.api.routes import Api
+from component_http.api.secrets import BySecret
 from component_http.api.server import ApiServer
 from component_http.api.template import Template, shipped
 from component_http.api.tokens import Token, Tokens
@@ -70,7 +71,7 @@ def check_port(settings: Settings) -> None:
             ) from None
 
 
-def api_hooks(settings: Settings) -> Hooks:
+def api_hooks(settings: Settings) -> BySecret[Hook]:
     """
     Make the hooks: the API's URLs for programs that know nothing of XMPP, with their templates.
 
@@ -98,7 +99,7 @@ def api_hooks(settings: Settings) -> Hooks:
         )
     if problems:
         raise SettingsError(*problems)
-    return Hooks(hooks)
+    return BySecret(hooks)
 
 
 def _template(hook: HookSettings) -> Template | None:
@@ -112,7 +113,7 @@ def api_server(
     reactor: Any,
     sender: Sender,
     observer: Observer,
-    hooks: Hooks,
+    hooks: BySecret[Hook],
     link_key: bytes,
     wake: Callable[[], str],
     *,

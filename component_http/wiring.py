@@ -16,7 +16,8 @@ from twisted.words.xish.domish import Element
 from wokkel.subprotocols import XMPPHandler
 
 from component_http import __version__
-from component_http.api.hooks import Hooks
+from component_http.api.hooks import Hook
+from component_http.api.secrets import BySecret
 from component_http.contract import reply
 from component_http.contract.address import Address
 from component_http.contract.conditions import error_of_status
@@ -96,7 +97,7 @@ class Lasting:
     stream: Stream
     outlet: ComponentStream | BorrowedStream
     webhook: Webhook | None
-    hooks: Hooks | None
+    hooks: BySecret[Hook] | None
     rooms: Rooms
     subscribers: Subscribers
     pushes: Pushes

@@ -1,4 +1,4 @@
-"""The links by which a webhook replies later: which are ours, how often each may be used, and for what."""
+"""The links by which a webhook replies later: which are ours, how often each may be used, and what it may send."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from twisted.words.xish.domish import Element
 
 from component_http.api.exchange import Problem
 from component_http.api.rate import Rate
-from component_http.api.tokens import see_rate
+from component_http.api.tokens import check_rate
 from component_http.contract.link import ForgedLink, LateReply, open_link
 from component_http.shares import Latest
 
@@ -29,11 +29,11 @@ its next request is counted as its first; each needs a link of ours, so nobody c
 
 class ReplyLinks:
     """
-    What may be done with the links.
+    Opens the links, and checks what is sent over them.
 
     Args:
-        key: What they are made with.
-        wide: Whether all of them may send whatever the webhook could have answered at once, to anybody.
+        key: The key that the links are made with.
+        wide: Whether every link may send whatever the webhook could have answered at once, to anybody.
         seconds: A clock that does not go back.
         now: The wall clock, seconds since the epoch.
     """
@@ -50,11 +50,11 @@ class ReplyLinks:
         Read a link, and count the request that came over it.
 
         Args:
-            delivery_id: The one in the path.
+            delivery_id: The id in the path.
             seal: The value of `seal`.
 
         Raises:
-            Problem: It is none of ours, it has expired, or too many requests came over it.
+            Problem: The link is none of ours, it has expired, or too many requests came over it.
         """
         try:
             late = open_link(self._key, delivery_id, seal)
@@ -64,16 +64,11 @@ class ReplyLinks:
             raise Problem(410, f"it is too late to reply to this {late.stanza.kind}")
         rate = self._rates.get(delivery_id) or Rate(PER_MINUTE, 60.0)
         self._rates[delivery_id] = rate
-        see_rate(rate, self._seconds())
+        check_rate(rate, self._seconds())
         return late
 
-    def see_allowed(self, late: LateReply, stanzas: Iterable[Element]) -> None:
-        """
-        Check that a link may send some stanzas, which have their addresses.
-
-        Raises:
-            Problem: One of them leaves the conversation of the link.
-        """
+    def check_allowed(self, late: LateReply, stanzas: Iterable[Element]) -> None:
+        """Raise `Problem` if one of some stanzas, which have their addresses, leaves the conversation of the link."""
         if self._wide or not late.bound:
             return
         for stanza in stanzas:

@@ -1,8 +1,8 @@
 """
 The shape of Prosody's mod_post_msg: `POST /msg/<jid>` with a text, a form or JSON.
 
-Done right where the module is not: parameters of the media type, a percent-encoded path, `html` in JSON too, and a
-message without a body, which is refused.
+Unlike the module, it understands parameters of the media type, a percent-encoded path, and `html` in JSON, and it
+refuses a message without a body.
 """
 
 from __future__ import annotations
@@ -27,22 +27,21 @@ NS_XHTML = "http://www.w3.org/1999/xhtml"
 _FIELDS = ("to", "from", "type", "body", "subject", "id")
 
 
-async def post(desk: Desk, call: Call, caller: Caller, to: str | None) -> Answer:
+async def post(desk: Desk, call: Call, caller: Caller, jid: str | None = None) -> Answer:
     """
-    `POST /msg` and `POST /msg/{jid}`.
+    Carry out `POST /msg` and `POST /msg/{jid}`.
 
     Args:
         desk: Sends.
         call: The request.
-        caller: Who wants it.
-        to: The address in the path, or None.
+        caller: The client.
+        jid: The recipient in the path, or None.
     """
     given = _fields(call)
-    wanted: dict[str, object] = {"to": to, **{name: given[name] for name in _FIELDS if name in given}}
+    wanted: dict[str, object] = {"to": jid, **{name: given[name] for name in _FIELDS if name in given}}
     html = given.get("html")
     if wanted.get("body") is None and html is None:
         raise Problem(422, "body: it is missing")
-    # A message of nothing but html still says something.
     wanted.setdefault("body", "")
     children = [html_element(html, desk.limits)] if html is not None else []
     composed = desk.compose([wanted], caller=caller, children=children)
@@ -69,14 +68,14 @@ def html_element(html: object, limits: Limits) -> Element:
 
     Args:
         html: XHTML as text.
-        limits: What it keeps to.
+        limits: The limits for the XML.
 
     Raises:
-        Problem: It is no text, or not well-formed.
+        Problem: `html` is no text, or not well-formed.
     """
     if not isinstance(html, str):
         raise Problem(422, "html: not a string")
-    # With its body around it or without, and whether or not that says of which namespace it is.
+    # The body may be around it or not, and may name its namespace or not.
     html = html.strip()
     inner = html if re.match(r"<(?:\w+:)?body[\s>/]", html) else f"<body>{html}</body>"
     try:

@@ -1,8 +1,8 @@
-"""The API's own shape: `/v1`, in the words of the contract with the webhook."""
+"""The API's own shape, `/v1`, in the words of the contract with the webhook."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from component_http.api.desk import Desk
 from component_http.api.exchange import Answer, Call, Problem, json_answer
@@ -20,13 +20,13 @@ __all__ = ["ask", "ask_by_name", "late_reply", "push"]
 
 async def push(desk: Desk, call: Call, caller: Caller, kinds: tuple[str, ...]) -> Answer:
     """
-    `POST /v1/messages`, `/v1/presences`, `/v1/stanzas`: send, and do not wait for an answer.
+    Carry out `POST /v1/messages`, `/v1/presences` and `/v1/stanzas`: send, and do not wait for an answer.
 
     Args:
         desk: Sends.
         call: The request.
-        caller: Who wants it.
-        kinds: What may be sent here; the first is what an object makes that names no kind.
+        caller: The client.
+        kinds: The kinds that may be sent here; an object that names none makes the first.
     """
     wait = _wait(call)
     timeout = desk.timeout(call)
@@ -44,40 +44,36 @@ async def push(desk: Desk, call: Call, caller: Caller, kinds: tuple[str, ...]) -
 def _wait(call: Call) -> bool:
     wait = call.argument("wait")
     if wait not in (None, "sent"):
-        raise Problem(400, "wait: the only thing to wait for is sent")
+        raise Problem(400, "wait: the only value is sent")
     return wait is not None
 
 
 async def ask(desk: Desk, call: Call, caller: Caller) -> Answer:
-    """`POST /v1/iq`: ask, and wait for the answer."""
+    """Carry out `POST /v1/iq`: ask, and wait for the answer."""
     timeout = desk.timeout(call)
-    objects = objects_of(call)
-    composed = desk.compose(objects, caller=caller, kind="iq")
+    composed = desk.compose(objects_of(call), caller=caller, kind="iq")
     return _told(call, await desk.ask(composed, timeout))
 
 
-async def ask_by_name(
-    desk: Desk, call: Call, caller: Caller, name: str, address: str, now: Callable[[], float]
-) -> Answer:
+async def ask_by_name(desk: Desk, call: Call, caller: Caller, jid: str, name: str) -> Answer:
     """
-    `GET /v1/ping/{jid}` and its like: ask a question that has a name.
+    Carry out `GET /v1/ping/{jid}` and the like: ask a question that has a name.
 
     Args:
         desk: Asks.
         call: The request.
-        caller: Who asks.
-        name: One of `questions.QUESTIONS`.
-        address: Whom.
-        now: A clock, for the time that the answer took.
+        caller: The client.
+        jid: The address to ask.
+        name: One of `iq_requests.QUESTIONS`.
     """
     timeout = desk.timeout(call)
     sender = call.argument("from")
-    asked = {"type": "get", "to": address, **({} if sender is None else {"from": sender})}
-    asking = question(name, call.argument("node"))
-    composed = desk.compose([asked], caller=caller, kind="iq", children=[asking])
-    began = now()
+    asked = {"type": "get", "to": jid, **({} if sender is None else {"from": sender})}
+    children = [question(name, call.argument("node"))]
+    composed = desk.compose([asked], caller=caller, kind="iq", children=children)
+    began = desk.seconds()
     answer = await desk.ask(composed, timeout)
-    return _told(call, answer, {"seconds": round(now() - began, 6)} if name == "ping" else {})
+    return _told(call, answer, {"seconds": round(desk.seconds() - began, 6)} if name == "ping" else {})
 
 
 def _told(call: Call, answer: Stanza, more: Mapping[str, object] | None = None) -> Answer:
@@ -102,16 +98,16 @@ def _prefers_xml(call: Call) -> bool:
 
 async def late_reply(desk: Desk, call: Call, links: ReplyLinks, delivery_id: str, late: LateReply) -> Answer:
     """
-    `POST /v1/deliveries/{id}/reply`: what a webhook answers later.
+    Carry out `POST /v1/deliveries/{id}/reply`: send the late reply of a webhook.
 
     Args:
         desk: Sends.
         call: The request.
-        links: What its link may do.
+        links: Checks that the link may send this.
         delivery_id: The delivery that is answered.
-        late: What its link says.
+        late: The facts in the link.
     """
     composed = desk.answer(late.stanza, objects_of(call))
-    links.see_allowed(late, composed.stanzas)
+    links.check_allowed(late, composed.stanzas)
     pushed = await desk.push(f"delivery {delivery_id}", call, composed, delivery_id=delivery_id)
     return json_answer(202, {"ids": list(pushed.ids)})
