@@ -1,4 +1,4 @@
-"""So many requests in so much time, and no more."""
+"""A limit for requests in a time."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ __all__ = ["Rate"]
 
 class Rate:
     """
-    A limit for one client: a bucket that fills steadily, and that each request takes from.
+    A limit for one client: a bucket that fills steadily, and from which each request takes one.
 
     Args:
-        requests: What fits into it, which may come all at once.
-        seconds: How long it takes to fill.
+        requests: The requests that fit into the bucket, and so may come all at once.
+        seconds: The time in which the bucket fills.
     """
 
     def __init__(self, requests: int, seconds: float) -> None:
@@ -22,7 +22,7 @@ class Rate:
 
     def wait(self, now: float) -> float:
         """
-        Take one request out of it, if there is one.
+        Take one request out of the bucket, if there is one.
 
         Args:
             now: Seconds of a clock that does not go back.
@@ -38,5 +38,5 @@ class Rate:
         return 0.0
 
     def charge(self, requests: int) -> None:
-        """Take more out of it, also more than there is: what comes next has to wait the longer."""
+        """Take more requests out, even more than there are; then the next request has to wait longer."""
         self._left -= requests

@@ -7,6 +7,7 @@ import re
 __all__ = [
     "FORM",
     "JSON",
+    "PROBLEM_JSON",
     "TEXT",
     "TOKEN",
     "XMPP_XML",
@@ -19,6 +20,7 @@ __all__ = [
 ]
 
 JSON = "application/json"
+PROBLEM_JSON = "application/problem+json"
 XMPP_XML = "application/xmpp+xml"
 FORM = "application/x-www-form-urlencoded"
 TEXT = "text/plain"

@@ -37,9 +37,14 @@ __all__ = [
 
 NS_COMPONENT = "jabber:component:accept"
 NS_CLIENT = "jabber:client"
+NS_DISCO_INFO = "http://jabber.org/protocol/disco#info"
+NS_DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
+NS_LAST = "jabber:iq:last"
 NS_MUC = "http://jabber.org/protocol/muc"
 NS_MUC_USER = "http://jabber.org/protocol/muc#user"
 NS_PING = "urn:xmpp:ping"
+NS_TIME = "urn:xmpp:time"
+NS_VERSION = "jabber:iq:version"
 STANZA_NAMESPACES: frozenset[str | None] = frozenset({NS_COMPONENT, NS_CLIENT, "", None})
 """What means "the stream's own namespace" on a stanza, and on the children that share it."""
 
