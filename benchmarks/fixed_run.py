@@ -21,8 +21,8 @@ from twisted.internet.testing import MemoryReactorClock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from component_http.gateway import Gateway  # noqa: E402  (found through the line above)
-from component_http.settings import ComponentSettings, Settings, SpoolSettings  # noqa: E402
+from component_http.gateway import Gateway
+from component_http.settings import ComponentSettings, Settings, SpoolSettings
 
 DOMAIN = "bot.localhost"
 SENDERS, AT_ONCE = 100, 10

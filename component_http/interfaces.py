@@ -52,7 +52,7 @@ name. An exception of it is a failed attempt: like the response 500, or like wha
 class Webhook(Protocol):
     """Somebody who answers an HTTP POST."""
 
-    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
+    def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Awaitable[Response]:
         """
         Make one POST and wait for the whole response; cancelling ends it.
 
