@@ -25,14 +25,15 @@ from component_http import __version__
 from component_http.api.server import ApiServer
 from component_http.api_service import api_hooks, api_server, see_port
 from component_http.clock import steady_reactor
-from component_http.contract import reply
+from component_http.contract import composing, reply
 from component_http.contract.address import Address
+from component_http.contract.composing import MAX_REPLIES, Composed
 from component_http.contract.conditions import error_of_status
 from component_http.contract.delivery import Delivery
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
 from component_http.contract.outbound import LIFETIMES, OutboundStanza
-from component_http.contract.reply import MAX_REPLIES, Composed, Response
+from component_http.contract.reply import Response
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.bounces import Bounces
@@ -444,7 +445,7 @@ class Gateway(MultiService):
 
     def _composed(self, objects: Iterable[Mapping[str, object]], kind: str) -> Composed:
         component = self._settings.component
-        return reply.push(
+        return composing.push(
             objects,
             domain=component.domain,
             limits=self._limits,

@@ -14,10 +14,11 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
+from component_http.contract.composing import Composed
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import Fate, OutboundStanza
-from component_http.contract.reply import Composed, Response
+from component_http.contract.reply import Response
 
 __all__ = [
     "AnswerFunction",

@@ -19,9 +19,10 @@ from twisted.words.protocols.jabber.error import StreamError
 from twisted.words.xish.domish import Element
 
 from component_http.contract import idempotency
+from component_http.contract.composing import Composed
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import Fate, OutboundStanza
-from component_http.contract.reply import Composed, Response
+from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
 from component_http.errors import Bounced, DeliveryEnded, NotSent, Offline, RoomRefused, SpoolError, Unanswered

@@ -6,7 +6,7 @@ import re
 import zlib
 
 from component_http.api.exchange import FORM, JSON, TEXT, XMPP_XML, Call, Problem, fields
-from component_http.contract.reply import is_json, read_json, reply_objects
+from component_http.contract.objects import is_json, read_json, reply_objects
 from component_http.errors import ReplyRefused
 
 __all__ = ["body_of", "form_of", "is_json", "json_of", "objects_of", "text_of", "unpacked", "unsupported"]

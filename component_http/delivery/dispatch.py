@@ -12,8 +12,8 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
+from component_http.contract.composing import Composed
 from component_http.contract.idempotency import IdempotencyRecord
-from component_http.contract.reply import Composed
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay

@@ -18,11 +18,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
+from component_http.contract.composing import Composed
 from component_http.contract.conditions import REPLY_NOT_SENT, error_stanza
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused, is_request, lifetime
 from component_http.contract.outgoing import fitted
-from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import AnswerRefused, NotSent, SpoolError, XmlRefused

@@ -15,9 +15,10 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.contract import conditions, reply
+from component_http.contract.composing import Composed
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import IdempotencyRecord
-from component_http.contract.reply import Composed, Response, Verdict
+from component_http.contract.reply import Response, Verdict
 from component_http.contract.request import delayed_body, request_body
 from component_http.contract.stanza import Stanza
 from component_http.delivery.backlog import Backlog, Conversation

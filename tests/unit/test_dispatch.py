@@ -15,10 +15,11 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract import reply
 from component_http.contract.address import Address
+from component_http.contract.composing import Composed
 from component_http.contract.conditions import StanzaError, error_child
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import OutboundStanza
-from component_http.contract.reply import Composed, Response
+from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits

@@ -16,10 +16,10 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
+from component_http.contract.composing import Composed
 from component_http.contract.conditions import StanzaError, error_child
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import OutboundStanza, Refused
-from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits
 from component_http.delivery.outbox import AGAIN, CROWD, TOO_LARGE_FOR, Leaving, Outbox
