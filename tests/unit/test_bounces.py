@@ -12,7 +12,7 @@ from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.bounces import MAX_BYTES, MAX_PUSHED, Bounces
 from component_http.errors import Bounced
 from component_http.operations.metrics import Counters
-from component_http.spool.memory import MemorySpool
+from component_http.testing import KeepingSpool
 from component_http.throttle import LOG_INTERVAL
 
 OURS = "alerts@bot.example.org"
@@ -20,23 +20,12 @@ ALICE = "alice@example.org"
 ROOM = "oncall@rooms.example.org"
 
 
-class LetterBox(MemorySpool):
-    """A spool that shows what came back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.letters: list[tuple[int, str, str]] = []
-
-    def bounced(self, number: int, outbound: OutboundStanza, note: str) -> None:
-        self.letters.append((number, outbound.xml, note))
-
-
 class BouncesCase(SynchronousTestCase):
     """Bounces, with a clock and a spool of the test's."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.spool = LetterBox()
+        self.spool = KeepingSpool()
         self.counters = Counters()
         self.bounces = Bounces(self.spool, self.counters, self.clock.seconds)
 
@@ -70,9 +59,9 @@ class ReturnedTests(BouncesCase):
         """
         self.say(7, "a")
         self.comes_back("a")
-        [(number, xml, note)] = self.spool.letters
+        [(number, outbound, note)] = self.spool.bounces
         self.assertEqual((7, "it came back: item-not-found (No such user)"), (number, note))
-        self.assertIn("<body>hi</body>", xml)
+        self.assertIn("<body>hi</body>", outbound.xml)
         self.assertEqual(1, self.counters["push_bounced"])
 
     def test_presence(self) -> None:
@@ -81,7 +70,7 @@ class ReturnedTests(BouncesCase):
         """
         self.push(1, f"<presence from='{OURS}' to='{ROOM}/bot' id='p'/>")
         self.comes_back("p", sender=f"{ROOM}/bot", kind="presence")
-        self.assertEqual(1, len(self.spool.letters))
+        self.assertEqual(1, len(self.spool.bounces))
 
     def test_once(self) -> None:
         """
@@ -101,7 +90,7 @@ class ReturnedTests(BouncesCase):
         self.comes_back("a", to="bot@bot.example.org")
         self.comes_back("b")
         self.comes_back("a", kind="presence")
-        self.assertEqual([], self.spool.letters)
+        self.assertEqual([], self.spool.bounces)
 
     def test_iqs_and_errors(self) -> None:
         """
@@ -112,7 +101,7 @@ class ReturnedTests(BouncesCase):
         self.push(3, f"<message from='{OURS}' to='{ALICE}'/>")
         self.comes_back("e")
         self.comes_back("")
-        self.assertEqual([], self.spool.letters)
+        self.assertEqual([], self.spool.bounces)
 
     def test_bounded(self) -> None:
         """
@@ -122,13 +111,13 @@ class ReturnedTests(BouncesCase):
             self.say(number, f"m{number}")
         self.comes_back("m0")
         self.comes_back("m1")
-        self.assertEqual([1], [number for number, _, _ in self.spool.letters])
+        self.assertEqual([1], [number for number, _, _ in self.spool.bounces])
         [big] = parse_stanzas(f"<message from='{OURS}' to='{ALICE}' id='big'/>", Limits())
         self.bounces.pushed(0, OutboundStanza("x" * (MAX_BYTES - 200), "message", 100.0, 0.0), big)
         self.comes_back(f"m{MAX_PUSHED - 10}")
-        self.assertEqual(1, len(self.spool.letters))
+        self.assertEqual(1, len(self.spool.bounces))
         self.comes_back("big")
-        self.assertEqual(2, len(self.spool.letters))
+        self.assertEqual(2, len(self.spool.bounces))
 
 
 class LogTests(BouncesCase):
@@ -193,4 +182,4 @@ class WaitingTests(BouncesCase):
         waiting.addErrback(lambda _: None)
         waiting.cancel()
         self.comes_back("a")
-        self.assertEqual(1, len(self.spool.letters))
+        self.assertEqual(1, len(self.spool.bounces))

@@ -14,7 +14,7 @@ from typing import Any
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -23,7 +23,6 @@ from twisted.words.xish.domish import Element
 from component_http.contract import reply
 from component_http.contract.conditions import StanzaError, error_of_status
 from component_http.contract.delivery import DeadLetter, Delivery
-from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import OutboundStanza
 from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
@@ -56,7 +55,7 @@ from component_http.errors import (
 )
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
-from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook, json_response
+from component_http.testing import KeepingSpool, RecordingOutlet, RecordingValve, ScriptedWebhook, json_response
 from component_http.throttle import LOG_INTERVAL
 
 DOMAIN = "bot.example.org"
@@ -318,99 +317,6 @@ class LogTests(DeliveryTestCase):
         self.assertIn("URL", note)
 
 
-class SlowSpool(MemorySpool):
-    """A spool that takes a moment for everything, as one on disk does."""
-
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        super().__init__()
-        self._clock = clock
-        self._seconds = seconds
-        self.broken: Exception | None = None
-        self.noted: list[tuple[str, int, int]] = []
-
-    def _later(self, done: Deferred[Any]) -> Deferred[Any]:
-        later: Deferred[Any] = Deferred()
-        self._clock.callLater(self._seconds, done.addCallbacks, later.callback, later.errback)
-        return later
-
-    def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
-        return self._later(fail(self.broken) if self.broken else super().store(delivery, body))
-
-    def note(self, delivery: Delivery) -> None:
-        self.noted.append((delivery.id, delivery.tries, delivery.attempts))
-
-    def begun(self, delivery: Delivery) -> Deferred[None]:
-        self.noted.append((delivery.id, delivery.tries, delivery.attempts))
-        return self._later(fail(self.broken) if self.broken else succeed(None))
-
-    def body(self, delivery_id: str) -> Deferred[bytes]:
-        return self._later(fail(self.broken) if self.broken else super().body(delivery_id))
-
-    def end(
-        self,
-        delivery_id: str,
-        outbound_stanzas: Sequence[OutboundStanza],
-        letter: DeadLetter | None = None,
-        record: IdempotencyRecord | None = None,
-    ) -> Deferred[Sequence[int]]:
-        return self._later(
-            fail(self.broken) if self.broken else super().end(delivery_id, outbound_stanzas, letter, record)
-        )
-
-
-class KeepingSpool(SlowSpool):
-    """One that keeps what it has over a restart."""
-
-    durable = True
-
-    def __init__(self, clock: Clock, seconds: float = 0.01) -> None:
-        super().__init__(clock, seconds)
-        self.kept: dict[str, Delivery] = {}
-        self.letters: list[tuple[str, DeadLetter]] = []
-        self.leaving: dict[int, OutboundStanza] = {}
-        self.failures: list[tuple[int, str]] = []
-        self.expired: list[OutboundStanza] = []
-        self.unchanging = False
-
-    def amend(self, delivery_id: str, body: bytes) -> Deferred[None]:
-        if self.unchanging:
-            return self._later(fail(SpoolError("disk I/O error")))
-        return self._later(super().amend(delivery_id, body))
-
-    def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
-        self.kept[delivery.id] = delivery
-        return super().store(delivery, body)
-
-    def end(
-        self,
-        delivery_id: str,
-        outbound_stanzas: Sequence[OutboundStanza],
-        letter: DeadLetter | None = None,
-        record: IdempotencyRecord | None = None,
-    ) -> Deferred[Sequence[int]]:
-        if self.broken is not None:
-            return self._later(fail(self.broken))
-        del self.kept[delivery_id]
-        if letter is not None:
-            self.letters.append((delivery_id, letter))
-        for number, outbound in enumerate(outbound_stanzas, self._next):
-            self.leaving[number] = evolve(outbound, number=number)
-        return super().end(delivery_id, outbound_stanzas, letter, record)
-
-    def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
-        page = [outbound for number, outbound in sorted(self.leaving.items()) if number > after][:3]
-        return self._later(fail(self.broken) if self.broken else succeed(page))
-
-    def confirmed(self, number: int) -> None:
-        del self.leaving[number]
-
-    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
-        outbound = self.leaving.pop(number)
-        self.failures.append((number, outcome))
-        if outcome == "reply_expired":
-            self.expired.append(outbound)
-
-
 class SpoolTests(DeliveryTestCase):
     """A spool that takes its time."""
 
@@ -418,7 +324,7 @@ class SpoolTests(DeliveryTestCase):
         """
         That the spool stores nothing is an obstacle as long as it says so.
         """
-        spool = SlowSpool(self.clock, 0.01)
+        spool = KeepingSpool(self.clock, 0.01, durable=False)
         relay = self.a_relay([], spool=spool)
         spool.trouble = "the spool's disk is full"
         self.assertEqual(("the spool's disk is full",), relay.status().obstacles)
@@ -429,7 +335,7 @@ class SpoolTests(DeliveryTestCase):
         """
         A stanza is accepted when the spool has it, and a reply leaves when the spool has noted it.
         """
-        relay = self.a_relay([json_response('{"body": "pong"}')], spool=SlowSpool(self.clock, 0.01))
+        relay = self.a_relay([json_response('{"body": "pong"}')], spool=KeepingSpool(self.clock, 0.01, durable=False))
         relay.accept(a_stanza())
         self.assertEqual((0, []), (self.counters["accepted"], self.webhook.posts))
         self.clock.advance(0.01)
@@ -443,7 +349,7 @@ class SpoolTests(DeliveryTestCase):
         """
         While the spool takes its time, what it is to store counts for each limit, and for none any more if it fails.
         """
-        spool = SlowSpool(self.clock, 10.0)
+        spool = KeepingSpool(self.clock, 10.0, durable=False)
         limits = BacklogLimits(max_pending=20, max_per_conversation=3)
         relay = self.a_relay([Deferred() for _ in range(50)], spool=spool, limits=limits)
         for sender in ("alice", "bob", "carol"):
@@ -464,7 +370,7 @@ class SpoolTests(DeliveryTestCase):
         """
         Much that is to be stored pauses reading until it is stored, and more than that is refused.
         """
-        relay = self.a_relay([Deferred() for _ in range(50)], spool=SlowSpool(self.clock, 10.0))
+        relay = self.a_relay([Deferred() for _ in range(50)], spool=KeepingSpool(self.clock, 10.0, durable=False))
         large = "x" * (PAUSE_STORING_BYTES // 4)  # which is in the request twice
         for number in range(2):
             relay.accept(a_stanza(sender=f"u{number}@example.org", body=large))
@@ -480,7 +386,7 @@ class SpoolTests(DeliveryTestCase):
         """
         What cannot be kept is refused, and an iq hears so.
         """
-        spool = SlowSpool(self.clock, 0.01)
+        spool = KeepingSpool(self.clock, 0.01, durable=False)
         spool.broken = OSError("no disk")
         relay = self.a_relay(spool=spool)
         relay.accept(a_stanza("iq", "get"))
@@ -493,7 +399,7 @@ class SpoolTests(DeliveryTestCase):
         """
         With a full disk senders are asked to wait, and the log says why once a minute, as of no mistake of ours.
         """
-        spool = SlowSpool(self.clock, 0.01)
+        spool = KeepingSpool(self.clock, 0.01, durable=False)
         spool.broken = SpoolError("database or disk is full")
         relay = self.a_relay(spool=spool)
         with capturedLogs() as logs:
@@ -514,7 +420,7 @@ class SpoolTests(DeliveryTestCase):
         """
         A stanza that came just before the stop, and could not be kept, does not hold it up.
         """
-        spool = SlowSpool(self.clock, 0.01)
+        spool = KeepingSpool(self.clock, 0.01, durable=False)
         spool.broken = SpoolError("database or disk is full")
         relay = self.a_relay(spool=spool)
         relay.accept(a_stanza())
@@ -526,7 +432,7 @@ class SpoolTests(DeliveryTestCase):
         """
         While the spool cannot be read a delivery waits, and costs no attempt.
         """
-        spool = SlowSpool(self.clock, 0.01)
+        spool = KeepingSpool(self.clock, 0.01, durable=False)
         relay = self.a_relay(spool=spool)
         relay.accept(a_stanza())
         spool.broken = SpoolError("disk I/O error")
@@ -543,7 +449,7 @@ class SpoolTests(DeliveryTestCase):
         """
         A reply leaves even if the spool cannot note it; the log says what that means.
         """
-        spool = SlowSpool(self.clock, 0.01)
+        spool = KeepingSpool(self.clock, 0.01, durable=False)
         relay = self.a_relay([json_response('{"body": "pong"}')], spool=spool)
         relay.accept(a_stanza())
         self.clock.pump([0.01])
@@ -561,7 +467,7 @@ class SpoolTests(DeliveryTestCase):
         """
         The spool learns that an attempt begins, and that it failed.
         """
-        spool = SlowSpool(self.clock, 0.01)
+        spool = KeepingSpool(self.clock, 0.01, durable=False)
         relay = self.a_relay([Response(500), Response(204)], spool=spool)
         relay.accept(a_stanza())
         self.clock.pump([0.01] * 200)
@@ -571,7 +477,7 @@ class SpoolTests(DeliveryTestCase):
         """
         A spool that takes long cannot make the gateway take more than max_pending.
         """
-        spool = SlowSpool(self.clock, 10.0)
+        spool = KeepingSpool(self.clock, 10.0, durable=False)
         relay = self.a_relay([Deferred() for _ in range(3)], spool=spool, limits=BacklogLimits(max_pending=3))
         for number in range(5):
             relay.accept(a_stanza("iq", "get", id_=str(number), sender=f"u{number}@example.org"))
@@ -583,7 +489,7 @@ class SpoolTests(DeliveryTestCase):
         """
         A stanza that came just before the stop is delivered.
         """
-        relay = self.a_relay([json_response('{"body": "pong"}')], spool=SlowSpool(self.clock, 0.01))
+        relay = self.a_relay([json_response('{"body": "pong"}')], spool=KeepingSpool(self.clock, 0.01, durable=False))
         relay.accept(a_stanza())
         drained = Deferred.fromCoroutine(relay.drain(20.0))
         self.assertNoResult(drained)
@@ -595,7 +501,7 @@ class SpoolTests(DeliveryTestCase):
         """
         While bodies are fetched no second delivery probes.
         """
-        relay = self.a_relay([ConnectionFailed("refused")] * 6, spool=SlowSpool(self.clock, 0.01))
+        relay = self.a_relay([ConnectionFailed("refused")] * 6, spool=KeepingSpool(self.clock, 0.01, durable=False))
         for number in range(20):
             relay.accept(a_stanza(id_=str(number), sender=f"u{number}@example.org"))
         self.clock.pump([0.01] * 1000)
@@ -2183,7 +2089,11 @@ class AccountingTests(DeliveryTestCase):
         was to, if the spool is durable.
         """
         self.setUp()
-        spools = {"memory": MemorySpool(), "slow": SlowSpool(self.clock, 0.01), "durable": KeepingSpool(self.clock)}
+        spools = {
+            "memory": MemorySpool(),
+            "slow": KeepingSpool(self.clock, 0.01, durable=False),
+            "durable": KeepingSpool(self.clock),
+        }
         spool = spools[keeping]
         script = cycle(words)
         webhook = _Random(lambda: next(script), self.clock)
@@ -2246,7 +2156,9 @@ class AccountingTests(DeliveryTestCase):
 
     def decided(self, spool: MemorySpool) -> list[str]:
         """The ids of those whose answers the spool has: while the outlet is crowded they wait there, and expire."""
-        kept = (*spool.leaving.values(), *spool.expired) if isinstance(spool, KeepingSpool) else ()
+        if not isinstance(spool, KeepingSpool) or not spool.durable:
+            return []
+        kept = (*spool.outbound.values(), *(outbound for outbound, _ in spool.dead.values()))
         return [parse_stanzas(each.xml, Limits())[0]["id"] for each in kept if each.kind == "iq"]
 
     def assert_iqs_in_time(self, asked: dict[str, float], spool: MemorySpool) -> None:

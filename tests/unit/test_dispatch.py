@@ -7,8 +7,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from attrs import evolve
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
@@ -17,8 +16,6 @@ from component_http.contract import reply
 from component_http.contract.address import Address
 from component_http.contract.composing import Composed
 from component_http.contract.conditions import StanzaError, error_child
-from component_http.contract.idempotency import IdempotencyRecord
-from component_http.contract.outbound import OutboundStanza
 from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits
@@ -34,27 +31,11 @@ from component_http.delivery.relay import FLUSH, Relay
 from component_http.delivery.retry import RetryPolicy
 from component_http.errors import Bounced, DeliveryEnded, RoomRefused, SpoolError
 from component_http.operations.metrics import Counters
-from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook
+from component_http.testing import KeepingSpool, RecordingOutlet, RecordingValve, ScriptedWebhook
 from component_http.xmpp.iq_requests import IqRequests
-from tests.unit.test_outbox import KeptRows
 from tests.unit.test_sender_suite import SenderPromises, an_iq, message
 
 DOMAIN = "bot.example.org"
-
-
-class FullRows(KeptRows):
-    """Rows that may be full."""
-
-    full = False
-
-    def push(
-        self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
-    ) -> Deferred[Sequence[int]]:
-        if self.full:
-            return fail(SpoolError("database or disk is full"))
-        for number, outbound in enumerate(outbound_stanzas, self._next):
-            self.rows[number] = evolve(outbound, number=number)
-        return super().push(outbound_stanzas, record)
 
 
 class World:
@@ -77,7 +58,7 @@ class World:
         self.counters = Counters()
         self.outlet = RecordingOutlet()
         self.valve = RecordingValve()
-        self.spool = FullRows(lambda: self.now)
+        self.spool = KeepingSpool(now=lambda: self.now)
         self.webhook = ScriptedWebhook(first, answer=lambda body, headers: Response(202))
         ids = iter(("open", "d2", "d3", "d4"))
         forwarder = Forwarder(
@@ -208,7 +189,7 @@ class DispatchTests(SenderPromises, SynchronousTestCase):
         self.world.closed[refused.room] = refused
 
     def fill(self) -> None:
-        self.world.spool.full = True
+        self.world.spool.broken = SpoolError("database or disk is full")
 
     def disconnect(self) -> None:
         self.world.asking.connectionLost(None)
@@ -331,10 +312,10 @@ class LoopEvidenceTests(SynchronousTestCase):
         world = World(loop_brake=brake)
         said = message("a")
         said.addElement("body", content="are you there?")
-        world.spool.full = True
+        world.spool.broken = SpoolError("database or disk is full")
         self.failureResultOf(Deferred.fromCoroutine(world.sender.push(Composed((said,)))), SpoolError)
         self.assertEqual([], brake.texts)
-        world.spool.full = False
+        world.spool.broken = None
         self.successResultOf(Deferred.fromCoroutine(world.sender.push(Composed((said,)))))
         self.assertEqual(1, len(brake.texts))
 

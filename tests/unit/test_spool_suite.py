@@ -35,6 +35,7 @@ from component_http.spool.memory import MemorySpool
 from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, RESTORED_AT_ONCE
 from component_http.spool.sqlite import BUSY_SLICE, MAX_GROUP, SqliteSpool
 from component_http.spool.visit import status, wake
+from component_http.testing import KeepingSpool
 
 reactor: Any = _reactor
 
@@ -283,6 +284,56 @@ class SpoolSuite:
         await gatherResults([self.spool.close(), self.spool.close()])
 
 
+class DurableSuite(SpoolSuite):
+    """The promises of one that is durable; `close` and what follows is a restart."""
+
+    async def test_durable(self) -> None:
+        """
+        It says that it keeps.
+        """
+        self.assertTrue(self.spool.durable)
+
+    async def test_restores(self) -> None:
+        """
+        Deliveries that have not ended are there after a restart, in their order, with their bodies, once.
+        """
+        for number in range(3):
+            await self.spool.store(a_delivery(f"d{number}"), b"%d" % number)
+        await self.spool.end("d1", ())
+        for _ in range(2):
+            await self.spool.close()
+            self.assertEqual(["d0", "d2"], [delivery.id for delivery in await self.spool.restore()])
+            self.assertEqual([], await self.spool.restore())
+        self.assertEqual(b"2", await self.spool.body("d2"))
+
+    async def test_outbound_stanzas(self) -> None:
+        """
+        What is neither confirmed nor failed is there after a restart, in its order, with its marks.
+        """
+        await self.spool.store(a_delivery("d1"), b"{}")
+        one, two, three = await self.spool.end("d1", [a_departure("a"), a_departure("b"), a_departure("c")])
+        [four] = await self.spool.push([a_departure("d")])
+        self.spool.confirmed(one)
+        self.spool.failed(two, "reply_expired")
+        self.spool.suspect(four)
+        await self.spool.close()
+        found = await self.spool.outbound_stanzas(one)
+        self.assertEqual([(three, False), (four, True)], [(each.number, each.suspect) for each in found])
+        self.assertEqual([four], [each.number for each in await self.spool.outbound_stanzas(three)])
+        self.assertEqual([], await self.spool.outbound_stanzas(four))
+
+    async def test_subscribers(self) -> None:
+        """
+        Subscribers are there after a restart, oldest first, each once.
+        """
+        for user in ("bob@example.org", "alice@example.org", "bob@example.org", "eve@example.org"):
+            self.spool.subscribe("bot@bot.example.org", user)
+        self.spool.unsubscribe("bot@bot.example.org", "eve@example.org")
+        await self.spool.close()
+        found = [user for _, user in await self.spool.subscribers()]
+        self.assertEqual(["bob@example.org", "alice@example.org"], found)
+
+
 class MemorySpoolTests(SpoolSuite, TestCase):
     """The spool in memory."""
 
@@ -294,6 +345,13 @@ class MemorySpoolTests(SpoolSuite, TestCase):
         It says that it forgets.
         """
         self.assertFalse(self.spool.durable)
+
+
+class KeepingSpoolTests(DurableSuite, TestCase):
+    """The spool of the tests."""
+
+    def a_spool(self, **limits: int) -> KeepingSpool:
+        return KeepingSpool(now=lambda: self.now, **limits)
 
 
 class SqliteCase(TestCase):
@@ -331,7 +389,7 @@ class SqliteCase(TestCase):
         return self.open(copy)
 
 
-class SqliteSpoolTests(SpoolSuite, SqliteCase):
+class SqliteSpoolTests(DurableSuite, SqliteCase):
     """The spool on disk, held to the same."""
 
     def setUp(self) -> None:
@@ -345,12 +403,6 @@ class SqliteSpoolTests(SpoolSuite, SqliteCase):
 
     def tearDown(self) -> Any:
         return SqliteCase.tearDown(self)
-
-    def test_durable(self) -> None:
-        """
-        It says that it keeps.
-        """
-        self.assertTrue(self.spool.durable)
 
 
 class GroupCommitTests(SqliteCase):
