@@ -39,6 +39,7 @@ from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
 from component_http.delivery.dispatch import Dispatch
+from component_http.delivery.fates import Fates
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
@@ -66,6 +67,7 @@ from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
+from component_http.xmpp.writer import MAX_UNCONFIRMED
 
 __all__ = ["Gateway", "webhook_client"]
 
@@ -232,9 +234,10 @@ class Gateway(MultiService):
         self._spool = spool = self._new_spool()
         self._pushes.start()
         self._iq_requests = IqRequests(self.outlet, self._reactor, lambda: token_hex(16))
-        self._bounces = Bounces(spool, self.counters, self._reactor.seconds)
+        fates = Fates()
+        self._bounces = Bounces(spool, self.counters, self._reactor.seconds, fates)
         self._entrances = entrances = self._new_entrances()
-        self._outbox = outbox = self._new_outbound(spool)
+        self._outbox = outbox = self._new_outbox(spool, fates)
         self._relay = relay = self._new_relay(spool, outbox)
         # On a stream of somebody else's they may hear at once. What comes before all is restored is stored behind it.
         self._handlers = [*self._new_handlers(relay, self._bounces, entrances), entrances]
@@ -250,13 +253,13 @@ class Gateway(MultiService):
             super().startService()
             spool.key().addCallback(self._open)
 
-    def _has_left(self, element: Element) -> None:
+    def _has_left(self, outbound: OutboundStanza) -> None:
         """A stanza leaves, whoever sends it."""
-        self._rooms.sent(element)
-        if element.name == "presence" and self._entrances is not None:
-            self._entrances.sent(element)
+        self._rooms.sent(outbound)
+        if outbound.kind == "presence" and self._entrances is not None:
+            self._entrances.sent(outbound)
 
-    def _first_of_stream(self) -> Iterable[Element]:
+    def _first_of_stream(self) -> Iterable[Element | OutboundStanza]:
         return () if self._entrances is None else self._entrances.first()
 
     async def _ask(self, iq: Element, timeout: float) -> Element:
@@ -267,12 +270,12 @@ class Gateway(MultiService):
             self._iq_requests.setHandlerParent(self.stream)
         return await self._iq_requests.ask(iq, timeout)
 
-    def _is_pushed(self, number: int, outbound: OutboundStanza, element: Element) -> None:
+    def _is_pushed(self, number: int, outbound: OutboundStanza) -> None:
         """A stanza that nobody has asked for is about to leave."""
         if self._bounces is not None:
-            self._bounces.pushed(number, outbound, element)
+            self._bounces.pushed(number, outbound)
         if outbound.delivery_id is None and self._entrances is not None:
-            self._entrances.expect(element)
+            self._entrances.expect(outbound)
 
     def _say_what_is_served(self) -> None:
         """For the top of a log: what somebody who reads it at night would ask first."""
@@ -517,6 +520,8 @@ class Gateway(MultiService):
         for handler in self._handlers:
             handler.disownHandlerParent(self.stream)
         self._handlers = []
+        if self._outbox is not None:
+            await self._outbox.count_lost()
         if self._spool is not None:
             await self._spool.close()
         if self._spool_lock is not None:
@@ -534,7 +539,10 @@ class Gateway(MultiService):
 
     def _new_spool(self) -> Spool:
         if self._spool_lock is None:
-            return MemorySpool(self._reactor.seconds)
+            settings = self._settings
+            # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
+            waiting = backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES
+            return MemorySpool(self._reactor.seconds, max_kept=MAX_UNCONFIRMED + waiting, observer=self.counters)
         self._spool_lock.note_process()
         return SqliteSpool(
             self._spool_lock.path,
@@ -547,7 +555,7 @@ class Gateway(MultiService):
             observer=self.counters,
         )
 
-    def _new_outbound(self, spool: Spool) -> Outbox:
+    def _new_outbox(self, spool: Spool, fates: Fates) -> Outbox:
         return Outbox(
             spool,
             self.outlet,
@@ -556,6 +564,7 @@ class Gateway(MultiService):
             domain=self._settings.component.domain,
             limits=self._limits,
             lifetimes=_lifetimes(self._settings.delivery),
+            fates=fates,
             pushed=self._is_pushed,
         )
 
@@ -769,8 +778,8 @@ def _component_stream(
     counters: Counters,
     rooms: Rooms,
     *,
-    sent: Callable[[Element], object],
-    first: Callable[[], Iterable[Element]],
+    sent: Callable[[OutboundStanza], object],
+    first: Callable[[], Iterable[Element | OutboundStanza]],
 ) -> ComponentStream:
     component = settings.component
     return ComponentStream(
@@ -788,6 +797,4 @@ def _component_stream(
         confirm=component.write_barrier,
         fallback=component.write_barrier_fallback,
         lifetimes=_lifetimes(settings.delivery),
-        # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-        max_waiting=backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES,
     )

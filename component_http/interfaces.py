@@ -96,11 +96,16 @@ class Spool(Protocol):
 
     Attributes:
         durable: What it keeps outlives the process.
+        crowd: Answers of deliveries that may wait in it to leave before no more should be made; 0 where none should be
+            made as long as the outlet is crowded.
         trouble: Why it stores nothing now, as a phrase; None if it does.
     """
 
     @property
     def durable(self) -> bool: ...  # pragma: no cover
+
+    @property
+    def crowd(self) -> int: ...  # pragma: no cover
 
     @property
     def trouble(self) -> str | None: ...  # pragma: no cover
@@ -214,7 +219,7 @@ class Spool(Protocol):
 
         Args:
             number: Its number.
-            outbound stanza: What was kept of it.
+            outbound: What was kept of it.
             note: What it came back with, for a person.
         """
         ...  # pragma: no cover
@@ -288,23 +293,14 @@ class Outlet(Protocol):
         """
         ...  # pragma: no cover
 
-    def depart(
-        self,
-        outbound: OutboundStanza,
-        element: Element,
-        tell: Callable[[Fate], None] | None = None,
-        *,
-        kept: bool = True,
-    ) -> bool:
+    def depart(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
         """
         Send one stanza that was checked before, or keep it until the stream is back.
 
         Args:
-            outbound stanza: It, and what is to be known of it.
-            element: The same as an element.
-            tell: Told its fate, once; None for nobody.
-            kept: Whoever is told keeps it: after `lost` and `suspected` nothing more is done about it here. False: the
-                outlet itself sends it again where it has to, and never tells these two.
+            outbound: The stanza.
+            tell: Told its fate, once; nothing more is done about the stanza then. An outlet that stops says nothing of
+                what was written.
 
         Returns:
             False if it was neither sent nor kept.
@@ -312,7 +308,7 @@ class Outlet(Protocol):
         ...  # pragma: no cover
 
     def give_back(self) -> None:
-        """Tell `lost` of all that waits to be written and that somebody keeps, who brings it again."""
+        """Tell `lost` of all that waits to be written, for who was told brings it again."""
         ...  # pragma: no cover
 
     def when_clear(self) -> Deferred[None]:

@@ -48,12 +48,14 @@ class Composed:
         answers: One of them answers the iq that they were made for.
         note: A mistake in a reply object, for its author: it has nothing to send, or `body` under another name. None
             where there is none.
+        xml: Each of the stanzas as it is written; empty where that is still to be done.
     """
 
     stanzas: tuple[Element, ...]
     verbatim: frozenset[int] = frozenset()
     answers: bool = False
     note: str | None = None
+    xml: tuple[bytes, ...] = ()
 
 
 def answer(
@@ -158,6 +160,7 @@ class _Composer:
             ReplyRefused: One of them cannot be sent, so none is.
         """
         made: list[Element] = []
+        written: list[bytes] = []
         verbatim: set[int] = set()
         note: str | None = None
         allowance = _Allowance()
@@ -179,7 +182,7 @@ class _Composer:
             for element in elements:
                 # Each at once, as long as its addresses are remembered: to take long ones apart again is dear.
                 try:
-                    sendable(element, self.domain, self.limits.max_bytes)
+                    written.append(sendable(element, self.domain, self.limits.max_bytes))
                 except XmlRefused as error:
                     raise ReplyRefused(str(error)) from None
                 made.append(element)
@@ -188,7 +191,7 @@ class _Composer:
         answers = sum(map(self.is_answer, made))
         if answers > 1:
             raise ReplyRefused("more than one answer to the iq")
-        return Composed(tuple(made), frozenset(verbatim), answers > 0, note)
+        return Composed(tuple(made), frozenset(verbatim), answers > 0, note, tuple(written))
 
     def is_answer(self, element: Element) -> bool:
         """The element ends the iq that is answered."""

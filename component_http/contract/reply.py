@@ -64,6 +64,7 @@ class Verdict:
         ignored_body: The response had a body that was not read as a reply, or not all of it, by its status, its media
             type or its properties: the mistakes that people make.
         verbatim: Which of the stanzas the webhook wrote as XML, counted from 0.
+        xml: The first of the stanzas as they are written; what is behind these is still to be checked and written.
     """
 
     outcome: Outcome
@@ -71,6 +72,7 @@ class Verdict:
     note: str | None = None
     ignored_body: bool = False
     verbatim: frozenset[int] = frozenset()
+    xml: tuple[bytes, ...] = ()
 
 
 def judge(
@@ -103,13 +105,13 @@ def judge(
         composed = answer(stanza, replies or [], domain=domain, limits=limits, new_id=new_id)
     except ReplyRefused as refused:
         return Verdict("refused_reply", (error_stanza(stanza, INTERNAL),) if stanza.is_request else (), str(refused))
-    stanzas, verbatim = composed.stanzas, composed.verbatim
+    stanzas, verbatim, xml = composed.stanzas, composed.verbatim, composed.xml
     if composed.note is not None:
         remedy = "" if stanzas or stanza.is_request else "; to send nothing, answer {} or 204"
         note_or_none = composed.note + remedy
     ignored = note_or_none is not None
     if not stanza.is_request or composed.answers:
-        return Verdict("replied" if stanzas else "silent", stanzas, note_or_none, ignored, verbatim)
+        return Verdict("replied" if stanzas else "silent", stanzas, note_or_none, ignored, verbatim, xml)
     if replies is not None and not stanzas:
         return Verdict("replied", (stanza.response("result"),), note_or_none, ignored)
     return Verdict(
@@ -118,6 +120,7 @@ def judge(
         note_or_none or "the webhook's response holds no answer to the iq",
         ignored,
         verbatim,
+        xml,
     )
 
 

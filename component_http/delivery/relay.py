@@ -18,6 +18,7 @@ from component_http.contract import conditions, reply
 from component_http.contract.composing import Composed
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import IdempotencyRecord
+from component_http.contract.outbound import OutboundStanza
 from component_http.contract.reply import Response, Verdict
 from component_http.contract.request import delayed_body, request_body
 from component_http.contract.stanza import Stanza
@@ -26,7 +27,7 @@ from component_http.delivery.deadlines import Deadlines
 from component_http.delivery.forwarder import Attempted, Forwarder, Later
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
-from component_http.delivery.outbox import Leaving, Outbox
+from component_http.delivery.outbox import Outbox
 from component_http.delivery.retry import Retry
 from component_http.errors import DeliveryEnded, SpoolError, WebhookError
 from component_http.interfaces import Observer, Outlet, Spool, Valve
@@ -709,7 +710,7 @@ class Relay:
         if delivery is None or delivery_id in self._ending:
             return fail(DeliveryEnded())
         numbers: Deferred[Sequence[int]] = Deferred()
-        verdict = Verdict("replied", composed.stanzas, verbatim=composed.verbatim)
+        verdict = Verdict("replied", composed.stanzas, verbatim=composed.verbatim, xml=composed.xml)
         self._end(delivery, verdict, record, told=numbers)
         return numbers
 
@@ -732,13 +733,14 @@ class Relay:
             self.note_said(verdict.stanzas, delivery.id)
         leaving = self._outbox.leaving(
             verdict.stanzas,
+            verdict.xml,
             verbatim=verdict.verbatim,
             delivery_id=delivery.id,
             deadline=delivery.deadline,
             asked=delivery.stanza if delivery.stanza.bounceable else None,
         )
         letter = _letter(delivery, verdict) if keep_letter else None
-        ended: Deferred[Any] = self._spool.end(delivery.id, [outbound for outbound, _ in leaving], letter, record)
+        ended: Deferred[Any] = self._spool.end(delivery.id, leaving, letter, record)
         ended.addErrback(self._not_noted, delivery)
         ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(
             self._log_internal_error, delivery
@@ -773,7 +775,7 @@ class Relay:
         numbers: Sequence[int] | None,
         delivery: Delivery,
         verdict: Verdict,
-        leaving: Leaving,
+        leaving: Sequence[OutboundStanza],
         letter: DeadLetter | None,
     ) -> Sequence[int] | None:
         del self._deliveries[delivery.id]

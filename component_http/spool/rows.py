@@ -30,6 +30,7 @@ from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import SpoolError, XmlRefused
 
 __all__ = [
+    "CROWD",
     "GRACE",
     "LEAD",
     "MAX_BYTES",
@@ -97,6 +98,9 @@ in the backlog, and the time of one POST.
 PAGE = 500
 PAGE_BYTES = 1024 * 1024
 """Departures that are read at once."""
+
+CROWD = 10_000
+"""Answers of deliveries that wait for the server when no more should be made; less than half of that is all right."""
 
 MAX_DEPARTURES = 100_000
 """Stanzas that wait for the server, above which nothing more is pushed."""
@@ -509,7 +513,7 @@ def outbound_rows(outbound_stanzas: Sequence[OutboundStanza]) -> list[Row]:
             outbound.expires,
             outbound.verbatim,
             None if outbound.asked is None else _asked_text(outbound.asked),
-            outbound.xml.encode("utf-8"),
+            outbound.xml,
         )
         for outbound in outbound_stanzas
     ]
@@ -631,7 +635,7 @@ def _outbound(row: Row, at: Moment, suspected: bool) -> OutboundStanza:
     except _UNREADABLE:
         question = None  # who asked is not told where this is refused
     return OutboundStanza(
-        xml=_bytes(xml).decode("utf-8", "replace"),
+        xml=_bytes(xml),
         kind=kind,
         expires=at.seconds + left,
         stored=at.seconds - max(0.0, at.now - stored),

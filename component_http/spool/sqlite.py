@@ -290,6 +290,7 @@ class SqliteSpool:
     _log = Logger()
 
     durable = True
+    crowd = rows.CROWD
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from twisted.words.xish.domish import Element
 from component_http.contract import reply
 from component_http.contract.conditions import StanzaError, error_of_status
 from component_http.contract.delivery import DeadLetter, Delivery
-from component_http.contract.outbound import OutboundStanza
+from component_http.contract.outbound import Fate, OutboundStanza
 from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits, parse_stanzas
@@ -228,11 +228,12 @@ class AnswerTests(DeliveryTestCase):
 
     def test_lost_reply_is_counted(self) -> None:
         """
-        A reply that the stream cannot take is not forgotten silently.
+        A reply that neither the spool nor the stream can take is not forgotten silently.
         """
         self.outlet.full = True
-        self.a_relay([json_response('{"body": "pong"}')]).accept(a_stanza())
-        self.assertEqual(1, self.counters["reply_lost"])
+        spool = KeepingSpool()
+        self.a_relay([Deferred(), json_response('{"body": "pong"}')], spool=spool).accept(a_stanza())
+        self.assertEqual(0, self.counters["reply_lost"])
 
 
 class LogTests(DeliveryTestCase):
@@ -1918,13 +1919,11 @@ class DrainTests(DeliveryTestCase):
 
     def test_outlet_that_breaks(self) -> None:
         """
-        A stream of an application that raises costs the stanza, and not the drain.
+        A stream of an application that raises is asked again later, and costs the drain no more than a moment.
         """
 
         class Broken(RecordingOutlet):
-            def depart(
-                self, outbound: OutboundStanza, element: Element, tell: Any = None, *, kept: bool = True
-            ) -> bool:
+            def depart(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
                 raise RuntimeError("no stream")
 
         self.outlet = Broken()
@@ -1932,8 +1931,10 @@ class DrainTests(DeliveryTestCase):
         relay.accept(a_stanza())
         drained = self.a_drain(relay, 1.0)
         self.clock.pump([1, 0])
+        self.assertNoResult(drained)
+        self.clock.advance(FLUSH)
         self.successResultOf(drained)
-        self.assertEqual((1, 1), (self.counters["reply_lost"], len(self.flushLoggedErrors(RuntimeError))))
+        self.assertEqual((0, 2), (self.counters["reply_lost"], len(self.flushLoggedErrors(RuntimeError))))
 
     def test_a_moment_to_leave(self) -> None:
         """

@@ -23,6 +23,7 @@ from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
 from component_http.delivery.dispatch import GRACE, Dispatch
+from component_http.delivery.fates import Fates
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
@@ -74,7 +75,8 @@ class World:
             draw=lambda: 0.5,
             link=lambda delivery: f"https://gateway.example.org/{delivery.id}",
         )
-        bounces = Bounces(self.spool, self.counters, self.clock.seconds)
+        fates = Fates()
+        bounces = Bounces(self.spool, self.counters, self.clock.seconds, fates)
         outbox = Outbox(
             self.spool,
             self.outlet,
@@ -82,6 +84,7 @@ class World:
             clock=self.clock,
             domain=DOMAIN,
             limits=Limits(),
+            fates=fates,
             pushed=bounces.pushed,
         )
         self.relay = Relay(
