@@ -408,7 +408,9 @@ class BorrowedStreamTests(HandlerTestCase):
             message = Element((NS_COMPONENT, "message"))
             message["to"] = to
             outlet.send(message)
-        self.assertEqual([("bot.example.org", "alice@example.org")], [(one.head.sender, one.head.recipient) for one in told])
+        self.assertEqual(
+            [("bot.example.org", "alice@example.org")], [(one.head.sender, one.head.recipient) for one in told]
+        )
 
     def test_what_we_send_is_checked_there_too(self) -> None:
         """
