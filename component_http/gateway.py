@@ -33,22 +33,23 @@ from component_http.contract.delivery import Delivery
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
 from component_http.contract.outbound import LIFETIMES, OutboundStanza
-from component_http.contract.reply import Response
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
+from component_http.delivery.deadlines import LATE_SECONDS, Times
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.fates import Fates
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.pushes import Pushes
-from component_http.delivery.relay import LATE_SECONDS, Relay, Status
+from component_http.delivery.relay import Relay, Status
 from component_http.delivery.retry import RetryPolicy
-from component_http.errors import ConnectionFailed, SettingsError, SpoolError, SpoolUnusable
+from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Found, Outlet, ReplyObjects, Spool, Stream, Valve, Webhook
 from component_http.operations.metrics import Counters
 from component_http.settings import DeliverySettings, Settings
@@ -586,7 +587,7 @@ class Gateway(MultiService):
         if webhook is None:
             if self._client is None:
                 self._client = webhook_client(settings, self._reactor)
-            webhook = self._client or _NoWebhook()
+            webhook = self._client
         judge = partial(
             reply.judge,
             domain=settings.component.domain,
@@ -609,7 +610,7 @@ class Gateway(MultiService):
             breaker=_breaker(delivery),
             on_gone=error_of_status(410, settings.conditions) if delivery.on_gone == "disable" else None,
             clock=self._reactor,
-            now=time.time,
+            wall=time.time,
             draw=self._random.random,
             link=None if self._hooks is None else self._link,
         )
@@ -621,15 +622,20 @@ class Gateway(MultiService):
             outbox,
             self._valve,
             self.counters,
+            Loops(
+                LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
+                LoopBrake() if delivery.loop_guard is None else None,
+                self.counters,
+                self._reactor,
+            ),
             clock=self._reactor,
             new_id=_new_id,
             wall=time.time,
-            deadlines=_deadlines(delivery),
-            grace=delivery.outage_grace,
-            late_seconds=max(LATE_SECONDS, settings.webhook.timeout),
-            loop_guard=LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
-            loop_brake=LoopBrake() if delivery.loop_guard is None else None,
-            has_webhook=self._has_webhook,
+            times=Times(
+                _deadlines(delivery),
+                grace=delivery.outage_grace,
+                late_seconds=max(LATE_SECONDS, settings.webhook.timeout),
+            ),
             once=delivery.max_attempts == 1 and spool.durable,
         )
 
@@ -735,13 +741,6 @@ def _connections(settings: Settings) -> int:
     # As many of the API's clients again may wait to be told that there are too many.
     beside = FILES_BESIDE + 2 * _api_connections(settings)
     return max(1, min(settings.webhook.max_connections, _open_files() - beside))
-
-
-class _NoWebhook:
-    """Stands in the place of a webhook where there is none, and is never asked."""
-
-    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
-        raise ConnectionFailed("there is no webhook")
 
 
 def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:

@@ -28,8 +28,10 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
+from component_http.delivery.deadlines import Times
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
+from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
 from component_http.delivery.retry import RetryPolicy
@@ -110,7 +112,7 @@ class World:
             breaker=Breaker(),
             on_gone=None,
             clock=self.clock,
-            now=self.clock.seconds,
+            wall=self.clock.seconds,
             draw=self.random.random,
         )
         spool, outlet, ids = MemorySpool(), _Sink(), count()
@@ -122,12 +124,11 @@ class World:
             Outbox(spool, outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits()),
             RecordingValve(),
             self.counters,
+            Loops(None, None, self.counters, self.clock),
             clock=self.clock,
             new_id=lambda: f"d{next(ids)}",
             wall=self.clock.seconds,
-            deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
-            grace=self.grace,
-            loop_guard=None,
+            times=Times({"message": 900.0, "iq": 25.0, "presence": 60.0}, self.grace),
         )
 
     @property

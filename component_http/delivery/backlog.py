@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Literal
 
-from attrs import Factory, define, frozen
+from attrs import define, frozen
 
 __all__ = ["Backlog", "BacklogLimits", "Conversation", "Refusal"]
 
@@ -63,7 +63,7 @@ neither may have to wait for the end of the others.
 """
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class _Domain:
     """What the addresses of one domain have pending or reserved."""
 
@@ -72,7 +72,7 @@ class _Domain:
     pending_bytes: int = 0
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class _Sender:
     """What one bare address has pending or reserved."""
 
@@ -82,36 +82,62 @@ class _Sender:
     pending_bytes: int = 0
 
 
-@define(eq=False)
+@define(eq=False, weakref_slot=False)
 class _ConversationQueue:
     """
     The deliveries of one conversation.
 
     Attributes:
-        deliveries: The size of each, by id, in order of arrival; never empty for long. A linked list, unlike dict, so
-            that the first of many is found at once whatever was removed before it.
-        head: The state of the first; the others wait for it.
+        first: The id of the first; the others wait for it.
+        size: The size of the first.
+        behind: The sizes of the others, by id, in order of arrival; None where there are none, as mostly. A linked
+            list, unlike dict, so that the next of many is found at once whatever was removed before it.
+        head: The state of the first.
+        before: While it is ready: the conversation of the same sender that has its turn before it, in a ring.
+        after: The one that has its turn after it.
     """
 
     conversation: Conversation
     sender: _Sender
-    deliveries: OrderedDict[str, int] = Factory(OrderedDict)
-    head: Literal["ready", "running", "resting"] = "ready"
+    first: str
+    size: int
+    behind: OrderedDict[str, int] | None = None
+    head: Literal["ready", "running", "backing_off"] = "ready"
+    before: _ConversationQueue | None = None
+    after: _ConversationQueue | None = None
 
-    @property
-    def first(self) -> str:
-        return next(iter(self.deliveries))
+    def __len__(self) -> int:
+        return 1 if self.behind is None else 1 + len(self.behind)
 
     @property
     def is_iq(self) -> bool:
         return self.conversation[2]
+
+    def append(self, delivery_id: str, size: int) -> None:
+        """Put one at the end."""
+        if self.behind is None:
+            self.behind = OrderedDict()
+        self.behind[delivery_id] = size
+
+    def remove(self, delivery_id: str) -> int:
+        """Take one out that is not the only one; returns its size."""
+        assert self.behind is not None
+        if delivery_id == self.first:
+            size = self.size
+            self.first, self.size = self.behind.popitem(last=False)
+        else:
+            size = self.behind.pop(delivery_id)
+        if not self.behind:
+            self.behind = None
+        return size
 
 
 class _Round:
     """The ready conversations: they take turns by domain, within it by sender, and within that by conversation."""
 
     def __init__(self) -> None:
-        self._domains: OrderedDict[_Domain, OrderedDict[_Sender, OrderedDict[_ConversationQueue, None]]] = OrderedDict()
+        # Of each sender the conversation whose turn is next; the others follow it in its ring.
+        self._domains: OrderedDict[_Domain, OrderedDict[_Sender, _ConversationQueue]] = OrderedDict()
 
     def __bool__(self) -> bool:
         return bool(self._domains)
@@ -122,35 +148,35 @@ class _Round:
         senders = self._domains.get(sender.domain)
         if senders is None:
             senders = self._domains[sender.domain] = OrderedDict()
-        queues = senders.get(sender)
-        if queues is None:
-            queues = senders[sender] = OrderedDict()
-        queues[queue] = None
+        following = senders.setdefault(sender, queue)
+        last = following.before or following
+        queue.before, queue.after = last, following
+        last.after = following.before = queue
 
     def leave(self, queue: _ConversationQueue) -> None:
         """Take a conversation out."""
         sender = queue.sender
         senders = self._domains[sender.domain]
-        queues = senders[sender]
-        del queues[queue]
-        if not queues:
+        before, after = queue.before, queue.after
+        assert before is not None and after is not None
+        before.after, after.before = after, before
+        queue.before = queue.after = None
+        if after is queue:
             del senders[sender]
             if not senders:
                 del self._domains[sender.domain]
+        elif senders[sender] is queue:
+            senders[sender] = after
 
     def next(self) -> _ConversationQueue:
         """Take out the conversation whose turn it is; its sender and domain go to the end. There has to be one."""
         domain, senders = next(iter(self._domains.items()))
-        sender, queues = next(iter(senders.items()))
-        queue, _ = queues.popitem(last=False)
-        if queues:
+        sender, queue = next(iter(senders.items()))
+        self.leave(queue)
+        if sender in senders:
             senders.move_to_end(sender)
-        else:
-            del senders[sender]
         if senders:
             self._domains.move_to_end(domain)
-        else:
-            del self._domains[domain]
         return queue
 
 
@@ -158,11 +184,11 @@ class Backlog:
     """
     The deliveries that are pending: accepted, and not ended.
 
-    One delivery of a conversation is under way at a time, running or resting between two attempts, and its followers
-    wait behind it in the order they came. Conversations whose first delivery is ready take turns: by the sender's
-    domain, within a domain by sender, and within a sender by conversation. A domain, sender and conversation that was
-    served goes to the end of its round. So a domain that is ready waits for at most one turn of each other domain,
-    however many senders they have, and a sender for at most one turn of each other sender of its domain.
+    One delivery of a conversation is under way at a time, running or backing off between two attempts, and its
+    followers wait behind it in the order they came. Conversations whose first delivery is ready take turns: by the
+    sender's domain, within a domain by sender, and within a sender by conversation. A domain, sender and conversation
+    that was served goes to the end of its round. So a domain that is ready waits for at most one turn of each other
+    domain, however many senders they have, and a sender for at most one turn of each other sender of its domain.
 
     A domain is what stands behind the @, as it is written: subdomains are domains of their own, because no rule tells
     which of them belong to one owner.
@@ -178,7 +204,7 @@ class Backlog:
 
     Args:
         limits: What `refusal`, `crowded` and `relieved` go by.
-        max_running: Deliveries that run at once, 1 or more; a resting one is not running.
+        max_running: Deliveries that run at once, 1 or more; one that backs off is not running.
     """
 
     def __init__(self, limits: BacklogLimits, max_running: int) -> None:
@@ -260,7 +286,7 @@ class Backlog:
         pending = len(self._queue_of) + self._reserved
         pending_bytes = self._pending_bytes + self._reserved_bytes
         queue = self._queues.get(conversation)
-        in_conversation = self._reserved_of.get(conversation, 0) + (len(queue.deliveries) if queue else 0)
+        in_conversation = self._reserved_of.get(conversation, 0) + (0 if queue is None else len(queue))
         full = in_conversation >= limits.max_per_conversation
         if (
             pending + 1 <= limits.fair_above * limits.max_pending
@@ -333,9 +359,11 @@ class Backlog:
             raise ValueError(f"{delivery_id} is pending already")
         queue = self._queues.get(conversation)
         if queue is None:
-            queue = self._queues[conversation] = _ConversationQueue(conversation, self._sender(conversation[0]))
-            self._enter_round(queue)
-        queue.deliveries[delivery_id] = size
+            queue = _ConversationQueue(conversation, self._sender(conversation[0]), delivery_id, size)
+            self._queues[conversation] = queue
+            self._round_of(queue).enter(queue)
+        else:
+            queue.append(delivery_id, size)
         self._queue_of[delivery_id] = queue
         self._pending_bytes += size
         if reserved:
@@ -351,7 +379,7 @@ class Backlog:
     def waiting(self, conversation: Conversation) -> list[str]:
         """The ids of what is pending of a conversation, in order of arrival."""
         queue = self._queues.get(conversation)
-        return [] if queue is None else list(queue.deliveries)
+        return [] if queue is None else [queue.first, *(queue.behind or ())]
 
     @property
     def ready(self) -> bool:
@@ -388,15 +416,15 @@ class Backlog:
         self._running += 1
         return queue.first
 
-    def rest(self, delivery_id: str) -> None:
+    def back_off(self, delivery_id: str) -> None:
         """A running delivery waits for another attempt: its place is free, its own conversation waits with it."""
         queue = self._queue_led_by(delivery_id, "running")
         self._stop_running(queue)
-        queue.head = "resting"
+        queue.head = "backing_off"
 
-    def rise(self, delivery_id: str) -> None:
-        """A resting delivery is ready again; its conversation gets to the end of the round."""
-        self._enter_round(self._queue_led_by(delivery_id, "resting"))
+    def ready_again(self, delivery_id: str) -> None:
+        """A delivery that backs off is ready again; its conversation gets to the end of the round."""
+        self._enter_round(self._queue_led_by(delivery_id, "backing_off"))
 
     def remove(self, delivery_id: str) -> None:
         """
@@ -406,16 +434,18 @@ class Backlog:
         """
         queue = self._queue_of.pop(delivery_id)
         led = queue.first == delivery_id
-        size = queue.deliveries.pop(delivery_id)
-        self._pending_bytes -= size
         if led and queue.head == "running":
             self._stop_running(queue)
-        if not queue.deliveries:
+        if queue.behind is None:
+            size = queue.size
             del self._queues[queue.conversation]
             if queue.head == "ready":
                 self._round_of(queue).leave(queue)
-        elif led and queue.head != "ready":
-            self._enter_round(queue)
+        else:
+            size = queue.remove(delivery_id)
+            if led and queue.head != "ready":
+                self._enter_round(queue)
+        self._pending_bytes -= size
         self._hold(queue.sender, -1, -size)
 
     def _sender(self, name: str) -> _Sender:
@@ -450,10 +480,10 @@ class Backlog:
             if not domain.pending:
                 del self._domains[domain.name]
 
-    def _queue_led_by(self, delivery_id: str, state: Literal["running", "resting"]) -> _ConversationQueue:
+    def _queue_led_by(self, delivery_id: str, state: Literal["running", "backing_off"]) -> _ConversationQueue:
         queue = self._queue_of[delivery_id]
         if queue.head != state or queue.first != delivery_id:
-            raise ValueError(f"{delivery_id} is not {state}")
+            raise ValueError(f"{delivery_id} is not {state.replace('_', ' ')}")
         return queue
 
     def _stop_running(self, queue: _ConversationQueue) -> None:

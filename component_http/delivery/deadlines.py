@@ -4,9 +4,58 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
+from collections.abc import Mapping
 from math import inf
 
-__all__ = ["Deadlines"]
+from attrs import frozen
+
+from component_http.contract.delivery import Delivery
+from component_http.contract.stanza import Stanza
+
+__all__ = ["LATE_SECONDS", "Deadlines", "Times"]
+
+LATE_SECONDS = 60.0
+"""Seconds that a message gets for its attempts which the webhook has not seen when its time is over, or nearly."""
+
+
+@frozen
+class Times:
+    """
+    How long deliveries may take.
+
+    Attributes:
+        seconds: The time of each, by the kind of its stanza.
+        grace: Seconds since its acceptance for which a message waits that the webhook could not be asked about before
+            its deadline; 0.0: no longer than that.
+        late_seconds: As `LATE_SECONDS`.
+    """
+
+    seconds: Mapping[str, float]
+    grace: float = 0.0
+    late_seconds: float = LATE_SECONDS
+
+    def begin(self, delivery_id: str, stanza: Stanza, size: int, now: float) -> Delivery:
+        """Make a delivery of a stanza whose time begins now."""
+        deadline = now + self.seconds[stanza.kind]
+        last = now + self.grace if stanza.kind == "message" else deadline
+        return Delivery(delivery_id, stanza.facts(), size, deadline, last=last, accepted=now)
+
+    def begin_again(self, delivery: Delivery, now: float) -> None:
+        """Let the time of a delivery that somebody retries begin now."""
+        delivery.deadline = now + self.seconds[delivery.stanza.kind]
+        delivery.last = max(delivery.last, delivery.deadline)
+
+    def needs_more(self, delivery: Delivery, now: float) -> bool:
+        """A delivery whose turn it is, and that the webhook has not seen, has too little time for its attempts."""
+        return not delivery.tries and delivery.last > delivery.deadline < now + self.late_seconds
+
+    def give_more(self, delivery: Delivery, now: float) -> None:
+        """Let such a delivery have the time for them."""
+        delivery.deadline = max(delivery.deadline, min(delivery.last, now + self.late_seconds))
+
+    def is_late(self, delivery: Delivery, now: float) -> bool:
+        """Its time was over before the webhook could be asked about it."""
+        return delivery.accepted is not None and delivery.accepted + self.seconds[delivery.stanza.kind] <= now
 
 
 class Deadlines:

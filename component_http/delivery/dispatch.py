@@ -81,7 +81,7 @@ class Dispatch:
         if not composed.answers:
 
             def note(numbers: Sequence[int]) -> Sequence[int]:
-                self._relay.note_said(composed.stanzas, delivery_id)
+                self._relay.loops.said(composed.stanzas, delivery_id)
                 return numbers
 
             # What was not kept is not said, and is no evidence of a loop.

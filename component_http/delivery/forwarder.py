@@ -25,7 +25,7 @@ from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut
 from component_http.interfaces import Observer, Webhook
 from component_http.throttle import LOG_INTERVAL, Throttle
 
-__all__ = ["LATER", "Attempted", "Forwarder", "Later"]
+__all__ = ["LATER", "NO_WEBHOOK", "Attempted", "Forwarder", "Later", "NoMore"]
 
 HANGING = 10.0
 """
@@ -44,6 +44,24 @@ A webhook that was started again knows nothing of the requests from before, so t
 
 
 @frozen
+class NoMore:
+    """
+    Nothing is POSTed any more.
+
+    Attributes:
+        error: What the senders of what is pending are told.
+        note: Why, for the log.
+    """
+
+    error: StanzaError
+    note: str
+
+
+NO_WEBHOOK = NoMore(conditions.SERVICE_UNAVAILABLE, "there is no webhook")
+"""Nothing ever is: what the spool has kept of an earlier start is given up."""
+
+
+@frozen
 class Later:
     """The webhook will answer this iq when it can; nothing more is POSTed for it."""
 
@@ -58,11 +76,11 @@ class Attempted:
 
     Attributes:
         next: The end of the delivery, when to try again, or that its answer comes later.
-        rest: Seconds that the webhook wants no other delivery of the same conversation for, where this one ended.
+        ban: Seconds that the webhook wants no other delivery of the same conversation for, where this one ended.
     """
 
     next: Verdict | Retry | Later
-    rest: float = 0.0
+    ban: float = 0.0
 
 
 class Forwarder:
@@ -72,7 +90,7 @@ class Forwarder:
     Everything it knows is about the webhook; what becomes of deliveries that wait is the relay's.
 
     Args:
-        webhook: Where to.
+        webhook: Where to; None where there is no webhook.
         judge: What a response means for a stanza (`contract.reply.judge` with everything but these two given).
         observer: Told `attempted`, then `attempt_failed`, `attempt_timed_out`, `redirected` or `body_ignored` where it
             applies; `left_open`, `retried`, `retried_stale`, `webhook_paused`, `breaker_opened`, `breaker_closed`,
@@ -82,24 +100,24 @@ class Forwarder:
         breaker: Whether it is asked at all.
         on_gone: After a 410 nothing is POSTed any more, and senders are told this; None: a 410 is about one stanza.
         clock: The reactor's clock.
-        now: The wall clock, seconds since the epoch.
+        wall: The wall clock, seconds since the epoch.
         draw: A random number from 0 to 1, for the jitter.
         link: Makes what the webhook can reply to late, for a header of the request; then a 202 in answer to an iq
             leaves it open. None where there is no such thing.
 
     Attributes:
-        gone: The webhook said 410 and is not asked any more: what senders are told; else None.
+        no_more: Why nothing is POSTed: there is no webhook, or it said 410 and is gone; None while something is.
         untrusted: The webhook's certificate was not valid when it was last asked.
         last_failure: Why the last attempt that failed did, for a person; None if none did.
-        awakenings: How often the webhook was found to be back, or somebody said so: what rests since before one of
-            these need not rest any longer.
+        awakenings: How often the webhook was found to be back, or somebody said so: what backs off since before one of
+            these need not wait any longer.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        webhook: Webhook,
+        webhook: Webhook | None,
         judge: Callable[[Stanza, Response], Verdict],
         observer: Observer,
         *,
@@ -108,7 +126,7 @@ class Forwarder:
         breaker: Breaker,
         on_gone: StanzaError | None,
         clock: IReactorTime,
-        now: Callable[[], float],
+        wall: Callable[[], float],
         draw: Callable[[], float],
         link: Callable[[Delivery], str | None] | None = None,
     ) -> None:
@@ -120,14 +138,26 @@ class Forwarder:
         self._breaker = breaker
         self._on_gone = on_gone
         self._clock = clock
-        self._now = now
+        self._wall = wall
         self._draw = draw
         self._link = link
         self._throttle = Throttle(LOG_INTERVAL)
-        self.gone: StanzaError | None = None
+        self.no_more = NO_WEBHOOK if webhook is None else None
         self.untrusted = False
         self.last_failure: str | None = None
         self.awakenings = 0
+
+    @property
+    def gone(self) -> StanzaError | None:
+        """What senders are told since the webhook has said that it is gone; None while it has not."""
+        return self.no_more.error if self.no_more is not None and self.no_more is not NO_WEBHOOK else None
+
+    @property
+    def state(self) -> Literal["closed", "open", "half_open", "gone", "none"]:
+        """How the webhook is: `none`: there is none. `gone`: it said so. Else the state of the breaker."""
+        if self.no_more is None:
+            return self._breaker.state
+        return "none" if self.no_more is NO_WEBHOOK else "gone"
 
     @property
     def breaker_state(self) -> Literal["closed", "open", "half_open"]:
@@ -135,9 +165,10 @@ class Forwarder:
         return self._breaker.state
 
     @property
-    def failing_since(self) -> float | None:
-        """When, by the reactor's clock, the webhook began to fail; None while it is well."""
-        return self._breaker.failing_since
+    def failing_for(self) -> float | None:
+        """Seconds for which nothing but failures came from the webhook; None while it is well."""
+        since = self._breaker.failing_since
+        return None if since is None else self._clock.seconds() - since
 
     @property
     def places(self) -> int:
@@ -216,7 +247,7 @@ class Forwarder:
             if verdict.ignored_body:
                 self._tell_ignored(delivery, verdict)
             return Attempted(LATER)
-        return Attempted(self._verdict(delivery, result, step), step.rest)
+        return Attempted(self._verdict(delivery, result, step), step.ban)
 
     def expire(self, delivery: Delivery) -> Verdict:
         """End a delivery whose deadline has come."""
@@ -233,13 +264,14 @@ class Forwarder:
     async def _post(self, delivery: Delivery, body: bytes, fresh: bool, probe: Probe | None) -> AttemptResult:
         headers = {
             "webhook-id": delivery.id,
-            "webhook-timestamp": str(int(self._now())),
+            "webhook-timestamp": str(int(self._wall())),
             "webhook-attempt": str(delivery.tries),
         }
         link = None if self._link is None else self._link(delivery)
         if link is not None:
             headers[HEADER] = link
         self._observer.count("attempted")
+        assert self._webhook is not None
         try:
             post = self._webhook.post(body, headers, fresh=fresh)
             if probe != "short":
@@ -252,7 +284,6 @@ class Forwarder:
     def _next_step(
         self, delivery: Delivery, result: AttemptResult, *, fresh: bool, probe: Probe | None
     ) -> Retry | GiveUp:
-        now = self._now()
         unseen = delivery.tries == 1 and not fresh and isinstance(result, _UNREACHED)
         return self._policy.after(
             result,
@@ -261,7 +292,7 @@ class Forwarder:
             fresh=fresh,
             cut_short=probe == "short",
             left=(delivery.last if unseen else delivery.deadline) - self._clock.seconds(),
-            now=datetime.fromtimestamp(now, UTC),
+            now=datetime.fromtimestamp(self._wall(), UTC),
             draw=self._draw(),
         )
 
@@ -328,8 +359,8 @@ class Forwarder:
         if step.reason == "attempts" or not isinstance(result, Response):
             return self._given_up(delivery, "bounced")
         verdict = self._judge(delivery.stanza, result)
-        if result.status == 410 and self._on_gone is not None and self.gone is None:
-            self.gone = self._on_gone
+        if result.status == 410 and self._on_gone is not None and self.no_more is None:
+            self.no_more = NoMore(self._on_gone, "the webhook is gone")
             self._observer.count("gone")
             self._log.error(
                 "the webhook answered 410 Gone: nothing is POSTed until the gateway is started again"
@@ -402,7 +433,7 @@ def _in_words(result: AttemptResult) -> str:
 
 
 def _without_content(result: AttemptResult) -> AttemptResult:
-    """What is kept of a failure while the delivery rests: not a response's body, nor what a traceback holds."""
+    """What is kept of a failure while the delivery backs off: not a response's body, nor what a traceback holds."""
     if isinstance(result, Response):
         return Response(result.status)
     return TimedOut(str(result)) if isinstance(result, TimedOut) else WebhookError(str(result))

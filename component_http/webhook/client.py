@@ -23,7 +23,8 @@ from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
 from component_http.tls import client_tls
-from component_http.webhook.agent import BytesProducer, PooledAgent, WholeResponse
+from component_http.webhook.agent import BytesProducer, PooledAgent
+from component_http.webhook.response import WholeResponse
 
 __all__ = ["MAX_OTHER_BODY_BYTES", "WebhookClient"]
 
@@ -125,10 +126,7 @@ class WebhookClient:
         content = await treq.content(answer)
         return Response(
             answer.code,
-            {
-                name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
-                for name, values in answer.headers.getAllRawHeaders()
-            },
+            answer.fields,
             content if answer.whole or answer.code != 200 else None,
         )
 

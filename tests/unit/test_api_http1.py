@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.api.exchange import Answer, Problem, json_answer
-from component_http.api.http1 import MAX_CHUNK_LINE, MAX_HEAD_BYTES, BodyTooLarge, Head, RequestReader, response
+from component_http.api.http1 import MAX_HEAD_BYTES, Head, RequestReader, response
+from component_http.chunks import MAX_CHUNK_LINE, BodyTooLarge
 
 LIMIT = 1000
 

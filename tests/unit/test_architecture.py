@@ -68,11 +68,12 @@ class Allowed:
     pure: bool = False
 
 
-VALUES = ("contract", "errors", "throttle", "shares")
+VALUES = ("chunks", "contract", "errors", "throttle", "shares")
 SEAMS = (*VALUES, "interfaces", "turns", "waiters")
 
 MODULES = {
     # Values.
+    "chunks": Allowed(pure=True),
     "errors": Allowed(pure=True),
     "throttle": Allowed(pure=True),
     "shares": Allowed(pure=True),

@@ -27,24 +27,23 @@ from component_http.contract.outbound import Fate, OutboundStanza
 from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits
+from component_http.delivery.admission import MAX_STORING_BYTES, PAUSE_STORING_BYTES
+from component_http.delivery.attempts import SPOOL_BACK_OFF
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
+from component_http.delivery.deadlines import Times
+from component_http.delivery.drain import FLUSH
+from component_http.delivery.endings import MAX_RESPONSE_BYTES
 from component_http.delivery.forwarder import PROBE_SECONDS, Forwarder
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
-from component_http.delivery.relay import (
-    FLUSH,
-    MAX_LETTER_BYTES,
-    MAX_RETURNING,
-    MAX_STORING_BYTES,
-    PAUSE_STORING_BYTES,
-    SLICE,
-    SPOOL_REST,
-    Relay,
-)
+from component_http.delivery.relay import Relay
 from component_http.delivery.retry import RetryPolicy
+from component_http.delivery.returning import MAX_RETURNING
+from component_http.delivery.slices import SLICE
 from component_http.errors import (
     CertificateInvalid,
     ConnectionCut,
@@ -110,7 +109,7 @@ class DeliveryTestCase(SynchronousTestCase):
         self.webhook = webhook or ScriptedWebhook(script, answer=answer)
         ids = (f"d{number}" for number in self.numbers)
         forwarder = Forwarder(
-            self.webhook,
+            self.webhook if has_webhook else None,
             partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh"),
             self.counters,
             policy=RetryPolicy(max_attempts=max_attempts),
@@ -118,7 +117,7 @@ class DeliveryTestCase(SynchronousTestCase):
             breaker=breaker or Breaker(),
             on_gone=on_gone,
             clock=self.clock,
-            now=self.clock.seconds,
+            wall=self.clock.seconds,
             draw=draw,
             link=link,
         )
@@ -132,14 +131,11 @@ class DeliveryTestCase(SynchronousTestCase):
             outbox,
             self.valve,
             self.counters,
+            Loops(loop_guard, loop_brake, self.counters, self.clock),
             clock=self.clock,
             new_id=lambda: next(ids),
             wall=self.clock.seconds,
-            deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
-            grace=grace,
-            loop_guard=loop_guard,
-            loop_brake=loop_brake,
-            has_webhook=has_webhook,
+            times=Times({"message": 900.0, "iq": 25.0, "presence": 60.0}, grace),
             once=once,
         )
 
@@ -751,7 +747,7 @@ class OnceTests(DeliveryTestCase):
         self.clock.pump([0.01] * 3)
         self.assertEqual([], self.posted())
         self.spool.broken = None
-        self.clock.pump([SPOOL_REST, *[0.01] * 5])
+        self.clock.pump([SPOOL_BACK_OFF, *[0.01] * 5])
         self.assertEqual((["m1"], ["1"]), (self.posted(), self.attempts()))
 
     def test_body_that_cannot_be_read(self) -> None:
@@ -764,7 +760,7 @@ class OnceTests(DeliveryTestCase):
         self.clock.pump([0.01] * 4)
         self.spool.broken = None
         self.assertEqual(([], 0), (self.posted(), max((tries for _, tries, _ in self.spool.noted), default=0)))
-        self.clock.pump([SPOOL_REST, *[0.01] * 5])
+        self.clock.pump([SPOOL_BACK_OFF, *[0.01] * 5])
         self.assertEqual((["m1"], ["1"]), (self.posted(), self.attempts()))
 
     def test_after_a_kill(self) -> None:
@@ -1764,7 +1760,7 @@ class LoopBrakeTests(DeliveryTestCase):
             relay.accept(a_stanza(body=text))
             element = a_stanza(body="You said: " + text).element
             element["to"], element["from"] = "alice@example.org", "bot@bot.example.org"
-            relay.note_said([element])
+            relay.loops.said([element])
         self.assertTrue(relay.pending)
         self.clock.advance(5)
         self.assertEqual(0, relay.pending)
@@ -2196,9 +2192,9 @@ class DeadLetterTests(DeliveryTestCase):
         """
         A final error is kept with what the webhook said, of which the beginning is enough.
         """
-        [(_, letter)] = self.letters([Response(403, {}, b"x" * (MAX_LETTER_BYTES + 1))])
+        [(_, letter)] = self.letters([Response(403, {}, b"x" * (MAX_RESPONSE_BYTES + 1))])
         self.assertEqual(
-            ("bounced", 403, MAX_LETTER_BYTES), (letter.outcome, letter.status, len(letter.response or b""))
+            ("bounced", 403, MAX_RESPONSE_BYTES), (letter.outcome, letter.status, len(letter.response or b""))
         )
 
     def test_no_response(self) -> None:

@@ -22,13 +22,16 @@ from component_http.contract.xml import NS_COMPONENT, Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
+from component_http.delivery.deadlines import Times
 from component_http.delivery.dispatch import GRACE, Dispatch
+from component_http.delivery.drain import FLUSH
 from component_http.delivery.fates import Fates
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
+from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
-from component_http.delivery.relay import FLUSH, Relay
+from component_http.delivery.relay import Relay
 from component_http.delivery.retry import RetryPolicy
 from component_http.errors import Bounced, DeliveryEnded, RoomRefused, SpoolError
 from component_http.operations.metrics import Counters
@@ -71,7 +74,7 @@ class World:
             breaker=Breaker(),
             on_gone=None,
             clock=self.clock,
-            now=self.clock.seconds,
+            wall=self.clock.seconds,
             draw=lambda: 0.5,
             link=lambda delivery: f"https://gateway.example.org/{delivery.id}",
         )
@@ -95,12 +98,11 @@ class World:
             outbox,
             self.valve,
             self.counters,
+            Loops(None, loop_brake, self.counters, self.clock),
             clock=self.clock,
             new_id=lambda: next(ids),
             wall=self.clock.seconds,
-            deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
-            loop_guard=None,
-            loop_brake=loop_brake,
+            times=Times({"message": 900.0, "iq": 25.0, "presence": 60.0}),
         )
         ids_asked = (f"asked{number}" for number in count())
         self.asking = IqRequests(self.outlet, self.clock, lambda: next(ids_asked))

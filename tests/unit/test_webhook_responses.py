@@ -13,7 +13,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from component_http.errors import ConnectionCut
-from component_http.webhook.agent import MAX_HEAD_BYTES
+from component_http.webhook.response import MAX_HEAD_BYTES
 from tests.unit.test_webhook_agent import AgentCase
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
