@@ -19,7 +19,7 @@ from component_http.contract.stanza import STANZA_KINDS
 from component_http.errors import SettingsError, SpoolError
 from component_http.operations.terminal import age, cut, moment, on_one_line, printable, size, table
 from component_http.settings import SpoolSettings, spool_from_toml
-from component_http.spool.dead_letters import AT_ONCE, OUTCOMES, DeadLetter, Letters, Moved, Which
+from component_http.spool.dead_letters import AT_ONCE, OUTCOMES, KeptDeadLetter, Letters, Moved, Which
 from component_http.spool.pending import NAME, Pending, Waiting
 from component_http.spool.private import located
 from component_http.spool.visit import Holder, Kept, SpoolStatus, holder, status, wake
@@ -411,7 +411,7 @@ def _list(letters: Letters, ids: Sequence[str], total: int, chosen: argparse.Nam
         print(f"the newest {len(ids)} of {total}; --limit 0 for all", file=sys.stderr)
 
 
-def _gist(letter: DeadLetter) -> str:
+def _gist(letter: KeptDeadLetter) -> str:
     """What a letter is about, in a few words that somebody wrote, or else in XML's."""
     request = _request(letter)
     text = request.get("body") if isinstance(request, dict) else None
@@ -420,7 +420,7 @@ def _gist(letter: DeadLetter) -> str:
     return f"<{' '.join(filter(None, (letter.kind, letter.type)))}/>"
 
 
-def _request(letter: DeadLetter) -> Any:
+def _request(letter: KeptDeadLetter) -> Any:
     """The request as it was before it was written as JSON; its text if it is none."""
     if letter.body is None:
         return None
@@ -431,7 +431,7 @@ def _request(letter: DeadLetter) -> Any:
         return text
 
 
-def as_json(letter: DeadLetter, *, whole: bool = True) -> dict[str, Any]:
+def as_json(letter: KeptDeadLetter, *, whole: bool = True) -> dict[str, Any]:
     """
     A letter for another program.
 
@@ -479,7 +479,7 @@ def _show(letters: Letters, ids: Sequence[str], chosen: argparse.Namespace, now:
             _say("".join(_described(letter, now)))
 
 
-def _described(letter: DeadLetter, now: float) -> Iterator[str]:
+def _described(letter: KeptDeadLetter, now: float) -> Iterator[str]:
     stanza = [letter.kind, letter.type and f"of type {letter.type}", letter.stanza_id and f"with id {letter.stanza_id}"]
     facts = {
         "id": letter.id,

@@ -26,7 +26,7 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
 from component_http.delivery.fates import Fates
 from component_http.errors import AnswerRefused, NotSent, SpoolError, XmlRefused
-from component_http.interfaces import Observer, Outlet, Spool
+from component_http.interfaces import Observer, OutboundSpool, Outlet
 from component_http.throttle import LOG_INTERVAL, Folded, Throttle
 from component_http.waiters import Waiters, abandon
 
@@ -101,7 +101,7 @@ class Outbox:
 
     def __init__(
         self,
-        spool: Spool,
+        spool: OutboundSpool,
         outlet: Outlet,
         observer: Observer,
         *,

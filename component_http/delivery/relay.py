@@ -36,7 +36,7 @@ from component_http.delivery.retry import Retry
 from component_http.delivery.returning import Returning
 from component_http.delivery.starts import Starts
 from component_http.errors import DeliveryEnded, SpoolError
-from component_http.interfaces import Observer, Outlet, Spool, Valve
+from component_http.interfaces import DeliverySpool, Observer, Outlet, Valve
 
 __all__ = ["Relay", "Status"]
 
@@ -107,7 +107,7 @@ class Relay:
     def __init__(
         self,
         forwarder: Forwarder,
-        spool: Spool,
+        spool: DeliverySpool,
         backlog: Backlog,
         outlet: Outlet,
         outbox: Outbox,

@@ -17,9 +17,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.contract.address import Address
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.spool.database import SCHEMA, lock
+from component_http.spool.database import lock
 from component_http.spool.dead_letters import OUTCOMES, Letters, Moved, Refused, Which
-from component_http.spool.visit import Holder, Kept, explained, holder, status, transaction, visit
+from component_http.spool.schema import SCHEMA
+from component_http.spool.visit import Holder, Kept, Visit, holder, status, visit
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
 from tests.users import refusal_as
 
@@ -311,10 +312,10 @@ class TogetherTests(SpoolCase):
         """
         When there is no room for what is to be moved, the sentence says so.
         """
-        with closing(visit(self.path)) as connection:
-            connection.execute("PRAGMA max_page_count = 1")
-            with self.assertRaises(SpoolError) as caught, explained(self.path), transaction(connection):
-                connection.execute("INSERT INTO facts VALUES ('x', ?)", ("x" * 100_000,))
+        with Visit(self.path) as found:
+            found.connection.execute("PRAGMA max_page_count = 1")
+            with self.assertRaises(SpoolError) as caught, found.transaction():
+                found.connection.execute("INSERT INTO facts VALUES ('x', ?)", ("x" * 100_000,))
         self.assertEqual(f"the spool {self.path} cannot be written to: the disk is full", str(caught.exception))
 
 

@@ -18,8 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from component_http import spool_commands
 from component_http.cli import command_line
-from component_http.spool.database import SCHEMA, lock
+from component_http.spool.database import lock
 from component_http.spool.dead_letters import AT_ONCE
+from component_http.spool.schema import SCHEMA
 from component_http.spool_commands import BREATH, seconds, shortest
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
 from tests.unit.test_cli import Ended, run
