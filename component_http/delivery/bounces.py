@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -30,12 +29,8 @@ own server comes back within milliseconds, one of a server that cannot be reache
 _Key = tuple[str, str, str]
 
 
-@frozen
-class _Pushed:
-    """A stanza that was pushed, and its number in the spool."""
-
-    number: int
-    outbound: OutboundStanza
+_Pushed = tuple[int, OutboundStanza]
+"""A stanza that was pushed, behind its number in the spool."""
 
 
 class Bounces:
@@ -80,7 +75,7 @@ class Bounces:
             return  # the answer to an iq is no bounce, and errors are not answered
         key = head.id, str(Address.parse(head.sender)), str(Address.parse(head.recipient))
         self._forget(key)
-        self._pushed[key] = _Pushed(number, outbound)
+        self._pushed[key] = number, outbound
         if outbound.kind == "message" and head.type == "groupchat":
             self._for_rooms.add(number)
         self._bytes += len(outbound.xml)
@@ -90,29 +85,30 @@ class Bounces:
     def returned(self, error: Stanza) -> None:
         """Look at a message or a presence of type error that arrived: it may be a stanza that comes back."""
         pushed = self._forget((error.id or "", str(error.recipient), str(error.sender)))
-        if pushed is None or pushed.outbound.kind != error.kind:
+        if pushed is None or pushed[1].kind != error.kind:
             return
+        number, outbound = pushed
         found = read_error(error)
         bounced = Bounced(found.condition, found.type, found.text or "")
         self._observer.count("push_bounced")
-        self._spool.bounced(pushed.number, pushed.outbound, f"it came back: {bounced}")
+        self._spool.bounced(number, outbound, f"it came back: {bounced}")
         self._lines.write(
             bounced.condition,
             self._log.warn,
             "{id}: a {kind} that was pushed came back: {reason}",
-            id=f"{pushed.outbound.delivery_id or 'departure'}.{pushed.number}",
+            id=f"{outbound.delivery_id or 'departure'}.{number}",
             kind=error.kind,
             reason=str(bounced),
         )
-        self._fates.failed(pushed.number, bounced)
+        self._fates.failed(number, bounced)
 
     def shown(self, message: Stanza) -> None:
         """A room has sent a message of ours to everybody in it, so it has arrived."""
         key = message.id or "", str(message.recipient), str(message.sender.bare)
         pushed = self._pushed.get(key)
-        if pushed is not None and pushed.number in self._for_rooms:
+        if pushed is not None and pushed[0] in self._for_rooms:
             self._forget(key)
-            self._fates.arrived(pushed.number)
+            self._fates.arrived(pushed[0])
 
     def when_shown(self, numbers: Sequence[int]) -> Deferred[None]:
         """
@@ -126,6 +122,6 @@ class Bounces:
     def _forget(self, key: _Key) -> _Pushed | None:
         pushed = self._pushed.pop(key, None)
         if pushed is not None:
-            self._bytes -= len(pushed.outbound.xml)
-            self._for_rooms.discard(pushed.number)
+            self._bytes -= len(pushed[1].xml)
+            self._for_rooms.discard(pushed[0])
         return pushed

@@ -405,28 +405,25 @@ class Outbox:
         return True
 
     def _hand_over(self, outbound: OutboundStanza, number: int) -> bool:
-        if not self._is_too_large(outbound, number) and not self._taken(outbound, self._ending(number, outbound)):
+        # Without the XML, which need not be remembered any more when it is written.
+        tell = partial(self._ended, number, _facts(outbound))
+        refused = self._too_large and self._refused_for_size(outbound)
+        if refused:
+            tell(refused)
+        elif not self._taken(outbound, tell):
             return False
         self._cursor = max(self._cursor, number)
         return True
 
-    def _ending(self, number: int, outbound: OutboundStanza) -> Callable[[Fate], None]:
-        """For the outlet: without the XML, which it need not remember when it is written."""
-        return partial(self._ended, number, _facts(outbound))
-
-    def _is_too_large(self, outbound: OutboundStanza, number: int) -> bool:
+    def _refused_for_size(self, outbound: OutboundStanza) -> Refused | None:
         """Refuse a stanza at once that is as large as one that the server refused."""
-        if self._too_large is None:
-            return False
+        assert self._too_large is not None
         size, refused, until = self._too_large
         if self._clock.seconds() >= until:
             self._too_large = None
-            return False
-        if len(outbound.xml) < size:
-            return False
-        reason = f"so it did over one of {size} bytes: {refused.reason}"
-        self._ended(number, _facts(outbound), Refused(reason, refused.remedy))
-        return True
+        elif len(outbound.xml) >= size:
+            return Refused(f"so it did over one of {size} bytes: {refused.reason}", refused.remedy)
+        return None
 
     def _taken(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
         try:
