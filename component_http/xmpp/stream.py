@@ -39,7 +39,7 @@ from component_http.interfaces import Observer
 from component_http.throttle import Folded
 from component_http.tls import tls_failure
 from component_http.xmpp.write_queue import MAX_STANZAS
-from component_http.xmpp.writer import OutgoingCheck, Writer
+from component_http.xmpp.writer import OutgoingCheck, Writer, nobody
 
 __all__ = ["BorrowedStream", "ComponentStream"]
 
@@ -419,7 +419,7 @@ class ComponentStream(StreamManager, Service):
         observer: Observer,
         clock: Any,
         random: Random,
-        sent: Callable[[OutboundStanza], object] | None = None,
+        sent: Callable[[OutboundStanza], object] = nobody,
         first: Callable[[], Iterable[domish.Element | OutboundStanza]] = _nothing,
         marked: Callable[[Stanza], Stanza] = _as_it_is,
         max_waiting: int = MAX_STANZAS,
@@ -741,7 +741,7 @@ class BorrowedStream:
         domain: str,
         limits: Limits,
         observer: Observer,
-        sent: Callable[[OutboundStanza], object] | None = None,
+        sent: Callable[[OutboundStanza], object] = nobody,
     ) -> None:
         self._manager = manager
         self._check = OutgoingCheck(domain, limits, observer, sent, time.monotonic)

@@ -196,10 +196,6 @@ class WriteQueue:
         for tell in self._empty():
             tell("lost")
 
-    def forgo(self) -> None:
-        """Say nothing any more of what was written."""
-        self._unconfirmed.clear()
-
     def drop(self) -> None:
         """Empty it for good: say so to all who wait to be written, and nothing to the others."""
         self._unconfirmed.clear()

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
-from attrs import evolve
+from attrs import Factory, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -23,7 +23,7 @@ from component_http.throttle import LOG_INTERVAL, Folded, Throttle
 from component_http.xmpp.barrier import Barrier
 from component_http.xmpp.write_queue import MAX_STANZAS, Loss, Tell, WriteQueue
 
-__all__ = ["MAX_UNCONFIRMED", "Connection", "OutgoingCheck", "Writer"]
+__all__ = ["MAX_UNCONFIRMED", "Connection", "OutgoingCheck", "Writer", "nobody"]
 
 MAX_UNCONFIRMED = 10_000
 MAX_UNCONFIRMED_BYTES = 16 * 1024 * 1024
@@ -45,58 +45,42 @@ FULL = "dropping what is sent: too much waits for a stream, or for a server that
 
 
 class Connection(Protocol):
-    """A stream to the server."""
+    """A stream to the server, as `component_http.xmpp.stream` has it."""
+
+    held: bool
+    leaving: bool
 
     @property
-    def ready(self) -> bool:
-        """Stanzas can be sent."""
+    def ready(self) -> bool: ...  # pragma: no cover
 
-    @property
-    def held(self) -> bool:
-        """The transport takes no more for now."""
+    def write(self, xml: str | bytes) -> None: ...  # pragma: no cover
 
-    @property
-    def leaving(self) -> bool:
-        """It is to be closed when all is written."""
-
-    def write(self, xml: str | bytes) -> None:
-        """Send what was checked before."""
-
-    def close(self) -> None:
-        """Close the stream politely."""
+    def close(self) -> None: ...  # pragma: no cover
 
 
+@frozen
 class OutgoingCheck:
     """
     Makes outbound stanzas of what somebody sends directly, as far as it may leave for the server.
 
-    Args:
+    Attributes:
         domain: The component's own domain, normalised.
         limits: For one stanza.
         observer: Told `unsendable` and `unanswered`.
-        sent: Told each stanza that was let through, and whatever else leaves; None to tell nobody.
+        sent: Told each stanza that was let through, and whatever else leaves.
         seconds: A clock that does not go back.
         lifetimes: Seconds for which a stanza is of use, by its kind.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        domain: str,
-        limits: Limits,
-        observer: Observer,
-        sent: Callable[[OutboundStanza], object] | None,
-        seconds: Callable[[], float],
-        lifetimes: Mapping[str, float] = LIFETIMES,
-    ) -> None:
-        self._domain = domain
-        self._limits = limits
-        self._observer = observer
-        self._sent = sent
-        self._seconds = seconds
-        self._lifetimes = lifetimes
-        self._lines = Folded(seconds)
+    domain: str
+    limits: Limits
+    observer: Observer
+    sent: Callable[[OutboundStanza], object]
+    seconds: Callable[[], float]
+    lifetimes: Mapping[str, float] = LIFETIMES
+    _lines: Folded = field(init=False, default=Factory(lambda self: Folded(self.seconds), takes_self=True))
 
     def passed(self, obj: Any) -> list[OutboundStanza]:
         """
@@ -109,22 +93,21 @@ class OutgoingCheck:
         try:
             if isinstance(obj, bytes):
                 obj = obj.decode("utf-8", "replace")
-            stanzas = parse_stanzas(obj, self._limits) if isinstance(obj, str) else [obj]
-            checked = [fitted(stanza, self._domain, self._limits.max_bytes) for stanza in stanzas]
+            stanzas = parse_stanzas(obj, self.limits) if isinstance(obj, str) else [obj]
+            checked = [fitted(stanza, self.domain, self.limits.max_bytes) for stanza in stanzas]
         except XmlRefused as error:
-            self._observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
+            self.observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
             self._lines.write("unsendable", self._log.warn, DROPPED, reason=str(error))
             return []
-        now = self._seconds()
-        passed = [outbound_stanza(stanza, xml, now, self._lifetimes, verbatim=True) for stanza, xml in checked]
+        now = self.seconds()
+        passed = [outbound_stanza(stanza, xml, now, self.lifetimes, verbatim=True) for stanza, xml in checked]
         for outbound in passed:
             self.sent(outbound)
         return passed
 
-    def sent(self, outbound: OutboundStanza) -> None:
-        """Tell of a stanza that leaves."""
-        if self._sent is not None:
-            self._sent(outbound)
+
+def nobody(outbound: OutboundStanza) -> None:
+    """Nobody is told what leaves."""
 
 
 class Writer:
@@ -142,7 +125,7 @@ class Writer:
         now: The wall clock, seconds since the epoch, for what leaves late.
         crowd: Called with True when it begins to be crowded, with False when it is not any more.
         dead: Called with the reason when the server is not there any more.
-        sent: Told each stanza that leaves, whoever sends it; None to tell nobody.
+        sent: Told each stanza that leaves, whoever sends it.
         max_waiting: Stanzas that may wait to be sent.
         confirm: Ask the server whether it has what we wrote.
         fallback: The domain to ask where pings to ourselves do not come back; None for none.
@@ -161,7 +144,7 @@ class Writer:
         now: Callable[[], float],
         crowd: Callable[[bool], object],
         dead: Callable[[str], None],
-        sent: Callable[[OutboundStanza], object] | None = None,
+        sent: Callable[[OutboundStanza], object] = nobody,
         max_waiting: int = MAX_STANZAS,
         confirm: bool = True,
         fallback: str | None = None,
@@ -334,12 +317,12 @@ class Writer:
         Args:
             why: As for `WriteQueue.lost`.
             certain: Likewise.
-            for_good: There is no next one, so nothing is said of what was written.
+            for_good: There is no next one, so what waits is given up.
         """
         self._connection = None
         self.barrier.lost()
         if for_good:
-            self.queue.forgo()
+            self.stop()
             return Loss(0)
         loss = self.queue.lost(why, certain=certain)
         if loss.suspected:
