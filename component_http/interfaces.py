@@ -82,6 +82,7 @@ class Found:
         dropped_deliveries: The ids of deliveries that are to be dropped.
         dropped_outbound: The numbers of outbound stanzas that were dropped.
         wake: The webhook is to be asked at once.
+        questions: Commands that ask why something waits: the number of each, and its argument (see `spool.facts`).
     """
 
     deliveries: list[Delivery] = field(factory=list)
@@ -89,6 +90,7 @@ class Found:
     dropped_deliveries: list[str] = field(factory=list)
     dropped_outbound: list[int] = field(factory=list)
     wake: bool = False
+    questions: list[tuple[int, str]] = field(factory=list)
 
 
 class DeliverySpool(Protocol):

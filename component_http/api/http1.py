@@ -14,6 +14,7 @@ from attrs import frozen
 
 from component_http.api.exchange import Answer, Problem
 from component_http.chunks import BodyTooLarge, ChunkedBody, ChunksMalformed, TrailerTooLarge
+from component_http.contract.http import TOKEN
 
 __all__ = ["CONTINUE", "MAX_HEADERS", "MAX_HEAD_BYTES", "Head", "RequestReader", "response"]
 
@@ -25,7 +26,7 @@ MAX_HEADERS = 64
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TOKEN = re.compile(TOKEN.encode("ascii"))
 _REQUEST_LINE = re.compile(rb"(%s) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])" % _TOKEN.pattern)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _LENGTH = re.compile(rb"[0-9]{1,18}")

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from component_http.errors import ReplyRefused
 
-__all__ = ["MAX_JSON_DEPTH", "JsonNumber", "is_json", "read_json", "reply_objects", "says_nothing"]
+__all__ = ["MAX_JSON_DEPTH", "JsonNumber", "read_json", "reply_objects", "says_nothing"]
 
 MAX_JSON_DEPTH = 64
 """Arrays and objects inside each other; a reply needs three. Beyond some hundred the JSON parser itself gives in."""
@@ -30,13 +30,7 @@ def _no_constant(name: str) -> NoReturn:
 
 _decoder = JSONDecoder(parse_int=JsonNumber, parse_float=JsonNumber, parse_constant=_no_constant)
 
-_JSON_MEDIA_TYPE = re.compile(r"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)")
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
-
-
-def is_json(media_type: str) -> bool:
-    """Say whether a media type, in lower case and without parameters, is `application/json` or `application/*+json`."""
-    return _JSON_MEDIA_TYPE.fullmatch(media_type) is not None
 
 
 def says_nothing(given: Mapping[str, object]) -> bool:

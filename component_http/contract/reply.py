@@ -6,7 +6,6 @@ Whatever a webhook answers ends as a `Verdict`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -22,7 +21,8 @@ from component_http.contract.conditions import (
     error_of_status,
     error_stanza,
 )
-from component_http.contract.objects import is_json, read_json, reply_objects, says_nothing
+from component_http.contract.http import XMPP_XML, is_json, is_media_type, media_type, without_mark
+from component_http.contract.objects import read_json, reply_objects, says_nothing
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
 from component_http.errors import ReplyRefused
@@ -141,11 +141,6 @@ def give_up(stanza: Stanza, error: StanzaError, note: str) -> Verdict:
     return Verdict("bounced", (error_stanza(stanza, error),) if stanza.bounceable else (), note)
 
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_XML_MEDIA_TYPE = "application/xmpp+xml"
-_MEDIA_TYPE = re.compile(r"[!#$&^_.+a-z0-9-]{1,60}/[!#$&^_.+a-z0-9-]{1,60}")
-
-
 def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | None]:
     """
     Read the reply objects of a 2xx response.
@@ -159,12 +154,12 @@ def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | 
         return [], None
     body = response.body
     if body is not None:
-        body = body.removeprefix(_BYTE_ORDER_MARK).strip()
+        body = without_mark(body).strip()
         if not body:
             return None, None
-    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    written_in_json = is_json(media_type)
-    is_xml = media_type == _XML_MEDIA_TYPE
+    said = media_type(response.headers.get("content-type", ""))
+    written_in_json = is_json(said)
+    is_xml = said == XMPP_XML
     if status == 200 and (written_in_json or is_xml):
         if body is None:
             raise ReplyRefused("the response is larger than max_body_bytes")
@@ -174,10 +169,8 @@ def _replies(response: Response) -> tuple[list[dict[str, object]] | None, str | 
     if not (_means_a_reply(status, body) if written_in_json and body is not None else is_xml or status != 202):
         return None, None
     size = "a large body" if body is None else f"{len(body)} bytes"
-    if _MEDIA_TYPE.fullmatch(media_type):
-        known = f"of {media_type}"
-    else:
-        known = "of a media type that is none" if media_type else "without a media type"
+    unnamed = "of a media type that is none" if said else "without a media type"
+    known = f"of {said}" if is_media_type(said) else unnamed
     here, there = ("", "") if status == 200 else (f" with status {status}", " with status 200")
     return None, f"ignored {size} {known}{here}: only application/json{there} is read as a reply"
 

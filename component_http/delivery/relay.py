@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from component_http.contract import conditions, reply
 from component_http.contract.composing import Composed
 from component_http.contract.delivery import Delivery
+from component_http.contract.explanation import Explanation
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.reply import Verdict
 from component_http.contract.stanza import Stanza
@@ -26,6 +27,7 @@ from component_http.delivery.deadlines import Times
 from component_http.delivery.drain import Drain
 from component_http.delivery.endings import Endings
 from component_http.delivery.expiry import Expiry
+from component_http.delivery.explanations import Explanations
 from component_http.delivery.forwarder import Attempted, Forwarder, Later, NoMore
 from component_http.delivery.giving_up import GivingUp
 from component_http.delivery.life import ENDING, LEFT, OPEN, READY, Lives
@@ -155,6 +157,7 @@ class Relay:
         )
         self._giving_up = GivingUp(lives, self._endings, self._expiry, clock, once=once, left=self._drain.look)
         self._returning = Returning(backlog, times, clock, self._returned, self._start)
+        self._explanations = Explanations(lives, backlog, self._returning, forwarder, outbox, clock)
         self._acceptance = Acceptance(
             lives,
             Admission(backlog),
@@ -199,6 +202,10 @@ class Relay:
             last_failure=forwarder.last_failure,
             next_attempt=None if math.isinf(wait := forwarder.away()) else wait,
         )
+
+    def explain(self, delivery_id: str) -> Explanation | None:
+        """Say why a delivery has not ended; None if it is not stored yet, or not here."""
+        return self._explanations.explain(delivery_id)
 
     # -- in --
 

@@ -52,7 +52,7 @@ class Part:
 
 class Arrears:
     """
-    What the spool's thread still has to write.
+    Everything that the spool's thread still has to write.
 
     Attributes:
         notes: Methods of this class with their arguments, appended by the reactor's thread at any time. All else

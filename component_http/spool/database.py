@@ -22,6 +22,7 @@ from component_http.spool.private import (
     open_private,
     see_folder,
     see_private,
+    user_or_own,
 )
 from component_http.spool.room import Ballast, is_no_room
 from component_http.spool.schema import SCHEMA, Schema, upgrade, version_of
@@ -115,7 +116,7 @@ def lock(path: Path, *, user: int | None = None, warn: Warn = no_warning) -> Spo
     """
     path = located(path)
     _see_folder(path)
-    see_folder(path.parent, user=os.geteuid() if user is None else user, warn=warn)
+    see_folder(path.parent, user=user_or_own(user), warn=warn)
     try:
         descriptor = open_private(Path(f"{path}.lock"), os.O_RDWR | os.O_CREAT, user=user, warn=warn)
     except OSError as error:
@@ -194,7 +195,7 @@ def prepare(
         )
     try:
         make_private(path, user=user, warn=warn)
-        _see_companions(path, os.geteuid() if user is None else user, warn)
+        _see_companions(path, user_or_own(user), warn)
         if Ballast(path).free() < OPENING_BYTES:
             return
         with closing(opened(path, schema=schema)) as connection:
@@ -226,7 +227,7 @@ def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning
         SettingsError: The file cannot be made, or not be read and written, or belongs to another user.
         DiskFull: The file cannot be made now.
     """
-    user = os.geteuid() if user is None else user
+    user = user_or_own(user)
     try:
         descriptor = made(path, user)
     except FileExistsError:
@@ -244,6 +245,7 @@ def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning
             raise DiskFull(f"the disk is full, so {path} cannot be made") from None
         raise SettingsError(f"spool.path is {path}, but that file cannot be made: {error.strerror}") from None
     os.close(descriptor)
+    # SQLite writes what is in the file to the disk, but not the new file's name in its folder.
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

@@ -14,7 +14,10 @@ from component_http.spool.arrears import Dead
 from component_http.spool.shelf import Shelf
 from component_http.spool.spool_clock import SpoolClock
 
-__all__ = ["MAX_BYTES", "keep_deliveries", "keep_outbound", "shelf"]
+__all__ = ["MAX_BYTES", "NAMELESS", "keep_deliveries", "keep_outbound", "shelf"]
+
+NAMELESS = "departure"
+"""The beginning of the id of a dead letter whose stanza answered no delivery."""
 
 MAX_BYTES = 256 * 1024 * 1024
 """
@@ -77,7 +80,7 @@ def keep_outbound(connection: sqlite3.Connection, number: int, dead: Dead, clock
     connection.execute(
         _OUTBOUND,
         (
-            f"{delivery_id or 'departure'}.{number}",
+            f"{delivery_id or NAMELESS}.{number}",
             dead.outcome,
             kind,
             element.getAttribute("type", ""),

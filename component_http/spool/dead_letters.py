@@ -10,6 +10,7 @@ Such a program does not have the gateway's lock, so a gateway may be running. It
 | `depart` | a number | an outbound stanza with this number was put into `departures`: it leaves behind all others |
 | `drop_delivery` | an id | the delivery with this id is to be dropped |
 | `drop_departure` | a number | the outbound stanza with this number is to be dropped |
+| `explain` | ids of deliveries, as JSON | say why they wait (see `component_http.spool.facts`) |
 | `wake` | nothing | the webhook is back: ask it at once (see `component_http.spool.visit.wake`) |
 
 A gateway that starts reads all of `departures`, and asks its webhook, without being told; it carries out the others.
@@ -28,6 +29,7 @@ from component_http.contract.address import Address
 from component_http.contract.delivery import DeadLetter
 from component_http.contract.outbound import lifetime
 from component_http.spool.database import BUSY
+from component_http.spool.dead_letter_rows import NAMELESS
 from component_http.spool.private import Warn, no_warning
 from component_http.spool.rows import UNREADABLE, Damaged, count, lead, number, octets, or_none, set_aside, text
 from component_http.spool.visit import Visit
@@ -51,9 +53,6 @@ AT_ONCE = 100
 DELIVERY_LIFETIME = 86_400.0
 """Seconds that a retried delivery gets; the gateway makes them fewer where its own settings say so."""
 
-_NAMELESS = "departure"
-"""The beginning of the id of a dead letter whose stanza answered no delivery."""
-
 
 @frozen(kw_only=True)
 class KeptDeadLetter(DeadLetter):
@@ -61,7 +60,7 @@ class KeptDeadLetter(DeadLetter):
     A dead letter as it is kept.
 
     Attributes:
-        id: That of the delivery; a dead outbound stanza has an id of its own.
+        id: The id of the delivery; a dead outbound stanza has an id of its own.
         kind: The kind of the stanza that was given up; `type` and `stanza_id` are likewise its own.
         type: "" for none.
         stanza_id: None for none.
@@ -156,13 +155,13 @@ class Letters(Visit):
         path: The file.
         patience: Seconds to wait for another program that writes.
         now: The wall clock.
-        warn: As for `component_http.spool.visit.visit`.
+        warn: As for `component_http.spool.visit.Visit`.
 
     Attributes:
         set_aside: A sentence about each row that could not be read and was moved to the table of that name.
 
     Raises:
-        SettingsError: From the constructor, as by `component_http.spool.visit.visit`.
+        SettingsError: From the constructor, as by `component_http.spool.visit.Visit`.
         SpoolError: From the constructor and each call: it cannot be done now, and nothing of it was.
     """
 
@@ -305,11 +304,11 @@ class Letters(Visit):
     def _send(self, dead_id: str, lifetime: float) -> None:
         now = self._now() + lead(self.connection)
         # The id is that of the delivery, and a number.
-        delivery_id = dead_id.rpartition(".")[0] or _NAMELESS
+        delivery_id = dead_id.rpartition(".")[0] or NAMELESS
         # It is sent verbatim: nobody knows any more whether something may be added to it.
         number = self.connection.execute(
             "INSERT INTO departures (delivery_id, kind, stored, expires, verbatim, xml, suspect)"
             " SELECT ?, kind, ?, ?, 1, reply, outcome = 'reply_refused' FROM letters WHERE id = ?",
-            (None if delivery_id == _NAMELESS else delivery_id, now, now + lifetime, dead_id),
+            (None if delivery_id == NAMELESS else delivery_id, now, now + lifetime, dead_id),
         ).lastrowid
         self.connection.execute("INSERT INTO commands (verb, argument) VALUES ('depart', ?)", (str(number),))

@@ -121,12 +121,10 @@ def size_of(connection: sqlite3.Connection, ids: Collection[str]) -> int:
     return int(size)
 
 
-def body(connection: sqlite3.Connection, delivery_id: str) -> bytes:
-    """The request body of a delivery; raises KeyError if there is no such delivery."""
+def body(connection: sqlite3.Connection, delivery_id: str) -> bytes | None:
+    """Read the request body of a delivery; None if there is no such delivery."""
     row = connection.execute("SELECT body FROM deliveries WHERE id = ?", (delivery_id,)).fetchone()
-    if row is None:
-        raise KeyError(delivery_id)
-    found: bytes = row[0]
+    found: bytes | None = None if row is None else row[0]
     return found
 
 

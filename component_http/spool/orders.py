@@ -17,7 +17,7 @@ from component_http.contract.delivery import DeadLetter
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.spool.rows import Row
 
-__all__ = ["Call", "End", "Order", "Push", "Result", "Store", "is_push"]
+__all__ = ["Call", "End", "Order", "Push", "Result", "Store"]
 
 
 @define(eq=False)
@@ -35,7 +35,7 @@ class Order:
 
     @property
     def is_new(self) -> bool:
-        """It takes room without ending anything that was accepted."""
+        """Say whether the order takes room without ending anything that was accepted."""
         return True
 
 
@@ -65,7 +65,7 @@ class End(Push):
 
     @property
     def is_new(self) -> bool:
-        """It ends a delivery."""
+        """Say no: the order ends a delivery."""
         return False
 
 
@@ -78,7 +78,7 @@ class Call(Order):
 
     @property
     def is_new(self) -> bool:
-        """It takes room if it has a size."""
+        """Say whether the order takes room."""
         return self.size > 0
 
 
@@ -89,8 +89,3 @@ class Result:
     order: Order
     value: object = None
     error: Exception | None = None
-
-
-def is_push(order: Order) -> bool:
-    """Say whether an order inserts outbound stanzas without ending a delivery."""
-    return isinstance(order, Push) and order.is_new

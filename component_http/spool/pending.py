@@ -8,7 +8,7 @@ A running gateway has them in memory, too, so it is asked to drop them by rows o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from attrs import evolve, field, frozen
@@ -17,13 +17,20 @@ from twisted.words.xish.domish import Element
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import XmlRefused
 from component_http.spool.dead_letters import AT_ONCE, Moved, Refused
+from component_http.spool.facts import Answer, question, read_answer
 from component_http.spool.rows import lead
 from component_http.spool.visit import Visit, holder
 
-__all__ = ["NAME", "Pending", "Waiting"]
+__all__ = ["ANSWER_WITHIN", "LOOK_AGAIN", "NAME", "Pending", "Waiting"]
 
 NAME = re.compile(r"[dsDS][0-9]{1,18}")
 """The name of a waiting entry: `d` for a delivery or `s` for an outbound stanza, and its number."""
+
+ANSWER_WITHIN = 2.0
+"""Seconds in which a gateway answers: it looks once a second."""
+
+LOOK_AGAIN = 0.05
+"""Seconds between two looks for its answer."""
 
 
 @frozen
@@ -33,9 +40,9 @@ class Waiting:
 
     Attributes:
         name: As `NAME` says.
-        id: That of the delivery, also of the one that a stanza answers; None for a stanza that answers none.
+        id: The id of the delivery, or of the one that a stanza answers; None for a stanza that answers none.
         kind: `message`, `presence` or `iq`.
-        type: That of the stanza; "" for none.
+        type: The type of the stanza; "" for none.
         sender: Its `from`.
         recipient: Its `to`.
         since: The time since which it waits, in seconds since the epoch; None where that cannot be read.
@@ -82,6 +89,38 @@ class Pending(Visit):
                 values = dict(zip(columns, row, strict=True))
                 one = _delivery(name, values) if table == "deliveries" else _stanza(name, values)
                 yield one if one.since is None else evolve(one, since=one.since - ahead)
+
+    def explain(self, delivery_ids: Sequence[str], pause: Callable[[float], None]) -> Answer | None:
+        """
+        Ask the gateway that runs why deliveries wait.
+
+        Args:
+            delivery_ids: Their ids; only the first `component_http.spool.facts.MOST_EXPLAINED` are asked about.
+            pause: Waits so many seconds.
+
+        Returns:
+            None if it does not answer within `ANSWER_WITHIN`.
+        """
+        execute = self.connection.execute
+        with self.explained():
+            with self.transaction():
+                query = "INSERT INTO commands (verb, argument) VALUES ('explain', ?)"
+                number = execute(query, (question(delivery_ids),)).lastrowid
+            for _ in range(round(ANSWER_WITHIN / LOOK_AGAIN)):
+                pause(LOOK_AGAIN)
+                row = execute("SELECT value FROM facts WHERE name = 'pending'").fetchone()
+                found = None if row is None else read_answer(row[0])
+                if found is not None and number in found.commands:
+                    execute("DELETE FROM facts WHERE name = 'pending' AND value = ?", row)
+                    return found
+            execute("DELETE FROM commands WHERE number = ?", (number,))
+        return None
+
+    def name_of(self, delivery_id: str) -> str | None:
+        """The name of a delivery by its id; None if it is gone."""
+        with self.explained():
+            row = self.connection.execute("SELECT number FROM deliveries WHERE id = ?", (delivery_id,)).fetchone()
+        return None if row is None else f"d{row[0]}"
 
     def drop(self, names: Sequence[str]) -> Moved:
         """

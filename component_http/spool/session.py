@@ -20,7 +20,7 @@ from component_http.spool.arrears import Arrears, Dead
 from component_http.spool.database import Synchronous
 from component_http.spool.delivery_rows import Allowance
 from component_http.spool.emergency import Emergency
-from component_http.spool.orders import Call, End, Order, Push, Result, Store, is_push
+from component_http.spool.orders import Call, End, Order, Push, Result, Store
 from component_http.spool.rows import LEAD, Damaged, lead, set_aside
 from component_http.spool.shelf import Shelf
 from component_http.spool.spool_clock import SpoolClock
@@ -158,7 +158,12 @@ class Session:
                 for row in part.damaged:
                     set_aside(connection, row, self._clock.wall())
                 other_rows.set_subscribers(connection, part.subscribed)
-                results = {order: self._called(transaction, order) for order in group}
+                results = {
+                    order: Result(order, order.method(self, transaction, *order.arguments))
+                    if isinstance(order, Call)
+                    else Result(order)
+                    for order in group
+                }
                 results.update(self._push(transaction, group))
                 # These get numbers beyond all that the reactor's thread knows of by then.
                 for number in self._behind:
@@ -185,22 +190,14 @@ class Session:
             growth += delivery_rows.size_of(self.connection, dead_letters.keys())
         self._setup.emergency.check(self.connection, growth)
 
-    def _called(self, transaction: Transaction, order: Order) -> Result:
-        if not isinstance(order, Call):
-            return Result(order)
-        try:
-            return Result(order, order.method(self, transaction, *order.arguments))
-        except KeyError as error:  # a request body that nobody stored is no failure of the others
-            return Result(order, error=error)
-
     def _push(self, transaction: Transaction, group: Sequence[Order]) -> dict[Order, Result]:
         """Insert the outbound stanzas of a group, in order, with their records."""
         pushes = [order for order in group if isinstance(order, Push)]
         results: dict[Order, Result] = {}
-        if any(map(is_push, pushes)):
+        if any(push.is_new for push in pushes):
             refusal = outbound_rows.refusal(self.connection, self._setup.max_outbound)
             if refusal is not None:
-                results = {push: Result(push, error=refusal) for push in pushes if is_push(push)}
+                results = {push: Result(push, error=refusal) for push in pushes if push.is_new}
                 pushes = [push for push in pushes if push not in results]
             else:
                 transaction.begin()
@@ -232,8 +229,8 @@ class Session:
         transaction.begin()
         delivery_rows.note_tries(self.connection, [(delivery_id, tries, attempts)])
 
-    def body(self, _: Transaction, delivery_id: str) -> bytes:
-        """Read a request body."""
+    def body(self, _: Transaction, delivery_id: str) -> bytes | None:
+        """Read a request body, if there is such a delivery."""
         return delivery_rows.body(self.connection, delivery_id)
 
     def amend(self, transaction: Transaction, delivery_id: str, body: bytes) -> None:

@@ -182,8 +182,16 @@ class SqliteSpool:
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
         """See `component_http.interfaces.Spool.body`."""
-        body = self._bodies.get(delivery_id)
-        return succeed(body) if body is not None else self._call(Session.body, delivery_id)
+        kept = self._bodies.get(delivery_id)
+        if kept is not None:
+            return succeed(kept)
+
+        def read(body: bytes | None) -> bytes:
+            if body is None:
+                raise KeyError(delivery_id)
+            return body
+
+        return self._call(Session.body, delivery_id).addCallback(read)
 
     def amend(self, delivery_id: str, body: bytes) -> Deferred[None]:
         """See `component_http.interfaces.Spool.amend`; it is read from the file then, for few are ever amended."""

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -17,12 +17,13 @@ from attrs import frozen
 
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.database import BUSY, files, is_busy, is_damage, is_full
+from component_http.spool.facts import Trouble, read_trouble
 from component_http.spool.private import Warn, located, no_warning, see_private
 from component_http.spool.rows import lead, text_of
 from component_http.spool.schema import SCHEMA, version_of
 from component_http.spool.transaction import whole
 
-__all__ = ["Holder", "Kept", "SpoolStatus", "Visit", "explained", "holder", "status", "visit", "wake"]
+__all__ = ["Holder", "Kept", "SpoolStatus", "Visit", "holder", "status", "wake"]
 
 
 @frozen
@@ -65,6 +66,7 @@ class SpoolStatus:
         holder: The holder of its lock.
         webhook: The state of the webhook that the gateway wrote last, as in `component_http.delivery.relay.Status`;
             None if it has written none yet.
+        trouble: The trouble with the webhook at that time; None if there was none.
         deliveries: Deliveries that have not ended.
         outbound_stanzas: Outbound stanzas that the server is not known to have.
         letters: Dead letters.
@@ -77,6 +79,7 @@ class SpoolStatus:
     schema: int
     holder: Holder
     webhook: str | None
+    trouble: Trouble | None
     deliveries: Kept
     outbound_stanzas: Kept
     letters: Kept
@@ -86,19 +89,21 @@ class SpoolStatus:
     ballast_bytes: int | None
 
 
-def visit(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> sqlite3.Connection:
+class Visit:
     """
-    Open a spool's file without the gateway's lock; never make a file, nor change its schema.
+    A spool's file that is open without the gateway's lock; a context manager.
 
-    A long read lets the gateway's log grow until its end, and a long write keeps the gateway from writing.
+    No file is made, and no schema changed. A long read lets the gateway's log grow until its end, and a long write
+    keeps the gateway from writing.
 
     Args:
-        path: The file.
+        path: The file, or a link to it.
         patience: Seconds to wait for another program that writes.
         warn: Told that other users could read or write the file, or those beside it.
 
-    Returns:
-        A connection that begins no transaction by itself; for the thread that made it.
+    Attributes:
+        path: The file itself.
+        connection: To the file, for the thread that made it; it begins no transaction by itself.
 
     Raises:
         SpoolUnusable: The file is corrupt, is something else than a spool, or comes from a later version.
@@ -106,8 +111,65 @@ def visit(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> sql
             earlier version.
         SpoolError: SQLite cannot open it now.
     """
+
+    def __init__(self, path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None:
+        self.path = located(path)
+        self._patience = patience
+        _check(self.path, warn)
+        with self.explained():
+            uri = f"file:{quote(str(self.path))}?mode=rw"
+            self.connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None)
+            self.connection.text_factory = text_of
+            try:
+                _check_version(self.connection, self.path)
+            except BaseException:
+                self.connection.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self.explained():
+            self.connection.close()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """
+        Turn an error of SQLite into a sentence for the user of a command.
+
+        Raises:
+            SpoolUnusable: The file is damaged, or is no database of SQLite.
+            SpoolError: The file is busy, or the disk is full or fails.
+        """
+        try:
+            yield
+        except sqlite3.Error as error:
+            if is_damage(error):
+                raise SpoolUnusable(f"the spool {self.path} is damaged, or is no spool ({error})") from None
+            if is_busy(error):
+                raise SpoolError(
+                    f"the spool {self.path} is busy: another program has been writing to it for {self._patience:g}"
+                    " seconds; try again"
+                ) from None
+            if is_full(error):
+                raise SpoolError(f"the spool {self.path} cannot be written to: the disk is full") from None
+            raise SpoolError(f"the spool {self.path} cannot be used now: {error}") from None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Keep all that is written in the `with`, or nothing of it; errors are `explained`."""
+        with self.explained(), whole(self.connection):
+            self.connection.execute("BEGIN IMMEDIATE")
+            yield
+
+
+def _check(path: Path, warn: Warn) -> None:
     remedy = "do this as the user that the gateway runs as, or as root"
-    path = located(path)
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -126,19 +188,9 @@ def visit(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> sql
         raise SettingsError(f"the spool {path} cannot be read and written; {remedy}")
     for file in files(path):
         see_private(file, user=found.st_uid, warn=warn)
-    with explained(path, patience):
-        uri = f"file:{quote(str(path))}?mode=rw"
-        connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None)
-        connection.text_factory = text_of
-        try:
-            _see_version(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-    return connection
 
 
-def _see_version(connection: sqlite3.Connection, path: Path) -> None:
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     version = version_of(connection)
     if version is None:
         raise SpoolUnusable(f"the file {path} is a database of another program, and no spool")
@@ -151,70 +203,6 @@ def _see_version(connection: sqlite3.Connection, path: Path) -> None:
             f"the spool {path} was written by an earlier version of component-http: start the gateway of this version"
             " once, which brings it up to date"
         )
-
-
-@contextmanager
-def explained(path: Path, patience: float = BUSY) -> Iterator[None]:
-    """
-    Turn an error of SQLite into a sentence for the user of a command.
-
-    Args:
-        path: The spool's file.
-        patience: As for `visit`.
-
-    Raises:
-        SpoolUnusable: The file is damaged, or is no database of SQLite.
-        SpoolError: The file is busy, or the disk is full or fails.
-    """
-    try:
-        yield
-    except sqlite3.Error as error:
-        if is_damage(error):
-            raise SpoolUnusable(f"the spool {path} is damaged, or is no spool ({error})") from None
-        if is_busy(error):
-            raise SpoolError(
-                f"the spool {path} is busy: another program has been writing to it for {patience:g} seconds; try again"
-            ) from None
-        if is_full(error):
-            raise SpoolError(f"the spool {path} cannot be written to: the disk is full") from None
-        raise SpoolError(f"the spool {path} cannot be used now: {error}") from None
-
-
-class Visit:
-    """
-    A visit to a spool's file: its arguments are those of `visit`. It is a context manager.
-
-    Attributes:
-        path: The file.
-        connection: To the file.
-    """
-
-    def __init__(self, path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None:
-        self.path = path
-        self._patience = patience
-        self.connection = visit(path, patience=patience, warn=warn)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        with self.explained():
-            self.connection.close()
-
-    def explained(self) -> AbstractContextManager[None]:
-        """See the function `explained`."""
-        return explained(self.path, self._patience)
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Keep all that is written in the `with`, or nothing of it; errors are `explained`."""
-        with self.explained(), whole(self.connection):
-            self.connection.execute("BEGIN IMMEDIATE")
-            yield
 
 
 def holder(path: Path) -> Holder:
@@ -254,10 +242,10 @@ def wake(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None
     Args:
         path: The spool's file.
         patience: Seconds to wait for another program that writes.
-        warn: As for `visit`.
+        warn: As for `Visit`.
 
     Raises:
-        SettingsError: As by `visit`.
+        SettingsError: As by `Visit`.
         SpoolError: The gateway cannot be told now.
     """
     with Visit(path, patience=patience, warn=warn) as found, found.transaction():
@@ -270,23 +258,23 @@ def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> Sp
 
     Args:
         path: Its file.
-        patience: As for `visit`.
-        warn: As for `visit`.
+        patience: As for `Visit`.
+        warn: As for `Visit`.
 
     Raises:
-        SettingsError: As by `visit`.
-        SpoolError: As by `visit`.
+        SettingsError: As by `Visit`.
+        SpoolError: As by `Visit`.
     """
-    path = located(path)
     with Visit(path, patience=patience, warn=warn) as found, found.explained():
-        connection = found.connection
+        path, connection = found.path, found.connection
         connection.execute("BEGIN")  # all of it at one moment
-        fact = connection.execute("SELECT value FROM facts WHERE name = 'webhook'").fetchone()
+        facts = dict(connection.execute("SELECT name, value FROM facts WHERE name LIKE 'webhook%'").fetchall())
         ahead = f"({lead(connection):.3f})"
         return SpoolStatus(
             schema=version_of(connection) or 0,
             holder=holder(path),
-            webhook=None if fact is None else str(fact[0]),
+            webhook=None if "webhook" not in facts else str(facts["webhook"]),
+            trouble=read_trouble(facts.get("webhook_trouble")),
             deliveries=_kept(connection, "deliveries", f"accepted - {ahead}", "size"),
             outbound_stanzas=_kept(connection, "departures", f"stored - {ahead}", "length(xml)"),
             letters=_kept(

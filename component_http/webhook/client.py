@@ -19,6 +19,7 @@ from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP
 from twisted.web.http_headers import Headers
 
 from component_http._version import __version__
+from component_http.contract.http import is_token
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
@@ -82,10 +83,11 @@ class WebhookClient:
         """
         where = WebhookUrl.parse(url)
         self._origin = where.origin
-        self._url = where.origin + where.target
+        origin = where.origin.encode("ascii")
+        self._url = origin + where.target
         self._headers = _static_headers(headers or {}, where.authorization, bearer_token, user_agent)
         self._agent = PooledAgent(
-            where.origin,
+            origin,
             where.host_header,
             _endpoint(where, reactor, connect_timeout, trust_root),
             reactor,
@@ -98,7 +100,7 @@ class WebhookClient:
         self._http = _PlainHTTPClient(self._agent)
 
     def __repr__(self) -> str:
-        return f"<WebhookClient {self._origin.decode('ascii')}>"
+        return f"<WebhookClient {self._origin}>"
 
     async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
         """
@@ -180,7 +182,7 @@ def _static_headers(
     )
     seen: set[str] = set()
     for name, value in given.items():
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or name.lower() in RESERVED_HEADERS:
+        if not is_token(name) or name.lower() in RESERVED_HEADERS:
             raise ValueError(f"the header {name!r} cannot be set")
         if not value.isascii() or not value.isprintable() or name.lower() in seen:
             raise ValueError(f"the header {name!r} is there twice, or its value is not printable ASCII")

@@ -17,6 +17,7 @@ from twisted.web.iweb import IResponse
 from zope.interface import implementer  # type: ignore[import-untyped, unused-ignore]
 
 from component_http.chunks import BodyTooLarge, ChunkedBody, ChunksMalformed, TrailerTooLarge
+from component_http.contract.http import TOKEN
 
 __all__ = ["MAX_HEAD_BYTES", "MAX_HEAD_LINES", "MAX_INTERIM_RESPONSES", "ResponseReader", "WholeResponse"]
 
@@ -30,7 +31,7 @@ MAX_HEAD_LINES = 1000
 """Lines of these: each field costs as much as a hundred bytes of a long one, and nobody sends a hundred fields."""
 
 # Sections 2.2 and 5.2: a line may end with LF alone, and a field may go on in a line that begins with a blank.
-_FIELDS = rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\0\n\v\f\r]*\r?\n(?:[ \t][^\0\n\v\f\r]*\r?\n)*)*"
+_FIELDS = rb"(?:" + TOKEN.encode("ascii") + rb":[^\0\n\v\f\r]*\r?\n(?:[ \t][^\0\n\v\f\r]*\r?\n)*)*"
 _HEAD = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\0\n\v\f\r]*)?\r?\n(" + _FIELDS + rb")\r?\n")
 _BEGINNING = b"HTTP/1."
 _HEAD_END = re.compile(rb"\n\r?\n")

@@ -23,13 +23,13 @@ class Kept:
 
     Attributes:
         deliveries: Accepted and not ended.
-        departures: What answers a stanza and is not known to be at the server, in the order of leaving.
+        outbox: What answers a stanza and is not known to be at the server, in the order of leaving.
         letters: Dead letters.
         sound: SQLite finds nothing wrong with it.
     """
 
     deliveries: frozenset[int]
-    outbound_stanzas: tuple[int, ...]
+    outbox: tuple[int, ...]
     letters: int
     sound: bool
 
@@ -47,11 +47,11 @@ def left_behind(path: Path) -> Kept:
         with closing(sqlite3.connect(Path(folder) / path.name)) as connection:
             verdict = connection.execute("PRAGMA integrity_check").fetchall()
             deliveries = connection.execute("SELECT stanza_id FROM deliveries").fetchall()
-            outbound_stanzas = connection.execute("SELECT xml FROM departures ORDER BY number").fetchall()
+            outbox = connection.execute("SELECT xml FROM departures ORDER BY number").fetchall()
             [letters] = connection.execute("SELECT count(*) FROM letters").fetchone()
     return Kept(
         deliveries=frozenset(int(stanza_id[1:]) for (stanza_id,) in deliveries),
-        outbound_stanzas=tuple(map(_number, (xml for (xml,) in outbound_stanzas))),
+        outbox=tuple(map(_number, (xml for (xml,) in outbox))),
         letters=letters,
         sound=verdict == [("ok",)],
     )

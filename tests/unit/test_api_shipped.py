@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -574,7 +574,6 @@ class ShippedTests(SynchronousTestCase):
             hook = HookSettings(name="x", secret="0123456789abcdef", to="a@example.org", template=name)
             self.assertEqual(name, hook.template)
 
-    @settings(deadline=None)
     @given(st.sampled_from(sorted(SHIPPED)), _JSON)
     def test_whatever_comes(self, name: str, payload: Any) -> None:
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -280,7 +280,6 @@ class BadMessageTests(SynchronousTestCase):
             self.assertEqual((MAX_CHARACTERS, "…"), (len(text), text[-1]))
         self.assertEqual(MAX_CHARACTERS, len(text_of(text="x" * MAX_CHARACTERS)))
 
-    @settings(deadline=None)
     @given(
         st.recursive(
             st.one_of(

@@ -464,7 +464,7 @@ class ReactorWithThreads(MemoryReactorClock):
     def until(self, condition: Callable[[], object]) -> None:
         self.advance(0)
         while not condition():
-            function, arguments = self._calls.get(timeout=20)
+            function, arguments = self._calls.get(timeout=60)
             function(*arguments)
             self.advance(0)
 

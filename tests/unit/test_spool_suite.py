@@ -73,7 +73,7 @@ def standing_clock() -> Any:
 class SpoolSuite:
     """The promises of `component_http.interfaces.Spool`."""
 
-    timeout = 30
+    timeout = 120
 
     def a_spool(self, **limits: int) -> Any:
         """A spool by the wall clock `self.now`."""
@@ -362,7 +362,7 @@ class KeepingSpoolTests(DurableSuite, TestCase):
 class SqliteCase(TestCase):
     """Spools in files of their own, closed at the end."""
 
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp()).absolute()
@@ -1355,7 +1355,7 @@ class Inline:
 
     def until(self, done: Deferred[Any]) -> None:
         while not done.called:
-            function, arguments = self._calls.get(timeout=20)
+            function, arguments = self._calls.get(timeout=60)
             function(*arguments)
 
 
