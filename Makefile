@@ -9,7 +9,7 @@ SOAK_ARGS ?=
 WORKERS ?= 6
 bin := $(VENV)/bin
 
-.PHONY: help test coverage mutations soak soak-short demo docs reference lint wheel clean servers
+.PHONY: help test coverage mutations soak soak-short demo docs reference lint hooks oldest wheel clean servers
 .NOTPARALLEL:
 
 help:
@@ -22,6 +22,8 @@ help:
 	@echo "make docs    build the documents into docs/_build/html"
 	@echo "make reference  renew what docs/*.md show of the settings and of the example files"
 	@echo "make lint    ruff and mypy"
+	@echo "make hooks   have ruff and mypy run before each commit"
+	@echo "make oldest  run the unit tests with the oldest versions that setup.cfg allows (PYTEST_ARGS=... goes to pytest)"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove all of it"
 
@@ -57,6 +59,12 @@ lint: $(VENV)/.test $(VENV)/.dev
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
+
+hooks: $(VENV)/.test $(VENV)/.dev
+	$(bin)/pre-commit install
+
+oldest: $(VENV)/.dev
+	$(bin)/tox -q -e oldest -- $(PYTEST_ARGS)
 
 wheel: | $(bin)/python
 	rm -rf build dist

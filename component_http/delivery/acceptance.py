@@ -14,7 +14,7 @@ from component_http.delivery.admission import Admission, Refused
 from component_http.delivery.life import STORING, Lives
 from component_http.delivery.refusals import Refusals
 from component_http.errors import SpoolError
-from component_http.interfaces import Spool, Valve
+from component_http.interfaces import DeliverySpool, Valve
 
 __all__ = ["Acceptance"]
 
@@ -42,7 +42,7 @@ class Acceptance:
         self,
         deliveries: Lives,
         admission: Admission,
-        spool: Spool,
+        spool: DeliverySpool,
         refusals: Refusals,
         valve: Valve,
         *,

@@ -23,7 +23,7 @@ from component_http.delivery.loops import Loops
 from component_http.delivery.retry import Retry
 from component_http.delivery.slices import by_slices
 from component_http.errors import SpoolError
-from component_http.interfaces import Spool
+from component_http.interfaces import DeliverySpool
 
 __all__ = ["SPOOL_BACK_OFF", "Attempts"]
 
@@ -54,7 +54,7 @@ class Attempts:
         self,
         deliveries: Lives,
         forwarder: Forwarder,
-        spool: Spool,
+        spool: DeliverySpool,
         endings: Endings,
         expiry: Expiry,
         back_offs: BackOffs,

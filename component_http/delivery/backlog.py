@@ -381,6 +381,11 @@ class Backlog:
         queue = self._queues.get(conversation)
         return [] if queue is None else [queue.first, *(queue.behind or ())]
 
+    def leader(self, conversation: Conversation) -> str | None:
+        """The id of the delivery that the others of a conversation wait behind; None if nothing of it is pending."""
+        queue = self._queues.get(conversation)
+        return None if queue is None else queue.first
+
     @property
     def ready(self) -> bool:
         """Some delivery waits for nothing but its turn."""

@@ -15,7 +15,7 @@ from component_http.contract.conditions import read_error
 from component_http.contract.outbound import OutboundStanza
 from component_http.contract.stanza import Stanza
 from component_http.errors import Bounced
-from component_http.interfaces import Observer, Spool
+from component_http.interfaces import Observer, OutboundSpool
 from component_http.throttle import Folded
 
 __all__ = ["MAX_BYTES", "MAX_PUSHED", "Bounces"]
@@ -67,7 +67,7 @@ class Bounces:
 
     _log = Logger()
 
-    def __init__(self, spool: Spool, observer: Observer, seconds: Callable[[], float]) -> None:
+    def __init__(self, spool: OutboundSpool, observer: Observer, seconds: Callable[[], float]) -> None:
         self._spool = spool
         self._observer = observer
         self._lines = Folded(seconds)

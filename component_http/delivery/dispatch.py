@@ -18,7 +18,7 @@ from component_http.delivery.bounces import Bounces
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
 from component_http.errors import DeliveryEnded
-from component_http.interfaces import Spool
+from component_http.interfaces import RecordSpool
 from component_http.waiters import abandon
 
 __all__ = ["GRACE", "Dispatch"]
@@ -53,7 +53,7 @@ class Dispatch:
 
     def __init__(
         self,
-        spool: Spool,
+        spool: RecordSpool,
         outbox: Outbox,
         relay: Relay,
         bounces: Bounces,

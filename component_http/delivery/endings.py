@@ -21,7 +21,7 @@ from component_http.delivery.life import ENDING, Lives
 from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Leaving, Outbox
 from component_http.errors import SpoolError
-from component_http.interfaces import Observer, Spool
+from component_http.interfaces import DeliverySpool, Observer
 from component_http.throttle import LOG_INTERVAL, Throttle
 
 __all__ = ["MAX_RESPONSE_BYTES", "Endings"]
@@ -53,7 +53,7 @@ class Endings:
         deliveries: Lives,
         backlog: Backlog,
         expiry: Expiry,
-        spool: Spool,
+        spool: DeliverySpool,
         outbox: Outbox,
         loops: Loops,
         observer: Observer,

@@ -25,7 +25,7 @@ from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut
 from component_http.interfaces import Observer, Webhook
 from component_http.throttle import LOG_INTERVAL, Throttle
 
-__all__ = ["LATER", "NO_WEBHOOK", "Attempted", "Forwarder", "Later", "NoMore"]
+__all__ = ["LATER", "NO_WEBHOOK", "Attempted", "Forwarder", "Later", "NoMore", "in_words"]
 
 HANGING = 10.0
 """
@@ -316,7 +316,7 @@ class Forwarder:
         )
         after = self._breaker.state
         if failed:
-            self.last_failure = "it did not answer in time" if result is None else _in_words(result)
+            self.last_failure = "it did not answer in time" if result is None else in_words(result)
         if after == "open" and before == "closed":
             self._observer.count("breaker_opened")
             self._log.warn(
@@ -349,7 +349,7 @@ class Forwarder:
             id=delivery.id,
             number=delivery.tries + delivery.unreached,
             seconds=step.seconds,
-            reason=_in_words(result),
+            reason=in_words(result),
         )
 
     def _verdict(self, delivery: Delivery, result: AttemptResult, step: GiveUp) -> Verdict:
@@ -427,8 +427,8 @@ def _cut_short(_result: object, seconds: float) -> NoReturn:
     raise TimedOut(f"no complete answer to a probe within {seconds:g} s")
 
 
-def _in_words(result: AttemptResult) -> str:
-    """Why an attempt failed, for the log: nothing of a response but its status."""
+def in_words(result: AttemptResult) -> str:
+    """Say why an attempt failed, for a person: nothing of a response but its status."""
     return f"HTTP status {result.status}" if isinstance(result, Response) else str(result)
 
 

@@ -26,7 +26,7 @@ from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import AnswerRefused, NotSent, SpoolError, XmlRefused
-from component_http.interfaces import Observer, Outlet, Spool
+from component_http.interfaces import Observer, OutboundSpool, Outlet
 from component_http.throttle import LOG_INTERVAL, Folded, Throttle
 from component_http.waiters import Waiters
 
@@ -132,7 +132,7 @@ class Outbox:
 
     def __init__(
         self,
-        spool: Spool,
+        spool: OutboundSpool,
         outlet: Outlet,
         observer: Observer,
         *,

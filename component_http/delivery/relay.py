@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from component_http.contract import conditions, reply
 from component_http.contract.delivery import Delivery
+from component_http.contract.explanation import Explanation
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.reply import Composed, Verdict
 from component_http.contract.stanza import Stanza
@@ -25,6 +26,7 @@ from component_http.delivery.deadlines import Times
 from component_http.delivery.drain import Drain
 from component_http.delivery.endings import Endings
 from component_http.delivery.expiry import Expiry
+from component_http.delivery.explanations import Explanations
 from component_http.delivery.forwarder import Attempted, Forwarder, Later, NoMore
 from component_http.delivery.giving_up import GivingUp
 from component_http.delivery.life import ENDING, LEFT, OPEN, READY, Lives
@@ -35,7 +37,7 @@ from component_http.delivery.retry import Retry
 from component_http.delivery.returning import Returning
 from component_http.delivery.starts import Starts
 from component_http.errors import DeliveryEnded, SpoolError
-from component_http.interfaces import Observer, Outlet, Spool, Valve
+from component_http.interfaces import DeliverySpool, Observer, Outlet, Valve
 
 __all__ = ["Relay", "Status"]
 
@@ -106,7 +108,7 @@ class Relay:
     def __init__(
         self,
         forwarder: Forwarder,
-        spool: Spool,
+        spool: DeliverySpool,
         backlog: Backlog,
         outlet: Outlet,
         outbox: Outbox,
@@ -154,6 +156,7 @@ class Relay:
         )
         self._giving_up = GivingUp(lives, self._endings, self._expiry, clock, once=once, left=self._drain.look)
         self._returning = Returning(backlog, times, clock, self._returned, self._start)
+        self._explanations = Explanations(lives, backlog, self._returning, forwarder, outbox, clock)
         self._acceptance = Acceptance(
             lives,
             Admission(backlog),
@@ -198,6 +201,10 @@ class Relay:
             last_failure=forwarder.last_failure,
             next_attempt=None if math.isinf(wait := forwarder.away()) else wait,
         )
+
+    def explain(self, delivery_id: str) -> Explanation | None:
+        """Say why a delivery has not ended; None if it is not stored yet, or not here."""
+        return self._explanations.explain(delivery_id)
 
     # -- in --
 

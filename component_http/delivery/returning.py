@@ -49,6 +49,9 @@ class Returning:
         self._next = Alarm(clock, self._look)
         self._stopped = False
 
+    def __contains__(self, delivery_id: object) -> bool:
+        return delivery_id in self._waiting
+
     @property
     def room(self) -> int:
         """Deliveries that may be added."""

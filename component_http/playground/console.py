@@ -30,7 +30,7 @@ from component_http.contract.stanza import STANZA_KINDS, Stanza
 from component_http.contract.url import without_secrets
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas, serialize
 from component_http.errors import MalformedStanza, SettingsError, XmlRefused
-from component_http.gateway import Gateway, webhook_client
+from component_http.gateway import Gateway
 from component_http.interfaces import Webhook
 from component_http.playground.lines import EditedLines, Lines, PromptedLines, Source, TypedLines
 from component_http.playground.narrated import NarratedWebhook
@@ -38,6 +38,7 @@ from component_http.playground.screen import Screen
 from component_http.playground.words import USER, advice, in_words
 from component_http.settings import SECRET_VARIABLE, DeliverySettings, Settings, SpoolSettings, TokenSettings
 from component_http.testing import ComponentServer
+from component_http.wiring import webhook_client
 
 __all__ = ["Playground", "main", "play", "playground_settings"]
 

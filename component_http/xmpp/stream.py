@@ -791,6 +791,11 @@ class ComponentStream(StreamManager, Service):
         self._queue.settle()
 
     @property
+    def connected(self) -> bool:
+        """There is a stream that stanzas can be sent on."""
+        return self._connection is not None and self._connection.ready
+
+    @property
     def crowded(self) -> bool:
         """See `component_http.interfaces.Outlet`."""
         return self._queue.crowded
@@ -995,6 +1000,11 @@ class BorrowedStream:
 
     def give_back(self) -> None:
         """Do nothing: what waits is the owner's."""
+
+    @property
+    def connected(self) -> bool:
+        """There is a stream, as far as that is known."""
+        return self._manager.xmlstream is not None
 
     @property
     def crowded(self) -> bool:

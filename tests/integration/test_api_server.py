@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import treq
 from cryptography import x509
@@ -27,6 +28,7 @@ from zope.interface import implementer
 from component_http.api.exchange import Call
 from component_http.api_service import api_hooks, api_server
 from component_http.contract.link import KEY_BYTES
+from component_http.contract.xml import Limits
 from component_http.operations.metrics import Counters
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings
 from component_http.testing import RecordingSender
@@ -126,6 +128,8 @@ class ApiServerTestCase(TestCase):
             api_hooks(settings),
             bytes(KEY_BYTES),
             lambda: "closed",
+            limits=Limits(),
+            new_id=lambda: uuid4().hex,
             endpoint=endpoint,
         )
         self.server.startService()

@@ -42,7 +42,8 @@ def echo(request: Request) -> Answer:
 class Bench:
     """A gateway with a spool on disk between a server and a webhook, and its operator."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, **delivery: object) -> None:
+        self._delivery = {"drain_timeout": 0.5, **delivery}
         self.server = stack.enter_context(ScriptedServer())
         self.webhook = stack.enter_context(ScriptedWebhook(missing))
         self._stack = stack
@@ -59,7 +60,7 @@ class Bench:
                 post_url=self.webhook.url,
                 sections={
                     "component": {"component_post_stanzas": ["message", "iq"]},
-                    "delivery": {"drain_timeout": 0.5},
+                    "delivery": self._delivery,
                     "spool": {"kind": "sqlite", "path": path},
                 },
             )

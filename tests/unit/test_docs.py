@@ -30,7 +30,8 @@ from twisted.words.xish.utility import EventDispatcher
 from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, BootstrapMixin
 from wokkel.subprotocols import StreamManager
 
-from component_http import Gateway, Settings
+import component_http
+from component_http import Gateway, Settings, settings
 from component_http.cli import main
 from component_http.contract import conditions
 from component_http.contract.conditions import StanzaError
@@ -401,6 +402,22 @@ class PagesTests(SynchronousTestCase):
         given = given.replace(str(Path.cwd()), "/var/lib/component-http")
         sizes = r"(?m)[0-9.]+ KiB"
         self.assertEqual(re.sub(sizes, "N KiB", session.text), re.sub(sizes, "N KiB", given))
+
+    def test_public_names(self) -> None:
+        """
+        The Python reference shows each public name of the package, and of its modules for applications.
+        """
+        page = (DOCS / "python-api.md").read_text("utf-8")
+        shown = re.findall(r"<!-- autodoc: (?:class|signature|module) ([\w.]+)", page)
+        for name in {*component_http.__all__} - {"__version__"}:
+            self.assertIn(f"component_http.{name}", shown)
+        for module in ("interfaces", "testing", "errors"):
+            self.assertIn(f"component_http.{module}", shown)
+        tables = {name for name in settings.__all__ if name.endswith("Settings")} - {"Settings"}
+        self.assertEqual(
+            {f"component_http.settings.{name}" for name in tables},
+            {name for name in shown if name.startswith("component_http.settings.")},
+        )
 
     def test_limits(self) -> None:
         """

@@ -25,7 +25,7 @@ from component_http.contract.reply import Response
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.backlog import BacklogLimits
 from component_http.errors import CertificateInvalid, ConnectionFailed, SettingsError
-from component_http.gateway import FILES_BESIDE, Gateway, backlog_limits
+from component_http.gateway import Gateway
 from component_http.settings import (
     ApiSettings,
     ComponentSettings,
@@ -34,6 +34,7 @@ from component_http.settings import (
     SpoolSettings,
     WebhookSettings,
 )
+from component_http.sizing import FILES_BESIDE, backlog_limits
 from component_http.spool.database import lock
 from component_http.testing import ScriptedWebhook, json_response
 
