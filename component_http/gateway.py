@@ -15,7 +15,7 @@ from wokkel.subprotocols import StreamManager, XMPPHandler
 from component_http import __version__
 from component_http.api_service import api_hooks, check_port
 from component_http.clock import steady_reactor
-from component_http.delivery.relay import Status
+from component_http.delivery.status import Status
 from component_http.errors import SettingsError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Stream, Webhook
 from component_http.operations.metrics import Counters

@@ -19,7 +19,7 @@ from component_http.caretaker import Caretaker
 from component_http.contract.delivery import Delivery
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
-from component_http.delivery.relay import Status
+from component_http.delivery.status import Status
 from component_http.errors import SpoolError
 from component_http.sizing import api_connections
 from component_http.spool.database import SpoolLock

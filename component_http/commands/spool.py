@@ -24,7 +24,7 @@ _WEBHOOKS = {
     "gone": "gone: it answered 410",
     "none": "no webhook",
 }
-"""Words for the states of `delivery.relay.Status.webhook`: to people a closed breaker sounds like a broken one."""
+"""Words for the states of `delivery.status.Status.webhook`: to people a closed breaker sounds like a broken one."""
 
 _RECENT = 12 * 3600
 """Seconds for which the time of day says when something was; before that the date is told, too."""

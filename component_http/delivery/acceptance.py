@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from attrs import define
 from twisted.python.failure import Failure
 
 from component_http.contract import conditions
@@ -19,6 +20,7 @@ from component_http.interfaces import DeliverySpool, Valve
 __all__ = ["Acceptance"]
 
 
+@define(eq=False)
 class Acceptance:
     """
     Lets stanzas in.
@@ -34,46 +36,31 @@ class Acceptance:
         new_delivery: Makes a delivery of a stanza and the size of its request body.
         heard: Told each stanza that is to be stored, with the id of its delivery.
         take: Takes in charge what is stored; returns whether it may go on.
-        not_stored: Called when something could not be stored.
+        when_not_stored: Called when something could not be stored.
         failed: Told of a bug of ours.
     """
 
-    def __init__(
-        self,
-        deliveries: Lives,
-        admission: Admission,
-        spool: DeliverySpool,
-        refusals: Refusals,
-        valve: Valve,
-        *,
-        away: Callable[[], float],
-        closed: Callable[[], Refused | None],
-        new_delivery: Callable[[Stanza, int], Delivery],
-        heard: Callable[[Stanza, str], object],
-        take: Callable[[Delivery], bool],
-        not_stored: Callable[[], object],
-        failed: Callable[[Failure, Delivery], object],
-    ) -> None:
-        self._deliveries = deliveries
-        self._admission = admission
-        self._spool = spool
-        self._refusals = refusals
-        self._valve = valve
-        self._away = away
-        self._closed = closed
-        self._new_delivery = new_delivery
-        self._heard = heard
-        self._take = take
-        self._when_not_stored = not_stored
-        self._failed = failed
+    _deliveries: Lives
+    _admission: Admission
+    _spool: DeliverySpool
+    _refusals: Refusals
+    _valve: Valve
+    _away: Callable[[], float]
+    _closed: Callable[[], Refused | None]
+    _new_delivery: Callable[[Stanza, int], Delivery]
+    _heard: Callable[[Stanza, str], object]
+    _take: Callable[[Delivery], bool]
+    _when_not_stored: Callable[[], object]
+    _failed: Callable[[Failure, Delivery], object]
 
     def accept(self, stanza: Stanza) -> None:
         """See `component_http.delivery.relay.Relay.accept`."""
         # It is asked first without the size, because a body that is refused need not be written.
-        refused = self._closed() or self._admission.refusal(stanza.conversation, 0)
+        conversation = stanza.conversation
+        refused = self._closed() or self._admission.refusal(conversation, 0)
         if refused is None:
             body = request_body(stanza)
-            refused = self._admission.refusal(stanza.conversation, len(body))
+            refused = self._admission.refusal(conversation, len(body))
         if refused is None:
             self._store(stanza, body)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -31,6 +32,7 @@ SPOOL_BACK_OFF = 5.0
 """Seconds for which a delivery backs off whose request body the spool could not read."""
 
 
+@define(eq=False)
 class Attempts:
     """
     Makes the attempts of deliveries.
@@ -50,35 +52,19 @@ class Attempts:
         attempted: Told what an attempt came to, if the delivery has not ended meanwhile.
     """
 
-    def __init__(
-        self,
-        deliveries: Lives,
-        forwarder: Forwarder,
-        spool: DeliverySpool,
-        endings: Endings,
-        expiry: Expiry,
-        back_offs: BackOffs,
-        loops: Loops,
-        *,
-        times: Times,
-        clock: IReactorTime,
-        wall: Callable[[], float],
-        once: bool,
-        attempted: Callable[[Delivery, Attempted], object],
-    ) -> None:
-        self._deliveries = deliveries
-        self._forwarder = forwarder
-        self._spool = spool
-        self._endings = endings
-        self._expiry = expiry
-        self._back_offs = back_offs
-        self._loops = loops
-        self._bans = Bans()
-        self._times = times
-        self._clock = clock
-        self._wall = wall
-        self._once = once
-        self._attempted = attempted
+    _deliveries: Lives
+    _forwarder: Forwarder
+    _spool: DeliverySpool
+    _endings: Endings
+    _expiry: Expiry
+    _back_offs: BackOffs
+    _loops: Loops
+    _times: Times
+    _clock: IReactorTime
+    _wall: Callable[[], float]
+    _once: bool
+    _attempted: Callable[[Delivery, Attempted], object]
+    _bans: Bans = field(init=False, factory=Bans)
 
     def begin(self, delivery: Delivery) -> bool:
         """Begin an attempt, or back off; or end the delivery and return False, because it cannot be done in time."""

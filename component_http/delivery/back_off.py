@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from attrs import define
 from twisted.internet.interfaces import IReactorTime
 
 from component_http.contract.delivery import Delivery
@@ -15,6 +16,7 @@ from component_http.delivery.life import READY, Lives, Wait
 __all__ = ["BackOffs"]
 
 
+@define(eq=False)
 class BackOffs:
     """
     Lets deliveries wait for their next attempt: each has a timer, and its conversation waits with it.
@@ -24,22 +26,14 @@ class BackOffs:
         backlog: Knows that they wait.
         forwarder: Knows how the webhook is, and how often it was found to be back.
         clock: Runs the timers.
-        ready: Called when one has waited long enough, and waits for its turn again.
+        when_ready: Called when one has waited long enough, and waits for its turn again.
     """
 
-    def __init__(
-        self,
-        deliveries: Lives,
-        backlog: Backlog,
-        forwarder: Forwarder,
-        clock: IReactorTime,
-        ready: Callable[[], object],
-    ) -> None:
-        self._deliveries = deliveries
-        self._backlog = backlog
-        self._forwarder = forwarder
-        self._clock = clock
-        self._ready = ready
+    _deliveries: Lives
+    _backlog: Backlog
+    _forwarder: Forwarder
+    _clock: IReactorTime
+    _when_ready: Callable[[], object]
 
     def begin(
         self, delivery: Delivery, seconds: float, how: Literal["backing_off", "asleep", "held"] = "backing_off"
@@ -91,4 +85,4 @@ class BackOffs:
     def _over(self, delivery: Delivery) -> None:
         self._deliveries.move(delivery, READY)
         self._backlog.ready_again(delivery.id)
-        self._ready()
+        self._when_ready()

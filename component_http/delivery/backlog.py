@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Literal
 
-from attrs import define, frozen
+from attrs import frozen
+
+from component_http.delivery.rounds import Conversation, ConversationQueue, Domain, Round, Sender
 
 __all__ = ["Backlog", "BacklogLimits", "Conversation", "Refusal"]
-
-Conversation = tuple[str, str, bool]
-"""What keeps its order: the bare sender, the bare recipient, and whether it is an iq (`Stanza.conversation`)."""
 
 Refusal = Literal["refused_full", "refused_conversation_full", "refused_unfair"]
 """Why there is no room, by the name of what to count."""
@@ -63,123 +61,6 @@ neither may have to wait for the end of the others.
 """
 
 
-@define(eq=False, weakref_slot=False)
-class _Domain:
-    """What the addresses of one domain have pending or reserved."""
-
-    name: str
-    pending: int = 0
-    pending_bytes: int = 0
-
-
-@define(eq=False, weakref_slot=False)
-class _Sender:
-    """What one bare address has pending or reserved."""
-
-    name: str
-    domain: _Domain
-    pending: int = 0
-    pending_bytes: int = 0
-
-
-@define(eq=False, weakref_slot=False)
-class _ConversationQueue:
-    """
-    The deliveries of one conversation.
-
-    Attributes:
-        first: The id of the first; the others wait for it.
-        size: The size of the first.
-        behind: The sizes of the others, by id, in order of arrival; None where there are none, as mostly. A linked
-            list, unlike dict, so that the next of many is found at once whatever was removed before it.
-        head: The state of the first.
-        before: While it is ready: the conversation of the same sender that has its turn before it, in a ring.
-        after: The one that has its turn after it.
-    """
-
-    conversation: Conversation
-    sender: _Sender
-    first: str
-    size: int
-    behind: OrderedDict[str, int] | None = None
-    head: Literal["ready", "running", "backing_off"] = "ready"
-    before: _ConversationQueue | None = None
-    after: _ConversationQueue | None = None
-
-    def __len__(self) -> int:
-        return 1 if self.behind is None else 1 + len(self.behind)
-
-    @property
-    def is_iq(self) -> bool:
-        return self.conversation[2]
-
-    def append(self, delivery_id: str, size: int) -> None:
-        """Put one at the end."""
-        if self.behind is None:
-            self.behind = OrderedDict()
-        self.behind[delivery_id] = size
-
-    def remove(self, delivery_id: str) -> int:
-        """Take one out that is not the only one; returns its size."""
-        assert self.behind is not None
-        if delivery_id == self.first:
-            size = self.size
-            self.first, self.size = self.behind.popitem(last=False)
-        else:
-            size = self.behind.pop(delivery_id)
-        if not self.behind:
-            self.behind = None
-        return size
-
-
-class _Round:
-    """The ready conversations: they take turns by domain, within it by sender, and within that by conversation."""
-
-    def __init__(self) -> None:
-        # Of each sender the conversation whose turn is next; the others follow it in its ring.
-        self._domains: OrderedDict[_Domain, OrderedDict[_Sender, _ConversationQueue]] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._domains)
-
-    def enter(self, queue: _ConversationQueue) -> None:
-        """Put a conversation at the end of its sender's; a sender or domain that is there already keeps its place."""
-        sender = queue.sender
-        senders = self._domains.get(sender.domain)
-        if senders is None:
-            senders = self._domains[sender.domain] = OrderedDict()
-        following = senders.setdefault(sender, queue)
-        last = following.before or following
-        queue.before, queue.after = last, following
-        last.after = following.before = queue
-
-    def leave(self, queue: _ConversationQueue) -> None:
-        """Take a conversation out."""
-        sender = queue.sender
-        senders = self._domains[sender.domain]
-        before, after = queue.before, queue.after
-        assert before is not None and after is not None
-        before.after, after.before = after, before
-        queue.before = queue.after = None
-        if after is queue:
-            del senders[sender]
-            if not senders:
-                del self._domains[sender.domain]
-        elif senders[sender] is queue:
-            senders[sender] = after
-
-    def next(self) -> _ConversationQueue:
-        """Take out the conversation whose turn it is; its sender and domain go to the end. There has to be one."""
-        domain, senders = next(iter(self._domains.items()))
-        sender, queue = next(iter(senders.items()))
-        self.leave(queue)
-        if sender in senders:
-            senders.move_to_end(sender)
-        if senders:
-            self._domains.move_to_end(domain)
-        return queue
-
-
 class Backlog:
     """
     The deliveries that are pending: accepted, and not ended.
@@ -212,13 +93,13 @@ class Backlog:
         self._max_running = max_running
         self._running = 0
         self._pending_bytes = 0
-        self._queue_of: dict[str, _ConversationQueue] = {}
-        self._queues: dict[Conversation, _ConversationQueue] = {}
-        self._senders: dict[str, _Sender] = {}
-        self._domains: dict[str, _Domain] = {}
+        self._queue_of: dict[str, ConversationQueue] = {}
+        self._queues: dict[Conversation, ConversationQueue] = {}
+        self._senders: dict[str, Sender] = {}
+        self._domains: dict[str, Domain] = {}
         # The ready conversations, those of iqs apart; the iqs that run, and those that went before a message.
-        self._iqs = _Round()
-        self._others = _Round()
+        self._iqs = Round(of_iqs=True)
+        self._others = Round(of_iqs=False)
         self._running_iqs = 0
         self._passed = 0
         # What has room without a turn; it counts for the limits.
@@ -359,7 +240,7 @@ class Backlog:
             raise ValueError(f"{delivery_id} is pending already")
         queue = self._queues.get(conversation)
         if queue is None:
-            queue = _ConversationQueue(conversation, self._sender(conversation[0]), delivery_id, size)
+            queue = ConversationQueue(conversation, self._sender(conversation[0]), delivery_id, size)
             self._queues[conversation] = queue
             self._round_of(queue).enter(queue)
         else:
@@ -453,14 +334,14 @@ class Backlog:
         self._pending_bytes -= size
         self._hold(queue.sender, -1, -size)
 
-    def _sender(self, name: str) -> _Sender:
+    def _sender(self, name: str) -> Sender:
         sender = self._senders.get(name)
         if sender is None:
             domain_name = _domain_of(name)
             domain = self._domains.get(domain_name)
             if domain is None:
-                domain = self._domains[domain_name] = _Domain(domain_name)
-            sender = self._senders[name] = _Sender(name, domain)
+                domain = self._domains[domain_name] = Domain(domain_name)
+            sender = self._senders[name] = Sender(name, domain)
         return sender
 
     def _reserve(self, conversation: Conversation, number: int, size: int) -> None:
@@ -473,7 +354,7 @@ class Backlog:
         else:
             del self._reserved_of[conversation]
 
-    def _hold(self, sender: _Sender, number: int, size: int) -> None:
+    def _hold(self, sender: Sender, number: int, size: int) -> None:
         """A sender holds so much more, or less; one that holds nothing is forgotten."""
         domain = sender.domain
         sender.pending += number
@@ -485,21 +366,21 @@ class Backlog:
             if not domain.pending:
                 del self._domains[domain.name]
 
-    def _queue_led_by(self, delivery_id: str, state: Literal["running", "backing_off"]) -> _ConversationQueue:
+    def _queue_led_by(self, delivery_id: str, state: Literal["running", "backing_off"]) -> ConversationQueue:
         queue = self._queue_of[delivery_id]
         if queue.head != state or queue.first != delivery_id:
             raise ValueError(f"{delivery_id} is not {state.replace('_', ' ')}")
         return queue
 
-    def _stop_running(self, queue: _ConversationQueue) -> None:
+    def _stop_running(self, queue: ConversationQueue) -> None:
         self._running -= 1
         self._running_iqs -= queue.is_iq
 
-    def _enter_round(self, queue: _ConversationQueue) -> None:
+    def _enter_round(self, queue: ConversationQueue) -> None:
         queue.head = "ready"
         self._round_of(queue).enter(queue)
 
-    def _round_of(self, queue: _ConversationQueue) -> _Round:
+    def _round_of(self, queue: ConversationQueue) -> Round:
         return self._iqs if queue.is_iq else self._others
 
 

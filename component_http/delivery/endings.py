@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -30,6 +31,7 @@ MAX_RESPONSE_BYTES = 64 * 1024
 """Bytes of a response that are kept in a dead letter: enough to see what was wrong with it."""
 
 
+@define(eq=False)
 class Endings:
     """
     Ends deliveries, each in one way: its outbound stanzas leave when the spool has them and has forgotten it.
@@ -43,33 +45,21 @@ class Endings:
         loops: May hold an answer back; told those that are given.
         observer: Told one of `replied`, `silent`, `bounced`, `expired`, `refused_reply` for each; `spool_failed`.
         clock: Says when the same was logged last.
-        ended: Called when one has ended.
+        when_ended: Called when one has ended.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        deliveries: Lives,
-        backlog: Backlog,
-        expiry: Expiry,
-        spool: DeliverySpool,
-        outbox: Outbox,
-        loops: Loops,
-        observer: Observer,
-        clock: IReactorTime,
-        ended: Callable[[], object],
-    ) -> None:
-        self._deliveries = deliveries
-        self._backlog = backlog
-        self._expiry = expiry
-        self._spool = spool
-        self._outbox = outbox
-        self._loops = loops
-        self._observer = observer
-        self._clock = clock
-        self._when_ended = ended
-        self._throttle = Throttle(LOG_INTERVAL)
+    _deliveries: Lives
+    _backlog: Backlog
+    _expiry: Expiry
+    _spool: DeliverySpool
+    _outbox: Outbox
+    _loops: Loops
+    _observer: Observer
+    _clock: IReactorTime
+    _when_ended: Callable[[], object]
+    _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
 
     def end(
         self,
@@ -105,8 +95,7 @@ class Endings:
         )
         letter = _dead_letter(delivery, verdict) if keep else None
         ended: Deferred[Any] = self._spool.end(delivery.id, [outbound for outbound, _ in leaving], letter, record)
-        ended.addErrback(self._not_noted, delivery)
-        ended.addCallback(self._ended, delivery, verdict, leaving, letter).addErrback(self.log_internal_error, delivery)
+        ended.addBoth(self._ended, delivery, verdict, leaving, letter).addErrback(self.log_internal_error, delivery)
         if told is not None:
             ended.addCallback(lambda numbers: told.callback(numbers or ()))
 
@@ -134,12 +123,17 @@ class Endings:
 
     def _ended(
         self,
-        numbers: Sequence[int] | None,
+        noted: Sequence[int] | Failure,
         delivery: Delivery,
         verdict: Verdict,
         leaving: Leaving,
         letter: DeadLetter | None,
     ) -> Sequence[int] | None:
+        numbers = None
+        if isinstance(noted, Failure):
+            self._not_noted(noted, delivery)
+        else:
+            numbers = noted
         self._deliveries.end(delivery)
         if delivery.id in self._backlog:
             self._backlog.remove(delivery.id)

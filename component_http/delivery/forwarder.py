@@ -142,6 +142,7 @@ class Forwarder:
         self._draw = draw
         self._link = link
         self._throttle = Throttle(LOG_INTERVAL)
+        self._debug = self._log.debug  # made once, for each asking makes it anew
         self.no_more = NO_WEBHOOK if webhook is None else None
         self.untrusted = False
         self.last_failure: str | None = None
@@ -403,9 +404,7 @@ class Forwarder:
         elif verdict.outcome == "bounced":
             self._log.warn("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
         else:
-            self._log.debug(
-                "{id}: {kind} {outcome}", id=delivery.id, kind=delivery.stanza.kind, outcome=verdict.outcome
-            )
+            self._debug("{id}: {kind} {outcome}", id=delivery.id, kind=delivery.stanza.kind, outcome=verdict.outcome)
 
     def _tell_ignored(self, delivery: Delivery, verdict: Verdict) -> None:
         """Say that a body was not read as a reply: once a minute, and each time at debug level."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from component_http.contract import conditions, reply
@@ -17,6 +18,7 @@ from component_http.delivery.slices import by_slices
 __all__ = ["GivingUp"]
 
 
+@define(eq=False)
 class GivingUp:
     """
     Gives deliveries up, or leaves them in the spool for the next start.
@@ -27,27 +29,17 @@ class GivingUp:
         expiry: Has no deadline for those that are left.
         clock: Lets others have a turn in between.
         once: No delivery is POSTed twice, so that none is left that was POSTed.
-        left: Called when one was left.
+        when_left: Called when one was left.
     """
 
-    def __init__(
-        self,
-        deliveries: Lives,
-        endings: Endings,
-        expiry: Expiry,
-        clock: IReactorTime,
-        *,
-        once: bool,
-        left: Callable[[], object],
-    ) -> None:
-        self._deliveries = deliveries
-        self._endings = endings
-        self._expiry = expiry
-        self._clock = clock
-        self._once = once
-        self._when_left = left
-        self._no_more: NoMore | None = None
-        self._leaves = False
+    _deliveries: Lives
+    _endings: Endings
+    _expiry: Expiry
+    _clock: IReactorTime
+    _once: bool
+    _when_left: Callable[[], object]
+    _no_more: NoMore | None = field(init=False, default=None)
+    _leaves: bool = field(init=False, default=False)
 
     @property
     def begun(self) -> bool:

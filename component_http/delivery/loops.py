@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from attrs import define
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.words.xish.domish import Element
@@ -18,6 +19,7 @@ from component_http.interfaces import Observer
 __all__ = ["Loops"]
 
 
+@define(eq=False)
 class Loops:
     """
     Asks a guard, which ends a loop, and a brake, which slows it down; mostly there is one of them.
@@ -31,13 +33,10 @@ class Loops:
 
     _log = Logger()
 
-    def __init__(
-        self, guard: LoopGuard | None, brake: LoopBrake | None, observer: Observer, clock: IReactorTime
-    ) -> None:
-        self._guard = guard
-        self._brake = brake
-        self._observer = observer
-        self._clock = clock
+    _guard: LoopGuard | None
+    _brake: LoopBrake | None
+    _observer: Observer
+    _clock: IReactorTime
 
     def heard(self, stanza: Stanza, delivery_id: str) -> bool:
         """Note what has come; returns whether its conversation was held as a loop and turns out to be none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -17,6 +18,7 @@ REFUSAL_INTERVAL = 1.0
 """Seconds between two errors to one sender because of these; an iq is always answered."""
 
 
+@define(eq=False)
 class Refusals:
     """
     Tells whoever has to know that a stanza was refused.
@@ -30,12 +32,11 @@ class Refusals:
 
     _log = Logger()
 
-    def __init__(self, outlet: Outlet, observer: Observer, clock: IReactorTime) -> None:
-        self._outlet = outlet
-        self._observer = observer
-        self._clock = clock
-        self._throttle = Throttle(REFUSAL_INTERVAL)
-        self._log_throttle = Throttle(LOG_INTERVAL)
+    _outlet: Outlet
+    _observer: Observer
+    _clock: IReactorTime
+    _throttle: Throttle = field(init=False, factory=lambda: Throttle(REFUSAL_INTERVAL))
+    _log_throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
 
     def refuse(self, stanza: Stanza, refused: Refused) -> None:
         """Count, log and tell one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from attrs import evolve, frozen
+from attrs import evolve
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -18,7 +18,7 @@ from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.reply import Composed, Verdict
 from component_http.contract.stanza import Stanza
 from component_http.delivery.acceptance import Acceptance
-from component_http.delivery.admission import Admission, closed
+from component_http.delivery.admission import Admission, Refused, closed
 from component_http.delivery.attempts import Attempts
 from component_http.delivery.back_off import BackOffs
 from component_http.delivery.backlog import Backlog
@@ -36,42 +36,16 @@ from component_http.delivery.refusals import Refusals
 from component_http.delivery.retry import Retry
 from component_http.delivery.returning import Returning
 from component_http.delivery.starts import Starts
+from component_http.delivery.status import Status
 from component_http.errors import DeliveryEnded, SpoolError
 from component_http.interfaces import DeliverySpool, Observer, Outlet, Valve
 
-__all__ = ["Relay", "Status"]
+__all__ = ["Relay"]
 
 NOT_READY_ABOVE = 0.8
 """How full the backlog is, as a part of its limits, when no more should be sent here."""
 
 STOPPED = NoMore(conditions.STOPPING, "the gateway is stopping")
-
-
-@frozen
-class Status:
-    """
-    How things stand.
-
-    Attributes:
-        pending: Deliveries accepted and not ended.
-        pending_bytes: Bytes of their request bodies.
-        running: Those of them with a POST under way.
-        webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: some of them
-            probe it. `gone`: it said 410 and is not asked any more. `none`: there is none.
-        obstacles: Why no more should be sent here now, a phrase each; none means that all is well.
-        failing_for: Seconds for which nothing but failures came from the webhook; None while it is well.
-        last_failure: Why the last attempt that failed did; None if none did.
-        next_attempt: Seconds until the webhook may be asked, 0.0 for now; None while that depends on what is under way.
-    """
-
-    pending: int
-    pending_bytes: int
-    running: int
-    webhook: str
-    obstacles: tuple[str, ...]
-    failing_for: float | None = None
-    last_failure: str | None = None
-    next_attempt: float | None = None
 
 
 class Relay:
@@ -154,7 +128,7 @@ class Relay:
             give_up=self._give_up_rest,
             over=self._stop,
         )
-        self._giving_up = GivingUp(lives, self._endings, self._expiry, clock, once=once, left=self._drain.look)
+        self._giving_up = GivingUp(lives, self._endings, self._expiry, clock, once=once, when_left=self._drain.look)
         self._returning = Returning(backlog, times, clock, self._returned, self._start)
         self._explanations = Explanations(lives, backlog, self._returning, forwarder, outbox, clock)
         self._acceptance = Acceptance(
@@ -164,11 +138,11 @@ class Relay:
             Refusals(outlet, observer, clock),
             valve,
             away=forwarder.away,
-            closed=lambda: closed(stopping=self._drain.begun, gone=forwarder.gone),
+            closed=self._closed,
             new_delivery=lambda stanza, size: times.begin(new_id(), stanza, size, clock.seconds()),
             heard=self._attempts.heard,
             take=self._accepted,
-            not_stored=self._drain.look,
+            when_not_stored=self._drain.look,
             failed=self._endings.failed,
         )
         if forwarder.no_more is not None:
@@ -216,6 +190,11 @@ class Relay:
         """
         self._acceptance.accept(stanza)
 
+    def _closed(self) -> Refused | None:
+        if not self._drain.begun and self._forwarder.no_more is None:
+            return None  # as nearly always
+        return closed(stopping=self._drain.begun, gone=self._forwarder.gone)
+
     def restore(self, deliveries: Iterable[Delivery]) -> None:
         """
         Take in charge again what the spool has kept.
@@ -228,7 +207,8 @@ class Relay:
             return
         for delivery in deliveries:
             if delivery.id not in self._deliveries:
-                self._take(delivery, "restored")
+                self._take(delivery)
+                self._observer.count("restored")
                 self._giving_up.end_restored(delivery)
         self._start()
 
@@ -247,13 +227,15 @@ class Relay:
         self._returning.add(delivery for delivery in deliveries if delivery.id not in self._deliveries)
 
     def _returned(self, delivery: Delivery) -> None:
-        self._take(delivery, "restored")
+        self._take(delivery)
+        self._observer.count("restored")
         if self._giving_up.begun:
             self._giving_up.end(delivery)
 
     def _accepted(self, delivery: Delivery) -> bool:
         """The spool has a delivery; returns whether it may go on."""
-        self._take(delivery, "accepted", reserved=True)
+        self._take(delivery, reserved=True)
+        self._observer.count("accepted")
         if self._giving_up.begun:
             self._giving_up.end(delivery)
             return False
@@ -261,14 +243,13 @@ class Relay:
             self._start()
         return True
 
-    def _take(self, delivery: Delivery, event: str, *, reserved: bool = False) -> None:
+    def _take(self, delivery: Delivery, *, reserved: bool = False) -> None:
         if reserved:
             self._deliveries.move(delivery, READY)
         else:
             self._deliveries.begin(delivery, READY)
         self._backlog.add(delivery.id, delivery.conversation, delivery.size, reserved=reserved)
         self._expiry.add(delivery, delivery.stanza.kind, delivery.deadline)
-        self._observer.count(event)
 
     # -- attempts --
 

@@ -3,7 +3,7 @@ Facts that a gateway leaves in the spool's file for the commands that look at it
 
 | name | value | when it is written |
 |---|---|---|
-| `webhook` | the state, as in `component_http.delivery.relay.Status` | when it changes |
+| `webhook` | the state, as in `component_http.delivery.status.Status` | when it changes |
 | `webhook_trouble` | a `Trouble` as JSON, or nothing | when the webhook begins to fail, is probed, and is well again |
 | `pending` | an `Answer` as JSON | when a command has asked by a row `explain` of the table `commands` |
 """

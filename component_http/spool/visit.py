@@ -64,7 +64,7 @@ class SpoolStatus:
     Attributes:
         schema: The version of its schema.
         holder: The holder of its lock.
-        webhook: The state of the webhook that the gateway wrote last, as in `component_http.delivery.relay.Status`;
+        webhook: The state of the webhook that the gateway wrote last, as in `component_http.delivery.status.Status`;
             None if it has written none yet.
         trouble: The trouble with the webhook at that time; None if there was none.
         deliveries: Deliveries that have not ended.

@@ -80,7 +80,7 @@ MODULES = {
     "_version": Allowed(pure=True),
     "contract": Allowed(["errors"], ["twisted.words.xish", "idna"], pure=True),
     **{
-        f"delivery.{name}": Allowed([*VALUES, "delivery.retry", "delivery.window"], pure=True)
+        f"delivery.{name}": Allowed([*VALUES, "delivery.retry", "delivery.rounds", "delivery.window"], pure=True)
         for name in (
             "backlog",
             "breaker",
@@ -90,10 +90,16 @@ MODULES = {
             "loop_guard",
             "pace",
             "retry",
+            "rounds",
+            "status",
             "window",
         )
     },
     "delivery.load": Allowed(["delivery.limit", "delivery.pace"], pure=True),
+    **{
+        f"delivery.{name}": Allowed([*VALUES, "delivery.backlog", "delivery.rounds"], pure=True)
+        for name in ("admission", "bans")
+    },
     # Seams.
     "interfaces": Allowed(VALUES, ["twisted.internet.defer", "twisted.words.xish"], pure=True),
     "turns": Allowed([], ["twisted.internet.defer", "twisted.internet.interfaces"], pure=True),

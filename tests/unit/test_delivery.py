@@ -6,7 +6,6 @@ import gc
 import json
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import count, cycle
 from types import MappingProxyType
 from typing import Any
@@ -20,8 +19,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
-from component_http.contract import reply
-from component_http.contract.conditions import StanzaError, error_of_status
+from component_http.contract.conditions import error_of_status
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.outbound import OutboundStanza
 from component_http.contract.reply import Response
@@ -29,19 +27,14 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits, parse_stanzas
 from component_http.delivery.admission import MAX_STORING_BYTES, PAUSE_STORING_BYTES
 from component_http.delivery.attempts import SPOOL_BACK_OFF
-from component_http.delivery.backlog import Backlog, BacklogLimits
+from component_http.delivery.backlog import BacklogLimits
 from component_http.delivery.breaker import Breaker
-from component_http.delivery.deadlines import Times
 from component_http.delivery.drain import FLUSH
 from component_http.delivery.endings import MAX_RESPONSE_BYTES
-from component_http.delivery.forwarder import PROBE_SECONDS, Forwarder
-from component_http.delivery.load import Load
+from component_http.delivery.forwarder import PROBE_SECONDS
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
-from component_http.delivery.loops import Loops
-from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
-from component_http.delivery.retry import RetryPolicy
 from component_http.delivery.returning import MAX_RETURNING
 from component_http.delivery.slices import SLICE
 from component_http.errors import (
@@ -56,8 +49,8 @@ from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
 from component_http.testing import KeepingSpool, RecordingOutlet, RecordingValve, ScriptedWebhook, json_response
 from component_http.throttle import LOG_INTERVAL
+from tests.relay_world import DOMAIN, relay_world
 
-DOMAIN = "bot.example.org"
 ENDS = ("replied", "silent", "bounced", "expired", "refused_reply")
 
 
@@ -86,58 +79,19 @@ class DeliveryTestCase(SynchronousTestCase):
         self.outlet = RecordingOutlet()
         self.valve = RecordingValve()
 
-    def a_relay(
-        self,
-        script=(),
-        *,
-        answer=None,
-        max_attempts=10,
-        breaker=None,
-        limits=None,
-        max_running=32,
-        on_gone: StanzaError | None = None,
-        loop_guard=None,
-        loop_brake=None,
-        draw: Callable[[], float] = lambda: 0.5,
-        webhook=None,
-        spool=None,
-        link=None,
-        has_webhook=True,
-        once=False,
-        grace=0.0,
-    ):
+    def a_relay(self, script=(), *, answer=None, webhook=None, has_webhook=True, **options):
+        """A relay of `relay_world`, with a webhook that gives these answers."""
         self.webhook = webhook or ScriptedWebhook(script, answer=answer)
-        ids = (f"d{number}" for number in self.numbers)
-        forwarder = Forwarder(
+        world = relay_world(
             self.webhook if has_webhook else None,
-            partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh"),
-            self.counters,
-            policy=RetryPolicy(max_attempts=max_attempts),
-            load=Load(max_running, learns=max_attempts > 1),
-            breaker=breaker or Breaker(),
-            on_gone=on_gone,
-            clock=self.clock,
-            wall=self.clock.seconds,
-            draw=draw,
-            link=link,
+            self.clock,
+            counters=self.counters,
+            outlet=self.outlet,
+            valve=self.valve,
+            new_id=lambda: f"d{next(self.numbers)}",
+            **options,
         )
-        spool = spool or MemorySpool()
-        outbox = Outbox(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits())
-        return Relay(
-            forwarder,
-            spool,
-            Backlog(limits or BacklogLimits(), max_running),
-            self.outlet,
-            outbox,
-            self.valve,
-            self.counters,
-            Loops(loop_guard, loop_brake, self.counters, self.clock),
-            clock=self.clock,
-            new_id=lambda: next(ids),
-            wall=self.clock.seconds,
-            times=Times({"message": 900.0, "iq": 25.0, "presence": 60.0}, grace),
-            once=once,
-        )
+        return world.relay
 
     def sent(self):
         """Name, type and error condition of each stanza that left."""
@@ -710,7 +664,7 @@ class OnceTests(DeliveryTestCase):
     def start(self, *answers: Any) -> Any:
         """A gateway; a later one has the webhook of the first."""
         webhook = ScriptedWebhook(answers) if answers else self.webhook
-        return self.a_relay(webhook=webhook, spool=self.spool, max_attempts=1, once=True)
+        return self.a_relay(webhook=webhook, spool=self.spool, max_attempts=1, once=True, grace=86_400.0)
 
     def assert_ended_without(self, relay: Relay) -> None:
         """Nothing more was POSTed, the sender has heard so, and there is a dead letter."""
@@ -787,6 +741,45 @@ class OnceTests(DeliveryTestCase):
         self.clock.pump([0.01] * 3)
         self.stop(relay)
         self.assert_ended_without(relay)
+
+    def test_late(self) -> None:
+        """
+        A message whose time was over before its turn came is POSTed once, too, and says when it came.
+        """
+        stopped = self.start(Deferred(), json_response('{"body": "pong"}'))
+        stopped.accept(a_stanza(id_="m1"))
+        stopped.accept(a_stanza(id_="m2"))
+        self.clock.pump([0.01] * 4)
+        self.stop(stopped)
+        self.clock.advance(1000.0)
+        [late] = self.spool.kept.values()
+        self.assertLess(late.deadline, self.clock.seconds())
+        relay = self.start()
+        relay.restore([evolve(late)])
+        self.clock.pump([0.01] * 10)
+        self.assertEqual(["m1", "m2"], self.posted())
+        self.assertIn("delay", json.loads(self.webhook.posts[1][0]))
+        self.assertEqual((1, 1, {}), (self.attempts().count("1") - 1, self.counters["replied"], self.spool.kept))
+        self.clock.advance(1000.0)
+        self.assertEqual(2, len(self.webhook.posts))
+
+    def test_late_and_killed(self) -> None:
+        """
+        One that was POSTed late when the process was killed is not POSTed again.
+        """
+        relay = self.start(Deferred(), Deferred())
+        for id_ in ("m1", "m2"):
+            relay.accept(a_stanza(id_=id_))
+        self.clock.pump([0.01] * 4)
+        self.clock.advance(900.0)
+        self.clock.pump([0.01] * 6)
+        self.assertEqual(["m1", "m2"], self.posted())
+        [late] = self.spool.kept.values()
+        self.assertEqual(1, late.tries)
+        again = self.start()
+        again.restore([evolve(late)])
+        self.clock.pump([0.01] * 10)
+        self.assertEqual((["m1", "m2"], {}), (self.posted(), self.spool.kept))
 
 
 class OrderTests(DeliveryTestCase):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -12,32 +11,22 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
-from component_http.contract import reply
 from component_http.contract.address import Address
 from component_http.contract.conditions import StanzaError, error_child
 from component_http.contract.reply import Composed, Response
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_COMPONENT, Limits
-from component_http.delivery.backlog import Backlog, BacklogLimits
+from component_http.contract.xml import NS_COMPONENT
+from component_http.delivery.backlog import BacklogLimits
 from component_http.delivery.bounces import Bounces
-from component_http.delivery.breaker import Breaker
-from component_http.delivery.deadlines import Times
 from component_http.delivery.dispatch import GRACE, Dispatch
 from component_http.delivery.drain import FLUSH
-from component_http.delivery.forwarder import Forwarder
-from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
-from component_http.delivery.loops import Loops
-from component_http.delivery.outbox import Outbox
-from component_http.delivery.relay import Relay
-from component_http.delivery.retry import RetryPolicy
 from component_http.errors import Bounced, DeliveryEnded, RoomRefused, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.testing import KeepingSpool, RecordingOutlet, RecordingValve, ScriptedWebhook
 from component_http.xmpp.iq_requests import IqRequests
+from tests.relay_world import DOMAIN, relay_world
 from tests.unit.test_sender_suite import SenderPromises, an_iq, message
-
-DOMAIN = "bot.example.org"
 
 
 class World:
@@ -63,43 +52,21 @@ class World:
         self.spool = KeepingSpool(now=lambda: self.now)
         self.webhook = ScriptedWebhook(first, answer=lambda body, headers: Response(202))
         ids = iter(("open", "d2", "d3", "d4"))
-        forwarder = Forwarder(
-            self.webhook,
-            partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh"),
-            self.counters,
-            policy=RetryPolicy(),
-            load=Load(32),
-            breaker=Breaker(),
-            on_gone=None,
-            clock=self.clock,
-            wall=self.clock.seconds,
-            draw=lambda: 0.5,
-            link=lambda delivery: f"https://gateway.example.org/{delivery.id}",
-        )
         bounces = Bounces(self.spool, self.counters, self.clock.seconds)
-        outbox = Outbox(
-            self.spool,
-            self.outlet,
-            self.counters,
-            clock=self.clock,
-            domain=DOMAIN,
-            limits=Limits(),
+        world = relay_world(
+            self.webhook,
+            self.clock,
+            counters=self.counters,
+            outlet=self.outlet,
+            valve=self.valve,
+            spool=self.spool,
+            limits=limits,
+            loop_brake=loop_brake,
+            new_id=lambda: next(ids),
+            link=lambda delivery: f"https://gateway.example.org/{delivery.id}",
             pushed=bounces.pushed,
         )
-        self.relay = Relay(
-            forwarder,
-            self.spool,
-            Backlog(limits or BacklogLimits(), 32),
-            self.outlet,
-            outbox,
-            self.valve,
-            self.counters,
-            Loops(None, loop_brake, self.counters, self.clock),
-            clock=self.clock,
-            new_id=lambda: next(ids),
-            wall=self.clock.seconds,
-            times=Times({"message": 900.0, "iq": 25.0, "presence": 60.0}),
-        )
+        self.relay = world.relay
         ids_asked = (f"asked{number}" for number in count())
         self.asking = IqRequests(self.outlet, self.clock, lambda: next(ids_asked))
         self.asking.xmlstream = Stream()
@@ -110,7 +77,7 @@ class World:
         self.entered: list[str] = []
         self.sender = Dispatch(
             self.spool,
-            outbox,
+            world.outbox,
             self.relay,
             bounces,
             ask=self.asking.ask,

@@ -39,7 +39,9 @@ from component_http.contract.reply import Outcome, Response, Verdict, judge
 from component_http.contract.request import request_properties
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
-from component_http.delivery.backlog import Refusal
+from component_http.delivery.admission import REASONS
+from component_http.delivery.drain import DRAIN_FOLLOWS
+from component_http.delivery.life import FOLLOWS
 from component_http.errors import SettingsError
 from component_http.settings import reference
 from component_http.testing import ScriptedWebhook
@@ -449,7 +451,16 @@ class PagesTests(SynchronousTestCase):
         documented = {name for name, _, _ in table(DOCS / "architecture.md", "name", "what happened", "counted by")}
         counted = {name for path in (ROOT / "component_http").rglob("*.py") for name in _counted(path)}
         retired = {"throttled"}
-        self.assertEqual(counted | {*get_args(Outcome), *get_args(Refusal)} | retired, documented)
+        self.assertEqual(counted | {*get_args(Outcome), *REASONS} | retired, documented)
+
+    def test_stages(self) -> None:
+        """
+        The tables of stages, of a delivery and of a stop, say of each which may follow, as the code does.
+        """
+        for header, follows in (("stage of a delivery", FOLLOWS), ("stage of a stop", DRAIN_FOLLOWS)):
+            rows = table(DOCS / "architecture.md", header, "what happens", "what may follow")
+            documented = {name: tuple(following.split(", ")) if following else () for name, _, following in rows}
+            self.assertEqual(dict(follows), documented)
 
 
 def _counted(path: Path) -> Iterator[str]:
