@@ -32,9 +32,9 @@ def test_webhook_down(bench: Bench) -> None:
     eventually(lambda: bench.status()["webhook_failing_since"], "the failure", detail=bench.first.log)
 
     # On a busy machine the gateway may not answer as soon as the command would have it.
-    def explained() -> list[str] | None:
-        lines = bench.command("pending", "list").splitlines()
-        return None if "has not said why" in lines[-1] else lines
+    def explained() -> list[str]:
+        lines: list[str] = bench.command("pending", "list").splitlines()
+        return [] if "has not said why" in lines[-1] else lines
 
     listed = eventually(explained, "why they wait", detail=bench.first.log)
     assert re.fullmatch(
@@ -44,9 +44,9 @@ def test_webhook_down(bench: Bench) -> None:
     ), listed
     assert listed[4] == "        it waits behind d1 of the same conversation"
 
-    def shows() -> dict[str, object] | None:
+    def shows() -> dict[str, object]:
         found: dict[str, object] = json.loads(bench.command("pending", "show", "d2", "--json"))
-        return found if found["held_by"] else None
+        return found if found["held_by"] else {}
 
     shown = eventually(shows, "why it waits", detail=bench.first.log)
     assert (shown["held_by"], shown["behind"], shown["last_failure"]) == ("conversation", "d1", None)
