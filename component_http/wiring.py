@@ -18,18 +18,19 @@ from wokkel.subprotocols import XMPPHandler
 from component_http import __version__
 from component_http.api.hooks import Hook
 from component_http.api.secrets import BySecret
-from component_http.contract import reply
+from component_http.contract import composing, reply
 from component_http.contract.address import Address
+from component_http.contract.composing import MAX_REPLIES, Composed
 from component_http.contract.conditions import error_of_status
 from component_http.contract.delivery import Delivery
 from component_http.contract.outbound import OutboundStanza
-from component_http.contract.reply import MAX_REPLIES, Composed
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
 from component_http.delivery.deadlines import LATE_SECONDS, Times
 from component_http.delivery.dispatch import Dispatch
+from component_http.delivery.fates import Fates
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
@@ -57,6 +58,7 @@ from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
+from component_http.xmpp.writer import MAX_UNCONFIRMED
 
 __all__ = [
     "Lasting",
@@ -152,7 +154,8 @@ def assemble(
     """
     settings, reactor, counters, outlet = lasting.settings, lasting.reactor, lasting.counters, lasting.outlet
     component, delivery = settings.component, settings.delivery
-    bounces = Bounces(spool, counters, reactor.seconds)
+    fates = Fates()
+    bounces = Bounces(spool, counters, reactor.seconds, fates)
     entrances = Entrances(
         outlet,
         counters,
@@ -163,10 +166,10 @@ def assemble(
         create=component.create_rooms,
     )
 
-    def pushed(number: int, outbound: OutboundStanza, element: Element) -> None:
-        bounces.pushed(number, outbound, element)
+    def pushed(number: int, outbound: OutboundStanza) -> None:
+        bounces.pushed(number, outbound)
         if outbound.delivery_id is None:
-            entrances.expect(element)
+            entrances.expect(outbound)
 
     outbox = Outbox(
         spool,
@@ -176,6 +179,7 @@ def assemble(
         domain=component.domain,
         limits=lasting.limits,
         lifetimes=lifetimes(delivery),
+        fates=fates,
         pushed=pushed,
     )
     client = None if lasting.webhook is not None else webhook_client(settings, reactor)
@@ -282,7 +286,9 @@ def handlers(lasting: Lasting, parts: Parts) -> list[XMPPHandler]:
 def new_spool(settings: Settings, reactor: Any, counters: Counters, lock: SpoolLock | None) -> Spool:
     """Make the spool: that of the file whose lock is given, or one in memory."""
     if lock is None:
-        return MemorySpool(reactor.seconds)
+        # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
+        waiting = backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES
+        return MemorySpool(reactor.seconds, max_kept=MAX_UNCONFIRMED + waiting, observer=counters)
     lock.note_process()
     return SqliteSpool(
         lock.path,
@@ -303,8 +309,8 @@ def component_stream(
     counters: Counters,
     rooms: Rooms,
     *,
-    sent: Callable[[Element], object],
-    first: Callable[[], Iterable[Element]],
+    sent: Callable[[OutboundStanza], object],
+    first: Callable[[], Iterable[Element | OutboundStanza]],
 ) -> ComponentStream:
     """
     Make the stream to the server of the settings.
@@ -334,8 +340,6 @@ def component_stream(
         confirm=component.write_barrier,
         fallback=component.write_barrier_fallback,
         lifetimes=lifetimes(settings.delivery),
-        # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-        max_waiting=backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES,
     )
 
 
@@ -372,7 +376,7 @@ def pushes(settings: Settings, limits: Limits) -> Pushes:
 
     def compose(objects: Sequence[Mapping[str, object]], kind: str) -> Composed:
         domain = settings.component.domain
-        return reply.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
+        return composing.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
 
     return Pushes(compose)
 
