@@ -35,13 +35,13 @@ __all__ = ["api_hooks", "api_server", "check_port"]
 _PORT_REMEDIES = {
     errno.EADDRINUSE: "stop what listens there, or name another port",
     errno.EADDRNOTAVAIL: "name an interface by an address that this machine has",
-    errno.EACCES: "name a port from 1024 on, for those below are root's",
+    errno.EACCES: "name a port from 1024 on, because those below are root's",
 }
 
 
 def check_port(settings: Settings) -> None:
     """
-    Check that the API's port can be opened. An endpoint that cannot be tried now is tried at the start.
+    Check that the API's port can be opened. An endpoint that cannot be checked now is opened at the start.
 
     Raises:
         SettingsError: The port cannot be opened.
@@ -76,7 +76,7 @@ def api_hooks(settings: Settings) -> BySecret[Hook]:
     Make the hooks: the API's URLs for programs that know nothing of XMPP, with their templates.
 
     Raises:
-        SettingsError: Some templates cannot be used.
+        SettingsError: A template cannot be used.
     """
     hooks: list[Hook] = []
     problems: list[str] = []
@@ -135,7 +135,7 @@ def api_server(
         wake: Asks the webhook at once, and returns its state.
         limits: The limits for one stanza.
         new_id: Makes ids.
-        max_connections: Connections at once, instead of `api.max_connections`.
+        max_connections: The most connections at once, instead of `api.max_connections`.
         endpoint: The endpoint to listen at, instead of `api.listen`.
     """
     api, domain = settings.api, settings.component.domain

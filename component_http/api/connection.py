@@ -99,7 +99,7 @@ class _Leaving(Enum):
     """The connection has no place, and gets 503 as soon as it sends something."""
 
     CLOSING = auto()
-    """It has its last answer; what still comes is thrown away until the client closes, or the time is over."""
+    """The last answer is written; everything that still comes is thrown away until the client closes or time is over."""
 
     CLOSED = auto()
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from component_http.playground.console import play, playground_settings
+from component_http.playground.console import play
+from component_http.playground.settings import playground_settings
 
 __all__ = ["BotDidNotStart", "main", "running_bot"]
 
