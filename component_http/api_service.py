@@ -126,15 +126,7 @@ def api_server(
     Make the HTTP API, which serves once it is started.
 
     Args:
-        settings: The gateway's settings.
-        reactor: Opens the port.
-        sender: Sends pushed stanzas, and asks iqs.
-        observer: Told what happens.
-        hooks: The hooks that `api_hooks` made.
-        link_key: The key of the links for late replies.
         wake: Asks the webhook at once, and returns its state.
-        limits: The limits for one stanza.
-        new_id: Makes ids.
         max_connections: The most connections at once, instead of `api.max_connections`.
         endpoint: The endpoint to listen at, instead of `api.listen`.
     """

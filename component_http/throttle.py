@@ -49,7 +49,6 @@ class Folded:
 
     Args:
         now: The time, in seconds of a clock that is not set.
-        interval: Seconds between two lines about the same problem.
     """
 
     def __init__(self, now: Callable[[], float], interval: float = LOG_INTERVAL) -> None:
@@ -64,8 +63,6 @@ class Folded:
         Args:
             about: The problem: one of a fixed few, because each is remembered.
             log: Writes the line, as `Logger.warn` does.
-            line: A template.
-            fields: The values for the template.
         """
         if not self._throttle.may_tell(about, self._now()):
             self._left_out[about] += 1

@@ -13,12 +13,7 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """
-    Does one piece of work in each turn of the reactor, in the order of asking.
-
-    Args:
-        clock: The reactor.
-    """
+    """Does one piece of work in each turn of the reactor, in the order of asking."""
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock

@@ -50,10 +50,7 @@ class Site:
 
     Attributes:
         admit: Judges a request before its body is in (`Api.admit`).
-        observer: Told what happens.
-        clock: Runs the time limits.
         turns: Lets one request be read in each turn of the reactor.
-        ongoing: Owns the requests that are being carried out.
         max_body_bytes: The largest body of a request that is read.
         request_timeout: Seconds that a request may take to come in, and that a connection may be idle.
     """
@@ -99,7 +96,7 @@ class _Leaving(Enum):
     """The connection has no place, and gets 503 as soon as it sends something."""
 
     CLOSING = auto()
-    """The last answer is written; everything that still comes is thrown away until the client closes or time is over."""
+    """The last answer is written; all that still comes is thrown away until the client closes or the time is over."""
 
     CLOSED = auto()
 
@@ -112,8 +109,6 @@ class Connection(Protocol):
     A request has to be in within a time that no single byte prolongs, and the client has as long to read an answer.
 
     Args:
-        site: The parts and limits that all connections share.
-        places: The places for connections; told when this one ends.
         has_place: Whether this connection has a place, and so is served.
 
     Attributes:
@@ -274,7 +269,6 @@ class Connection(Protocol):
 
         Args:
             answer: The last answer; None for none.
-            method: The method of the request that it answers.
             may_send_more: Whether the client may be sending. Then only our direction is closed, and what comes is
                 thrown away for a while: a closed socket would answer it by a reset, which takes the answer away from
                 the client (RFC 9112 section 9.6).

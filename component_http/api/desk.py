@@ -87,12 +87,8 @@ class Desk:
     Composes, sends and waits for the shapes.
 
     Args:
-        sender: Sends.
         observer: Told `api_pushed`, `api_asked`, `api_unanswered` and `api_full`.
         domain: The component's domain, normalised.
-        limits: The limits for each stanza.
-        new_id: Makes ids.
-        clock: Runs the waits.
         max_timeout: The longest wait that a request may ask for, in seconds.
         default_sender: The sender of a token's stanzas that name none; None for the domain.
     """
@@ -142,7 +138,6 @@ class Desk:
         Make stanzas of reply objects that answer nothing.
 
         Args:
-            objects: The reply objects.
             caller: The client, which must be allowed to send them; None for a hook.
             sender: The sender of objects that name none; None for the caller's default.
             kind: The kind of objects that name none.
@@ -200,8 +195,6 @@ class Desk:
 
         Args:
             owner: The owner of the idempotency key.
-            call: The request.
-            composed: The stanzas.
             delivery_id: The delivery that they answer late, or None.
 
         Raises:
@@ -256,10 +249,6 @@ class Desk:
         """
         Wait until the server has stanzas.
 
-        Args:
-            pushed: The stanzas, as `push` returned them.
-            timeout: Seconds to wait at most.
-
         Returns:
             False if the time was over before; the server may still get them.
 
@@ -283,7 +272,6 @@ class Desk:
 
         Args:
             composed: The iq, and nothing else.
-            timeout: Seconds to wait.
 
         Returns:
             The result or the error, with the id that the iq had at first.

@@ -35,9 +35,7 @@ class Call:
     One HTTP request.
 
     Attributes:
-        method: The method.
         path: The path as it came, percent-encoded, without the query.
-        query: The query as it came.
         headers: Field values by lower-case name.
         body: The body's bytes; None when it was larger than is read.
     """
@@ -79,7 +77,6 @@ def fields(text: str, charset: str = "utf-8") -> list[tuple[str, str]]:
     Read the fields of a form or a query, in their order.
 
     Args:
-        text: The form.
         charset: The charset of its percent-encoded characters, by a name that Python knows.
 
     Raises:
@@ -94,10 +91,7 @@ class Answer:
     One HTTP response.
 
     Attributes:
-        status: The status code.
-        body: The body's bytes.
         media_type: The media type of the body; not sent without a body.
-        headers: Other header fields.
     """
 
     status: int
@@ -131,7 +125,6 @@ class Problem(Exception):
         status: The HTTP status of the answer.
         detail: A sentence for the person who wrote the client; nothing of a secret is in it.
         condition: The condition in mod_rest's shape, if another one fits better than the status's.
-        headers: Header fields of the answer.
         members: Further members of the JSON, for machines.
     """
 

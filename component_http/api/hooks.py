@@ -38,13 +38,8 @@ class Hook:
     One such URL.
 
     Attributes:
-        name: The hook's name in the log.
         secret: The last part of its path.
-        to: The recipients of the messages.
-        sender: The sender of the messages.
-        type: The type of the messages.
         template: Makes the text; None for messages in Slack's shape.
-        rate: The limit for its requests.
     """
 
     name: str
@@ -115,7 +110,6 @@ def _payload(call: Call, *, text_is_payload: bool = False) -> object:
     Many programs send no media type, or a wrong one, and Slack does not mind either.
 
     Args:
-        call: The request.
         text_is_payload: Whether a text that is not JSON is taken as a string.
     """
     body = body_of(call)

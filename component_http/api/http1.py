@@ -40,9 +40,7 @@ class Head:
     The head of a request.
 
     Attributes:
-        method: The method.
         path: The path of the target, percent-encoded; `*` for the server as a whole.
-        query: The query of the target.
         headers: Field values by lower-case name.
         length: The bytes of the body; None for a body in chunks.
         keep: Whether the connection may be used for another request.
@@ -253,7 +251,6 @@ def response(answer: Answer, method: str = "", *, close: bool) -> bytes:
     Write an answer.
 
     Args:
-        answer: The answer.
         method: The request's; an answer to HEAD has no body.
         close: Whether to say that the connection is closed after it.
     """

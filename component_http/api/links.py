@@ -32,7 +32,6 @@ class ReplyLinks:
     Opens the links, and checks what is sent over them.
 
     Args:
-        key: The key that the links are made with.
         wide: Whether every link may send whatever the webhook could have answered at once, to anybody.
         seconds: A clock that does not go back.
         now: The wall clock, seconds since the epoch.
@@ -48,10 +47,6 @@ class ReplyLinks:
     def open(self, delivery_id: str, seal: str) -> LateReply:
         """
         Read a link, and count the request that came over it.
-
-        Args:
-            delivery_id: The id in the path.
-            seal: The value of `seal`.
 
         Raises:
             Problem: The link is none of ours, it has expired, or too many requests came over it.

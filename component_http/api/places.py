@@ -14,10 +14,6 @@ class Places:
     """
     The places for connections, so that strangers cannot keep clients with a token out.
 
-    Args:
-        site: The parts that all connections share.
-        size: The number of places.
-
     Attributes:
         taken: The connections that have a place, the oldest first.
         turned_away: The connections that have none and are told 503; at most as many as there are places.

@@ -32,9 +32,6 @@ async def post(desk: Desk, call: Call, caller: Caller, jid: str | None = None) -
     Carry out `POST /msg` and `POST /msg/{jid}`.
 
     Args:
-        desk: Sends.
-        call: The request.
-        caller: The client.
         jid: The recipient in the path, or None.
     """
     given = _fields(call)
@@ -65,10 +62,6 @@ def _fields(call: Call) -> dict[str, object]:
 def html_element(html: object, limits: Limits) -> Element:
     """
     Make the element of XEP-0071 from the inside of its body.
-
-    Args:
-        html: XHTML as text.
-        limits: The limits for the XML.
 
     Raises:
         Problem: `html` is no text, or not well-formed.

@@ -36,7 +36,6 @@ def unpacked(call: Call, body: bytes | None, max_bytes: int) -> bytes | None:
     Undo the content coding of a body.
 
     Args:
-        call: The request.
         body: The body as it came; None if it was larger than is read.
         max_bytes: The most bytes that it may unpack to. Unpacking stops there.
 

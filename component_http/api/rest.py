@@ -41,8 +41,6 @@ class _Extension:
 
     Attributes:
         kinds: The kinds of stanza that may have it.
-        uri: The namespace of the element.
-        name: The name of the element.
         make: Fills the element with the property's value.
         flag: Whether the property is true or false: the element is there or not.
     """
@@ -192,9 +190,6 @@ async def post(desk: Desk, call: Call, caller: Caller, kind: str = "", type: str
     Carry out `POST /rest` and `POST /rest/{kind}/{type}/{to}`.
 
     Args:
-        desk: Sends and asks.
-        call: The request.
-        caller: The client.
         kind: The kind in the path; "" if there is none.
         type: The type in the path, likewise; for an iq it may be the name of a question.
         to: The recipient in the path, likewise.

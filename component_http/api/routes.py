@@ -72,18 +72,10 @@ class Api:
     The whole API, as a function from a request to its answer.
 
     Args:
-        desk: Sends and asks.
-        tokens: The tokens that requests show.
-        hooks: The hooks, which need no token.
         observer: Told `api_refused`, `api_unauthorized`, `api_limited` and `api_failed`.
-        links: The links of late replies.
         wake: Asks the webhook at once, and returns its state.
-        version: The version of this program.
         max_body_bytes: The most bytes that a compressed body may unpack to.
         seconds: A clock that does not go back.
-
-    Attributes:
-        routes: All routes of the API.
     """
 
     _log = Logger()

@@ -52,16 +52,11 @@ class ApiServer(Service):
     Args:
         admit: Judges a request before its body is in (`Api.admit`).
         finish: Waits until everything is kept that was begun to be kept (`Desk.finish`).
-        endpoint: The endpoint to listen at.
         observer: Told `api_busy`, `api_evicted`, and `api_refused` for what is no HTTP.
-        clock: Runs the time limits and the turns.
-        max_connections: The most connections at once.
         max_body_bytes: The largest body of a request that is read.
         request_timeout: Seconds that a request may take to come in, and that a connection may be idle.
 
     Attributes:
-        site: The parts and limits that all connections share.
-        places: The connections.
         listening: Fires with the port when it is open, or with None if it cannot be opened. None before the start.
     """
 

@@ -97,9 +97,6 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     The time is checked in each round of a loop, and before each call, filter and operation. The size of a result is
     checked before it is made.
-
-    Args:
-        seconds: A clock.
     """
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
@@ -235,9 +232,7 @@ class Template:
     In it `payload` is the JSON that was POSTed. A missing member is empty, and so are the members of that.
 
     Args:
-        text: The template's source.
         name: The template's name in an error.
-        seconds: A clock.
 
     Raises:
         SettingsError: The text is not a template of Jinja2.
@@ -255,9 +250,6 @@ class Template:
     def render(self, payload: object) -> str:
         """
         Make the text of a message.
-
-        Args:
-            payload: JSON, as `contract.objects.read_json` gives it.
 
         Returns:
             The text without white space at its ends, cut to `MAX_CHARACTERS`; it may be "".

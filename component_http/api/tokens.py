@@ -28,13 +28,9 @@ class Token:
     A token, and what a client that shows it may do.
 
     Attributes:
-        name: The token's name in the log.
-        secret: The token itself.
         may_send_as: Patterns of the addresses that it may send from; a * stands for any characters.
         may_send_to: Patterns of the addresses that it may send to.
-        kinds: The kinds of stanza that it may send.
         admin: Whether it may control the gateway itself.
-        rate: The limit for its requests.
         sender: The sender of its stanzas that name none; None for the choice of `default_sender`.
     """
 
@@ -96,7 +92,6 @@ class Caller:
     The client that makes one request.
 
     Attributes:
-        token: The token that it shows.
         address: The address of ours that it names as its user, or None.
     """
 

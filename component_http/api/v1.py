@@ -23,9 +23,6 @@ async def push(desk: Desk, call: Call, caller: Caller, kinds: tuple[str, ...]) -
     Carry out `POST /v1/messages`, `/v1/presences` and `/v1/stanzas`: send, and do not wait for an answer.
 
     Args:
-        desk: Sends.
-        call: The request.
-        caller: The client.
         kinds: The kinds that may be sent here; an object that names none makes the first.
     """
     wait = _wait(call)
@@ -60,10 +57,6 @@ async def ask_by_name(desk: Desk, call: Call, caller: Caller, jid: str, name: st
     Carry out `GET /v1/ping/{jid}` and the like: ask a question that has a name.
 
     Args:
-        desk: Asks.
-        call: The request.
-        caller: The client.
-        jid: The address to ask.
         name: One of `iq_requests.QUESTIONS`.
     """
     timeout = desk.timeout(call)
@@ -97,16 +90,7 @@ def _prefers_xml(call: Call) -> bool:
 
 
 async def late_reply(desk: Desk, call: Call, links: ReplyLinks, delivery_id: str, late: LateReply) -> Answer:
-    """
-    Carry out `POST /v1/deliveries/{id}/reply`: send the late reply of a webhook.
-
-    Args:
-        desk: Sends.
-        call: The request.
-        links: Checks that the link may send this.
-        delivery_id: The delivery that is answered.
-        late: The facts in the link.
-    """
+    """Carry out `POST /v1/deliveries/{id}/reply`: send the late reply of a webhook."""
     composed = desk.answer(late.stanza, objects_of(call))
     links.check_allowed(late, composed.stanzas)
     pushed = await desk.push(f"delivery {delivery_id}", call, composed, delivery_id=delivery_id)

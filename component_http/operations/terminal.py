@@ -58,8 +58,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], limits: Sequence
     Lay out a table.
 
     Args:
-        header: The names of the columns.
-        rows: The cells, which may hold any characters.
         limits: The width of each column but the last, in columns of the terminal.
         columns: The width of the table. The last column takes the rest, or `LEAST`.
 

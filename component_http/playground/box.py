@@ -45,15 +45,12 @@ class Box:
     The server, the gateway, and the way to the bot.
 
     Args:
-        settings: The settings that `playground_settings` made.
-        reactor: Runs everything.
         screen: Shows the POSTs, and the gateway's log from `warn` on.
         arrived: Called with each stanza that the gateway sends.
         webhook: Takes the POSTs instead of the bot's URL.
 
     Attributes:
         url: The bot's URL without its credentials.
-        webhook: The way to the bot.
 
     Raises:
         SettingsError: No client can be made for the bot's URL.

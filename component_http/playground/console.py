@@ -37,7 +37,6 @@ async def _converse(playground: Playground, screen: Screen, lines: Source, canne
     Args:
         playground: Carries out the lines; it is started and stopped here.
         screen: Shows the lines of `canned`.
-        lines: The user's lines.
         canned: Lines to carry out before those of the user.
 
     Returns:
@@ -104,7 +103,6 @@ def play(settings: Settings, *, canned: Iterable[str] = (), about: str = "") -> 
     Let the user of this terminal talk to a bot. Installs and runs the reactor.
 
     Args:
-        settings: The settings that `playground_settings` made.
         canned: Lines to carry out before the user types anything.
         about: A text about the bot to show first.
 

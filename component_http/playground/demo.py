@@ -38,9 +38,6 @@ def running_bot(script: Path) -> Iterator[str]:
     Args:
         script: A Python program that takes a port and prints its URL in its first line.
 
-    Yields:
-        The URL.
-
     Raises:
         BotDidNotStart: There is no such bot, or it did not come so far.
     """

@@ -45,7 +45,6 @@ class Lines:
     A thread reads, and only when a line is asked for: Twisted's own `StandardIO` cannot watch a regular file.
 
     Args:
-        descriptor: The file descriptor to read from.
         reactor: The reactor, in whose thread the lines are returned.
     """
 
@@ -100,8 +99,6 @@ class PromptedLines:
     Lines that are not typed, shown as if they had been.
 
     Args:
-        lines: Reads the lines.
-        screen: Shows them.
         prompt: Returns the text before the next line.
     """
 
@@ -265,9 +262,7 @@ class EditedLines:
     show up among the playground's output.
 
     Args:
-        descriptor: The terminal's.
         reactor: The reactor, in whose thread the lines are returned.
-        screen: Shows the line, below everything else.
         prompt: Returns the text before the next line.
     """
 

@@ -34,9 +34,6 @@ class NarratedWebhook:
     A `Webhook` that shows each POST and its answer.
 
     Args:
-        webhook: Makes the POSTs.
-        url: The bot's URL without credentials.
-        screen: Shows the POSTs.
         clock: Measures the time that an answer took.
 
     Attributes:

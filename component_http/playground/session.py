@@ -61,8 +61,6 @@ class Playground:
     A user at a terminal, who talks to a bot through a gateway.
 
     Args:
-        reactor: Runs everything.
-        screen: Shows what happens.
         settings: The settings that `playground_settings` made; the bot is `bot@` the component's domain.
         webhook: Takes the POSTs instead of the bot's URL.
 

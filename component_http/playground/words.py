@@ -21,10 +21,6 @@ def in_words(stanza: Stanza, user: Address = USER) -> tuple[str, str, str]:
     """
     Describe a stanza as a chat client shows it.
 
-    Args:
-        stanza: The stanza as it arrived.
-        user: The address of the user.
-
     Returns:
         Three arguments of `Screen.show`: text, style, first.
     """

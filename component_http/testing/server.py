@@ -116,12 +116,7 @@ class ComponentServer:
         self._connection().transport.pauseProducing()
 
     def resume(self) -> None:
-        """
-        Read again.
-
-        Raises:
-            ConnectionLost: The component is not connected any more.
-        """
+        """Read again. Raises `ConnectionLost` if the component is not connected any more."""
         self._connection().transport.resumeProducing()
 
     def cut(self) -> None:

@@ -26,9 +26,7 @@ class FunctionWebhook:
     retries, the deadlines and the breaker are those of any webhook.
 
     Args:
-        answer: The function.
         timeout: Seconds after which an attempt is cancelled.
-        clock: Runs this limit.
     """
 
     _log = Logger()
