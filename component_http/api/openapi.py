@@ -117,10 +117,7 @@ def _msg(*parameters: _Object) -> _Object:
         "summary": "Send a message, as mod_post_msg does.",
         "parameters": [*parameters, _KEY],
         "requestBody": _body(_content(_STRING, TEXT), _content(_OBJECT, FORM, JSON)),
-        "responses": {
-            "201": _KEPT,
-            **_problems(*_OF_BODY, *_OF_TOKEN, *_OF_PUSH, content=_PLAIN),
-        },
+        "responses": {"201": _KEPT, **_problems(*_OF_BODY, *_OF_TOKEN, *_OF_PUSH, content=_PLAIN)},
     }
 
 
