@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.api.exchange import Call, Problem
+from component_http.api.reading import read_seconds
 from component_http.api.refusals import bounce_problem, room_problem
 from component_http.api.tokens import Caller
 from component_http.contract import composing
@@ -313,9 +314,10 @@ class Desk:
         text = call.argument("timeout")
         if text is None:
             return min(DEFAULT_TIMEOUT, self.max_timeout)
-        if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", text) or not 0 < float(text) <= self.max_timeout:
+        seconds = read_seconds(text)
+        if not seconds or seconds > self.max_timeout:
             raise Problem(400, f"timeout: it is a number of seconds up to {self.max_timeout:g}")
-        return float(text)
+        return seconds
 
     # -- keeping, which goes on even if the client has gone --
 

@@ -13,9 +13,9 @@ from twisted.words.xish.domish import Element
 
 from component_http.api.desk import Desk
 from component_http.api.exchange import Answer, Call, Problem
-from component_http.api.reading import form_of, json_of, text_of, unsupported
+from component_http.api.reading import properties_of, text_of
 from component_http.api.tokens import Caller
-from component_http.contract.http import FORM, JSON, TEXT, is_json
+from component_http.contract.http import FORM, JSON, TEXT
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import XmlRefused
 
@@ -49,14 +49,7 @@ async def post(desk: Desk, call: Call, caller: Caller, jid: str | None = None) -
 def _fields(call: Call) -> dict[str, object]:
     if call.media_type == TEXT:
         return {"body": text_of(call)}
-    if call.media_type == FORM:
-        return dict(form_of(call))
-    if not is_json(call.media_type):
-        raise unsupported(call, TEXT, FORM, JSON)
-    value = json_of(call)
-    if not isinstance(value, dict):
-        raise Problem(400, "the JSON is not an object")
-    return value
+    return properties_of(call, TEXT, FORM, JSON)
 
 
 def html_element(html: object, limits: Limits) -> Element:

@@ -10,7 +10,17 @@ from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML, is_json, wi
 from component_http.contract.objects import read_json, reply_objects
 from component_http.errors import ReplyRefused
 
-__all__ = ["body_of", "form_of", "json_of", "objects_of", "text_of", "unpacked", "unsupported"]
+__all__ = [
+    "body_of",
+    "form_of",
+    "json_of",
+    "objects_of",
+    "properties_of",
+    "read_seconds",
+    "text_of",
+    "unpacked",
+    "unsupported",
+]
 
 ENCODINGS = "gzip, deflate"
 """The content codings that are read, as `Accept-Encoding` names them."""
@@ -121,6 +131,18 @@ def form_of(call: Call) -> dict[str, str]:
         raise Problem(400, f"the form cannot be read: {error}") from None
 
 
+def properties_of(call: Call, *readable: str) -> dict[str, object]:
+    """Read the body as an object of JSON or as a form. Raises `Problem` with the readable types for any other type."""
+    if call.media_type == FORM:
+        return dict(form_of(call))
+    if not is_json(call.media_type):
+        raise unsupported(call, *readable)
+    value = json_of(call)
+    if not isinstance(value, dict):
+        raise Problem(400, "the JSON is not an object")
+    return value
+
+
 def objects_of(call: Call) -> list[dict[str, object]]:
     """
     Read reply objects from JSON, or from XML, which makes one object with nothing but `stanza`.
@@ -136,6 +158,11 @@ def objects_of(call: Call) -> list[dict[str, object]]:
         return reply_objects(json_of(call))
     except ReplyRefused as refused:
         raise Problem(400, str(refused)) from None
+
+
+def read_seconds(text: str) -> float | None:
+    """Read a number of seconds; None if it is none."""
+    return float(text) if re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", text) else None
 
 
 def unsupported(call: Call, *readable: str) -> Problem:

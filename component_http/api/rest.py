@@ -8,7 +8,6 @@ questions of `iq_requests`, and those in `_EXTENSIONS`. Any other property of mo
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -20,9 +19,9 @@ from component_http.api.desk import Desk
 from component_http.api.exchange import Answer, Call, Problem, error_body, json_answer
 from component_http.api.iq_requests import QUESTIONS, answer_properties, question
 from component_http.api.post_msg import html_element
-from component_http.api.reading import form_of, json_of, text_of, unsupported
+from component_http.api.reading import properties_of, read_seconds, text_of
 from component_http.api.tokens import Caller
-from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML, is_json
+from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML
 from component_http.contract.objects import JsonNumber
 from component_http.contract.request import NS_OOB
 from component_http.contract.stanza import TYPES, Stanza
@@ -217,13 +216,6 @@ async def get(desk: Desk, call: Call, caller: Caller, query: str, to: str) -> An
 
 def _given(call: Call, kind: str) -> dict[str, object]:
     """Read the properties from the body."""
-    if is_json(call.media_type):
-        value = json_of(call)
-        if not isinstance(value, dict):
-            raise Problem(400, "the JSON is not an object")
-        return dict(value)
-    if call.media_type == FORM:
-        return dict(form_of(call))
     if call.media_type == TEXT or (kind and not call.media_type and not call.body):
         text = text_of(call)
         if kind == "presence":
@@ -233,7 +225,7 @@ def _given(call: Call, kind: str) -> dict[str, object]:
                 raise Problem(422, "an iq has no text: send it as JSON or XML", condition="bad-format")
             return {}
         return {"kind": "message", "body": text}
-    raise unsupported(call, JSON, XMPP_XML, FORM, TEXT)
+    return properties_of(call, JSON, XMPP_XML, FORM, TEXT)
 
 
 def _wanted(desk: Desk, given: Mapping[str, Any]) -> tuple[dict[str, object], list[Element]]:
@@ -337,10 +329,8 @@ async def _carried_out(
 
 def _timeout(desk: Desk, call: Call) -> float:
     """Return the time-out in mod_rest's header, cut to the longest that is allowed; else the one in the query."""
-    seconds = call.headers.get("prosody-rest-timeout", "").strip()
-    if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", seconds) or not float(seconds):
-        return desk.timeout(call)
-    return min(float(seconds), desk.max_timeout)
+    seconds = read_seconds(call.headers.get("prosody-rest-timeout", "").strip())
+    return min(seconds, desk.max_timeout) if seconds else desk.timeout(call)
 
 
 def _told(call: Call, answer: Stanza) -> Answer:

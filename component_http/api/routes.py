@@ -179,20 +179,18 @@ class Api:
         raise Problem(405, f"this path takes {allowed}", headers={"Allow": allowed})
 
     def _count(self, problem: Problem) -> None:
-        line = ""
+        reason = problem.detail
         if problem.status == 401:
-            event, line = "api_unauthorized", "a request to the API was not let in: {reason}"
+            self._observer.count("api_unauthorized")
+            self._lines.write("401", self._log.warn, "a request to the API was not let in: {reason}", reason=reason)
         elif problem.status == 429:
-            event, line = "api_limited", "a client of the API is over its rate, and told to wait"
+            self._observer.count("api_limited")
+            self._lines.write("429", self._log.warn, "a client of the API is over its rate, and told to wait")
         elif problem.status < 500:
-            event = "api_refused"
+            self._observer.count("api_refused")
             if problem.status == 403:
                 line = "a client of the API asked for something that it may not do: {reason}"
-        else:
-            return
-        self._observer.count(event)
-        if line:
-            self._lines.write(event, self._log.warn, line, reason=problem.detail)
+                self._lines.write("403", self._log.warn, line, reason=reason)
 
     # -- the endpoints --
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "BEARER",
     "FORM",
     "JSON",
     "PROBLEM_JSON",
@@ -12,6 +13,7 @@ __all__ = [
     "TOKEN",
     "XMPP_XML",
     "charset",
+    "is_field_value",
     "is_json",
     "is_media_type",
     "is_token",
@@ -28,6 +30,9 @@ TEXT = "text/plain"
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 """The pattern of a token, such as the name of a header field. Source: RFC 9110 section 5.6.2."""
 
+BEARER = r"[!-~]+"
+"""The pattern of a bearer token. RFC 6750 section 2.1 allows fewer characters; a blank would break the header."""
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MEDIA_TYPE = re.compile(r"[!#$&^_.+a-z0-9-]{1,60}/[!#$&^_.+a-z0-9-]{1,60}")
 _JSON_MEDIA_TYPE = re.compile(r"application/(?:json|[!#$&^_.+a-z0-9-]+\+json)")
@@ -37,6 +42,11 @@ _CHARSET = re.compile(r';\s*charset\s*=\s*"?([\w.:-]+)', re.IGNORECASE)
 def is_token(text: str) -> bool:
     """Say whether a text is a token, and so can be the name of a header field."""
     return re.fullmatch(TOKEN, text) is not None
+
+
+def is_field_value(text: str) -> bool:
+    """Say whether a text can be a header's value that we send: printable ASCII without a blank at either end."""
+    return text.isascii() and text.isprintable() and text == text.strip()
 
 
 def media_type(content_type: str) -> str:

@@ -18,7 +18,7 @@ from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
 from component_http.errors import SettingsError
-from component_http.playground.lines import EditedLines, Lines, PromptedLines, Source, TypedLines
+from component_http.playground.lines import EditedLines, Lines, PlainLines, Source
 from component_http.playground.screen import Screen
 from component_http.playground.session import Playground
 from component_http.playground.settings import playground_settings
@@ -137,8 +137,7 @@ def play(settings: Settings, *, canned: Iterable[str] = (), about: str = "") -> 
         lines = edited = EditedLines(descriptor, reactor, screen, playground.prompt)
         terminal = edited.in_charge()
     else:
-        kind = TypedLines if is_typed else PromptedLines
-        lines = kind(Lines(descriptor, reactor), screen, playground.prompt)
+        lines = PlainLines(Lines(descriptor, reactor), screen, playground.prompt, is_typed=is_typed)
     with terminal:
         result = _run(_converse(playground, screen, lines, canned), reactor)
     if isinstance(result, Failure):

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred
 from component_http.operations.terminal import printable, width
 from component_http.playground.screen import Screen
 
-__all__ = ["EditedLines", "LineEditor", "Lines", "PromptedLines", "Source", "TypedLines"]
+__all__ = ["EditedLines", "LineEditor", "Lines", "PlainLines", "Source"]
 
 MAX_LINE_BYTES = 100_000
 """A longer line of input counts as several; it leaves room for escaping within the largest stanza."""
@@ -94,34 +94,28 @@ def _read_some(descriptor: int) -> bytes:
         return b""
 
 
-class PromptedLines:
+class PlainLines:
     """
-    Lines that are not typed, shown as if they had been.
+    Lines that are shown as they came, or that a terminal without a movable cursor lets the user type.
 
     Args:
-        prompt: Returns the text before the next line.
+        is_typed: Whether the user types them, and so sees them already.
     """
 
-    def __init__(self, lines: Lines, screen: Screen, prompt: Callable[[], str]) -> None:
+    def __init__(self, lines: Lines, screen: Screen, prompt: Callable[[], str], *, is_typed: bool) -> None:
         self._lines = lines
         self._screen = screen
         self._prompt = prompt
+        self._is_typed = is_typed
 
     async def next(self) -> str | None:
+        if self._is_typed:
+            self._screen.prompt(self._prompt())
         line = await self._lines.next()
-        if line is not None and line.strip():
-            self._screen.show(f"{self._prompt()}{line.strip()}", "bold", whole=True)
-        return line
-
-
-class TypedLines(PromptedLines):
-    """Lines from a terminal that cannot move its cursor, or whose output goes elsewhere."""
-
-    async def next(self) -> str | None:
-        self._screen.prompt(self._prompt())
-        line = await self._lines.next()
-        if line is None:
+        if self._is_typed and line is None:
             self._screen.show()
+        elif not self._is_typed and line and line.strip():
+            self._screen.show(f"{self._prompt()}{line.strip()}", "bold", whole=True)
         return line
 
 
