@@ -19,11 +19,7 @@ def json_response(body: str, status: int = 200) -> Response:
 
 
 Answer = Response | Exception | Awaitable[Response | Exception]
-"""
-One answer of a `ScriptedWebhook`: a response, an error to raise (one of the `WebhookError`s of
-`component_http.errors`, as any webhook's), or either of them later. A `Deferred` or coroutine is the answer to one
-POST; give each its own.
-"""
+"""One answer of a `ScriptedWebhook`."""
 
 
 class ScriptedWebhook:
@@ -31,7 +27,8 @@ class ScriptedWebhook:
     A `Webhook` that gives scripted answers, and counts.
 
     The script has one answer for each POST, in the order in which they are answered. After that a function is asked
-    or, if there is none, every POST is answered 204.
+    or, if there is none, every POST is answered 204. An answer is a response, an error to raise (a `WebhookError` of
+    `component_http.errors`, as any webhook's), or either of them later: a `Deferred` or coroutine for each POST.
 
     Cancelling a POST cancels the `Deferred` or coroutine that it waits for. A POST that is cancelled while the webhook
     is paused takes no answer from the script.
