@@ -115,7 +115,8 @@ class Bounces:
         Wait until rooms have shown those of these that went to rooms.
 
         Returns:
-            It fails with `NotSent` as soon as one of them comes back, also if that was before. Cancelling it ends the waiting only.
+            It fails with `NotSent` as soon as one of them comes back, also if that was before. Cancelling it ends the
+            waiting only.
         """
         # One that came back before this is asked is for no room any more.
         return self._fates.wait(each for each in numbers if each in self._for_rooms or self._fates.has_failed(each))

@@ -183,7 +183,7 @@ class WaitingTests(BouncesCase):
 
     def test_refused_by_the_room_before_it_is_asked(self) -> None:
         """
-        A message that a room refused between the server's confirmation and the waiting for the room is not told as sent.
+        A message that a room refuses before somebody waits for the room is not told as sent.
         """
         self.say(1, "a", ROOM, "groupchat")
         self.comes_back("a", ROOM)
