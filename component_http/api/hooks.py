@@ -13,7 +13,7 @@ from component_http.api.exchange import Answer, Call, Problem
 from component_http.api.rate import Rate
 from component_http.api.reading import body_of, form_of, json_of, text_of, unsupported
 from component_http.api.slack import slack_text
-from component_http.api.template import Template, TemplateFailed
+from component_http.api.template import Template
 from component_http.contract.address import Address
 from component_http.contract.http import FORM, JSON, TEXT, is_json
 from component_http.contract.objects import read_json
@@ -65,7 +65,7 @@ async def post(desk: Desk, call: Call, hook: Hook) -> Answer:
     if hook.template is None:
         text = slack_text(_payload(call))
     else:
-        text = _rendered(hook.template, _payload(call, text_is_payload=True))
+        text = hook.template.render(_payload(call, text_is_payload=True))
     said = "ok"
     if not text:
         said = "ok, but the template has nothing to say, so nothing was sent"
@@ -131,10 +131,3 @@ def _form_payload(call: Call) -> object:
         return read_json(payload.encode("utf-8", "replace"))
     except ReplyRefused as refused:
         raise Problem(400, f"payload: {refused}") from None
-
-
-def _rendered(template: Template, payload: object) -> str:
-    try:
-        return template.render(payload)
-    except TemplateFailed as failed:
-        raise Problem(422, str(failed)) from None

@@ -19,9 +19,10 @@ from jinja2 import ChainableUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from component_http.api.exchange import Problem
 from component_http.api.slack import shortened
 from component_http.contract.objects import JsonNumber
-from component_http.errors import ComponentHttpError, SettingsError
+from component_http.errors import SettingsError
 
 __all__ = ["MAX_CHARACTERS", "MAX_SECONDS", "MAX_VALUES", "SHIPPED", "Template", "TemplateFailed", "shipped"]
 
@@ -70,8 +71,11 @@ _WIDTH = re.compile(r"[0-9]{4}|%[^a-zA-Z%]*\*|:[^{}]*\{")
 """In a format: a width of thousands, or one that comes with the data."""
 
 
-class TemplateFailed(ComponentHttpError):
-    """A template could not use its JSON; the message says why, without any of the JSON."""
+class TemplateFailed(Problem):
+    """A template could not use its JSON; the sentence says why, without any of the JSON."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(422, detail)
 
 
 class _Bounding(NodeTransformer):
