@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
 from attrs import frozen
@@ -196,7 +197,7 @@ def _authorities(folder: str | None) -> Any:
         if name.lower().endswith(".pem"):
             # A damaged file, or a link to nowhere, is skipped.
             with suppress(OSError, crypto.Error):
-                found.append(Certificate.loadPEM(_content(os.path.join(folder, name))))
+                found.append(Certificate.loadPEM(Path(folder, name).read_bytes()))
     if not found:
         raise ValueError(f"there is no certificate in the .pem files of {folder}")
     return trustRootFromCertificates(found)
@@ -205,7 +206,7 @@ def _authorities(folder: str | None) -> Any:
 def _own_certificate(certificate: str | None, key: str | None) -> PrivateCertificate | None:
     if certificate is None:
         return None
-    own, secret = _content(certificate), _content(key or certificate)
+    own, secret = Path(certificate).read_bytes(), Path(key or certificate).read_bytes()
     try:
         pair: PrivateCertificate = PrivateCertificate.fromCertificateAndKeyPair(
             Certificate.loadPEM(own), KeyPair.load(secret, _PEM)
@@ -213,8 +214,3 @@ def _own_certificate(certificate: str | None, key: str | None) -> PrivateCertifi
     except crypto.Error as error:
         raise ValueError(f"{certificate} and {key or 'the key in it'} are no certificate with its key") from error
     return pair
-
-
-def _content(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
