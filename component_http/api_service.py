@@ -40,12 +40,7 @@ _PORT_REMEDIES = {
 
 
 def check_port(settings: Settings) -> None:
-    """
-    Check that the API's port can be opened. An endpoint that cannot be checked now is opened at the start.
-
-    Raises:
-        SettingsError: The port cannot be opened.
-    """
+    """Raise `SettingsError` if the API's port cannot be opened. Some endpoints are only checked at the start."""
     listen = settings.api.listen
     endpoint = Endpoint.parse(listen or "")
     if endpoint.kind == "unix":
@@ -72,12 +67,7 @@ def check_port(settings: Settings) -> None:
 
 
 def api_hooks(settings: Settings) -> BySecret[Hook]:
-    """
-    Make the hooks: the API's URLs for programs that know nothing of XMPP, with their templates.
-
-    Raises:
-        SettingsError: A template cannot be used.
-    """
+    """Make the hooks, with their templates. Raises `SettingsError` if a template cannot be used."""
     hooks: list[Hook] = []
     problems: list[str] = []
     for hook in settings.api.hook:

@@ -14,12 +14,7 @@ V = TypeVar("V")
 
 
 class Latest(OrderedDict[K, V]):
-    """
-    A table of the entries that were set last; the oldest is forgotten when there are too many.
-
-    Args:
-        limit: The most entries, 1 or more.
-    """
+    """A table of the entries that were set last; the oldest is forgotten when there are more than the limit."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()

@@ -58,11 +58,10 @@ class Folded:
 
     def write(self, about: str, log: Callable[..., object], line: str, /, **fields: object) -> None:
         """
-        Write a line, or count it as left out.
+        Write a line as `Logger.warn` does, or count it as left out.
 
         Args:
             about: The problem: one of a fixed few, because each is remembered.
-            log: Writes the line, as `Logger.warn` does.
         """
         if not self._throttle.may_tell(about, self._now()):
             self._left_out[about] += 1

@@ -66,16 +66,13 @@ class Site:
 
 @define
 class _Receiving:
-    """
-    The connection waits for a request, or for the rest of one.
-
-    Attributes:
-        begun: The first byte of the request is in.
-        request: The head of the request, and its admission by a secret of ours.
-    """
+    """The connection waits for a request, or for the rest of one."""
 
     begun: bool = False
+    """The first byte of the request is in."""
+
     request: tuple[Head, Admitted] | None = None
+    """The head of the request, and its admission by a secret of ours."""
 
 
 @frozen

@@ -58,13 +58,7 @@ _Result = TypeVar("_Result")
 
 @frozen
 class Pushed:
-    """
-    Stanzas that are kept until the server has them.
-
-    Attributes:
-        ids: The ids of the stanzas, in order.
-        numbers: The numbers of the stanzas for `Sender.sent`.
-    """
+    """The ids of stanzas that are kept until the server has them, and their numbers for `Sender.sent`."""
 
     ids: Sequence[str]
     numbers: Sequence[int]
@@ -172,12 +166,7 @@ class Desk:
         return composed
 
     def answer(self, stanza: Stanza, objects: Iterable[Mapping[str, object]]) -> Composed:
-        """
-        Make stanzas of reply objects that answer a delivery late. For an iq, no objects make an empty result.
-
-        Raises:
-            Problem: The stanzas cannot be made, or there are none.
-        """
+        """Make stanzas that answer a delivery late; no objects at all make the empty result of an iq."""
         try:
             composed = composing.answer(stanza, objects, domain=self.domain, limits=self.limits, new_id=self._new_id)
         except ReplyRefused as refused:
@@ -305,12 +294,7 @@ class Desk:
         return evolve(Stanza.from_element(answer), id=asked_id)
 
     def timeout(self, call: Call) -> float:
-        """
-        Read the seconds that a request wants to wait from `timeout` in its query.
-
-        Raises:
-            Problem: The value is no number, or out of range.
-        """
+        """Read the seconds to wait from `timeout` in the query. Raises `Problem` if it is no number in the range."""
         text = call.argument("timeout")
         if text is None:
             return min(DEFAULT_TIMEOUT, self.max_timeout)

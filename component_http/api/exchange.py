@@ -57,12 +57,7 @@ class Call:
         return charset(self.headers.get("content-type", "")) or "utf-8"
 
     def argument(self, name: str) -> str | None:
-        """
-        Return the value of a field of the query, or None.
-
-        Raises:
-            Problem: The query cannot be read, or has the field twice.
-        """
+        """Read a field of the query, or None. Raises `Problem` if the query is malformed, or has the field twice."""
         try:
             found = [value for key, value in fields(self.query) if key == name]
         except ValueError as error:
@@ -73,15 +68,7 @@ class Call:
 
 
 def fields(text: str, charset: str = "utf-8") -> list[tuple[str, str]]:
-    """
-    Read the fields of a form or a query, in their order.
-
-    Args:
-        charset: The charset of its percent-encoded characters, by a name that Python knows.
-
-    Raises:
-        ValueError: There are too many of them, or they are not in the charset.
-    """
+    """Read a form or a query. Raises `ValueError` if it has too many fields, or they are not in the charset."""
     return parse_qsl(text, keep_blank_values=True, encoding=charset, errors="strict", max_num_fields=MAX_FIELDS)
 
 

@@ -85,15 +85,7 @@ class RequestReader:
         self._buffer += data
 
     def head(self) -> Head | None:
-        """
-        Read the head of the next request.
-
-        Returns:
-            None if it is not in yet.
-
-        Raises:
-            Problem: It is no HTTP/1.x, or larger than is read.
-        """
+        """Read the head of the next request; None if it is not in yet. Raises `Problem` if it is not valid."""
         if self._buffer.startswith(b"\r\n"):
             # RFC 9112 section 2.2: some old clients send one after a body.
             blank = _BLANK_LINES.match(self._buffer)
@@ -126,10 +118,7 @@ class RequestReader:
 
     def body(self) -> bytes | None:
         """
-        Read the body of the request whose head was read last.
-
-        Returns:
-            None if it is not in yet.
+        Read the body of the request whose head was read last; None if it is not in yet.
 
         Raises:
             BodyTooLarge: The body is larger than is read; raised before it is in, if its head says so.
@@ -247,13 +236,7 @@ def _target(method: str, target: str) -> tuple[str, str]:
 
 
 def response(answer: Answer, method: str = "", *, close: bool) -> bytes:
-    """
-    Write an answer.
-
-    Args:
-        method: The request's; an answer to HEAD has no body.
-        close: Whether to say that the connection is closed after it.
-    """
+    """Write an answer to a request of this method; `close` says that the connection is closed after it."""
     lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
     lines.extend(f"{name}: {value}" for name, value in answer.headers.items())
     if answer.body:

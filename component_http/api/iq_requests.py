@@ -26,13 +26,7 @@ QUESTIONS: Mapping[str, tuple[str, str]] = {
 
 
 def question(name: str, node: str | None = None) -> Element:
-    """
-    Make the element that asks.
-
-    Args:
-        name: One of `QUESTIONS`.
-        node: The node to ask about, for disco and items; None for none.
-    """
+    """Make the element that asks one of `QUESTIONS`, for disco and items about a node."""
     element = Element(QUESTIONS[name])
     if node is not None and name in ("disco", "items"):
         element["node"] = node

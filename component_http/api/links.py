@@ -45,12 +45,7 @@ class ReplyLinks:
         self._rates: Latest[str, Rate] = Latest(MAX_LINKS)
 
     def open(self, delivery_id: str, seal: str) -> LateReply:
-        """
-        Read a link, and count the request that came over it.
-
-        Raises:
-            Problem: The link is none of ours, it has expired, or too many requests came over it.
-        """
+        """Read a link, and count its request. Raises `Problem` if it is forged or too old, or has too many requests."""
         try:
             late = open_link(self._key, delivery_id, seal)
         except ForgedLink:

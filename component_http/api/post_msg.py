@@ -28,12 +28,7 @@ _FIELDS = ("to", "from", "type", "body", "subject", "id")
 
 
 async def post(desk: Desk, call: Call, caller: Caller, jid: str | None = None) -> Answer:
-    """
-    Carry out `POST /msg` and `POST /msg/{jid}`.
-
-    Args:
-        jid: The recipient in the path, or None.
-    """
+    """Carry out `POST /msg` and `POST /msg/{jid}`."""
     given = _fields(call)
     wanted: dict[str, object] = {"to": jid, **{name: given[name] for name in _FIELDS if name in given}}
     html = given.get("html")
@@ -53,12 +48,7 @@ def _fields(call: Call) -> dict[str, object]:
 
 
 def html_element(html: object, limits: Limits) -> Element:
-    """
-    Make the element of XEP-0071 from the inside of its body.
-
-    Raises:
-        Problem: `html` is no text, or not well-formed.
-    """
+    """Make the element of XEP-0071 from the inside of its body. Raises `Problem` if that is not well-formed."""
     if not isinstance(html, str):
         raise Problem(422, "html: not a string")
     # The body may be around it or not, and may name its namespace or not.

@@ -21,15 +21,7 @@ class Rate:
         self._at = float("-inf")
 
     def wait(self, now: float) -> float:
-        """
-        Take one request out of the bucket, if there is one.
-
-        Args:
-            now: Seconds of a clock that does not go back.
-
-        Returns:
-            0 if the request may be carried out, else the seconds after which the next one may.
-        """
+        """Take one request out, and return 0; if there is none, return the seconds until there is one."""
         self._left = min(self._size, self._left + (now - self._at) * self._per_second)
         self._at = now
         if self._left < 1.0:

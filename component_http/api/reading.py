@@ -144,12 +144,7 @@ def properties_of(call: Call, *readable: str) -> dict[str, object]:
 
 
 def objects_of(call: Call) -> list[dict[str, object]]:
-    """
-    Read reply objects from JSON, or from XML, which makes one object with nothing but `stanza`.
-
-    Raises:
-        Problem: There are none, or they cannot be read.
-    """
+    """Read reply objects from JSON, or from XML, which makes one object with nothing but `stanza`."""
     if call.media_type in _XML:
         return [{"stanza": text_of(call)}]
     if not is_json(call.media_type):

@@ -100,12 +100,7 @@ class Box:
         await self._server.close()
 
     async def send(self, elements: list[Element]) -> Outcome:
-        """
-        Send stanzas to the gateway, and wait until everything that follows is over.
-
-        Raises:
-            ConnectionLost: The gateway lost its stream meanwhile.
-        """
+        """Send stanzas, and wait until everything that follows is over, or raise `ConnectionLost` for a lost stream."""
         assert self._gateway is not None
         before, outcome = self._gateway.counters.copy(), Outcome()
         self._outcome = outcome

@@ -31,17 +31,7 @@ INTERRUPTED = 130
 
 
 async def _converse(playground: Playground, screen: Screen, lines: Source, canned: Iterable[str]) -> bool:
-    """
-    Take lines until there are no more.
-
-    Args:
-        playground: Carries out the lines; it is started and stopped here.
-        screen: Shows the lines of `canned`.
-        canned: Lines to carry out before those of the user.
-
-    Returns:
-        Whether all lines went well.
-    """
+    """Carry out the canned lines and then those of the user; return whether all of them went well."""
     well = True
     try:
         await playground.start()
@@ -152,15 +142,7 @@ def play(settings: Settings, *, canned: Iterable[str] = (), about: str = "") -> 
 
 
 def main(args: Namespace) -> int:
-    """
-    Run the command `component-http playground`.
-
-    Args:
-        args: `post_url`, `config`, `domain` and `stanzas`, each None where it was not given.
-
-    Returns:
-        The exit status: 78 if the settings cannot be used, else that of `play`.
-    """
+    """Run the command `component-http playground`, and return the exit status."""
     try:
         settings = playground_settings(args.post_url, config=args.config, domain=args.domain, stanzas=args.stanzas)
         return play(settings)

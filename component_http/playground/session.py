@@ -104,12 +104,7 @@ class Playground:
         await self._box.stop()
 
     async def take(self, line: str) -> bool:
-        """
-        Carry out a line of the user, and wait until everything that follows from it is over and shown.
-
-        Returns:
-            Whether it went well: the stanza has reached the bot, and the bot's answer could be used.
-        """
+        """Carry out a line of the user until everything that follows is over; return whether all of it went well."""
         if line.startswith("//"):
             line = line[1:]
         elif line.startswith("/"):

@@ -18,12 +18,7 @@ USER = Address("you", "localhost", "playground")
 
 
 def in_words(stanza: Stanza, user: Address = USER) -> tuple[str, str, str]:
-    """
-    Describe a stanza as a chat client shows it.
-
-    Returns:
-        Three arguments of `Screen.show`: text, style, first.
-    """
+    """Describe a stanza as a chat client shows it, by three arguments of `Screen.show`: text, style, first."""
     facts = request_properties(stanza)
     sender = str(stanza.sender.bare)
     to = "" if stanza.recipient.bare == user.bare else f" (to {stanza.recipient})"

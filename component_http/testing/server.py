@@ -73,12 +73,7 @@ class ComponentServer:
             await self._waiting.one_more()
 
     def send(self, element: Element) -> None:
-        """
-        Send one stanza to the component, as the server of its sender does.
-
-        Raises:
-            ConnectionLost: The component is not connected.
-        """
+        """Send one stanza to the component. Raises `ConnectionLost` if the component is not connected."""
         self._connection().send(serialize(element))
 
     async def round_trip(self) -> None:
@@ -120,12 +115,7 @@ class ComponentServer:
         self._connection().transport.resumeProducing()
 
     def cut(self) -> None:
-        """
-        Abort the connection, as a dying server or network does; the component may connect again.
-
-        Raises:
-            ConnectionLost: The component is not connected.
-        """
+        """Abort the connection, as a dying server does. Raises `ConnectionLost` if the component is not connected."""
         connection = self._connection()
         self._forget(connection)
         connection.transport.abortConnection()
