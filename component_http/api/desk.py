@@ -22,7 +22,7 @@ from twisted.words.xish.domish import Element
 from component_http.api.exchange import Call, Problem
 from component_http.api.reading import read_seconds
 from component_http.api.refusals import bounce_problem, room_problem
-from component_http.api.tokens import Caller
+from component_http.api.tokens import Token
 from component_http.contract import composing
 from component_http.contract.address import Address
 from component_http.contract.composing import Composed
@@ -123,7 +123,7 @@ class Desk:
         self,
         objects: Iterable[Mapping[str, object]],
         *,
-        caller: Caller | None = None,
+        caller: Token | None = None,
         sender: Address | None = None,
         kind: str = "message",
         children: Sequence[Element] = (),
@@ -143,7 +143,7 @@ class Desk:
             Problem: The stanzas cannot be made, or may not be sent.
         """
         if sender is None and caller is not None:
-            sender = caller.default_address(self._default_sender)
+            sender = caller.default_sender(self._default_sender)
         try:
             composed = composing.push(
                 objects,
@@ -161,8 +161,8 @@ class Desk:
         if not composed.stanzas:
             raise Problem(422, "there is nothing to send")
         if caller is not None:
-            caller.token.check_allowed(composed.stanzas)
-            caller.token.rate.charge(len(composed.stanzas) - 1)
+            caller.check_allowed(composed.stanzas)
+            caller.rate.charge(len(composed.stanzas) - 1)
         return composed
 
     def answer(self, stanza: Stanza, objects: Iterable[Mapping[str, object]]) -> Composed:

@@ -14,7 +14,7 @@ from twisted.words.xish.domish import Element
 from component_http.api.desk import Desk
 from component_http.api.exchange import Answer, Call, Problem
 from component_http.api.reading import properties_of, text_of
-from component_http.api.tokens import Caller
+from component_http.api.tokens import Token
 from component_http.contract.http import FORM, JSON, TEXT
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import XmlRefused
@@ -27,7 +27,7 @@ NS_XHTML = "http://www.w3.org/1999/xhtml"
 _FIELDS = ("to", "from", "type", "body", "subject", "id")
 
 
-async def post(desk: Desk, call: Call, caller: Caller, jid: str | None = None) -> Answer:
+async def post(desk: Desk, call: Call, caller: Token, jid: str | None = None) -> Answer:
     """Carry out `POST /msg` and `POST /msg/{jid}`."""
     given = _fields(call)
     wanted: dict[str, object] = {"to": jid, **{name: given[name] for name in _FIELDS if name in given}}
@@ -37,7 +37,7 @@ async def post(desk: Desk, call: Call, caller: Caller, jid: str | None = None) -
     wanted.setdefault("body", "")
     children = [html_element(html, desk.limits)] if html is not None else []
     composed = desk.compose([wanted], caller=caller, children=children)
-    await desk.push(caller.token.name, call, composed)
+    await desk.push(caller.name, call, composed)
     return Answer(201)
 
 

@@ -20,7 +20,7 @@ from component_http.api.exchange import Answer, Call, Problem, error_body, json_
 from component_http.api.iq_requests import QUESTIONS, answer_properties, question
 from component_http.api.post_msg import html_element
 from component_http.api.reading import properties_of, read_seconds, text_of
-from component_http.api.tokens import Caller
+from component_http.api.tokens import Token
 from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML
 from component_http.contract.objects import JsonNumber
 from component_http.contract.request import NS_OOB
@@ -184,7 +184,7 @@ _KIND_OF_PROPERTY = {name: kind for kind in ("iq", "presence", "message") for na
 """The kind that a property makes of a stanza without a kind; if a message may have it, it makes a message."""
 
 
-async def post(desk: Desk, call: Call, caller: Caller, kind: str = "", type: str = "", to: str = "") -> Answer:
+async def post(desk: Desk, call: Call, caller: Token, kind: str = "", type: str = "", to: str = "") -> Answer:
     """
     Carry out `POST /rest` and `POST /rest/{kind}/{type}/{to}`.
 
@@ -205,7 +205,7 @@ async def post(desk: Desk, call: Call, caller: Caller, kind: str = "", type: str
     return await _carried_out(desk, call, caller, *_wanted(desk, given))
 
 
-async def get(desk: Desk, call: Call, caller: Caller, query: str, to: str) -> Answer:
+async def get(desk: Desk, call: Call, caller: Token, query: str, to: str) -> Answer:
     """Carry out `GET /rest/{query}/{to}`: ask a question that has a name."""
     if query not in QUESTIONS:
         known = ", ".join(QUESTIONS)
@@ -314,7 +314,7 @@ def _muc(value: object) -> Element:
 
 
 async def _carried_out(
-    desk: Desk, call: Call, caller: Caller, wanted: Mapping[str, object], children: list[Element]
+    desk: Desk, call: Call, caller: Token, wanted: Mapping[str, object], children: list[Element]
 ) -> Answer:
     # mod_rest's statuses: 403 for a sender that is not the caller's, 422 for one that is no address.
     foreign = Problem(403, f"from: not an address of {desk.domain}", condition="not-authorized")
@@ -323,7 +323,7 @@ async def _carried_out(
         raise Problem(422, "one stanza can be sent at a time")
     if composed.stanzas[0].name == "iq":
         return _told(call, await desk.ask(composed, _timeout(desk, call)))
-    await desk.push(caller.token.name, call, composed)
+    await desk.push(caller.name, call, composed)
     return Answer(202)
 
 

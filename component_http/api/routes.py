@@ -19,7 +19,7 @@ from component_http.api.hooks import Hook
 from component_http.api.links import ReplyLinks
 from component_http.api.reading import unpacked
 from component_http.api.secrets import BySecret
-from component_http.api.tokens import Caller, Tokens, check_rate
+from component_http.api.tokens import Token, Tokens, check_rate
 from component_http.interfaces import Observer
 from component_http.throttle import Folded
 
@@ -203,9 +203,9 @@ class Api:
 
         return endpoint
 
-    def _caller(self, call: Call) -> Caller:
+    def _caller(self, call: Call) -> Token:
         caller = self._tokens.identify(call.headers.get("authorization"))
-        check_rate(caller.token.rate, self._seconds())
+        check_rate(caller.rate, self._seconds())
         return caller
 
     def _late_reply(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
@@ -219,7 +219,7 @@ class Api:
         return self._description
 
     def _wake(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
-        self._caller(call).token.check_admin()
+        self._caller(call).check_admin()
         return self._woken
 
     async def _woken(self, call: Call) -> Answer:

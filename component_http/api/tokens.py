@@ -1,4 +1,4 @@
-"""The tokens of the API: who shows one, what it may send, and how often."""
+"""The tokens of the API: what a client with a token may send, and how often."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from math import ceil
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.words.xish.domish import Element
 
 from component_http.api.exchange import Problem
@@ -15,7 +15,7 @@ from component_http.api.rate import Rate
 from component_http.api.secrets import BySecret
 from component_http.contract.address import Address, NotAnAddress, any_of
 
-__all__ = ["REALM", "Caller", "Token", "Tokens", "check_rate"]
+__all__ = ["REALM", "Token", "Tokens", "check_rate"]
 
 REALM = "component-http"
 
@@ -86,23 +86,6 @@ class Token:
                     )
 
 
-@frozen
-class Caller:
-    """
-    The client that makes one request.
-
-    Attributes:
-        address: The address of ours that it names as its user, or None.
-    """
-
-    token: Token
-    address: Address | None = None
-
-    def default_address(self, everybodys: Address) -> Address | None:
-        """Choose the sender of stanzas that name none; None if they have to name one."""
-        return self.address or self.token.default_sender(everybodys)
-
-
 class Tokens:
     """
     The tokens of the settings.
@@ -118,16 +101,16 @@ class Tokens:
         self._tokens = BySecret(tokens)
         self._domain = domain
 
-    def identify(self, authorization: str | None) -> Caller:
+    def identify(self, authorization: str | None) -> Token:
         """
-        Find the client by its Authorization header.
+        Find the token in an Authorization header.
 
         Args:
             authorization: The header of that name, or None. With Basic the token is the password; the user may be
                 the token's name, an address of the component to send from, or anything else.
 
         Raises:
-            Problem: It shows no token of ours.
+            Problem: There is no token of ours in it.
         """
         if not authorization:
             raise _unknown("the request has no Authorization header: send a token of [[api.token]] as Bearer or Basic")
@@ -143,7 +126,8 @@ class Tokens:
         token = self._tokens.find(value)
         if token is None:
             raise _unknown("there is no such token")
-        return Caller(token, self._own_address(user))
+        address = self._own_address(user)
+        return token if address is None else evolve(token, sender=address)
 
     def _own_address(self, user: str) -> Address | None:
         if "@" not in user:

@@ -9,7 +9,7 @@ from component_http.api.exchange import Answer, Call, Problem, json_answer
 from component_http.api.iq_requests import answer_properties, question
 from component_http.api.links import ReplyLinks
 from component_http.api.reading import objects_of
-from component_http.api.tokens import Caller
+from component_http.api.tokens import Token
 from component_http.contract.http import XMPP_XML
 from component_http.contract.link import LateReply
 from component_http.contract.stanza import Stanza
@@ -18,7 +18,7 @@ from component_http.contract.xml import serialize
 __all__ = ["ask", "ask_by_name", "late_reply", "push"]
 
 
-async def push(desk: Desk, call: Call, caller: Caller, kinds: tuple[str, ...]) -> Answer:
+async def push(desk: Desk, call: Call, caller: Token, kinds: tuple[str, ...]) -> Answer:
     """
     Carry out `POST /v1/messages`, `/v1/presences` and `/v1/stanzas`: send, and do not wait for an answer.
 
@@ -31,7 +31,7 @@ async def push(desk: Desk, call: Call, caller: Caller, kinds: tuple[str, ...]) -
     for stanza in composed.stanzas:
         if stanza.name not in kinds:
             raise Problem(422, f"kind: only {kinds[0]} is taken here; /v1/stanzas takes every kind")
-    pushed = await desk.push(caller.token.name, call, composed)
+    pushed = await desk.push(caller.name, call, composed)
     if not wait:
         return json_answer(202, {"ids": list(pushed.ids)})
     sent = await desk.sent(pushed, timeout)
@@ -45,14 +45,14 @@ def _wait(call: Call) -> bool:
     return wait is not None
 
 
-async def ask(desk: Desk, call: Call, caller: Caller) -> Answer:
+async def ask(desk: Desk, call: Call, caller: Token) -> Answer:
     """Carry out `POST /v1/iq`: ask, and wait for the answer."""
     timeout = desk.timeout(call)
     composed = desk.compose(objects_of(call), caller=caller, kind="iq")
     return _told(call, await desk.ask(composed, timeout))
 
 
-async def ask_by_name(desk: Desk, call: Call, caller: Caller, jid: str, name: str) -> Answer:
+async def ask_by_name(desk: Desk, call: Call, caller: Token, jid: str, name: str) -> Answer:
     """
     Carry out `GET /v1/ping/{jid}` and the like: ask a question that has a name.
 
