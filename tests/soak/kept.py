@@ -13,7 +13,7 @@ from attrs import frozen
 
 __all__ = ["Kept", "left_behind", "rows"]
 
-_NUMBER = re.compile(rb"<body>(\d+)</body>|\bid=['\"]L(\d+)['\"]")
+_NUMBER = re.compile(rb"<body>(P?)(\d+)x*</body>|\bid=['\"](L)(\d+)['\"]")
 
 
 @frozen
@@ -23,13 +23,14 @@ class Kept:
 
     Attributes:
         deliveries: Accepted and not ended.
-        departures: What answers a stanza and is not known to be at the server, in the order of leaving.
+        outbox: The stanzas whose answers are not known to be at the server, in the order of leaving; for the push `n`
+            it is `-n - 1`.
         letters: Dead letters.
         sound: SQLite finds nothing wrong with it.
     """
 
     deliveries: frozenset[int]
-    outbound_stanzas: tuple[int, ...]
+    outbox: tuple[int, ...]
     letters: int
     sound: bool
 
@@ -47,11 +48,11 @@ def left_behind(path: Path) -> Kept:
         with closing(sqlite3.connect(Path(folder) / path.name)) as connection:
             verdict = connection.execute("PRAGMA integrity_check").fetchall()
             deliveries = connection.execute("SELECT stanza_id FROM deliveries").fetchall()
-            outbound_stanzas = connection.execute("SELECT xml FROM departures ORDER BY number").fetchall()
+            outbox = connection.execute("SELECT xml FROM departures ORDER BY number").fetchall()
             [letters] = connection.execute("SELECT count(*) FROM letters").fetchone()
     return Kept(
         deliveries=frozenset(int(stanza_id[1:]) for (stanza_id,) in deliveries),
-        outbound_stanzas=tuple(map(_number, (xml for (xml,) in outbound_stanzas))),
+        outbox=tuple(map(_number, (xml for (xml,) in outbox))),
         letters=letters,
         sound=verdict == [("ok",)],
     )
@@ -60,7 +61,8 @@ def left_behind(path: Path) -> Kept:
 def _number(xml: bytes | str) -> int:
     found = _NUMBER.search(xml.encode() if isinstance(xml, str) else xml)
     assert found is not None, xml
-    return int(found[1] or found[2])
+    number = int(found[2] or found[4])
+    return -number - 1 if found[1] else number
 
 
 def rows(path: Path) -> dict[str, int]:
