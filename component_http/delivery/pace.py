@@ -234,6 +234,8 @@ class Pace:
         if more > 0:
             self._last_begun = now + seconds
             self._measurement.paused += more
+            if self._level is not None and self._level.synced is not None:
+                self._level.synced += more
 
     def restart(self, now: float) -> None:
         """Begin slowly: the webhook was away."""
@@ -254,7 +256,7 @@ class Pace:
         if level is None or began < level.began:
             return
         if level.synced is None:
-            level.synced = now
+            level.synced = max(now, self._last_begun)  # The latter where there is a pause.
             elapsed = self._measurement.seconds(now)
             if now - level.began >= _SOON and _MEASURED <= elapsed <= _LONGEST_MEASURED:
                 # The time for which the webhook took nothing counts too.
