@@ -114,8 +114,8 @@ class _Level:
         """Requests per second now."""
         away = min(self.age / _RISE - 1, 1.0)
         factor = 1 - _BELOW if away < 0 else _BEYOND
-        doublings = max(0.0, self.age - 2 * _RISE)
-        return max(_LEAST, self.ceiling * (1 + factor * away**3) * 2.0**doublings)
+        doubled: float = 2.0 ** max(0.0, self.age - 2 * _RISE)
+        return max(_LEAST, self.ceiling * (1 + factor * away**3) * doubled)
 
     def add(self, rejected: bool) -> None:
         """Count a result."""

@@ -59,7 +59,7 @@ def ledger(plan: Plan) -> Report:
             "iq_deadline": iq_deadline,
             "drain_timeout": plan.pick(5.0, 1.0),
             "retry_base": plan.pick(0.5, 0.1),
-            "retry_cap": plan.pick(4.0, 0.3),
+            "retry_cap": plan.pick(1.0, 0.3),
         },
         "api": {
             "listen": f"tcp:{port}:interface=127.0.0.1",
