@@ -182,6 +182,22 @@ class OutageTests(SynchronousTestCase):
         world.run(3700)
         self.assertEqual((3000, 0), (len(world.answered), world.counters["expired"]))
 
+    def test_comes_back_too_late(self) -> None:
+        """
+        If a webhook says once to come again in an hour, what cannot wait so long is told so at once, and what can is
+        POSTed then.
+        """
+        world = World(lambda world, _: (0.005, OK if world.posts[1:] else rejection(429, "3600")))
+        for _ in range(170):
+            world.say("room")
+            world.run(15)
+            self.assertEqual(0, world.relay.pending)
+        self.assertEqual(170, world.counters["expired"])
+        world.run(600)
+        world.say("room")
+        world.run(500)
+        self.assertEqual(1, len(world.answered))
+
     def test_poison(self) -> None:
         """
         A message that is always answered 500 gets ten POSTs, and the next one of its user comes after it.
