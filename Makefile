@@ -5,26 +5,45 @@
 VENV ?= .venv
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
+# Processes that the tests run in: more than a small machine has cores, for half of the time is waiting.
+WORKERS ?= 6
 bin := $(VENV)/bin
 
-.PHONY: help test soak demo docs reference lint wheel clean servers
+.PHONY: help test coverage mutations soak soak-short demo docs reference lint hooks oldest wheel clean servers
 .NOTPARALLEL:
 
 help:
 	@echo "make test    run all tests, against real XMPP servers where they can be had (PYTEST_ARGS=... goes to pytest)"
-	@echo "make soak    hold the gateway under load and faults, more than an hour (SOAK_ARGS=... names scenarios, --seed, --short)"
+	@echo "make coverage   how much of the code they reach, branch by branch"
+	@echo "make mutations  whether the unit tests notice ten mistakes in the code"
+	@echo "make soak    hold the gateway under load and faults, more than an hour (SOAK_ARGS=... names scenarios, --seed)"
+	@echo "make soak-short  some seconds of each of its scenarios, without the figures about time and memory"
 	@echo "make demo    see the gateway at work in this terminal, without an XMPP server"
 	@echo "make docs    build the documents into docs/_build/html"
 	@echo "make reference  renew what docs/*.md show of the settings and of the example files"
 	@echo "make lint    ruff and mypy"
+	@echo "make hooks   have ruff and mypy run before each commit"
+	@echo "make oldest  run the unit tests with the oldest versions that setup.cfg allows (PYTEST_ARGS=... goes to pytest)"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make clean   remove all of it"
 
 test: $(VENV)/.test servers
-	$(bin)/python -m pytest -q -rs $(PYTEST_ARGS)
+	$(bin)/python -m pytest -q -rs -n $(WORKERS) $(PYTEST_ARGS)
+
+coverage: $(VENV)/.test servers
+	$(bin)/python -m coverage erase
+	$(bin)/python -m coverage run -m pytest -q -rs -n $(WORKERS) $(PYTEST_ARGS)
+	$(bin)/python -m coverage combine -q
+	$(bin)/python -m coverage report
+
+mutations: $(VENV)/.test
+	$(bin)/python -m tests.mutations
 
 soak: $(VENV)/.test servers
 	$(bin)/python -m tests.soak $(SOAK_ARGS)
+
+soak-short: $(VENV)/.test servers
+	$(bin)/python -m pytest -q -rs -n $(WORKERS) tests/soak $(PYTEST_ARGS)
 
 demo: $(VENV)/.run
 	@$(bin)/python -m component_http.playground.demo
@@ -41,6 +60,12 @@ lint: $(VENV)/.test $(VENV)/.dev
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 
+hooks: $(VENV)/.test $(VENV)/.dev
+	$(bin)/pre-commit install
+
+oldest: $(VENV)/.dev
+	$(bin)/tox -q -e oldest -- $(PYTEST_ARGS)
+
 wheel: | $(bin)/python
 	rm -rf build dist
 	$(bin)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
@@ -48,7 +73,7 @@ wheel: | $(bin)/python
 
 clean:
 	rm -rf $(VENV) build dist docs/_build component_http.egg-info twisted/plugins/dropin.cache
-	rm -rf .tox .hypothesis .mypy_cache .pytest_cache .ruff_cache _trial_temp*
+	rm -rf .tox .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache _trial_temp*
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 servers:

@@ -1,4 +1,4 @@
-"""The HTTP API, put together from the settings."""
+"""Make the HTTP API from the settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from twisted.internet.endpoints import serverFromString
 
@@ -23,13 +22,13 @@ from component_http.api.server import ApiServer
 from component_http.api.template import Template, shipped
 from component_http.api.tokens import Token, Tokens
 from component_http.contract.address import Address
+from component_http.contract.endpoint import Endpoint
 from component_http.contract.xml import Limits
 from component_http.errors import SettingsError
 from component_http.interfaces import Observer, Sender
 from component_http.settings import HookSettings, Settings
-from component_http.settings.values import listening_at
 
-__all__ = ["api_hooks", "api_server", "see_port"]
+__all__ = ["api_hooks", "api_server", "check_port"]
 
 
 _PORT_REMEDIES = {
@@ -39,21 +38,26 @@ _PORT_REMEDIES = {
 }
 
 
-def see_port(settings: Settings) -> None:
-    """See that the API's port can be opened; another moment will tell where that cannot be found out now."""
+def check_port(settings: Settings) -> None:
+    """
+    Check that the API's port can be opened. An endpoint that cannot be tried now is tried at the start.
+
+    Raises:
+        SettingsError: The port cannot be opened.
+    """
     listen = settings.api.listen
-    if listen is None or not listen.startswith(("tcp:", "tcp6:", "ssl:", "unix:")):
-        return
-    interface, port = listening_at(listen)
-    if listen.startswith("unix:"):
-        folder = Path(port).absolute().parent
+    endpoint = Endpoint.parse(listen or "")
+    if endpoint.kind == "unix":
+        folder = Path(endpoint.socket_path).absolute().parent
         if not os.access(folder, os.W_OK | os.X_OK):
             raise SettingsError(
                 f"api.listen is {listen}, but that cannot be opened: there is no folder {folder}, or it cannot be"
                 " written to; make it, for the user that the gateway runs as, or name another path"
             )
+    if endpoint.kind not in ("tcp", "tcp6", "ssl"):
         return
-    if listen.startswith("tcp6:"):
+    interface, port = endpoint.interface_and_port
+    if endpoint.kind == "tcp6":
         interface = interface or "::"
     with socket.socket(socket.AF_INET6 if ":" in interface else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -68,10 +72,10 @@ def see_port(settings: Settings) -> None:
 
 def api_hooks(settings: Settings) -> Hooks:
     """
-    The API's URLs for programs that know nothing of XMPP, with their templates.
+    Make the hooks: the API's URLs for programs that know nothing of XMPP, with their templates.
 
     Raises:
-        SettingsError: Some templates are none.
+        SettingsError: Some templates cannot be used.
     """
     hooks: list[Hook] = []
     problems: list[str] = []
@@ -112,22 +116,26 @@ def api_server(
     link_key: bytes,
     wake: Callable[[], str],
     *,
+    limits: Limits,
+    new_id: Callable[[], str],
     max_connections: int | None = None,
     endpoint: str | None = None,
 ) -> ApiServer:
     """
-    The HTTP API, which serves once it is started.
+    Make the HTTP API, which serves once it is started.
 
     Args:
         settings: The gateway's settings.
         reactor: Opens the port.
-        sender: Sends what is pushed, and asks.
+        sender: Sends pushed stanzas, and asks iqs.
         observer: Told what happens.
-        hooks: Those of `api_hooks`.
-        link_key: What the links of late replies are made with.
-        wake: Asks the webhook at once, and says how it is.
-        max_connections: At once, instead of `api.max_connections`.
-        endpoint: Where it listens, instead of `api.listen`.
+        hooks: The hooks that `api_hooks` made.
+        link_key: The key of the links for late replies.
+        wake: Asks the webhook at once, and returns its state.
+        limits: The limits for one stanza.
+        new_id: Makes ids.
+        max_connections: Connections at once, instead of `api.max_connections`.
+        endpoint: The endpoint to listen at, instead of `api.listen`.
     """
     api, domain = settings.api, settings.component.domain
     listen = endpoint or api.listen
@@ -136,8 +144,8 @@ def api_server(
         sender,
         observer,
         domain=domain,
-        limits=Limits(max_bytes=settings.component.max_stanza_bytes),
-        new_id=lambda: uuid4().hex,
+        limits=limits,
+        new_id=new_id,
         clock=reactor,
         max_timeout=api.max_wait,
         default_sender=Address.parse(settings.component.default_sender),

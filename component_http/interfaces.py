@@ -14,21 +14,26 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
+from component_http.contract.composing import Composed
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import Fate, OutboundStanza
-from component_http.contract.reply import Composed, Response
+from component_http.contract.reply import Response
 
 __all__ = [
     "AnswerFunction",
+    "DeliverySpool",
     "Found",
     "Observer",
+    "OutboundSpool",
     "Outlet",
+    "RecordSpool",
     "ReplyObjects",
     "Response",
     "Sender",
     "Spool",
     "Stream",
+    "SubscriberSpool",
     "Valve",
     "Webhook",
 ]
@@ -48,7 +53,7 @@ name. An exception of it is a failed attempt: like the response 500, or like wha
 class Webhook(Protocol):
     """Somebody who answers an HTTP POST."""
 
-    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
+    def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Awaitable[Response]:
         """
         Make one POST and wait for the whole response; cancelling ends it.
 
@@ -69,14 +74,15 @@ class Webhook(Protocol):
 @frozen
 class Found:
     """
-    What another program has put into a spool.
+    The commands that other programs have put into a spool.
 
     Attributes:
-        deliveries: To be delivered once more, behind all others and when there is room.
-        outbound_stanzas: There is more to leave than was handed over.
+        deliveries: Deliveries to be delivered once more, behind all others and when there is room.
+        outbound_stanzas: There are more outbound stanzas than were handed over.
         dropped_deliveries: The ids of deliveries that are to be dropped.
         dropped_outbound: The numbers of outbound stanzas that were dropped.
         wake: The webhook is to be asked at once.
+        questions: Commands that ask why something waits: the number of each, and its argument (see `spool.facts`).
     """
 
     deliveries: list[Delivery] = field(factory=list)
@@ -84,17 +90,15 @@ class Found:
     dropped_deliveries: list[str] = field(factory=list)
     dropped_outbound: list[int] = field(factory=list)
     wake: bool = False
+    questions: list[tuple[int, str]] = field(factory=list)
 
 
-class Spool(Protocol):
+class DeliverySpool(Protocol):
     """
-    Where accepted deliveries are kept until they have ended.
-
-    What it does it does in the order it was asked to, and its Deferreds fire in that order. Each of them fails with
-    `component_http.errors.SpoolError` if the spool cannot do it now.
+    The spool for the relay: accepted deliveries, until they have ended.
 
     Attributes:
-        durable: What it keeps outlives the process.
+        durable: Its content outlives the process.
         trouble: Why it stores nothing now, as a phrase; None if it does.
     """
 
@@ -137,62 +141,76 @@ class Spool(Protocol):
         record: IdempotencyRecord | None = None,
     ) -> Deferred[Sequence[int]]:
         """
-        Keep a delivery no longer, but what is to leave for it.
+        Delete a delivery, and keep the outbound stanzas that answer it.
 
-        Where that fails a delivery is forgotten later by itself, if nothing is to leave for it; else it stays, for who
-        has its outbound stanzas now to end it once more, without any, when they have left.
+        Where that fails and there are no outbound stanzas, the delivery is deleted later. Where there are some, it
+        stays: the caller sends them itself, and then ends the delivery once more without any.
 
         Args:
-            outbound_stanzas: What is to leave, in order.
-            letter: It was given up: keep it as a dead letter, if such are kept.
-            record: To be remembered with what leaves, with its numbers.
+            delivery_id: The delivery.
+            outbound_stanzas: The outbound stanzas, in their order.
+            letter: The dead letter of a delivery that was given up, where dead letters are kept; None if it was not.
+            record: Kept with the outbound stanzas, and with their numbers.
 
         Returns:
-            The numbers of the outbound stanzas, when all of that is kept; each is larger than any before.
+            The numbers of the outbound stanzas, when all of this is kept; each is larger than any before.
         """
         ...  # pragma: no cover
+
+    def hurry(self) -> None:
+        """Wait for nobody from now on: the process is about to end."""
+        ...  # pragma: no cover
+
+
+class OutboundSpool(Protocol):
+    """
+    The spool for the outbox: outbound stanzas, until the server has them.
+
+    Attributes:
+        durable: Its content outlives the process.
+        crowd: Answers of deliveries that may wait in it before no more should be asked for; 0 where that is so as soon
+            as the outlet is crowded.
+    """
+
+    @property
+    def durable(self) -> bool: ...  # pragma: no cover
+
+    @property
+    def crowd(self) -> int: ...  # pragma: no cover
 
     def push(
         self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
     ) -> Deferred[Sequence[int]]:
         """
-        Keep what is to leave and answers no delivery.
+        Keep outbound stanzas that answer no delivery.
 
         Args:
-            outbound_stanzas: What is to leave, in order.
-            record: To be remembered with it, with its numbers.
+            outbound_stanzas: The outbound stanzas, in their order.
+            record: Kept with them, and with their numbers.
 
         Returns:
             Their numbers, when they are kept; each is larger than any before.
         """
         ...  # pragma: no cover
 
-    def recall(self, owner: str, key: str) -> Deferred[IdempotencyRecord | None]:
-        """Fire with what is remembered of a key and not older than `contract.idempotency.LIFETIME`, or None."""
-        ...  # pragma: no cover
-
-    def key(self) -> Deferred[bytes]:
-        """Fire with a key that nobody else knows, of `contract.link.KEY_BYTES`: the same as long as the spool lasts."""
-        ...  # pragma: no cover
-
     def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
-        """Fire with those of some outbound stanzas that are still kept."""
+        """Fire with the numbers, of these, whose outbound stanzas are still kept."""
         ...  # pragma: no cover
 
     def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
         """
-        Fire with what is to leave and was neither confirmed nor failed, in order; some of it, if it is much.
+        Fire with the outbound stanzas that were neither confirmed nor failed, in order; some of them, if they are many.
 
         Args:
-            after: The number beyond which; 0 for the first.
+            after: The number before the first; 0 for all.
 
         Returns:
-            Their times are those of the reactor's clock. None means that there is no more.
+            Outbound stanzas with the times of the reactor's clock. An empty list means that there are no more.
         """
         ...  # pragma: no cover
 
     def confirmed(self, number: int) -> None:
-        """Keep an outbound stanza no longer, some time soon: the server has it. If that fails, nobody hears of it."""
+        """Delete an outbound stanza, some time soon: the server has it. If that fails, nobody hears of it."""
         ...  # pragma: no cover
 
     def failed(self, number: int, outcome: str, note: str | None = None) -> None:
@@ -200,6 +218,7 @@ class Spool(Protocol):
         Keep an outbound stanza as a dead letter from now on, some time soon; if that fails, nobody hears of it.
 
         Args:
+            number: Its number.
             outcome: `reply_expired`, `reply_unsendable` or `reply_refused`.
             note: Why, for a person; None where the outcome says it.
         """
@@ -213,14 +232,30 @@ class Spool(Protocol):
 
         Args:
             number: Its number.
-            outbound stanza: What was kept of it.
-            note: What it came back with, for a person.
+            outbound: The outbound stanza.
+            note: The error that it came back with, for a person.
         """
         ...  # pragma: no cover
 
     def suspect(self, number: int) -> None:
         """Mark an outbound stanza as suspect, some time soon; `outbound_stanzas` knows it from now on."""
         ...  # pragma: no cover
+
+
+class RecordSpool(Protocol):
+    """The spool for those who answer requests: idempotency records, and the key of links."""
+
+    def recall(self, owner: str, key: str) -> Deferred[IdempotencyRecord | None]:
+        """Fire with the record of a key, if it is not older than `contract.idempotency.LIFETIME`, or None."""
+        ...  # pragma: no cover
+
+    def key(self) -> Deferred[bytes]:
+        """Fire with a key of `contract.link.KEY_BYTES` that nobody else knows, the same as long as the spool lasts."""
+        ...  # pragma: no cover
+
+
+class SubscriberSpool(Protocol):
+    """The spool for the users who are told that the component is there."""
 
     def subscribe(self, component: str, user: str) -> None:
         """
@@ -231,16 +266,25 @@ class Spool(Protocol):
         ...  # pragma: no cover
 
     def unsubscribe(self, component: str, user: str) -> None:
-        """Keep a pair no longer, some time soon; if that fails, nobody hears of it."""
+        """Delete a pair, some time soon; if that fails, nobody hears of it."""
         ...  # pragma: no cover
 
     def subscribers(self) -> Deferred[list[tuple[str, str]]]:
         """Fire with the pairs that are kept, oldest first."""
         ...  # pragma: no cover
 
+
+class Spool(DeliverySpool, OutboundSpool, RecordSpool, SubscriberSpool, Protocol):
+    """
+    A place that keeps accepted deliveries until they have ended, and all else that a gateway must not forget.
+
+    It carries out calls in the order of asking, and its Deferreds fire in that order. Each of them fails with
+    `component_http.errors.SpoolError` if the spool cannot do it now.
+    """
+
     def restore(self) -> Deferred[list[Delivery]]:
         """
-        Fire with the next of what was kept at the start, in the order in which it was stored; empty if that was all.
+        Fire with the next deliveries that were kept at the start, in the order of storing; empty if that was all.
 
         The first time before anything else is asked of the spool; after the empty list it begins anew. Their deadlines
         are those of the reactor's clock.
@@ -249,20 +293,16 @@ class Spool(Protocol):
 
     def look(self, facts: Mapping[str, str], room: int) -> Deferred[Found]:
         """
-        Do what is to be done now and then, once a second: carry out what other programs have asked for, and tidy up.
+        Do the work of each second: carry out the commands of other programs, and delete old rows.
 
         Args:
-            facts: What such a program should be able to read, by name.
+            facts: Facts that such a program can read, by name.
             room: Deliveries that may be found; the others wait where they are.
         """
         ...  # pragma: no cover
 
-    def hurry(self) -> None:
-        """The process is about to end: wait for nobody from now on."""
-        ...  # pragma: no cover
-
     def close(self) -> Deferred[None]:
-        """Do what was asked, and let go of what is open; fires when nothing is. It may be used again then."""
+        """Do what was asked, and fire when all is closed; the spool may be used again then."""
         ...  # pragma: no cover
 
 
@@ -287,23 +327,14 @@ class Outlet(Protocol):
         """
         ...  # pragma: no cover
 
-    def depart(
-        self,
-        outbound: OutboundStanza,
-        element: Element,
-        tell: Callable[[Fate], None] | None = None,
-        *,
-        kept: bool = True,
-    ) -> bool:
+    def depart(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
         """
         Send one stanza that was checked before, or keep it until the stream is back.
 
         Args:
-            outbound stanza: It, and what is to be known of it.
-            element: The same as an element.
-            tell: Told its fate, once; None for nobody.
-            kept: Whoever is told keeps it: after `lost` and `suspected` nothing more is done about it here. False: the
-                outlet itself sends it again where it has to, and never tells these two.
+            outbound: The stanza.
+            tell: Told its fate, once; nothing more is done about the stanza then. An outlet that stops says nothing of
+                what was written.
 
         Returns:
             False if it was neither sent nor kept.
@@ -311,7 +342,7 @@ class Outlet(Protocol):
         ...  # pragma: no cover
 
     def give_back(self) -> None:
-        """Tell `lost` of all that waits to be written and that somebody keeps, who brings it again."""
+        """Tell `lost` of all that waits to be written, for who was told brings it again."""
         ...  # pragma: no cover
 
     def when_clear(self) -> Deferred[None]:

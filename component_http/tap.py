@@ -1,9 +1,8 @@
 """
-The door for operators: `twistd component-http`, and its command line for `component-http run` and `check`.
+The command `twistd component-http`, and its command line for `component-http run` and `check`.
 
-Everything that can be wrong with the settings is found here, before twistd goes into the background: a sentence for
-each mistake on standard error, and exit status 78 (EX_CONFIG of sysexits.h), which tells a service manager that trying
-again is no use.
+The settings are checked here, before twistd goes into the background: each mistake is a sentence on standard error, and
+exit status 78 (EX_CONFIG of sysexits.h) tells a service manager not to try again.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from twisted.python import usage
 
 from component_http._version import __version__
 from component_http.errors import SettingsError
-from component_http.settings import SECRET_VARIABLE, ReferenceRow, Settings, reference, unknown_flag
+from component_http.settings import SECRET_VARIABLE, Setting, Settings, reference, retired_flags, unknown_flag
 from component_http.settings.values import shown
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ __all__ = ["FileOptions", "Options", "RunOptions", "exit_on_settings_error", "he
 _log = Logger()
 
 QUARANTINE = "quarantine-spool"
-"""The one flag that is a switch."""
+"""The only flag without a value."""
 
 
 @contextmanager
@@ -51,19 +50,19 @@ def exit_on_settings_error() -> Iterator[None]:
         raise SystemExit(os.EX_CONFIG) from None
 
 
-def _help(row: ReferenceRow) -> str:
+def _help(row: Setting) -> str:
     if row.default == "none":
-        return row.help
+        return row.about.help
     if row.default == "required":
-        return f"{row.help} (required)"
+        return f"{row.about.help} (required)"
     # As it would be typed: TOML's quotes and brackets are not for the shell.
     default = re.sub(r'[\[\]" ]', "", row.default)
     several = "; several with commas between them" if row.default.startswith("[") else ""
-    return f"{row.help} (default {default}{several})"
+    return f"{row.about.help} (default {default}{several})"
 
 
 def _parameters() -> list[list[str | None]]:
-    """One flag for each setting, in the shape of `usage.Options`; a second name only says whose it is."""
+    """Make a flag for each setting, in the shape of `usage.Options`; a second name refers to the first in its help."""
     parameters: list[list[str | None]] = [["config", "c", None, "a settings file (TOML); flags override what it says"]]
     for row in reference():
         for name in row.flags:
@@ -73,14 +72,14 @@ def _parameters() -> list[list[str | None]]:
 
 
 class Options(usage.Options):
-    """The command line; holds the text of each flag that was given, and None for the others."""
+    """The command line: a mapping of each flag to its text, or to None if it was not given."""
 
     NOT_SETTINGS: tuple[str, ...] = ("config", QUARANTINE)
     """The flags that give no setting."""
 
     optParameters = _parameters()
 
-    optFlags = [[QUARANTINE, None, "where the spool's file cannot be used: set it aside, and begin with an empty one"]]
+    optFlags = [[QUARANTINE, None, "if the spool's file cannot be used: rename it, and begin with an empty one"]]
 
     synopsis = "[--config=FILE] [options]"
 
@@ -114,9 +113,10 @@ class Options(usage.Options):
         """
         Tell flags, with their values, from the other words.
 
-        Only whole names are known: a start of one could mean another flag in the next version.
+        Only whole names are accepted: the beginning of a name could mean another flag in the next version.
         """
         takes_value = {name.removesuffix("="): name.endswith("=") for name in self.longOpt}
+        retired = retired_flags()
         flags: list[str] = []
         words: list[str] = []
         problems: list[str] = []
@@ -128,8 +128,11 @@ class Options(usage.Options):
             if not argument.startswith("-") or argument == "-":
                 words.append(argument)
                 continue
+            name, equals, text = argument.removeprefix("--").partition("=")
+            if argument.startswith("--") and name in retired:
+                self[name] = text if equals else next(remaining, "")
+                continue
             flags.append(argument)
-            name, equals, _ = argument.removeprefix("--").partition("=")
             if argument == "-c" or (argument.startswith("--") and takes_value.get(name) and not equals):
                 value = next(remaining, None)
                 if value is None:
@@ -143,13 +146,13 @@ class Options(usage.Options):
         return flags, words
 
     def parseArgs(self, *arguments: str) -> None:
-        """There are none beside flags."""
+        """Refuse words that are not flags."""
         if arguments:
             raise usage.UsageError(f"{shown(arguments[0])} is not a flag: each has -- in front")
 
     def settings(self) -> Settings:
         """
-        The settings that this command line and its file give.
+        Read the settings from this command line and its file.
 
         Raises:
             SettingsError: They cannot be used.
@@ -161,7 +164,7 @@ class Options(usage.Options):
 
 
 class FileOptions(Options):
-    """The same, where the settings file may stand without --config in front."""
+    """The command line where the settings file may stand without `--config` in front."""
 
     def parseArgs(self, *arguments: str) -> None:
         """Take the settings file."""
@@ -179,7 +182,7 @@ class RunOptions(FileOptions):
     synopsis = "Usage: component-http run [FILE] [options]"
 
     def for_twistd(self) -> list[str]:
-        """The same command line as the plugin of twistd takes it."""
+        """Write this command line for the plugin of twistd."""
         named = [f"--{name}={text}" for name, text in self.items() if text is not None and name != QUARANTINE]
         return [*named, f"--{QUARANTINE}"] if self[QUARANTINE] else named
 
@@ -210,8 +213,9 @@ def heed_signals(gateway: Gateway, reactor: Any) -> None:
     Leave the first SIGTERM or SIGINT to Twisted, and let each later one end the drain; Twisted's own handlers object.
 
     Args:
-        gateway: Whose drain.
-        reactor: It runs already, for it sets its own handlers when it starts: give this to `callWhenRunning`.
+        gateway: The gateway whose drain a signal ends.
+        reactor: The reactor; it must run already, because it sets its own handlers when it starts: pass this function
+            to `callWhenRunning`.
     """
     stopping = False
 

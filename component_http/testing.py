@@ -6,30 +6,35 @@ who embed it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from secrets import token_hex
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IReactorTime
 from twisted.words.protocols.jabber import xmlstream
 from twisted.words.protocols.jabber.component import ListenComponentAuthenticator
 from twisted.words.protocols.jabber.error import StreamError
 from twisted.words.xish.domish import Element
 
 from component_http.contract import idempotency
+from component_http.contract.composing import Composed
+from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import Fate, OutboundStanza
-from component_http.contract.reply import Composed, Response
+from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
+from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, parse_stanzas, serialize
 from component_http.errors import Bounced, DeliveryEnded, NotSent, Offline, RoomRefused, SpoolError, Unanswered
+from component_http.spool.memory import MAX_RECORDS, MAX_RECORDS_BYTES, MemorySpool
 from component_http.waiters import Waiters
 
 __all__ = [
     "Answer",
     "ComponentServer",
+    "KeepingSpool",
     "RecordingOutlet",
     "RecordingSender",
     "RecordingValve",
@@ -137,7 +142,7 @@ class RecordingOutlet:
         self.sent: list[Element] = []
         self.departed: list[OutboundStanza] = []
         self.full = False
-        self._untold: list[tuple[Callable[[Fate], None], bool]] = []
+        self._untold: list[Callable[[Fate], None]] = []
         self._crowded = False
         self._waiting = Waiters()
 
@@ -170,31 +175,196 @@ class RecordingOutlet:
             self.sent.append(element)
         return not self.full
 
-    def depart(
-        self,
-        outbound: OutboundStanza,
-        element: Element,
-        tell: Callable[[Fate], None] | None = None,
-        *,
-        kept: bool = True,
-    ) -> bool:
+    def depart(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
         """See `component_http.interfaces.Outlet.depart`; nobody is told before `end`."""
         if self.full:
             return False
-        self.sent.append(element)
+        self.sent += parse_stanzas(outbound.xml.decode("utf-8"), Limits())
         self.departed.append(outbound)
-        if tell is not None:
-            self._untold.append((tell, kept))
+        self._untold.append(tell)
         return True
 
     def end(self, fate: Fate) -> None:
-        """Let all departures that had none so far have this fate; of a lost stream only those hear that are kept."""
+        """Let all stanzas that somebody keeps and that had no fate so far have this one."""
         untold, self._untold = self._untold, []
-        for tell, kept in untold:
-            if kept or fate not in ("lost", "suspected"):
-                tell(fate)
-            else:
-                self._untold.append((tell, kept))
+        for tell in untold:
+            tell(fate)
+
+
+T = TypeVar("T")
+
+
+class KeepingSpool(MemorySpool):
+    """
+    A `Spool` that keeps what it has over a restart of the gateway, as one on disk does, and shows it.
+
+    What it is asked for it does at once; it can take a moment to say so, and it can fail.
+
+    Args:
+        clock: Runs the moments; None to answer at once.
+        seconds: How long each of them is.
+        now: The time, in seconds, by which it forgets idempotency records.
+        durable: False for a spool that forgets with the process, and only takes its time.
+        max_records: As for `MemorySpool`.
+        max_records_bytes: As for `MemorySpool`.
+
+    Attributes:
+        kept: The deliveries, by id.
+        bodies: Their request bodies.
+        noted: Each note of a delivery: its id, its tries, its attempts.
+        letters: The dead letters of deliveries, each with the delivery's id.
+        crowd: As in `component_http.interfaces.Spool`.
+        failures: The number and the outcome of each of them that failed, in order.
+        dead: Those of them, by number, each with the note about it.
+        bounces: Those that came back, with number and note.
+        page: How many outbound stanzas it gives at a time.
+        held: Set it to a list, and each reading of outbound stanzas waits in it until the test fires what is there.
+        broken: Set it to an error, and all that it is asked to store or to read fails with that; nothing is stored.
+        unchanging: Set it to True, and no request body can be replaced.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime | None = None,
+        seconds: float = 0.01,
+        *,
+        now: Callable[[], float] = lambda: 0.0,
+        durable: bool = True,
+        max_records: int = MAX_RECORDS,
+        max_records_bytes: int = MAX_RECORDS_BYTES,
+    ) -> None:
+        super().__init__(now, max_records=max_records, max_records_bytes=max_records_bytes)
+        self.durable = durable
+        self.crowd = 10_000 if durable else 0
+        self.kept: dict[str, Delivery] = {}
+        self.bodies: dict[str, bytes] = {}
+        self.noted: list[tuple[str, int, int]] = []
+        self.letters: list[tuple[str, DeadLetter]] = []
+        self.failures: list[tuple[int, str]] = []
+        self.dead: dict[int, tuple[OutboundStanza, str | None]] = {}
+        self.bounces: list[tuple[int, OutboundStanza, str]] = []
+        self.page = 3
+        self.held: list[Deferred[None]] | None = None
+        self.broken: Exception | None = None
+        self.unchanging = False
+        self._clock = clock
+        self._seconds = seconds
+        self._restored = False
+        self._subscribers: dict[tuple[str, str], None] = {}
+
+    def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
+        """See `component_http.interfaces.Spool.store`."""
+
+        def store() -> None:
+            self.kept[delivery.id] = delivery
+            self.bodies[delivery.id] = body
+
+        return self._do(store)
+
+    def note(self, delivery: Delivery) -> None:
+        """See `component_http.interfaces.Spool.note`; the delivery itself is what is kept."""
+        self.noted.append((delivery.id, delivery.tries, delivery.attempts))
+
+    def begun(self, delivery: Delivery) -> Deferred[None]:
+        """See `component_http.interfaces.Spool.begun`; the delivery itself is what is kept."""
+        self.note(delivery)
+        return self._do(lambda: None)
+
+    def body(self, delivery_id: str) -> Deferred[bytes]:
+        """See `component_http.interfaces.Spool.body`."""
+        return self._do(lambda: self.bodies[delivery_id])
+
+    def amend(self, delivery_id: str, body: bytes) -> Deferred[None]:
+        """See `component_http.interfaces.Spool.amend`."""
+
+        def amend() -> None:
+            if self.unchanging:
+                raise SpoolError("disk I/O error")
+            self.bodies[delivery_id] = body
+
+        return self._do(amend)
+
+    def end(
+        self,
+        delivery_id: str,
+        outbound_stanzas: Sequence[OutboundStanza],
+        letter: DeadLetter | None = None,
+        record: IdempotencyRecord | None = None,
+    ) -> Deferred[Sequence[int]]:
+        """See `component_http.interfaces.Spool.end`."""
+
+        def end() -> Sequence[int]:
+            del self.kept[delivery_id], self.bodies[delivery_id]
+            if letter is not None:
+                self.letters.append((delivery_id, letter))
+            return self._keep(outbound_stanzas, record)
+
+        return self._do(end)
+
+    def push(
+        self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
+    ) -> Deferred[Sequence[int]]:
+        """See `component_http.interfaces.Spool.push`."""
+        return self._do(lambda: self._keep(outbound_stanzas, record))
+
+    def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
+        """See `component_http.interfaces.Spool.still_kept`."""
+        return self._do(lambda: self.outbound.keys() & numbers)
+
+    def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
+        """See `component_http.interfaces.Spool.outbound_stanzas`."""
+        found: list[OutboundStanza] = []
+        super().outbound_stanzas(after).addCallback(found.extend)
+        page = self._do(lambda: found[: self.page])
+        if self.held is None:
+            return page
+        held: Deferred[None] = Deferred()
+        self.held.append(held)
+        return held.addCallback(lambda _: page)
+
+    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
+        """See `component_http.interfaces.Spool.failed`."""
+        self.failures.append((number, outcome))
+        self.dead[number] = self.outbound[number], note
+        super().failed(number, outcome, note)
+
+    def bounced(self, number: int, outbound: OutboundStanza, note: str) -> None:
+        """See `component_http.interfaces.Spool.bounced`."""
+        self.confirmed(number)
+        self.bounces.append((number, outbound, note))
+
+    def subscribe(self, component: str, user: str) -> None:
+        """See `component_http.interfaces.Spool.subscribe`."""
+        self._subscribers[component, user] = None
+
+    def unsubscribe(self, component: str, user: str) -> None:
+        """See `component_http.interfaces.Spool.unsubscribe`."""
+        self._subscribers.pop((component, user), None)
+
+    def subscribers(self) -> Deferred[list[tuple[str, str]]]:
+        """See `component_http.interfaces.Spool.subscribers`."""
+        return self._do(lambda: [*self._subscribers])
+
+    def restore(self) -> Deferred[list[Delivery]]:
+        """See `component_http.interfaces.Spool.restore`; all at once."""
+
+        def restore() -> list[Delivery]:
+            self._restored = not self._restored and bool(self.kept)
+            return [*self.kept.values()] if self._restored else []
+
+        return self._do(restore)
+
+    def _do(self, work: Callable[[], T]) -> Deferred[T]:
+        """Do something, and say a moment later what came of it."""
+        try:
+            done = succeed(work()) if self.broken is None else fail(self.broken)
+        except SpoolError:
+            done = fail()
+        if self._clock is None:
+            return done
+        later: Deferred[T] = Deferred()
+        self._clock.callLater(self._seconds, done.addCallbacks, later.callback, later.errback)
+        return later
 
 
 class RecordingValve:

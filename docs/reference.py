@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from component_http.settings import ReferenceRow, reference
+from component_http.settings import Setting, reference
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -25,12 +25,12 @@ _LANGUAGES = {".py": "python", ".tac": "python", ".toml": "toml", ".service": "i
 _TABLES = {
     "component": "The XMPP side: the component, its server, and which of its stanzas the webhook gets.",
     "webhook": "The HTTP side.",
-    "delivery": "How stanzas are carried to the webhook.",
-    "spool": "Where accepted stanzas are kept until they are done.",
+    "delivery": "How stanzas are delivered to the webhook.",
+    "spool": "The spool, which keeps accepted stanzas until they are done.",
     "api": "The HTTP API, by which other programs send; see [The API](api.md).",
-    "api.token": "The tokens of the API, and what each may do: any number of these.",
+    "api.token": "The users of the API, and what each may do: any number of these.",
     "api.hook": "URLs for programs that know nothing of XMPP: any number of these.",
-    "": "The stanza error for an HTTP status, where it should differ from the contract's.",
+    "": "The stanza errors of HTTP statuses.",
 }
 
 
@@ -62,10 +62,11 @@ def settings_reference() -> str:
     return "\n".join(parts)
 
 
-def _setting(row: ReferenceRow) -> str:
+def _setting(row: Setting) -> str:
     heading = f"#### `{row.key}`\n" if row.table else "Each line of the table is a status.\n"
-    lines = [heading, f"{row.help[0].upper()}{row.help[1:]}.\n"]
-    lines.append(f"- Allowed: {row.allowed}.")
+    about = row.about
+    lines = [heading, f"{about.help[0].upper()}{about.help[1:]}.\n"]
+    lines.append(f"- Allowed: {about.value_type.allowed}.")
     if row.default == "required":
         lines.append("- It must be given.")
     else:
@@ -76,12 +77,12 @@ def _setting(row: ReferenceRow) -> str:
         lines.append(f"- Flag: {' or '.join(f'`{flag}`' for flag in row.flags)}.")
     else:
         lines.append("- No flag; only in a settings file.")
-    if row.reason:
-        lines.append(f"- Why: {row.reason}.")
+    if about.why:
+        lines.append(f"- Why: {about.why}.")
     return "\n".join(lines) + "\n"
 
 
-def _example(row: ReferenceRow) -> str:
+def _example(row: Setting) -> str:
     if not row.table:
         return row.example
     # A table inside a table is written on one line.

@@ -37,8 +37,12 @@ class Authority:
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
     def context(self, *names: Name, expired: bool = False, rubbish: bytes | None = None) -> Any:
+        """For a server with a certificate of `certified`."""
+        return PrivateCertificate.loadPEM(self.certified(*names, expired=expired, rubbish=rubbish)).options()
+
+    def certified(self, *names: Name, expired: bool = False, rubbish: bytes | None = None) -> bytes:
         """
-        For a server with a certificate for these host names and IP addresses, or with rubbish in their place.
+        A certificate with its key, for these host names and IP addresses, or with rubbish in their place.
 
         Its common name is localhost; without names it has no subjectAltName.
         """
@@ -52,10 +56,9 @@ class Authority:
             extension = x509.BasicConstraints(ca=False, path_length=None)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
         certificate = self._sign(subject, key, extension, expired=expired)
-        pem = certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        return PrivateCertificate.loadPEM(pem).options()
 
     def _sign(
         self,

@@ -11,7 +11,6 @@ import heapq
 import sys
 from bisect import insort
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from itertools import count
 from random import Random
 from typing import Any
@@ -22,23 +21,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.words.xish.domish import Element
 
-from component_http.contract import reply
 from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_COMPONENT, Limits
-from component_http.delivery.backlog import Backlog, BacklogLimits
-from component_http.delivery.breaker import Breaker
-from component_http.delivery.forwarder import Forwarder
-from component_http.delivery.load import Load
-from component_http.delivery.outbox import Outbox
+from component_http.contract.xml import NS_COMPONENT
 from component_http.delivery.relay import Relay
-from component_http.delivery.retry import RetryPolicy
 from component_http.errors import ConnectionCut, TimedOut, WebhookError
 from component_http.operations.metrics import Counters
-from component_http.spool.memory import MemorySpool
-from component_http.testing import RecordingOutlet, RecordingValve
-
-DOMAIN = "bot.example.org"
+from component_http.testing import RecordingOutlet
+from tests.relay_world import DOMAIN, relay_world
 
 Verdict = Response | WebhookError
 Rule = Callable[["World", str], "tuple[float, Verdict]"]
@@ -101,34 +91,18 @@ class World:
     def __attrs_post_init__(self) -> None:
         self.random = Random(self.seed)
         self.clock.advance(1_000_000.0)
-        forwarder = Forwarder(
+        ids = count()
+        self.relay = relay_world(
             self,
-            partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh"),
-            self.counters,
-            policy=RetryPolicy(max_attempts=self.max_attempts),
-            load=Load(self.connections, learns=self.max_attempts > 1),
-            breaker=Breaker(),
-            on_gone=None,
-            clock=self.clock,
-            now=self.clock.seconds,
+            self.clock,
+            counters=self.counters,
+            outlet=_Sink(),
+            max_running=self.connections,
+            max_attempts=self.max_attempts,
             draw=self.random.random,
-        )
-        spool, outlet, ids = MemorySpool(), _Sink(), count()
-        self.relay = Relay(
-            forwarder,
-            spool,
-            Backlog(BacklogLimits(), self.connections),
-            outlet,
-            Outbox(spool, outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits()),
-            RecordingValve(),
-            self.counters,
-            clock=self.clock,
-            new_id=lambda: f"d{next(ids)}",
-            wall=self.clock.seconds,
-            deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
             grace=self.grace,
-            loop_guard=None,
-        )
+            new_id=lambda: f"d{next(ids)}",
+        ).relay
 
     @property
     def now(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -11,12 +10,10 @@ from urllib.parse import parse_qsl
 
 from attrs import field, frozen
 
+from component_http.contract.http import JSON, TEXT, charset, media_type
+
 __all__ = [
-    "FORM",
-    "JSON",
     "MAX_FIELDS",
-    "TEXT",
-    "XMPP_XML",
     "Admitted",
     "Answer",
     "Call",
@@ -26,11 +23,6 @@ __all__ = [
     "plain_text",
     "problem_json",
 ]
-
-JSON = "application/json"
-XMPP_XML = "application/xmpp+xml"
-FORM = "application/x-www-form-urlencoded"
-TEXT = "text/plain"
 
 MAX_FIELDS = 100
 """Of a form or a query; nobody has more than ten."""
@@ -60,13 +52,12 @@ class Call:
     @property
     def media_type(self) -> str:
         """That of the body, without parameters and in lower case; "" where it is not said."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return media_type(self.headers.get("content-type", ""))
 
     @property
     def charset(self) -> str:
         """That of the body; UTF-8 unless it is said."""
-        said = re.search(r';\s*charset\s*=\s*"?([\w.:-]+)', self.headers.get("content-type", ""), re.IGNORECASE)
-        return said[1].lower() if said else "utf-8"
+        return charset(self.headers.get("content-type", "")) or "utf-8"
 
     def argument(self, name: str) -> str | None:
         """

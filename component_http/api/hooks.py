@@ -14,13 +14,14 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
 from component_http.api.desk import Desk
-from component_http.api.exchange import FORM, JSON, TEXT, Answer, Call, Problem
+from component_http.api.exchange import Answer, Call, Problem
 from component_http.api.rate import Rate
-from component_http.api.reading import body_of, form_of, is_json, json_of, text_of, unsupported
+from component_http.api.reading import body_of, form_of, json_of, text_of, unsupported
 from component_http.api.slack import slack_text
 from component_http.api.template import Template, TemplateFailed
 from component_http.contract.address import Address
-from component_http.contract.reply import read_json
+from component_http.contract.http import FORM, JSON, TEXT, is_json
+from component_http.contract.objects import read_json
 from component_http.errors import ReplyRefused
 from component_http.waiters import abandon
 

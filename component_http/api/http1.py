@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from enum import Enum, auto
 from http import HTTPStatus
 
 from attrs import frozen
 
 from component_http.api.exchange import Answer, Problem
+from component_http.chunks import BodyTooLarge, ChunkedBody, ChunksMalformed, TrailerTooLarge
+from component_http.contract.http import TOKEN
 
-__all__ = ["CONTINUE", "MAX_HEADERS", "MAX_HEAD_BYTES", "BodyTooLarge", "Head", "RequestReader", "response"]
+__all__ = ["CONTINUE", "MAX_HEADERS", "MAX_HEAD_BYTES", "Head", "RequestReader", "response"]
 
 MAX_HEAD_BYTES = 16_384
 """Of the request line and all header fields of a request, and of the trailer fields after a body in chunks."""
@@ -23,22 +24,14 @@ MAX_HEAD_BYTES = 16_384
 MAX_HEADERS = 64
 """Header fields of a request; browsers and proxies send some twenty."""
 
-MAX_CHUNK_LINE = 1024
-"""Bytes of the line before a chunk, with its extensions; nobody sends any."""
-
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TOKEN = re.compile(TOKEN.encode("ascii"))
 _REQUEST_LINE = re.compile(rb"(%s) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])" % _TOKEN.pattern)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _ABSOLUTE = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\x00\r\n]*)?\r\n")
 _BLANK_LINES = re.compile(rb"(?:\r\n)+")
-
-
-class BodyTooLarge(Exception):
-    """A request's body is larger than is read; nothing more can be read from the connection."""
 
 
 @frozen
@@ -67,15 +60,6 @@ class Head:
     takes_interim: bool
 
 
-class _In(Enum):
-    """Where in a body of chunks the reader is."""
-
-    LINE = auto()
-    DATA = auto()
-    END = auto()
-    TRAILER = auto()
-
-
 class RequestReader:
     """
     Reads the requests of one connection, one at a time: `feed` takes bytes, then `head` and `body` give one request.
@@ -91,9 +75,7 @@ class RequestReader:
         self._buffer = bytearray()
         self._searched = 0
         self._length: int | None = 0
-        self._body = bytearray()
-        self._in = _In.LINE
-        self._left = 0
+        self._chunks: ChunkedBody | None = None
 
     @property
     def waiting(self) -> int:
@@ -166,70 +148,18 @@ class RequestReader:
         return body
 
     def _chunked(self) -> bytes | None:
-        """Read what is in of a body of chunks, so that the smallest chunks cost little."""
-        buffer, at = self._buffer, 0
+        if self._chunks is None:
+            self._chunks = ChunkedBody(self._max_body_bytes, MAX_HEAD_BYTES)
         try:
-            while True:
-                if self._in is _In.LINE:
-                    line = _CHUNK_LINE.match(buffer, at)
-                    if line is None or line.end() - at > MAX_CHUNK_LINE:
-                        self._see_incomplete_line(at)
-                        return None
-                    at = line.end()
-                    size = int(line[1], 16)
-                    if len(self._body) + size > self._max_body_bytes:
-                        raise BodyTooLarge
-                    if size and buffer[at + size : at + size + 2] == b"\r\n":
-                        # All of it is in: the short way, which halves what a small chunk costs.
-                        self._body += buffer[at : at + size]
-                        at += size + 2
-                        continue
-                    self._left = size
-                    self._in = _In.DATA if size else _In.TRAILER
-                elif self._in is _In.DATA:
-                    piece = buffer[at : at + self._left]
-                    self._body += piece
-                    at += len(piece)
-                    self._left -= len(piece)
-                    if self._left:
-                        return None
-                    self._in = _In.END
-                elif self._in is _In.END:
-                    end = buffer[at : at + 2]
-                    if not b"\r\n".startswith(end):
-                        raise Problem(400, "a chunk of the body does not end where it says")
-                    if len(end) < 2:
-                        return None
-                    at += 2
-                    self._in = _In.LINE
-                else:
-                    trailer = self._trailer(at)
-                    if trailer is None:
-                        return None
-                    at += trailer
-                    body, self._body = bytes(self._body), bytearray()
-                    self._in = _In.LINE
-                    return body
-        finally:
-            del buffer[:at]
-
-    def _see_incomplete_line(self, at: int) -> None:
-        if len(self._buffer) - at > MAX_CHUNK_LINE or self._buffer.find(b"\n", at) >= 0:
-            raise Problem(400, "the size of a chunk of the body cannot be read")
-
-    def _trailer(self, at: int) -> int | None:
-        """The bytes of the trailer fields, which nobody needs, and of the empty line after them; None if incomplete."""
-        if self._buffer.startswith(b"\r\n", at):
-            return 2
-        end = self._buffer.find(b"\r\n\r\n", at + max(0, self._searched - 3))
-        if max(end, len(self._buffer) if end < 0 else 0) - at > MAX_HEAD_BYTES:
-            raise Problem(431, f"the trailer fields have more than {MAX_HEAD_BYTES} bytes")
-        if end < 0:
-            self._searched = len(self._buffer) - at
-            return None
-        self._searched = 0
-        _fields(bytes(self._buffer[at:end]).split(b"\r\n"))
-        return end + 4 - at
+            body = self._chunks.take(self._buffer)
+        except ChunksMalformed as error:
+            raise Problem(400, str(error)) from None
+        except TrailerTooLarge:
+            raise Problem(431, f"the trailer fields have more than {MAX_HEAD_BYTES} bytes") from None
+        if body is not None:
+            _fields(self._chunks.trailer.split(b"\r\n")[:-1])
+            self._chunks = None
+        return body
 
 
 def _head(lines: Sequence[bytes]) -> Head:

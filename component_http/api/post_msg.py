@@ -12,9 +12,10 @@ import re
 from twisted.words.xish.domish import Element
 
 from component_http.api.desk import Desk
-from component_http.api.exchange import FORM, JSON, TEXT, Answer, Call, Problem
-from component_http.api.reading import form_of, is_json, json_of, text_of, unsupported
+from component_http.api.exchange import Answer, Call, Problem
+from component_http.api.reading import form_of, json_of, text_of, unsupported
 from component_http.api.tokens import Caller
+from component_http.contract.http import FORM, JSON, TEXT, is_json
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import XmlRefused
 

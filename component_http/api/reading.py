@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import zlib
 
-from component_http.api.exchange import FORM, JSON, TEXT, XMPP_XML, Call, Problem, fields
-from component_http.contract.reply import is_json, read_json, reply_objects
+from component_http.api.exchange import Call, Problem, fields
+from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML, is_json, without_mark
+from component_http.contract.objects import read_json, reply_objects
 from component_http.errors import ReplyRefused
 
-__all__ = ["body_of", "form_of", "is_json", "json_of", "objects_of", "text_of", "unpacked", "unsupported"]
+__all__ = ["body_of", "form_of", "json_of", "objects_of", "text_of", "unpacked", "unsupported"]
 
 ENCODINGS = "gzip, deflate"
 """The content codings that are read, as `Accept-Encoding` names them."""
@@ -109,7 +110,7 @@ def json_of(call: Call) -> object:
     """The body as JSON, with `JsonNumber`s. Raises `Problem` where it is none."""
     # JSON has no charset but UTF-8 (RFC 8259 section 8.1), whatever its media type says; other types may have one.
     body = body_of(call) if is_json(call.media_type) else text_of(call).encode("utf-8")
-    body = body.removeprefix(b"\xef\xbb\xbf")
+    body = without_mark(body)
     if not body.strip():
         raise Problem(400, "the body is empty, but should be JSON")
     try:

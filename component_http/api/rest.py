@@ -18,12 +18,13 @@ from attrs import frozen
 from twisted.words.xish.domish import Element
 
 from component_http.api.desk import Desk
-from component_http.api.exchange import FORM, JSON, TEXT, XMPP_XML, Answer, Call, Problem, error_body, json_answer
+from component_http.api.exchange import Answer, Call, Problem, error_body, json_answer
 from component_http.api.iq_requests import QUESTIONS, answer_properties, question
 from component_http.api.post_msg import html_element
-from component_http.api.reading import form_of, is_json, json_of, text_of, unsupported
+from component_http.api.reading import form_of, json_of, text_of, unsupported
 from component_http.api.tokens import Caller
-from component_http.contract.reply import JsonNumber
+from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML, is_json
+from component_http.contract.objects import JsonNumber
 from component_http.contract.request import NS_OOB
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC, serialize

@@ -29,7 +29,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from component_http.api.exchange import Admitted, Answer, Call, Problem, problem_json
-from component_http.api.http1 import CONTINUE, BodyTooLarge, Head, RequestReader, response
+from component_http.api.http1 import CONTINUE, Head, RequestReader, response
+from component_http.chunks import BodyTooLarge
 from component_http.interfaces import Observer
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.turns import Turns

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from component_http.api.desk import Desk
-from component_http.api.exchange import XMPP_XML, Answer, Call, Problem, json_answer
+from component_http.api.exchange import Answer, Call, Problem, json_answer
 from component_http.api.iq_requests import answer_properties, question
 from component_http.api.links import ReplyLinks
 from component_http.api.reading import objects_of
 from component_http.api.tokens import Caller
+from component_http.contract.http import XMPP_XML
 from component_http.contract.link import LateReply
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize

@@ -10,10 +10,34 @@ from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.errors import WebhookError
 
-__all__ = ["DeadLetter", "Delivery"]
+__all__ = ["NEW", "DeadLetter", "Delivery", "Stage"]
 
 
-@define(eq=False)
+class Stage:
+    """
+    At which stage of its life a delivery is; `component_http.delivery.life` has them all.
+
+    Attributes:
+        name: The stage, in a word.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    def cancel(self) -> None:
+        """Stop what goes on at this stage; mostly that is nothing."""
+
+
+NEW = Stage("new")
+"""Nobody has it in charge yet."""
+
+
+@define(eq=False, weakref_slot=False)
 class Delivery:
     """
     A stanza that was accepted, and how far it has come. Its request body is in the spool.
@@ -31,6 +55,7 @@ class Delivery:
         attempts: Those of them that failed by the webhook's fault, and so count against `max_attempts`.
         failure: What came of the last one, without any content; None before the first has ended.
         conversation: `stanza.conversation`, which is asked for at each turn.
+        stage: At which stage of its life it is.
     """
 
     id: str
@@ -44,10 +69,11 @@ class Delivery:
     accepted: float | None = None
     unreached: int = 0
     conversation: tuple[str, str, bool] = field(init=False)
+    stage: Stage = field(init=False, default=NEW)
 
     def __attrs_post_init__(self) -> None:
         self.conversation = self.stanza.conversation
-        self.last = max(self.last, self.deadline)
+        self.last = max(self.deadline, self.last)
 
     @property
     def ends(self) -> float:

@@ -1,4 +1,4 @@
-"""The webhook's URL: checked and taken apart once, by whoever reads the settings and by whoever makes the requests."""
+"""The webhook's URL: how it is checked, taken apart, and shown without its secrets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 import idna
 from attrs import field, frozen
 
-__all__ = ["WebhookUrl", "is_ipv6", "is_loopback"]
+__all__ = ["WebhookUrl", "is_ipv6", "is_loopback", "without_secrets"]
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?")
@@ -20,15 +20,15 @@ _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 @frozen
 class WebhookUrl:
     """
-    A URL that can be POSTed to, taken apart once.
+    A URL that can be POSTed to, taken apart.
 
     Attributes:
-        secure: https.
-        host: In ASCII (IDNA where it was not), lower-case; an IPv6 address without brackets.
-        port: Always there.
-        target: Path and query as they are sent: byte for byte as written, save that what is not ASCII is
-            percent-encoded as UTF-8. A fragment is dropped.
-        authorization: The Basic credentials of its user:password, None if it has none.
+        secure: Whether the scheme is https.
+        host: The host in lower-case ASCII (IDNA where it was not); an IPv6 address has no brackets here.
+        port: The port, or the scheme's own where the URL names none.
+        target: The path and the query as they are sent: byte for byte as written, but characters that are not ASCII
+            are percent-encoded as UTF-8. A fragment is dropped.
+        authorization: The Basic credentials made of user:password; None if the URL has none.
     """
 
     secure: bool
@@ -40,11 +40,13 @@ class WebhookUrl:
     @classmethod
     def parse(cls, text: str) -> WebhookUrl:
         """
+        Take a URL apart.
+
         Args:
-            text: An absolute http or https URL; user and password percent-encoded.
+            text: An absolute http or https URL; user and password are percent-encoded.
 
         Raises:
-            ValueError: It is none; the sentence shows nothing of it that may be secret.
+            ValueError: The text is no such URL. The sentence shows nothing of it that may be secret.
 
         Source: RFC 3986; RFC 7617 (user and password, as UTF-8); UTS 46 for the host.
         """
@@ -72,15 +74,30 @@ class WebhookUrl:
 
     @property
     def host_header(self) -> bytes:
-        """The Host header: with the port where it is not the scheme's own, IPv6 in brackets (RFC 9110 section 7.2)."""
+        """The Host header; it has the port unless it is the scheme's own (RFC 9110 section 7.2)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         usual = 443 if self.secure else 80
         return (host if self.port == usual else f"{host}:{self.port}").encode("ascii")
 
     @property
-    def origin(self) -> bytes:
-        """Scheme, host and port: what of the URL may be logged."""
-        return (b"https://" if self.secure else b"http://") + self.host_header
+    def origin(self) -> str:
+        """Scheme, host and port: the part of the URL that the log may show."""
+        return f"http{'s' if self.secure else ''}://{self.host_header.decode('ascii')}"
+
+
+def without_secrets(text: str) -> str:
+    """
+    Shorten a text that may be meant as a URL to scheme, host and port, because the rest may be secret.
+
+    Args:
+        text: Any text. A usable URL is better shown by `WebhookUrl.origin`.
+    """
+    start, slashes, rest = text.partition("//") if "//" in text else ("", "", text)
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    path = rest[len(host) :]
+    if "@" in start or "@" in path:
+        return "..."  # there is no telling where a password ends
+    return f"{start}{slashes}{host.rpartition('@')[2]}{path if path in ('', '/') else '/...'}"
 
 
 def _ascii_host(host: str) -> str:
@@ -107,7 +124,7 @@ def _ascii_host(host: str) -> str:
 
 
 def is_ipv6(text: str) -> bool:
-    """Whether it is an IPv6 address, written without brackets (RFC 4291 section 2.2)."""
+    """Say whether a text is an IPv6 address without brackets (RFC 4291 section 2.2)."""
     try:
         IPv6Address(text)
     except ValueError:
@@ -116,7 +133,7 @@ def is_ipv6(text: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what is sent to a host stays on this machine (RFC 6761 section 6.3 for names that end in localhost)."""
+    """Say whether a host is this machine itself (RFC 6761 section 6.3: so is each name that ends in localhost)."""
     try:
         address = ip_address(host)
     except ValueError:

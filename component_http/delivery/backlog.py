@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Literal
 
-from attrs import Factory, define, frozen
+from attrs import frozen
+
+from component_http.delivery.rounds import Conversation, ConversationQueue, Domain, Round, Sender
 
 __all__ = ["Backlog", "BacklogLimits", "Conversation", "Refusal"]
-
-Conversation = tuple[str, str, bool]
-"""What keeps its order: the bare sender, the bare recipient, and whether it is an iq (`Stanza.conversation`)."""
 
 Refusal = Literal["refused_full", "refused_conversation_full", "refused_unfair"]
 """Why there is no room, by the name of what to count."""
@@ -63,106 +61,15 @@ neither may have to wait for the end of the others.
 """
 
 
-@define(eq=False)
-class _Domain:
-    """What the addresses of one domain have pending or reserved."""
-
-    name: str
-    pending: int = 0
-    pending_bytes: int = 0
-
-
-@define(eq=False)
-class _Sender:
-    """What one bare address has pending or reserved."""
-
-    name: str
-    domain: _Domain
-    pending: int = 0
-    pending_bytes: int = 0
-
-
-@define(eq=False)
-class _ConversationQueue:
-    """
-    The deliveries of one conversation.
-
-    Attributes:
-        deliveries: The size of each, by id, in order of arrival; never empty for long. A linked list, unlike dict, so
-            that the first of many is found at once whatever was removed before it.
-        head: The state of the first; the others wait for it.
-    """
-
-    conversation: Conversation
-    sender: _Sender
-    deliveries: OrderedDict[str, int] = Factory(OrderedDict)
-    head: Literal["ready", "running", "resting"] = "ready"
-
-    @property
-    def first(self) -> str:
-        return next(iter(self.deliveries))
-
-    @property
-    def is_iq(self) -> bool:
-        return self.conversation[2]
-
-
-class _Round:
-    """The ready conversations: they take turns by domain, within it by sender, and within that by conversation."""
-
-    def __init__(self) -> None:
-        self._domains: OrderedDict[_Domain, OrderedDict[_Sender, OrderedDict[_ConversationQueue, None]]] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._domains)
-
-    def enter(self, queue: _ConversationQueue) -> None:
-        """Put a conversation at the end of its sender's; a sender or domain that is there already keeps its place."""
-        sender = queue.sender
-        senders = self._domains.get(sender.domain)
-        if senders is None:
-            senders = self._domains[sender.domain] = OrderedDict()
-        queues = senders.get(sender)
-        if queues is None:
-            queues = senders[sender] = OrderedDict()
-        queues[queue] = None
-
-    def leave(self, queue: _ConversationQueue) -> None:
-        """Take a conversation out."""
-        sender = queue.sender
-        senders = self._domains[sender.domain]
-        queues = senders[sender]
-        del queues[queue]
-        if not queues:
-            del senders[sender]
-            if not senders:
-                del self._domains[sender.domain]
-
-    def next(self) -> _ConversationQueue:
-        """Take out the conversation whose turn it is; its sender and domain go to the end. There has to be one."""
-        domain, senders = next(iter(self._domains.items()))
-        sender, queues = next(iter(senders.items()))
-        queue, _ = queues.popitem(last=False)
-        if queues:
-            senders.move_to_end(sender)
-        else:
-            del senders[sender]
-        if senders:
-            self._domains.move_to_end(domain)
-        else:
-            del self._domains[domain]
-        return queue
-
-
 class Backlog:
     """
     The deliveries that are pending: accepted, and not ended.
 
-    One delivery of a conversation is under way at a time, running or resting between two attempts, and its followers
-    wait behind it in the order they came. Conversations whose first delivery is ready take turns: by the sender's
-    domain, within a domain by sender, and within a sender by conversation. A domain, sender and conversation that was
-    served goes to the end of its round. So a domain that is ready waits for at most one turn of each other domain,
-    however many senders they have, and a sender for at most one turn of each other sender of its domain.
+    One delivery of a conversation is under way at a time, running or backing off between two attempts, and its
+    followers wait behind it in the order they came. Conversations whose first delivery is ready take turns: by the
+    sender's domain, within a domain by sender, and within a sender by conversation. A domain, sender and conversation
+    that was served goes to the end of its round. So a domain that is ready waits for at most one turn of each other
+    domain, however many senders they have, and a sender for at most one turn of each other sender of its domain.
 
     A domain is what stands behind the @, as it is written: subdomains are domains of their own, because no rule tells
     which of them belong to one owner.
@@ -178,7 +85,7 @@ class Backlog:
 
     Args:
         limits: What `refusal`, `crowded` and `relieved` go by.
-        max_running: Deliveries that run at once, 1 or more; a resting one is not running.
+        max_running: Deliveries that run at once, 1 or more; one that backs off is not running.
     """
 
     def __init__(self, limits: BacklogLimits, max_running: int) -> None:
@@ -186,13 +93,13 @@ class Backlog:
         self._max_running = max_running
         self._running = 0
         self._pending_bytes = 0
-        self._queue_of: dict[str, _ConversationQueue] = {}
-        self._queues: dict[Conversation, _ConversationQueue] = {}
-        self._senders: dict[str, _Sender] = {}
-        self._domains: dict[str, _Domain] = {}
+        self._queue_of: dict[str, ConversationQueue] = {}
+        self._queues: dict[Conversation, ConversationQueue] = {}
+        self._senders: dict[str, Sender] = {}
+        self._domains: dict[str, Domain] = {}
         # The ready conversations, those of iqs apart; the iqs that run, and those that went before a message.
-        self._iqs = _Round()
-        self._others = _Round()
+        self._iqs = Round(of_iqs=True)
+        self._others = Round(of_iqs=False)
         self._running_iqs = 0
         self._passed = 0
         # What has room without a turn; it counts for the limits.
@@ -260,7 +167,7 @@ class Backlog:
         pending = len(self._queue_of) + self._reserved
         pending_bytes = self._pending_bytes + self._reserved_bytes
         queue = self._queues.get(conversation)
-        in_conversation = self._reserved_of.get(conversation, 0) + (len(queue.deliveries) if queue else 0)
+        in_conversation = self._reserved_of.get(conversation, 0) + (0 if queue is None else len(queue))
         full = in_conversation >= limits.max_per_conversation
         if (
             pending + 1 <= limits.fair_above * limits.max_pending
@@ -333,9 +240,11 @@ class Backlog:
             raise ValueError(f"{delivery_id} is pending already")
         queue = self._queues.get(conversation)
         if queue is None:
-            queue = self._queues[conversation] = _ConversationQueue(conversation, self._sender(conversation[0]))
-            self._enter_round(queue)
-        queue.deliveries[delivery_id] = size
+            queue = ConversationQueue(conversation, self._sender(conversation[0]), delivery_id, size)
+            self._queues[conversation] = queue
+            self._round_of(queue).enter(queue)
+        else:
+            queue.append(delivery_id, size)
         self._queue_of[delivery_id] = queue
         self._pending_bytes += size
         if reserved:
@@ -351,7 +260,12 @@ class Backlog:
     def waiting(self, conversation: Conversation) -> list[str]:
         """The ids of what is pending of a conversation, in order of arrival."""
         queue = self._queues.get(conversation)
-        return [] if queue is None else list(queue.deliveries)
+        return [] if queue is None else [queue.first, *(queue.behind or ())]
+
+    def leader(self, conversation: Conversation) -> str | None:
+        """The id of the delivery that the others of a conversation wait behind; None if nothing of it is pending."""
+        queue = self._queues.get(conversation)
+        return None if queue is None else queue.first
 
     @property
     def ready(self) -> bool:
@@ -388,15 +302,15 @@ class Backlog:
         self._running += 1
         return queue.first
 
-    def rest(self, delivery_id: str) -> None:
+    def back_off(self, delivery_id: str) -> None:
         """A running delivery waits for another attempt: its place is free, its own conversation waits with it."""
         queue = self._queue_led_by(delivery_id, "running")
         self._stop_running(queue)
-        queue.head = "resting"
+        queue.head = "backing_off"
 
-    def rise(self, delivery_id: str) -> None:
-        """A resting delivery is ready again; its conversation gets to the end of the round."""
-        self._enter_round(self._queue_led_by(delivery_id, "resting"))
+    def ready_again(self, delivery_id: str) -> None:
+        """A delivery that backs off is ready again; its conversation gets to the end of the round."""
+        self._enter_round(self._queue_led_by(delivery_id, "backing_off"))
 
     def remove(self, delivery_id: str) -> None:
         """
@@ -406,26 +320,28 @@ class Backlog:
         """
         queue = self._queue_of.pop(delivery_id)
         led = queue.first == delivery_id
-        size = queue.deliveries.pop(delivery_id)
-        self._pending_bytes -= size
         if led and queue.head == "running":
             self._stop_running(queue)
-        if not queue.deliveries:
+        if queue.behind is None:
+            size = queue.size
             del self._queues[queue.conversation]
             if queue.head == "ready":
                 self._round_of(queue).leave(queue)
-        elif led and queue.head != "ready":
-            self._enter_round(queue)
+        else:
+            size = queue.remove(delivery_id)
+            if led and queue.head != "ready":
+                self._enter_round(queue)
+        self._pending_bytes -= size
         self._hold(queue.sender, -1, -size)
 
-    def _sender(self, name: str) -> _Sender:
+    def _sender(self, name: str) -> Sender:
         sender = self._senders.get(name)
         if sender is None:
             domain_name = _domain_of(name)
             domain = self._domains.get(domain_name)
             if domain is None:
-                domain = self._domains[domain_name] = _Domain(domain_name)
-            sender = self._senders[name] = _Sender(name, domain)
+                domain = self._domains[domain_name] = Domain(domain_name)
+            sender = self._senders[name] = Sender(name, domain)
         return sender
 
     def _reserve(self, conversation: Conversation, number: int, size: int) -> None:
@@ -438,7 +354,7 @@ class Backlog:
         else:
             del self._reserved_of[conversation]
 
-    def _hold(self, sender: _Sender, number: int, size: int) -> None:
+    def _hold(self, sender: Sender, number: int, size: int) -> None:
         """A sender holds so much more, or less; one that holds nothing is forgotten."""
         domain = sender.domain
         sender.pending += number
@@ -450,21 +366,21 @@ class Backlog:
             if not domain.pending:
                 del self._domains[domain.name]
 
-    def _queue_led_by(self, delivery_id: str, state: Literal["running", "resting"]) -> _ConversationQueue:
+    def _queue_led_by(self, delivery_id: str, state: Literal["running", "backing_off"]) -> ConversationQueue:
         queue = self._queue_of[delivery_id]
         if queue.head != state or queue.first != delivery_id:
-            raise ValueError(f"{delivery_id} is not {state}")
+            raise ValueError(f"{delivery_id} is not {state.replace('_', ' ')}")
         return queue
 
-    def _stop_running(self, queue: _ConversationQueue) -> None:
+    def _stop_running(self, queue: ConversationQueue) -> None:
         self._running -= 1
         self._running_iqs -= queue.is_iq
 
-    def _enter_round(self, queue: _ConversationQueue) -> None:
+    def _enter_round(self, queue: ConversationQueue) -> None:
         queue.head = "ready"
         self._round_of(queue).enter(queue)
 
-    def _round_of(self, queue: _ConversationQueue) -> _Round:
+    def _round_of(self, queue: ConversationQueue) -> Round:
         return self._iqs if queue.is_iq else self._others
 
 

@@ -15,7 +15,7 @@ from attrs import field, frozen, validators
 from component_http.contract.reply import Response
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 
-__all__ = ["AttemptResult", "GiveUp", "OutcomeClass", "Retry", "RetryPolicy", "is_rejection", "outcome_class"]
+__all__ = ["FINAL", "AttemptResult", "GiveUp", "OutcomeClass", "Retry", "RetryPolicy", "is_rejection", "outcome_class"]
 
 AttemptResult = Response | WebhookError
 """How an attempt ended: the response, or the error that took its place."""
@@ -40,7 +40,7 @@ Seconds: the longest wait after a 429 that names no time. What spares the webhoo
 wait would only hold up the conversation.
 """
 
-_LONGEST_REST = 86_400.0
+_LONGEST_RETRY_AFTER = 86_400.0
 """Seconds; a webhook that asks for more has miscounted."""
 
 
@@ -101,12 +101,16 @@ class GiveUp:
         reason: `final`: the result stands, also where it is a success. `attempts`: no more are allowed.
             `deadline`: the next one would begin too late.
         pause: Seconds for which nothing at all is to be POSTed to this webhook.
-        rest: Seconds for which nothing of the same conversation is.
+        ban: Seconds for which nothing of the same conversation is.
     """
 
     reason: Literal["final", "attempts", "deadline"]
     pause: float = 0.0
-    rest: float = 0.0
+    ban: float = 0.0
+
+
+FINAL = GiveUp("final")
+"""The result stands."""
 
 
 @frozen
@@ -121,7 +125,7 @@ class RetryPolicy:
         cap: Seconds, more than 0: the longest wait that the webhook did not ask for.
         away: Seconds, more than 0: the longest wait for a webhook that is away, so that it is found soon when it is
             back.
-        longest_pause: Seconds: the longest rest of the whole webhook that one answer can ask for.
+        longest_pause: Seconds: the longest pause of all POSTs that one answer can ask for.
     """
 
     max_attempts: int = field(default=10, validator=validators.ge(1))
@@ -161,19 +165,19 @@ class RetryPolicy:
         """
         outcome = outcome_class(result)
         if outcome == "final":
-            return GiveUp("final")
+            return FINAL
         if self.max_attempts == 1:
             return GiveUp("attempts")
         if outcome == "stale" and not fresh:
             return Retry(0.0, counted=False, fresh=True) if left > 0 else GiveUp("deadline")
         asked = pause = 0.0
         if isinstance(result, Response):
-            asked = min(_LONGEST_REST, _retry_after(result.headers.get("retry-after", ""), now))
+            asked = min(_LONGEST_RETRY_AFTER, _retry_after(result.headers.get("retry-after", ""), now))
             if result.status == 503:
                 pause = min(asked, self.longest_pause)
         counted = outcome in ("counted", "stale") and not (cut_short and isinstance(result, TimedOut))
         if counted and attempts + 1 >= self.max_attempts:
-            return GiveUp("attempts", rest=asked)
+            return GiveUp("attempts", ban=asked)
         if outcome == "slow":
             drawn = self.cap / 2 * (1 + draw)
         else:

@@ -27,17 +27,18 @@ from twisted.words.xish.domish import Element
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.reply import Response
 from component_http.contract.stanza import STANZA_KINDS, Stanza
+from component_http.contract.url import without_secrets
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas, serialize
 from component_http.errors import MalformedStanza, SettingsError, XmlRefused
-from component_http.gateway import Gateway, webhook_client
+from component_http.gateway import Gateway
 from component_http.interfaces import Webhook
 from component_http.playground.lines import EditedLines, Lines, PromptedLines, Source, TypedLines
 from component_http.playground.narrated import NarratedWebhook
 from component_http.playground.screen import Screen
 from component_http.playground.words import USER, advice, in_words
 from component_http.settings import SECRET_VARIABLE, DeliverySettings, Settings, SpoolSettings, TokenSettings
-from component_http.settings.values import displayed_url
 from component_http.testing import ComponentServer
+from component_http.wiring import webhook_client
 
 __all__ = ["Playground", "main", "play", "playground_settings"]
 
@@ -159,7 +160,7 @@ class Playground:
         self._screen = screen
         self._settings = settings
         self._domain = settings.component.domain
-        self.url = displayed_url(settings.component.component_post_url or "")
+        self.url = without_secrets(settings.component.component_post_url or "")
         self._client = webhook_client(settings, reactor) if webhook is None else None
         self._webhook = NarratedWebhook(webhook or self._client, self.url, screen, reactor)  # type: ignore[arg-type]
         self._server = ComponentServer(self._domain, reactor, self._arrived)

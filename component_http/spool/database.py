@@ -1,4 +1,4 @@
-"""The file of a spool on disk: private, of one gateway at a time, and of a schema that is known."""
+"""The file of a spool on disk: its lock, its first check, and how it is opened."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO, Literal
 from urllib.parse import quote
 
@@ -24,15 +22,15 @@ from component_http.spool.private import (
     open_private,
     see_folder,
     see_private,
+    user_or_own,
 )
 from component_http.spool.room import Ballast, is_no_room
+from component_http.spool.schema import SCHEMA, Schema, upgrade, version_of
 
 __all__ = [
     "BUSY",
     "COMPANIONS",
-    "INDEX_REGION",
     "OPENING_BYTES",
-    "SCHEMA",
     "SpoolLock",
     "Synchronous",
     "files",
@@ -49,157 +47,27 @@ __all__ = [
 
 Synchronous = Literal["FULL", "NORMAL"]
 
-Schema = Mapping[int, Sequence[str]]
-
-SCHEMA: Schema = MappingProxyType(
-    {
-        1: (
-            # Accepted and not ended. `accepted` and `deadline` are seconds since the epoch, `uri` is the namespace of
-            # the stanza's element, `tries`, `attempts` and `size` are those of `Delivery`.
-            """
-            CREATE TABLE deliveries (
-                number INTEGER PRIMARY KEY AUTOINCREMENT,
-                id TEXT NOT NULL UNIQUE,
-                kind TEXT NOT NULL,
-                type TEXT NOT NULL,
-                stanza_id TEXT,
-                sender TEXT NOT NULL,
-                recipient TEXT NOT NULL,
-                through_room INTEGER NOT NULL,
-                uri TEXT NOT NULL,
-                accepted REAL NOT NULL,
-                deadline REAL NOT NULL,
-                tries INTEGER NOT NULL,
-                attempts INTEGER NOT NULL,
-                size INTEGER NOT NULL,
-                body BLOB NOT NULL
-            )
-            """,
-        ),
-        2: (
-            # What is to leave for the server and is not known to be there, in its order. `delivery_id` is that of the
-            # delivery it answers, NULL for what answers none; `verbatim` is 1 where a webhook wrote the XML itself.
-            """
-            CREATE TABLE departures (
-                number INTEGER PRIMARY KEY AUTOINCREMENT,
-                delivery_id TEXT,
-                kind TEXT NOT NULL,
-                stored REAL NOT NULL,
-                expires REAL NOT NULL,
-                verbatim INTEGER NOT NULL,
-                xml BLOB NOT NULL
-            )
-            """,
-            # Dead letters, oldest first. `outcome` is that of the delivery, whose columns follow; `body` is its
-            # request, and `status` (NULL where there was no response), `media_type` and `response` are what came last.
-            # For a stanza that did not leave `outcome` is `reply_expired` or `reply_unsendable`, `body` is NULL,
-            # `reply` is its XML, and sender and recipient are those of the delivery that it answers.
-            """
-            CREATE TABLE letters (
-                number INTEGER PRIMARY KEY AUTOINCREMENT,
-                id TEXT NOT NULL UNIQUE,
-                outcome TEXT NOT NULL,
-                kind TEXT NOT NULL,
-                type TEXT NOT NULL,
-                stanza_id TEXT,
-                sender TEXT NOT NULL,
-                recipient TEXT NOT NULL,
-                through_room INTEGER NOT NULL,
-                uri TEXT NOT NULL,
-                accepted REAL NOT NULL,
-                ended REAL NOT NULL,
-                tries INTEGER NOT NULL,
-                size INTEGER NOT NULL,
-                body BLOB,
-                note TEXT NOT NULL,
-                status INTEGER,
-                media_type TEXT,
-                response BLOB,
-                reply BLOB
-            )
-            """,
-            # What another program wants of the gateway that runs; see `component_http.spool.dead_letters`.
-            """
-            CREATE TABLE commands (
-                number INTEGER PRIMARY KEY AUTOINCREMENT,
-                verb TEXT NOT NULL,
-                argument TEXT NOT NULL
-            )
-            """,
-            # Who is to be told that the component is there; both are bare addresses.
-            """
-            CREATE TABLE subscribers (
-                number INTEGER PRIMARY KEY AUTOINCREMENT,
-                component TEXT NOT NULL,
-                user TEXT NOT NULL,
-                UNIQUE (component, user)
-            )
-            """,
-            # What else a gateway leaves for its next start, or for who looks at the file: `webhook`, as in `Status`.
-            "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-        ),
-        3: (
-            # Answers of the API that are given again for the same key (`contract.idempotency`); `numbers` is JSON.
-            """
-            CREATE TABLE memos (
-                owner TEXT NOT NULL,
-                key TEXT NOT NULL,
-                fingerprint TEXT NOT NULL,
-                body BLOB NOT NULL,
-                numbers TEXT NOT NULL,
-                expires REAL NOT NULL,
-                PRIMARY KEY (owner, key)
-            )
-            """,
-        ),
-        4: (
-            # The facts of the stanza whose sender is told if the server refuses this one, as JSON.
-            "ALTER TABLE departures ADD COLUMN asked TEXT",
-            # The server may have closed a stream because of it.
-            "ALTER TABLE departures ADD COLUMN suspect INTEGER NOT NULL DEFAULT 0",
-            # Rows of other tables that could not be read: `source` is the table, `content` is the row as JSON.
-            """
-            CREATE TABLE set_aside (
-                number INTEGER PRIMARY KEY AUTOINCREMENT,
-                source TEXT NOT NULL,
-                row INTEGER NOT NULL,
-                reason TEXT NOT NULL,
-                since REAL NOT NULL,
-                content TEXT NOT NULL
-            )
-            """,
-        ),
-    }
-)
-"""By its number, what makes each version of the schema from the one before; 0 is an empty file."""
-
-APPLICATION_ID = 0x63487470
-"""What tells a spool from other programs' SQLite databases."""
-
 LEAST_SQLITE = (3, 33)
-"""The first that has UPDATE ... FROM."""
+"""The first version of SQLite that has UPDATE ... FROM."""
 
 MAX_WAL_BYTES = 16 * 1024 * 1024
-"""What is left of the write-ahead log's file after it was longer."""
+"""The length to which SQLite cuts the file of the write-ahead log after it was longer."""
 
 OPENING_BYTES = 256 * 1024
 """Room that there must be to open a file: for the log and its index, and for an upgrade of the schema."""
-
-INDEX_REGION = 32 * 1024
-"""What SQLite adds to the log's index at once; enough for 4096 pages of the log."""
 
 BUSY = 5.0
 """Seconds to wait for another program that writes."""
 
 INSTANT = 0.05
-"""Seconds after which a lock is tried again: who only looked whether there is one (`visit.holder`) has let go then."""
+"""Seconds after which the lock is tried again: `visit.holder`, which only looks at it, has let go by then."""
 
 COMPANIONS = ("-wal", "-shm", "-journal")
-"""What SQLite puts beside a file, by the ends of their names; it reads a journal that is there, whoever made it."""
+"""The ends of the names of the files that SQLite puts beside a database; it reads a journal whoever made it."""
 
 
 def files(path: Path) -> tuple[Path, ...]:
-    """A spool's file, and all that may lie beside it."""
+    """The spool's file, and all files that may lie beside it."""
     return tuple(Path(f"{path}{end}") for end in ("", *COMPANIONS, ".lock", ".ballast"))
 
 
@@ -210,10 +78,10 @@ class SpoolLock:
     """
     The right to use a spool's file.
 
-    It is held by an open file beside it, so it survives a fork and ends with the last process that has it.
+    An open file beside the spool holds it, so it survives a fork and ends with the last process that has that open.
 
     Attributes:
-        path: The spool's file itself, where a symbolic link led to it.
+        path: The spool's file itself, also where a symbolic link led to it.
     """
 
     def __init__(self, path: Path, file: IO[str]) -> None:
@@ -221,13 +89,13 @@ class SpoolLock:
         self._file = file
 
     def note_process(self) -> None:
-        """Write down which process holds it, for the sentence that a second one gets; again after a fork."""
+        """Write this process's number into the lock, for the error that a second gateway gets; again after a fork."""
         descriptor = self._file.fileno()
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         except OSError:
-            pass  # on a full disk the sentence lacks it
+            pass  # on a full disk the error lacks the number
 
     def release(self) -> None:
         """Let others use the file."""
@@ -240,15 +108,15 @@ def lock(path: Path, *, user: int | None = None, warn: Warn = no_warning) -> Spo
 
     Args:
         path: The spool's file; it need not be there yet, but its folder must.
-        user: Whose spool it is; None for the user of this process.
+        user: The user that the spool belongs to; None for the user of this process.
         warn: Told what other users could do with the lock or the folder.
 
     Raises:
-        SettingsError: Another gateway has it, the folder cannot be written to, or the lock is not the user's.
+        SettingsError: Another gateway has the lock, the folder cannot be written to, or the lock is not the user's.
     """
     path = located(path)
     _see_folder(path)
-    see_folder(path.parent, user=os.geteuid() if user is None else user, warn=warn)
+    see_folder(path.parent, user=user_or_own(user), warn=warn)
     try:
         descriptor = open_private(Path(f"{path}.lock"), os.O_RDWR | os.O_CREAT, user=user, warn=warn)
     except OSError as error:
@@ -304,21 +172,21 @@ def prepare(
     warn: Warn = no_warning,
 ) -> None:
     """
-    See that a spool's file can be used, make it if there is none, and bring its schema up to date.
+    Check that a spool's file can be used, make it if there is none, and bring its schema up to date.
 
-    It reads all of the file. What may pass by itself, such as a full disk, is not told here: where there is no room to
-    open the file, nothing of this is done.
+    The whole file is read. Trouble that may pass by itself, such as a full disk, is not reported here: where there is
+    no room to open the file, nothing is done.
 
     Args:
         path: The file, and no link to it; this process has its lock.
         schema: As `SCHEMA`.
         sqlite: The version of the library.
-        user: Whose spool it is; None for the user of this process.
+        user: The user that the spool belongs to; None for the user of this process.
         warn: Told what other users could do with the file, or with those beside it.
 
     Raises:
-        SpoolUnusable: It is corrupt, is something else than a spool, or comes from a later version.
-        SettingsError: It cannot be read and written, or is not the user's.
+        SpoolUnusable: The file is corrupt, is something else than a spool, or comes from a later version.
+        SettingsError: The file cannot be read and written, or is not the user's.
     """
     if sqlite < LEAST_SQLITE:
         raise SettingsError(
@@ -327,7 +195,7 @@ def prepare(
         )
     try:
         make_private(path, user=user, warn=warn)
-        _see_companions(path, os.geteuid() if user is None else user, warn)
+        _see_companions(path, user_or_own(user), warn)
         if Ballast(path).free() < OPENING_BYTES:
             return
         with closing(opened(path, schema=schema)) as connection:
@@ -348,18 +216,18 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning) -> None:
     """
-    Make the file if there is none, for its owner only; SQLite gives those beside it the same owner and mode.
+    Make the file if there is none, for its owner only; SQLite gives the files beside it the same owner and mode.
 
     Args:
         path: The file.
-        user: Who it must belong to; None for the user of this process.
+        user: The user that it must belong to; None for the user of this process.
         warn: Told that others could read or write it.
 
     Raises:
-        SettingsError: It cannot be made, or not be read and written, or belongs to another user.
-        DiskFull: It cannot be made now.
+        SettingsError: The file cannot be made, or not be read and written, or belongs to another user.
+        DiskFull: The file cannot be made now.
     """
-    user = os.geteuid() if user is None else user
+    user = user_or_own(user)
     try:
         descriptor = made(path, user)
     except FileExistsError:
@@ -377,6 +245,7 @@ def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning
             raise DiskFull(f"the disk is full, so {path} cannot be made") from None
         raise SettingsError(f"spool.path is {path}, but that file cannot be made: {error.strerror}") from None
     os.close(descriptor)
+    # SQLite writes what is in the file to the disk, but not the new file's name in its folder.
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -385,7 +254,7 @@ def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning
 
 
 def _see_companions(path: Path, user: int, warn: Warn) -> None:
-    """Refuse what is another user's beside the file: SQLite would take a log for its own that somebody made up."""
+    """Refuse another user's files beside the spool: SQLite would read a log that somebody made up."""
     for companion in (*(Path(f"{path}{end}") for end in COMPANIONS), Ballast(path).path):
         see_private(companion, user=user, warn=warn)
         if companion.exists() and not os.access(companion, os.R_OK | os.W_OK):
@@ -407,8 +276,8 @@ def opened(path: Path, *, synchronous: Synchronous = "FULL", schema: Schema = SC
         schema: As `SCHEMA`.
 
     Raises:
-        SpoolUnusable: It is corrupt, is something else than a spool, or comes from a later version.
-        SettingsError: Its file system is none for a database.
+        SpoolUnusable: The file is corrupt, is something else than a spool, or comes from a later version.
+        SettingsError: SQLite cannot use its file system.
         DiskFull: There is no room for the log or its index, or for the upgrade.
         SpoolError: SQLite cannot open it now.
     """
@@ -424,7 +293,7 @@ def opened(path: Path, *, synchronous: Synchronous = "FULL", schema: Schema = SC
             connection.execute("PRAGMA temp_store = MEMORY")
             # Some builds write over whatever is deleted: then to delete takes as much of the log as to write.
             connection.execute("PRAGMA secure_delete = FAST").fetchall()
-            _upgrade(connection, schema)
+            upgrade(connection, schema)
         except BaseException:
             connection.close()
             raise
@@ -437,9 +306,8 @@ def opened(path: Path, *, synchronous: Synchronous = "FULL", schema: Schema = SC
 
 
 def _see_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
-    version, application_id = _number(connection, "user_version"), _number(connection, "application_id")
-    [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if application_id != APPLICATION_ID and (version or application_id or tables):
+    version = version_of(connection)
+    if version is None:
         raise SpoolUnusable(
             f"the spool {path} is a database of another program: name another file as spool.path, or {_REMEDY}"
         )
@@ -449,50 +317,28 @@ def _see_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> 
         )
 
 
-def _upgrade(connection: sqlite3.Connection, schema: Schema) -> None:
-    """Make each version from the one before it, in a transaction of its own."""
-    for version in range(_number(connection, "user_version") + 1, max(schema) + 1):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            if _number(connection, "user_version") < version:  # else another program has just done it
-                for statement in schema[version]:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {version}")
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-
-
-def _number(connection: sqlite3.Connection, pragma: str) -> int:
-    [number] = connection.execute(f"PRAGMA {pragma}").fetchone()
-    return int(number)
-
-
 def is_full(error: BaseException) -> bool:
-    """There is no room for what was to be written."""
+    """Say whether an error means that there was no room to write."""
     return isinstance(error, DiskFull) or _code(error) == sqlite3.SQLITE_FULL
 
 
 def may_be_full(error: BaseException) -> bool:
-    """It could not be read, written or opened; that there is no room, or no more for this user, may be why."""
+    """Say whether the reason of an error may be that there is no room, though SQLite does not say so."""
     return is_full(error) or _code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
 def is_busy(error: BaseException) -> bool:
-    """Another program is writing."""
+    """Say whether an error means that another program is writing."""
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def is_damage(error: BaseException) -> bool:
-    """The file itself is wrong; waiting does not mend it."""
+    """Say whether an error means that the file itself is damaged, so that waiting does not help."""
     return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _code(error: BaseException) -> int:
-    """SQLite's code, also for what `opened` made of it; 0 for what is none of SQLite's."""
+    """SQLite's code of an error, or of the error that `opened` made of it; 0 for other errors."""
     for each in (error, error.__cause__):
         code = getattr(each, "sqlite_errorcode", None)
         if code is not None:
@@ -507,14 +353,14 @@ def _damaged(path: Path, reason: object) -> SpoolUnusable:
 
 def quarantine(path: Path, now: datetime | None = None) -> Path:
     """
-    Set a spool's file aside, with those that SQLite put beside it; nothing of it is lost.
+    Rename a spool's file, with those that SQLite put beside it; nothing is lost.
 
     Args:
         path: The file; this process has its lock.
-        now: The time for its new name; None for the present.
+        now: The time for the new name; None for the present.
 
     Returns:
-        Its new name.
+        The new name.
     """
     stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
     aside = Path(f"{path}.quarantined-{stamp}")

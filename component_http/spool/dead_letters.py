@@ -1,37 +1,40 @@
 """
-Dead letters: looked at, dropped and delivered again by another program than the gateway.
+Dead letters, for another program than the gateway, which looks at them, drops them and has them delivered again.
 
-Such a program has not the gateway's lock, so a gateway may be running. What it should know is told by rows of the table
-`commands`, which it reads once a second, carries out in order and deletes:
+Such a program does not have the gateway's lock, so a gateway may be running. It tells the gateway by rows of the table
+`commands`, which the gateway reads once a second, carries out in order and deletes:
 
-| verb | argument | what it means |
+| verb | argument | meaning |
 |---|---|---|
-| `deliver` | an id | a delivery of this id was put into `deliveries`: it goes to the end of its conversation |
-| `depart` | a number | a departure of this number was put into `departures`: it leaves behind all others |
-| `drop_delivery` | an id | the delivery of this id is to be dropped |
-| `drop_departure` | a number | so is the departure of this number |
-| `wake` | nothing | the webhook is back: it is asked at once (see `component_http.spool.visit.wake`) |
+| `deliver` | an id | a delivery with this id was put into `deliveries`: it goes to the end of its conversation |
+| `depart` | a number | an outbound stanza with this number was put into `departures`: it leaves behind all others |
+| `drop_delivery` | an id | the delivery with this id is to be dropped |
+| `drop_departure` | a number | the outbound stanza with this number is to be dropped |
+| `explain` | ids of deliveries, as JSON | say why they wait (see `component_http.spool.facts`) |
+| `wake` | nothing | the webhook is back: ask it at once (see `component_http.spool.visit.wake`) |
 
-A gateway that starts finds departures in their table and needs no `depart`, and it asks the webhook without `wake`; the
-others are carried out as they are.
+A gateway that starts reads all of `departures`, and asks its webhook, without being told; it carries out the others.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from math import isfinite
+from functools import partial
 from pathlib import Path
 
 from attrs import field, frozen
 
 from component_http.contract.address import Address
+from component_http.contract.delivery import DeadLetter
+from component_http.contract.outbound import lifetime
 from component_http.spool.database import BUSY
+from component_http.spool.dead_letter_rows import NAMELESS
 from component_http.spool.private import Warn, no_warning
-from component_http.spool.rows import Damaged, lead, set_aside
-from component_http.spool.visit import explained, transaction, visit
+from component_http.spool.rows import UNREADABLE, Damaged, count, lead, number, octets, or_none, set_aside, text
+from component_http.spool.visit import Visit
 
-__all__ = ["AT_ONCE", "OUTCOMES", "DeadLetter", "Letters", "Moved", "Refused", "Which"]
+__all__ = ["AT_ONCE", "OUTCOMES", "KeptDeadLetter", "Letters", "Moved", "Refused", "Which"]
 
 OUTCOMES = (
     "bounced",
@@ -42,51 +45,35 @@ OUTCOMES = (
     "reply_refused",
     "reply_bounced",
 )
-"""How what became a dead letter has ended."""
+"""The ends of deliveries and outbound stanzas that leave a dead letter."""
 
 AT_ONCE = 100
-"""Letters of one transaction at most: meanwhile the gateway cannot write."""
+"""Dead letters of one transaction at most: meanwhile the gateway cannot write."""
 
 DELIVERY_LIFETIME = 86_400.0
-"""Seconds that a delivery gets once more; the gateway makes them fewer where its own settings say so."""
-
-LIFETIMES = {"message": 86_400.0, "presence": 60.0}
-"""Seconds that a stanza gets once more to leave, by its kind; what is about a subscription has those of a message."""
-
-_SUBSCRIPTION = ("subscribe", "subscribed", "unsubscribe", "unsubscribed")
-
-_NAMELESS = "departure"
-"""What the id of a letter begins with that is about a stanza which answered no delivery."""
+"""Seconds that a retried delivery gets; the gateway makes them fewer where its own settings say so."""
 
 
-@frozen
-class DeadLetter:
+@frozen(kw_only=True)
+class KeptDeadLetter(DeadLetter):
     """
-    A dead letter.
+    A dead letter as it is kept.
 
     Attributes:
-        id: That of the delivery, or one of its own for a stanza that did not leave.
-        outcome: One of `OUTCOMES`.
-        note: Why, for a person.
-        kind: That of the stanza, as its type and its id: of the one that was given up.
+        id: The id of the delivery; a dead outbound stanza has an id of its own.
+        kind: The kind of the stanza that was given up; `type` and `stanza_id` are likewise its own.
         type: "" for none.
         stanza_id: None for none.
-        sender: Who wrote the delivery; for a stanza that did not leave, who would have got it.
-        recipient: The component's side of it.
-        accepted: When it began, in seconds since the epoch.
+        sender: The sender of the delivery; for an outbound stanza its addressee.
+        recipient: The component's side of the conversation.
+        accepted: When the delivery was accepted, or the stanza was made, in seconds since the epoch.
         ended: When it was given up.
-        tries: POSTs that were made of it.
-        size: Bytes of what was to be sent.
-        status: The HTTP status that came last, or None.
-        media_type: Its media type, or None.
-        body: The request; None for a stanza that did not leave.
-        response: What came last, or the beginning of it, or None.
-        reply: The XML of a stanza that did not leave, or None.
+        size: Bytes of the request or of the stanza.
+        body: The request; None for an outbound stanza.
+        reply: The XML of an outbound stanza, or None.
     """
 
     id: str
-    outcome: str
-    note: str
     kind: str
     type: str
     stanza_id: str | None
@@ -94,61 +81,43 @@ class DeadLetter:
     recipient: str
     accepted: float
     ended: float
-    tries: int
     size: int
-    status: int | None
-    media_type: str | None
     body: bytes | None = field(repr=False)
-    response: bytes | None = field(repr=False)
     reply: bytes | None = field(repr=False)
 
 
-_COLUMNS = (
-    "id, outcome, note, kind, type, stanza_id, sender, recipient, accepted, ended, tries, size, status, media_type,"
-    " body, response, reply"
-)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and (value.isascii() or value.encode("utf-8", "replace").decode("utf-8") == value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and isfinite(value)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int)
-
-
-def _or_none(fits: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: value is None or fits(value)
-
-
-_FITTING: Mapping[str, Callable[[object], bool]] = {
-    **dict.fromkeys(("id", "outcome", "note", "kind", "type", "sender", "recipient"), _is_text),
-    **dict.fromkeys(("stanza_id", "media_type"), _or_none(_is_text)),
-    **dict.fromkeys(("accepted", "ended"), _is_number),
-    **dict.fromkeys(("tries", "size"), _is_count),
-    "status": _or_none(_is_count),
-    **dict.fromkeys(("body", "response", "reply"), _or_none(lambda value: isinstance(value, bytes))),
+_CHECKS: Mapping[str, Callable[[object], object]] = {
+    **dict.fromkeys(("id", "outcome", "note", "kind", "type", "sender", "recipient"), text),
+    **dict.fromkeys(("stanza_id", "media_type"), partial(or_none, text)),
+    **dict.fromkeys(("accepted", "ended"), number),
+    **dict.fromkeys(("tries", "size"), count),
+    "status": partial(or_none, count),
+    **dict.fromkeys(("body", "response", "reply"), partial(or_none, octets)),
 }
-"""What a gateway writes into the columns of a letter."""
+"""The columns of a dead letter, and what a gateway writes into them."""
+
+
+def _fits(check: Callable[[object], object], value: object) -> bool:
+    try:
+        check(value)
+    except UNREADABLE:
+        return False
+    return True
 
 
 @frozen
 class Which:
     """
-    Which letters are meant: those that fit all of it.
+    A filter: the dead letters that fit all of it.
 
     Attributes:
         ids: Their ids; empty for any.
         outcomes: Their outcomes; empty for any.
         kinds: The kinds of their stanzas; empty for any.
-        sender: Who wrote them: a bare address is all of its resources, a full one only itself.
-        recipient: To whom, likewise.
-        since: When they were given up at the earliest, in seconds since the epoch.
-        until: When at the latest.
+        sender: Their sender: a bare address means all of its resources, a full one only itself.
+        recipient: Their recipient, likewise.
+        since: The earliest time of giving up, in seconds since the epoch.
+        until: The latest time of giving up.
     """
 
     ids: Collection[str] = ()
@@ -162,7 +131,7 @@ class Which:
 
 @frozen
 class Refused:
-    """A letter that was left alone, and why: completes "it is not retried"."""
+    """A dead letter that was left alone, and why: the reason completes "it is not retried"."""
 
     id: str
     reason: str
@@ -170,29 +139,29 @@ class Refused:
 
 @frozen
 class Moved:
-    """What became of letters: the ids of those that it was done to, and the others."""
+    """The ids of those that were retried or dropped, and those that were refused."""
 
     done: Sequence[str]
     refused: Sequence[Refused] = ()
 
 
-class Letters:
+class Letters(Visit):
     """
     The dead letters of a spool's file; a context manager.
 
-    Each call is a short transaction, so a slow reader of what it gives is in nobody's way.
+    Each call is a short transaction, so a slow reader of the results is in nobody's way.
 
     Args:
         path: The file.
         patience: Seconds to wait for another program that writes.
         now: The wall clock.
-        warn: As for `component_http.spool.visit.visit`.
+        warn: As for `component_http.spool.visit.Visit`.
 
     Attributes:
         set_aside: A sentence about each row that could not be read and was moved to the table of that name.
 
     Raises:
-        SettingsError: From the constructor, as by `component_http.spool.visit.visit`.
+        SettingsError: From the constructor, as by `component_http.spool.visit.Visit`.
         SpoolError: From the constructor and each call: it cannot be done now, and nothing of it was.
     """
 
@@ -204,34 +173,21 @@ class Letters:
         now: Callable[[], float] = time.time,
         warn: Warn = no_warning,
     ) -> None:
-        self._path = path
-        self._patience = patience
+        super().__init__(path, patience=patience, warn=warn)
         self._now = now
-        self._connection = visit(path, patience=patience, warn=warn)
         self.set_aside: list[str] = []
 
-    def __enter__(self) -> Letters:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the file."""
-        with explained(self._path, self._patience):
-            self._connection.close()
-
     def named(self, beginning: str) -> list[str]:
-        """The ids that the beginning of one may mean: that of a letter whose whole id it is, or else all."""
-        with explained(self._path, self._patience):
-            found = self._connection.execute(
+        """The ids that a beginning may mean: the dead letter whose whole id it is, or else all that begin so."""
+        with self.explained():
+            found = self.connection.execute(
                 "SELECT id FROM letters WHERE substr(id, 1, ?) = ? ORDER BY id", (len(beginning), beginning)
             ).fetchall()
         ids = [str(row[0]) for row in found]
         return [beginning] if beginning in ids else ids
 
     def ids(self, which: Which | None = None) -> list[str]:
-        """The ids of the letters that are meant, oldest first; None for all."""
+        """The ids of the dead letters that fit a filter, oldest first; None for all."""
         which = which or Which()
         clauses: list[str] = []
         values: list[object] = []
@@ -253,62 +209,62 @@ class Letters:
             clauses.append("ended <= ?")
             values.append(which.until)
         where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-        with explained(self._path, self._patience):
+        with self.explained():
             query = f"SELECT number, id FROM letters {where} ORDER BY number"
-            found = self._connection.execute(query, values).fetchall()
+            found = self.connection.execute(query, values).fetchall()
         wanted = set(which.ids)
         ids = []
-        for number, one in found:
+        for row, one in found:
             if not isinstance(one, str):
-                self._set_aside(number, "its id is no text")
+                self._set_aside(row, "its id is no text")
             elif not wanted or one in wanted:
                 ids.append(one)
         return ids
 
-    def read(self, ids: Sequence[str]) -> Iterator[DeadLetter]:
-        """The letters of these ids, in the same order, but for those that are gone or cannot be read."""
+    def read(self, ids: Sequence[str]) -> Iterator[KeptDeadLetter]:
+        """Read the dead letters of these ids, in the same order, without those that are gone or cannot be read."""
         for one in ids:
-            with explained(self._path, self._patience):
-                query = f"SELECT number, {_COLUMNS} FROM letters WHERE id = ?"
-                row = self._connection.execute(query, (one,)).fetchone()
+            with self.explained():
+                query = f"SELECT number, {', '.join(_CHECKS)} FROM letters WHERE id = ?"
+                row = self.connection.execute(query, (one,)).fetchone()
             if row is None:
                 continue
-            letter = DeadLetter(*row[1:])
-            wrong = [name for name, fits in _FITTING.items() if not fits(getattr(letter, name))]
+            columns = dict(zip(_CHECKS, row[1:], strict=True))
+            wrong = [name for name, value in columns.items() if not _fits(_CHECKS[name], value)]
             if wrong:
                 self._set_aside(row[0], f"wrong values of {', '.join(wrong)}")
             else:
-                yield letter
+                yield KeptDeadLetter(**columns)
 
     def _set_aside(self, number: int, reason: str) -> None:
-        """Move a row that cannot be read out of the way, and let `set_aside` know."""
-        with explained(self._path, self._patience), transaction(self._connection):
-            set_aside(self._connection, Damaged("letters", number, reason), self._now())
+        """Move a row that cannot be read out of the way, and note a sentence about it."""
+        with self.transaction():
+            set_aside(self.connection, Damaged("letters", number, reason), self._now())
         self.set_aside.append(f"letter {number} cannot be read, so it is moved to the table set_aside: {reason}")
 
     def drop(self, ids: Sequence[str]) -> Moved:
         """
-        Delete letters.
+        Delete dead letters.
 
         Args:
             ids: `AT_ONCE` at most.
         """
         done = []
-        with explained(self._path, self._patience), transaction(self._connection):
+        with self.transaction():
             for one in ids:
-                if self._connection.execute("DELETE FROM letters WHERE id = ?", (one,)).rowcount:
+                if self.connection.execute("DELETE FROM letters WHERE id = ?", (one,)).rowcount:
                     done.append(one)
         return Moved(done, [Refused(one, "it is gone") for one in ids if one not in done])
 
     def retry(self, ids: Sequence[str]) -> Moved:
         """
-        Let what was given up be delivered, or leave, once more: all of it, but for what is refused.
+        Let the gateway deliver, or send, dead letters once more: all of them, but for those that are refused.
 
         Args:
             ids: `AT_ONCE` at most.
         """
         done, refused = [], []
-        with explained(self._path, self._patience), transaction(self._connection):
+        with self.transaction():
             for one in ids:
                 reason = self._retry(one)
                 if reason is None:
@@ -317,13 +273,11 @@ class Letters:
                     refused.append(Refused(one, reason))
         return Moved(done, refused)
 
-    def _retry(self, letter_id: str) -> str | None:
+    def _retry(self, dead_id: str) -> str | None:
         """Move one back; or say why not."""
-        execute = self._connection.execute
-        ahead = lead(self._connection)
-        row = execute(
-            "SELECT kind, type, body IS NULL, reply IS NULL FROM letters WHERE id = ?", (letter_id,)
-        ).fetchone()
+        execute = self.connection.execute
+        ahead = lead(self.connection)
+        row = execute("SELECT kind, type, body IS NULL, reply IS NULL FROM letters WHERE id = ?", (dead_id,)).fetchone()
         if row is None:
             return "it is gone"
         kind, stanza_type, bodiless, replyless = row
@@ -332,8 +286,8 @@ class Letters:
         if bodiless and replyless:
             return "nothing of it was kept"
         if bodiless:
-            self._depart(letter_id, LIFETIMES["message" if stanza_type in _SUBSCRIPTION else kind])
-        elif execute("SELECT 1 FROM deliveries WHERE id = ?", (letter_id,)).fetchone():
+            self._send(dead_id, lifetime(kind, stanza_type))
+        elif execute("SELECT 1 FROM deliveries WHERE id = ?", (dead_id,)).fetchone():
             return "it is under way already"
         else:
             execute(
@@ -341,20 +295,20 @@ class Letters:
                 " deadline, tries, attempts, size, body)"
                 " SELECT id, kind, type, stanza_id, sender, recipient, through_room, uri,"
                 " accepted + ?, ?, 0, 0, size, body FROM letters WHERE id = ?",
-                (ahead, self._now() + ahead + DELIVERY_LIFETIME, letter_id),
+                (ahead, self._now() + ahead + DELIVERY_LIFETIME, dead_id),
             )
-            execute("INSERT INTO commands (verb, argument) VALUES ('deliver', ?)", (letter_id,))
-        execute("DELETE FROM letters WHERE id = ?", (letter_id,))
+            execute("INSERT INTO commands (verb, argument) VALUES ('deliver', ?)", (dead_id,))
+        execute("DELETE FROM letters WHERE id = ?", (dead_id,))
         return None
 
-    def _depart(self, letter_id: str, lifetime: float) -> None:
-        now = self._now() + lead(self._connection)
-        # The id of such a letter is that of the delivery, and a number.
-        delivery_id = letter_id.rpartition(".")[0] or _NAMELESS
-        # What was kept is what is to leave: nobody knows any more whether something may be added to it.
-        number = self._connection.execute(
+    def _send(self, dead_id: str, lifetime: float) -> None:
+        now = self._now() + lead(self.connection)
+        # The id is that of the delivery, and a number.
+        delivery_id = dead_id.rpartition(".")[0] or NAMELESS
+        # It is sent verbatim: nobody knows any more whether something may be added to it.
+        number = self.connection.execute(
             "INSERT INTO departures (delivery_id, kind, stored, expires, verbatim, xml, suspect)"
             " SELECT ?, kind, ?, ?, 1, reply, outcome = 'reply_refused' FROM letters WHERE id = ?",
-            (None if delivery_id == _NAMELESS else delivery_id, now, now + lifetime, letter_id),
+            (None if delivery_id == NAMELESS else delivery_id, now, now + lifetime, dead_id),
         ).lastrowid
-        self._connection.execute("INSERT INTO commands (verb, argument) VALUES ('depart', ?)", (str(number),))
+        self.connection.execute("INSERT INTO commands (verb, argument) VALUES ('depart', ?)", (str(number),))

@@ -1,15 +1,14 @@
 """
-Deliveries and outbound stanzas that wait: looked at and dropped by another program than the gateway.
+Deliveries and outbound stanzas that wait, for another program than the gateway, which looks at them and drops them.
 
-A gateway that runs has them in memory, too, so it is asked to drop them by rows of the table `commands` (see
+A running gateway has them in memory, too, so it is asked to drop them by rows of the table `commands` (see
 `component_http.spool.dead_letters`). Where none runs they are deleted at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from attrs import evolve, field, frozen
@@ -17,16 +16,21 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import XmlRefused
-from component_http.spool.database import BUSY
 from component_http.spool.dead_letters import AT_ONCE, Moved, Refused
-from component_http.spool.private import Warn, no_warning
+from component_http.spool.facts import Answer, question, read_answer
 from component_http.spool.rows import lead
-from component_http.spool.visit import explained, holder, transaction, visit
+from component_http.spool.visit import Visit, holder
 
-__all__ = ["NAME", "Pending", "Waiting"]
+__all__ = ["ANSWER_WITHIN", "LOOK_AGAIN", "NAME", "Pending", "Waiting"]
 
 NAME = re.compile(r"[dsDS][0-9]{1,18}")
-"""What something that waits is called: `d` for a delivery or `s` for an outbound stanza, and its number."""
+"""The name of a waiting entry: `d` for a delivery or `s` for an outbound stanza, and its number."""
+
+ANSWER_WITHIN = 2.0
+"""Seconds in which a gateway answers: it looks once a second."""
+
+LOOK_AGAIN = 0.05
+"""Seconds between two looks for its answer."""
 
 
 @frozen
@@ -36,12 +40,12 @@ class Waiting:
 
     Attributes:
         name: As `NAME` says.
-        id: That of the delivery, also of the one that a stanza answers; None for a stanza that answers none.
+        id: The id of the delivery, or of the one that a stanza answers; None for a stanza that answers none.
         kind: `message`, `presence` or `iq`.
-        type: That of the stanza; "" for none.
+        type: The type of the stanza; "" for none.
         sender: Its `from`.
         recipient: Its `to`.
-        since: When it began to wait, in seconds since the epoch; None where that cannot be read.
+        since: The time since which it waits, in seconds since the epoch; None where that cannot be read.
         size: Bytes of the request or of the stanza.
         tries: POSTs so far; None for a stanza.
         suspect: The server may have closed the stream because of this stanza.
@@ -61,63 +65,81 @@ class Waiting:
     content: bytes = field(repr=False)
 
 
-class Pending:
-    """
-    The waiting entries of a spool file, as a context manager; arguments and errors as for `dead_letters.Letters`.
-    """
-
-    def __init__(self, path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None:
-        self._path = path
-        self._patience = patience
-        self._connection = visit(path, patience=patience, warn=warn)
-
-    def __enter__(self) -> Pending:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        with explained(self._path, self._patience):
-            self._connection.close()
+class Pending(Visit):
+    """The waiting entries of a spool's file; a context manager. Arguments and errors are those of `Letters`."""
 
     def names(self) -> list[str]:
-        """The names of all that waits: deliveries, then stanzas, each oldest first."""
-        with explained(self._path, self._patience):
+        """The names of all entries: deliveries, then outbound stanzas, each oldest first."""
+        with self.explained():
             query = "SELECT 'd' || number FROM deliveries ORDER BY number"
-            deliveries = self._connection.execute(query).fetchall()
+            deliveries = self.connection.execute(query).fetchall()
             query = "SELECT 's' || number FROM departures ORDER BY number"
-            return [name for (name,) in deliveries + self._connection.execute(query).fetchall()]
+            return [name for (name,) in deliveries + self.connection.execute(query).fetchall()]
 
     def read(self, names: Sequence[str]) -> Iterator[Waiting]:
-        """What these names mean, in the same order, but for what is gone."""
+        """Read the entries of these names, in the same order, without those that are gone."""
         for name in names:
             table, number = _place(name)
-            with explained(self._path, self._patience):
-                cursor = self._connection.execute(f"SELECT * FROM {table} WHERE number = ?", (number,))
+            with self.explained():
+                cursor = self.connection.execute(f"SELECT * FROM {table} WHERE number = ?", (number,))
                 columns = [column[0] for column in cursor.description]
                 row = cursor.fetchone()
-                ahead = lead(self._connection)
+                ahead = lead(self.connection)
             if row is not None:
                 values = dict(zip(columns, row, strict=True))
                 one = _delivery(name, values) if table == "deliveries" else _stanza(name, values)
                 yield one if one.since is None else evolve(one, since=one.since - ahead)
 
+    def explain(self, delivery_ids: Sequence[str], pause: Callable[[float], None]) -> Answer | None:
+        """
+        Ask the gateway that runs why deliveries wait.
+
+        Args:
+            delivery_ids: Their ids; only the first `component_http.spool.facts.MOST_EXPLAINED` are asked about.
+            pause: Waits so many seconds.
+
+        Returns:
+            None if it does not answer within `ANSWER_WITHIN`.
+        """
+        execute = self.connection.execute
+        with self.explained():
+            with self.transaction():
+                query = "INSERT INTO commands (verb, argument) VALUES ('explain', ?)"
+                number = execute(query, (question(delivery_ids),)).lastrowid
+            for _ in range(round(ANSWER_WITHIN / LOOK_AGAIN)):
+                pause(LOOK_AGAIN)
+                row = execute("SELECT value FROM facts WHERE name = 'pending'").fetchone()
+                found = None if row is None else read_answer(row[0])
+                if found is not None and number in found.commands:
+                    execute("DELETE FROM facts WHERE name = 'pending' AND value = ?", row)
+                    return found
+            execute("DELETE FROM commands WHERE number = ?", (number,))
+        return None
+
+    def name_of(self, delivery_id: str) -> str | None:
+        """The name of a delivery by its id; None if it is gone."""
+        with self.explained():
+            row = self.connection.execute("SELECT number FROM deliveries WHERE id = ?", (delivery_id,)).fetchone()
+        return None if row is None else f"d{row[0]}"
+
     def drop(self, names: Sequence[str]) -> Moved:
         """
-        Let it not wait any longer: nobody is told, but who waits for the answer to an iq.
+        Drop entries; the only one who is told is the sender of an iq, who waits for its answer.
 
         Args:
             names: `component_http.spool.dead_letters.AT_ONCE` at most.
         """
         assert len(names) <= AT_ONCE
-        runs = holder(self._path).running is not False
+        runs = holder(self.path).running is not False
         done = []
-        with explained(self._path, self._patience), transaction(self._connection):
+        with self.transaction():
             for name in names:
                 if self._drop(*_place(name), runs):
                     done.append(name)
         return Moved(done, [Refused(name, "it is gone") for name in names if name not in done])
 
     def _drop(self, table: str, number: int, runs: bool) -> bool:
-        execute = self._connection.execute
+        execute = self.connection.execute
         if not runs:
             return bool(execute(f"DELETE FROM {table} WHERE number = ?", (number,)).rowcount)
         verb, argument = ("drop_delivery", "id") if table == "deliveries" else ("drop_departure", "number")

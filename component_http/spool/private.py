@@ -11,19 +11,29 @@ from pathlib import Path
 
 from component_http.errors import SettingsError
 
-__all__ = ["PRIVATE", "Warn", "located", "made", "no_warning", "open_private", "see_folder", "see_private"]
+__all__ = [
+    "PRIVATE",
+    "Warn",
+    "located",
+    "made",
+    "no_warning",
+    "open_private",
+    "see_folder",
+    "see_private",
+    "user_or_own",
+]
 
 PRIVATE = 0o600
 """The mode of each file."""
 
 _OTHERS = 0o077
-"""What other users may do with a file."""
+"""The bits of a mode that let other users do something with a file."""
 
 _MAX_HOPS = 40
-"""Links that lead to links, as many as Linux follows."""
+"""The number of links to links that are followed, as in Linux."""
 
 Warn = Callable[[str], None]
-"""Is told a sentence about what was mended, or should be."""
+"""Told a sentence about something that was mended, or should be."""
 
 
 def no_warning(sentence: str) -> None:
@@ -32,16 +42,16 @@ def no_warning(sentence: str) -> None:
 
 def located(path: Path) -> Path:
     """
-    Find the file that a spool's path leads to, so that what lies beside it has one place whatever the file is called.
+    Find the file that a spool's path leads to, so that the files beside it have one place whatever the path is.
 
-    An operator may put the file on another disk by a symbolic link, which needs not lead to a file that is there yet. A
-    link that another user made is not followed. The folders of the path may be links of anybody.
+    An operator may put the file on another disk by a symbolic link, also before the file is there. A link that another
+    user made is not followed. The folders of the path may be links of anybody.
 
     Args:
-        path: As it is set.
+        path: The path of the settings.
 
     Raises:
-        SettingsError: It is a link of another user than root and the owner of the file.
+        SettingsError: The path is a link of another user than root and the owner of the file.
     """
     try:
         owner = path.stat().st_uid
@@ -64,26 +74,31 @@ def located(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def user_or_own(user: int | None) -> int:
+    """Return the user given, or the user of this process for None."""
+    return os.geteuid() if user is None else user
+
+
 def open_private(path: Path, flags: int, *, user: int | None = None, warn: Warn = no_warning) -> int:
     """
-    Open a file beside a spool that only the gateway has a use for, and make it private.
+    Open a file beside a spool that only the gateway uses, and make it private.
 
-    What is checked is the open file, so nobody can exchange it in between.
+    The open file is checked, so nobody can exchange it in between.
 
     Args:
         path: The file.
         flags: Those of `os.open`; with `O_CREAT` it is made for the user if there is none.
-        user: Who it must belong to; None for the user of this process.
+        user: The user that it must belong to; None for the user of this process.
         warn: Told that others could read or write it.
 
     Returns:
         Its descriptor.
 
     Raises:
-        SettingsError: It is a symbolic link, is no file, has a second name, or belongs to another user.
-        OSError: It cannot be opened.
+        SettingsError: The file is a symbolic link, is no file, has a second name, or belongs to another user.
+        OSError: The file cannot be opened.
     """
-    user = os.geteuid() if user is None else user
+    user = user_or_own(user)
     try:
         descriptor = _opened(path, flags, user)
     except OSError as error:
@@ -108,7 +123,7 @@ def _opened(path: Path, flags: int, user: int) -> int:
             return made(path, user)
         except FileExistsError:
             flags &= ~os.O_CREAT
-    # Without O_NONBLOCK a pipe could hold us for ever.
+    # Without O_NONBLOCK opening a pipe could wait for ever.
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
@@ -117,8 +132,8 @@ def made(path: Path, user: int) -> int:
     Make a private file, for reading and writing.
 
     Args:
-        path: It; nothing is there yet, not even a link.
-        user: Who it is for: that may be the user that root is to become (`twistd --uid`).
+        path: The file; nothing is there yet, not even a link.
+        user: Its owner, which may be the user that root is to become (`twistd --uid`).
 
     Returns:
         Its descriptor.
@@ -135,17 +150,17 @@ def made(path: Path, user: int) -> int:
 
 def see_private(path: Path, *, user: int, warn: Warn = no_warning) -> None:
     """
-    Check a file that SQLite opens by its name, and make it private; nothing if it is not there.
+    Check a file that SQLite opens by its name, and make it private; do nothing if it is not there.
 
-    Where it is as it should be it is not opened: closing it would end the locks that SQLite has on it.
+    A file that is private already is not opened: closing it would end the locks that SQLite has on it.
 
     Args:
         path: The file.
-        user: Who it must belong to.
+        user: The user that it must belong to.
         warn: Told that others could read or write it.
 
     Raises:
-        SettingsError: It is a symbolic link, is no file, or belongs to another user.
+        SettingsError: The file is a symbolic link, is no file, or belongs to another user.
     """
     try:
         found = path.lstat()
@@ -158,7 +173,7 @@ def see_private(path: Path, *, user: int, warn: Warn = no_warning) -> None:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError:
-            return  # whoever opens it next says why it cannot be opened
+            return  # the next to open it says why it cannot be opened
         try:
             found = os.fstat(descriptor)
             _see_owner(path, found, user)
@@ -169,14 +184,14 @@ def see_private(path: Path, *, user: int, warn: Warn = no_warning) -> None:
 
 def see_folder(folder: Path, *, user: int, warn: Warn) -> None:
     """
-    Warn where another user can put files of his own in the place of the spool's.
+    Warn where another user can put own files in the place of the spool's.
 
-    It is no error: the only user of a container has such folders as its volumes.
+    It is no error: volumes of containers are often such folders.
 
     Args:
         folder: The folder of the file itself.
-        user: Whose spool it is.
-        warn: Told who can.
+        user: The user that the spool belongs to.
+        warn: Told which user can.
     """
     found = folder.stat()
     if found.st_uid not in (0, user):

@@ -1,48 +1,53 @@
-"""The room on a spool's disk: what is kept in reserve for when it is full, and whether there is some."""
+"""The room on a spool's disk: how much there is, and the ballast that is kept for when there is none."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 
 from component_http.errors import SettingsError
 from component_http.spool.private import open_private
 
-__all__ = ["BALLAST_BYTES", "LEAST_BYTES", "Ballast", "allocate_index", "is_no_room"]
+__all__ = ["BALLAST_BYTES", "INDEX_BYTES", "LEAST_BYTES", "Ballast", "allocate_index", "is_no_room"]
 
 BALLAST_BYTES = 16 * 1024 * 1024
-"""The ballast of a disk that is large enough."""
+"""Bytes of the ballast on a disk that is large enough."""
 
 LEAST_BYTES = 128 * 1024
 """A smaller ballast is of no use."""
+
+INDEX_BYTES = 128 * 1024
+"""
+Bytes of the write-ahead log's index that have blocks of their own: enough for 64 MiB of the log, which is that long
+only while another program goes on reading.
+"""
 
 SHARE = 4
 """The ballast is at most this part of what is free when it is made, so that a small disk is not filled by it."""
 
 BESIDE = 2
 """
-After a release, so many times the room of the ballast must be free before it is made again: else it would take what
-the end of the emergency leaves, and be released again at once.
+After a release, so many times the room of the ballast must be free before it is made again: else it would take all the
+room that is left, and be released again at once.
 """
 
 
 class Ballast:
     """
-    A file beside the spool that is there only to be given up.
+    A file beside the spool that is released when the disk is full.
 
-    SQLite's log can neither be written nor emptied on a full disk, so not even what is over could be deleted.
-    When that happens the ballast's room is given back, and what was accepted can end in it.
+    On a full disk SQLite can neither write its log nor empty it, so not even a delivery that has ended could be
+    deleted. Deliveries that were accepted end in the room that the ballast gives back.
 
     Args:
         spool: The spool's file; this process has its lock.
-        most: Bytes of it at most.
+        most: Bytes of the ballast at most.
 
     Attributes:
-        path: The file; of its blocks, not of its content, is its use.
+        path: The ballast's file; its blocks are needed, its content is not.
     """
 
     def __init__(self, spool: Path, most: int = BALLAST_BYTES) -> None:
@@ -53,7 +58,7 @@ class Ballast:
         self._made = False
 
     def held(self) -> int:
-        """Bytes that it has now."""
+        """Bytes of the ballast now."""
         try:
             found = self.path.lstat()
         except OSError:
@@ -61,22 +66,22 @@ class Ballast:
         return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
     def need(self) -> int:
-        """Bytes that must be free before it can be made again."""
+        """Bytes that must be free before the ballast can be made again."""
         return max(self._released * BESIDE, self._least * SHARE)
 
     def hold(self) -> bool:
         """
-        See that the file is there, and make it if not; the first time make it larger if it could be.
+        Make the ballast if it is not there, and the first time make it larger if there is room.
 
         Returns:
-            Whether it is there: False means that the disk is as good as full.
+            Whether the ballast is there: False means that the disk is as good as full.
         """
         held = self.held()
         if held >= self._least and self._made:
             return True
         free = self.free()
         least = max(self._least, self._released)
-        # As much beside it shows that there is room for more than it, also where a quota is the limit and not the disk.
+        # Room for twice as much is tried: a quota may be the limit, which `free` does not know.
         size = max(least, min(self._most, (free + held) // SHARE))
         if held < least and free + held < self.need():
             return False
@@ -92,16 +97,16 @@ class Ballast:
 
     def release(self) -> int:
         """
-        Give its room back.
+        Give the ballast's room back.
 
         Returns:
-            The bytes it had.
+            The bytes that it had.
         """
         held = self.held()
         try:
             descriptor = open_private(self.path, os.O_WRONLY)
             try:
-                # Not removed: making a file again may need room, too.
+                # The file stays: making it again might need room, too.
                 os.ftruncate(descriptor, 0)
             finally:
                 os.close(descriptor)
@@ -112,12 +117,12 @@ class Ballast:
         return held
 
     def has_room(self, size: int) -> bool:
-        """Whether so many bytes can be written beside it; True as well where that cannot be found out."""
+        """Say whether so many bytes can be written beside the ballast; True where that cannot be found out."""
         held = self.held()
         return self._has(held, held + size, keep=held)
 
     def free(self) -> int:
-        """Bytes that the file system has for this user; no quota is in that."""
+        """Bytes that the file system has for this user; a quota is not taken into account."""
         try:
             found = os.statvfs(self.path.parent)
         except OSError:
@@ -125,7 +130,7 @@ class Ballast:
         return found.f_bavail * found.f_frsize
 
     def _has(self, held: int, size: int, *, keep: int) -> bool:
-        """Whether the file, which has so many bytes, can have `size`; then it is left with `keep`."""
+        """Say whether the file, which has `held` bytes, can have `size` bytes; afterwards it has `keep`."""
         try:
             descriptor = open_private(self.path, os.O_RDWR | os.O_CREAT)
             try:
@@ -145,73 +150,54 @@ class Ballast:
 
 
 def is_no_room(error: OSError) -> bool:
-    """The disk is full, or what this user may have of it is."""
+    """Say whether an error means that the disk, or this user's quota, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def allocate_index(spool: Path, size: int) -> None:
+def allocate_index(spool: Path) -> bool:
     """
-    Give SQLite's `-shm` file all the blocks of its first bytes; it is open, and stays as it is otherwise.
+    Give SQLite's `-shm` file blocks for its first `INDEX_BYTES`; its content stays as it is.
 
-    SQLite writes to that file through memory. It sees to it that there are blocks, but for one byte in 4096: on a file
-    system with smaller blocks the others are given when they are first written to, and if the disk is full then the
-    process ends by SIGBUS.
+    Without this a full disk ends the process by SIGBUS where a file system has blocks smaller than memory's pages (an
+    ext4 below 512 MiB): SQLite writes to that file through memory, and allocates only one block for each 4096 bytes.
 
     Args:
         spool: The spool's file, which a connection of this thread has open and has read.
-        size: Bytes from the beginning.
 
-    Raises:
-        OSError: There is no room for it (`is_no_room`).
+    Returns:
+        Whether there was room.
     """
-    allocate = getattr(os, "posix_fallocate", None)
-    if allocate is None:
-        return
-    with _own_descriptor(Path(f"{spool}-shm")) as descriptor:
-        if descriptor is not None:
-            try:
-                allocate(descriptor, 0, size)
-            except OSError as error:
-                if is_no_room(error):
-                    raise
+    descriptor = _own_descriptor(Path(f"{spool}-shm"))
+    if descriptor is not None and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, INDEX_BYTES)
+        except OSError as error:
+            return not is_no_room(error)
+    return True
 
 
-@contextmanager
-def _own_descriptor(path: Path) -> Iterator[int | None]:
+def _own_descriptor(path: Path) -> int | None:
     """
-    The descriptor that this process has of a file already; None if it cannot be found.
+    The descriptor by which this process has a file open already; None if it cannot be found.
 
     To open and close the file once more would end the locks that SQLite has on it.
     """
-    found = None
-    try:
+    with suppress(OSError):
         status = path.stat()
         for name in os.listdir("/proc/self/fd"):
-            try:
-                other = os.fstat(int(name))
-            except OSError:
-                continue
-            if (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino):
-                found = int(name)
-                break
-    except OSError:
-        pass
-    yield found
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(int(name)), status):
+                    return int(name)
+    return None
 
 
 def _allocate(descriptor: int, start: int, length: int) -> None:
-    """Give a file blocks of its own, not only a length."""
-    if length <= 0:
-        return
-    allocate = getattr(os, "posix_fallocate", None)
-    if allocate is not None:
+    """Give a file real blocks, not only a length."""
+    if length > 0:
         try:
-            allocate(descriptor, start, length)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            os.posix_fallocate(descriptor, start, length)
+        except (AttributeError, OSError) as error:  # macOS lacks it, and musl on some file systems
+            if isinstance(error, OSError) and is_no_room(error):
                 raise
-    # As random as possible, for a file system may leave zeros out.
-    block = os.urandom(64 * 1024)
-    for at in range(start, start + length, len(block)):
-        os.pwrite(descriptor, block[: start + length - at], at)
+            # Random bytes, for a file system may leave zeros out.
+            os.pwrite(descriptor, os.urandom(length), start)

@@ -8,28 +8,32 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 from urllib.parse import quote
 
 from attrs import frozen
 
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.spool.database import APPLICATION_ID, BUSY, SCHEMA, files, is_damage, is_full
+from component_http.spool.database import BUSY, files, is_busy, is_damage, is_full
+from component_http.spool.facts import Trouble, read_trouble
 from component_http.spool.private import Warn, located, no_warning, see_private
 from component_http.spool.rows import lead, text_of
+from component_http.spool.schema import SCHEMA, version_of
+from component_http.spool.transaction import whole
 
-__all__ = ["Holder", "Kept", "SpoolStatus", "explained", "holder", "status", "transaction", "visit", "wake"]
+__all__ = ["Holder", "Kept", "SpoolStatus", "Visit", "holder", "status", "wake"]
 
 
 @frozen
 class Holder:
     """
-    Who has a spool's lock.
+    The holder of a spool's lock.
 
     Attributes:
-        running: A gateway has it; None if that cannot be seen.
-        process: Its number, or None if that is not known.
+        running: A gateway has the lock; None if that cannot be found out.
+        process: The number of its process, or None if that is not known.
     """
 
     running: bool | None
@@ -39,12 +43,12 @@ class Holder:
 @frozen
 class Kept:
     """
-    What a spool has of one sort.
+    The rows of one sort in a spool.
 
     Attributes:
-        count: How many.
+        count: Their number.
         size: Their bytes: requests, stanzas, responses.
-        oldest: When the oldest began to be there, in seconds since the epoch; None if there is none.
+        oldest: The time since which the oldest is there, in seconds since the epoch; None if there is none.
     """
 
     count: int
@@ -55,25 +59,27 @@ class Kept:
 @frozen
 class SpoolStatus:
     """
-    How things stand with a spool's file.
+    The state of a spool's file.
 
     Attributes:
         schema: The version of its schema.
-        holder: Who has it.
-        webhook: What the gateway said last of the webhook, as in `component_http.delivery.relay.Status`; None if it has
-            said nothing yet.
-        deliveries: Accepted and not ended.
-        departures: What is to leave for the server and is not known to be there.
+        holder: The holder of its lock.
+        webhook: The state of the webhook that the gateway wrote last, as in `component_http.delivery.status.Status`;
+            None if it has written none yet.
+        trouble: The trouble with the webhook at that time; None if there was none.
+        deliveries: Deliveries that have not ended.
+        outbound_stanzas: Outbound stanzas that the server is not known to have.
         letters: Dead letters.
         set_aside: Rows of any table that could not be read.
-        file_bytes: Of the file.
-        log_bytes: Of its write-ahead log.
-        ballast_bytes: Of the file beside it that is let go of when the disk is full; None if there is none.
+        file_bytes: Bytes of the file.
+        log_bytes: Bytes of its write-ahead log.
+        ballast_bytes: Bytes of the ballast, which is released when the disk is full; None if there is none.
     """
 
     schema: int
     holder: Holder
     webhook: str | None
+    trouble: Trouble | None
     deliveries: Kept
     outbound_stanzas: Kept
     letters: Kept
@@ -83,29 +89,87 @@ class SpoolStatus:
     ballast_bytes: int | None
 
 
-def visit(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> sqlite3.Connection:
+class Visit:
     """
-    Open a spool's file without the lock of a gateway; never make one, nor change its schema.
+    A spool's file that is open without the gateway's lock; a context manager.
 
-    Whoever reads it should not take long, for until the end the gateway's log can only grow; whoever writes to it keeps
-    the gateway from doing so.
+    No file is made, and no schema changed. A long read lets the gateway's log grow until its end, and a long write
+    keeps the gateway from writing.
 
     Args:
-        path: The file.
+        path: The file, or a link to it.
         patience: Seconds to wait for another program that writes.
         warn: Told that other users could read or write the file, or those beside it.
 
-    Returns:
-        A connection that begins no transaction by itself; for the thread that made it.
+    Attributes:
+        path: The file itself.
+        connection: To the file, for the thread that made it; it begins no transaction by itself.
 
     Raises:
-        SpoolUnusable: It is corrupt, is something else than a spool, or comes from a later version.
-        SettingsError: It is not there, cannot be read and written, is not the gateway's alone, or comes from an
+        SpoolUnusable: The file is corrupt, is something else than a spool, or comes from a later version.
+        SettingsError: The file is not there, cannot be read and written, is not the gateway's alone, or comes from an
             earlier version.
         SpoolError: SQLite cannot open it now.
     """
+
+    def __init__(self, path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None:
+        self.path = located(path)
+        self._patience = patience
+        _check(self.path, warn)
+        with self.explained():
+            uri = f"file:{quote(str(self.path))}?mode=rw"
+            self.connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None)
+            self.connection.text_factory = text_of
+            try:
+                _check_version(self.connection, self.path)
+            except BaseException:
+                self.connection.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self.explained():
+            self.connection.close()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """
+        Turn an error of SQLite into a sentence for the user of a command.
+
+        Raises:
+            SpoolUnusable: The file is damaged, or is no database of SQLite.
+            SpoolError: The file is busy, or the disk is full or fails.
+        """
+        try:
+            yield
+        except sqlite3.Error as error:
+            if is_damage(error):
+                raise SpoolUnusable(f"the spool {self.path} is damaged, or is no spool ({error})") from None
+            if is_busy(error):
+                raise SpoolError(
+                    f"the spool {self.path} is busy: another program has been writing to it for {self._patience:g}"
+                    " seconds; try again"
+                ) from None
+            if is_full(error):
+                raise SpoolError(f"the spool {self.path} cannot be written to: the disk is full") from None
+            raise SpoolError(f"the spool {self.path} cannot be used now: {error}") from None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Keep all that is written in the `with`, or nothing of it; errors are `explained`."""
+        with self.explained(), whole(self.connection):
+            self.connection.execute("BEGIN IMMEDIATE")
+            yield
+
+
+def _check(path: Path, warn: Warn) -> None:
     remedy = "do this as the user that the gateway runs as, or as root"
-    path = located(path)
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -124,25 +188,14 @@ def visit(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> sql
         raise SettingsError(f"the spool {path} cannot be read and written; {remedy}")
     for file in files(path):
         see_private(file, user=found.st_uid, warn=warn)
-    with explained(path, patience):
-        uri = f"file:{quote(str(path))}?mode=rw"
-        connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None)
-        connection.text_factory = text_of
-        try:
-            _see_version(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-    return connection
 
 
-def _see_version(connection: sqlite3.Connection, path: Path) -> None:
-    version, application_id = _number(connection, "user_version"), _number(connection, "application_id")
-    [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not (version or application_id or tables):
-        raise SettingsError(f"the spool {path} is an empty file: no gateway has used it yet")
-    if application_id != APPLICATION_ID:
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    version = version_of(connection)
+    if version is None:
         raise SpoolUnusable(f"the file {path} is a database of another program, and no spool")
+    if not version:
+        raise SettingsError(f"the spool {path} is an empty file: no gateway has used it yet")
     if version > max(SCHEMA):
         raise SpoolUnusable(f"the spool {path} was written by a later version of component-http: use that version")
     if version < max(SCHEMA):
@@ -152,56 +205,9 @@ def _see_version(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _number(connection: sqlite3.Connection, pragma: str) -> int:
-    [number] = connection.execute(f"PRAGMA {pragma}").fetchone()
-    return int(number)
-
-
-@contextmanager
-def explained(path: Path, patience: float = BUSY) -> Iterator[None]:
-    """
-    Turn what SQLite says into a sentence for who called the command.
-
-    Args:
-        path: The spool's file.
-        patience: As for `visit`.
-
-    Raises:
-        SpoolUnusable: The file is damaged, or is none of SQLite.
-        SpoolError: It is busy, or the disk is full or fails.
-    """
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if is_damage(error):
-            raise SpoolUnusable(f"the spool {path} is damaged, or is no spool ({error})") from None
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise SpoolError(
-                f"the spool {path} is busy: another program has been writing to it for {patience:g} seconds; try again"
-            ) from None
-        if is_full(error):
-            raise SpoolError(f"the spool {path} cannot be written to: the disk is full") from None
-        raise SpoolError(f"the spool {path} cannot be used now: {error}") from None
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Keep all that is written within, or nothing of it."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        raise
-
-
 def holder(path: Path) -> Holder:
     """
-    Look who has a spool, without keeping anybody from it.
+    Find out who has a spool's lock, without keeping anybody from it.
 
     Args:
         path: The spool's file, and no link to it.
@@ -209,7 +215,7 @@ def holder(path: Path) -> Holder:
     try:
         with open(f"{path}.lock", encoding="ascii", errors="replace", opener=_open_lock) as file:
             try:
-                # A shared one, so that two who look are not in each other's way; it goes when the file is closed.
+                # A shared lock, so that two programs may look at once; it ends when the file is closed.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
@@ -225,7 +231,7 @@ def holder(path: Path) -> Holder:
 
 
 def _open_lock(path: str, flags: int) -> int:
-    """Open the lock, but no link to another file, and no pipe that holds us for ever."""
+    """Open the lock's file; a link to another file is refused, and a pipe does not block."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
@@ -236,43 +242,39 @@ def wake(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None
     Args:
         path: The spool's file.
         patience: Seconds to wait for another program that writes.
-        warn: As for `visit`.
+        warn: As for `Visit`.
 
     Raises:
-        SettingsError: As by `visit`.
-        SpoolError: It cannot be told now.
+        SettingsError: As by `Visit`.
+        SpoolError: The gateway cannot be told now.
     """
-    connection = visit(path, patience=patience, warn=warn)
-    with explained(path, patience):
-        try:
-            with transaction(connection):
-                connection.execute("INSERT INTO commands (verb, argument) VALUES ('wake', '')")
-        finally:
-            connection.close()
+    with Visit(path, patience=patience, warn=warn) as found, found.transaction():
+        found.connection.execute("INSERT INTO commands (verb, argument) VALUES ('wake', '')")
 
 
 def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> SpoolStatus:
     """
-    Say how things stand with a spool.
+    Read the state of a spool.
 
     Args:
         path: Its file.
-        patience: As for `visit`.
-        warn: As for `visit`.
+        patience: As for `Visit`.
+        warn: As for `Visit`.
 
     Raises:
-        SettingsError: As by `visit`.
-        SpoolError: As by `visit`.
+        SettingsError: As by `Visit`.
+        SpoolError: As by `Visit`.
     """
-    path = located(path)
-    with closing(visit(path, patience=patience, warn=warn)) as connection, explained(path, patience):
+    with Visit(path, patience=patience, warn=warn) as found, found.explained():
+        path, connection = found.path, found.connection
         connection.execute("BEGIN")  # all of it at one moment
-        fact = connection.execute("SELECT value FROM facts WHERE name = 'webhook'").fetchone()
+        facts = dict(connection.execute("SELECT name, value FROM facts WHERE name LIKE 'webhook%'").fetchall())
         ahead = f"({lead(connection):.3f})"
         return SpoolStatus(
-            schema=_number(connection, "user_version"),
+            schema=version_of(connection) or 0,
             holder=holder(path),
-            webhook=None if fact is None else str(fact[0]),
+            webhook=None if "webhook" not in facts else str(facts["webhook"]),
+            trouble=read_trouble(facts.get("webhook_trouble")),
             deliveries=_kept(connection, "deliveries", f"accepted - {ahead}", "size"),
             outbound_stanzas=_kept(connection, "departures", f"stored - {ahead}", "length(xml)"),
             letters=_kept(
@@ -289,7 +291,7 @@ def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> Sp
 
 
 def _kept(connection: sqlite3.Connection, table: str, since: str, size: str) -> Kept:
-    # Whatever stands in a column: a status is told all the same.
+    # A column with a wrong value is left out, so that the rest of the status can be told.
     column = since.partition(" ")[0]
     query = (
         f"SELECT count(*), CAST(total({size}) AS INTEGER),"

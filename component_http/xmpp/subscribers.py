@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
-from component_http.interfaces import Spool
+from component_http.interfaces import SubscriberSpool
 from component_http.shares import fairest_first
 
 __all__ = ["MAX_LENGTH", "MAX_SUBSCRIBERS", "Subscribers"]
@@ -35,7 +35,7 @@ class Subscribers:
         self._domain = domain
         self._most = most
         self._pairs: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._spool: Spool | None = None
+        self._spool: SubscriberSpool | None = None
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._pairs)
@@ -46,7 +46,7 @@ class Subscribers:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def restore(self, pairs: Iterable[tuple[str, str]], spool: Spool) -> None:
+    def restore(self, pairs: Iterable[tuple[str, str]], spool: SubscriberSpool) -> None:
         """
         Begin with what a spool has, and with what is known already.
 

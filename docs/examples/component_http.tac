@@ -2,8 +2,8 @@
 A gateway as a Twisted application file.
 
 Run it with: twistd -n -y component_http.tac
-It reads component-http.toml beside it. Use a .tac where the gateway shares its process with other services or
-with wokkel handlers of your own; where it does not, `component-http run` needs no file like this.
+It reads component-http.toml beside it. Use a .tac if the gateway shares its process with other services or with
+wokkel handlers of your own; otherwise `component-http run` needs no file like this.
 """
 
 from pathlib import Path
@@ -16,8 +16,8 @@ from component_http.tap import exit_on_settings_error, heed_signals
 
 application = Application("component-http")
 
-# Where the settings are wrong, or the spool is another gateway's: a sentence for each mistake on standard error and exit
-# status 78, before twistd goes into the background.
+# If the settings are wrong, or another gateway uses the spool, print a sentence for each mistake and exit with status 78,
+# before twistd goes into the background.
 with exit_on_settings_error():
     settings = Settings.from_toml(Path(__file__).with_name("component-http.toml"))
     gateway = Gateway(settings, reactor)
@@ -25,8 +25,8 @@ with exit_on_settings_error():
 
 gateway.setServiceParent(application)
 
-# A second SIGTERM ends the wait for what is under way.
+# A second SIGTERM ends the wait for deliveries under way.
 reactor.callWhenRunning(heed_signals, gateway, reactor)
 
-# Any wokkel XMPPHandler may join the gateway's stream; it sees each stanza before the webhook does:
+# You can add any wokkel XMPPHandler to the gateway's stream; it sees each stanza before the webhook does:
 # gateway.addHandler(MyHandler())

@@ -117,7 +117,7 @@ class Process:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it still runs after {seconds:g} s:\n{self.log()}") from None
 
-    def terminate(self, seconds: float = 30.0) -> int:
+    def terminate(self, seconds: float = PATIENCE) -> int:
         """
         Ask it to end as a service manager does (SIGTERM).
 

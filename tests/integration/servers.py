@@ -39,7 +39,7 @@ DOMAINS = {
 ROOMS = "rooms.localhost"
 """The chat rooms; whoever enters one that is not there makes it, and it is open at once."""
 
-STARTING = 60.0
+STARTING = 120.0
 """Seconds a server may take to listen; ejabberd needs three on an idle machine."""
 
 

@@ -105,7 +105,7 @@ class World:
             )
         )
         self._port = self.gateway.port
-        self.gateway.wait_until_authenticated(seconds=60.0)
+        self.gateway.wait_until_authenticated()
         self.gateway.wait_until_open()
         return self.gateway
 
@@ -354,7 +354,7 @@ def run(world: World, *command: str) -> str:
         "TOKEN": TOKEN,
         "no_proxy": "*",
     }
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.threads import deferToThread
@@ -18,6 +19,7 @@ from component_http.api_service import api_hooks, api_server
 from component_http.contract.conditions import SERVICE_UNAVAILABLE, error_stanza
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.stanza import Stanza
+from component_http.contract.xml import Limits
 from component_http.operations.metrics import Counters
 from component_http.settings import Settings
 from component_http.testing import RecordingSender
@@ -96,6 +98,8 @@ class ApiPageTests(TestCase):
             api_hooks(self.settings),
             KEY,
             lambda: "closed",
+            limits=Limits(),
+            new_id=lambda: uuid4().hex,
             endpoint="tcp:0:interface=127.0.0.1",
         )
 

@@ -709,7 +709,7 @@ def test_a_webhook_that_hangs_costs_a_bounded_number_of_deliveries(stage: Stage)
     stage.peer.take()
 
     def hang(request: object) -> Answer:
-        release.wait(20.0)
+        release.wait(90.0)
         return NO_REPLY
 
     scripted, stage.webhook.answer = stage.webhook.answer, hang

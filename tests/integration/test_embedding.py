@@ -24,6 +24,7 @@ from component_http.contract.xml import NS_COMPONENT
 from component_http.errors import NotSent, SettingsError
 from component_http.settings import ComponentSettings, Settings, SpoolSettings
 from component_http.testing import ComponentServer
+from tests.integration.waiting import PATIENCE
 from tests.unit.test_docs import DOCS, blocks
 
 [_EXAMPLE] = [block for block in blocks("python", DOCS / "embedding.md") if "ComponentServer(" in block.text]
@@ -35,7 +36,6 @@ BotTests = _EXAMPLES["BotTests"]
 
 DOMAIN = "bot.localhost"
 USER = "alice@localhost/phone"
-PATIENCE = 20
 
 
 class Echo(Resource):
@@ -80,7 +80,7 @@ def publish():
 class EmbeddingTests(TestCase):
     """`Gateway(settings, reactor).setServiceParent(parent)` and what an application does with it."""
 
-    timeout = 60
+    timeout = 2 * PATIENCE
 
     def setUp(self) -> None:
         from twisted.internet import reactor
@@ -202,7 +202,11 @@ class EmbeddingTests(TestCase):
         """
         settings = self.on_disk()
         domain = settings.component.domain
-        unreachable = evolve(settings, component=evolve(settings.component, server="tcp:127.0.0.1:1"))
+        unreachable = evolve(
+            settings,
+            component=evolve(settings.component, server="tcp:127.0.0.1:1"),
+            delivery=evolve(settings.delivery, drain_timeout=0.5),
+        )
         gateway = Gateway(unreachable, self.reactor)
         gateway.startService()
         ids = await gateway.push([{"to": USER, "body": "one"}, {"to": USER, "body": "two", "id": "second"}])

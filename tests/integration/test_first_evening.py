@@ -92,7 +92,7 @@ def post(port: int, token: str, message: dict[str, str]) -> int:
         json.dumps(message).encode(),
         {"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
     )
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return int(response.status)
 
 

@@ -268,7 +268,11 @@ def test_spool(start: Callable[..., ApiGateway], alice: User, room: str, tmp_pat
     """
     path = str(tmp_path / "spool.sqlite3")
     alice.join(room, "alice")
-    away = start(endpoint=f"tcp:127.0.0.1:{free_port()}", spool={"kind": "sqlite", "path": path})
+    away = start(
+        endpoint=f"tcp:127.0.0.1:{free_port()}",
+        spool={"kind": "sqlite", "path": path},
+        delivery={"drain_timeout": 0.5},
+    )
     assert away.api.post(f"/hooks/{HOOK}", ALERT).body.startswith(b"ok, but the XMPP server has not confirmed it")
     away.stop()
     start(spool={"kind": "sqlite", "path": path})

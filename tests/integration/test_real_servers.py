@@ -205,7 +205,7 @@ def test_a_giant_question_is_answered(alice: User) -> None:
         other = f"<other xmlns='urn:example:other' of='{node}'/>"
         assert stanza_error(alice.ask("bot.localhost", other)) == ("cancel", "service-unavailable")
         assert stanza_error(alice.ask("all.localhost", other)) == ("cancel", "item-not-found")
-    assert alice.ping("bot.localhost") < 10
+    alice.ping("bot.localhost")
 
 
 def test_disco_items_are_answered(alice: User) -> None:
@@ -221,7 +221,7 @@ def test_a_ping_comes_back(alice: User, address: str) -> None:
     """
     A client's ping is answered at every address of the component, also where iqs go to the webhook.
     """
-    assert alice.ping(address) < 10.0
+    alice.ping(address)
 
 
 def test_the_version_is_told(alice: User) -> None:
@@ -329,10 +329,10 @@ def test_the_server_itself_says_what_it_has(world: World, alice: User) -> None:
         gateway.wait_until_authenticated()
         alice.say("bot@spare.localhost", "hello")
         alice.heard(lambda one: one["body"] == "You said: hello", "the reply")
-        gateway.wait_for_log("by a ping to localhost we know", seconds=60.0)
+        gateway.wait_for_log("by a ping to localhost we know")
         assert between.eaten == 1
         between.cut()
-        gateway.wait_until_authenticated(times=2, seconds=60.0)
+        gateway.wait_until_authenticated(times=2)
         alice.say("bot@spare.localhost", "hello again")
         alice.heard(lambda one: one["body"] == "You said: hello again", "the reply")
         assert [one["body"] for one in alice.messages] == ["You said: hello", "You said: hello again"]
@@ -365,7 +365,7 @@ def test_the_bot_is_online_again_after_a_kill(world: World, alice: User, tmp_pat
     alice.forget()
 
     gateway = world.start_gateway("spare.localhost", sections=spool)
-    alice.saw("bot@spare.localhost/default", "available", seconds=60.0)
+    alice.saw("bot@spare.localhost/default", "available")
     gateway.stop()
     [summary] = gateway.lines("stopped; in all")
     assert "announced 1" in summary

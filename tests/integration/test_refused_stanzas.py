@@ -67,7 +67,7 @@ class Stage:
                 api={"max_body_bytes": 1_000_000},
             )
         )
-        gateway.wait_until_authenticated(seconds=60.0)
+        gateway.wait_until_authenticated()
         gateway.wait_until_open()
         return gateway
 
@@ -99,7 +99,7 @@ def test_an_answer_that_the_server_refuses(server: Server, kind: str, tmp_path: 
         alice, bob, gateway = stage.alice, stage.bob, stage.gateway
         bob.say(BOT, "before")
         asked = alice.say(BOT, "big")
-        error = alice.heard(lambda one: one["type"] == "error", "the error", seconds=30.0)
+        error = alice.heard(lambda one: one["type"] == "error", "the error")
         assert (error["id"], error["error"]["condition"]) == (asked, "internal-server-error")
         bob.heard(lambda one: one["body"] == "You said: before", "what he was answered before")
         stage.converses(bob, *map(str, range(10)))
@@ -148,7 +148,7 @@ def test_a_kill_in_between(server: Server, tmp_path: Path) -> None:
         )
         stage.gateway.kill()
         stage.gateway = stage.start()
-        stage.alice.heard(lambda one: one["type"] == "error", "the error", seconds=30.0)
+        stage.alice.heard(lambda one: one["type"] == "error", "the error")
         stage.converses(stage.bob, "hello")
         assert stage.lost() <= 1
         assert [outcome for (outcome,) in stage.look("SELECT outcome FROM letters")] == ["reply_refused"]

@@ -53,7 +53,7 @@ def be_silent(_connection: RawConnection) -> None:
 class WebhookCase(TestCase):
     """What the tests share: servers and clients that are gone afterwards, or the test fails."""
 
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> None:
         self.webhooks: list[RawWebhook] = []

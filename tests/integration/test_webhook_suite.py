@@ -42,7 +42,7 @@ class WebhookPromises:
     The suite. Whoever runs it says how a webhook comes to its bot, and when what was sent to the bot has arrived.
     """
 
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> None:
         self.running: list[Deferred[Response]] = []

@@ -231,15 +231,12 @@ class User(Closing):
         answer = await self.client.plugin["xep_0030"].get_info(jid=to, cached=False, timeout=PATIENCE)
         return answer["disco_info"]
 
-    def ping(self, to: str) -> float:
-        """
-        Returns:
-            Seconds until an address answered a ping (XEP-0199).
-        """
-        return float(self._do(self._ping(to), f"the pong of {to}"))
+    def ping(self, to: str) -> None:
+        """Have an address answer a ping (XEP-0199)."""
+        self._do(self._ping(to), f"the pong of {to}")
 
-    async def _ping(self, to: str) -> float:
-        return float(await self.client.plugin["xep_0199"].ping(jid=to, timeout=PATIENCE))
+    async def _ping(self, to: str) -> None:
+        await self.client.plugin["xep_0199"].ping(jid=to, timeout=PATIENCE)
 
     def version(self, to: str) -> tuple[str, str]:
         """

@@ -12,8 +12,8 @@ __all__ = ["PATIENCE", "eventually"]
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
-"""Seconds after which a test gives up on something that takes milliseconds on an idle machine."""
+PATIENCE = 60.0
+"""Seconds after which a test gives up on something that takes milliseconds on an idle machine: few machines are."""
 
 
 def eventually(

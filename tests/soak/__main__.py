@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Fault scenarios with real processes.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SCENARIOS)}; all without one")
     parser.add_argument("--seed", type=int, default=1, help="of everything random (default 1)")
-    parser.add_argument("--short", action="store_true", help="some seconds of each, as `make test` does")
+    parser.add_argument("--short", action="store_true", help="some seconds of each, as `make soak-short` does")
     parser.add_argument(
         "--set",
         action="append",

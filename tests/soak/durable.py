@@ -18,7 +18,7 @@ from random import Random
 
 from attrs import define, field
 
-from component_http.gateway import FILES_BESIDE
+from component_http.sizing import FILES_BESIDE
 from tests.integration.servers import Prosody
 from tests.integration.waiting import eventually
 from tests.integration.wall_clock import WallClock

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.protocols.jabber import jid
 from twisted.words.protocols.jabber.xmpp_stringprep import Profile, nameprep, nodeprep, resourceprep
 
 from component_http.contract.address import Address, NotAnAddress
+from tests.examples import examples
 from tests.unit.work import calls
 
 EXPANDS = "\ufdfa"
@@ -74,7 +75,7 @@ class StringprepTests(SynchronousTestCase):
             if chr(code) not in "\u3002\uff0e\uff61":  # dots: a domain of nothing but a dot is none
                 self.assert_same(chr(code))
 
-    @settings(max_examples=300, derandomize=True, deadline=None, database=None)
+    @examples(300)
     @given(
         st.text(
             st.sampled_from("aAiI1\u0130\u0307\u03a3\u03c2\u0345\u1fb3\xdf\u0301\u0316\u05d0\u0661\ufdfa\xad")

@@ -9,12 +9,14 @@ from typing import Any
 
 import h11
 from attrs import frozen
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.api.exchange import Answer, Problem, json_answer
-from component_http.api.http1 import MAX_CHUNK_LINE, MAX_HEAD_BYTES, BodyTooLarge, Head, RequestReader, response
+from component_http.api.http1 import MAX_HEAD_BYTES, Head, RequestReader, response
+from component_http.chunks import MAX_CHUNK_LINE, BodyTooLarge
+from tests.examples import examples
 
 LIMIT = 1000
 
@@ -358,7 +360,6 @@ def spoilt(draw: st.DrawFn) -> bytes:
 class AgainstH11Tests(SynchronousTestCase):
     """The reader, held against the one of h11."""
 
-    @settings(deadline=None)
     @given(st.data(), st.lists(requests(), min_size=1, max_size=3))
     def test_well_formed(self, draws: st.DataObject, sent: list[bytes]) -> None:
         """
@@ -369,7 +370,7 @@ class AgainstH11Tests(SynchronousTestCase):
         self.assertFalse(refused)
         self.assertEqual(theirs(data), found)
 
-    @settings(deadline=None, max_examples=300)
+    @examples(300, same=False)
     @given(st.data(), spoilt())
     def test_ill_formed(self, draws: st.DataObject, data: bytes) -> None:
         """

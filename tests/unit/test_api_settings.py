@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from component_http.api_service import api_hooks
 from component_http.errors import SettingsError
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings, reference
+from tests.certificates import Authority
 from tests.unit.test_settings import ENVIRONMENT, SettingsTestCase, a_mapping
 
 TOKEN = "0123456789abcdef"
@@ -148,6 +150,27 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         for listen in ("tcp:8347", "tcp:port=8347:interface=\\:\\:1", "unix:/run/bot.sock", "tcp6:8347"):
             self.assertEqual(listen, ApiSettings(listen=listen).listen)
 
+    def test_files_of_an_endpoint(self) -> None:
+        """
+        Relative paths of a key, a certificate or a socket start at the folder of the settings file; in an application
+        they stay as they are.
+        """
+        self.write(Authority().certified("localhost").decode("ascii"), "own.pem")
+        for listen, expected in (
+            ("ssl:8348:privateKey=own.pem:certKey=own.pem", "ssl:8348:privateKey={0}/own.pem:certKey={0}/own.pem"),
+            ("ssl:8348:own.pem:own.pem:interface=\\:\\:1", "ssl:8348:{0}/own.pem:{0}/own.pem:interface=\\:\\:1"),
+            ("unix:api.sock:mode=660", "unix:{0}/api.sock:mode=660"),
+            ("unix:/run/api.sock", "unix:/run/api.sock"),
+        ):
+            with self.subTest(listen=listen):
+                settings = self.read(FILE.replace('"tcp:8347:interface=127.0.0.1"', json.dumps(listen)))
+                self.assertEqual(expected.format(self.folder), settings.api.listen)
+        self.assertEqual("unix:api.sock", ApiSettings(listen="unix:api.sock").listen)
+        self.assertIn(
+            '"none.pem" cannot be read: No such file or directory',
+            self.sentence('"tcp:8347:interface=127.0.0.1"', '"ssl:8348:privateKey=none.pem:certKey=none.pem"'),
+        )
+
     def test_base_url(self) -> None:
         """
         Where the API is reached is what the operator says, or what can be told from where it listens.
@@ -180,11 +203,13 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         The log is told of tokens that nobody can use, and of those that pass in the open.
         """
         self.assertEqual(
-            ["there are tokens or hooks for the API, but it is off: api.listen is not set"],
+            ["there are tokens or hooks for the API, but it is off: set api.listen, or remove them"],
             [text for text in self.read(FILE.replace("listen = ", "#")).warnings() if "every user" not in text],
         )
-        [warning] = [text for text in self.read(FILE.replace(":interface=127.0.0.1", "")).warnings() if "open" in text]
-        self.assertIn("tokens pass in the open", warning)
+        [warning] = [
+            text for text in self.read(FILE.replace(":interface=127.0.0.1", "")).warnings() if "network" in text
+        ]
+        self.assertIn("others on the network can read the tokens", warning)
         self.assertEqual([], [text for text in self.read().warnings() if "every user" not in text])
 
     def test_readable_tokens(self) -> None:
@@ -276,7 +301,7 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
         """
         self.write("hunter2", "ci-token")
         sentence = self.sentence("", "")
-        self.assertIn("must be at least 16 letters", sentence)
+        self.assertIn("must be a string of at least 16 letters", sentence)
         self.assertNotIn("hunter2", sentence)
 
     def test_same_secret_twice(self) -> None:
@@ -321,7 +346,7 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             self.sentence("[component]", '[component]\nsender = "bot@example.org"'),
         )
         self.assertIn(
-            'api.token ops has "other@bot.example.org" as sender, but that is none of its may_send_as',
+            'api.token ops has "other@bot.example.org" as sender, but that does not match its may_send_as',
             self.sentence('name = "ops"', 'name = "ops"\nsender = "other@bot.example.org"'),
         )
         self.assertIn(
@@ -369,7 +394,7 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
         error = self.assertRaises(SettingsError, ApiSettings, url="https://bücher.example/x")
         self.assertTrue(
             str(error).endswith(
-                '; it must be ASCII, for it goes into a header; write "https://xn--bcher-kva.example/x"'
+                '; it must be ASCII, because it goes into a header; write "https://xn--bcher-kva.example/x"'
             ),
             error,
         )

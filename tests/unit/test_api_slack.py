@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.api.exchange import Problem
 from component_http.api.slack import MAX_CHARACTERS, slack_text
-from component_http.contract.reply import read_json
+from component_http.contract.objects import read_json
 
 
 def text_of(**payload: object) -> str:
@@ -280,7 +280,6 @@ class BadMessageTests(SynchronousTestCase):
             self.assertEqual((MAX_CHARACTERS, "…"), (len(text), text[-1]))
         self.assertEqual(MAX_CHARACTERS, len(text_of(text="x" * MAX_CHARACTERS)))
 
-    @settings(deadline=None)
     @given(
         st.recursive(
             st.one_of(

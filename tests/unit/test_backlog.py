@@ -70,20 +70,20 @@ class OrderTests(SynchronousTestCase):
         backlog = a_backlog(a_chat(), a_chat(ALICE, OTHER_BOT), a_chat(BOB), (ALICE, BOT, True), max_running=10)
         self.assertEqual({"0", "1", "2", "3"}, {backlog.next() for _ in range(4)})
 
-    def test_resting_keeps_followers_back(self) -> None:
+    def test_backing_off_keeps_followers_back(self) -> None:
         """
         While a delivery waits for another attempt, the next of its conversation stays behind it.
         """
         backlog = a_backlog(a_chat(), a_chat())
-        backlog.rest(backlog.next())
+        backlog.back_off(backlog.next())
         self.assertIsNone(backlog.next())
 
-    def test_resting_frees_its_place(self) -> None:
+    def test_backing_off_frees_its_place(self) -> None:
         """
         While a delivery waits for another attempt, another conversation runs in its place.
         """
         backlog = a_backlog(a_chat(ALICE), a_chat(BOB))
-        backlog.rest(backlog.next())
+        backlog.back_off(backlog.next())
         self.assertEqual("1", backlog.next())
 
     def test_risen_before_its_followers(self) -> None:
@@ -91,8 +91,8 @@ class OrderTests(SynchronousTestCase):
         A delivery that has waited for its next attempt runs before those that came after it.
         """
         backlog = a_backlog(a_chat(), a_chat())
-        backlog.rest(backlog.next())
-        backlog.rise("0")
+        backlog.back_off(backlog.next())
+        backlog.ready_again("0")
         self.assertEqual(["0", "1"], turns(backlog))
 
     def test_risen_goes_to_the_end(self) -> None:
@@ -100,16 +100,16 @@ class OrderTests(SynchronousTestCase):
         A delivery that has waited for its next attempt does not overtake who became ready before.
         """
         backlog = a_backlog(a_chat(ALICE), a_chat(BOB), a_chat(MALLORY))
-        backlog.rest(backlog.next())
-        backlog.rise("0")
+        backlog.back_off(backlog.next())
+        backlog.ready_again("0")
         self.assertEqual(["1", "2", "0"], turns(backlog))
 
-    def test_ended_while_resting(self) -> None:
+    def test_ended_while_backing_off(self) -> None:
         """
         If a delivery ends while it waits for another attempt, the next of its conversation is ready.
         """
         backlog = a_backlog(a_chat(), a_chat())
-        backlog.rest(backlog.next())
+        backlog.back_off(backlog.next())
         backlog.remove("0")
         self.assertEqual("1", backlog.next())
 
@@ -501,12 +501,12 @@ class BooksTests(SynchronousTestCase):
 
     def test_counts(self) -> None:
         """
-        What runs, rests or waits is pending; only what runs is running.
+        What runs, backs off or waits is pending; only what runs is running.
         """
         backlog = a_backlog(a_chat(ALICE), a_chat(BOB), a_chat(BOB), max_running=2, size=10)
         backlog.next()
         backlog.next()
-        backlog.rest("0")
+        backlog.back_off("0")
         self.assertEqual((3, 30, 1), (backlog.pending, backlog.pending_bytes, backlog.running))
 
     def test_all_that_is_pending(self) -> None:
@@ -514,7 +514,7 @@ class BooksTests(SynchronousTestCase):
         All that is pending is listed in the order it came, whatever its state.
         """
         backlog = a_backlog(a_chat(BOB), a_chat(ALICE), a_chat(BOB), a_chat(ALICE))
-        backlog.rest(backlog.next())
+        backlog.back_off(backlog.next())
         backlog.next()
         backlog.remove("2")
         self.assertEqual(["0", "1", "3"], list(backlog))
@@ -545,26 +545,26 @@ class BooksTests(SynchronousTestCase):
 
     def test_unknown_id(self) -> None:
         """
-        An id that is not pending can neither rest, rise nor end.
+        An id that is not pending can neither back off, be ready again nor end.
         """
         backlog = a_backlog(a_chat())
-        for change in (backlog.rest, backlog.rise, backlog.remove):
+        for change in (backlog.back_off, backlog.ready_again, backlog.remove):
             with self.assertRaises(KeyError):
                 change("stranger")
 
     def test_wrong_state(self) -> None:
         """
-        Only what runs can rest, only what rests can rise.
+        Only what runs can back off, only what backs off can be ready again.
         """
         backlog = a_backlog(a_chat(ALICE), a_chat(BOB), a_chat(MALLORY), a_chat(ALICE), a_chat(BOB), max_running=2)
-        backlog.rest(backlog.next())
+        backlog.back_off(backlog.next())
         backlog.next()
         for delivery_id in "0", "2", "3", "4":
             with self.assertRaisesRegex(ValueError, f"{delivery_id} is not running"):
-                backlog.rest(delivery_id)
+                backlog.back_off(delivery_id)
         for delivery_id in "1", "2", "3", "4":
-            with self.assertRaisesRegex(ValueError, f"{delivery_id} is not resting"):
-                backlog.rise(delivery_id)
+            with self.assertRaisesRegex(ValueError, f"{delivery_id} is not backing off"):
+                backlog.ready_again(delivery_id)
         self.assertEqual((5, 1), (backlog.pending, backlog.running))
 
 
@@ -604,7 +604,7 @@ class BacklogMachine(RuleBasedStateMachine):
         self.arrived = 0
         self.pending = {}
         self.running = set()
-        self.resting = set()
+        self.backing_off = set()
         self.reserved = []
         self.iqs_in_a_row = 0
         # Whose turns each domain, sender and conversation saw since it became ready.
@@ -612,11 +612,11 @@ class BacklogMachine(RuleBasedStateMachine):
         self.watched = []
 
     def ready(self):
-        """The first delivery of each conversation that has none running or resting."""
+        """The first delivery of each conversation that has none running or backing off."""
         first = {}
         for delivery_id, (conversation, _) in self.pending.items():
             first.setdefault(conversation, delivery_id)
-        return {conversation: d for conversation, d in first.items() if d not in self.running | self.resting}
+        return {conversation: d for conversation, d in first.items() if d not in self.running | self.backing_off}
 
     def note_who_is_ready(self) -> None:
         ready = {name for conversation in self.ready() for name in self.ranks(conversation)}
@@ -720,18 +720,18 @@ class BacklogMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
-    def rests(self, data) -> None:
+    def backs_off(self, data) -> None:
         delivery_id = self.one_of(self.running, data)
-        self.backlog.rest(delivery_id)
+        self.backlog.back_off(delivery_id)
         self.running.remove(delivery_id)
-        self.resting.add(delivery_id)
+        self.backing_off.add(delivery_id)
 
-    @precondition(lambda self: self.resting)
+    @precondition(lambda self: self.backing_off)
     @rule(data=st.data())
     def rises(self, data) -> None:
-        delivery_id = self.one_of(self.resting, data)
-        self.backlog.rise(delivery_id)
-        self.resting.remove(delivery_id)
+        delivery_id = self.one_of(self.backing_off, data)
+        self.backlog.ready_again(delivery_id)
+        self.backing_off.remove(delivery_id)
         self.note_who_is_ready()
 
     @precondition(lambda self: self.pending)
@@ -748,7 +748,7 @@ class BacklogMachine(RuleBasedStateMachine):
         self.backlog.remove(delivery_id)
         del self.pending[delivery_id]
         self.running.discard(delivery_id)
-        self.resting.discard(delivery_id)
+        self.backing_off.discard(delivery_id)
         self.note_who_is_ready()
 
     @precondition(lambda self: len(self.pending) > self.LIMITS.max_pending)
@@ -778,7 +778,7 @@ class BacklogMachine(RuleBasedStateMachine):
 
 class ScheduleTests(BacklogMachine.TestCase):  # type: ignore[valid-type]
     """
-    Whatever happens in whatever order: at most `max_running` run, one delivery of a conversation runs or rests, its
+    Whatever happens in whatever order: at most `max_running` run, one delivery of a conversation runs or backs off, its
     order is kept, nobody starves, nothing is lost, the counts are exact, and what has ended leaves no trace.
     """
 

@@ -6,13 +6,14 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from component_http.contract.outbound import OutboundStanza
+from component_http.contract.outbound import outbound_stanza
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.bounces import MAX_BYTES, MAX_PUSHED, Bounces
+from component_http.delivery.fates import Fates
 from component_http.errors import Bounced
 from component_http.operations.metrics import Counters
-from component_http.spool.memory import MemorySpool
+from component_http.testing import KeepingSpool
 from component_http.throttle import LOG_INTERVAL
 
 OURS = "alerts@bot.example.org"
@@ -20,29 +21,19 @@ ALICE = "alice@example.org"
 ROOM = "oncall@rooms.example.org"
 
 
-class LetterBox(MemorySpool):
-    """A spool that shows what came back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.letters: list[tuple[int, str, str]] = []
-
-    def bounced(self, number: int, outbound: OutboundStanza, note: str) -> None:
-        self.letters.append((number, outbound.xml, note))
-
-
 class BouncesCase(SynchronousTestCase):
     """Bounces, with a clock and a spool of the test's."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.spool = LetterBox()
+        self.spool = KeepingSpool()
         self.counters = Counters()
-        self.bounces = Bounces(self.spool, self.counters, self.clock.seconds)
+        self.fates = Fates()
+        self.bounces = Bounces(self.spool, self.counters, self.clock.seconds, self.fates)
 
     def push(self, number: int, xml: str) -> None:
         [element] = parse_stanzas(xml, Limits())
-        self.bounces.pushed(number, OutboundStanza(xml, element.name, 100.0, 0.0), element)
+        self.bounces.pushed(number, outbound_stanza(element, xml.encode(), 0.0))
 
     def say(self, number: int, id: str, to: str = ALICE, type_: str = "chat") -> None:
         self.push(number, f"<message from='{OURS}' to='{to}' type='{type_}' id='{id}'><body>hi</body></message>")
@@ -70,9 +61,9 @@ class ReturnedTests(BouncesCase):
         """
         self.say(7, "a")
         self.comes_back("a")
-        [(number, xml, note)] = self.spool.letters
+        [(number, outbound, note)] = self.spool.bounces
         self.assertEqual((7, "it came back: item-not-found (No such user)"), (number, note))
-        self.assertIn("<body>hi</body>", xml)
+        self.assertIn(b"<body>hi</body>", outbound.xml)
         self.assertEqual(1, self.counters["push_bounced"])
 
     def test_presence(self) -> None:
@@ -81,7 +72,7 @@ class ReturnedTests(BouncesCase):
         """
         self.push(1, f"<presence from='{OURS}' to='{ROOM}/bot' id='p'/>")
         self.comes_back("p", sender=f"{ROOM}/bot", kind="presence")
-        self.assertEqual(1, len(self.spool.letters))
+        self.assertEqual(1, len(self.spool.bounces))
 
     def test_once(self) -> None:
         """
@@ -101,7 +92,7 @@ class ReturnedTests(BouncesCase):
         self.comes_back("a", to="bot@bot.example.org")
         self.comes_back("b")
         self.comes_back("a", kind="presence")
-        self.assertEqual([], self.spool.letters)
+        self.assertEqual([], self.spool.bounces)
 
     def test_iqs_and_errors(self) -> None:
         """
@@ -112,7 +103,7 @@ class ReturnedTests(BouncesCase):
         self.push(3, f"<message from='{OURS}' to='{ALICE}'/>")
         self.comes_back("e")
         self.comes_back("")
-        self.assertEqual([], self.spool.letters)
+        self.assertEqual([], self.spool.bounces)
 
     def test_bounded(self) -> None:
         """
@@ -122,13 +113,13 @@ class ReturnedTests(BouncesCase):
             self.say(number, f"m{number}")
         self.comes_back("m0")
         self.comes_back("m1")
-        self.assertEqual([1], [number for number, _, _ in self.spool.letters])
+        self.assertEqual([1], [number for number, _, _ in self.spool.bounces])
         [big] = parse_stanzas(f"<message from='{OURS}' to='{ALICE}' id='big'/>", Limits())
-        self.bounces.pushed(0, OutboundStanza("x" * (MAX_BYTES - 200), "message", 100.0, 0.0), big)
+        self.bounces.pushed(0, outbound_stanza(big, b"x" * (MAX_BYTES - 200), 0.0))
         self.comes_back(f"m{MAX_PUSHED - 10}")
-        self.assertEqual(1, len(self.spool.letters))
+        self.assertEqual(1, len(self.spool.bounces))
         self.comes_back("big")
-        self.assertEqual(2, len(self.spool.letters))
+        self.assertEqual(2, len(self.spool.bounces))
 
 
 class LogTests(BouncesCase):
@@ -160,14 +151,20 @@ class WaitingTests(BouncesCase):
         """
         self.say(1, "a", ROOM, "groupchat")
         self.say(2, "b", ROOM, "groupchat")
-        self.assertTrue(self.bounces.awaits_rooms([1, 2]))
-        waiting = self.bounces.when_shown([1, 2])
+        waiting, all_that_was_sent = self.bounces.when_shown([1, 2]), self.fates.wait([1, 2])
         self.shows("a")
         self.assertNoResult(waiting)
         self.shows("b")
         self.successResultOf(waiting)
-        self.assertFalse(self.bounces.awaits_rooms([1, 2]))
+        self.successResultOf(all_that_was_sent)
         self.successResultOf(self.bounces.when_shown([2, 1]))
+
+    def test_not_to_a_room(self) -> None:
+        """
+        What did not go to a room is not waited for here.
+        """
+        self.say(1, "a")
+        self.successResultOf(self.bounces.when_shown([1]))
 
     def test_bounced(self) -> None:
         """
@@ -175,13 +172,13 @@ class WaitingTests(BouncesCase):
         """
         self.say(1, "a", ROOM, "groupchat")
         self.say(2, "b")
-        waiting = self.bounces.when_shown([1, 2])
+        waiting = self.fates.wait([1, 2])
         self.comes_back("b")
         bounced = self.failureResultOf(waiting, Bounced).value
         self.assertEqual(
             ("item-not-found", "cancel", "No such user"), (bounced.condition, bounced.error_type, bounced.text)
         )
-        self.failureResultOf(self.bounces.when_shown([2]), Bounced)
+        self.failureResultOf(self.fates.wait([2]), Bounced)
         self.shows("a")
 
     def test_cancelled(self) -> None:
@@ -189,8 +186,8 @@ class WaitingTests(BouncesCase):
         Whoever waits no longer is forgotten.
         """
         self.say(1, "a")
-        waiting = self.bounces.when_shown([1])
+        waiting = self.fates.wait([1])
         waiting.addErrback(lambda _: None)
         waiting.cancel()
         self.comes_back("a")
-        self.assertEqual(1, len(self.spool.letters))
+        self.assertEqual(1, len(self.spool.bounces))

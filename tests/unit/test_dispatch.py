@@ -3,57 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import count
 from typing import Any
 
-from attrs import evolve
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
-from component_http.contract import reply
 from component_http.contract.address import Address
+from component_http.contract.composing import Composed
 from component_http.contract.conditions import StanzaError, error_child
-from component_http.contract.idempotency import IdempotencyRecord
-from component_http.contract.outbound import OutboundStanza
-from component_http.contract.reply import Composed, Response
+from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_COMPONENT, Limits
-from component_http.delivery.backlog import Backlog, BacklogLimits
+from component_http.contract.xml import NS_COMPONENT
+from component_http.delivery.backlog import BacklogLimits
 from component_http.delivery.bounces import Bounces
-from component_http.delivery.breaker import Breaker
 from component_http.delivery.dispatch import GRACE, Dispatch
-from component_http.delivery.forwarder import Forwarder
-from component_http.delivery.load import Load
+from component_http.delivery.drain import FLUSH
+from component_http.delivery.fates import Fates
 from component_http.delivery.loop_brake import LoopBrake
-from component_http.delivery.outbox import Outbox
-from component_http.delivery.relay import FLUSH, Relay
-from component_http.delivery.retry import RetryPolicy
 from component_http.errors import Bounced, DeliveryEnded, RoomRefused, SpoolError
 from component_http.operations.metrics import Counters
-from component_http.testing import RecordingOutlet, RecordingValve, ScriptedWebhook
+from component_http.testing import KeepingSpool, RecordingOutlet, RecordingValve, ScriptedWebhook
 from component_http.xmpp.iq_requests import IqRequests
-from tests.unit.test_outbox import KeptRows
+from tests.relay_world import DOMAIN, relay_world
 from tests.unit.test_sender_suite import SenderPromises, an_iq, message
-
-DOMAIN = "bot.example.org"
-
-
-class FullRows(KeptRows):
-    """Rows that may be full."""
-
-    full = False
-
-    def push(
-        self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
-    ) -> Deferred[Sequence[int]]:
-        if self.full:
-            return fail(SpoolError("database or disk is full"))
-        for number, outbound in enumerate(outbound_stanzas, self._next):
-            self.rows[number] = evolve(outbound, number=number)
-        return super().push(outbound_stanzas, record)
 
 
 class World:
@@ -76,47 +51,26 @@ class World:
         self.counters = Counters()
         self.outlet = RecordingOutlet()
         self.valve = RecordingValve()
-        self.spool = FullRows(lambda: self.now)
+        self.spool = KeepingSpool(now=lambda: self.now)
         self.webhook = ScriptedWebhook(first, answer=lambda body, headers: Response(202))
         ids = iter(("open", "d2", "d3", "d4"))
-        forwarder = Forwarder(
+        fates = Fates()
+        bounces = Bounces(self.spool, self.counters, self.clock.seconds, fates)
+        world = relay_world(
             self.webhook,
-            partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh"),
-            self.counters,
-            policy=RetryPolicy(),
-            load=Load(32),
-            breaker=Breaker(),
-            on_gone=None,
-            clock=self.clock,
-            now=self.clock.seconds,
-            draw=lambda: 0.5,
+            self.clock,
+            counters=self.counters,
+            outlet=self.outlet,
+            valve=self.valve,
+            spool=self.spool,
+            limits=limits,
+            loop_brake=loop_brake,
+            new_id=lambda: next(ids),
             link=lambda delivery: f"https://gateway.example.org/{delivery.id}",
-        )
-        bounces = Bounces(self.spool, self.counters, self.clock.seconds)
-        outbox = Outbox(
-            self.spool,
-            self.outlet,
-            self.counters,
-            clock=self.clock,
-            domain=DOMAIN,
-            limits=Limits(),
+            fates=fates,
             pushed=bounces.pushed,
         )
-        self.relay = Relay(
-            forwarder,
-            self.spool,
-            Backlog(limits or BacklogLimits(), 32),
-            self.outlet,
-            outbox,
-            self.valve,
-            self.counters,
-            clock=self.clock,
-            new_id=lambda: next(ids),
-            wall=self.clock.seconds,
-            deadlines={"message": 900.0, "iq": 25.0, "presence": 60.0},
-            loop_guard=None,
-            loop_brake=loop_brake,
-        )
+        self.relay = world.relay
         ids_asked = (f"asked{number}" for number in count())
         self.asking = IqRequests(self.outlet, self.clock, lambda: next(ids_asked))
         self.asking.xmlstream = Stream()
@@ -127,7 +81,7 @@ class World:
         self.entered: list[str] = []
         self.sender = Dispatch(
             self.spool,
-            outbox,
+            world.outbox,
             self.relay,
             bounces,
             ask=self.asking.ask,
@@ -207,7 +161,7 @@ class DispatchTests(SenderPromises, SynchronousTestCase):
         self.world.closed[refused.room] = refused
 
     def fill(self) -> None:
-        self.world.spool.full = True
+        self.world.spool.broken = SpoolError("database or disk is full")
 
     def disconnect(self) -> None:
         self.world.asking.connectionLost(None)
@@ -330,10 +284,10 @@ class LoopEvidenceTests(SynchronousTestCase):
         world = World(loop_brake=brake)
         said = message("a")
         said.addElement("body", content="are you there?")
-        world.spool.full = True
+        world.spool.broken = SpoolError("database or disk is full")
         self.failureResultOf(Deferred.fromCoroutine(world.sender.push(Composed((said,)))), SpoolError)
         self.assertEqual([], brake.texts)
-        world.spool.full = False
+        world.spool.broken = None
         self.successResultOf(Deferred.fromCoroutine(world.sender.push(Composed((said,)))))
         self.assertEqual(1, len(brake.texts))
 

@@ -30,7 +30,8 @@ from twisted.words.xish.utility import EventDispatcher
 from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, BootstrapMixin
 from wokkel.subprotocols import StreamManager
 
-from component_http import Gateway, Settings
+import component_http
+from component_http import Gateway, Settings, settings
 from component_http.cli import main
 from component_http.contract import conditions
 from component_http.contract.conditions import StanzaError
@@ -38,7 +39,9 @@ from component_http.contract.reply import Outcome, Response, Verdict, judge
 from component_http.contract.request import request_properties
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
-from component_http.delivery.backlog import Refusal
+from component_http.delivery.admission import REASONS
+from component_http.delivery.drain import DRAIN_FOLLOWS
+from component_http.delivery.life import FOLLOWS
 from component_http.errors import SettingsError
 from component_http.settings import reference
 from component_http.testing import ScriptedWebhook
@@ -402,6 +405,22 @@ class PagesTests(SynchronousTestCase):
         sizes = r"(?m)[0-9.]+ KiB"
         self.assertEqual(re.sub(sizes, "N KiB", session.text), re.sub(sizes, "N KiB", given))
 
+    def test_public_names(self) -> None:
+        """
+        The Python reference shows each public name of the package, and of its modules for applications.
+        """
+        page = (DOCS / "python-api.md").read_text("utf-8")
+        shown = re.findall(r"<!-- autodoc: (?:class|signature|module) ([\w.]+)", page)
+        for name in {*component_http.__all__} - {"__version__"}:
+            self.assertIn(f"component_http.{name}", shown)
+        for module in ("interfaces", "testing", "errors"):
+            self.assertIn(f"component_http.{module}", shown)
+        tables = {name for name in settings.__all__ if name.endswith("Settings")} - {"Settings"}
+        self.assertEqual(
+            {f"component_http.settings.{name}" for name in tables},
+            {name for name in shown if name.startswith("component_http.settings.")},
+        )
+
     def test_limits(self) -> None:
         """
         Each constant in the table of limits is in the module that the table names, and stands there once.
@@ -432,7 +451,16 @@ class PagesTests(SynchronousTestCase):
         documented = {name for name, _, _ in table(DOCS / "architecture.md", "name", "what happened", "counted by")}
         counted = {name for path in (ROOT / "component_http").rglob("*.py") for name in _counted(path)}
         retired = {"throttled"}
-        self.assertEqual(counted | {*get_args(Outcome), *get_args(Refusal)} | retired, documented)
+        self.assertEqual(counted | {*get_args(Outcome), *REASONS} | retired, documented)
+
+    def test_stages(self) -> None:
+        """
+        The tables of stages, of a delivery and of a stop, say of each which may follow, as the code does.
+        """
+        for header, follows in (("stage of a delivery", FOLLOWS), ("stage of a stop", DRAIN_FOLLOWS)):
+            rows = table(DOCS / "architecture.md", header, "what happens", "what may follow")
+            documented = {name: tuple(following.split(", ")) if following else () for name, _, following in rows}
+            self.assertEqual(dict(follows), documented)
 
 
 def _counted(path: Path) -> Iterator[str]:
@@ -464,7 +492,7 @@ class ReactorWithThreads(MemoryReactorClock):
     def until(self, condition: Callable[[], object]) -> None:
         self.advance(0)
         while not condition():
-            function, arguments = self._calls.get(timeout=20)
+            function, arguments = self._calls.get(timeout=60)
             function(*arguments)
             self.advance(0)
 

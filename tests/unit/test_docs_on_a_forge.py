@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FRAGMENTS = sorted((DOCS / "changes").glob("*.md"))
-PAGES = sorted({ROOT / "README.md", *DOCS.rglob("*.md")} - set(FRAGMENTS))
+PAGES = sorted({*ROOT.glob("*.md"), *DOCS.rglob("*.md")} - set(FRAGMENTS))
 
 
 @frozen

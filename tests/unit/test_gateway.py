@@ -25,7 +25,7 @@ from component_http.contract.reply import Response
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.backlog import BacklogLimits
 from component_http.errors import CertificateInvalid, ConnectionFailed, SettingsError
-from component_http.gateway import FILES_BESIDE, Gateway, backlog_limits
+from component_http.gateway import Gateway
 from component_http.settings import (
     ApiSettings,
     ComponentSettings,
@@ -34,6 +34,7 @@ from component_http.settings import (
     SpoolSettings,
     WebhookSettings,
 )
+from component_http.sizing import FILES_BESIDE, backlog_limits
 from component_http.spool.database import lock
 from component_http.testing import ScriptedWebhook, json_response
 
@@ -130,14 +131,12 @@ class SettingsAtWorkTests(SynchronousTestCase):
 
     def test_waits(self) -> None:
         """
-        retry_base is the longest wait before the second attempt, and retry_cap that before any.
+        retry_cap is the longest wait before any attempt.
         """
-        self.a_gateway([Response(429)] * 200, retry_base=0.1, retry_cap=0.2)
+        self.a_gateway([Response(429)] * 200, retry_cap=0.2)
         self.say("alice")
-        self.reactor.pump([0.01] * 11)
-        self.assertGreaterEqual(len(self.webhook.posts), 2)
         self.reactor.pump([0.01] * 100)
-        self.assertGreaterEqual(len(self.webhook.posts), 2 + 100 // 21)
+        self.assertGreaterEqual(len(self.webhook.posts), 100 // 21)
 
     def test_old_settings(self) -> None:
         """
@@ -148,7 +147,7 @@ class SettingsAtWorkTests(SynchronousTestCase):
         warnings = [event["warning"] for event in logs if "warning" in event]
         self.assertEqual(
             [
-                f"delivery.retry_budget_{name} is not used any more, for there is no retry budget: remove it"
+                f"delivery.retry_budget_{name} is not used any more, because there is no retry budget: remove it"
                 for name in ("percent", "per_second")
             ],
             warnings,
@@ -167,43 +166,26 @@ class SettingsAtWorkTests(SynchronousTestCase):
 
     def test_longest_pause(self) -> None:
         """
-        longest_pause is how long a 503 can stop all POSTs.
+        A 503 can stop all POSTs for a minute.
         """
-        self.a_gateway([Response(503, {"retry-after": "60"})], longest_pause=5)
+        self.a_gateway([Response(503, {"retry-after": "3600"})])
         self.say("alice", "bob")
-        self.reactor.pump([4.9])
+        self.reactor.pump([59.9])
         self.assertEqual(1, len(self.webhook.posts))
         self.reactor.pump([0.1])
         self.assertEqual(2, len(self.webhook.posts))
 
     def test_breaker(self) -> None:
         """
-        breaker_in_a_row failures stop all POSTs but a probe each breaker_probe_interval.
+        Failures of five conversations in a row stop all POSTs but a probe every two seconds.
         """
-        gateway = self.a_gateway([ConnectionFailed("refused")] * 50, breaker_in_a_row=3, breaker_probe_interval=7)
-        self.say("a", "b", "c", "d")
-        self.assertEqual((3, "open"), (len(self.webhook.posts), gateway.status().webhook))
-        self.reactor.pump([6.9])
-        self.assertEqual(3, len(self.webhook.posts))
+        gateway = self.a_gateway([ConnectionFailed("refused")] * 50)
+        self.say("a", "b", "c", "d", "e", "f")
+        self.assertEqual((5, "open"), (len(self.webhook.posts), gateway.status().webhook))
+        self.reactor.pump([1.9])
+        self.assertEqual(5, len(self.webhook.posts))
         self.reactor.pump([0.1])
-        self.assertEqual(4, len(self.webhook.posts))
-
-    def test_breaker_by_share(self) -> None:
-        """
-        breaker_percent of breaker_requests within breaker_window stop them likewise.
-        """
-        script = [Response(204), Response(204), Response(204), Response(500), Response(500)]
-        for settings, state in (
-            ({"breaker_requests": 5, "breaker_percent": 40}, "open"),
-            ({"breaker_requests": 6, "breaker_percent": 40}, "closed"),
-            ({"breaker_requests": 5, "breaker_percent": 41}, "closed"),
-            ({"breaker_requests": 5, "breaker_percent": 40, "breaker_window": 1}, "closed"),
-        ):
-            gateway = self.a_gateway(list(script), **settings)
-            self.say("a", "b", "c")
-            self.reactor.advance(5)
-            self.say("d", "e")
-            self.assertEqual(state, gateway.status().webhook, settings)
+        self.assertEqual(6, len(self.webhook.posts))
 
     def test_on_gone(self) -> None:
         """
@@ -239,13 +221,10 @@ class SettingsAtWorkTests(SynchronousTestCase):
             max_pending=11,
             max_pending_bytes=2_000_000,
             max_per_conversation=3,
-            fair_above_percent=1,
             fair_share_percent=2,
-            pause_above_percent=5,
-            resume_below_percent=4,
         )
         settings = some_settings(delivery=limits)
-        self.assertEqual(BacklogLimits(11, 2_000_000, 3, 0.01, 0.02, 0.05, 0.04), backlog_limits(settings))
+        self.assertEqual(BacklogLimits(11, 2_000_000, 3, fair_share=0.02), backlog_limits(settings))
         gateway = self.a_gateway([Deferred() for _ in range(9)], max_per_conversation=2)
         self.say(*["alice"] * 3)
         self.assertEqual(1, gateway.counters["refused_conversation_full"])
@@ -277,7 +256,7 @@ class SettingsAtWorkTests(SynchronousTestCase):
 class RestoringTests(TestCase):
     """The time before a spool on disk has been read."""
 
-    timeout = 30
+    timeout = 120
 
     async def test_told(self) -> None:
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -13,10 +13,10 @@ from component_http.api.iq_requests import answer_properties
 from component_http.contract.request import request_body
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize
+from tests.examples import examples
 from tests.unit.xml_strategies import Reading, written_stanzas
 
 FACTOR = 4
-EXAMPLES = settings(max_examples=200, derandomize=True, deadline=None, database=None)
 
 ENVELOPE = "<message from='a@b' to='c@bot.localhost'>{}</message>"
 LONG = "u" * 500
@@ -40,7 +40,7 @@ class GrowthTests(SynchronousTestCase):
         size = len(result.encode() if isinstance(result, str) else result)
         self.assertLessEqual(size, FACTOR * len(xml.encode()))
 
-    @EXAMPLES
+    @examples(200)
     @given(written_stanzas())
     @example(message("<body>", '"' * 5000, "</body>"))
     @example(message("<body>", "\n" * 5000, "</body>"))
@@ -65,7 +65,7 @@ class GrowthTests(SynchronousTestCase):
         self.assert_short(serialize(element), xml)
         self.assert_short(request_body(Stanza.from_element(element)), xml)
 
-    @EXAMPLES
+    @examples(200)
     @given(
         st.lists(st.sampled_from(["FORM_TYPE", "a", "b"]), max_size=4),
         st.lists(st.sampled_from(["", "x", '"' * 50, "z" * 200]), max_size=3),

@@ -17,9 +17,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.contract.address import Address
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.spool.database import SCHEMA, lock
+from component_http.spool.database import lock
 from component_http.spool.dead_letters import OUTCOMES, Letters, Moved, Refused, Which
-from component_http.spool.visit import Holder, Kept, explained, holder, status, transaction, visit
+from component_http.spool.pending import Pending, Waiting
+from component_http.spool.schema import SCHEMA
+from component_http.spool.visit import Holder, Kept, Visit, holder, status
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
 from tests.users import refusal_as
 
@@ -36,6 +38,10 @@ class SpoolCase(SynchronousTestCase):
         self.addCleanup(letters.close)
         return letters
 
+    def waiting(self) -> list[Waiting]:
+        with Pending(self.path) as pending:
+            return list(pending.read(pending.names()))
+
 
 class RetryTests(SpoolCase):
     """Delivering once more what was given up."""
@@ -46,7 +52,7 @@ class RetryTests(SpoolCase):
         """
         add(self.path, "d1", body=b"{}", size=2)
         self.assertEqual(Moved(["d1"], []), self.letters().retry(["d1"]))
-        self.assertEqual([], look(self.path, "SELECT * FROM letters"))
+        self.assertEqual([], self.letters().ids())
         self.assertEqual(
             [
                 (
@@ -72,7 +78,7 @@ class RetryTests(SpoolCase):
         add(self.path, "d2")
         letters = self.letters()
         letters.retry(letters.ids())
-        self.assertEqual([("d1",), ("d3",), ("d2",)], look(self.path, "SELECT id FROM deliveries ORDER BY number"))
+        self.assertEqual(["d1", "d3", "d2"], [each.id for each in self.waiting()])
 
     def test_stanza_that_did_not_leave(self) -> None:
         """
@@ -81,7 +87,7 @@ class RetryTests(SpoolCase):
         add(self.path, "d1.7", unsent=True, outcome="reply_expired")
         self.assertEqual(Moved(["d1.7"], []), self.letters().retry(["d1.7"]))
         [(number, *rest)] = look(self.path, "SELECT * FROM departures")
-        self.assertEqual(["d1", "message", NOW, NOW + 86_400, 1, REPLY, None, 0], rest)
+        self.assertEqual(["d1", "message", NOW, NOW + 86_400, 1, REPLY, None, 0, None], rest)
         self.assertEqual([("depart", str(number))], look(self.path, "SELECT verb, argument FROM commands"))
         self.assertEqual([], self.letters().ids())
 
@@ -138,7 +144,8 @@ class RetryTests(SpoolCase):
         error = self.assertRaises(SpoolError, letters.retry, ["d1", "d2"])
         self.assertEqual(f"the spool {self.path} cannot be used now: no", str(error))
         self.assertEqual(["d1", "d2"], letters.ids())
-        self.assertEqual([], look(self.path, "SELECT id FROM deliveries UNION SELECT verb FROM commands"))
+        self.assertEqual([], self.waiting())
+        self.assertEqual([], look(self.path, "SELECT verb FROM commands"))
         self.assertEqual(Moved(["d1"], []), letters.retry(["d1"]))
 
 
@@ -153,7 +160,8 @@ class DropTests(SpoolCase):
             add(self.path, letter_id)
         self.assertEqual(Moved(["d3", "d1"], [Refused("d9", "it is gone")]), self.letters().drop(["d3", "d9", "d1"]))
         self.assertEqual(["d2"], self.letters().ids())
-        self.assertEqual([], look(self.path, "SELECT id FROM deliveries UNION SELECT verb FROM commands"))
+        self.assertEqual([], self.waiting())
+        self.assertEqual([], look(self.path, "SELECT verb FROM commands"))
 
 
 class ReadTests(SpoolCase):
@@ -311,10 +319,10 @@ class TogetherTests(SpoolCase):
         """
         When there is no room for what is to be moved, the sentence says so.
         """
-        with closing(visit(self.path)) as connection:
-            connection.execute("PRAGMA max_page_count = 1")
-            with self.assertRaises(SpoolError) as caught, explained(self.path), transaction(connection):
-                connection.execute("INSERT INTO facts VALUES ('x', ?)", ("x" * 100_000,))
+        with Visit(self.path) as found:
+            found.connection.execute("PRAGMA max_page_count = 1")
+            with self.assertRaises(SpoolError) as caught, found.transaction():
+                found.connection.execute("INSERT INTO facts VALUES ('x', ?)", ("x" * 100_000,))
         self.assertEqual(f"the spool {self.path} cannot be written to: the disk is full", str(caught.exception))
 
 
@@ -322,7 +330,7 @@ class VisitTests(SpoolCase):
     """Files that are none of this version's spools."""
 
     def refusal(self, path: Path, error: type[SettingsError] = SettingsError) -> str:
-        return str(self.assertRaises(error, visit, path))
+        return str(self.assertRaises(error, Visit, path))
 
     def test_not_there(self) -> None:
         """
@@ -348,7 +356,7 @@ class VisitTests(SpoolCase):
         """
         self.path.chmod(0)
         # Root may read what nobody may, so this is done by somebody else.
-        sentence = refusal_as(65534, lambda: visit(self.path))
+        sentence = refusal_as(65534, lambda: Visit(self.path))
         self.assertTrue(sentence.startswith(f"the spool {self.path} cannot be "), sentence)
         self.assertTrue(sentence.endswith("; do this as the user that the gateway runs as, or as root"), sentence)
 

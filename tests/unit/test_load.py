@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import inf
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,6 +14,7 @@ from component_http.delivery.limit import Limit
 from component_http.delivery.load import Load
 from component_http.delivery.pace import Pace
 from component_http.delivery.window import Window
+from tests.examples import examples
 
 
 class WindowTests(SynchronousTestCase):
@@ -89,7 +90,7 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual(32, limit.value(20.0))
 
     @given(st.floats(0.1, 0.8), st.integers(0, 2**32))
-    @settings(max_examples=50, deadline=None)
+    @examples(50, same=False)
     def test_at_random(self, share: float, seed: int) -> None:
         """
         What is rejected at random is not about the number: connections stay in use.

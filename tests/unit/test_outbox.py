@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from time import time
 from typing import Any
 
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
+from component_http.contract.composing import Composed
 from component_http.contract.conditions import StanzaError, error_child
 from component_http.contract.idempotency import IdempotencyRecord
-from component_http.contract.outbound import OutboundStanza, Refused
-from component_http.contract.reply import Composed
+from component_http.contract.outbound import Head, OutboundStanza, Refused
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_COMPONENT, Limits
-from component_http.delivery.outbox import AGAIN, CROWD, TOO_LARGE_FOR, Leaving, Outbox
+from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
+from component_http.delivery.outbox import AGAIN, TOO_LARGE_FOR, Outbox
 from component_http.errors import NotSent, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
-from component_http.testing import RecordingOutlet
+from component_http.testing import KeepingSpool, RecordingOutlet
 
 DOMAIN = "bot.example.org"
 
@@ -43,67 +42,6 @@ def a_question(id_: str) -> Stanza:
     return Stanza.from_element(element).facts()
 
 
-class KeptRows(MemorySpool):
-    """
-    A spool that keeps what leaves, and gives some of it at a time.
-
-    Attributes:
-        rows: By number.
-        page: How many it gives at a time.
-        broken: Reading fails.
-        slow: What was asked for waits here until the test lets it come.
-    """
-
-    durable = True
-
-    def __init__(self, now: Callable[[], float] = time) -> None:
-        super().__init__(now)
-        self.rows: dict[int, OutboundStanza] = {}
-        self.page = 3
-        self.broken = False
-        self.slow: list[Deferred[None]] | None = None
-        self.failures: list[tuple[int, str]] = []
-        self.notes: list[str | None] = []
-
-    def keep(self, leaving: Leaving) -> Sequence[int]:
-        first = self._next
-        self._next += len(leaving)
-        for number, (outbound, _) in enumerate(leaving, first):
-            self.rows[number] = evolve(outbound, number=number)
-        return range(first, self._next)
-
-    def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
-        if self.broken:
-            return fail(SpoolError("disk I/O error"))
-        page = [self.rows[number] for number in sorted(self.rows) if number > after][: self.page]
-        if self.slow is None:
-            return succeed(page)
-        later: Deferred[None] = Deferred()
-        self.slow.append(later)
-        return later.addCallback(lambda _: page)
-
-    def push(
-        self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
-    ) -> Deferred[Sequence[int]]:
-        first = self._next
-        self.rows.update((n, evolve(outbound, number=n)) for n, outbound in enumerate(outbound_stanzas, first))
-        return super().push(outbound_stanzas, record)
-
-    def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
-        return succeed(self.rows.keys() & numbers)
-
-    def confirmed(self, number: int) -> None:
-        del self.rows[number]
-
-    def failed(self, number: int, outcome: str, note: str | None = None) -> None:
-        del self.rows[number]
-        self.failures.append((number, outcome))
-        self.notes.append(note)
-
-    def suspect(self, number: int) -> None:
-        self.rows[number] = evolve(self.rows[number], suspect=True)
-
-
 class OutboxCase(SynchronousTestCase):
     """Departures with a spool, an outlet and a clock of the test's."""
 
@@ -112,7 +50,7 @@ class OutboxCase(SynchronousTestCase):
         self.clock.advance(1000.0)
         self.outlet = RecordingOutlet()
         self.counters = Counters()
-        self.spool = KeptRows()
+        self.spool = KeepingSpool()
         self.outbox = self.an_outbox(self.spool)
 
     def an_outbox(self, spool: MemorySpool, **options: Any) -> Outbox:
@@ -126,7 +64,7 @@ class OutboxCase(SynchronousTestCase):
     def leave(self, *ids: str) -> None:
         """Let stanzas leave as the relay does."""
         leaving = self.outbox.leaving([a_stanza(id_) for id_ in ids], delivery_id="d1")
-        self.outbox.depart(leaving, self.spool.keep(leaving))
+        self.outbox.depart(leaving, self.keep(leaving))
 
     def answer(self, id_: str, asked: Stanza | None, size: int = 0) -> None:
         """Let the answer to a delivery leave, as the relay does."""
@@ -135,8 +73,9 @@ class OutboxCase(SynchronousTestCase):
         leaving = self.outbox.leaving([element], delivery_id="d1", asked=asked)
         self.outbox.depart(leaving, self.keep(leaving))
 
-    def keep(self, leaving: Leaving) -> Sequence[int]:
-        return self.spool.keep(leaving)
+    def keep(self, leaving: Sequence[OutboundStanza]) -> Sequence[int]:
+        """Let the spool keep what is to leave, as at the end of a delivery."""
+        return self.successResultOf(self.spool.push(leaving))
 
     def errors(self) -> list[str]:
         """The ids of what was answered with an error."""
@@ -160,14 +99,14 @@ class LeavingTests(OutboxCase):
         made = self.outbox.leaving(
             [a_stanza(), a_stanza(kind="presence"), a_stanza(kind="iq", type="result")], deadline=1010.0
         )
-        self.assertEqual([86_400.0, 60.0, 10.0], [outbound.expires - 1000.0 for outbound, _ in made])
-        self.assertEqual([1000.0] * 3, [outbound.stored for outbound, _ in made])
+        self.assertEqual([86_400.0, 60.0, 10.0], [outbound.expires - 1000.0 for outbound in made])
+        self.assertEqual([1000.0] * 3, [outbound.stored for outbound in made])
 
     def test_answer_at_the_deadline(self) -> None:
         """
         The error that an iq gets because its time is over may still leave.
         """
-        [(outbound, _)] = self.outbox.leaving([a_stanza(kind="iq", type="error")], deadline=1000.0)
+        [outbound] = self.outbox.leaving([a_stanza(kind="iq", type="error")], deadline=1000.0)
         self.assertGreater(outbound.expires, self.clock.seconds())
 
     def test_questions(self) -> None:
@@ -175,14 +114,14 @@ class LeavingTests(OutboxCase):
         An iq that asks is not written twice; all else may be.
         """
         made = self.outbox.leaving([a_stanza(kind="iq", type="get"), a_stanza()])
-        self.assertEqual([False, True], [outbound.again for outbound, _ in made])
+        self.assertEqual([False, True], [outbound.again for outbound in made])
 
     def test_verbatim(self) -> None:
         """
         It is remembered which stanzas a webhook wrote itself.
         """
         made = self.outbox.leaving([a_stanza(), a_stanza()], verbatim={1})
-        self.assertEqual([False, True], [outbound.verbatim for outbound, _ in made])
+        self.assertEqual([False, True], [outbound.verbatim for outbound in made])
 
     def test_unsendable(self) -> None:
         """
@@ -190,7 +129,7 @@ class LeavingTests(OutboxCase):
         """
         with capturedLogs() as logs:
             made = self.outbox.leaving([a_stanza(sender="a@elsewhere.example"), a_stanza("ok")])
-        self.assertEqual(["ok"], [element["id"] for _, element in made])
+        self.assertEqual(["ok"], [outbound.head.id for outbound in made])
         self.assertEqual((1, [LogLevel.warn]), (self.counters["unsendable"], [each["log_level"] for each in logs]))
 
     def test_answers_that_are_too_large(self) -> None:
@@ -202,7 +141,8 @@ class LeavingTests(OutboxCase):
             error = a_stanza(id_, kind="iq", type="error")
             error.addChild(error_child(StanzaError("cancel", "gone", text)))
             made.extend(self.outbox.leaving([error]))
-        [(outbound, element)] = made
+        [outbound] = made
+        [element] = parse_stanzas(outbound.xml.decode(), Limits())
         self.assertEqual(("q1", 1), (element["id"], self.counters["unanswered"]))
         self.assertEqual(["gone"], [child.name for child in element.error.elements()])
         self.assertLess(len(outbound.xml), 300)
@@ -216,9 +156,9 @@ class DurableTests(OutboxCase):
         A stanza is kept until the server has it.
         """
         self.leave("a", "b")
-        self.assertEqual((["a", "b"], 2), (self.sent(), len(self.spool.rows)))
+        self.assertEqual((["a", "b"], 2), (self.sent(), len(self.spool.outbound)))
         self.outlet.end("confirmed")
-        self.assertEqual({}, self.spool.rows)
+        self.assertEqual({}, self.spool.outbound)
 
     def test_expired(self) -> None:
         """
@@ -226,7 +166,7 @@ class DurableTests(OutboxCase):
         """
         self.leave("a")
         self.outlet.end("expired")
-        self.assertEqual(([(1, "reply_expired")], {}), (self.spool.failures, self.spool.rows))
+        self.assertEqual(([(1, "reply_expired")], {}), (self.spool.failures, self.spool.outbound))
 
     def test_lost(self) -> None:
         """
@@ -238,7 +178,7 @@ class DurableTests(OutboxCase):
         self.read()
         self.assertEqual(["a", "b", "c", "d", "e", "a", "b", "c", "d", "e", "f"], self.sent())
         self.outlet.end("confirmed")
-        self.assertEqual({}, self.spool.rows)
+        self.assertEqual({}, self.spool.outbound)
 
     def test_confirmed_is_not_brought_again(self) -> None:
         """
@@ -256,13 +196,13 @@ class DurableTests(OutboxCase):
         What an earlier process left leaves first, and what comes meanwhile behind it.
         """
         earlier = self.outbox.leaving([a_stanza(str(number)) for number in range(7)])
-        self.spool.keep(earlier)
-        self.spool.slow = []
+        self.keep(earlier)
+        self.spool.held = []
         self.outbox.read_all()
         self.leave("x")
         self.read()
-        while self.spool.slow:
-            self.spool.slow.pop(0).callback(None)
+        while self.spool.held:
+            self.spool.held.pop(0).callback(None)
         self.assertEqual([*"0123456", "x"], self.sent())
         self.leave("y")
         self.assertEqual("y", self.sent()[-1])
@@ -289,9 +229,9 @@ class DurableTests(OutboxCase):
         left; what is pushed does not count.
         """
         self.outlet.crowded = True
-        self.spool.page = 1000
+        self.spool.crowd = 100
         self.leave("begin")
-        self.leave(*(f"m{number}" for number in range(CROWD)))
+        self.leave(*(f"m{number}" for number in range(100)))
         for number in range(9):
             self.push(f"p{number}")
         self.assertFalse(self.outbox.crowded)
@@ -312,7 +252,7 @@ class DurableTests(OutboxCase):
         """
         numbers = self.successResultOf(self.push("a", "b"))
         waiting = Deferred.fromCoroutine(self.outbox.sent(numbers))
-        del self.spool.rows[numbers[0]]
+        del self.spool.outbound[numbers[0]]
         self.outbox.dropped(numbers[:1])
         self.outlet.end("lost")
         self.read()
@@ -324,10 +264,10 @@ class DurableTests(OutboxCase):
         What the spool kept and another setting forbids now is a dead letter, and does not hold up the others.
         """
         leaving = self.outbox.leaving([a_stanza("a"), a_stanza("b"), a_stanza("c")])
-        self.spool.keep(leaving)
-        foreign = leaving[0][0].xml.replace(DOMAIN, "old.example.org")
-        self.spool.rows[1] = evolve(self.spool.rows[1], xml=foreign)
-        self.spool.rows[2] = evolve(self.spool.rows[2], xml="<message")
+        self.keep(leaving)
+        foreign = Head(sender="bot@old.example.org", recipient="alice@example.org")
+        self.spool.outbound[1] = evolve(self.spool.outbound[1], head=foreign)
+        self.spool.outbound[2] = evolve(self.spool.outbound[2], head=Head())
         self.outbox.read_all()
         self.read()
         self.assertEqual(["c"], self.sent())
@@ -337,10 +277,10 @@ class DurableTests(OutboxCase):
         """
         A late reply can be recognised when it comes back, also if it leaves after a restart.
         """
-        told: list[str] = []
+        told: list[str | None] = []
 
-        def tell(number: int, outbound: OutboundStanza, element: Element) -> None:
-            told.append(element["id"])
+        def tell(number: int, outbound: OutboundStanza) -> None:
+            told.append(outbound.head.id)
 
         self.outbox = self.an_outbox(self.spool, pushed=tell)
         self.outbox.push(Composed((a_stanza("late"),)), delivery_id="d1")
@@ -355,7 +295,7 @@ class DurableTests(OutboxCase):
         What the spool kept and is of no use any more does not leave, also where the stream takes everything at once.
         """
         leaving = self.outbox.leaving([a_stanza("a", kind="presence"), a_stanza("b")])
-        self.spool.keep(leaving)
+        self.keep(leaving)
         self.clock.advance(60.0)
         self.outbox.read_all()
         self.read()
@@ -366,13 +306,13 @@ class DurableTests(OutboxCase):
         """
         Reading is tried again until it works, and the log says once what is wrong.
         """
-        self.spool.keep(self.outbox.leaving([a_stanza("a")]))
-        self.spool.broken = True
+        self.keep(self.outbox.leaving([a_stanza("a")]))
+        self.spool.broken = SpoolError("disk I/O error")
         with capturedLogs() as logs:
             self.outbox.read_all()
             self.clock.pump([0, *[AGAIN] * 3])
         self.assertEqual(([LogLevel.error], 4), ([each["log_level"] for each in logs], self.counters["spool_failed"]))
-        self.spool.broken = False
+        self.spool.broken = None
         self.clock.advance(AGAIN)
         self.assertEqual(["a"], self.sent())
 
@@ -417,7 +357,7 @@ class DurableTests(OutboxCase):
         self.read()
         self.assertEqual([*"abcdabcdef"], self.sent())
         self.outlet.end("confirmed")
-        self.assertEqual((["gone"], ["gone"], {}), (gone, also, self.spool.rows))
+        self.assertEqual((["gone"], ["gone"], {}), (gone, also, self.spool.outbound))
 
     def test_unkept_and_nothing_kept(self) -> None:
         """
@@ -447,7 +387,7 @@ class DurableTests(OutboxCase):
         self.outbox.stop()
         self.outlet.crowded = False
         self.outlet.end("lost")
-        self.assertEqual((["a"], 2), (self.sent(), len(self.spool.rows)))
+        self.assertEqual((["a"], 2), (self.sent(), len(self.spool.outbound)))
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_nothing_overtakes_after_the_stop(self) -> None:
@@ -460,7 +400,7 @@ class DurableTests(OutboxCase):
         self.outbox.stop()
         self.outlet.crowded = False
         self.leave("c")
-        self.assertEqual((["a"], 3), (self.sent(), len(self.spool.rows)))
+        self.assertEqual((["a"], 3), (self.sent(), len(self.spool.outbound)))
 
     def test_nothing_overtakes_what_was_lost_after_the_stop(self) -> None:
         """
@@ -470,18 +410,18 @@ class DurableTests(OutboxCase):
         self.outbox.stop()
         self.outlet.end("lost")
         self.leave("b")
-        self.assertEqual((["a"], 2), (self.sent(), len(self.spool.rows)))
+        self.assertEqual((["a"], 2), (self.sent(), len(self.spool.outbound)))
 
     def test_mistake(self) -> None:
         """
         An internal error while what is kept is read leaves nobody waiting for the end of it.
         """
-        self.spool.slow = []
-        self.spool.keep(self.outbox.leaving([a_stanza("a")]))
+        self.spool.held = []
+        self.keep(self.outbox.leaving([a_stanza("a")]))
         self.outbox.read_all()
         clear = self.outbox.when_clear()
         self.read()
-        self.spool.slow.pop().errback(ZeroDivisionError())
+        self.spool.held.pop().errback(ZeroDivisionError())
         self.successResultOf(clear)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
 
@@ -519,30 +459,30 @@ class DurableTests(OutboxCase):
                 self.outlet.end(value)
             elif word == "crowded":
                 self.outlet.crowded = value
-            elif word == "slow" and (value or not self.spool.slow):
-                self.spool.slow = [] if value and self.spool.slow is None else self.spool.slow if value else None
-            elif word == "come" and self.spool.slow:
-                self.spool.slow.pop(0).callback(None)
+            elif word == "slow" and (value or not self.spool.held):
+                self.spool.held = [] if value and self.spool.held is None else self.spool.held if value else None
+            elif word == "come" and self.spool.held:
+                self.spool.held.pop(0).callback(None)
             elif word == "restart":
                 # What the spool did not keep comes with its delivery again, which is not this test's.
                 unkept |= {id_ for ids, gone in groups if not gone for id_ in ids}
                 self.outbox.stop()
                 self.outlet = RecordingOutlet()
-                self.spool.slow = None
+                self.spool.held = None
                 self.outbox = self.an_outbox(self.spool)
                 self.outbox.read_all()
             self.read()
             self.assert_in_order(unkept)
         self.outlet.crowded = False
-        while self.spool.slow:
-            self.spool.slow.pop(0).callback(None)
+        while self.spool.held:
+            self.spool.held.pop(0).callback(None)
         self.outlet.end("lost")
         self.read()
-        while self.spool.slow:
-            self.spool.slow.pop(0).callback(None)
+        while self.spool.held:
+            self.spool.held.pop(0).callback(None)
         self.assert_in_order(unkept)
         self.outlet.end("confirmed")
-        self.assertEqual({}, self.spool.rows)
+        self.assertEqual({}, self.spool.outbound)
         self.assertTrue(all(gone or unkept.issuperset(ids) for ids, gone in groups))
 
     def assert_in_order(self, missing: set[int]) -> None:
@@ -626,7 +566,7 @@ class SuspectTests(OutboxCase):
         self.answer("r1", asked=None)
         self.outlet.end(REFUSED)
         self.assertEqual([(1, "reply_refused")], self.spool.failures)
-        self.assertIn("policy-violation", self.spool.notes[0] or "")
+        self.assertIn("policy-violation", self.spool.dead[1][1] or "")
         self.outbox.read_from(0)
         self.read()
         self.assertEqual(["r1"], self.sent())
@@ -666,7 +606,7 @@ class SuspectTests(OutboxCase):
         self.answer("large", asked=None, size=20_000)
         self.outlet.end(REFUSED)
         leaving = self.outbox.leaving([a_stanza("again")])
-        self.spool.keep(leaving)
+        self.keep(leaving)
         self.outbox.read_all()
         self.answer("larger", asked=None, size=20_001)
         self.read()
@@ -681,37 +621,89 @@ class MemoryRefusalTests(RefusalTests):
         self.memory = MemorySpool()
         self.outbox = self.an_outbox(self.memory)
 
-    def keep(self, leaving: Leaving) -> Sequence[int]:
-        return self.successResultOf(self.memory.push([outbound for outbound, _ in leaving]))
+    def keep(self, leaving: Sequence[OutboundStanza]) -> Sequence[int]:
+        return self.successResultOf(self.memory.push(leaving))
 
 
 class MemoryTests(OutboxCase):
-    """With a spool in memory, which leaves it to the outlet."""
+    """With a spool in memory, which forgets with the process."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.outbox = self.an_outbox(MemorySpool())
+        self.memory = MemorySpool()
+        self.outbox = self.an_outbox(self.memory)
 
-    def test_straight_on(self) -> None:
+    def keep(self, leaving: Sequence[OutboundStanza]) -> Sequence[int]:
+        return self.successResultOf(self.memory.push(leaving))
+
+    def test_lost(self) -> None:
         """
-        Everything goes to the outlet at once, be it crowded; what it does not take is counted.
+        What the server may not have leaves again, in order, before what comes then; what it has does not.
         """
-        leaving = self.outbox.leaving([a_stanza("a"), a_stanza("b")])
-        self.outlet.crowded = True
-        self.outbox.depart(leaving, range(1, 3))
+        self.leave("a")
+        self.outlet.end("confirmed")
+        self.leave("b", "c")
+        self.outlet.end("suspected")
+        self.leave("d")
+        self.read()
+        self.assertEqual([*"abcbcd"], self.sent())
+        self.assertEqual([True, True, False], [each.suspect for each in self.outlet.departed[-3:]])
+        self.outlet.end("confirmed")
+        self.assertEqual({}, self.memory.outbound)
+
+    def test_not_taken(self) -> None:
+        """
+        What the outlet does not take is offered again.
+        """
         self.outlet.full = True
-        self.outbox.depart(leaving, range(3, 5))
-        self.assertEqual((["a", "b"], 2), (self.sent(), self.counters["reply_lost"]))
-        self.outbox.read_all()
-        self.assertEqual(["a", "b"], self.sent())
+        self.leave("a", "b")
+        self.read()
+        self.outlet.full = False
+        self.clock.advance(AGAIN)
+        self.assertEqual((["a", "b"], 0), (self.sent(), self.counters["reply_lost"]))
+
+    def test_crowded(self) -> None:
+        """
+        As long as the outlet is crowded, or an answer waits behind, no more should be made.
+        """
+        self.outlet.crowded = True
+        self.assertTrue(self.outbox.crowded)
+        clear = self.outbox.when_clear()
+        self.leave("a")
+        self.assertEqual([], self.sent())
+        self.read()
+        self.outlet.crowded = False
+        self.successResultOf(clear)
+        self.assertEqual((["a"], False), (self.sent(), self.outbox.crowded))
+        self.successResultOf(self.outbox.when_clear())
 
     def test_no_room(self) -> None:
         """
-        With a spool in memory what is pushed while the outlet is crowded is refused in whole, and its key forgotten.
+        What is pushed when the spool is full is refused in whole, and its key forgotten; an answer is not refused.
         """
-        spool = MemorySpool()
-        self.outbox = self.an_outbox(spool)
+        self.memory = MemorySpool(max_outbound=1)
+        self.outbox = self.an_outbox(self.memory)
+        self.successResultOf(self.push("a", "b"))
+        self.failureResultOf(self.push("c", "d", key="k"), SpoolError)
+        self.assertIsNone(self.successResultOf(self.memory.recall("ops", "k")))
+        self.assertEqual(["a", "b"], self.sent())
+        self.outlet.end("confirmed")
+        self.successResultOf(self.push("e"))
+
+    def test_stop(self) -> None:
+        """
+        What was not written when the gateway has stopped is counted as lost; with a spool on disk nothing is.
+        """
+        self.leave("a")
+        self.outlet.end("confirmed")
+        self.leave("b", "c")
         self.outlet.crowded = True
-        self.failureResultOf(self.push("a", "b", key="k"), SpoolError)
-        self.assertIsNone(self.successResultOf(spool.recall("ops", "k")))
-        self.assertEqual([], self.sent())
+        self.leave("d")
+        self.outbox.stop()
+        self.outlet.end("stopped")
+        self.successResultOf(Deferred.fromCoroutine(self.outbox.count_lost()))
+        self.assertEqual(3, self.counters["outgoing_lost"])
+        kept = self.an_outbox(self.spool)
+        self.successResultOf(self.spool.push(kept.leaving([a_stanza("e")])))
+        self.successResultOf(Deferred.fromCoroutine(kept.count_lost()))
+        self.assertEqual(3, self.counters["outgoing_lost"])

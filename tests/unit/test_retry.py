@@ -202,7 +202,7 @@ class DecisionTests(SynchronousTestCase):
     @given(RESULTS, st.booleans(), st.booleans())
     def test_exactly_one_post(self, result: AttemptResult, fresh: bool, cut_short: bool) -> None:
         """
-        With one attempt there is exactly one POST whatever happens, and no rest afterwards.
+        With one attempt there is exactly one POST whatever happens, and no ban afterwards.
         """
         decision = after(result, RetryPolicy(max_attempts=1), fresh=fresh, cut_short=cut_short)
         self.assertIn(decision, (GiveUp("final"), GiveUp("attempts")))
@@ -292,7 +292,7 @@ class WaitTests(SynchronousTestCase):
     @given(CASES)
     def test_rest_is_short(self, case: dict[str, Any]) -> None:
         """
-        Whatever happens, only a 503 lets the whole webhook rest, and for a minute at most.
+        Whatever happens, only a 503 lets all POSTs pause, and for a minute at most.
         """
         pause = RetryPolicy().after(**case).pause
         is_busy = isinstance(case["result"], Response) and case["result"].status == 503
@@ -395,7 +395,7 @@ class RetryAfterTests(SynchronousTestCase):
         A number of any length is beyond the deadline, or a small one with zeros before it.
         """
         for digits in (400, 5_000, 1_000_000):
-            self.assertEqual(GiveUp("deadline", rest=86400.0), after(Response(429, {"retry-after": "9" * digits})))
+            self.assertEqual(GiveUp("deadline", ban=86400.0), after(Response(429, {"retry-after": "9" * digits})))
             self.assertEqual(7.0, self.asked("7".zfill(digits)))
 
     def test_ends_of_time(self) -> None:
@@ -404,7 +404,7 @@ class RetryAfterTests(SynchronousTestCase):
         """
         self.assertEqual(0.0, self.asked("Mon, 01 Jan 0001 00:00:00 +1400"))
         last = Response(429, {"retry-after": "Fri, 31 Dec 9999 23:59:59 -1200"})
-        self.assertEqual(GiveUp("deadline", rest=86400.0), after(last))
+        self.assertEqual(GiveUp("deadline", ban=86400.0), after(last))
 
     def test_beyond_the_deadline(self) -> None:
         """
@@ -412,10 +412,10 @@ class RetryAfterTests(SynchronousTestCase):
         """
         for status in (429, 500, 502):
             late = after(Response(status, {"retry-after": "25"}), left=25.0)
-            self.assertEqual(GiveUp("deadline", rest=25.0), late)
+            self.assertEqual(GiveUp("deadline", ban=25.0), late)
         self.assertEqual(24.0, seconds_of(after(Response(429, {"retry-after": "24"}), left=25.0)))
 
-    def test_busy_webhook_rests(self) -> None:
+    def test_busy_webhook_is_spared(self) -> None:
         """
         With a 503 everybody waits, up to a minute, while the conversation itself waits as long as was asked.
         """
@@ -426,11 +426,11 @@ class RetryAfterTests(SynchronousTestCase):
 
     def test_rest_of_what_is_given_up(self) -> None:
         """
-        A 503 lets the webhook rest also where its own delivery cannot wait so long.
+        A 503 lets all POSTs pause also where its own delivery cannot wait so long.
         """
         busy = Response(503, {"retry-after": "90"})
-        self.assertEqual(GiveUp("deadline", pause=60.0, rest=90.0), after(busy, left=25.0))
-        self.assertEqual(GiveUp("deadline", pause=60.0, rest=90.0), after(busy, left=0.1))
+        self.assertEqual(GiveUp("deadline", pause=60.0, ban=90.0), after(busy, left=25.0))
+        self.assertEqual(GiveUp("deadline", pause=60.0, ban=90.0), after(busy, left=0.1))
         self.assertEqual(GiveUp("deadline"), after(Response(503), left=0.1))
 
     def test_last_attempt_leaves_the_wait(self) -> None:
@@ -438,7 +438,7 @@ class RetryAfterTests(SynchronousTestCase):
         Also where no more attempts are allowed those behind wait as long as was asked; with one attempt nobody does.
         """
         tired = Response(500, {"retry-after": "7"})
-        self.assertEqual(GiveUp("attempts", rest=7.0), after(tired, attempts=9))
+        self.assertEqual(GiveUp("attempts", ban=7.0), after(tired, attempts=9))
         self.assertEqual(GiveUp("attempts"), after(tired, policy=RetryPolicy(max_attempts=1)))
 
     def test_nobody_else_can_ask(self) -> None:

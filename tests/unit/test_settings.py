@@ -24,6 +24,7 @@ from component_http.settings import (
     SpoolSettings,
     WebhookSettings,
     reference,
+    retired_flags,
     spool_from_toml,
 )
 
@@ -246,6 +247,65 @@ class GoodSettingsTests(SettingsTestCase):
         self.assertEqual(defaults.spool, found.spool)
 
 
+class RetiredSettingsTests(SettingsTestCase):
+    """Settings of earlier versions."""
+
+    retired: Mapping[str, list[str]] = {
+        "component": ["profile"],
+        "delivery": [
+            *("retry_base", "retry_budget_percent", "retry_budget_per_second", "longest_pause", "breaker_in_a_row"),
+            *("breaker_requests", "breaker_percent", "breaker_window", "breaker_probe_interval"),
+            *("fair_above_percent", "pause_above_percent", "resume_below_percent"),
+        ],
+    }
+
+    def assertWarned(self, settings: Settings) -> None:
+        warnings = settings.warnings()
+        names = [f"{table}.{key}" for table, keys in self.retired.items() for key in keys]
+        self.assertEqual(len(names), len(warnings), warnings)
+        for name, warning in zip(names, warnings, strict=True):
+            self.assertRegex(warning, f"^{name} is not used any more, because .*: remove it$")
+
+    def test_in_a_file(self) -> None:
+        """
+        A settings file that still gives them works, whatever their values are; the log names each, to have it removed.
+        """
+        for value in (1, "mod_component_http", 99.5, True):
+            tables = {table: dict.fromkeys(keys, value) for table, keys in self.retired.items()}
+            self.assertWarned(settings_of(**tables))
+
+    def test_as_flags(self) -> None:
+        """
+        So does a command line.
+        """
+        flags = {"domain": "x.org", "post-url": "http://127.0.0.1/"}
+        for table, keys in self.retired.items():
+            prefix = "" if table == "component" else f"{table}-"
+            flags.update({f"{prefix}{key}".replace("_", "-"): "x" for key in keys})
+        self.assertWarned(Settings.from_flags(flags, env=ENVIRONMENT))
+        self.assertEqual(set(flags) - {"domain", "post-url"}, retired_flags())
+
+    def test_of_an_application(self) -> None:
+        """
+        So does an application, and settings without them have no warning.
+        """
+        component = ComponentSettings(domain="x.org", secret="s", component_post_url="http://127.0.0.1/", profile="x")
+        settings = Settings(component=component, delivery=DeliverySettings(retry_base=1, breaker_window=2))
+        self.assertEqual(
+            ["component.profile", "delivery.retry_base", "delivery.breaker_window"],
+            [warning.partition(" ")[0] for warning in settings.warnings()],
+        )
+        self.assertEqual((), settings_of().warnings())
+
+    def test_nowhere_else(self) -> None:
+        """
+        Neither the reference nor a guess at a misspelt name offers them.
+        """
+        self.assertFalse({key for keys in self.retired.values() for key in keys} & {row.key for row in reference()})
+        self.assertNotIn("did you mean delivery.breaker", self.refusal(delivery={"breaker_windo": 1}))
+        self.assertNotIn("longest_pause", self.refusal(delivery={"zzz": 1}))
+
+
 class WrongNameTests(SettingsTestCase):
     """A name that is no setting's is told with the name that was meant."""
 
@@ -283,6 +343,15 @@ class WrongNameTests(SettingsTestCase):
         self.assertEqual(
             "bot.toml: spool.zzz is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters",
             self.refusal(spool={"zzz": 1}),
+        )
+
+    def test_key_with_a_dot(self) -> None:
+        """
+        A key that has a dot in it, which TOML allows, is told as one of its table.
+        """
+        self.assertEqual(
+            'bot.toml: spool."a.z" is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters',
+            self.refusal(spool={"a.z": 1}),
         )
 
     def test_misspelt_table(self) -> None:
@@ -334,7 +403,7 @@ class WrongNameTests(SettingsTestCase):
         self.assertEqual(
             "--post-url is missing: add --post-url=http://127.0.0.1:8080/,"
             " or --config=FILE with component_post_url below [component];"
-            " only a gateway that just sends needs none, with --api-listen",
+            " only a gateway that just sends does not need it, with --api-listen",
             str(error),
         )
 
@@ -351,8 +420,8 @@ class WrongNameTests(SettingsTestCase):
         Both names of the list of stanzas with different values: neither is taken.
         """
         self.assertEqual(
-            'bot.toml: component.component_post_stanzas is ["iq"] and component.post_stanza_types is ["message"],'
-            " but they are two names of one setting: remove one of the two",
+            'bot.toml: component.post_stanza_types is ["message"], but under its other name it is ["iq"]: remove one of'
+            " the two",
             self.component_refusal(component_post_stanzas=["iq"], post_stanza_types=["message"]),
         )
 
@@ -567,30 +636,13 @@ class WrongValueTests(SettingsTestCase):
         for wrong in ("20", "20/10m", "0/10s", "20/0s", "-1/10s", "20/10s/1", "on", "", 20, True, False, (20, 10, 1)):
             self.assertIn("delivery.loop_guard is ", self.refusal(delivery={"loop_guard": wrong}))
 
-    def test_marks_in_order(self) -> None:
+    def test_grace_below_the_deadline(self) -> None:
         """
-        Reading cannot go on above the mark at which it pauses, and waits cannot begin above their cap.
+        A grace that would end before the deadline of a message is refused.
         """
         self.assertIn(
-            "delivery.resume_below_percent is 80, but must not be above delivery.pause_above_percent",
-            self.refusal(delivery={"resume_below_percent": 80}),
-        )
-        self.assertIn(
-            "delivery.retry_base is 2, but must not be above delivery.retry_cap",
-            self.refusal(delivery={"retry_base": 2, "retry_cap": 1}),
-        )
-        self.assertIn(
-            "delivery.retry_base is 25, but must be below the shortest deadline, which is 25",
-            self.refusal(delivery={"retry_base": 25}),
-        )
-
-    def test_not_yet(self) -> None:
-        """
-        What comes with a later version is refused in so many words.
-        """
-        self.assertEqual(
-            'bot.toml: component.profile is "rest", but must be "mod_component_http"',
-            self.component_refusal(profile="rest"),
+            "delivery.outage_grace is 5, but must be 0 or not below delivery.message_deadline, which is 900",
+            self.refusal(delivery={"outage_grace": 5}),
         )
 
     def test_spool(self) -> None:
@@ -788,7 +840,6 @@ class HintTests(SettingsTestCase):
             *("http+unix://%2Frun%2Fbot.sock/", "http://h/#part", "http://h:0/", "h:99999", "a_b..c", "https://a_b/"),
         ],
         ("component", "component_post_stanzas"): ["iq", "message,iq", "message, iq", ["messages"], ["x"], "x"],
-        ("component", "profile"): ["rest", "component_http"],
         ("component", "sender"): ["bot", "@@", 5],
         ("component", "secret_file"): ["credential:", "credential:a/b", "credential:nothing"],
         ("component", "forward_errors"): ["true", 1],
@@ -976,9 +1027,7 @@ class AllAtOnceTests(SettingsTestCase):
             max_connections = 0
             bearer_token_file = "none"
             [delivery]
-            resume_below_percent = 90
-            retry_base = 2
-            retry_cap = 1
+            outage_grace = 5
             [conditions]
             200 = "cancel gone"
             """
@@ -993,8 +1042,7 @@ class AllAtOnceTests(SettingsTestCase):
             "conditions holds",
             "component.secret_file (--secret-file) is missing",
             'webhook.bearer_token_file "none" cannot be read',
-            "delivery.resume_below_percent is 90, but",
-            "delivery.retry_base is 2, but",
+            "delivery.outage_grace is 5, but",
         ]
         self.assertEqual(len(beginnings), len(told), told)
         for beginning, sentence in zip(beginnings, told, strict=True):
@@ -1049,7 +1097,7 @@ class NoWebhookTests(SettingsTestCase):
         error = self.assertRaises(SettingsError, Settings.from_toml, path, ENVIRONMENT)
         self.assertEqual(
             f'{path}: component.component_post_url is missing: add component_post_url = "http://127.0.0.1:8080/" below'
-            " [component]; only a gateway that just sends needs none, with listen below [api]",
+            " [component]; only a gateway that just sends does not need it, with listen below [api]",
             str(error),
         )
 
@@ -1267,7 +1315,7 @@ class SecretTests(SettingsTestCase):
         """
         sentence = self.component_refusal(secret=NOT_SHOWN)
         self.assertEqual(
-            "bot.toml: component.secret must not stand in the open: put it into a file of its own and name that in"
+            "bot.toml: component.secret must not stand in the open: put it into a file of its own and name that file in"
             " secret_file, or into the environment variable COMPONENT_HTTP_SECRET",
             sentence,
         )
@@ -1280,7 +1328,7 @@ class SecretTests(SettingsTestCase):
         flags = {"secret": NOT_SHOWN, "domain": "x", "post-url": "http://h/"}
         error = self.assertRaises(SettingsError, Settings.from_flags, flags, env=ENVIRONMENT)
         self.assertEqual(
-            "--secret is not a flag, as every user of the machine would see it:"
+            "--secret is not a flag, because every user of the machine would see it:"
             " use --secret-file or the environment variable COMPONENT_HTTP_SECRET",
             str(error),
         )
@@ -1395,7 +1443,7 @@ class SecretTests(SettingsTestCase):
 
         def warnings(server: str = "tcp:127.0.0.1:5347", url: str = "http://127.0.0.1/", **webhook: Any) -> list[str]:
             settings = settings_of(component={"server": server, "component_post_url": url}, webhook=webhook)
-            return [text for text in settings.warnings() if "in the open" in text]
+            return [text for text in settings.warnings() if "on the network" in text]
 
         for server in ("tcp:localhost:1", "tcp:127.0.0.9:1", "tcp:\\:\\:1:1", "unix:/run/x", "tls:xmpp.example.org:1"):
             self.assertEqual([], warnings(server))
@@ -1407,15 +1455,15 @@ class SecretTests(SettingsTestCase):
             self.assertIn("take a tls: endpoint", warning)
         (warning,) = warnings(url="http://bot/")
         self.assertEqual(
-            "component.component_post_url is at http://bot, on another machine: stanzas pass in the open; take"
-            " https://, unless you trust the network",
+            "component.component_post_url is at http://bot, on another machine: others on the network can"
+            " read stanzas; take https://, unless you trust the network",
             warning,
         )
         (warning,) = warnings(url=f"http://u:{NOT_SHOWN}@bot/{NOT_SHOWN}", headers={"X-Key": NOT_SHOWN})
-        self.assertIn("stanzas, the path of the URL, the user and the password in it, webhook.headers pass", warning)
+        self.assertIn("stanzas, the path of the URL, the user and the password in it, webhook.headers;", warning)
         self.assertNotIn(NOT_SHOWN, warning)
         (warning,) = warnings(url="http://bot/", bearer_token_file=str(self.write(NOT_SHOWN, "token")))
-        self.assertIn("stanzas, the bearer token pass", warning)
+        self.assertIn("stanzas, the bearer token;", warning)
 
 
 class ReferenceTests(SynchronousTestCase):
@@ -1426,7 +1474,7 @@ class ReferenceTests(SynchronousTestCase):
         Each setting says what it is for and what is allowed, and has a default or an example.
         """
         for row in reference():
-            self.assertTrue(row.help and row.allowed, row)
+            self.assertTrue(row.about.help and row.about.value_type.allowed, row)
             self.assertNotEqual("none", row.example, row)
 
     def test_flags(self) -> None:

@@ -10,17 +10,23 @@ import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from component_http import spool_commands
 from component_http.cli import command_line
-from component_http.spool.database import SCHEMA, lock
+from component_http.commands import on_spool
+from component_http.commands.arguments import seconds
+from component_http.commands.letters import shortest
+from component_http.commands.on_spool import BREATH
+from component_http.contract.explanation import Explanation, HeldBy
+from component_http.spool.database import lock
 from component_http.spool.dead_letters import AT_ONCE
-from component_http.spool_commands import BREATH, seconds, shortest
+from component_http.spool.facts import answer
+from component_http.spool.pending import ANSWER_WITHIN, LOOK_AGAIN
+from component_http.spool.schema import SCHEMA
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
 from tests.unit.test_cli import Ended, run
 
@@ -314,7 +320,7 @@ class MoveTests(CommandCase):
         pauses: list[float] = []
         output = io.StringIO()
         with redirect_stdout(output):
-            self.assertEqual(0, spool_commands.main(chosen, pause=pauses.append))
+            self.assertEqual(0, on_spool.main(chosen, pause=pauses.append))
         self.assertEqual([BREATH] * 2, pauses)
         self.assertIn(
             f"retried {count}: 000, 001, 002, 003, 004, 005, 006, 007, 008, 009 and 191 more\n", output.getvalue()
@@ -330,7 +336,7 @@ class MoveTests(CommandCase):
         error = io.StringIO()
         with changing(self.path) as other, redirect_stderr(error):
             other.execute("BEGIN IMMEDIATE")
-            self.assertEqual(os.EX_TEMPFAIL, spool_commands.main(chosen, patience=0.01))
+            self.assertEqual(os.EX_TEMPFAIL, on_spool.main(chosen, patience=0.01))
         self.assertRegex(error.getvalue(), r"\Acomponent-http: the spool .* is busy: .*; try again\n\Z")
 
 
@@ -382,6 +388,41 @@ disk        file [\d.]+ KiB, log 0 B, ballast none
         )
         self.assertTrue(lines[6].endswith(", ballast 2.0 KiB"))
 
+    def trouble(self, state: str, **trouble: float | str | None) -> str:
+        """How the webhook is said to be."""
+        with changing(self.path) as other:
+            facts = [("webhook", state), ("webhook_trouble", json.dumps(trouble))]
+            other.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts)
+        [line] = [line for line in self.status().output.splitlines() if line.startswith("webhook ")]
+        return line.removeprefix("webhook     ")
+
+    def test_failing(self) -> None:
+        """
+        Since when the webhook fails, why, and when it is asked next; without a gateway that runs only what was.
+        """
+        now = time.time()
+        since = time.strftime("%H:%M UTC", time.gmtime(now - 725))
+        trouble = {"since": now - 725, "reason": "connection refused", "next_attempt": now + 2.9}
+        failing = f"failing since {since} (12 min): connection refused"
+        self.assertEqual(f"{failing}, when a gateway ran last", self.trouble("open", **trouble))
+        self.addCleanup(lock(self.path).release)
+        self.assertEqual(f"{failing}; next try in 2 s", self.trouble("open", **trouble))
+        self.assertEqual(f"{failing}; next try now", self.trouble("open", **{**trouble, "next_attempt": 0.0}))
+        self.assertEqual(f"{failing}; it is probed now", self.trouble("half_open", **{**trouble, "next_attempt": None}))
+        self.assertEqual(f"{failing}; POSTs go on", self.trouble("closed", **{**trouble, "next_attempt": 0.0}))
+        self.assertEqual(f"{failing}; it has asked for a pause, next try in 2 s", self.trouble("closed", **trouble))
+        self.assertEqual(
+            "healthy; it has asked for a pause, next try in 2 s",
+            self.trouble("closed", **{**trouble, "since": None}),
+        )
+        self.assertRegex(
+            self.trouble("open", **{**trouble, "since": 0.0}), r"since 1970-01-01 00:00:00 UTC \(\d+ d\): "
+        )
+        found = json.loads(self.status("--json").output)
+        self.assertEqual("connection refused", found["webhook_last_failure"])
+        self.assertEqual("1970-01-01T00:00:00Z", found["webhook_failing_since"])
+        self.assertRegex(found["webhook_next_try"], r"\A\d{4}-.*Z\Z")
+
     def test_no_webhook(self) -> None:
         """
         Of a gateway that only sends it says that there is no webhook.
@@ -405,6 +446,8 @@ disk        file [\d.]+ KiB, log 0 B, ballast none
         self.assertEqual({"count": 0, "bytes": 0, "oldest": None, "oldest_age": None}, found["departures"])
         self.assertEqual((1, 59, 7300), tuple(int(found["letters"][one]) for one in ("count", "bytes", "oldest_age")))
         self.assertEqual((None, None), (found["webhook"], found["ballast_bytes"]))
+        for name in ("webhook_failing_since", "webhook_last_failure", "webhook_next_try"):
+            self.assertIsNone(found[name])
 
 
 class PendingTests(CommandCase):
@@ -448,13 +491,14 @@ class PendingTests(CommandCase):
                 "NUMBER  AGE    STATE    SIZE  FROM                 TO                   KIND\n"
                 "d12     1 min  2 POSTs  2 B   alice@example.org/x  bot@bot.example.org  <message chat/>\n"
                 "s7      3 min  suspect  98 B  bot@bot.example.org  alice@example.org/x  <message chat/>\n"
-                "s8      3 min  waits    98 B  bot@bot.example.org  alice@example.org/x  <message chat/>\n",
+                "s8      3 min  waits    98 B  bot@bot.example.org  alice@example.org/x  <message chat/>\n"
+                "all of it: no gateway runs; it is tried at the next start\n",
                 "",
             ),
             self.pending("list"),
         )
         some = self.pending("list", "--limit", "1")
-        self.assertEqual(["NUMBER", "d12", "s7"], [line.split()[0] for line in some.output.splitlines()])
+        self.assertEqual(["NUMBER", "d12", "s7"], [line.split()[0] for line in some.output.splitlines()][:-1])
         self.assertEqual("2 of 3; --limit 0 for all\n", some.error)
         found = json.loads(self.pending("list", "--json").output)
         self.assertEqual(
@@ -497,6 +541,98 @@ class PendingTests(CommandCase):
             [("drop_delivery", "abc"), ("drop_departure", "7")], look(self.path, "SELECT verb, argument FROM commands")
         )
         self.assertEqual(["d12", "s7", "s8"], self.waiting())
+
+    def asking(self, *arguments: str, answers: dict[str, Any] | None = None, connected: bool = True) -> Ended:
+        """
+        How `pending` ends beside a gateway that runs.
+
+        Args:
+            arguments: The command line.
+            answers: Explanations by delivery id; None for a gateway that does not answer.
+            connected: The gateway has a stream.
+        """
+        self.addCleanup((taken := lock(self.path)).release)
+        self.pauses = 0
+
+        def pause(seconds: float) -> None:
+            self.pauses += 1
+            with changing(self.path) as other:
+                asked = other.execute("SELECT number, argument FROM commands WHERE verb = 'explain'").fetchall()
+                if answers is not None and asked:
+                    said = answer(asked, answers.get, connected=connected, now=time.time())
+                    other.execute("DELETE FROM commands")
+                    other.execute("INSERT OR REPLACE INTO facts VALUES ('pending', ?)", (said,))
+
+        chosen = command_line().parse_args(["pending", *arguments, "--spool", str(self.path)])
+        output, error = io.StringIO(), io.StringIO()
+        with redirect_stdout(output), redirect_stderr(error):
+            status = on_spool.main(chosen, pause=pause)
+        taken.release()
+        self.assertEqual([], look(self.path, "SELECT * FROM commands"))
+        self.assertEqual([], look(self.path, "SELECT * FROM facts WHERE name = 'pending'"))
+        return Ended(status, output.getvalue(), error.getvalue())
+
+    def test_why(self) -> None:
+        """
+        A gateway that runs is asked why each waits, when it is tried next, and why its last attempt failed.
+        """
+        self.wait()
+        answers = {"abc": Explanation("backing_off", None, 5.9, "connection refused")}
+        ended = self.asking("list", answers=answers)
+        self.assertEqual(
+            [
+                "        it backs off before the next attempt; next try in 5 s; last failure: connection refused",
+                "        the server may have closed the stream because of it, so it is written alone",
+                "        it waits until it is written and the XMPP server has confirmed it",
+            ],
+            ended.output.splitlines()[2::2],
+        )
+        self.assertEqual(1, self.pauses)
+        [shown] = [json.loads(self.asking("show", "d12", "--json", answers=answers).output)]
+        self.assertEqual(
+            ("backing_off", None, "connection refused"), (shown["held_by"], shown["behind"], shown["last_failure"])
+        )
+        self.assertRegex(shown["next_try"], r"\A\d{4}-.*Z\Z")
+        words = self.asking("show", "d12", answers=answers).output
+        self.assertIn("why       it backs off before the next attempt; next try in 5 s\n", words)
+        self.assertIn("failure   connection refused\n", words)
+
+    def test_behind(self) -> None:
+        """
+        What waits behind another delivery names that one, be it listed or not.
+        """
+        self.wait()
+        for behind, expected in (("abc", "d12"), ("gone", "gone")):
+            answers = {"abc": Explanation("conversation", behind)}
+            self.assertIn(f"it waits behind {expected} of the same", self.asking("show", "d12", answers=answers).output)
+
+    def test_no_stream(self) -> None:
+        """
+        Stanzas for the server name a stream that is away.
+        """
+        self.wait()
+        ended = self.asking("show", "s8", answers={}, connected=False)
+        self.assertIn("why       there is no stream to the XMPP server now\n", ended.output)
+
+    def test_no_answer(self) -> None:
+        """
+        A gateway that does not answer within two seconds is waited for no longer, and what waits is told all the same.
+        """
+        self.wait()
+        ended = self.asking("list")
+        self.assertEqual((0, ""), (ended.status, ended.error))
+        self.assertIn("all of it: the gateway has not said why\n", ended.output)
+        self.assertEqual(round(ANSWER_WITHIN / LOOK_AGAIN), self.pauses)
+        self.assertEqual("no_gateway", json.loads(self.pending("show", "d12", "--json").output)["held_by"])
+
+    def test_every_reason(self) -> None:
+        """
+        There is a sentence for everything that can hold a delivery.
+        """
+        self.wait()
+        for held_by in get_args(HeldBy):
+            ended = self.asking("show", "d12", answers={"abc": Explanation(held_by)})
+            self.assertRegex(ended.output, r"why       \w+ ")
 
     def test_damaged(self) -> None:
         """
@@ -633,7 +769,7 @@ class WordsTests(SynchronousTestCase):
             ("--kind", "mesage", "'mesage' is none of "),
             ("--from", "a@b..c", "'a@b..c' is not an address: "),
             ("--limit", "-1", "--limit"),
-            ("--limit", "many", "'many' is not a number of letters"),
+            ("--limit", "many", "'many' is not a number such as 100"),
             ("--newer-than", "yesterday", "'yesterday' is not a duration"),
         ):
             ended = run("letters", "list", flag, value)

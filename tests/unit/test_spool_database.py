@@ -16,7 +16,8 @@ from unittest import skipIf
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
-from component_http.spool.database import SCHEMA, lock, opened, prepare, quarantine
+from component_http.spool.database import lock, opened, prepare, quarantine
+from component_http.spool.schema import SCHEMA
 
 ROW = (
     "INSERT INTO deliveries (id, kind, type, sender, recipient, through_room, uri, accepted, deadline, tries, attempts,"

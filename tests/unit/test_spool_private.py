@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from component_http.errors import SettingsError
 from component_http.spool.database import lock, opened, prepare, quarantine
 from component_http.spool.room import Ballast
-from component_http.spool.visit import Holder, holder, visit
+from component_http.spool.visit import Holder, Visit, holder
 from tests.users import refusal_as
 
 NOBODY = 65534
@@ -49,7 +49,7 @@ class PrivateCase(SynchronousTestCase):
 
     def refusals(self) -> list[str]:
         """The sentences of a gateway that starts and of another program, which touch nothing."""
-        sentences = [str(self.assertRaises(SettingsError, each)) for each in (self.start, lambda: visit(self.path))]
+        sentences = [str(self.assertRaises(SettingsError, each)) for each in (self.start, lambda: Visit(self.path))]
         self.assertEqual("precious", self.other.read_text())
         return sentences
 
@@ -135,7 +135,7 @@ class LinkTests(PrivateCase):
         linked.symlink_to(disk)
         for path in (self.path, linked / "spool", disk / "spool"):
             self.assertEqual(disk.resolve() / "spool", self.start(path))
-            with closing(visit(path)):
+            with Visit(path):
                 pass
         held = lock(self.path)
         self.addCleanup(held.release)
@@ -163,7 +163,7 @@ class LinkTests(PrivateCase):
         """
         self.path.symlink_to(self.path)
         self.assertIn("is not a file", " ".join(map(str, [self.assertRaises(SettingsError, self.start)])))
-        self.assertIn("cannot be looked at", str(self.assertRaises(SettingsError, visit, self.path)))
+        self.assertIn("cannot be looked at", str(self.assertRaises(SettingsError, Visit, self.path)))
 
     @only_root
     def test_link_of_another_user(self) -> None:
@@ -193,7 +193,7 @@ class OwnerTests(PrivateCase):
             self.assertIn(f"{self.beside(end)} belongs to the user ", sentence)
             self.assertIn("but must belong to root: give it to that user with chown", sentence)
             if end:
-                self.assertIn(f"{self.beside(end)} belongs to", str(self.assertRaises(SettingsError, visit, self.path)))
+                self.assertIn(f"{self.beside(end)} belongs to", str(self.assertRaises(SettingsError, Visit, self.path)))
             os.chown(self.beside(end), 0, -1)
 
     @only_root
@@ -204,13 +204,13 @@ class OwnerTests(PrivateCase):
         self.start()
         for end in ("", ".lock"):
             os.chown(self.beside(end), NOBODY, -1)
-        with closing(visit(self.path)) as connection:
-            connection.execute("SELECT * FROM letters").fetchall()
+        with Visit(self.path) as found:
+            found.connection.execute("SELECT * FROM letters").fetchall()
         self.path.chmod(0o666)
         self.folder.chmod(0o777)
         self.assertIn(
             "it belongs to another user; do this as the user that the gateway runs as",
-            refusal_as(NOBODY - 1, lambda: visit(self.path)),
+            refusal_as(NOBODY - 1, lambda: Visit(self.path)),
         )
 
     @only_root
@@ -268,7 +268,7 @@ class ModeTests(PrivateCase):
         """
         self.start()
         self.path.chmod(0o666)
-        with closing(visit(self.path, warn=self.warnings.append)):
+        with Visit(self.path, warn=self.warnings.append):
             pass
         self.assertIn(f"the spool's file {self.path}, whose mode was 0666; it is 0600 now", self.warnings[0])
         self.assertEqual(0o600, mode(self.path))

@@ -24,17 +24,23 @@ from component_http.contract.address import Address
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import LIFETIME, IdempotencyRecord
 from component_http.contract.link import KEY_BYTES
-from component_http.contract.outbound import OutboundStanza
+from component_http.contract.outbound import Head, OutboundStanza
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
 from component_http.errors import SpoolError, TimedOut
 from component_http.interfaces import Found
 from component_http.spool.database import prepare
-from component_http.spool.dead_letters import Letters
+from component_http.spool.dead_letters import KeptDeadLetter, Letters
+from component_http.spool.delivery_rows import GRACE, RESTORED_AT_ONCE
 from component_http.spool.memory import MemorySpool
-from component_http.spool.rows import GRACE, MAX_LETTERS_BYTES, PAGE, PAGE_BYTES, RESTORED_AT_ONCE
-from component_http.spool.sqlite import BUSY_SLICE, MAX_GROUP, SqliteSpool
+from component_http.spool.outbound_rows import PAGE, PAGE_BYTES
+from component_http.spool.pending import Pending, Waiting
+from component_http.spool.sqlite import SqliteSpool
+from component_http.spool.transaction import BUSY_SLICE
 from component_http.spool.visit import status, wake
+from component_http.spool.writer import MAX_GROUP
+from component_http.testing import KeepingSpool
+from tests.unit.outbound import outbound
 
 reactor: Any = _reactor
 
@@ -67,7 +73,7 @@ def standing_clock() -> Any:
 class SpoolSuite:
     """The promises of `component_http.interfaces.Spool`."""
 
-    timeout = 30
+    timeout = 120
 
     def a_spool(self, **limits: int) -> Any:
         """A spool by the wall clock `self.now`."""
@@ -283,6 +289,56 @@ class SpoolSuite:
         await gatherResults([self.spool.close(), self.spool.close()])
 
 
+class DurableSuite(SpoolSuite):
+    """The promises of one that is durable; `close` and what follows is a restart."""
+
+    async def test_durable(self) -> None:
+        """
+        It says that it keeps.
+        """
+        self.assertTrue(self.spool.durable)
+
+    async def test_restores(self) -> None:
+        """
+        Deliveries that have not ended are there after a restart, in their order, with their bodies, once.
+        """
+        for number in range(3):
+            await self.spool.store(a_delivery(f"d{number}"), b"%d" % number)
+        await self.spool.end("d1", ())
+        for _ in range(2):
+            await self.spool.close()
+            self.assertEqual(["d0", "d2"], [delivery.id for delivery in await self.spool.restore()])
+            self.assertEqual([], await self.spool.restore())
+        self.assertEqual(b"2", await self.spool.body("d2"))
+
+    async def test_outbound_stanzas(self) -> None:
+        """
+        What is neither confirmed nor failed is there after a restart, in its order, with its marks.
+        """
+        await self.spool.store(a_delivery("d1"), b"{}")
+        one, two, three = await self.spool.end("d1", [a_departure("a"), a_departure("b"), a_departure("c")])
+        [four] = await self.spool.push([a_departure("d")])
+        self.spool.confirmed(one)
+        self.spool.failed(two, "reply_expired")
+        self.spool.suspect(four)
+        await self.spool.close()
+        found = await self.spool.outbound_stanzas(one)
+        self.assertEqual([(three, False), (four, True)], [(each.number, each.suspect) for each in found])
+        self.assertEqual([four], [each.number for each in await self.spool.outbound_stanzas(three)])
+        self.assertEqual([], await self.spool.outbound_stanzas(four))
+
+    async def test_subscribers(self) -> None:
+        """
+        Subscribers are there after a restart, oldest first, each once.
+        """
+        for user in ("bob@example.org", "alice@example.org", "bob@example.org", "eve@example.org"):
+            self.spool.subscribe("bot@bot.example.org", user)
+        self.spool.unsubscribe("bot@bot.example.org", "eve@example.org")
+        await self.spool.close()
+        found = [user for _, user in await self.spool.subscribers()]
+        self.assertEqual(["bob@example.org", "alice@example.org"], found)
+
+
 class MemorySpoolTests(SpoolSuite, TestCase):
     """The spool in memory."""
 
@@ -296,10 +352,17 @@ class MemorySpoolTests(SpoolSuite, TestCase):
         self.assertFalse(self.spool.durable)
 
 
+class KeepingSpoolTests(DurableSuite, TestCase):
+    """The spool of the tests."""
+
+    def a_spool(self, **limits: int) -> KeepingSpool:
+        return KeepingSpool(now=lambda: self.now, **limits)
+
+
 class SqliteCase(TestCase):
     """Spools in files of their own, closed at the end."""
 
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> None:
         self.path = Path(self.mktemp()).absolute()
@@ -317,8 +380,22 @@ class SqliteCase(TestCase):
         self.spools.append(spool)
         return spool
 
+    def dead(self) -> list[KeptDeadLetter]:
+        """The dead letters that another program sees."""
+        with Letters(self.path) as letters:
+            return list(letters.read(letters.ids()))
+
+    def waiting(self) -> list[Waiting]:
+        """The deliveries and outbound stanzas that another program sees."""
+        with Pending(self.path) as pending:
+            return list(pending.read(pending.names()))
+
+    async def tries(self) -> list[tuple[int, int]]:
+        """`tries` and `attempts` of the deliveries that a gateway finds after a kill."""
+        return [(each.tries, each.attempts) for each in await self.crash().restore()]
+
     def look(self, query: str) -> list[Any]:
-        """What another program sees of the file."""
+        """Rows of the file, where its format is what a test is about."""
         with closing(sqlite3.connect(self.path)) as connection:
             return connection.execute(query).fetchall()
 
@@ -331,7 +408,7 @@ class SqliteCase(TestCase):
         return self.open(copy)
 
 
-class SqliteSpoolTests(SpoolSuite, SqliteCase):
+class SqliteSpoolTests(DurableSuite, SqliteCase):
     """The spool on disk, held to the same."""
 
     def setUp(self) -> None:
@@ -345,12 +422,6 @@ class SqliteSpoolTests(SpoolSuite, SqliteCase):
 
     def tearDown(self) -> Any:
         return SqliteCase.tearDown(self)
-
-    def test_durable(self) -> None:
-        """
-        It says that it keeps.
-        """
-        self.assertTrue(self.spool.durable)
 
 
 class GroupCommitTests(SqliteCase):
@@ -417,13 +488,13 @@ class GroupCommitTests(SqliteCase):
         delivery.tries = 1
         spool.note(delivery)
         await spool.restore()
-        self.assertEqual([(0, 0)], self.look("SELECT tries, attempts FROM deliveries"))
+        self.assertEqual([(0, 0)], await self.tries())
         await spool.look({}, 500)
-        self.assertEqual([(1, 0)], self.look("SELECT tries, attempts FROM deliveries"))
+        self.assertEqual([(1, 0)], await self.tries())
         delivery.attempts, delivery.failure = 1, TimedOut("60 s")
         spool.note(delivery)
         await spool.restore()
-        self.assertEqual([(1, 1)], self.look("SELECT tries, attempts FROM deliveries"))
+        self.assertEqual([(1, 1)], await self.tries())
 
     async def test_close_writes_what_was_asked(self) -> None:
         """
@@ -438,8 +509,8 @@ class GroupCommitTests(SqliteCase):
         await self.assertFailure(spool.store(a_delivery("d2"), b"{}"), SpoolError)
         await closed
         await stored
-        self.assertEqual([("d1", 1)], self.look("SELECT id, tries FROM deliveries"))
         self.assertFalse(Path(f"{self.path}-wal").exists())
+        self.assertEqual([("d1", 1)], [(each.id, each.tries) for each in self.waiting()])
 
     async def test_close_writes_what_came_after_a_close(self) -> None:
         """
@@ -453,8 +524,8 @@ class GroupCommitTests(SqliteCase):
         spool.note(delivery)
         spool.subscribe("bot@bot.example.org", "alice@example.org")
         await spool.close()
-        self.assertEqual([("d1", 1)], self.look("SELECT id, tries FROM deliveries"))
-        self.assertEqual([("alice@example.org",)], self.look("SELECT user FROM subscribers"))
+        self.assertEqual([("d1", 1)], [(each.id, each.tries) for each in self.waiting()])
+        self.assertEqual(["alice@example.org"], [user for _, user in await spool.subscribers()])
 
     async def test_close_writes_all_of_it(self) -> None:
         """
@@ -465,13 +536,14 @@ class GroupCommitTests(SqliteCase):
         for number in numbers:
             spool.confirmed(number)
         await spool.close()
-        self.assertEqual([(0,)], self.look("SELECT count(*) FROM departures"))
+        self.assertEqual([], self.waiting())
 
 
 def a_departure(id_: str = "m1", *, left: float = 100.0, age: float = 0.0, clock: Any = reactor) -> OutboundStanza:
     """A message that has so many seconds left, and is so old."""
-    xml = f"<message from='bot@bot.example.org' to='alice@example.org/phone' id='{id_}' type='chat'/>"
-    return OutboundStanza(xml, "message", clock.seconds() + left, clock.seconds() - age, delivery_id="d1")
+    made = outbound(f"<message from='bot@bot.example.org' to='alice@example.org/phone' id='{id_}' type='chat'/>")
+    now = clock.seconds()
+    return evolve(made, expires=now + left, stored=now - age, delivery_id="d1")
 
 
 def a_memo(key: str, *, body: bytes = b"{}", numbers: tuple[int, ...] = ()) -> IdempotencyRecord:
@@ -576,7 +648,7 @@ class OutboundTests(SqliteCase):
         for number in numbers[:-1]:
             spool.confirmed(number)
         self.assertEqual([numbers[-1]], [each.number for each in await spool.outbound_stanzas(0)])
-        self.assertEqual((commits + 1, [(1,)]), (spool.commits, self.look("SELECT count(*) FROM departures")))
+        self.assertEqual((commits + 1, 1), (spool.commits, status(self.path).outbound_stanzas.count))
 
     async def test_pages(self) -> None:
         """
@@ -584,7 +656,7 @@ class OutboundTests(SqliteCase):
         """
         spool = self.open()
         await spool.store(a_delivery("d1"), b"{}")
-        large = OutboundStanza("<message>" + "x" * (PAGE_BYTES // 2) + "</message>", "message", 1e12, 0.0)
+        large = OutboundStanza(b"<message>" + b"x" * (PAGE_BYTES // 2) + b"</message>", "message", 1e12, 0.0)
         numbers = await spool.end("d1", [*(a_departure(str(number)) for number in range(PAGE + 1)), *[large] * 5])
         found: list[int] = []
         sizes = []
@@ -648,7 +720,7 @@ class OutboundTests(SqliteCase):
             await assert_left(spool, clock.seconds() - since)
         await spool.store(a_delivery("d2", clock=clock), b"{}")
         await spool.end("d2", (), DeadLetter("bounced", "", 1))
-        self.assertEqual([(wall[0], wall[0])], self.look("SELECT accepted, ended FROM letters"))
+        self.assertEqual([(wall[0], wall[0])], [(each.accepted, each.ended) for each in self.dead()])
         with Letters(self.path, now=lambda: wall[0]) as letters:
             letters.retry(["d2"])
         found = (await spool.look({}, 500)).deliveries
@@ -666,11 +738,11 @@ class OutboundTests(SqliteCase):
         [number, other] = await spool.end("d1", [a_departure("late"), a_departure()])
         spool.failed(number, "reply_expired")
         self.assertEqual([other], [each.number for each in await spool.outbound_stanzas(0)])
-        query = "SELECT id, outcome, kind, type, stanza_id, sender, recipient, body FROM letters"
-        who = ("alice@example.org/phone", "bot@bot.example.org")
-        self.assertEqual([(f"d1.{number}", "reply_expired", "message", "chat", "late", *who, None)], self.look(query))
-        [[xml]] = self.look("SELECT reply FROM letters")
-        self.assertIn(b"id='late'", xml)
+        [dead] = self.dead()
+        self.assertEqual((f"d1.{number}", "reply_expired", "late"), (dead.id, dead.outcome, dead.stanza_id))
+        self.assertEqual(("message", "chat", None), (dead.kind, dead.type, dead.body))
+        self.assertEqual(("alice@example.org/phone", "bot@bot.example.org"), (dead.sender, dead.recipient))
+        self.assertIn(b"id='late'", dead.reply or b"")
 
     async def test_bounced(self) -> None:
         """
@@ -690,7 +762,7 @@ class OutboundTests(SqliteCase):
                 (f"d1.{early}", "reply_bounced", "it came back: forbidden", "early"),
                 (f"d1.{late}", "reply_bounced", "it came back: item-not-found", "late"),
             ],
-            self.look("SELECT id, outcome, note, stanza_id FROM letters ORDER BY number"),
+            [(each.id, each.outcome, each.note, each.stanza_id) for each in self.dead()],
         )
 
     async def test_refused(self) -> None:
@@ -701,7 +773,7 @@ class OutboundTests(SqliteCase):
         [number] = await spool.push([a_departure()])
         spool.failed(number, "reply_refused", "policy-violation")
         self.assertEqual([], await spool.outbound_stanzas(0))
-        self.assertEqual([("reply_refused", "policy-violation")], self.look("SELECT outcome, note FROM letters"))
+        self.assertEqual([("reply_refused", "policy-violation")], [(each.outcome, each.note) for each in self.dead()])
 
     async def test_suspects_after_a_crash(self) -> None:
         """
@@ -739,11 +811,11 @@ class OutboundTests(SqliteCase):
         away.rename(self.path)
         await spool.store(a_delivery("d4"), b"{}")
         self.assertEqual(["d2", "d3", "d4"], [each.id for each in await spool.restore()])
-        self.assertEqual(([("d1",)], []), (self.look("SELECT id FROM letters"), await spool.outbound_stanzas(0)))
+        self.assertEqual((["d1"], []), ([each.id for each in self.dead()], await spool.outbound_stanzas(0)))
 
 
 def element_of(outbound: OutboundStanza) -> Element:
-    [element] = parse_stanzas(outbound.xml, Limits())
+    [element] = parse_stanzas(outbound.xml.decode(), Limits())
     return element
 
 
@@ -758,9 +830,11 @@ class LettersTests(SqliteCase):
         await gatherResults([spool.store(a_delivery(name), b'{"body":"hi"}') for name in ("d1", "d2")])
         await spool.end("d1", (), DeadLetter("refused_reply", "kind: unknown", 3, 200, "application/json", b"{1}"))
         await spool.end("d2", ())
-        query = "SELECT id, outcome, note, tries, body, status, media_type, response, accepted, ended FROM letters"
-        expected = ("d1", "refused_reply", "kind: unknown", 3, b'{"body":"hi"}', 200, "application/json", b"{1}")
-        self.assertEqual([(*expected, 1_000_000.0, 1_000_000.0)], self.look(query))
+        [dead] = self.dead()
+        self.assertEqual(("d1", "refused_reply", "kind: unknown"), (dead.id, dead.outcome, dead.note))
+        self.assertEqual((3, b'{"body":"hi"}'), (dead.tries, dead.body))
+        self.assertEqual((200, "application/json", b"{1}"), (dead.status, dead.media_type, dead.response))
+        self.assertEqual((1_000_000.0, 1_000_000.0), (dead.accepted, dead.ended))
         self.assertEqual([], await spool.restore())
 
     async def test_too_many(self) -> None:
@@ -773,13 +847,13 @@ class LettersTests(SqliteCase):
             await spool.store(a_delivery(f"d{number}"), b"{}")
             await spool.end(f"d{number}", (), DeadLetter("bounced", "", 1))
         await spool.look({}, 500)
-        self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
+        self.assertEqual(["d2", "d3", "d4"], [each.id for each in self.dead()])
         clock.advance(86_400.0 / 2)
         await spool.store(a_delivery("d5"), b"{}")
         await spool.end("d5", (), DeadLetter("bounced", "", 1))
         clock.advance(86_400.0 / 2 + 1)
         await spool.look({}, 500)
-        self.assertEqual([("d5",)], self.look("SELECT id FROM letters"))
+        self.assertEqual(["d5"], [each.id for each in self.dead()])
 
     async def letters_of(self, *senders: str, most: int) -> list[str]:
         """Whose letters are kept, of these that came in this order."""
@@ -788,7 +862,7 @@ class LettersTests(SqliteCase):
             await spool.store(a_delivery(f"d{number}", sender=sender), b"{}")
             await spool.end(f"d{number}", (), DeadLetter("bounced", "", 1))
         await spool.look({}, 500)
-        return [sender for (sender,) in self.look("SELECT sender FROM letters")]
+        return [each.sender for each in self.dead()]
 
     async def test_who_has_most_letters_loses_first(self) -> None:
         """
@@ -810,12 +884,12 @@ class LettersTests(SqliteCase):
         """
         The oldest go when they are too large together.
         """
-        spool = self.open()
+        spool = self.open(max_letters_bytes=4000)
         for number in range(5):
-            await spool.store(a_delivery(f"d{number}"), b"x" * (MAX_LETTERS_BYTES // 4 + 1))
+            await spool.store(a_delivery(f"d{number}"), b"x" * 1001)
             await spool.end(f"d{number}", (), DeadLetter("bounced", "", 1))
         await spool.look({}, 500)
-        self.assertEqual([("d2",), ("d3",), ("d4",)], self.look("SELECT id FROM letters"))
+        self.assertEqual(["d2", "d3", "d4"], [each.id for each in self.dead()])
 
     async def test_given_up_again(self) -> None:
         """
@@ -825,7 +899,7 @@ class LettersTests(SqliteCase):
         for note in ("first", "second"):
             await spool.store(a_delivery("d1"), b"{}")
             await spool.end("d1", (), DeadLetter("bounced", note, 1))
-        self.assertEqual([("d1", "second")], self.look("SELECT id, note FROM letters"))
+        self.assertEqual([("d1", "second")], [(each.id, each.note) for each in self.dead()])
 
 
 class BusyTests(SqliteCase):
@@ -986,7 +1060,7 @@ class LookTests(SqliteCase):
         await spool.look({"webhook": "closed"}, 500)
         self.assertEqual(commits, spool.commits)
         await spool.look({"webhook": "open"}, 500)
-        self.assertEqual([("webhook", "open")], self.look("SELECT name, value FROM facts"))
+        self.assertEqual("open", status(self.path).webhook)
 
 
 class SubscriberTests(SqliteCase):
@@ -1039,9 +1113,9 @@ class SubscriberTests(SqliteCase):
         await spool.store(a_delivery("d1"), b"{}")
         self.subscribe(spool, *(f"u{number}" for number in range(1000)))
         await deferToThread(lambda: None)
-        self.assertEqual((1, [(0,)]), (spool.commits, self.look("SELECT count(*) FROM subscribers")))
+        self.assertEqual((1, 0), (spool.commits, len(await self.crash().subscribers())))
         await spool.end("d1", ())
-        self.assertEqual((2, [(1000,)]), (spool.commits, self.look("SELECT count(*) FROM subscribers")))
+        self.assertEqual((2, 1000), (spool.commits, len(await self.crash().subscribers())))
 
     async def test_close_writes_them(self) -> None:
         """
@@ -1201,8 +1275,11 @@ class RestoreTests(SqliteCase):
         await spool.close()
         with closing(sqlite3.connect(self.path)) as connection, connection:
             connection.execute("UPDATE deliveries SET sender = '@' WHERE id = 'd1'")
-        self.assertEqual(["d2"], [delivery.id for delivery in await self.open().restore()])
-        self.assertEqual([("d1",), ("d2",)], self.look("SELECT id FROM deliveries"))
+        again = self.open()
+        self.assertEqual(["d2"], [delivery.id for delivery in await again.restore()])
+        await again.close()
+        found = status(self.path)
+        self.assertEqual((1, 1), (found.deliveries.count, found.set_aside.count))
 
 
 class FailureTests(SqliteCase):
@@ -1278,7 +1355,7 @@ class Inline:
 
     def until(self, done: Deferred[Any]) -> None:
         while not done.called:
-            function, arguments = self._calls.get(timeout=20)
+            function, arguments = self._calls.get(timeout=60)
             function(*arguments)
 
 
@@ -1463,3 +1540,21 @@ class DamagedRowTests(SqliteCase):
                 connection.execute("UPDATE departures SET asked = ?", (damage,))
             [found] = await spool.outbound_stanzas(0)
             self.assertIsNone(found.asked)
+
+    async def test_facts(self) -> None:
+        """
+        Where the facts of a stanza cannot be read, or an older gateway has not kept them, its XML has them; without
+        that it has neither sender nor recipient.
+        """
+        spool = self.open()
+        await spool.push([kept := a_departure()])
+        for damage in (None, b"x", "{", "[" * 100_000, "[1, 2, 3, 4, 5]", '["chat"]', "7"):
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute("UPDATE departures SET head = ?", (damage,))
+            [found] = await spool.outbound_stanzas(0)
+            self.assertEqual(kept.head, found.head)
+        for xml in (b"<message", b"\xff", b"<message/>", b""):
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute("UPDATE departures SET xml = ?", (xml,))
+            [found] = await spool.outbound_stanzas(0)
+            self.assertEqual(Head(), found.head)

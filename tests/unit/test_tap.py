@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from component_http import Settings, __version__
 from component_http.errors import SettingsError
 from component_http.settings import reference
-from component_http.tap import Options, exit_on_settings_error, makeService
+from component_http.tap import Options, RunOptions, exit_on_settings_error, makeService
 
 
 def parsed(*arguments: str) -> Options:
@@ -64,6 +64,20 @@ class OptionsTests(SynchronousTestCase):
         for row in reference():
             for flag in row.flags:
                 self.assertEqual("x", parsed(f"{flag}=x")[flag.removeprefix("--")])
+
+    def test_retired_flags(self) -> None:
+        """
+        A flag of an earlier version is taken, with = or a blank before its value, and passed on to twistd; --help does
+        not list it.
+        """
+        arguments = ["--delivery-breaker-window=9", "-c", str(self.config), "--profile", "mod_component_http"]
+        run = RunOptions()
+        run.parseOptions(arguments)
+        for options in (parsed(*arguments), run, parsed(*run.for_twistd())):
+            self.assertEqual(
+                ["component.profile", "delivery.breaker_window"],
+                [warning.partition(" ")[0] for warning in options.settings().warnings() if "not used" in warning],
+            )
 
     def test_values_that_look_like_flags(self) -> None:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.errors import CertificateInvalid
+from component_http.settings import Settings
 from component_http.tls import client_endpoint, client_tls, tls_failure
 from tests.certificates import ODD_NAMES, Authority, Name
 
@@ -207,6 +209,25 @@ class EndpointTests(TlsCase):
         self.assertEqual(("127.0.0.1", 5347), (host, port))
         meet(factory.buildProtocol(None), over_tls(self.authority.context(*names), Server(), is_client=False))
         return client.ended is None
+
+    def test_files_beside_the_settings(self) -> None:
+        """
+        The relative paths of a tls: endpoint in a settings file, and that of a socket, start at its folder.
+        """
+        (self.folder / "own.pem").write_bytes(self.authority.certified("bot"))
+        file = self.folder / "bot.toml"
+        for server, expected in (
+            ("tls:h:5347:trustRoots=.:certificate=own.pem", "tls:h:5347:trustRoots={0}:certificate={0}/own.pem"),
+            ("tls:h:5347:endpoint=unix\\:xmpp.sock", "tls:h:5347:endpoint=unix\\:{0}/xmpp.sock"),
+            ("unix:xmpp.sock", "unix:{0}/xmpp.sock"),
+            ("TLS:h:5347", "TLS:h:5347"),
+        ):
+            with self.subTest(server=server):
+                file.write_text(
+                    f'[component]\ndomain = "x.org"\ncomponent_post_url = "http://h/"\nserver = {json.dumps(server)}\n'
+                )
+                settings = Settings.from_toml(file, {"COMPONENT_HTTP_SECRET": "s"})
+                self.assertEqual(expected.format(self.folder), settings.component.server)
 
     def test_names_are_checked(self) -> None:
         """

@@ -20,21 +20,10 @@ from zope.interface import implementer
 
 from component_http.contract.url import WebhookUrl
 from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, WebhookError
-from component_http.webhook.agent import (
-    AT_ONCE_BYTES,
-    FAREWELL_SECONDS,
-    IDLE_SECONDS,
-    MAX_HEAD_BYTES,
-    MAX_HEAD_LINES,
-    MAX_IDLE_SECONDS,
-    MAX_INTERIM_RESPONSES,
-    READ_BYTES,
-    BytesProducer,
-    Connection,
-    PooledAgent,
-    WholeResponse,
-)
+from component_http.webhook.agent import AT_ONCE_BYTES, BytesProducer, PooledAgent
 from component_http.webhook.client import WebhookClient
+from component_http.webhook.connection import FAREWELL_SECONDS, IDLE_SECONDS, MAX_IDLE_SECONDS, READ_BYTES, Connection
+from component_http.webhook.response import MAX_HEAD_BYTES, MAX_HEAD_LINES, MAX_INTERIM_RESPONSES, WholeResponse
 from tests.unit.work import Reactor
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -1014,7 +1003,7 @@ class BrokenResponseTests(AgentCase):
         What a server says before it was asked anything ends the connection.
         """
         agent = self.agent()
-        connection = Connection(self.clock, secure=False, parked=lambda *_: None, gone=lambda _: None)
+        connection = Connection(self.clock, agent, secure=False)
         wire = Wire(self.clock, connection, deaf=False)
         connection.makeConnection(wire)
         wire.say(OK)

@@ -7,18 +7,19 @@ from itertools import pairwise
 from typing import Any
 
 import h11
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 
 from component_http.errors import ConnectionCut
-from component_http.webhook.agent import MAX_HEAD_BYTES
+from component_http.webhook.response import MAX_HEAD_BYTES
+from tests.examples import examples
 from tests.unit.test_webhook_agent import AgentCase
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-SEVERAL = settings(max_examples=150, deadline=None)
+SEVERAL = examples(150, same=False)
 """Enough to come across each thing that can stand in a response, in a second or so."""
 
 TOKENS = st.sampled_from([b"a", b"name", b"x-y", b"!#$%&'*+.^_`|~", b"A" * 200])

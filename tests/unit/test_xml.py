@@ -6,9 +6,8 @@ import gc
 import random
 import tracemalloc
 from collections.abc import Callable
-from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.protocols.jabber import xmlstream
@@ -17,6 +16,7 @@ from twisted.words.xish.domish import Element, ParserError, SerializedXML
 
 from component_http.contract.xml import NS_CLIENT, NS_COMPONENT, Limits, StreamParser, parse_stanzas, serialize
 from component_http.errors import XmlRefused
+from tests.examples import examples
 from tests.unit.xml_strategies import HEADER, NS_XML, Reading, cuts, hostile_text, meaning, pieces, shape, trees
 
 MEBIBYTE = 1 << 20
@@ -31,11 +31,6 @@ TRICKY = [
     b"<p:message xmlns:p='jabber:component:accept'><body xmlns='urn:\xf0\x9f\x98\x80'/><p:body/></p:message>",
     b"<stream:error><conflict xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>",
 ]
-
-
-def thrifty(examples: int) -> Any:
-    """Hypothesis, the same examples each time."""
-    return settings(max_examples=examples, derandomize=True, deadline=None, database=None)
 
 
 def read_by_domish(data: bytes) -> list[Element]:
@@ -299,7 +294,7 @@ class SegmentTests(SynchronousTestCase):
         reading.parser.parse(HEADER[-1:])
         self.assertEqual(["start"], [event[0] for event in reading.events])
 
-    @thrifty(150)
+    @examples(150)
     @given(st.data(), st.lists(trees(), min_size=1, max_size=4))
     def test_any_cut(self, data: st.DataObject, elements: list[Element]) -> None:
         """
@@ -309,7 +304,7 @@ class SegmentTests(SynchronousTestCase):
         stream = b"".join(stanzas)
         self.check(stanzas, pieces(stream, data.draw(cuts(len(stream)))))
 
-    @thrifty(150)
+    @examples(150)
     @given(st.data(), st.lists(trees(), min_size=1, max_size=4))
     def test_any_cut_through_skipped_stanzas(self, data: st.DataObject, elements: list[Element]) -> None:
         """
@@ -514,7 +509,7 @@ class LimitTests(SynchronousTestCase):
                 if b"<!" not in content:
                     self.assertEqual(1, len(parse_stanzas(stanza.decode(), Limits())))
 
-    @thrifty(150)
+    @examples(150)
     @given(st.data())
     def test_long_declaration_among_others(self, data: st.DataObject) -> None:
         """
@@ -775,7 +770,7 @@ class ParseStanzasTests(SynchronousTestCase):
         (stanza,) = parse_stanzas("<m a='\x00\ud800'>\x1b\uffff\udfff\t</m>", Limits())
         self.assertEqual(("\ufffd\ufffd", ["\ufffd\ufffd\ufffd\t"]), (stanza["a"], stanza.children))
 
-    @thrifty(200)
+    @examples(200)
     @given(st.text(st.sampled_from("<>/!-?[]CDATA'\"= ab:&;#x1\x00\ud800") | st.characters(), max_size=40))
     def test_anything_is_read_or_refused(self, text: str) -> None:
         """
@@ -793,7 +788,7 @@ class ParseStanzasTests(SynchronousTestCase):
 class SerializeTests(SynchronousTestCase):
     """XML that leaves."""
 
-    @thrifty(400)
+    @examples(400)
     @given(trees())
     def test_round_trip(self, tree: Element) -> None:
         """
@@ -807,7 +802,7 @@ class SerializeTests(SynchronousTestCase):
         if "xmlns='a b'" not in text and "'it&apos;s" not in text and "a b" not in text:
             self.assertEqual([meaning(tree)], [meaning(stanza) for stanza in read_by_domish(text.encode())])
 
-    @thrifty(100)
+    @examples(100)
     @given(hostile_text, hostile_text)
     def test_names_are_names_or_refused(self, name: str, other: str) -> None:
         """
@@ -889,7 +884,7 @@ class SerializeTests(SynchronousTestCase):
         ):
             self.assertEqual(f"<m a={written}/>", serialize(Element((None, "m"), attribs={"a": value})))
 
-    @thrifty(100)
+    @examples(100)
     @given(
         st.sampled_from("'\""),
         st.lists(st.sampled_from(["'", '"', "&#39;", "&#34;", "&#38;", "&#60;", "&#9;", "&#xD;", ">", "=", "\xe9"])),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from lxml import etree
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.contract.xml import NS_CLIENT, NS_COMPONENT, serialize
+from tests.examples import examples
 from tests.unit.xml_strategies import HEADER, Reading, written_stanzas
-
-EXAMPLES = settings(max_examples=200, derandomize=True, deadline=None, database=None)
 
 
 def in_stream(xml: str) -> etree._Element:
@@ -63,7 +62,7 @@ def said(element: etree._Element, own: str, also_own: frozenset[str], shares: bo
 class LxmlTests(SynchronousTestCase):
     """Namespaces, attributes and text come through."""
 
-    @EXAMPLES
+    @examples(200)
     @given(written_stanzas())
     def test_document_of_its_own(self, xml: str) -> None:
         """
@@ -74,7 +73,7 @@ class LxmlTests(SynchronousTestCase):
         text = serialize(by_us(xml), standalone=True)
         self.assertEqual(said(came, "", also_own), said(etree.fromstring(text), "", frozenset()), text)
 
-    @EXAMPLES
+    @examples(200)
     @given(written_stanzas())
     def test_on_the_stream(self, xml: str) -> None:
         """

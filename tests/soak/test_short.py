@@ -1,7 +1,7 @@
 """
 What the gateway promises, while its webhook, its server and its load do their worst: some seconds of each scenario.
 
-The full forms, with the figures about time and memory, are run by `make soak`.
+`make soak-short` runs these; the full forms, with the figures about time and memory, are run by `make soak`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command `component-http check`: whether a gateway could start, asked before it does."""
+"""The command `component-http check`: say whether a gateway could start."""
 
 from __future__ import annotations
 
@@ -24,11 +24,8 @@ __all__ = ["CheckOptions", "main"]
 
 USER = "user"
 
-_FILES_OF_ENDPOINTS = ("certificate", "privateKey", "certKey", "extraCertChain", "dhParameters", "trustRoots")
-"""What an endpoint calls the files that it reads."""
-
 Check = Callable[[], str | None]
-"""Tries something as the user of the process. Returns a sentence where it does not work, or else None."""
+"""A check tries something as the user of the process, and returns a sentence if that fails, or None."""
 
 
 class CheckOptions(FileOptions):
@@ -37,8 +34,8 @@ class CheckOptions(FileOptions):
     synopsis = "Usage: component-http check [FILE] [options]"
 
     longdesc = (
-        "Reads settings as the gateway would, and takes the same flags. Says what the gateway would serve, or all that"
-        " is wrong, a sentence for each. Root can read every file: give --user where the gateway runs as another user."
+        "Reads settings as the gateway would, and takes the same flags. Says what the gateway would serve, or each"
+        " thing that is wrong. Root can read every file, so give --user if the gateway runs as another user."
     )
 
     NOT_SETTINGS: tuple[str, ...] = (*FileOptions.NOT_SETTINGS, USER)
@@ -53,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     Run the command.
 
     Args:
-        arguments: Its command line.
+        arguments: The command line behind `check`.
 
     Returns:
         The exit status, 0.
@@ -109,7 +106,7 @@ def _user(name: str) -> pwd.struct_passwd:
 
 
 def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
-    """The checks for a user: each file that the settings name can be read, and the spool can be written."""
+    """List the checks for a user: he can read each file that the settings name, and write the spool."""
     files = settings.secret_files()
     if settings.file is not None:
         files.insert(0, ("the settings file", settings.file))
@@ -118,8 +115,7 @@ def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
         ("component.server", settings.component.server),
         ("api.listen", settings.api.listen or ""),
     ):
-        named = Endpoint.parse(description).named
-        files += [(key, named[option]) for option in _FILES_OF_ENDPOINTS if option in named]
+        files += [(key, path) for path in Endpoint.parse(description).files()]
     # systemd reads the credentials of a unit as root.
     credentials = os.environ.get(CREDENTIALS_VARIABLE)
     for key, path in files:
@@ -150,7 +146,7 @@ def _unreadable(key: str, path: str, user: pwd.struct_passwd) -> str | None:
 
 
 def _closed_folders(path: Path) -> Iterator[Path]:
-    """The folders on the way to a file that the user may not enter, the outermost first."""
+    """Find the folders on the way to a file that the user may not enter, the outermost first."""
     return (folder for folder in reversed(path.absolute().parents) if not os.access(folder, os.X_OK))
 
 

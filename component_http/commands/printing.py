@@ -1,0 +1,60 @@
+"""Print results and complaints, and the exit statuses that commands share."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from component_http.operations.terminal import moment, on_one_line
+
+__all__ = ["NOTHING", "TRY_AGAIN", "complain", "note", "say", "say_json", "some", "stamp"]
+
+NOTHING = 1
+"""Exit status: nothing fits, or something was not done."""
+
+TRY_AGAIN = os.EX_TEMPFAIL
+"""Exit status: the spool is busy, or the disk is full."""
+
+NAMED = 10
+"""Ids that a sentence names."""
+
+
+def say(text: str) -> None:
+    """Write a result to standard output; a character that its encoding lacks is written as an escape."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
+
+
+def say_json(value: object, *, indent: int | None = 2) -> None:
+    """Write a result as JSON for another program."""
+    say(json.dumps(value, indent=indent) + "\n")
+
+
+def complain(text: str) -> None:
+    """Write one line about something that is wrong to standard error."""
+    print(f"component-http: {on_one_line(text)}", file=sys.stderr)
+
+
+def note(text: str) -> None:
+    """Write one line about a result to standard error, so that it is not taken for a part of the result."""
+    print(text, file=sys.stderr)
+
+
+def some(ids: Sequence[str], shown: Mapping[str, str] | None = None) -> str:
+    """
+    Name ids in a sentence: the first ones, and how many more there are.
+
+    Args:
+        ids: The ids.
+        shown: Shorter forms of some of them.
+    """
+    named = ", ".join((shown or {}).get(one, one) for one in ids[:NAMED])
+    return f"{named} and {len(ids) - NAMED} more" if len(ids) > NAMED else named
+
+
+def stamp(seconds: float | None) -> str | None:
+    """Write a moment, given in seconds since the epoch, for another program: `2026-11-22T12:30:45Z`."""
+    return None if seconds is None else moment(seconds).replace(" ", "T", 1).replace(" UTC", "Z")

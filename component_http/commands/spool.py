@@ -1,0 +1,140 @@
+"""The command `component-http spool status`: how things stand with a spool, and with the webhook behind it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from component_http.commands.arguments import add_json, add_place, add_verb
+from component_http.commands.on_spool import Site
+from component_http.commands.printing import say, say_json, stamp
+from component_http.commands.reasons import next_try
+from component_http.operations.terminal import age, moment, on_one_line, size
+from component_http.spool.facts import Trouble
+from component_http.spool.visit import Holder, Kept, SpoolStatus, status
+
+__all__ = ["add"]
+
+_WEBHOOKS = {
+    "closed": "healthy",
+    "open": "failing, so deliveries wait",
+    "half_open": "failing, and probed now",
+    "gone": "gone: it answered 410",
+    "none": "no webhook",
+}
+"""Words for the states of `delivery.status.Status.webhook`: to people a closed breaker sounds like a broken one."""
+
+_RECENT = 12 * 3600
+"""Seconds for which the time of day says when something was; before that the date is told, too."""
+
+
+def add(commands: Any) -> None:
+    """Describe the command to `argparse`."""
+    spool = commands.add_parser(
+        "spool",
+        help="say how things stand with a spool's file",
+        description="Says how things stand with a spool's file, whether a gateway runs or not.",
+        allow_abbrev=False,
+    )
+    verbs = spool.add_subparsers(dest="verb", metavar="VERB", required=True)
+    parser = add_verb(verbs, "status", "say who has it, how much is in it, and how the webhook is")
+    add_place(parser)
+    add_json(parser)
+    parser.set_defaults(carry_out=_status)
+
+
+def _status(site: Site, chosen: argparse.Namespace) -> int:
+    found, now = status(site.path, **site.options), site.now()
+    if chosen.json:
+        say_json(_as_json(site.path, found, now))
+    else:
+        say("".join(f"{name:<11} {on_one_line(fact)}\n" for name, fact in _in_words(site.path, found, now)))
+    return 0
+
+
+def _in_words(path: Path, found: SpoolStatus, now: float) -> Iterator[tuple[str, str]]:
+    yield "spool", f"{path}, schema {found.schema}"
+    yield "gateway", _holder_in_words(found.holder)
+    if found.webhook is not None:
+        yield "webhook", _webhook_in_words(found, now)
+    for name, kept in _sorts(found).items():
+        if not kept.count and name == "set_aside":
+            continue
+        if kept.oldest is None:
+            yield name, str(kept.count)
+        else:
+            yield name.replace("_", " "), f"{kept.count}, {size(kept.size)}, the oldest {age(now - kept.oldest)} ago"
+    ballast = "none" if found.ballast_bytes is None else size(found.ballast_bytes)
+    yield "disk", f"file {size(found.file_bytes)}, log {size(found.log_bytes)}, ballast {ballast}"
+
+
+def _webhook_in_words(found: SpoolStatus, now: float) -> str:
+    """Say how the webhook is; if no gateway runs, how it was."""
+    trouble = found.trouble
+    words = _WEBHOOKS.get(found.webhook or "", str(found.webhook))
+    if trouble is not None and trouble.since is not None:
+        words = f"failing since {_since(trouble.since, now)}: {trouble.reason or 'nobody knows why'}"
+    if found.holder.running is False:
+        return f"{words}, when a gateway ran last"
+    return words if trouble is None else f"{words}; {_what_follows(found.webhook, trouble, now)}"
+
+
+def _what_follows(webhook: str | None, trouble: Trouble, now: float) -> str:
+    if webhook == "half_open":
+        return "it is probed now"
+    if webhook == "closed":
+        if trouble.next_attempt is None or trouble.next_attempt <= now:
+            return "POSTs go on"
+        return f"it has asked for a pause, {next_try(trouble.next_attempt, now)}"
+    return next_try(trouble.next_attempt, now)
+
+
+def _since(began: float, now: float) -> str:
+    """Say when something began, and how long ago that is."""
+    words = moment(began)
+    return f"{words if now - began > _RECENT else words[11:16] + ' UTC'} ({age(now - began)})"
+
+
+def _holder_in_words(found: Holder) -> str:
+    if found.running is None:
+        return "not known: the lock cannot be looked at"
+    if not found.running:
+        return "none is running"
+    return "running" if found.process is None else f"running, process {found.process}"
+
+
+def _sorts(found: SpoolStatus) -> dict[str, Kept]:
+    return {
+        "deliveries": found.deliveries,
+        "departures": found.outbound_stanzas,
+        "letters": found.letters,
+        "set_aside": found.set_aside,
+    }
+
+
+def _as_json(path: Path, found: SpoolStatus, now: float) -> dict[str, Any]:
+    at = None if found.trouble is None else found.trouble.next_attempt
+    return {
+        "path": str(path),
+        "schema": found.schema,
+        "running": found.holder.running,
+        "process": found.holder.process,
+        "webhook": found.webhook,
+        "webhook_failing_since": stamp(None if found.trouble is None else found.trouble.since),
+        "webhook_last_failure": None if found.trouble is None else found.trouble.reason,
+        "webhook_next_try": stamp(None if at is None else max(at, now)),
+        **{
+            name: {
+                "count": kept.count,
+                "bytes": kept.size,
+                "oldest": stamp(kept.oldest),
+                "oldest_age": None if kept.oldest is None else round(now - kept.oldest, 3),
+            }
+            for name, kept in _sorts(found).items()
+        },
+        "file_bytes": found.file_bytes,
+        "log_bytes": found.log_bytes,
+        "ballast_bytes": found.ballast_bytes,
+    }

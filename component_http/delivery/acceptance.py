@@ -1,0 +1,109 @@
+"""The way in: stanzas are accepted when the spool has them, or refused visibly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import define
+from twisted.python.failure import Failure
+
+from component_http.contract import conditions
+from component_http.contract.delivery import Delivery
+from component_http.contract.request import request_body
+from component_http.contract.stanza import Stanza
+from component_http.delivery.admission import Admission, Refused
+from component_http.delivery.life import STORING, Lives
+from component_http.delivery.refusals import Refusals
+from component_http.errors import SpoolError
+from component_http.interfaces import DeliverySpool, Valve
+
+__all__ = ["Acceptance"]
+
+
+@define(eq=False)
+class Acceptance:
+    """
+    Lets stanzas in.
+
+    Args:
+        deliveries: At which stage each of them is.
+        admission: Whether there is room.
+        spool: Stores them.
+        refusals: Tells of those that may not come in.
+        valve: Where they come from; closed while much is pending, or waits to be stored.
+        away: Seconds for which the webhook is not asked.
+        closed: Says why nothing may come in at all.
+        new_delivery: Makes a delivery of a stanza and the size of its request body.
+        heard: Told each stanza that is to be stored, with the id of its delivery.
+        take: Takes in charge what is stored; returns whether it may go on.
+        when_not_stored: Called when something could not be stored.
+        failed: Told of a bug of ours.
+    """
+
+    _deliveries: Lives
+    _admission: Admission
+    _spool: DeliverySpool
+    _refusals: Refusals
+    _valve: Valve
+    _away: Callable[[], float]
+    _closed: Callable[[], Refused | None]
+    _new_delivery: Callable[[Stanza, int], Delivery]
+    _heard: Callable[[Stanza, str], object]
+    _take: Callable[[Delivery], bool]
+    _when_not_stored: Callable[[], object]
+    _failed: Callable[[Failure, Delivery], object]
+
+    def accept(self, stanza: Stanza) -> None:
+        """See `component_http.delivery.relay.Relay.accept`."""
+        # It is asked first without the size, because a body that is refused need not be written.
+        conversation = stanza.conversation
+        refused = self._closed() or self._admission.refusal(conversation, 0)
+        if refused is None:
+            body = request_body(stanza)
+            refused = self._admission.refusal(conversation, len(body))
+        if refused is None:
+            self._store(stanza, body)
+        else:
+            self._refusals.refuse(stanza, refused)
+
+    def read_again(self) -> None:
+        """Open the valve, if there is room again."""
+        if self._admission.may_read:
+            self._valve.resume()
+
+    def stop(self) -> None:
+        """Hold nothing back any more; what comes is refused."""
+        self._valve.resume()
+
+    def _store(self, stanza: Stanza, body: bytes) -> None:
+        delivery = self._new_delivery(stanza, len(body))
+        self._heard(stanza, delivery.id)
+        self._deliveries.begin(delivery, STORING)
+        self._admission.begin(delivery)
+        if self._admission.much_to_store:
+            self._valve.pause()
+        stored = self._spool.store(delivery, body)
+        stored.addCallbacks(self._stored, self._not_stored, callbackArgs=(delivery,), errbackArgs=(delivery,))
+        stored.addErrback(self._failed, delivery)
+
+    def _stored(self, _: None, delivery: Delivery) -> None:
+        had_much = self._admission.much_to_store
+        self._admission.stored(delivery)
+        if not self._take(delivery):
+            return
+        # While the webhook answers, what is held back now gets in later; else it should be told that there is no room.
+        if self._admission.crowded and not self._away():
+            self._valve.pause()
+        elif had_much:
+            self.read_again()
+
+    def _not_stored(self, failure: Failure, delivery: Delivery) -> None:
+        self._admission.not_stored(delivery)
+        self._deliveries.end(delivery)
+        if failure.check(SpoolError):
+            refused = Refused("refused_unstored", conditions.FULL, failure.getErrorMessage())
+        else:
+            self._failed(failure, delivery)
+            refused = Refused("refused_unstored", conditions.INTERNAL)
+        self._refusals.refuse(delivery.stanza, refused)
+        self._when_not_stored()

@@ -1,0 +1,166 @@
+"""The end of a delivery: what leaves for it, its dead letter, and what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from component_http.contract import conditions, reply
+from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.idempotency import IdempotencyRecord
+from component_http.contract.outbound import OutboundStanza
+from component_http.contract.reply import Response, Verdict
+from component_http.delivery.backlog import Backlog
+from component_http.delivery.expiry import Expiry
+from component_http.delivery.life import ENDING, Lives
+from component_http.delivery.loops import Loops
+from component_http.delivery.outbox import Outbox
+from component_http.errors import SpoolError
+from component_http.interfaces import DeliverySpool, Observer
+from component_http.throttle import LOG_INTERVAL, Throttle
+
+__all__ = ["MAX_RESPONSE_BYTES", "Endings"]
+
+MAX_RESPONSE_BYTES = 64 * 1024
+"""Bytes of a response that are kept in a dead letter: enough to see what was wrong with it."""
+
+
+@define(eq=False)
+class Endings:
+    """
+    Ends deliveries, each in one way: its outbound stanzas leave when the spool has them and has forgotten it.
+
+    Args:
+        deliveries: At which stage each of them is.
+        backlog: Knows them no longer when they have ended.
+        expiry: Has no deadline for them from then on.
+        spool: Keeps what leaves, and the dead letters.
+        outbox: Lets it leave.
+        loops: May hold an answer back; told those that are given.
+        observer: Told one of `replied`, `silent`, `bounced`, `expired`, `refused_reply` for each; `spool_failed`.
+        clock: Says when the same was logged last.
+        when_ended: Called when one has ended.
+    """
+
+    _log = Logger()
+
+    _deliveries: Lives
+    _backlog: Backlog
+    _expiry: Expiry
+    _spool: DeliverySpool
+    _outbox: Outbox
+    _loops: Loops
+    _observer: Observer
+    _clock: IReactorTime
+    _when_ended: Callable[[], object]
+    _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
+
+    def end(
+        self,
+        delivery: Delivery,
+        verdict: Verdict,
+        record: IdempotencyRecord | None = None,
+        *,
+        told: Deferred[Sequence[int]] | None = None,
+        keep: bool = True,
+    ) -> None:
+        """
+        End a delivery, whatever it is at; only the first time counts.
+
+        Args:
+            verdict: How, and with which stanzas.
+            record: To be remembered with them.
+            told: Fires with their numbers when they are kept.
+            keep: If it was given up, it becomes a dead letter.
+        """
+        if not self._deliveries.may(delivery, ENDING):
+            return
+        self._expiry.remove(delivery)
+        self._deliveries.stop(delivery, ENDING)
+        verdict = self._loops.guarded(delivery, verdict)
+        if verdict.outcome == "replied":
+            self._loops.said(verdict.stanzas, delivery.id)
+        leaving = self._outbox.leaving(
+            verdict.stanzas,
+            verdict.xml,
+            verbatim=verdict.verbatim,
+            delivery_id=delivery.id,
+            deadline=delivery.deadline,
+            asked=delivery.stanza if delivery.stanza.bounceable else None,
+        )
+        letter = _dead_letter(delivery, verdict) if keep else None
+        ended: Deferred[Any] = self._spool.end(delivery.id, leaving, letter, record)
+        ended.addBoth(self._ended, delivery, verdict, leaving, letter).addErrback(self.log_internal_error, delivery)
+        if told is not None:
+            ended.addCallback(lambda numbers: told.callback(numbers or ()))
+
+    def failed(self, failure: Failure, delivery: Delivery) -> None:
+        """End a delivery for a bug of ours, which is not silence for whoever waits for an answer."""
+        self.log_internal_error(failure, delivery)
+        self.end(delivery, reply.give_up(delivery.stanza, conditions.INTERNAL, "an internal error"))
+
+    def log_internal_error(self, failure: Failure, delivery: Delivery) -> None:
+        """Say which delivery a bug of ours has met."""
+        self._log.failure("{id}: internal error", failure=failure, id=delivery.id)
+
+    def spool_failed(self, failure: Failure, effect: str) -> None:
+        """The spool could not do something, with this effect."""
+        self._observer.count("spool_failed")
+        if self._throttle.may_tell(effect, self._clock.seconds()):
+            self._log.error("the spool fails: {effect}: {reason}", effect=effect, reason=failure.getErrorMessage())
+
+    def _not_noted(self, failure: Failure, delivery: Delivery) -> None:
+        """What has ended has ended; if the spool does not learn of it in time, it is delivered again."""
+        if failure.check(SpoolError):
+            self.spool_failed(failure, "what ends now may be delivered again after a restart")
+        else:
+            self.log_internal_error(failure, delivery)
+
+    def _ended(
+        self,
+        noted: Sequence[int] | Failure,
+        delivery: Delivery,
+        verdict: Verdict,
+        leaving: Sequence[OutboundStanza],
+        letter: DeadLetter | None,
+    ) -> Sequence[int] | None:
+        numbers = None
+        if isinstance(noted, Failure):
+            self._not_noted(noted, delivery)
+        else:
+            numbers = noted
+        self._deliveries.end(delivery)
+        if delivery.id in self._backlog:
+            self._backlog.remove(delivery.id)
+        else:
+            self._backlog.release(delivery.conversation, delivery.size)  # it was open
+        self._observer.count(verdict.outcome)
+        if numbers is not None:
+            self._outbox.depart(leaving, numbers)
+        else:
+            self._outbox.depart_unkept(leaving, partial(self._gone_at_last, delivery, letter))
+        self._when_ended()
+        return numbers
+
+    def _gone_at_last(self, delivery: Delivery, letter: DeadLetter | None) -> None:
+        """The server has what the spool could not keep; before, the delivery had to be in the spool for a restart."""
+        self._spool.end(delivery.id, (), letter).addErrback(self._not_noted, delivery)
+
+
+def _dead_letter(delivery: Delivery, verdict: Verdict) -> DeadLetter | None:
+    """What is to be kept of a delivery that was given up."""
+    if verdict.outcome in ("replied", "silent"):
+        return None
+    note, failure = verdict.note or "", delivery.failure
+    if not isinstance(failure, Response):
+        return DeadLetter(verdict.outcome, note, delivery.tries)
+    media_type = failure.headers.get("content-type")
+    body = None if failure.body is None else failure.body[:MAX_RESPONSE_BYTES]
+    return DeadLetter(verdict.outcome, note, delivery.tries, failure.status, media_type, body)

@@ -1,0 +1,85 @@
+"""Explain why deliveries have not ended, for an operator who asks."""
+
+from __future__ import annotations
+
+from math import inf, isinf
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+
+from component_http.contract.delivery import Delivery
+from component_http.contract.explanation import Explanation, HeldBy
+from component_http.delivery.backlog import Backlog
+from component_http.delivery.forwarder import Forwarder, in_words
+from component_http.delivery.life import Lives, Wait
+from component_http.delivery.outbox import Outbox
+from component_http.delivery.returning import Returning
+
+__all__ = ["Explanations"]
+
+_BY_STAGE: dict[str, HeldBy] = {
+    "running": "running",
+    "asleep": "retry_after",
+    "held": "loop_brake",
+    "open": "open_iq",
+    "left": "stopping",
+    "ending": "ending",
+}
+"""What a delivery waits for, where its stage alone says it."""
+
+
+@frozen
+class Explanations:
+    """
+    Explains deliveries. It only looks, and costs nothing while nobody asks.
+
+    Args:
+        deliveries: The stage of each delivery.
+        backlog: The order of deliveries.
+        returning: The deliveries that somebody retries.
+        forwarder: Knows how the webhook is.
+        outbox: Holds attempts up while it is crowded.
+        clock: The reactor's clock.
+    """
+
+    _deliveries: Lives
+    _backlog: Backlog
+    _returning: Returning
+    _forwarder: Forwarder
+    _outbox: Outbox
+    _clock: IReactorTime
+
+    def explain(self, delivery_id: str) -> Explanation | None:
+        """Say why a delivery has not ended; None if it is not stored yet, or not here."""
+        delivery = self._deliveries.get(delivery_id)
+        if delivery is None:
+            return Explanation("no_room") if delivery_id in self._returning else None
+        if delivery.stage.name == "storing":
+            return None
+        failure = None if delivery.failure is None else in_words(delivery.failure)
+        leader = self._backlog.leader(delivery.conversation)
+        if delivery.stage.name == "ready" and leader != delivery_id:
+            return Explanation("conversation", leader, last_failure=failure)
+        held_by, wait = self._obstacle(delivery)
+        return Explanation(held_by, None, None if isinf(wait) else max(0.0, wait), failure)
+
+    def _obstacle(self, delivery: Delivery) -> tuple[HeldBy, float]:
+        """Say what a delivery waits for whose turn it could be, and for how many seconds."""
+        stage, forwarder, away = delivery.stage, self._forwarder, self._forwarder.away()
+        wait = stage.call.getTime() - self._clock.seconds() if isinstance(stage, Wait) else inf
+        if stage.name in _BY_STAGE:
+            return _BY_STAGE[stage.name], wait if isinf(wait) else max(wait, away)
+        if forwarder.no_more is not None:
+            return "webhook_gone", inf
+        if isinf(away):
+            return "webhook_probed", inf
+        if forwarder.breaker_state != "closed":
+            return "webhook_away", away
+        if away:
+            return "retry_after", away
+        if stage.name == "backing_off":
+            return "backing_off", wait
+        if self._outbox.crowded:
+            return "outbox_full", inf
+        pause = forwarder.wait()
+        return ("pace", pause) if pause else ("turn", inf)

@@ -1,0 +1,150 @@
+"""The stages in the life of a delivery: which may follow one another, and who is at which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+
+from component_http.contract.delivery import NEW, Delivery, Stage
+
+__all__ = ["ENDING", "FOLLOWS", "LEFT", "OPEN", "READY", "STORING", "Lives", "Running", "Wait"]
+
+FOLLOWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "new": ("storing", "ready"),
+        "storing": ("ready", "over"),
+        "ready": ("running", "asleep", "held", "ending", "left"),
+        "running": ("backing_off", "asleep", "open", "ending", "left"),
+        "backing_off": ("ready", "ending", "left"),
+        "asleep": ("ready", "backing_off", "ending", "left"),
+        "held": ("ready", "ending", "left"),
+        "open": ("ending",),
+        "left": (),
+        "ending": ("over",),
+        "over": (),
+    }
+)
+"""Which stages may follow each stage, by name; docs/architecture.md says what each of them is."""
+
+_FOLLOWS = dict(FOLLOWS)  # asked at each step of each delivery
+
+STORING = Stage("storing")
+READY = Stage("ready")
+OPEN = Stage("open")
+LEFT = Stage("left")
+ENDING = Stage("ending")
+OVER = Stage("over")
+"""The stages at which nothing goes on that could be cancelled."""
+
+
+class Running(Stage):
+    """
+    A POST is under way.
+
+    Attributes:
+        attempt: Fires when it has ended.
+    """
+
+    __slots__ = ("attempt",)
+
+    def __init__(self, attempt: Deferred[Any]) -> None:
+        super().__init__("running")
+        self.attempt = attempt
+
+    def cancel(self) -> None:
+        """Cut the POST off."""
+        self.attempt.cancel()
+
+
+class Wait(Stage):
+    """
+    The next attempt is waited for.
+
+    Args:
+        name: `backing_off`, `asleep` or `held`.
+
+    Attributes:
+        call: Ends it.
+        awakenings: Those of the forwarder when it began.
+    """
+
+    __slots__ = ("awakenings", "call")
+
+    def __init__(self, name: str, call: IDelayedCall, awakenings: int) -> None:
+        super().__init__(name)
+        self.call = call
+        self.awakenings = awakenings
+
+    def cancel(self) -> None:
+        """Wait no longer, and do nothing."""
+        self.call.cancel()
+
+
+class Lives:
+    """
+    The deliveries that somebody has in charge, each at one stage of its life.
+
+    A stage that may not follow the one before it raises ValueError: that is a bug.
+    """
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Delivery] = {}
+        # Those at each stage, in the order in which they came to it. Most of many are ready, and need no entry.
+        self._at: dict[str, dict[str, Delivery]] = {
+            name: {} for name in FOLLOWS if name not in ("new", "ready", "over")
+        }
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, delivery_id: object) -> bool:
+        return delivery_id in self._by_id
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """All of them, in the order in which they came."""
+        return iter(self._by_id.values())
+
+    def get(self, delivery_id: str) -> Delivery | None:
+        """The delivery with this id, at whatever stage; None if nobody has it in charge."""
+        return self._by_id.get(delivery_id)
+
+    def at(self, stage: str) -> Mapping[str, Delivery]:
+        """Those at a stage, by id, in the order in which they came to it; not for `ready`."""
+        return self._at[stage]
+
+    def begin(self, delivery: Delivery, stage: Stage) -> None:
+        """Take a delivery in charge, whatever somebody else did with it before."""
+        delivery.stage = NEW
+        self._by_id[delivery.id] = delivery
+        self.move(delivery, stage)
+
+    def move(self, delivery: Delivery, stage: Stage) -> None:
+        """A delivery goes on to another stage by itself: what went on at the one before has ended."""
+        before, name = delivery.stage.name, stage.name
+        if name not in _FOLLOWS[before]:
+            raise ValueError(f"{delivery.id} cannot be {name} after it was {before}")
+        here, there = self._at.get(before), self._at.get(name)
+        if here is not None:
+            del here[delivery.id]
+        if there is not None:
+            there[delivery.id] = delivery
+        delivery.stage = stage
+
+    def stop(self, delivery: Delivery, stage: Stage) -> None:
+        """Cancel what goes on with a delivery, and let it go on to another stage."""
+        before = delivery.stage
+        self.move(delivery, stage)
+        before.cancel()
+
+    def may(self, delivery: Delivery, stage: Stage) -> bool:
+        """Whether a delivery can go on to this stage."""
+        return stage.name in _FOLLOWS[delivery.stage.name]
+
+    def end(self, delivery: Delivery) -> None:
+        """Have a delivery in charge no longer."""
+        self.move(delivery, OVER)
+        del self._by_id[delivery.id]

@@ -1,0 +1,233 @@
+"""One run of the gateway, from its start to its stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from secrets import token_bytes
+
+from attrs import evolve
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.words.xish.domish import Element
+
+from component_http.api.server import ApiServer
+from component_http.api_service import api_server
+from component_http.caretaker import Caretaker
+from component_http.contract.delivery import Delivery
+from component_http.contract.link import KEY_BYTES, link_path
+from component_http.contract.link import LIFETIME as LINK_LIFETIME
+from component_http.delivery.status import Status
+from component_http.errors import SpoolError
+from component_http.sizing import api_connections
+from component_http.spool.database import SpoolLock
+from component_http.throttle import LOG_INTERVAL, Throttle
+from component_http.wiring import Lasting, assemble, handlers, new_id, new_spool
+from component_http.xmpp.entrances import Entrances
+from component_http.xmpp.intake import LateHandler
+
+__all__ = ["Running"]
+
+RESTORE_AGAIN = 5.0
+"""Seconds after which a spool that could not be read is read again."""
+
+
+class Running:
+    """
+    The gateway while it runs; made by its start, and dropped when `stop` is over.
+
+    Args:
+        lasting: The parts that were there before, and stay.
+        lock: The lock of the spool's file, which is released by the stop; None for a spool in memory.
+
+    Attributes:
+        stops: Fired by the owner when the stop is over; not empty means that it has begun.
+    """
+
+    _log = Logger()
+
+    def __init__(self, lasting: Lasting, lock: SpoolLock | None) -> None:
+        self._lasting = lasting
+        self._lock = lock
+        spool = new_spool(lasting.settings, lasting.reactor, lasting.counters, lock)
+        self._parts = assemble(lasting, spool, ask=self._ask, link=self._link)
+        self._handlers = handlers(lasting, self._parts)
+        self._restoring: Deferred[None] | None = None
+        self._caretaker: Caretaker | None = None
+        self._link_key: bytes | None = None
+        self._api: ApiServer | None = None
+        self.stops: list[Deferred[None]] = []
+
+    # -- start --
+
+    def start(self, serve: Callable[[], object]) -> None:
+        """
+        Begin: with a spool on disk its content is read first.
+
+        Args:
+            serve: Starts the stream; called as soon as nothing from before can be overtaken.
+        """
+        lasting, spool = self._lasting, self._parts.spool
+        lasting.pushes.start()
+        # A stream that somebody else owns may bring stanzas at once; they are stored behind what is restored.
+        for handler in self._handlers:
+            handler.setHandlerParent(lasting.stream)
+        if spool.durable:
+            self._restoring = Deferred.fromCoroutine(self._restore(serve))
+            self._restoring.addErrback(self._not_restored)
+        else:
+            lasting.subscribers.restore((), spool)
+            serve()
+            spool.key().addCallback(self._open)
+
+    async def _restore(self, serve: Callable[[], object]) -> None:
+        lasting, spool, relay, outbox = self._lasting, self._parts.spool, self._parts.relay, self._parts.outbox
+        # The first are asked for at once, so that what is stored meanwhile is stored behind them.
+        deliveries = await self._patiently(spool.restore)
+        others, key = spool.subscribers(), spool.key()
+        for each in (others, key):
+            each.addErrback(_nothing_there)
+        subscribers, self._link_key = await others or (), await key
+        outbox.read_all()
+        lasting.subscribers.restore(subscribers, spool)
+        number = 0
+        while deliveries:
+            # They are POSTed from now on; but the stream waits, for what comes is behind all of them.
+            number += len(deliveries)
+            relay.restore(deliveries)
+            deliveries = await self._patiently(spool.restore)
+        if number:
+            self._log.info("{number} deliveries from the spool", number=number)
+            if not lasting.has_webhook:
+                self._log.warn("there is no webhook, so they become dead letters")
+        self._restoring = None
+        serve()
+        self._open(self._link_key)
+        self._caretaker = Caretaker(
+            spool,
+            relay,
+            outbox,
+            connected=lambda: lasting.outlet.connected,
+            wake=self.wake,
+            clock=lasting.reactor,
+        )
+
+    async def _patiently(self, restore: Callable[[], Deferred[list[Delivery]]]) -> list[Delivery]:
+        """Read the next deliveries from the spool, again and again until that works."""
+        throttle = Throttle(LOG_INTERVAL)
+        while True:
+            try:
+                return await restore()
+            except SpoolError as error:
+                if throttle.may_tell(str(error), self._lasting.reactor.seconds()):
+                    self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
+            await deferLater(self._lasting.reactor, RESTORE_AGAIN)
+
+    def _not_restored(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("nothing is served", failure=failure)
+
+    def _open(self, link_key: bytes | None) -> None:
+        """Take what is pushed, by the application and by the API."""
+        self._link_key = link_key
+        lasting = self._lasting
+        lasting.pushes.open(self._parts.sender)
+        if lasting.hooks is None:
+            return
+        self._api = api_server(
+            lasting.settings,
+            lasting.reactor,
+            self._parts.sender,
+            lasting.counters,
+            lasting.hooks,
+            link_key or token_bytes(KEY_BYTES),  # if the key could not be read, no link is ours
+            self.wake,
+            limits=lasting.limits,
+            new_id=new_id,
+            max_connections=api_connections(lasting.settings),
+        )
+        self._api.startService()
+
+    # -- while it runs --
+
+    @property
+    def entrances(self) -> Entrances:
+        """The rooms that the gateway enters."""
+        return self._parts.entrances
+
+    def status(self) -> Status:
+        """How things stand now."""
+        status = self._parts.relay.status()
+        if self._restoring is None:
+            return status
+        return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
+
+    def wake(self) -> str:
+        """Ask the webhook at once; see `component_http.gateway.Gateway.wake`."""
+        if self.stops:
+            return "stopping"
+        self._log.info("somebody says that the webhook is back: it is asked at once")
+        self._parts.relay.wake()
+        return self._parts.relay.status().webhook
+
+    async def _ask(self, iq: Element, timeout: float) -> Element:
+        """Ask an iq. Without an API that is rare, so only the first one adds the handler that hears the answers."""
+        iq_requests = self._parts.iq_requests
+        if iq_requests.parent is None:
+            self._handlers.append(iq_requests)
+            iq_requests.setHandlerParent(self._lasting.stream)
+        return await iq_requests.ask(iq, timeout)
+
+    def _link(self, delivery: Delivery) -> str | None:
+        """Make the link for a late reply; None if there can be none."""
+        if self._link_key is None:
+            return None
+        now = time.time()
+        expires = now + LINK_LIFETIME
+        if delivery.stanza.kind == "iq":
+            expires = now + delivery.deadline - self._lasting.reactor.seconds()
+        path = link_path(self._link_key, delivery.id, delivery.stanza, expires)
+        return None if path is None else f"{self._lasting.settings.api.base_url or ''}{path}"
+
+    # -- stop --
+
+    async def drain(self, timeout: float | None) -> None:
+        """Accept nothing more, and let what is accepted end; see `component_http.gateway.Gateway.drain`."""
+        for handler in self._handlers:
+            if isinstance(handler, LateHandler):
+                handler.rest()
+        await self._parts.relay.drain(self._lasting.settings.delivery.drain_timeout if timeout is None else timeout)
+
+    async def stop(self, close_stream: Callable[[], Awaitable[object]]) -> None:
+        """
+        Drain, then close everything, and release the spool.
+
+        Args:
+            close_stream: Stops the stream, if it was started.
+        """
+        lasting, parts = self._lasting, self._parts
+        if self._restoring is not None:
+            self._restoring.cancel()
+        await self.drain(None)
+        if self._api is not None:
+            await self._api.stopService()
+        lasting.pushes.close()
+        parts.entrances.leave()
+        if self._caretaker is not None:
+            self._caretaker.stop()
+        if parts.client is not None:
+            await parts.client.close()
+        await close_stream()
+        for handler in self._handlers:
+            handler.disownHandlerParent(lasting.stream)
+        await parts.outbox.count_lost()
+        await parts.spool.close()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _nothing_there(failure: Failure) -> None:
+    """Do without: a subscriber is known again when he asks again, and without a key there are no links to reply by."""
+    failure.trap(SpoolError)

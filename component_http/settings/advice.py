@@ -1,0 +1,147 @@
+"""Settings that cannot be used together, and those that work but should be better."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from attrs import fields
+
+from component_http.contract.address import Address
+from component_http.contract.endpoint import Endpoint
+from component_http.contract.url import WebhookUrl, is_loopback
+from component_http.settings.api import ApiSettings
+from component_http.settings.catalog import TABLES
+from component_http.settings.component import ComponentSettings
+from component_http.settings.declaration import about
+from component_http.settings.values.value_type import shown
+from component_http.settings.webhook import WebhookSettings
+
+if TYPE_CHECKING:
+    from component_http.settings import Settings
+
+__all__ = ["conflicts", "secret_files", "warnings"]
+
+_SECRET_HEADER = re.compile("auth|cookie|key|pass|secret|token", re.IGNORECASE)
+"""Finds the names of headers that usually hold a secret."""
+
+
+def conflicts(
+    component: ComponentSettings | None, webhook: WebhookSettings | None, api: ApiSettings | None
+) -> Iterator[str]:
+    """Find settings of several tables that cannot be used together; None stands for a table that could not be made."""
+    if component is None:
+        return
+    if webhook is not None:
+        sources = [] if webhook.bearer_token is None else ["webhook.bearer_token_file"]
+        sources += [f"webhook.headers.{name}" for name in webhook.headers if name.lower() == "authorization"]
+        if component.url_holds_credentials:
+            sources.append("the user in component.component_post_url")
+        if len(sources) > 1:
+            yield f"{sources[0]} and {sources[1]} both set the Authorization header: remove one of them"
+    if api is not None:
+        yield from _foreign_senders(component.domain, api)
+
+
+def _foreign_senders(domain: str, api: ApiSettings) -> Iterator[str]:
+    only = f"but the component can only send from {domain} and addresses in it"
+    for token in api.token:
+        for pattern in token.may_send_as:
+            if pattern != "*" and pattern.rpartition("@")[2] != domain:
+                yield f"api.token {token.name} has {shown(pattern)} in may_send_as, {only}"
+        if token.sender is not None and Address.parse(token.sender).domain != domain:
+            yield f"api.token {token.name} has {shown(token.sender)} as sender, {only}"
+    for hook in api.hook:
+        if hook.send_as is not None and Address.parse(hook.send_as).domain != domain:
+            yield f"api.hook {hook.name} has {shown(hook.send_as)} as send_as, {only}"
+
+
+def secret_files(settings: Settings) -> list[tuple[str, str]]:
+    """List the files with secrets, each behind the name of its setting."""
+    files = (
+        ("component.secret_file", settings.component.secret_file),
+        ("webhook.bearer_token_file", settings.webhook.bearer_token_file),
+        *(("api.token.token_file", token.token_file) for token in settings.api.token),
+        *(("api.hook.secret_file", hook.secret_file) for hook in settings.api.hook),
+    )
+    return [(key, path) for key, path in files if path is not None]
+
+
+def warnings(settings: Settings) -> Iterator[str]:
+    """Write a sentence for each setting that should be better; it looks at the modes of the secrets' files."""
+    component, api = settings.component, settings.api
+    server, listen = Endpoint.parse(component.server), Endpoint.parse(api.listen or "")
+    if server.kind == "tcp" and not is_loopback(server.host_and_port[0]):
+        yield (
+            f"component.server is {shown(component.server)}, on another machine: others on the network can read the"
+            " stanzas and the proof of the component's secret; take a tls: endpoint, unless you trust the network"
+        )
+    url = component.component_post_url and WebhookUrl.parse(component.component_post_url)
+    if url and not url.secure and not is_loopback(url.host):
+        yield (
+            f"component.component_post_url is at {component.post_origin}, on another machine: others on the network can"
+            f" read {', '.join(_sent_to_webhook(settings, url))}; take https://, unless you trust the network"
+        )
+    if component.url_holds_credentials:
+        yield (
+            "component.component_post_url holds a user or a password: they are sent as Basic auth and stay out of the"
+            " log, but a file named by webhook.bearer_token_file keeps a secret better"
+        )
+    yield from _retired(settings)
+    if api.listen is None and (api.token or api.hook):
+        yield "there are tokens or hooks for the API, but it is off: set api.listen, or remove them"
+    if listen.kind in ("tcp", "tcp6") and not is_loopback(listen.interface_and_port[0]):
+        yield (
+            f"api.listen is {shown(api.listen)}, where others on the network can read the tokens: take an ssl:"
+            " endpoint, or interface=127.0.0.1 behind a proxy that speaks TLS"
+        )
+    for key, path in secret_files(settings):
+        if may := _everyone_may(path):
+            yield f"{key} {shown(path)} can be {may} by every user of this machine: chmod o-rwx it"
+    inside = _secrets_inside(settings)
+    if settings.file is not None and inside and (may := _everyone_may(settings.file)):
+        yield (
+            f"the settings file {shown(settings.file)} has a secret in it ({inside[0]}), and can be {may} by every user"
+            " of this machine: chmod o-rwx it"
+        )
+
+
+def _retired(settings: Settings) -> Iterator[str]:
+    for name, table in TABLES.items():
+        for attribute in fields(table):
+            if about(attribute).retired and getattr(getattr(settings, name), attribute.name) is not None:
+                yield f"{name}.{attribute.name} is not used any more, because {about(attribute).retired}: remove it"
+
+
+def _secrets_inside(settings: Settings) -> list[str]:
+    """Name the settings that hold a secret themselves."""
+    url = ["the user in component.component_post_url"] if settings.component.url_holds_credentials else []
+    return url + [f"webhook.headers.{name}" for name in settings.webhook.headers if _SECRET_HEADER.search(name)]
+
+
+def _sent_to_webhook(settings: Settings, url: WebhookUrl) -> list[str]:
+    """Name everything that each POST shows to whoever can read it."""
+    sent = ["stanzas"]
+    if url.target != b"/":
+        sent.append("the path of the URL")
+    if settings.component.url_holds_credentials:
+        sent.append("the user and the password in it")
+    if settings.webhook.bearer_token is not None:
+        sent.append("the bearer token")
+    if settings.webhook.headers:
+        sent.append("webhook.headers")
+    return sent
+
+
+def _everyone_may(path: str) -> str | None:
+    """Complete "can be ..." for a file, or for the file that a link leads to; None if not every user can use it."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None
+    if not stat.S_ISREG(mode) or not mode & (stat.S_IROTH | stat.S_IWOTH):
+        return None
+    return "changed" if mode & stat.S_IWOTH else "read"

@@ -1,0 +1,210 @@
+"""Reads settings from files, from tables and from flags, and collects everything that is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from attrs import NOTHING, fields
+
+from component_http.errors import SettingsError
+from component_http.settings import catalog
+from component_http.settings.catalog import OLD_NAMES, ROWS, SETTINGS, TABLES
+from component_http.settings.declaration import Table
+from component_http.settings.secrets import read_text, secret_problems
+from component_http.settings.values.value_type import accepted, shown
+
+__all__ = ["Reading"]
+
+_MAX_FILE_BYTES = 1024 * 1024
+"""Bytes of a settings file that are read; a real one has a few hundred, a device has no end."""
+
+
+class Reading:
+    """
+    The settings that were given so far, and the mistakes in them.
+
+    Args:
+        env: The environment, for credentials.
+
+    Attributes:
+        given: The values that can be used, by the names of their settings.
+        problems: A sentence for each mistake.
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = env
+        self.given: dict[str, Any] = {}
+        self.problems: list[str] = []
+        self._spoilt: set[str] = set()
+
+    @contextmanager
+    def collecting(self, *names: str) -> Iterator[None]:
+        """Collect the sentences of an error, and remember that these settings were given but cannot be used."""
+        try:
+            yield
+        except SettingsError as error:
+            self.problems += error.sentences
+            self._spoilt.update(names)
+
+    def lacks(self, name: str) -> bool:
+        """Say whether a setting was not given at all, not even with a mistake."""
+        return name not in self.given and name not in self._spoilt
+
+    # Files.
+
+    def add_file(self, path: str | os.PathLike[str], only: str | None = None) -> None:
+        """
+        Read a settings file; relative paths in it start at its folder.
+
+        Args:
+            path: The file.
+            only: The one table to read; None for all. Unknown tables are mistakes in any case.
+        """
+        with self.collecting(*SETTINGS):
+            text = read_text(f"{path}", path, _MAX_FILE_BYTES)
+            try:
+                tables = tomllib.loads(text)
+            except tomllib.TOMLDecodeError as error:
+                raise SettingsError(f"{path}, {_toml_problem(text, str(error))}") from None
+            except (ValueError, RecursionError):
+                raise SettingsError(f"{path} has a number that is too long, or is nested too deep") from None
+            others = set() if only is None else {*TABLES, "conditions"} - {only}
+            wanted = {name: table for name, table in tables.items() if name not in others}
+            self.add_tables(wanted, str(path), Path(path).parent)
+
+    def add_tables(self, tables: Mapping[str, object], source: str, folder: Path | None = None) -> None:
+        """
+        Read tables in the shape of a settings file.
+
+        Args:
+            tables: By its name, each table: its values by key.
+            source: Names them in errors.
+            folder: The folder where relative paths start; None leaves them as they are.
+        """
+        for table, content in tables.items():
+            if table == "conditions":
+                with self.collecting(table):
+                    self._add(f"{source}: {table}", table, content, folder)
+            elif table not in TABLES:
+                with self.collecting(*catalog.meant_by(table, content)):
+                    raise SettingsError(f"{source}: {catalog.unknown_table(catalog.bare(table), content)}")
+            elif not isinstance(content, Mapping):
+                with self.collecting(*(name for name in SETTINGS if catalog.is_in(name, table))):
+                    raise SettingsError(f"{source}: {table} is {shown(content)}, but must be a table: [{table}]")
+            else:
+                self._add_table(f"{source}: {table}.", table, content, folder)
+
+    def _add_table(self, prefix: str, table: str, content: Mapping[str, object], folder: Path | None) -> None:
+        """Read the settings of a table; `prefix` stands before each key in a sentence."""
+        for key, value in content.items():
+            name = f"{table}.{catalog.bare(key)}"
+            with self.collecting(name if name in ROWS else catalog.meant_setting(name) or name):
+                self._add(f"{prefix}{catalog.bare(key)}", name, value, folder)
+
+    def _add(self, label: str, name: str, value: Any, folder: Path | None) -> None:
+        if name in ROWS:
+            self.given[name] = self._rows(label, name, value, folder)
+            return
+        if remedy := catalog.misplaced_secret(name):
+            raise SettingsError(f"{label} must not stand in the open: {remedy}")
+        setting = SETTINGS.get(OLD_NAMES.get(name, name))
+        if setting is None:
+            raise SettingsError(f"{label} {catalog.unknown_key(name, value)}")
+        value = accepted(label, value, setting.about.value_type, self.env, folder)
+        before = self.given.setdefault(setting.name, value)
+        if before != value:
+            raise SettingsError(
+                f"{label} is {shown(value)}, but under its other name it is {shown(before)}: remove one of the two"
+            )
+
+    def _rows(self, label: str, name: str, content: object, folder: Path | None) -> tuple[Table, ...]:
+        """Read all tables [[name]]."""
+        source = label.removesuffix(f": {name}")
+        if isinstance(content, Mapping):
+            raise SettingsError(f"{source}: [{name}] must be written as [[{name}]], because there may be several")
+        if not isinstance(content, (list, tuple)) or not all(isinstance(row, (Mapping, ROWS[name])) for row in content):
+            raise SettingsError(f"{label} is {shown(content)}, but must be tables: [[{name}]]")
+        rows, problems = [], []
+        for number, row in enumerate(content, 1):
+            if isinstance(row, Table):
+                rows.append(row)
+                continue
+            where = f"{source}: [[{name}]] number {number}"
+            reading = Reading(self.env)
+            reading._add_table(f"{where}: ", name, row, folder)
+            rows.append(reading.made(ROWS[name], where))
+            problems += reading.problems
+        if problems:
+            raise SettingsError(*problems)
+        return tuple(rows)
+
+    # Flags.
+
+    def add_flags(self, flags: Mapping[str, str]) -> None:
+        """
+        Read flags, which win over everything that was given before.
+
+        Args:
+            flags: The text of each flag, by its name without the dashes in front.
+        """
+        for flag, text in flags.items():
+            setting = catalog.setting_of_flag(flag)
+            with self.collecting(*([] if setting is None else [setting.name])):
+                if setting is None:
+                    raise SettingsError(catalog.unknown_flag(flag))
+                self.given[setting.name] = accepted(f"--{flag}", text, setting.about.value_type, self.env, flag=True)
+
+    # The result.
+
+    def made(self, table: Any, source: str | None) -> Any:
+        """
+        Make a table of the values that were given.
+
+        Args:
+            table: Its class.
+            source: Where it stands, for the sentences: a settings file, and which of its tables if there are several of
+                the name; None for the command line.
+
+        Returns:
+            The table, or None if it cannot be made: then `problems` says why.
+        """
+        prefix = f"{table.TABLE}."
+        values = {
+            name.removeprefix(prefix): value for name, value in self.given.items() if catalog.is_in(name, table.TABLE)
+        }
+        spoilt = {name.removeprefix(prefix) for name in self._spoilt if catalog.is_in(name, table.TABLE)}
+        spoilt -= values.keys()
+        problems = [
+            catalog.missing(table.TABLE, attribute, source)
+            for attribute in fields(table)
+            if attribute.default is NOTHING and attribute.name not in values and attribute.name not in spoilt
+        ]
+        made = None
+        if not problems and not spoilt:
+            try:
+                made = table(**values)
+            except SettingsError as error:
+                problems += error.sentences
+        if made is None:
+            problems += (problem for problem in secret_problems(table, values, spoilt) if problem not in problems)
+        self.problems += [
+            problem if source is None or problem.startswith(f"{source}: ") else f"{source}: {problem}"
+            for problem in problems
+        ]
+        return made
+
+
+def _toml_problem(text: str, message: str) -> str:
+    """Split the message of `tomllib` into the place and the problem, and write the place first."""
+    parts = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.DOTALL)
+    if parts is None:
+        return f"not valid TOML: {message}"
+    lines = text.splitlines()
+    line, column = parts[2] or len(lines), parts[3] or len(lines[-1]) + 1 if lines else 1
+    return f"line {line}, column {column}: not valid TOML: {parts[1]}"

@@ -1,0 +1,66 @@
+"""The table [webhook]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from attrs import Factory, frozen
+
+from component_http.settings.declaration import Table, setting
+from component_http.settings.secrets import secret, secret_file
+from component_http.settings.values.http import HEADERS, TOKEN
+from component_http.settings.values.plain import number, whole
+
+__all__ = ["WebhookSettings"]
+
+
+@frozen
+class WebhookSettings(Table):
+    """
+    The HTTP side.
+
+    Once constructed, `bearer_token` is the token to use, or None.
+    """
+
+    TABLE: ClassVar[str] = "webhook"
+
+    timeout: float = setting(
+        number(0.1, 3600, "seconds"),
+        "the time that one POST may take in all, from connecting to the last byte of the response",
+        default=60.0,
+        why="a bot that thinks for 20 seconds is normal",
+    )
+    connect_timeout: float = setting(
+        number(0.1, 300, "seconds"),
+        "the part of timeout that connecting may take, TLS included",
+        default=5.0,
+        why="a webhook that is there accepts within milliseconds; one that is not should be noticed soon",
+    )
+    max_connections: int = setting(
+        whole(1, 1000, "connections"),
+        "the most connections to the webhook at once; other POSTs wait in order",
+        default=32,
+        why="a small webhook can bear 32; beyond 1000 a process runs out of sockets",
+    )
+    headers: Mapping[str, str] = setting(
+        HEADERS,
+        "headers for every POST, such as an API key",
+        default=Factory(dict),
+        why="headers that HTTP itself or the webhook contract decides cannot be set; the values stay out of the log",
+        example='X-Api-Key = "..."',
+        show=lambda headers: f"<{len(headers)} headers>",
+    )
+    bearer_token_file: str | None = secret_file(
+        "a token",
+        "the file that holds a bearer token for the webhook in one line",
+        '"token"',
+        "a token in the settings file would be in every copy of that file",
+    )
+    bearer_token: str | None = secret(TOKEN, "the token itself", "bearer_token_file")
+    max_body_bytes: int = setting(
+        whole(1024, 67_108_864, "bytes"),
+        "the largest response body that is read; a larger one is refused",
+        default=1_048_576,
+        why="memory may have to hold the bodies of max_connections responses at once",
+    )

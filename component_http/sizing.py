@@ -1,0 +1,95 @@
+"""How much of everything there may be: from the settings, and from the files that the process may open."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+from component_http.contract.outbound import LIFETIMES
+from component_http.contract.xml import Limits
+from component_http.delivery.backlog import BacklogLimits
+from component_http.settings import DeliverySettings, Settings
+
+__all__ = [
+    "FILES_BESIDE",
+    "MOST_PENDING_BYTES",
+    "api_connections",
+    "backlog_limits",
+    "deadlines",
+    "lifetimes",
+    "limits_of",
+    "too_few_files",
+    "webhook_connections",
+]
+
+FILES_BESIDE = 24
+"""
+Files that the process may open beside connections to the webhook and to the API: the stream, the spool's, the log, and
+what Python and Twisted need. Without them a lost stream could not be connected again while these are busy.
+"""
+
+MOST_PENDING_BYTES = {"memory": 64 * 1024 * 1024, "sqlite": 1024 * 1024 * 1024}
+"""Bytes of the request bodies of all pending deliveries, by the kind of the spool, unless it is set."""
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits for one stanza."""
+    return Limits(max_bytes=settings.component.max_stanza_bytes)
+
+
+def deadlines(delivery: DeliverySettings) -> dict[str, float]:
+    """Seconds that a delivery may take, by the kind of its stanza."""
+    return {
+        "message": delivery.message_deadline,
+        "iq": delivery.iq_deadline,
+        "presence": delivery.presence_deadline,
+    }
+
+
+def lifetimes(delivery: DeliverySettings) -> dict[str, float]:
+    """Seconds for which an outbound stanza is of use, by its kind."""
+    return {**LIFETIMES, "iq": delivery.iq_deadline}
+
+
+def backlog_limits(settings: Settings) -> BacklogLimits:
+    """The limits of the backlog: the settings with fractions in place of percents."""
+    delivery = settings.delivery
+    return BacklogLimits(
+        max_pending=delivery.max_pending,
+        max_pending_bytes=delivery.max_pending_bytes or MOST_PENDING_BYTES[settings.spool.kind],
+        max_per_conversation=delivery.max_per_conversation,
+        fair_share=delivery.fair_share_percent / 100,
+    )
+
+
+def _open_files() -> int:
+    """Files that this process may have open at once."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def api_connections(settings: Settings) -> int:
+    """Connections to the API at once: `max_connections`, or a quarter of the files; 0 without an API."""
+    if settings.api.listen is None:
+        return 0
+    return max(1, min(settings.api.max_connections, (_open_files() - FILES_BESIDE) // 4))
+
+
+def webhook_connections(settings: Settings) -> int:
+    """Connections to the webhook at once: `max_connections`, or as many as there can be files for."""
+    # As many of the API's clients again may wait to be told that there are too many.
+    beside = FILES_BESIDE + 2 * api_connections(settings)
+    return max(1, min(settings.webhook.max_connections, _open_files() - beside))
+
+
+def too_few_files(settings: Settings, *, has_webhook: bool) -> list[str]:
+    """Sentences about each `max_connections` that the process has too few files for."""
+    found = [("webhook", settings.webhook.max_connections, webhook_connections(settings))] if has_webhook else []
+    if settings.api.listen is not None:
+        found.append(("api", settings.api.max_connections, api_connections(settings)))
+    return [
+        f"{table}.max_connections is {wanted}, but this process may have {_open_files()} files open (ulimit -n, or"
+        f" LimitNOFILE of its unit): there are at most {affordable} connections at once"
+        for table, wanted, affordable in found
+        if affordable < wanted
+    ]

@@ -1,0 +1,181 @@
+"""
+Facts that a gateway leaves in the spool's file for the commands that look at it, by rows of the table `facts`.
+
+| name | value | when it is written |
+|---|---|---|
+| `webhook` | the state, as in `component_http.delivery.status.Status` | when it changes |
+| `webhook_trouble` | a `Trouble` as JSON, or nothing | when the webhook begins to fail, is probed, and is well again |
+| `pending` | an `Answer` as JSON | when a command has asked by a row `explain` of the table `commands` |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
+
+from attrs import asdict, frozen
+
+from component_http.contract.explanation import Explanation, HeldBy
+
+__all__ = [
+    "MOST_EXPLAINED",
+    "Answer",
+    "Trouble",
+    "answer",
+    "facts_of_webhook",
+    "question",
+    "read_answer",
+    "read_trouble",
+]
+
+MOST_EXPLAINED = 300
+"""Deliveries that one command may ask about: the answer stays below 100 KB and takes the gateway a few milliseconds."""
+
+MOST_CHARACTERS = 200
+"""Characters of the reason for a failure; the rest is cut off."""
+
+
+@frozen
+class Trouble:
+    """
+    What is wrong with a webhook.
+
+    Attributes:
+        since: When it began to fail, in seconds since the epoch; None if it only asked for a pause.
+        reason: Why the last attempt failed.
+        next_attempt: When it is asked next, in seconds since the epoch; a time in the past means now. None if a probe
+            is under way.
+    """
+
+    since: float | None
+    reason: str | None
+    next_attempt: float | None
+
+
+@frozen
+class Answer:
+    """
+    What the gateway says about what waits.
+
+    Attributes:
+        commands: The numbers of the commands that asked.
+        connected: The gateway has a stream to the XMPP server.
+        deliveries: Explanations by delivery id, with `next_attempt` in seconds since the epoch.
+    """
+
+    commands: Sequence[int]
+    connected: bool
+    deliveries: Mapping[str, Explanation]
+
+
+def facts_of_webhook(
+    state: str, failing_for: float | None, reason: str | None, next_attempt: float | None, now: float
+) -> dict[str, str]:
+    """
+    Make the facts about the webhook.
+
+    Args:
+        state: As in `Status.webhook`, and so are the next three.
+        failing_for: Seconds.
+        reason: Why the last attempt failed.
+        next_attempt: Seconds.
+        now: The wall clock.
+
+    Returns:
+        Facts that stay the same from second to second as long as nothing happens.
+    """
+    trouble = ""
+    if state in ("closed", "open", "half_open") and (failing_for is not None or (state == "closed" and next_attempt)):
+        found = Trouble(
+            since=None if failing_for is None else float(round(now - failing_for)),
+            reason=None if failing_for is None or reason is None else reason[:MOST_CHARACTERS],
+            next_attempt=float(round(now + next_attempt)) if next_attempt else next_attempt,
+        )
+        trouble = json.dumps(asdict(found))
+    return {"webhook": state, "webhook_trouble": trouble}
+
+
+def read_trouble(value: object) -> Trouble | None:
+    """Read the fact `webhook_trouble`; None if there is no trouble, or none that can be read."""
+    found = _object(value)
+    if not found:
+        return None
+    reason = found.get("reason")
+    return Trouble(
+        _number(found.get("since")),
+        reason if isinstance(reason, str) else None,
+        _number(found.get("next_attempt")),
+    )
+
+
+def question(delivery_ids: Sequence[str]) -> str:
+    """Write the argument of the command `explain`."""
+    return json.dumps(delivery_ids[:MOST_EXPLAINED])
+
+
+def answer(
+    questions: Sequence[tuple[int, str]],
+    explain: Callable[[str], Explanation | None],
+    *,
+    connected: bool,
+    now: float,
+) -> str:
+    """
+    Write the fact `pending`.
+
+    Args:
+        questions: The numbers of the commands `explain`, and their arguments.
+        explain: Explains a delivery by its id.
+        connected: The gateway has a stream to the XMPP server.
+        now: The wall clock.
+    """
+    deliveries: dict[str, dict[str, Any]] = {}
+    for _, argument in questions:
+        for delivery_id in _ids(argument):
+            found = explain(delivery_id)
+            if found is not None and len(deliveries) < MOST_EXPLAINED:
+                described = asdict(found)
+                if found.next_attempt is not None:
+                    described["next_attempt"] = round(now + found.next_attempt, 3)
+                if found.last_failure is not None:
+                    described["last_failure"] = found.last_failure[:MOST_CHARACTERS]
+                deliveries[delivery_id] = described
+    commands = [number for number, _ in questions]
+    return json.dumps({"commands": commands, "connected": connected, "deliveries": deliveries})
+
+
+def read_answer(value: object) -> Answer | None:
+    """Read the fact `pending`; None if it cannot be read."""
+    found = _object(value)
+    commands, deliveries = found.get("commands"), found.get("deliveries")
+    if not isinstance(commands, list) or not isinstance(deliveries, dict):
+        return None
+    explanations = {
+        delivery_id: Explanation(
+            one["held_by"], one.get("behind"), _number(one.get("next_attempt")), one.get("last_failure")
+        )
+        for delivery_id, one in deliveries.items()
+        if isinstance(one, dict) and one.get("held_by") in get_args(HeldBy)
+    }
+    return Answer(commands, found.get("connected") is True, explanations)
+
+
+def _ids(argument: str) -> list[str]:
+    try:
+        found = json.loads(argument)
+    except (ValueError, RecursionError):
+        return []
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+
+
+def _object(value: object) -> dict[str, Any]:
+    try:
+        found = json.loads(value) if isinstance(value, str) and value else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None

@@ -1,0 +1,84 @@
+"""Transactions on a spool's file, and how long another program that writes is waited for."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from component_http.spool.database import BUSY, is_busy
+
+__all__ = ["BUSY_AGAIN", "BUSY_AT_THE_END", "BUSY_SLICE", "Patience", "Transaction", "whole"]
+
+BUSY_SLICE = 0.1
+"""Seconds for which SQLite waits at once for another program; in between it is checked whether the process ends."""
+
+BUSY_AGAIN = 0.5
+"""Seconds to wait instead of `database.BUSY` after a wait that was in vain: an early refusal is better then."""
+
+BUSY_AT_THE_END = 0.25
+"""The same when the process is about to end."""
+
+
+class Patience:
+    """
+    How long another program that writes is waited for.
+
+    Attributes:
+        hurries: The process is about to end; set by the reactor's thread.
+    """
+
+    def __init__(self) -> None:
+        self.hurries = False
+        self._was_busy = False
+
+    def lasts(self, waited: float) -> bool:
+        """Say whether to go on waiting after so many seconds."""
+        if waited < (BUSY_AT_THE_END if self.hurries else BUSY_AGAIN if self._was_busy else BUSY):
+            return True
+        self._was_busy = True
+        return False
+
+    def ended_well(self) -> None:
+        """Wait long the next time: this transaction was committed."""
+        self._was_busy = False
+
+
+class Transaction:
+    """
+    A transaction that begins where there is something to write, and not before; it ends with `whole`.
+
+    Attributes:
+        begun: Something was to be written.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, patience: Patience) -> None:
+        self._connection = connection
+        self._patience = patience
+        self.begun = False
+
+    def begin(self) -> None:
+        """Begin, unless that is done: something is to be written."""
+        since = time.monotonic()
+        while not self.begun:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self.begun = True
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or not self._patience.lasts(time.monotonic() - since):
+                    raise
+
+
+@contextmanager
+def whole(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what is written in the `with`, if a transaction was begun, or roll it back where something is raised."""
+    try:
+        yield
+        if connection.in_transaction:
+            connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # SQLite may have rolled it back already
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise

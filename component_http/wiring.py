@@ -1,0 +1,390 @@
+"""The parts of a running gateway, made from the settings and connected to each other."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from random import Random
+from secrets import token_hex
+from typing import Any
+from uuid import uuid4
+
+from attrs import frozen
+from twisted.words.xish.domish import Element
+from wokkel.subprotocols import XMPPHandler
+
+from component_http import __version__
+from component_http.api.hooks import Hooks
+from component_http.contract import composing, reply
+from component_http.contract.address import Address
+from component_http.contract.composing import MAX_REPLIES, Composed
+from component_http.contract.conditions import error_of_status
+from component_http.contract.delivery import Delivery
+from component_http.contract.outbound import OutboundStanza
+from component_http.contract.xml import Limits
+from component_http.delivery.backlog import Backlog
+from component_http.delivery.bounces import Bounces
+from component_http.delivery.breaker import Breaker
+from component_http.delivery.deadlines import LATE_SECONDS, Times
+from component_http.delivery.dispatch import Dispatch
+from component_http.delivery.fates import Fates
+from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.load import Load
+from component_http.delivery.loop_brake import LoopBrake
+from component_http.delivery.loop_guard import LoopGuard
+from component_http.delivery.loops import Loops
+from component_http.delivery.outbox import Outbox
+from component_http.delivery.pushes import Pushes
+from component_http.delivery.relay import Relay
+from component_http.delivery.retry import RetryPolicy
+from component_http.errors import SettingsError
+from component_http.interfaces import Spool, Stream, Webhook
+from component_http.operations.metrics import Counters
+from component_http.settings import DeliverySettings, Settings
+from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
+from component_http.spool.database import SpoolLock
+from component_http.spool.memory import MemorySpool
+from component_http.spool.sqlite import SqliteSpool
+from component_http.tls import client_endpoint
+from component_http.webhook.client import WebhookClient
+from component_http.xmpp.entrances import Entrances
+from component_http.xmpp.intake import StanzaIntake
+from component_http.xmpp.iq_requests import IqRequests
+from component_http.xmpp.presence import AlwaysAvailable
+from component_http.xmpp.rooms import Rooms
+from component_http.xmpp.stream import BorrowedStream, ComponentStream
+from component_http.xmpp.subscribers import Subscribers
+from component_http.xmpp.wellknown import WellKnown
+from component_http.xmpp.writer import MAX_UNCONFIRMED
+
+__all__ = [
+    "Lasting",
+    "Parts",
+    "assemble",
+    "component_stream",
+    "handlers",
+    "new_id",
+    "new_spool",
+    "pushes",
+    "webhook_client",
+]
+
+
+@frozen(eq=False)
+class Lasting:
+    """
+    The parts of a gateway that outlive a stop and serve the next start.
+
+    Attributes:
+        settings: The settings.
+        limits: The limits for one stanza.
+        reactor: A reactor whose timers do not follow the wall clock.
+        counters: How often each thing happened.
+        stream: The stream that handlers are added to.
+        outlet: The same stream as a way out; it also pauses reading.
+        webhook: The webhook of an embedding application; None for that of the settings, or for none.
+        hooks: The hooks of the API; None without an API.
+        rooms: The rooms that the component is in.
+        subscribers: The users who are told that the component is online.
+        pushes: Takes what the application sends.
+    """
+
+    settings: Settings
+    limits: Limits
+    reactor: Any
+    counters: Counters
+    stream: Stream
+    outlet: ComponentStream | BorrowedStream
+    webhook: Webhook | None
+    hooks: Hooks | None
+    rooms: Rooms
+    subscribers: Subscribers
+    pushes: Pushes
+
+    @property
+    def has_webhook(self) -> bool:
+        """Deliveries have somewhere to go."""
+        return self.webhook is not None or self.settings.component.component_post_url is not None
+
+
+@frozen(eq=False)
+class Parts:
+    """
+    The parts of one run.
+
+    Attributes:
+        spool: Keeps what is accepted and what leaves.
+        client: Makes the POSTs; None if the application brings its own webhook, or if there is none.
+        relay: Owns the deliveries.
+        outbox: Hands what leaves to the stream.
+        bounces: Knows what was pushed, to recognise what comes back.
+        entrances: Enters chat rooms.
+        iq_requests: Asks iqs.
+        sender: Sends what is pushed.
+    """
+
+    spool: Spool
+    client: WebhookClient | None
+    relay: Relay
+    outbox: Outbox
+    bounces: Bounces
+    entrances: Entrances
+    iq_requests: IqRequests
+    sender: Dispatch
+
+
+def assemble(
+    lasting: Lasting,
+    spool: Spool,
+    *,
+    ask: Callable[[Element, float], Awaitable[Element]],
+    link: Callable[[Delivery], str | None],
+) -> Parts:
+    """
+    Make the parts of one run, and connect them.
+
+    Args:
+        lasting: The parts that are there already.
+        spool: The spool, nothing of which was read yet.
+        ask: Asks an iq, and waits for its answer so many seconds.
+        link: Makes the link for a late reply to a delivery.
+    """
+    settings, reactor, counters, outlet = lasting.settings, lasting.reactor, lasting.counters, lasting.outlet
+    component, delivery = settings.component, settings.delivery
+    fates = Fates()
+    bounces = Bounces(spool, counters, reactor.seconds, fates)
+    entrances = Entrances(
+        outlet,
+        counters,
+        clock=reactor,
+        new_id=new_id,
+        ask=ask,
+        nick=component.nick,
+        create=component.create_rooms,
+    )
+
+    def pushed(number: int, outbound: OutboundStanza) -> None:
+        bounces.pushed(number, outbound)
+        if outbound.delivery_id is None:
+            entrances.expect(outbound)
+
+    outbox = Outbox(
+        spool,
+        outlet,
+        counters,
+        clock=reactor,
+        domain=component.domain,
+        limits=lasting.limits,
+        lifetimes=lifetimes(delivery),
+        fates=fates,
+        pushed=pushed,
+    )
+    client = None if lasting.webhook is not None else webhook_client(settings, reactor)
+    relay = Relay(
+        _forwarder(lasting, lasting.webhook or client, None if lasting.hooks is None else link),
+        spool,
+        Backlog(backlog_limits(settings), webhook_connections(settings)),
+        outlet,
+        outbox,
+        outlet,
+        counters,
+        Loops(
+            LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
+            LoopBrake() if delivery.loop_guard is None else None,
+            counters,
+            reactor,
+        ),
+        clock=reactor,
+        new_id=new_id,
+        wall=time.time,
+        times=Times(
+            deadlines(delivery),
+            grace=delivery.outage_grace,
+            late_seconds=max(LATE_SECONDS, settings.webhook.timeout),
+        ),
+        once=delivery.max_attempts == 1 and spool.durable,
+    )
+    sender = Dispatch(
+        spool,
+        outbox,
+        relay,
+        bounces,
+        ask=ask,
+        enter=entrances.enter,
+        when_sent=outlet.when_sent,
+        clock=reactor,
+    )
+    iq_requests = IqRequests(outlet, reactor, lambda: token_hex(16))
+    return Parts(spool, client, relay, outbox, bounces, entrances, iq_requests, sender)
+
+
+def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delivery], str | None] | None) -> Forwarder:
+    settings, delivery = lasting.settings, lasting.settings.delivery
+    return Forwarder(
+        webhook,
+        partial(
+            reply.judge,
+            domain=settings.component.domain,
+            limits=lasting.limits,
+            new_id=new_id,
+            status_errors=settings.conditions,
+        ),
+        lasting.counters,
+        policy=RetryPolicy(
+            max_attempts=delivery.max_attempts,
+            cap=delivery.retry_cap,
+        ),
+        load=Load(webhook_connections(settings), learns=delivery.max_attempts > 1),
+        breaker=_breaker(delivery),
+        on_gone=error_of_status(410, settings.conditions) if delivery.on_gone == "disable" else None,
+        clock=lasting.reactor,
+        wall=time.time,
+        draw=Random().random,
+        link=link,
+    )
+
+
+def handlers(lasting: Lasting, parts: Parts) -> list[XMPPHandler]:
+    """Make the handlers of one run, in the order in which they join the stream."""
+    component = lasting.settings.component
+    found: list[XMPPHandler] = [
+        StanzaIntake(
+            parts.relay.accept if lasting.has_webhook else None,
+            domain=component.domain,
+            kinds=component.component_post_stanzas,
+            observer=lasting.counters,
+            rooms=lasting.rooms,
+            entrances=parts.entrances,
+            returned=parts.bounces.returned,
+            shown=parts.bounces.shown,
+            forward_history=component.forward_history,
+            forward_bodyless=component.forward_bodyless,
+            forward_errors=component.forward_errors,
+        )
+    ]
+    if "presence" not in component.component_post_stanzas or not lasting.has_webhook:
+        found.append(
+            AlwaysAvailable(
+                component.domain,
+                lasting.subscribers,
+                outlet=lasting.outlet,
+                observer=lasting.counters,
+                clock=lasting.reactor,
+            )
+        )
+    if component.answer_wellknown_iq:
+        found.append(WellKnown(component.domain, __version__, time.time))
+    found.append(parts.entrances)
+    if lasting.hooks is not None:
+        found.append(parts.iq_requests)
+    return found
+
+
+def new_spool(settings: Settings, reactor: Any, counters: Counters, lock: SpoolLock | None) -> Spool:
+    """Make the spool: that of the file whose lock is given, or one in memory."""
+    if lock is None:
+        # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
+        waiting = backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES
+        return MemorySpool(reactor.seconds, max_kept=MAX_UNCONFIRMED + waiting, observer=counters)
+    lock.note_process()
+    return SqliteSpool(
+        lock.path,
+        reactor,
+        deadlines=deadlines(settings.delivery),
+        grace=settings.delivery.outage_grace,
+        synchronous=settings.spool.synchronous,
+        letter_days=settings.spool.letter_days,
+        max_letters=settings.spool.max_letters,
+        observer=counters,
+    )
+
+
+def component_stream(
+    settings: Settings,
+    reactor: Any,
+    limits: Limits,
+    counters: Counters,
+    rooms: Rooms,
+    *,
+    sent: Callable[[OutboundStanza], object],
+    first: Callable[[], Iterable[Element | OutboundStanza]],
+) -> ComponentStream:
+    """
+    Make the stream to the server of the settings.
+
+    Args:
+        settings: The settings.
+        reactor: Opens the connection.
+        limits: The limits for one stanza.
+        counters: Told what happens.
+        rooms: Recognises stanzas that a room sends back.
+        sent: Told each stanza that leaves.
+        first: The stanzas that open each new stream.
+    """
+    component = settings.component
+    return ComponentStream(
+        client_endpoint(reactor, component.server),
+        component.domain,
+        component.secret,
+        address=component.server_address,
+        limits=limits,
+        observer=counters,
+        clock=reactor,
+        random=Random(),
+        sent=sent,
+        first=first,
+        marked=rooms.marked,
+        confirm=component.write_barrier,
+        fallback=component.write_barrier_fallback,
+        lifetimes=lifetimes(settings.delivery),
+    )
+
+
+def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
+    """
+    Make the client for the webhook of the settings; None if they name none. It opens nothing before its first POST.
+
+    Raises:
+        SettingsError: The webhook's settings cannot be used.
+    """
+    webhook, url = settings.webhook, settings.component.component_post_url
+    if url is None:
+        return None
+    try:
+        return WebhookClient(
+            url,
+            reactor=reactor,
+            timeout=webhook.timeout,
+            connect_timeout=webhook.connect_timeout,
+            max_connections=webhook_connections(settings),
+            max_body_bytes=webhook.max_body_bytes,
+            headers=webhook.headers,
+            bearer_token=webhook.bearer_token,
+        )
+    except ValueError as error:
+        raise SettingsError(
+            f"component.component_post_url (--post-url) or the [webhook] table cannot be used: {error}"
+        ) from error
+
+
+def pushes(settings: Settings, limits: Limits) -> Pushes:
+    """Make what takes the stanzas of an embedding application."""
+    sender = Address.parse(settings.component.default_sender)
+
+    def compose(objects: Sequence[Mapping[str, object]], kind: str) -> Composed:
+        domain = settings.component.domain
+        return composing.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
+
+    return Pushes(compose)
+
+
+def _breaker(delivery: DeliverySettings) -> Breaker:
+    """Make the breaker; with a single attempt for each delivery it never opens."""
+    return Breaker() if delivery.max_attempts > 1 else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize)
+
+
+def new_id() -> str:
+    """Make an id that nothing else has."""
+    return uuid4().hex
