@@ -704,7 +704,7 @@ class ComponentStream(StreamManager, Service):
     def _rest(self) -> None:
         """Stop reading for a moment; not while all that leaves waits for a barrier, which is among what is read."""
         connection = self._connection
-        if self._barrier.working and self._queue.on_trial:
+        if self._writer.on_trial:
             return
         if connection is not None and connection.ready and not connection.leaving and self._resuming is None:
             self._observer.count("reading_paused")
