@@ -207,7 +207,8 @@ class _Ledger:
         ends = [round(at - one["written"], 2) for at, kept in self.chaos.found if number in kept.deliveries]
         fate = ("no end", "a reply", "a result", f"an error {one['condition']}")[one["fate"]]
         return (
-            f"{number} of {one['group']} on stream {one['stream']}, written at {one['written']:.2f}: POSTed {self.posted.get(number, 0)} times,"
+            f"{number} of {one['group']} on stream {one['stream']}, written at {one['written']:.2f}:"
+            f" POSTed {self.posted.get(number, 0)} times,"
             f" {fate} after {one['ended'] - one['written']:.2f} s, kept at ends of a gateway after {ends} s,"
             f" dead letter: {self.letters.get(number)}"
         )
