@@ -8,6 +8,7 @@ and each push is looked up in the books of all sides, and must have come to what
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -159,6 +160,10 @@ class _Ledger:
         self._holds("no stanza but answers and pushes", books.load["strange"])
         self._holds("the file sound at each end", [at for at, kept in self.chaos.found if not kept.sound])
         self._holds("no bug in the log", [match[0] for match in BUGS.finditer(books.log)])
+        if self.report.missed():
+            with tempfile.NamedTemporaryFile("w", prefix="ledger-", suffix=".log", delete=False) as file:
+                file.write("\n".join([books.log, *map(str, self.chaos.done)]))
+            self.report.notes.append(f"the log, and what was done: {file.name}")
 
     def _holds(self, what: str, violations: Any) -> None:
         """Enter something that must hold, and the first violations."""
@@ -202,7 +207,8 @@ class _Ledger:
         ends = [round(at - one["written"], 2) for at, kept in self.chaos.found if number in kept.deliveries]
         fate = ("no end", "a reply", "a result", f"an error {one['condition']}")[one["fate"]]
         return (
-            f"{number} of {one['group']} on stream {one['stream']}: POSTed {self.posted.get(number, 0)} times,"
+            f"{number} of {one['group']} on stream {one['stream']}, written at {one['written']:.2f}:"
+            f" POSTed {self.posted.get(number, 0)} times,"
             f" {fate} after {one['ended'] - one['written']:.2f} s, kept at ends of a gateway after {ends} s,"
             f" dead letter: {self.letters.get(number)}"
         )
@@ -234,7 +240,7 @@ class _Ledger:
         self.report.figures["refused, and not told again"] = untold
         return [self._story(number) for number in lost]
 
-    def _again(self, in_vain: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    def _again(self, in_vain: list[tuple[int, float]]) -> list[str]:
         """
         Requests that were made again after their answer, and need not have been.
 
@@ -247,7 +253,9 @@ class _Ledger:
                 return True
             return any(abs(at - fault.began) < UNCERTAIN for fault in self.chaos.done if fault.kind in _RESETS)
 
-        return [(number, at) for number, at in in_vain if not is_explained(number, at)]
+        return [
+            f"answered at {at:.2f}: {self._story(number)}" for number, at in in_vain if not is_explained(number, at)
+        ]
 
     def _late(self) -> list[tuple[int, float]]:
         """Iqs whose answer took longer than allowed; where the gateway or the server was away, so much longer."""

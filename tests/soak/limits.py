@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 from tests.integration.waiting import eventually
 from tests.soak.kept import rows
@@ -123,17 +123,13 @@ def locked(plan: Plan) -> Report:
     return report
 
 
-class _writing(closing[sqlite3.Connection]):
+@contextmanager
+def _writing(rig: Rig) -> Iterator[sqlite3.Connection]:
     """Another program's connection, with the file to itself; what it writes is committed at the end."""
-
-    def __init__(self, rig: Rig) -> None:
-        connection = sqlite3.connect(rig.spool, timeout=10.0, isolation_level=None)
+    with closing(sqlite3.connect(rig.spool, timeout=10.0, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        super().__init__(connection)
-
-    def __exit__(self, *how: object) -> None:
-        self.thing.execute("COMMIT")
-        self.thing.close()
+        yield connection
+        connection.execute("COMMIT")
 
 
 LIMITS: dict[str, Callable[[Plan], Report]] = {"F16": odd_rows, "F17": once, "F18": long_queue, "F19": locked}
