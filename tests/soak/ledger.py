@@ -218,21 +218,22 @@ class _Ledger:
         Stanzas that have no end, and that were accepted or should have been.
 
         What a lost connection held was never accepted; it can only be the last that was written on it. A sender who was
-        told of one refusal is not told of others in the same moment.
+        told of one refusal is not told of others in the same moment, also where they came on another stream: what a
+        file that is locked does not take is refused all at once.
         """
         last: dict[int, int] = defaultdict(lambda: -1)
-        refusals: dict[tuple[int, int], list[float]] = defaultdict(list)
+        refusals: dict[int, list[float]] = defaultdict(list)
         for number, one in self.stanzas.items():
             if number in self.posted or number in self.kept or one["fate"] not in (NOTHING, ERROR):
                 last[one["stream"]] = max(last[one["stream"]], number)
             if one["fate"] == ERROR and one["condition"] in _REFUSALS:
-                refusals[one["conversation"], one["stream"]].append(one["written"])
+                refusals[one["conversation"]].append(one["written"])
         lost, untold = [], 0
         for number, one in self.stanzas.items():
             if self._ended(number):
                 continue
             accepted = number in self.posted or number in self.kept
-            told = refusals[one["conversation"], one["stream"]]
+            told = refusals[one["conversation"]]
             if not accepted and any(abs(at - one["written"]) < UNTOLD for at in told):
                 untold += 1
             elif accepted or number < last[one["stream"]]:
