@@ -128,7 +128,7 @@ class Load:
         self._outstanding = 0
         self._replies_at: Counter[int] = Counter()
         self._strange: list[str] = []
-        self._disorder: list[str] = []
+        self._disorder: list[tuple[int, int]] = []
 
     # -- commands --
 
@@ -472,8 +472,7 @@ class Load:
         self._last_on_stream[conversation] = stream, number
         if last_stream == stream and last >= number:
             self.counts["disordered"] += 1
-            if len(self._disorder) < 10:
-                self._disorder.append(f"{number} came after {last} on stream {stream} in {conversation}")
+            self._disorder.append((number, last))
 
 
 class Stream(asyncio.Protocol):
