@@ -18,8 +18,6 @@ from component_http.errors import SpoolError
 from component_http.interfaces import Found, Spool
 from component_http.spool.facts import answer, facts_of_webhook
 
-__all__ = ["INTERVAL", "Caretaker"]
-
 INTERVAL = 1.0
 """Seconds between two looks: whoever retries a dead letter does not want to wait."""
 

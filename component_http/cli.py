@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from component_http._version import __version__
 from component_http.commands import check, example, letters, on_spool, pending, playground, run, spool, wake
 
-__all__ = ["command_line", "main"]
-
 _WITH_FLAGS_OF_TWISTD = {"run": run.main, "check": check.main}
 """The commands that take the flags of twistd's plugin, and read them on their own."""
 

@@ -29,8 +29,6 @@ from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 
-__all__ = ["Gateway"]
-
 
 @frozen(eq=False)
 class _Prepared:

@@ -28,8 +28,6 @@ from component_http.wiring import Lasting, assemble, handlers, new_id, new_spool
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import LateHandler
 
-__all__ = ["Running"]
-
 RESTORE_AGAIN = 5.0
 """Seconds after which a spool that could not be read is read again."""
 

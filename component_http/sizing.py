@@ -10,18 +10,6 @@ from component_http.contract.xml import Limits
 from component_http.delivery.backlog import BacklogLimits
 from component_http.settings import DeliverySettings, Settings
 
-__all__ = [
-    "FILES_BESIDE",
-    "MOST_PENDING_BYTES",
-    "api_connections",
-    "backlog_limits",
-    "deadlines",
-    "lifetimes",
-    "limits_of",
-    "too_few_files",
-    "webhook_connections",
-]
-
 FILES_BESIDE = 24
 """
 Files that the process may open beside connections to the webhook and to the API: the stream, the spool's, the log, and

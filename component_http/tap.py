@@ -26,8 +26,6 @@ from component_http.settings.values import shown
 if TYPE_CHECKING:
     from component_http.gateway import Gateway
 
-__all__ = ["FileOptions", "Options", "RunOptions", "exit_on_settings_error", "heed_signals", "makeService"]
-
 _log = Logger()
 
 QUARANTINE = "quarantine-spool"

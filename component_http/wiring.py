@@ -57,18 +57,6 @@ from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
 
-__all__ = [
-    "Lasting",
-    "Parts",
-    "assemble",
-    "component_stream",
-    "handlers",
-    "new_id",
-    "new_spool",
-    "pushes",
-    "webhook_client",
-]
-
 
 @frozen(eq=False)
 class Lasting:

@@ -10,8 +10,6 @@ from typing import Any
 from component_http.contract.address import Address, NotAnAddress
 from component_http.spool.pending import NAME
 
-__all__ = ["add_json", "add_place", "add_verb", "address", "identifier", "limit", "names_among", "number", "seconds"]
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 

@@ -20,8 +20,6 @@ from component_http.spool.database import files as spool_files
 from component_http.spool.private import located
 from component_http.tap import FileOptions, exit_on_settings_error
 
-__all__ = ["CheckOptions", "main"]
-
 USER = "user"
 
 Check = Callable[[], str | None]

@@ -9,8 +9,6 @@ from typing import Any
 
 from component_http.commands.printing import NOTHING, complain
 
-__all__ = ["EXAMPLES", "add"]
-
 EXAMPLES = {
     "python": ("echo_bot.py", "a bot in Python"),
     "php": ("echo.php", "the same bot in PHP"),

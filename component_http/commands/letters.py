@@ -26,8 +26,6 @@ from component_http.operations.terminal import age, cut, moment, on_one_line, pr
 from component_http.spool.dead_letters import OUTCOMES, KeptDeadLetter, Letters, Which
 from component_http.spool.visit import holder
 
-__all__ = ["LISTED", "add", "as_json", "shortest"]
-
 LISTED = 100
 """Entries of a list, unless another number is asked for."""
 

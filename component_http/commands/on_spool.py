@@ -20,8 +20,6 @@ from component_http.spool.dead_letters import AT_ONCE, Moved
 from component_http.spool.private import located
 from component_http.tap import exit_on_settings_error
 
-__all__ = ["BREATH", "Site", "main", "move"]
-
 BREATH = 0.02
 """Seconds between two transactions, so that a gateway gets its turn."""
 

@@ -16,8 +16,6 @@ from component_http.commands.reasons import Reason, reasons
 from component_http.operations.terminal import age, moment, on_one_line, printable, size, table
 from component_http.spool.pending import Pending, Waiting
 
-__all__ = ["add"]
-
 _LIMITS = (20, 6, 10, 9, 22, 22)
 """Columns of the terminal for each column of the list, except the last."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["add"]
-
 
 def add(commands: Any) -> None:
     """Describe the command to `argparse`."""

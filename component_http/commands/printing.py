@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 
 from component_http.operations.terminal import moment, on_one_line
 
-__all__ = ["NOTHING", "TRY_AGAIN", "complain", "note", "say", "say_json", "some", "stamp"]
-
 NOTHING = 1
 """Exit status: nothing fits, or something was not done."""
 

@@ -14,8 +14,6 @@ from component_http.spool.facts import Answer
 from component_http.spool.pending import Pending, Waiting
 from component_http.spool.visit import holder
 
-__all__ = ["Reason", "next_try", "reasons"]
-
 _SENTENCES = {
     "running": "its POST is under way",
     "ending": "it has ended, which is being stored",

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from component_http.tap import RunOptions
 
-__all__ = ["main"]
-
 
 def main(arguments: Sequence[str]) -> int:
     """

@@ -15,8 +15,6 @@ from component_http.operations.terminal import age, moment, on_one_line, size
 from component_http.spool.facts import Trouble
 from component_http.spool.visit import Holder, Kept, SpoolStatus, status
 
-__all__ = ["add"]
-
 _WEBHOOKS = {
     "closed": "healthy",
     "open": "failing, so deliveries wait",

@@ -10,8 +10,6 @@ from component_http.commands.on_spool import Site
 from component_http.commands.printing import NOTHING, complain, say
 from component_http.spool.visit import holder, wake
 
-__all__ = ["add"]
-
 
 def add(commands: Any) -> None:
     """Describe the command to `argparse`."""

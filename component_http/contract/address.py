@@ -11,8 +11,6 @@ from unicodedata import ucd_3_2_0 as unicode_3_2
 
 from attrs import evolve, frozen
 
-__all__ = ["Address", "NotAnAddress", "any_of", "exceeds_limit"]
-
 _MAX_PART_BYTES = 1023
 _MAX_LABELS = 127  # so many fit into the 255 bytes of RFC 1035
 _MAX_CHARS = 3 * _MAX_PART_BYTES + 2

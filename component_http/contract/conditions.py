@@ -11,28 +11,6 @@ from twisted.words.xish.domish import Element
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT
 
-__all__ = [
-    "BAD_REQUEST",
-    "CONDITIONS",
-    "CONNECTION_FAILURE",
-    "ERROR_TYPES",
-    "FULL",
-    "INTERNAL",
-    "NEVER_TRIED",
-    "NS_STANZAS",
-    "REPLY_NOT_SENT",
-    "SERVICE_UNAVAILABLE",
-    "STATUS_ERRORS",
-    "STOPPING",
-    "TIMEOUT",
-    "TOO_LARGE",
-    "StanzaError",
-    "error_child",
-    "error_of_status",
-    "error_stanza",
-    "read_error",
-]
-
 _MAX_TEXT = 200
 """Characters of an error's text that a person gets to see in a log line."""
 

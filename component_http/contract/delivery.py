@@ -10,8 +10,6 @@ from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.errors import WebhookError
 
-__all__ = ["NEW", "DeadLetter", "Delivery", "Stage"]
-
 
 class Stage:
     """

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 
 from attrs import evolve, frozen
 
-__all__ = ["Endpoint", "escaped"]
-
 _PARTS = re.compile(r"(?:^|:)((?:\\.|[^\\:=])*)(?:(=)((?:\\.|[^\\:])*))?", re.DOTALL)
 
 _FILES = ("certificate", "privateKey", "certKey", "extraCertChain", "dhParameters", "trustRoots")

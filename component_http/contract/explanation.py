@@ -6,8 +6,6 @@ from typing import Literal
 
 from attrs import frozen
 
-__all__ = ["Explanation", "HeldBy"]
-
 HeldBy = Literal[
     "running",
     "ending",

@@ -4,20 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = [
-    "FORM",
-    "JSON",
-    "TEXT",
-    "TOKEN",
-    "XMPP_XML",
-    "charset",
-    "is_json",
-    "is_media_type",
-    "is_token",
-    "media_type",
-    "without_mark",
-]
-
 JSON = "application/json"
 XMPP_XML = "application/xmpp+xml"
 FORM = "application/x-www-form-urlencoded"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from attrs import frozen
 
-__all__ = ["LIFETIME", "IdempotencyRecord"]
-
 LIFETIME = 86_400.0
 """Seconds for which it is remembered; who tries again does so within a day."""
 

@@ -22,8 +22,6 @@ from component_http.contract.address import Address
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT
 
-__all__ = ["HEADER", "KEY_BYTES", "LIFETIME", "MAX_LENGTH", "ForgedLink", "LateReply", "link_path", "open_link"]
-
 HEADER = "webhook-reply-url"
 """The header of a request that carries the link."""
 

@@ -15,22 +15,6 @@ from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import STANZA_NAMESPACES, serialize
 
-__all__ = [
-    "CHAT_STATES",
-    "MAX_THREAD",
-    "NS_CHAT_STATES",
-    "NS_CORRECTION",
-    "NS_NICK",
-    "NS_OOB",
-    "NS_REPLY",
-    "RESERVED_HEADERS",
-    "XML_LANG",
-    "delayed_body",
-    "request_body",
-    "request_properties",
-    "thread_of",
-]
-
 XML_LANG = ("http://www.w3.org/XML/1998/namespace", "lang")
 NS_CHAT_STATES = "http://jabber.org/protocol/chatstates"
 NS_CORRECTION = "urn:xmpp:message-correct:0"

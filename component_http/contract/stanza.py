@@ -13,8 +13,6 @@ from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, STANZA_NAMESPACES
 from component_http.errors import MalformedStanza
 
-__all__ = ["STANZA_KINDS", "TYPES", "Stanza", "name_only"]
-
 TYPES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "message": frozenset({"chat", "error", "groupchat", "headline", "normal"}),

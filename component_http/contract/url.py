@@ -10,8 +10,6 @@ from urllib.parse import quote, unquote
 import idna
 from attrs import field, frozen
 
-__all__ = ["WebhookUrl", "is_ipv6", "is_loopback", "without_secrets"]
-
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?")
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))

@@ -15,8 +15,6 @@ from component_http.delivery.life import Lives, Wait
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.returning import Returning
 
-__all__ = ["Explanations"]
-
 _BY_STAGE: dict[str, HeldBy] = {
     "running": "running",
     "asleep": "retry_after",

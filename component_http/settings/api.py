@@ -20,8 +20,6 @@ from component_http.settings.values.http import BASE_URL, CREDENTIAL, SECRET
 from component_http.settings.values.plain import NAME, RATE, STANZAS, SWITCH, choice, file_path, number, whole
 from component_http.settings.values.value_type import shown
 
-__all__ = ["ApiSettings", "HookSettings", "TokenSettings"]
-
 _NO_SECRET = "{key} is missing: it names the file with the secret"
 
 

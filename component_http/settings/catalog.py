@@ -20,29 +20,6 @@ from component_http.settings.values.plain import RATE
 from component_http.settings.values.value_type import shown
 from component_http.settings.webhook import WebhookSettings
 
-__all__ = [
-    "CONDITIONS",
-    "OLD_NAMES",
-    "ROWS",
-    "SETTINGS",
-    "TABLES",
-    "Setting",
-    "bare",
-    "is_in",
-    "meant_by",
-    "meant_setting",
-    "misplaced_secret",
-    "missing",
-    "no_webhook",
-    "nothing_to_do",
-    "reference",
-    "retired_flags",
-    "setting_of_flag",
-    "unknown_flag",
-    "unknown_key",
-    "unknown_table",
-]
-
 TABLES: Mapping[str, type[AttrsInstance]] = {
     table.TABLE: table for table in (ComponentSettings, WebhookSettings, DeliverySettings, SpoolSettings, ApiSettings)
 }

@@ -19,8 +19,6 @@ from component_http.settings.values.http import SECRET, URL
 from component_http.settings.values.plain import STANZAS, SWITCH, whole
 from component_http.settings.values.value_type import accepted, shown
 
-__all__ = ["SECRET_VARIABLE", "ComponentSettings"]
-
 SECRET_VARIABLE = "COMPONENT_HTTP_SECRET"
 """The environment variable that may hold the component's secret; empty is the same as not set."""
 

@@ -13,8 +13,6 @@ from attrs import NOTHING, Attribute, Converter, field, frozen
 
 from component_http.settings.values.value_type import ValueType, accepted
 
-__all__ = ["About", "Table", "about", "label_of", "retired", "rows", "setting"]
-
 
 @frozen
 class About:

@@ -11,8 +11,6 @@ from component_http.settings.declaration import Table, retired, setting
 from component_http.settings.values.plain import LOOP_GUARD, choice, number, whole
 from component_http.settings.values.value_type import accepted
 
-__all__ = ["DeliverySettings"]
-
 MESSAGE_DEADLINE = 900.0
 
 OUTAGE_GRACE = 86_400.0

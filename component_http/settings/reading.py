@@ -19,8 +19,6 @@ from component_http.settings.declaration import Table
 from component_http.settings.secrets import read_text, secret_problems
 from component_http.settings.values.value_type import accepted, shown
 
-__all__ = ["Reading"]
-
 _MAX_FILE_BYTES = 1024 * 1024
 """Bytes of a settings file that are read; a real one has a few hundred, a device has no end."""
 

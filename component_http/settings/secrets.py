@@ -15,14 +15,6 @@ from component_http.settings.declaration import about, label_of, setting
 from component_http.settings.values.plain import secret_path
 from component_http.settings.values.value_type import ValueType, accepted, shown
 
-__all__ = [
-    "read_text",
-    "secret",
-    "secret_file",
-    "secret_problems",
-    "without_line_end",
-]
-
 _MAX_SECRET_BYTES = 4096
 """Bytes of a secret's file that are read, so that a wrong path cannot fill the memory."""
 

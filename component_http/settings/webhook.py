@@ -12,8 +12,6 @@ from component_http.settings.secrets import secret, secret_file
 from component_http.settings.values.http import HEADERS, TOKEN
 from component_http.settings.values.plain import number, whole
 
-__all__ = ["WebhookSettings"]
-
 
 @frozen
 class WebhookSettings(Table):

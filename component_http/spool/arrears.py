@@ -13,8 +13,6 @@ from component_http.contract.delivery import DeadLetter
 from component_http.spool.orders import End
 from component_http.spool.rows import Damaged, Row
 
-__all__ = ["MAX_OVERDUE_BYTES", "Arrears", "Dead", "Part"]
-
 MAX_OVERDUE_BYTES = 4 * 1024 * 1024
 """Bytes of responses that stay in memory for the dead letters of overdue ends."""
 

@@ -27,24 +27,6 @@ from component_http.spool.private import (
 from component_http.spool.room import Ballast, is_no_room
 from component_http.spool.schema import SCHEMA, Schema, upgrade, version_of
 
-__all__ = [
-    "BUSY",
-    "COMPANIONS",
-    "OPENING_BYTES",
-    "SpoolLock",
-    "Synchronous",
-    "files",
-    "is_busy",
-    "is_damage",
-    "is_full",
-    "lock",
-    "make_private",
-    "may_be_full",
-    "opened",
-    "prepare",
-    "quarantine",
-]
-
 Synchronous = Literal["FULL", "NORMAL"]
 
 LEAST_SQLITE = (3, 33)

@@ -14,8 +14,6 @@ from component_http.spool.arrears import Dead
 from component_http.spool.shelf import Shelf
 from component_http.spool.spool_clock import SpoolClock
 
-__all__ = ["MAX_BYTES", "NAMELESS", "keep_deliveries", "keep_outbound", "shelf"]
-
 NAMELESS = "departure"
 """The beginning of the id of a dead letter whose stanza answered no delivery."""
 

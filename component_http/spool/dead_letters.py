@@ -35,8 +35,6 @@ from component_http.spool.private import Warn, no_warning
 from component_http.spool.rows import UNREADABLE, Damaged, count, lead, number, octets, or_none, set_aside, text
 from component_http.spool.visit import Visit
 
-__all__ = ["AT_ONCE", "OUTCOMES", "KeptDeadLetter", "Letters", "Moved", "Refused", "Which"]
-
 OUTCOMES = (
     "bounced",
     "expired",

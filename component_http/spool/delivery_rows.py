@@ -23,21 +23,6 @@ from component_http.spool.rows import (
 )
 from component_http.spool.spool_clock import Moment
 
-__all__ = [
-    "GRACE",
-    "RESTORED_AT_ONCE",
-    "Allowance",
-    "add",
-    "amend",
-    "body",
-    "note_tries",
-    "one",
-    "pending",
-    "remove",
-    "row_of",
-    "size_of",
-]
-
 GRACE = 60.0
 """
 Seconds that a restored message gets at least where the webhook has not seen it and its deadline and its grace are over.

@@ -19,8 +19,6 @@ from component_http.spool.rows import Damaged, file_sizes
 from component_http.spool.transaction import BUSY_SLICE
 from component_http.throttle import LOG_INTERVAL, Throttle
 
-__all__ = ["BALLAST_SHARE", "LOG_PAGES", "MAX_GROUP_BYTES", "Alarm", "Emergency"]
-
 MAX_GROUP_BYTES = 4 * 1024 * 1024
 """Bytes of one transaction, beyond which no order is added to it: the log has to hold all of it at once."""
 

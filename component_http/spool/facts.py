@@ -18,17 +18,6 @@ from attrs import asdict, frozen
 
 from component_http.contract.explanation import Explanation, HeldBy
 
-__all__ = [
-    "MOST_EXPLAINED",
-    "Answer",
-    "Trouble",
-    "answer",
-    "facts_of_webhook",
-    "question",
-    "read_answer",
-    "read_trouble",
-]
-
 MOST_EXPLAINED = 300
 """Deliveries that one command may ask about: the answer stays below 100 KB and takes the gateway a few milliseconds."""
 

@@ -17,8 +17,6 @@ from component_http.contract.delivery import DeadLetter
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.spool.rows import Row
 
-__all__ = ["Call", "End", "Order", "Push", "Result", "Store"]
-
 
 @define(eq=False)
 class Order:

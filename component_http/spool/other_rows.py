@@ -11,19 +11,6 @@ from component_http.contract.link import KEY_BYTES
 from component_http.spool.rows import AT_ONCE, Report, checked, count, octets, text, values, write
 from component_http.spool.shelf import Shelf
 
-__all__ = [
-    "MAX_RECORDS",
-    "MAX_RECORDS_BYTES",
-    "commands",
-    "key",
-    "recall",
-    "records_shelf",
-    "remember",
-    "set_key",
-    "set_subscribers",
-    "subscribers",
-]
-
 MAX_RECORDS = 100_000
 MAX_RECORDS_BYTES = 64 * 1024 * 1024
 """

@@ -28,21 +28,6 @@ from component_http.spool.rows import (
 )
 from component_http.spool.spool_clock import Moment
 
-__all__ = [
-    "MAX_BYTES",
-    "MAX_OUTBOUND",
-    "PAGE",
-    "PAGE_BYTES",
-    "add",
-    "move_to_the_end",
-    "page",
-    "refusal",
-    "remove",
-    "rows_of",
-    "set_suspect",
-    "still_kept",
-]
-
 PAGE = 500
 PAGE_BYTES = 1024 * 1024
 """Outbound stanzas that are read at once, and their bytes."""

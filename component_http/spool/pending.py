@@ -21,8 +21,6 @@ from component_http.spool.facts import Answer, question, read_answer
 from component_http.spool.rows import lead
 from component_http.spool.visit import Visit, holder
 
-__all__ = ["ANSWER_WITHIN", "LOOK_AGAIN", "NAME", "Pending", "Waiting"]
-
 NAME = re.compile(r"[dsDS][0-9]{1,18}")
 """The name of a waiting entry: `d` for a delivery or `s` for an outbound stanza, and its number."""
 

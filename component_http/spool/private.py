@@ -11,18 +11,6 @@ from pathlib import Path
 
 from component_http.errors import SettingsError
 
-__all__ = [
-    "PRIVATE",
-    "Warn",
-    "located",
-    "made",
-    "no_warning",
-    "open_private",
-    "see_folder",
-    "see_private",
-    "user_or_own",
-]
-
 PRIVATE = 0o600
 """The mode of each file."""
 

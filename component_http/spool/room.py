@@ -11,8 +11,6 @@ from pathlib import Path
 from component_http.errors import SettingsError
 from component_http.spool.private import open_private
 
-__all__ = ["BALLAST_BYTES", "INDEX_BYTES", "LEAST_BYTES", "Ballast", "allocate_index", "is_no_room"]
-
 BALLAST_BYTES = 16 * 1024 * 1024
 """Bytes of the ballast on a disk that is large enough."""
 

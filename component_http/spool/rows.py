@@ -23,30 +23,6 @@ from attrs import frozen
 from component_http.contract.address import Address
 from component_http.contract.stanza import STANZA_KINDS, Stanza, name_only
 
-__all__ = [
-    "AT_ONCE",
-    "LEAD",
-    "UNREADABLE",
-    "Damaged",
-    "Report",
-    "Row",
-    "checked",
-    "chunks",
-    "count",
-    "facts_of",
-    "file_sizes",
-    "lead",
-    "number",
-    "octets",
-    "or_none",
-    "set_aside",
-    "stanza_of",
-    "text",
-    "text_of",
-    "values",
-    "write",
-]
-
 T = TypeVar("T")
 
 Row = Sequence[Any]

@@ -6,8 +6,6 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "Schema", "upgrade", "version_of"]
-
 Schema = Mapping[int, Sequence[str]]
 
 SCHEMA: Schema = MappingProxyType(

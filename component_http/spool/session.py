@@ -26,8 +26,6 @@ from component_http.spool.shelf import Shelf
 from component_http.spool.spool_clock import SpoolClock
 from component_http.spool.transaction import Patience, Transaction, whole
 
-__all__ = ["CLOCK_SET", "TIDY", "Session", "Setup"]
-
 _DAY = 86_400.0
 
 TIDY = 3600.0

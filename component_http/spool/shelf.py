@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from attrs import define
 
-__all__ = ["Shelf"]
-
 
 @define(eq=False)
 class Shelf:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-__all__ = ["Moment", "SpoolClock"]
-
 
 @frozen
 class Moment:

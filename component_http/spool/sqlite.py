@@ -27,8 +27,6 @@ from component_http.spool.session import Session, Setup
 from component_http.spool.transaction import Patience
 from component_http.spool.writer import Writer
 
-__all__ = ["SqliteSpool"]
-
 
 class _Bodies:
     """

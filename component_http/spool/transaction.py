@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 
 from component_http.spool.database import BUSY, is_busy
 
-__all__ = ["BUSY_AGAIN", "BUSY_AT_THE_END", "BUSY_SLICE", "Patience", "Transaction", "whole"]
-
 BUSY_SLICE = 0.1
 """Seconds for which SQLite waits at once for another program; in between it is checked whether the process ends."""
 

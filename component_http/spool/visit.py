@@ -23,8 +23,6 @@ from component_http.spool.rows import lead, text_of
 from component_http.spool.schema import SCHEMA, version_of
 from component_http.spool.transaction import whole
 
-__all__ = ["Holder", "Kept", "SpoolStatus", "Visit", "holder", "status", "wake"]
-
 
 @frozen
 class Holder:

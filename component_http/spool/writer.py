@@ -17,8 +17,6 @@ from component_http.spool.rows import Damaged, text_of
 from component_http.spool.session import Session, Setup
 from component_http.spool.transaction import BUSY_SLICE
 
-__all__ = ["MAX_GROUP", "Writer"]
-
 MAX_GROUP = 1000
 """Orders of one transaction at most: the first should not wait for all that came after it."""
 

@@ -16,8 +16,6 @@ from component_http.settings.values.plain import path_in
 from component_http.settings.values.value_type import Unfit, ValueType, shown
 from component_http.tls import client_endpoint
 
-__all__ = ["LISTEN", "SERVER"]
-
 _PATH = r"\.{0,2}/[^/@\s][^@\s]*"
 
 _PORT_RANGE = "a port is a number from 1 to 65535"

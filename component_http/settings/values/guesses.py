@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
-__all__ = ["did_you_mean", "hint", "nearest"]
-
 
 def nearest(name: object, candidates: Collection[str]) -> str | None:
     """Find the candidate that somebody who wrote `name` most likely meant; None if none is like it."""

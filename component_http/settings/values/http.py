@@ -16,8 +16,6 @@ from component_http.settings.values.guesses import did_you_mean
 from component_http.settings.values.plain import one_of
 from component_http.settings.values.value_type import Unfit, ValueType, is_accepted, shown
 
-__all__ = ["BASE_URL", "CREDENTIAL", "HEADERS", "SECRET", "STATUS_ERRORS", "TOKEN", "URL"]
-
 
 def _url_parts(url: str) -> SplitResult | None:
     """The parts of an http or https URL with a host; None if it is none."""

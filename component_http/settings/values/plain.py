@@ -12,20 +12,6 @@ from component_http.contract.stanza import STANZA_KINDS
 from component_http.settings.values.guesses import did_you_mean
 from component_http.settings.values.value_type import CREDENTIAL_MARK, Unfit, ValueType
 
-__all__ = [
-    "LOOP_GUARD",
-    "NAME",
-    "RATE",
-    "STANZAS",
-    "SWITCH",
-    "choice",
-    "file_path",
-    "number",
-    "one_of",
-    "secret_path",
-    "whole",
-]
-
 
 def number(low: float, high: float, unit: str) -> ValueType:
     """A number with both ends allowed; the settings hold a float."""

@@ -19,8 +19,6 @@ from attrs import define, field, frozen
 from component_http.contract.url import without_secrets
 from component_http.errors import SettingsError
 
-__all__ = ["Unfit", "ValueType", "accepted", "is_accepted", "shown"]
-
 _MAX_SHOWN = 60
 """Characters of a wrong value that a sentence shows."""
 
