@@ -24,7 +24,7 @@ from component_http.spool.orders import Call, End, Order, Push, Result, Store
 from component_http.spool.rows import LEAD, Damaged, lead, set_aside
 from component_http.spool.shelf import Shelf
 from component_http.spool.spool_clock import SpoolClock
-from component_http.spool.transaction import Patience, Transaction, whole
+from component_http.spool.transaction import Patience, whole
 
 _DAY = 86_400.0
 
@@ -143,12 +143,11 @@ class Session:
         if self._setup.emergency.going_on:
             self._check_room(ends, dead_letters)
         connection = self.connection
-        transaction = Transaction(connection, self._setup.patience)
         self._behind.clear()
         try:
             with whole(connection):
                 if stored or ended or tried or part.settled or part.suspected or part.damaged or part.subscribed:
-                    transaction.begin()
+                    self._begin()
                 delivery_rows.add(connection, stored, self._clock.ahead)
                 delivery_rows.note_tries(connection, tried)
                 self._settle(part.settled)
@@ -157,17 +156,18 @@ class Session:
                     set_aside(connection, row, self._clock.wall())
                 other_rows.set_subscribers(connection, part.subscribed)
                 results = {
-                    order: Result(order, order.method(self, transaction, *order.arguments))
+                    order: Result(order, order.method(self, *order.arguments))
                     if isinstance(order, Call)
                     else Result(order)
                     for order in group
                 }
-                results.update(self._push(transaction, group))
+                results.update(self._push(group))
                 # These get numbers beyond all that the reactor's thread knows of by then.
                 for number in self._behind:
                     outbound_rows.move_to_the_end(connection, number)
                 dead_letter_rows.keep_deliveries(connection, dead_letters, self._clock.lead())
                 delivery_rows.remove(connection, ended)
+                wrote = connection.in_transaction
         except BaseException:
             self._facts.clear()
             self._setup.dead_letters.look_again()
@@ -175,10 +175,8 @@ class Session:
             raise
         for _ in dead_letters:
             self._setup.dead_letters.grew()
-        if transaction.begun:
-            self._setup.patience.ended_well()
         self._setup.arrears.written(part, ended)
-        return list(results.values()), transaction.begun
+        return list(results.values()), wrote
 
     def _check_room(self, ends: Sequence[End], dead_letters: Mapping[str, tuple[DeadLetter, float]]) -> None:
         """Refuse to end deliveries on a full disk where there is no room for what is kept of them."""
@@ -188,7 +186,7 @@ class Session:
             growth += delivery_rows.size_of(self.connection, dead_letters.keys())
         self._setup.emergency.check(self.connection, growth)
 
-    def _push(self, transaction: Transaction, group: Sequence[Order]) -> dict[Order, Result]:
+    def _push(self, group: Sequence[Order]) -> dict[Order, Result]:
         """Insert the outbound stanzas of a group, in order, with their records."""
         pushes = [order for order in group if isinstance(order, Push)]
         results: dict[Order, Result] = {}
@@ -198,7 +196,7 @@ class Session:
                 results = {push: Result(push, error=refusal) for push in pushes if push.is_new}
                 pushes = [push for push in pushes if push not in results]
             else:
-                transaction.begin()
+                self._begin()
         number = outbound_rows.add(self.connection, [row for push in pushes for row in push.rows], self._clock.ahead)
         for push in pushes:
             numbers = range(number, number + len(push.rows))
@@ -217,50 +215,53 @@ class Session:
                 self._setup.dead_letters.grew()
         outbound_rows.remove(self.connection, settled)
 
+    def _begin(self) -> None:
+        self._setup.patience.begin(self.connection)
+
     # -- calls --
 
-    def wake(self, _: Transaction) -> None:
+    def wake(self) -> None:
         """Do nothing: the order is there for the notes that are written with it."""
 
-    def begun(self, transaction: Transaction, delivery_id: str, tries: int, attempts: int) -> None:
+    def begun(self, delivery_id: str, tries: int, attempts: int) -> None:
         """Write how often a delivery was tried."""
-        transaction.begin()
+        self._begin()
         delivery_rows.note_tries(self.connection, [(delivery_id, tries, attempts)])
 
-    def body(self, _: Transaction, delivery_id: str) -> bytes | None:
+    def body(self, delivery_id: str) -> bytes | None:
         """Read a request body, if there is such a delivery."""
         return delivery_rows.body(self.connection, delivery_id)
 
-    def amend(self, transaction: Transaction, delivery_id: str, body: bytes) -> None:
+    def amend(self, delivery_id: str, body: bytes) -> None:
         """Replace a request body."""
-        transaction.begin()
+        self._begin()
         delivery_rows.amend(self.connection, delivery_id, body)
 
-    def recall(self, _: Transaction, owner: str, key: str, seconds: float) -> IdempotencyRecord | None:
+    def recall(self, owner: str, key: str, seconds: float) -> IdempotencyRecord | None:
         """Read an idempotency record."""
         return other_rows.recall(self.connection, owner, key, self._clock.moment(seconds).now, self._report)
 
-    def subscribers(self, _: Transaction) -> list[tuple[str, str]]:
+    def subscribers(self) -> list[tuple[str, str]]:
         """Read the subscribers."""
         return other_rows.subscribers(self.connection, self._report)
 
-    def still_kept(self, _: Transaction, numbers: Sequence[int]) -> set[int]:
+    def still_kept(self, numbers: Sequence[int]) -> set[int]:
         """Say which outbound stanzas are still kept."""
         return outbound_rows.still_kept(self.connection, numbers, self._setup.arrears.settled)
 
-    def page(self, _: Transaction, after: int, seconds: float) -> list[OutboundStanza]:
+    def page(self, after: int, seconds: float) -> list[OutboundStanza]:
         """Read the next outbound stanzas."""
         arrears, at = self._setup.arrears, self._clock.moment(seconds)
         return outbound_rows.page(self.connection, after, at, arrears.settled, arrears.suspected, self._report)
 
-    def look(self, transaction: Transaction, facts: Mapping[str, str], room: int, seconds: float, wall: float) -> Found:
+    def look(self, facts: Mapping[str, str], room: int, seconds: float, wall: float) -> Found:
         """Carry out the commands of other programs, write the facts that changed, and delete old rows."""
         at = self._clock.moment(seconds)
         found = Found()
         outbound_stanzas = wake = False
         for number, verb, value in other_rows.commands(self.connection, room):
             argument = str(value)
-            transaction.begin()
+            self._begin()
             if verb == "deliver":
                 delivery = delivery_rows.one(self.connection, argument, at, self._setup.allowance, self._report)
                 if delivery is not None:
@@ -276,40 +277,40 @@ class Session:
             elif verb == "wake":
                 wake = True
             self.connection.execute("DELETE FROM commands WHERE number = ?", (number,))
-        self._write_facts(transaction, facts, at.now - wall)
-        self._tidy(transaction, at.now, wall)
+        self._write_facts(facts, at.now - wall)
+        self._tidy(at.now, wall)
         return evolve(found, outbound_stanzas=outbound_stanzas, wake=wake)
 
-    def _write_facts(self, transaction: Transaction, facts: Mapping[str, str], ahead: float) -> None:
+    def _write_facts(self, facts: Mapping[str, str], ahead: float) -> None:
         changed = {name: value for name, value in facts.items() if self._facts.get(name) != value}
         if abs(ahead - float(self._facts.get(LEAD, self._clock.written_lead))) > CLOCK_SET:
             changed[LEAD] = f"{ahead:.3f}"
         if changed:
-            transaction.begin()
+            self._begin()
             query = "INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)"
             self.connection.executemany(query, list(changed.items()))
             self._facts.update(changed)
 
-    def _tidy(self, transaction: Transaction, now: float, wall: float) -> None:
+    def _tidy(self, now: float, wall: float) -> None:
         """Delete rows that are too old or too many; `now` is the spool's clock."""
         if not 0 <= now - self._tidied < TIDY:
             self._tidied = now
             oldest = wall - self._setup.letter_days * _DAY
             for table, too_old, limit in ("memos", "expires <= ?", now), ("letters", "ended < ?", oldest):
                 if self.connection.execute(f"SELECT 1 FROM {table} WHERE {too_old} LIMIT 1", (limit,)).fetchone():
-                    transaction.begin()
+                    self._begin()
                     self.connection.execute(f"DELETE FROM {table} WHERE {too_old}", (limit,))
-        self._setup.dead_letters.trim(self.connection, transaction.begin)
-        self._setup.records.trim(self.connection, transaction.begin)
+        self._setup.dead_letters.trim(self.connection, self._begin)
+        self._setup.records.trim(self.connection, self._begin)
 
-    def restore(self, transaction: Transaction, seconds: float) -> list[Delivery]:
+    def restore(self, seconds: float) -> list[Delivery]:
         """Read the next of the deliveries that were in the file at the first call; empty if there are no more."""
         at, restoring = self._clock.moment(seconds), self._restoring
         if restoring is None:
             [[last]] = self.connection.execute("SELECT coalesce(max(number), 0) FROM deliveries").fetchall()
             if self.connection.execute("SELECT 1 FROM commands WHERE verb IN ('depart', 'wake') LIMIT 1").fetchone():
                 # At the start all outbound stanzas are read, and the webhook is asked, without being told.
-                transaction.begin()
+                self._begin()
                 self.connection.execute("DELETE FROM commands WHERE verb IN ('depart', 'wake')")
             restoring = self._restoring = _Restoring(0, last)
         while restoring.read < restoring.last:
@@ -322,13 +323,13 @@ class Session:
         self._restoring = None
         return []
 
-    def key(self, transaction: Transaction) -> bytes:
+    def key(self) -> bytes:
         """Read the key that nobody else knows; the first time it is made."""
         damaged: list[Damaged] = []
         key = other_rows.key(self.connection, damaged.append)
         if key is None:
             key = token_bytes(KEY_BYTES)
-            transaction.begin()
+            self._begin()
             for row in damaged:
                 # At once and not with the arrears: the new key may get its rowid.
                 set_aside(self.connection, row, self._clock.wall())
