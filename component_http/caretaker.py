@@ -32,7 +32,6 @@ class Caretaker:
         outbox: Takes stanzas that somebody retries or drops.
         connected: Says whether there is a stream to the XMPP server.
         wake: Has the webhook asked at once.
-        clock: Runs the loop.
     """
 
     _log = Logger()
@@ -57,7 +56,6 @@ class Caretaker:
         self._looking.start(INTERVAL)
 
     def stop(self) -> None:
-        """Look no more."""
         if self._looking.running:
             self._looking.stop()
 

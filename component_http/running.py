@@ -37,7 +37,6 @@ class Running:
     The gateway while it runs; made by its start, and dropped when `stop` is over.
 
     Args:
-        lasting: The parts that were there before, and stay.
         lock: The lock of the spool's file, which is released by the stop; None for a spool in memory.
 
     Attributes:
@@ -64,8 +63,7 @@ class Running:
         """
         Begin: with a spool on disk its content is read first.
 
-        Args:
-            serve: Starts the stream; called as soon as nothing from before can be overtaken.
+        `serve` starts the stream; it is called as soon as nothing from before can be overtaken.
         """
         lasting, spool = self._lasting, self._parts.spool
         lasting.pushes.start()
@@ -104,12 +102,7 @@ class Running:
         serve()
         self._open(self._link_key)
         self._caretaker = Caretaker(
-            spool,
-            relay,
-            outbox,
-            connected=lambda: lasting.outlet.connected,
-            wake=self.wake,
-            clock=lasting.reactor,
+            spool, relay, outbox, connected=lambda: lasting.outlet.connected, wake=self.wake, clock=lasting.reactor
         )
 
     async def _patiently(self, restore: Callable[[], Deferred[list[Delivery]]]) -> list[Delivery]:
@@ -152,18 +145,15 @@ class Running:
 
     @property
     def entrances(self) -> Entrances:
-        """The rooms that the gateway enters."""
         return self._parts.entrances
 
     def status(self) -> Status:
-        """How things stand now."""
         status = self._parts.relay.status()
         if self._restoring is None:
             return status
         return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
 
     def wake(self) -> str:
-        """Ask the webhook at once; see `component_http.gateway.Gateway.wake`."""
         if self.stops:
             return "stopping"
         self._log.info("somebody says that the webhook is back: it is asked at once")
@@ -192,19 +182,13 @@ class Running:
     # -- stop --
 
     async def drain(self, timeout: float | None) -> None:
-        """Accept nothing more, and let what is accepted end; see `component_http.gateway.Gateway.drain`."""
         for handler in self._handlers:
             if isinstance(handler, LateHandler):
                 handler.rest()
         await self._parts.relay.drain(self._lasting.settings.delivery.drain_timeout if timeout is None else timeout)
 
     async def stop(self, close_stream: Callable[[], Awaitable[object]]) -> None:
-        """
-        Drain, then close everything, and release the spool.
-
-        Args:
-            close_stream: Stops the stream, if it was started.
-        """
+        """Drain, then close everything, and release the spool; `close_stream` stops the stream, if it was started."""
         lasting, parts = self._lasting, self._parts
         if self._restoring is not None:
             self._restoring.cancel()

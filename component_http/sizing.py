@@ -51,7 +51,6 @@ def backlog_limits(settings: Settings) -> BacklogLimits:
 
 
 def _open_files() -> int:
-    """Files that this process may have open at once."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 

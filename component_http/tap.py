@@ -21,7 +21,7 @@ from twisted.python import usage
 from component_http._version import __version__
 from component_http.errors import SettingsError
 from component_http.settings import SECRET_VARIABLE, Setting, Settings, reference, retired_flags, unknown_flag
-from component_http.settings.values import shown
+from component_http.settings.values.value_type import shown
 
 if TYPE_CHECKING:
     from component_http.gateway import Gateway

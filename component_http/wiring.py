@@ -41,7 +41,7 @@ from component_http.delivery.retry import RetryPolicy
 from component_http.errors import SettingsError
 from component_http.interfaces import Spool, Stream, Webhook
 from component_http.operations.metrics import Counters
-from component_http.settings import DeliverySettings, Settings
+from component_http.settings import Settings
 from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
 from component_http.spool.database import SpoolLock
 from component_http.spool.memory import MemorySpool
@@ -64,10 +64,7 @@ class Lasting:
     The parts of a gateway that outlive a stop and serve the next start.
 
     Attributes:
-        settings: The settings.
-        limits: The limits for one stanza.
         reactor: A reactor whose timers do not follow the wall clock.
-        counters: How often each thing happened.
         stream: The stream that handlers are added to.
         outlet: The same stream as a way out; it also pauses reading.
         webhook: The webhook of an embedding application; None for that of the settings, or for none.
@@ -97,19 +94,7 @@ class Lasting:
 
 @frozen(eq=False)
 class Parts:
-    """
-    The parts of one run.
-
-    Attributes:
-        spool: Keeps what is accepted and what leaves.
-        client: Makes the POSTs; None if the application brings its own webhook, or if there is none.
-        relay: Owns the deliveries.
-        outbox: Hands what leaves to the stream.
-        bounces: Knows what was pushed, to recognise what comes back.
-        entrances: Enters chat rooms.
-        iq_requests: Asks iqs.
-        sender: Sends what is pushed.
-    """
+    """The parts of one run; `client` is None if the application brings its own webhook, or if there is none."""
 
     spool: Spool
     client: WebhookClient | None
@@ -132,7 +117,6 @@ def assemble(
     Make the parts of one run, and connect them.
 
     Args:
-        lasting: The parts that are there already.
         spool: The spool, nothing of which was read yet.
         ask: Asks an iq, and waits for its answer so many seconds.
         link: Makes the link for a late reply to a delivery.
@@ -141,13 +125,7 @@ def assemble(
     component, delivery = settings.component, settings.delivery
     bounces = Bounces(spool, counters, reactor.seconds)
     entrances = Entrances(
-        outlet,
-        counters,
-        clock=reactor,
-        new_id=new_id,
-        ask=ask,
-        nick=component.nick,
-        create=component.create_rooms,
+        outlet, counters, clock=reactor, new_id=new_id, ask=ask, nick=component.nick, create=component.create_rooms
     )
 
     def pushed(number: int, outbound: OutboundStanza, element: Element) -> None:
@@ -191,14 +169,7 @@ def assemble(
         once=delivery.max_attempts == 1 and spool.durable,
     )
     sender = Dispatch(
-        spool,
-        outbox,
-        relay,
-        bounces,
-        ask=ask,
-        enter=entrances.enter,
-        when_sent=outlet.when_sent,
-        clock=reactor,
+        spool, outbox, relay, bounces, ask=ask, enter=entrances.enter, when_sent=outlet.when_sent, clock=reactor
     )
     iq_requests = IqRequests(outlet, reactor, lambda: token_hex(16))
     return Parts(spool, client, relay, outbox, bounces, entrances, iq_requests, sender)
@@ -206,6 +177,7 @@ def assemble(
 
 def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delivery], str | None] | None) -> Forwarder:
     settings, delivery = lasting.settings, lasting.settings.delivery
+    retries = delivery.max_attempts > 1
     return Forwarder(
         webhook,
         partial(
@@ -216,12 +188,9 @@ def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delive
             status_errors=settings.conditions,
         ),
         lasting.counters,
-        policy=RetryPolicy(
-            max_attempts=delivery.max_attempts,
-            cap=delivery.retry_cap,
-        ),
-        load=Load(webhook_connections(settings), learns=delivery.max_attempts > 1),
-        breaker=_breaker(delivery),
+        policy=RetryPolicy(max_attempts=delivery.max_attempts, cap=delivery.retry_cap),
+        load=Load(webhook_connections(settings), learns=retries),
+        breaker=Breaker() if retries else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize),  # it never opens
         on_gone=error_of_status(410, settings.conditions) if delivery.on_gone == "disable" else None,
         clock=lasting.reactor,
         wall=time.time,
@@ -297,11 +266,6 @@ def component_stream(
     Make the stream to the server of the settings.
 
     Args:
-        settings: The settings.
-        reactor: Opens the connection.
-        limits: The limits for one stanza.
-        counters: Told what happens.
-        rooms: Recognises stanzas that a room sends back.
         sent: Told each stanza that leaves.
         first: The stanzas that open each new stream.
     """
@@ -362,11 +326,6 @@ def pushes(settings: Settings, limits: Limits) -> Pushes:
         return reply.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
 
     return Pushes(compose)
-
-
-def _breaker(delivery: DeliverySettings) -> Breaker:
-    """Make the breaker; with a single attempt for each delivery it never opens."""
-    return Breaker() if delivery.max_attempts > 1 else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize)
 
 
 def new_id() -> str:

@@ -15,7 +15,7 @@ from component_http.api_service import api_hooks
 from component_http.contract.endpoint import Endpoint
 from component_http.errors import SettingsError
 from component_http.settings import Settings
-from component_http.settings.values import CREDENTIALS_VARIABLE, shown
+from component_http.settings.values.value_type import CREDENTIALS_VARIABLE, shown
 from component_http.spool.database import files as spool_files
 from component_http.spool.private import located
 from component_http.tap import FileOptions, exit_on_settings_error

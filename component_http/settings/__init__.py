@@ -35,10 +35,9 @@ from component_http.settings.catalog import (
     unknown_flag,
 )
 from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
-from component_http.settings.declaration import Table
+from component_http.settings.declaration import Table, without_line_end
 from component_http.settings.delivery import DeliverySettings
 from component_http.settings.reading import Reading
-from component_http.settings.secrets import without_line_end
 from component_http.settings.spool import SpoolSettings
 from component_http.settings.webhook import WebhookSettings
 

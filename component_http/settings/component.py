@@ -11,8 +11,7 @@ from component_http.contract.address import Address
 from component_http.contract.endpoint import Endpoint
 from component_http.contract.url import WebhookUrl
 from component_http.errors import SettingsError
-from component_http.settings.declaration import Table, retired, setting
-from component_http.settings.secrets import secret, secret_file
+from component_http.settings.declaration import Table, retired, secret, secret_file, setting
 from component_http.settings.values.addresses import DOMAIN, NICK, SENDER
 from component_http.settings.values.endpoints import SERVER
 from component_http.settings.values.http import SECRET, URL

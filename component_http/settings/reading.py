@@ -15,8 +15,7 @@ from attrs import NOTHING, fields
 from component_http.errors import SettingsError
 from component_http.settings import catalog
 from component_http.settings.catalog import OLD_NAMES, ROWS, SETTINGS, TABLES
-from component_http.settings.declaration import Table
-from component_http.settings.secrets import read_text, secret_problems
+from component_http.settings.declaration import Table, read_text, secret_problems
 from component_http.settings.values.value_type import accepted, shown
 
 _MAX_FILE_BYTES = 1024 * 1024
@@ -27,10 +26,8 @@ class Reading:
     """
     The settings that were given so far, and the mistakes in them.
 
-    Args:
-        env: The environment, for credentials.
-
     Attributes:
+        env: The environment, for credentials.
         given: The values that can be used, by the names of their settings.
         problems: A sentence for each mistake.
     """
@@ -58,11 +55,9 @@ class Reading:
 
     def add_file(self, path: str | os.PathLike[str], only: str | None = None) -> None:
         """
-        Read a settings file; relative paths in it start at its folder.
+        Read a settings file, or only one table of it; relative paths in it start at its folder.
 
-        Args:
-            path: The file.
-            only: The one table to read; None for all. Unknown tables are mistakes in any case.
+        Unknown tables are mistakes in any case.
         """
         with self.collecting(*SETTINGS):
             text = read_text(f"{path}", path, _MAX_FILE_BYTES)
@@ -78,12 +73,8 @@ class Reading:
 
     def add_tables(self, tables: Mapping[str, object], source: str, folder: Path | None = None) -> None:
         """
-        Read tables in the shape of a settings file.
-
-        Args:
-            tables: By its name, each table: its values by key.
-            source: Names them in errors.
-            folder: The folder where relative paths start; None leaves them as they are.
+        Read tables in the shape of a settings file, which `source` names in errors; without a folder relative paths
+        stay.
         """
         for table, content in tables.items():
             if table == "conditions":
@@ -145,12 +136,7 @@ class Reading:
     # Flags.
 
     def add_flags(self, flags: Mapping[str, str]) -> None:
-        """
-        Read flags, which win over everything that was given before.
-
-        Args:
-            flags: The text of each flag, by its name without the dashes in front.
-        """
+        """Read the texts of flags, without the dashes in front, which win over everything that was given before."""
         for flag, text in flags.items():
             setting = catalog.setting_of_flag(flag)
             with self.collecting(*([] if setting is None else [setting.name])):
@@ -162,15 +148,13 @@ class Reading:
 
     def made(self, table: Any, source: str | None) -> Any:
         """
-        Make a table of the values that were given.
+        Make a table of the values that were given; None if it cannot be made: then `problems` says why.
 
         Args:
             table: Its class.
             source: Where it stands, for the sentences: a settings file, and which of its tables if there are several of
-                the name; None for the command line.
-
-        Returns:
-            The table, or None if it cannot be made: then `problems` says why.
+                the
+                name; None for the command line.
         """
         prefix = f"{table.TABLE}."
         values = {

@@ -10,9 +10,9 @@ from twisted.words.xish.domish import Element
 from component_http.contract.delivery import DeadLetter
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import XmlRefused
-from component_http.spool.arrears import Dead
+from component_http.spool.orders import Dead
+from component_http.spool.rows import SpoolClock
 from component_http.spool.shelf import Shelf
-from component_http.spool.spool_clock import SpoolClock
 
 NAMELESS = "departure"
 """The beginning of the id of a dead letter whose stanza answered no delivery."""
@@ -48,7 +48,6 @@ def keep_deliveries(
     Keep deliveries, which are still in their table, as dead letters.
 
     Args:
-        connection: To the file.
         dead_letters: By the ids of the deliveries, with when they ended by the wall clock.
         ahead: Seconds that the spool's clock is ahead of the wall clock, whose times dead letters have.
     """

@@ -242,12 +242,7 @@ class Letters(Visit):
         self.set_aside.append(f"letter {number} cannot be read, so it is moved to the table set_aside: {reason}")
 
     def drop(self, ids: Sequence[str]) -> Moved:
-        """
-        Delete dead letters.
-
-        Args:
-            ids: `AT_ONCE` at most.
-        """
+        """Delete dead letters, `AT_ONCE` at most."""
         done = []
         with self.transaction():
             for one in ids:
@@ -257,10 +252,7 @@ class Letters(Visit):
 
     def retry(self, ids: Sequence[str]) -> Moved:
         """
-        Let the gateway deliver, or send, dead letters once more: all of them, but for those that are refused.
-
-        Args:
-            ids: `AT_ONCE` at most.
+        Let the gateway deliver, or send, dead letters once more, `AT_ONCE` at most: all but those that are refused.
         """
         done, refused = [], []
         with self.transaction():

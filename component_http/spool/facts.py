@@ -62,17 +62,11 @@ def facts_of_webhook(
     state: str, failing_for: float | None, reason: str | None, next_attempt: float | None, now: float
 ) -> dict[str, str]:
     """
-    Make the facts about the webhook.
+    Make the facts about the webhook; they stay the same from second to second as long as nothing happens.
 
     Args:
-        state: As in `Status.webhook`, and so are the next three.
-        failing_for: Seconds.
-        reason: Why the last attempt failed.
-        next_attempt: Seconds.
+        state: As in `Status.webhook`; `failing_for` and `next_attempt` are seconds, as there, too.
         now: The wall clock.
-
-    Returns:
-        Facts that stay the same from second to second as long as nothing happens.
     """
     trouble = ""
     if state in ("closed", "open", "half_open") and (failing_for is not None or (state == "closed" and next_attempt)):

@@ -1,5 +1,5 @@
 """
-Orders: the work that the reactor's thread asks the spool's thread for.
+The work that the reactor's thread asks the spool's thread for: orders, and notes that nobody waits for.
 
 The orders of a group are written together, in few statements, so those that insert rows are values. All others are
 calls of a method of `session.Session`.
@@ -7,15 +7,20 @@ calls of a method of `session.Session`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 from twisted.internet.defer import Deferred
 
 from component_http.contract.delivery import DeadLetter
 from component_http.contract.idempotency import IdempotencyRecord
-from component_http.spool.rows import Row
+from component_http.spool.rows import Damaged, Row
+
+MAX_OVERDUE_BYTES = 4 * 1024 * 1024
+"""Bytes of responses that stay in memory for the dead letters of overdue ends."""
 
 
 @define(eq=False)
@@ -33,8 +38,8 @@ class Order:
 
     @property
     def is_new(self) -> bool:
-        """Say whether the order takes room without ending anything that was accepted."""
-        return True
+        """The order takes room, and ends nothing that was accepted."""
+        return not isinstance(self, End) and (self.size > 0 or not isinstance(self, Call))
 
 
 @define(eq=False)
@@ -61,11 +66,6 @@ class End(Push):
     dead_letter: DeadLetter | None
     now: float
 
-    @property
-    def is_new(self) -> bool:
-        """Say no: the order ends a delivery."""
-        return False
-
 
 @define(eq=False)
 class Call(Order):
@@ -73,11 +73,6 @@ class Call(Order):
 
     method: Callable[..., object]
     arguments: tuple[Any, ...] = ()
-
-    @property
-    def is_new(self) -> bool:
-        """Say whether the order takes room."""
-        return self.size > 0
 
 
 @frozen
@@ -87,3 +82,122 @@ class Result:
     order: Order
     value: object = None
     error: Exception | None = None
+
+
+@frozen
+class Dead:
+    """The dead letter of an outbound stanza; one that came back has its row (`outbound_rows.rows_of`), too."""
+
+    outcome: str
+    note: str | None
+    row: Row | None = None
+
+
+@frozen
+class Part:
+    """
+    Some of the arrears, for one transaction.
+
+    Attributes:
+        overdue: Dead letter, and end by the wall clock, of deliveries whose end could not be written, by their ids.
+        settled: Dead letters of outbound stanzas, by their numbers; None where the server has the stanza.
+        suspected: Numbers of suspects.
+        tried: Id, `tries` and `attempts` of deliveries.
+        subscribed: Pairs of subscribers, with whether they are kept.
+    """
+
+    overdue: dict[str, tuple[DeadLetter | None, float]]
+    settled: dict[int, Dead | None]
+    suspected: list[int]
+    damaged: list[Damaged]
+    tried: list[tuple[str, int, int]]
+    subscribed: dict[tuple[str, str], bool]
+
+
+class Arrears:
+    """
+    Everything that the spool's thread still has to write, and that nobody waits for.
+
+    Attributes:
+        notes: Methods of this class with their arguments, appended by the reactor's thread at any time. All else
+            belongs
+            to the spool's thread.
+        settled: As in `Part`: these outbound stanzas are in the file only because they are not deleted yet.
+    """
+
+    def __init__(self) -> None:
+        self.notes: deque[tuple[Callable[..., None], Any, Any]] = deque()
+        self.settled: dict[int, Dead | None] = {}
+        self.suspected: dict[int, None] = {}
+        self._overdue: dict[str, tuple[DeadLetter | None, float]] = {}
+        self._overdue_bytes = 0
+        self._damaged: dict[tuple[str, int], Damaged] = {}
+        self._tried: dict[str, tuple[str, int, int]] = {}
+        self._subscribed: dict[tuple[str, str], bool] = {}
+
+    def __bool__(self) -> bool:
+        return any(
+            (self.notes, self.settled, self.suspected, self._overdue, self._damaged, self._tried, self._subscribed)
+        )
+
+    def settle(self, number: int, dead: Dead | None) -> None:
+        """Delete an outbound stanza, and keep its dead letter; the server may confirm one that came back already."""
+        if dead is not None or number not in self.settled:
+            self.settled[number] = dead
+
+    def suspect(self, number: int, _: None) -> None:
+        self.suspected[number] = None
+
+    def tried(self, delivery_id: str, tries: tuple[int, int]) -> None:
+        self._tried[delivery_id] = (delivery_id, *tries)
+
+    def subscribe(self, pair: tuple[str, str], kept: bool) -> None:
+        self._subscribed[pair] = kept
+
+    def postpone(self, end: End, dead_letter: DeadLetter | None) -> None:
+        """Delete a delivery whose end could not be written; its dead letter may lose the response."""
+        if dead_letter is not None and dead_letter.response is not None:
+            self._overdue_bytes += len(dead_letter.response)
+            if self._overdue_bytes > MAX_OVERDUE_BYTES:
+                dead_letter = evolve(dead_letter, response=None)
+        self._overdue[end.delivery_id] = dead_letter, end.now
+
+    def report(self, damaged: Damaged) -> bool:
+        """Set a row aside; False where that is known already."""
+        place = damaged.table, damaged.row
+        known = place in self._damaged
+        self._damaged[place] = damaged
+        return not known
+
+    def part(self, most: int) -> Part:
+        """The oldest of each sort, and so many of it at most."""
+        notes = self.notes
+        while notes:
+            method, subject, value = notes.popleft()
+            method(self, subject, value)
+        return Part(
+            dict(islice(self._overdue.items(), most)),
+            dict(islice(self.settled.items(), most)),
+            list(islice(self.suspected, most)),
+            list(islice(self._damaged.values(), most)),
+            list(islice(self._tried.values(), most)),
+            dict(islice(self._subscribed.items(), most)),
+        )
+
+    def written(self, part: Part, ended: Iterable[str]) -> None:
+        """Forget a part that was written, and all that was to be written of deliveries that have ended."""
+        for number in part.settled:
+            del self.settled[number]
+        for number in part.suspected:
+            del self.suspected[number]
+        for damaged in part.damaged:
+            del self._damaged[damaged.table, damaged.row]
+        for tried in part.tried:
+            del self._tried[tried[0]]
+        for pair in part.subscribed:
+            del self._subscribed[pair]
+        for delivery_id in ended:
+            self._overdue.pop(delivery_id, None)
+            self._tried.pop(delivery_id, None)
+        if not self._overdue:
+            self._overdue_bytes = 0

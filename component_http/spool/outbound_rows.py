@@ -12,6 +12,7 @@ from component_http.errors import SpoolError
 from component_http.spool.rows import (
     AT_ONCE,
     UNREADABLE,
+    Moment,
     Report,
     Row,
     checked,
@@ -26,7 +27,6 @@ from component_http.spool.rows import (
     values,
     write,
 )
-from component_http.spool.spool_clock import Moment
 
 PAGE = 500
 PAGE_BYTES = 1024 * 1024
@@ -83,20 +83,17 @@ def add(connection: sqlite3.Connection, rows: Sequence[Row], ahead: float) -> in
     """
     Insert outbound stanzas, in this order; `ahead` is how far the spool's clock is ahead of the reactor's.
 
-    Returns:
-        The number of the first; the others follow it one by one.
+    Returns the number of the first; the others follow it one by one.
     """
     rows = [(*row[:2], row[2] + ahead, row[3] + ahead, *row[4:]) for row in rows]
     return write(connection, _ADD, rows) - len(rows) + 1
 
 
 def remove(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
-    """Delete outbound stanzas."""
     write(connection, _REMOVE, [(number,) for number in numbers])
 
 
 def set_suspect(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
-    """Mark outbound stanzas as suspect."""
     write(connection, _SUSPECT, [(number,) for number in numbers])
 
 
@@ -123,15 +120,11 @@ def page(
     report: Report,
 ) -> list[OutboundStanza]:
     """
-    Read the next outbound stanzas, some of them if there are many.
+    Read the next outbound stanzas behind the number `after`, some of them if there are many.
 
     Args:
-        connection: To the file.
-        after: The number before the first.
-        at: The present.
         settled: Numbers that are left out: they are settled and only not deleted yet.
         suspected: Numbers of suspects that the file may not have marked yet.
-        report: Told of rows that are left out.
     """
     outbound_stanzas: list[OutboundStanza] = []
     size = 0

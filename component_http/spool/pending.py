@@ -90,14 +90,9 @@ class Pending(Visit):
 
     def explain(self, delivery_ids: Sequence[str], pause: Callable[[float], None]) -> Answer | None:
         """
-        Ask the gateway that runs why deliveries wait.
+        Ask the gateway that runs why deliveries wait; None if it does not answer within `ANSWER_WITHIN`.
 
-        Args:
-            delivery_ids: Their ids; only the first `component_http.spool.facts.MOST_EXPLAINED` are asked about.
-            pause: Waits so many seconds.
-
-        Returns:
-            None if it does not answer within `ANSWER_WITHIN`.
+        Only the first `component_http.spool.facts.MOST_EXPLAINED` are asked about; `pause` waits so many seconds.
         """
         execute = self.connection.execute
         with self.explained():
@@ -122,10 +117,7 @@ class Pending(Visit):
 
     def drop(self, names: Sequence[str]) -> Moved:
         """
-        Drop entries; the only one who is told is the sender of an iq, who waits for its answer.
-
-        Args:
-            names: `component_http.spool.dead_letters.AT_ONCE` at most.
+        Drop entries, `AT_ONCE` at most; the only one who is told is the sender of an iq, who waits for its answer.
         """
         assert len(names) <= AT_ONCE
         runs = holder(self.path).running is not False

@@ -16,14 +16,12 @@ from component_http.contract.link import KEY_BYTES
 from component_http.contract.outbound import OutboundStanza
 from component_http.interfaces import Found
 from component_http.spool import dead_letter_rows, delivery_rows, other_rows, outbound_rows
-from component_http.spool.arrears import Arrears, Dead
 from component_http.spool.database import Synchronous
 from component_http.spool.delivery_rows import Allowance
 from component_http.spool.emergency import Emergency
-from component_http.spool.orders import Call, End, Order, Push, Result, Store
-from component_http.spool.rows import LEAD, Damaged, lead, set_aside
+from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Result, Store
+from component_http.spool.rows import LEAD, Damaged, SpoolClock, lead, set_aside
 from component_http.spool.shelf import Shelf
-from component_http.spool.spool_clock import SpoolClock
 from component_http.spool.transaction import Patience, whole
 
 _DAY = 86_400.0
@@ -41,18 +39,10 @@ class Setup:
     The file, how it is used, and the state that outlives a session.
 
     Attributes:
-        path: The file.
-        synchronous: As in `database.opened`.
         seconds: The reactor's clock.
         wall: The wall clock.
-        allowance: The time that a restored delivery may have.
-        letter_days: Days for which a dead letter is kept.
-        dead_letters: The dead letters, so many at most.
-        records: The idempotency records, so many at most.
+        dead_letters: The table of dead letters, which is kept within limits; `records` is that of idempotency records.
         max_outbound: As `outbound_rows.MAX_OUTBOUND`.
-        arrears: Everything that is still to be written.
-        emergency: Whether the disk is full.
-        patience: How long another program that writes is waited for.
     """
 
     path: Path
@@ -83,12 +73,8 @@ class Session:
 
     Args:
         connection: To the file, as `database.opened` gives it.
-        setup: As `Setup`.
         report: Told of rows to set aside.
         log_damaged: Told of a row that was set aside at once.
-
-    Attributes:
-        connection: The connection.
     """
 
     def __init__(
@@ -128,7 +114,6 @@ class Session:
         ended.
 
         Args:
-            group: The orders.
             arrears: So much of each sort of the arrears is written with them at most.
 
         Returns:
@@ -208,7 +193,7 @@ class Session:
         return results
 
     def _settle(self, settled: Mapping[int, Dead | None]) -> None:
-        """Delete outbound stanzas, and keep the dead letters of those that have one."""
+        """Delete outbound stanzas, and keep their dead letters."""
         for number, dead in settled.items():
             if dead is not None:
                 dead_letter_rows.keep_outbound(self.connection, number, dead, self._clock)
@@ -224,33 +209,26 @@ class Session:
         """Do nothing: the order is there for the notes that are written with it."""
 
     def begun(self, delivery_id: str, tries: int, attempts: int) -> None:
-        """Write how often a delivery was tried."""
         self._begin()
         delivery_rows.note_tries(self.connection, [(delivery_id, tries, attempts)])
 
     def body(self, delivery_id: str) -> bytes | None:
-        """Read a request body, if there is such a delivery."""
         return delivery_rows.body(self.connection, delivery_id)
 
     def amend(self, delivery_id: str, body: bytes) -> None:
-        """Replace a request body."""
         self._begin()
         delivery_rows.amend(self.connection, delivery_id, body)
 
     def recall(self, owner: str, key: str, seconds: float) -> IdempotencyRecord | None:
-        """Read an idempotency record."""
         return other_rows.recall(self.connection, owner, key, self._clock.moment(seconds).now, self._report)
 
     def subscribers(self) -> list[tuple[str, str]]:
-        """Read the subscribers."""
         return other_rows.subscribers(self.connection, self._report)
 
     def still_kept(self, numbers: Sequence[int]) -> set[int]:
-        """Say which outbound stanzas are still kept."""
         return outbound_rows.still_kept(self.connection, numbers, self._setup.arrears.settled)
 
     def page(self, after: int, seconds: float) -> list[OutboundStanza]:
-        """Read the next outbound stanzas."""
         arrears, at = self._setup.arrears, self._clock.moment(seconds)
         return outbound_rows.page(self.connection, after, at, arrears.settled, arrears.suspected, self._report)
 

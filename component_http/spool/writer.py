@@ -30,10 +30,8 @@ class Writer:
 
     Args:
         setup: The file, and the state that outlives the thread.
-        call: Calls a function in the reactor's thread.
-        answer: Called there with results.
+        call: Calls a function in the reactor's thread, where `answer` gets results, and `ended` is the last call.
         committed: Called, in the spool's thread, after each transaction that wrote something.
-        ended: Called in the reactor's thread when the thread has ended.
     """
 
     def __init__(
@@ -143,13 +141,6 @@ class Writer:
             return self._failed(order, error)
 
     def _carry_out(self, group: Sequence[Order], arrears: int = MAX_GROUP) -> list[Result]:
-        """
-        Do all of a group in one transaction, or raise and have done nothing.
-
-        Args:
-            group: The orders.
-            arrears: So much of each sort of the arrears is written with them at most.
-        """
         session = self._session or self._open()
         results, wrote = session.carry_out(group, arrears)
         if wrote:

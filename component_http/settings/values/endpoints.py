@@ -110,13 +110,7 @@ def _as_tls(endpoint: Endpoint) -> str | None:
 
 
 def _server_meant(text: str, kind: str = "tcp") -> str | None:
-    """
-    Guess the endpoint that was meant.
-
-    Args:
-        text: The text that was written.
-        kind: The kind of the endpoint, if the text names none.
-    """
+    """Guess the endpoint that was meant, of this kind if the text names none."""
     if re.match("(tls|ssl|https)://", text):
         kind = "tls"
     if text.isdecimal():

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from component_http.contract.stanza import STANZA_KINDS
-from component_http.settings.values.guesses import did_you_mean
-from component_http.settings.values.value_type import CREDENTIAL_MARK, Unfit, ValueType
+from component_http.settings.values.value_type import CREDENTIAL_MARK, Unfit, ValueType, did_you_mean
 
 
 def number(low: float, high: float, unit: str) -> ValueType:
