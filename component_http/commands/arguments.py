@@ -15,10 +15,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 def seconds(text: str) -> float:
     """
-    Read a duration: `90s`, `15m`, `2h`, `7d`, `1.5w`.
-
-    Raises:
-        argparse.ArgumentTypeError: The text is no duration; the other functions of this module raise it likewise.
+    Read a duration: `90s`, `15m`, `2h`, `7d`, `1.5w`; what cannot be read is an `ArgumentTypeError`, here and below.
     """
     parts = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw])", text)
     if parts is None:
@@ -27,7 +24,6 @@ def seconds(text: str) -> float:
 
 
 def address(text: str) -> Address:
-    """Read an address."""
     try:
         return Address.parse(text)
     except NotAnAddress as error:
@@ -42,7 +38,6 @@ def identifier(text: str) -> str:
 
 
 def limit(text: str) -> int:
-    """Read how many entries a list may have."""
     if re.fullmatch(r"[0-9]{1,9}", text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 100")
     return int(text)

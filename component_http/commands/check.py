@@ -45,17 +45,9 @@ class CheckOptions(FileOptions):
 
 def main(arguments: Sequence[str]) -> int:
     """
-    Run the command.
+    Run the command, with the command line behind `check`.
 
-    Args:
-        arguments: The command line behind `check`.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        SystemExit: With status 78 if the gateway could not start; the sentences are on standard error by then. With 0
-            for `--help`.
+    Returns 0, or ends with status 78 if the gateway could not start; the sentences are on standard error by then.
     """
     options = CheckOptions()
     options.parseOptions(arguments)

@@ -196,12 +196,8 @@ def shortest(ids: Sequence[str], least: int = LEAST_ID) -> dict[str, str]:
     """
     Find beginnings that tell ids from each other.
 
-    Args:
-        ids: All ids, each once.
-        least: The shortest beginning, where the id has so many characters.
-
-    Returns:
-        By each id, the beginning that it shares with no other; or the whole id, if another one begins with it.
+    Returns by each id the beginning, of `least` characters or more, that it shares with no other; or the whole id, if
+    another one begins with it.
     """
     ordered = sorted(ids)
     shared = [_shared(*pair) for pair in pairwise(ordered)]
@@ -261,11 +257,7 @@ def _request(letter: KeptDeadLetter) -> Any:
 
 def as_json(letter: KeptDeadLetter, *, whole: bool = True) -> dict[str, Any]:
     """
-    Describe a letter for another program.
-
-    Args:
-        letter: The dead letter.
-        whole: Include the request, the response and the stanza that did not leave.
+    Describe a letter for another program; a whole one with the request, the response and the stanza that did not leave.
     """
     described = {
         "id": letter.id,

@@ -30,7 +30,6 @@ class Site:
     The spool that a command works on.
 
     Attributes:
-        path: Its file.
         now: The wall clock.
         pause: Waits so many seconds.
         options: Arguments for everything of `component_http.spool` that opens the file.
@@ -50,16 +49,11 @@ def main(
     patience: float | None = None,
 ) -> int:
     """
-    Run one of the commands.
+    Run one of the commands; returns the exit status.
 
     Args:
         chosen: The command line; its `carry_out` is given a `Site` and the command line.
-        now: The wall clock.
-        pause: Waits so many seconds.
         patience: Seconds to wait for another program that writes to the spool; None for the default.
-
-    Returns:
-        The exit status.
 
     Raises:
         SystemExit: The settings or the file cannot be used (78), or the command line is wrong (2).
@@ -107,13 +101,9 @@ def move(
     Change many entries, a few in each transaction, and say what came of it, also where it ends with an error.
 
     Args:
-        ids: The entries.
-        change: Changes a few of them.
         past: The verb for what was done, such as "dropped".
-        site: The spool.
-        key: The name of an id in the JSON.
+        key: The name of the ids in JSON.
         shown: Shorter forms of the ids, for people.
-        as_json: Say it in JSON.
 
     Returns:
         Whether some were changed, and whether all were.

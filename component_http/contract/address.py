@@ -88,12 +88,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """
-        Read an address.
-
-        Raises:
-            NotAnAddress: It is none: a part is empty, over 1023 bytes, or holds what may not be in it.
-        """
+        """Read an address; `NotAnAddress` if a part is empty, over 1023 bytes, or holds what may not be in it."""
         found = _remembered(text) if len(text) <= _LONG_CHARS else _remembered_long(text)
         if isinstance(found, str):
             raise NotAnAddress(found)
@@ -112,7 +107,7 @@ def _is_long(part: str) -> bool:
 
 
 def _parse(text: str) -> Address | str:
-    """The address, or why it is none: that is remembered, too."""
+    """Read an address, or say why it is none: that is remembered, too."""
     if len(text) > _MAX_CHARS:
         return "it is too long"
     bare, slash, resource = text.partition("/")
@@ -183,9 +178,8 @@ def _prepared(text: str, part: str, prohibited: re.Pattern[str], *, fold: bool) 
 
 def _check_size(text: str, part: str) -> None:
     """
-    Refuse a part that is empty or too long, before and after it is prepared: some characters become 18.
-
-    Source: RFC 7622 sections 3.2 to 3.4.
+    Refuse a part that is empty or too long, before and after it is prepared: some characters become 18 (RFC 7622
+    section 3).
     """
     if not text:
         raise NotAnAddress(f"its {part} is empty")
@@ -198,5 +192,5 @@ def _not_allowed(part: str) -> NotAnAddress:
 
 
 def any_of(patterns: Iterable[str]) -> re.Pattern[str]:
-    """What matches in full the addresses of some patterns, in which a * stands for any characters."""
+    """Compile a pattern of the addresses that match one of these in full, in which a * stands for any characters."""
     return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns), re.DOTALL)

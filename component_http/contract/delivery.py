@@ -12,12 +12,7 @@ from component_http.errors import WebhookError
 
 
 class Stage:
-    """
-    At which stage of its life a delivery is; `component_http.delivery.life` has them all.
-
-    Attributes:
-        name: The stage, in a word.
-    """
+    """A stage in the life of a delivery, by its name; `component_http.delivery.life` has them all."""
 
     __slots__ = ("name",)
 
@@ -42,7 +37,7 @@ class Delivery:
 
     Attributes:
         id: The `webhook-id`: unique per stanza, the same on every attempt.
-        stanza: What arrived; only its facts.
+        stanza: Only the facts of the stanza.
         size: Bytes of the request body.
         deadline: When it is given up, in seconds of the relay's clock.
         last: When it is given up if the webhook has not seen it by then, not before `deadline`.
@@ -51,9 +46,8 @@ class Delivery:
             connection. Without any the webhook has not seen it.
         unreached: Attempts in a row that found no connection.
         attempts: Those of them that failed by the webhook's fault, and so count against `max_attempts`.
-        failure: What came of the last one, without any content; None before the first has ended.
+        failure: The result of the last attempt, without any content; None before the first has ended.
         conversation: `stanza.conversation`, which is asked for at each turn.
-        stage: At which stage of its life it is.
     """
 
     id: str
@@ -82,14 +76,13 @@ class Delivery:
 @frozen
 class DeadLetter:
     """
-    What became of a delivery that was given up, for its dead letter; the rest is in the spool.
+    The end of a delivery that was given up, for its dead letter; the rest is in the spool.
 
     Attributes:
-        outcome: How it ended: `bounced`, `expired` or `refused_reply`.
-        note: Why, for a person.
+        outcome: `bounced`, `expired` or `refused_reply`.
+        note: The reason, for a person.
         tries: POSTs that were made of it.
-        status: The HTTP status that came last, or None.
-        media_type: Its media type, or None.
+        status: The HTTP status that came last, with `media_type`; None without a response.
         response: Its body, or the beginning of it; None where none is known.
     """
 

@@ -39,10 +39,9 @@ of the gateway. `turn`: a free place, because as many POSTs are under way as may
 @frozen
 class Explanation:
     """
-    Why one delivery has not ended.
+    The reason why one delivery has not ended.
 
     Attributes:
-        held_by: The name of what it waits for.
         behind: The id of the delivery that it waits behind; None unless `held_by` is `conversation`.
         next_attempt: Seconds until its next attempt may begin; None where that depends on something else than time.
         last_failure: Why its last attempt failed; None if none did since the gateway started.

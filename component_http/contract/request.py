@@ -59,14 +59,9 @@ def request_body(stanza: Stanza) -> bytes:
 
 def delayed_body(body: bytes, accepted: float) -> bytes:
     """
-    Say in a request when its stanza arrived, because it is POSTed late.
+    Say in a request when its stanza arrived (seconds since the epoch), because it is POSTed late.
 
-    Args:
-        body: As `request_body` wrote it.
-        accepted: Seconds since the epoch.
-
-    Returns:
-        The same with `delay`; unchanged if the stanza has one already.
+    A stanza that says so itself stays as it is.
 
     Source: XEP-0203 for the meaning, XEP-0082 for the shape of the time.
     """
@@ -81,13 +76,7 @@ def delayed_body(body: bytes, accepted: float) -> bytes:
 
 def thread_of(body: bytes) -> str | None:
     """
-    Read the thread that replies to a request keep.
-
-    Args:
-        body: As `request_body` wrote it.
-
-    Returns:
-        The id of the thread, or None where the stanza has none, or one longer than `MAX_THREAD`.
+    Read the thread that replies to a request keep; None where the stanza has none, or one longer than `MAX_THREAD`.
     """
     # Quotes inside a string are escaped, so only a property looks like this, and most bodies need not be parsed.
     if b'"thread":' not in body:
@@ -100,9 +89,9 @@ def request_properties(stanza: Stanza) -> dict[str, object]:
     """
     Say what is in a stanza, so that a bot for everyday work needs no XML parser.
 
-    Returns:
-        `to`, `from`, `kind` and `stanza` (its XML as a document of its own), `body` for a message that has one, and
-        what else the stanza has. What it lacks, or has in a shape its specification does not know, is left out.
+    Returns `to`, `from`, `kind` and `stanza` (its XML as a document of its own), `body` for a message that has one, and
+    what
+    else the stanza has. What it lacks, or has in a shape its specification does not know, is left out.
 
     Source: mod_component_http for the first five; the names and shapes of the others are those of Prosody's mod_rest.
     """

@@ -40,9 +40,9 @@ class Stanza:
     One stanza from the stream, with the addresses and the type it is decided by.
 
     Attributes:
-        kind: `message`, `presence` or `iq`.
         type: As it came, unknown ones too; "" where it has none. A message of an unknown type counts as normal (RFC
-            6121 section 5.2.2).
+            6121
+            section 5.2.2).
         id: As it came, or None; never None for an iq.
         sender: Its `from`.
         recipient: Its `to`: an address of the component.
@@ -149,7 +149,7 @@ class Stanza:
 
     @property
     def conversation(self) -> tuple[str, str, bool]:
-        """What keeps its order: the bare sender, the bare recipient, and whether it is an iq."""
+        """Its place in the order: the bare sender, the bare recipient, and whether it is an iq."""
         return _conversation(self.sender, self.recipient, self.kind == "iq")
 
 
@@ -166,11 +166,7 @@ def _bare(address: Address) -> str:
 
 @lru_cache(64)
 def name_only(uri: str | None, kind: str) -> Element:
-    """
-    The element of a stanza of which only the facts are kept.
-
-    It is the same object for all of them, and not to be changed.
-    """
+    """The element of a stanza of which only the facts are kept: the same object for all, and not to be changed."""
     return Element((uri, kind))
 
 

@@ -28,17 +28,7 @@ _BY_STAGE: dict[str, HeldBy] = {
 
 @frozen
 class Explanations:
-    """
-    Explains deliveries. It only looks, and costs nothing while nobody asks.
-
-    Args:
-        deliveries: The stage of each delivery.
-        backlog: The order of deliveries.
-        returning: The deliveries that somebody retries.
-        forwarder: Knows how the webhook is.
-        outbox: Holds attempts up while it is crowded.
-        clock: The reactor's clock.
-    """
+    """Explains deliveries. It only looks, and costs nothing while nobody asks."""
 
     _deliveries: Lives
     _backlog: Backlog
