@@ -108,20 +108,20 @@ def move(
     Returns:
         Whether some were changed, and whether all were.
     """
-    parts: list[Moved] = []
+    found: dict[str, str | None] = {}
     try:
         for begin in range(0, len(ids), AT_ONCE):
             if begin:
                 site.pause(BREATH)
-            parts.append(change(ids[begin : begin + AT_ONCE]))
+            found |= change(ids[begin : begin + AT_ONCE])
     finally:
-        done = [one for part in parts for one in part.done]
-        refused = [one for part in parts for one in part.refused]
+        done = [one for one, reason in found.items() if reason is None]
+        refused = {one: reason for one, reason in found.items() if reason is not None}
         if as_json:
-            say_json({past: done, "refused": [{key: one.id, "reason": one.reason} for one in refused]})
+            say_json({past: done, "refused": [{key: one, "reason": reason} for one, reason in refused.items()]})
         else:
-            for one in refused:
-                complain(f"{shown.get(one.id, one.id)} is not {past}: {one.reason}")
+            for one, reason in refused.items():
+                complain(f"{shown.get(one, one)} is not {past}: {reason}")
             if done:
                 say(f"{past} {len(done)}: {on_one_line(some(done, shown))}\n")
     return bool(done), not refused

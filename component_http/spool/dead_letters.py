@@ -128,20 +128,8 @@ class Which:
     until: float | None = None
 
 
-@frozen
-class Refused:
-    """A dead letter that was left alone, and why: the reason completes "it is not retried"."""
-
-    id: str
-    reason: str
-
-
-@frozen
-class Moved:
-    """The ids of those that were retried or dropped, and those that were refused."""
-
-    done: Sequence[str]
-    refused: Sequence[Refused] = ()
+Moved = Mapping[str, str | None]
+"""By each id the reason why it was left alone, which completes "it is not retried"; None where it was done."""
 
 
 class Letters(Visit):
@@ -243,26 +231,14 @@ class Letters(Visit):
 
     def drop(self, ids: Sequence[str]) -> Moved:
         """Delete dead letters, `AT_ONCE` at most."""
-        done = []
+        query = "DELETE FROM letters WHERE id = ?"
         with self.transaction():
-            for one in ids:
-                if self.connection.execute("DELETE FROM letters WHERE id = ?", (one,)).rowcount:
-                    done.append(one)
-        return Moved(done, [Refused(one, "it is gone") for one in ids if one not in done])
+            return {one: None if self.connection.execute(query, (one,)).rowcount else "it is gone" for one in ids}
 
     def retry(self, ids: Sequence[str]) -> Moved:
-        """
-        Let the gateway deliver, or send, dead letters once more, `AT_ONCE` at most: all but those that are refused.
-        """
-        done, refused = [], []
+        """Let the gateway deliver, or send, dead letters once more, `AT_ONCE` at most: all but those left alone."""
         with self.transaction():
-            for one in ids:
-                reason = self._retry(one)
-                if reason is None:
-                    done.append(one)
-                else:
-                    refused.append(Refused(one, reason))
-        return Moved(done, refused)
+            return {one: self._retry(one) for one in ids}
 
     def _retry(self, dead_id: str) -> str | None:
         """Move one back; or say why not."""

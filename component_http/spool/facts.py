@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 from attrs import asdict, frozen
 
 from component_http.contract.explanation import Explanation, HeldBy
+from component_http.spool.rows import UNREADABLE, number, or_none, text
 
 MOST_EXPLAINED = 300
 """Deliveries that one command may ask about: the answer stays below 100 KB and takes the gateway a few milliseconds."""
@@ -81,15 +83,12 @@ def facts_of_webhook(
 
 def read_trouble(value: object) -> Trouble | None:
     """Read the fact `webhook_trouble`; None if there is no trouble, or none that can be read."""
-    found = _object(value)
-    if not found:
+    try:
+        found = json.loads(text(value))
+        since, next_attempt = or_none(number, found["since"]), or_none(number, found["next_attempt"])
+        return Trouble(since, or_none(text, found["reason"]), next_attempt)
+    except UNREADABLE:
         return None
-    reason = found.get("reason")
-    return Trouble(
-        _number(found.get("since")),
-        reason if isinstance(reason, str) else None,
-        _number(found.get("next_attempt")),
-    )
 
 
 def question(delivery_ids: Sequence[str]) -> str:
@@ -115,7 +114,10 @@ def answer(
     """
     deliveries: dict[str, dict[str, Any]] = {}
     for _, argument in questions:
-        for delivery_id in _ids(argument):
+        ids: list[str] = []
+        with suppress(*UNREADABLE):  # somebody else has asked
+            ids = list(map(text, json.loads(argument)))
+        for delivery_id in ids:
             found = explain(delivery_id)
             if found is not None and len(deliveries) < MOST_EXPLAINED:
                 described = asdict(found)
@@ -130,35 +132,16 @@ def answer(
 
 def read_answer(value: object) -> Answer | None:
     """Read the fact `pending`; None if it cannot be read."""
-    found = _object(value)
-    commands, deliveries = found.get("commands"), found.get("deliveries")
-    if not isinstance(commands, list) or not isinstance(deliveries, dict):
-        return None
-    explanations = {
-        delivery_id: Explanation(
-            one["held_by"], one.get("behind"), _number(one.get("next_attempt")), one.get("last_failure")
+    try:
+        found = json.loads(text(value))
+        return Answer(
+            list(found["commands"]),
+            found["connected"],
+            {
+                delivery_id: Explanation(**one)
+                for delivery_id, one in found["deliveries"].items()
+                if one["held_by"] in get_args(HeldBy)
+            },
         )
-        for delivery_id, one in deliveries.items()
-        if isinstance(one, dict) and one.get("held_by") in get_args(HeldBy)
-    }
-    return Answer(commands, found.get("connected") is True, explanations)
-
-
-def _ids(argument: str) -> list[str]:
-    try:
-        found = json.loads(argument)
-    except (ValueError, RecursionError):
-        return []
-    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
-
-
-def _object(value: object) -> dict[str, Any]:
-    try:
-        found = json.loads(value) if isinstance(value, str) and value else {}
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
+    except UNREADABLE:
+        return None

@@ -16,7 +16,7 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import XmlRefused
-from component_http.spool.dead_letters import AT_ONCE, Moved, Refused
+from component_http.spool.dead_letters import AT_ONCE, Moved
 from component_http.spool.facts import Answer, question, read_answer
 from component_http.spool.rows import lead
 from component_http.spool.visit import Visit, holder
@@ -116,17 +116,11 @@ class Pending(Visit):
         return None if row is None else f"d{row[0]}"
 
     def drop(self, names: Sequence[str]) -> Moved:
-        """
-        Drop entries, `AT_ONCE` at most; the only one who is told is the sender of an iq, who waits for its answer.
-        """
+        """Drop entries, `AT_ONCE` at most; only the sender of an iq is told, who waits for its answer."""
         assert len(names) <= AT_ONCE
         runs = holder(self.path).running is not False
-        done = []
         with self.transaction():
-            for name in names:
-                if self._drop(*_place(name), runs):
-                    done.append(name)
-        return Moved(done, [Refused(name, "it is gone") for name in names if name not in done])
+            return {name: None if self._drop(*_place(name), runs) else "it is gone" for name in names}
 
     def _drop(self, table: str, number: int, runs: bool) -> bool:
         execute = self.connection.execute
