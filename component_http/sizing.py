@@ -21,7 +21,6 @@ MOST_PENDING_BYTES = {"memory": 64 * 1024 * 1024, "sqlite": 1024 * 1024 * 1024}
 
 
 def limits_of(settings: Settings) -> Limits:
-    """The limits for one stanza."""
     return Limits(max_bytes=settings.component.max_stanza_bytes)
 
 

@@ -148,7 +148,6 @@ class FileOptions(Options):
     """The command line where the settings file may stand without `--config` in front."""
 
     def parseArgs(self, *arguments: str) -> None:
-        """Take the settings file."""
         if len(arguments) > 1:
             raise usage.UsageError(f"{shown(arguments[1])} is one word too many, for there is one settings file")
         if arguments:

@@ -318,7 +318,6 @@ def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
 
 
 def pushes(settings: Settings, limits: Limits) -> Pushes:
-    """Make what takes the stanzas of an embedding application."""
     sender = Address.parse(settings.component.default_sender)
 
     def compose(objects: Sequence[Mapping[str, object]], kind: str) -> Composed:
@@ -329,5 +328,4 @@ def pushes(settings: Settings, limits: Limits) -> Pushes:
 
 
 def new_id() -> str:
-    """Make an id that nothing else has."""
     return uuid4().hex

@@ -74,7 +74,6 @@ def add_verb(verbs: Any, name: str, about: str) -> argparse.ArgumentParser:
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
-    """Let the command line name a spool's file."""
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--config", metavar="FILE", help="the gateway's settings file; only its [spool] counts")
     place.add_argument(
@@ -85,5 +84,4 @@ def add_place(parser: argparse.ArgumentParser) -> None:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Let the command line ask for JSON."""
     parser.add_argument("--json", action="store_true", help="write JSON, for another program")

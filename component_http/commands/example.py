@@ -21,7 +21,6 @@ EXAMPLES = {
 
 
 def add(commands: Any) -> None:
-    """Describe the command to `argparse`."""
     parser = commands.add_parser(
         "example",
         help="write an example: a bot, a settings file, a unit for systemd",

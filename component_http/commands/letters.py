@@ -32,15 +32,7 @@ LISTED = 100
 LEAST_ID = 8
 """Characters of an id that is shown, if they are enough to tell it from others."""
 
-_ANY = {
-    "outcome": (),
-    "kind": (),
-    "sender": None,
-    "recipient": None,
-    "newer_than": None,
-    "older_than": None,
-    "limit": 0,
-}
+_ANY = {"outcome": (), "kind": (), "limit": 0, **dict.fromkeys(("sender", "recipient", "newer_than", "older_than"))}
 """The filters that let every letter through."""
 
 _LIMITS = (36, 6, 16, 4, 22, 14)
@@ -48,7 +40,6 @@ _LIMITS = (36, 6, 16, 4, 22, 14)
 
 
 def add(commands: Any) -> None:
-    """Describe the command to `argparse`."""
     letters = commands.add_parser(
         "letters",
         help="look at dead letters, deliver them again, drop them",
@@ -77,38 +68,21 @@ def add(commands: Any) -> None:
 
 
 def _add_filters(parser: argparse.ArgumentParser, verb: str) -> None:
-    parser.add_argument("ids", metavar="ID", nargs="*", type=identifier, help="ids, or the beginnings of ids")
-    parser.add_argument("--outcome", metavar="NAMES", type=names_among(*OUTCOMES), default=(), help=", ".join(OUTCOMES))
-    parser.add_argument(
-        "--kind", metavar="NAMES", type=names_among(*STANZA_KINDS), default=(), help=", ".join(STANZA_KINDS)
-    )
-    parser.add_argument(
-        "--from",
-        dest="sender",
-        metavar="ADDRESS",
-        type=address,
-        help="the address of the user: a bare one with all its resources, or a full one",
-    )
-    parser.add_argument(
-        "--to",
-        dest="recipient",
-        metavar="ADDRESS",
-        type=address,
-        help="the address of the component that it was for, likewise",
-    )
-    parser.add_argument(
-        "--newer-than", metavar="TIME", type=seconds, help="given up since then, such as 2h for two hours ago"
-    )
-    parser.add_argument(
-        "--older-than", metavar="TIME", type=seconds, help="given up before then, such as 7d for seven days ago"
-    )
+    add = parser.add_argument
+    add("ids", metavar="ID", nargs="*", type=identifier, help="ids, or the beginnings of ids")
+    add("--outcome", metavar="NAMES", type=names_among(*OUTCOMES), default=(), help=", ".join(OUTCOMES))
+    add("--kind", metavar="NAMES", type=names_among(*STANZA_KINDS), default=(), help=", ".join(STANZA_KINDS))
+    told = "the address of the user: a bare one with all its resources, or a full one"
+    add("--from", dest="sender", metavar="ADDRESS", type=address, help=told)
+    told = "the address of the component that it was for, likewise"
+    add("--to", dest="recipient", metavar="ADDRESS", type=address, help=told)
+    add("--newer-than", metavar="TIME", type=seconds, help="given up since then, such as 2h for two hours ago")
+    add("--older-than", metavar="TIME", type=seconds, help="given up before then, such as 7d for seven days ago")
     default = LISTED if verb == "list" else 0
-    told = f"default: {default}" if default else "default: all"
-    parser.add_argument(
-        "--limit", metavar="N", type=limit, default=default, help=f"the newest N of them, 0 for all ({told})"
-    )
+    told = f"the newest N of them, 0 for all (default: {default or 'all'})"
+    add("--limit", metavar="N", type=limit, default=default, help=told)
     if verb in ("retry", "drop"):
-        parser.add_argument("--all", action="store_true", help="all that fit the filters, instead of ids")
+        add("--all", action="store_true", help="all that fit the filters, instead of ids")
 
 
 def _letters(site: Site, chosen: argparse.Namespace) -> int:
@@ -119,7 +93,6 @@ def _letters(site: Site, chosen: argparse.Namespace) -> int:
 
 
 def _serve(letters: Letters, site: Site, chosen: argparse.Namespace) -> int:
-    """Do what is asked of letters; returns the exit status."""
     now = site.now()
     named, complaints = _named(letters, chosen.ids)
     ids: list[str] = []

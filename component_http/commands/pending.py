@@ -26,7 +26,6 @@ _INDENT = " " * 8
 
 
 def add(commands: Any) -> None:
-    """Describe the command to `argparse`."""
     pending = commands.add_parser(
         "pending",
         help="look at what waits for the webhook or for the XMPP server, drop some of it",

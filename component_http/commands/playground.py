@@ -7,7 +7,6 @@ from typing import Any
 
 
 def add(commands: Any) -> None:
-    """Describe the command to `argparse`."""
     about = "talk to a bot in the terminal, without an XMPP server"
     parser = commands.add_parser(
         "playground",

@@ -27,12 +27,11 @@ def say(text: str) -> None:
 
 
 def say_json(value: object, *, indent: int | None = 2) -> None:
-    """Write a result as JSON for another program."""
     say(json.dumps(value, indent=indent) + "\n")
 
 
 def complain(text: str) -> None:
-    """Write one line about something that is wrong to standard error."""
+    """Write one line about a mistake or a failure to standard error."""
     print(f"component-http: {on_one_line(text)}", file=sys.stderr)
 
 

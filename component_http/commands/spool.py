@@ -28,7 +28,6 @@ _RECENT = 12 * 3600
 
 
 def add(commands: Any) -> None:
-    """Describe the commands to `argparse`."""
     spool = commands.add_parser(
         "spool",
         help="say how things stand with a spool's file",
@@ -101,7 +100,6 @@ def _what_follows(webhook: str | None, trouble: Trouble, now: float) -> str:
 
 
 def _since(began: float, now: float) -> str:
-    """Say when something began, and how long ago that is."""
     words = moment(began)
     return f"{words if now - began > _RECENT else words[11:16] + ' UTC'} ({age(now - began)})"
 

@@ -19,7 +19,6 @@ _CHARSET = re.compile(r';\s*charset\s*=\s*"?([\w.:-]+)', re.IGNORECASE)
 
 
 def is_token(text: str) -> bool:
-    """Say whether a text is a token, and so can be the name of a header field."""
     return re.fullmatch(TOKEN, text) is not None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ class Reading:
         except SettingsError as error:
             self.problems += error.sentences
             self._spoilt.update(names)
+
+    def tell(self, sentences: Iterable[str], source: str | None) -> None:
+        """Collect sentences, each with the name of its file in front."""
+        self.problems += (
+            each if source is None or each.startswith(f"{source}: ") else f"{source}: {each}" for each in sentences
+        )
 
     def lacks(self, name: str) -> bool:
         """Say whether a setting was not given at all, not even with a mistake."""
@@ -175,10 +181,7 @@ class Reading:
                 problems += error.sentences
         if made is None:
             problems += (problem for problem in secret_problems(table, values, spoilt) if problem not in problems)
-        self.problems += [
-            problem if source is None or problem.startswith(f"{source}: ") else f"{source}: {problem}"
-            for problem in problems
-        ]
+        self.tell(problems, source)
         return made
 
 

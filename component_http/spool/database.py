@@ -290,7 +290,6 @@ def _see_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> 
 
 
 def is_full(error: BaseException) -> bool:
-    """Say whether an error means that there was no room to write."""
     return isinstance(error, DiskFull) or _code(error) == sqlite3.SQLITE_FULL
 
 
@@ -300,7 +299,6 @@ def may_be_full(error: BaseException) -> bool:
 
 
 def is_busy(error: BaseException) -> bool:
-    """Say whether an error means that another program is writing."""
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 

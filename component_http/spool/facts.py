@@ -92,7 +92,6 @@ def read_trouble(value: object) -> Trouble | None:
 
 
 def question(delivery_ids: Sequence[str]) -> str:
-    """Write the argument of the command `explain`."""
     return json.dumps(delivery_ids[:MOST_EXPLAINED])
 
 

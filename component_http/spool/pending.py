@@ -110,7 +110,6 @@ class Pending(Visit):
         return None
 
     def name_of(self, delivery_id: str) -> str | None:
-        """The name of a delivery by its id; None if it is gone."""
         with self.explained():
             row = self.connection.execute("SELECT number FROM deliveries WHERE id = ?", (delivery_id,)).fetchone()
         return None if row is None else f"d{row[0]}"

@@ -57,7 +57,6 @@ class Ballast:
         self._made = False
 
     def held(self) -> int:
-        """Bytes of the ballast now."""
         try:
             found = self.path.lstat()
         except OSError:

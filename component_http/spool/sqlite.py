@@ -54,13 +54,18 @@ class SqliteSpool:
     A `Spool` in an SQLite file; `component_http.interfaces.Spool` describes its methods.
 
     One thread (`Writer`) does all work on the file; the first call begins it, `close` ends it, and another call begins
-    it again. When the thread is idle it carries out and commits at once what one turn of the reactor asks for; what is
-    asked meanwhile is the next transaction. So under load many deliveries share one wait for the disk, and without load
-    none waits for another.
+    it
+    again. When the thread is idle it carries out and commits at once what one turn of the reactor asks for; what is
+    asked
+    meanwhile is the next transaction. So under load many deliveries share one wait for the disk, and without load none
+    waits
+    for another.
 
     When SQLite fails, the transaction is rolled back, its orders fail with `SpoolError`, and the next transaction is
-    tried as if nothing had happened. A delivery whose end could not be written is deleted with a later transaction, if
-    nothing is to leave for it.
+    tried
+    as if nothing had happened. A delivery whose end could not be written is deleted with a later transaction, if
+    nothing is
+    to leave for it.
 
     On a full disk nothing is stored, and what was accepted goes on: see `Emergency`.
 
@@ -70,15 +75,9 @@ class SqliteSpool:
         deadlines: Seconds a delivery may take, by the kind of its stanza: a restored one gets no more.
         grace: Seconds since its acceptance for which a message waits that the webhook has not seen, or 0.0.
         synchronous: `FULL`: what is committed survives a loss of power. `NORMAL`: it survives the end of the process.
-        now: The wall clock.
         window: Bodies that are kept in memory too, so that they need not be read; `window_bytes` the same in bytes.
         ballast_bytes: Bytes that are kept for when the disk is full; fewer on a small disk.
-        letter_days: Days for which a dead letter is kept.
-        max_letters: Dead letters that are kept.
-        max_letters_bytes: As `dead_letter_rows.MAX_BYTES`.
-        max_outbound: As `outbound_rows.MAX_OUTBOUND`.
-        max_records: As `other_rows.MAX_RECORDS`.
-        max_records_bytes: As `other_rows.MAX_RECORDS_BYTES`.
+        letter_days: Days for which a dead letter is kept, `max_letters` of them at most.
         observer: Told `disk_full`; None for nobody.
 
     Attributes:
@@ -318,5 +317,4 @@ class SqliteSpool:
 
 
 def _size(rows: Sequence[Row]) -> int:
-    """Bytes of the XML of outbound stanzas."""
     return sum(len(row[-1]) for row in rows)

@@ -18,7 +18,6 @@ def number(low: float, high: float, unit: str) -> ValueType:
 
 
 def whole(low: int, high: int, unit: str) -> ValueType:
-    """A whole number with both ends allowed."""
     return _number(int, int, low, high, f"a whole number from {low} to {high} ({unit})")
 
 
@@ -53,8 +52,6 @@ def one_of(names: Collection[str]) -> str:
 
 
 def choice(*names: str) -> ValueType:
-    """One of a few words."""
-
     def accept(value: Any) -> str:
         if not isinstance(value, str) or value not in names:
             raise Unfit(remedy=did_you_mean(value, names))

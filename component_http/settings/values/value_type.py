@@ -100,7 +100,6 @@ def accepted(
 
 
 def is_accepted(value: object, type: ValueType) -> bool:
-    """Say whether a type accepts a value."""
     try:
         type.accept(value)
     except Unfit:
@@ -133,7 +132,6 @@ def _resolved(value: object, type: ValueType, env: Mapping[str, str], folder: Pa
 
 
 def _credential_path(text: str, env: Mapping[str, str]) -> str:
-    """The path of the file that holds the credential of `credential:NAME`."""
     name = text.removeprefix(CREDENTIAL_MARK)
     if name in ("", ".", "..") or "/" in name:
         raise Unfit(f"have the name of a credential behind {CREDENTIAL_MARK}, as in LoadCredential=NAME:FILE")
