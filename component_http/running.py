@@ -24,7 +24,7 @@ from component_http.errors import SpoolError
 from component_http.sizing import api_connections
 from component_http.spool.database import SpoolLock
 from component_http.throttle import LOG_INTERVAL, Throttle
-from component_http.wiring import Lasting, assemble, handlers, new_id, new_spool
+from component_http.wiring import Lasting, assemble, handlers, new_id
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import LateHandler
 
@@ -48,8 +48,7 @@ class Running:
     def __init__(self, lasting: Lasting, lock: SpoolLock | None) -> None:
         self._lasting = lasting
         self._lock = lock
-        spool = new_spool(lasting.settings, lasting.reactor, lasting.counters, lock)
-        self._parts = assemble(lasting, spool, ask=self._ask, link=self._link)
+        self._parts = assemble(lasting, lock, ask=self._ask, link=self._link)
         self._handlers = handlers(lasting, self._parts)
         self._restoring: Deferred[None] | None = None
         self._caretaker: Caretaker | None = None

@@ -6,7 +6,6 @@ import resource
 import sys
 
 from component_http.contract.outbound import LIFETIMES
-from component_http.contract.xml import Limits
 from component_http.delivery.backlog import BacklogLimits
 from component_http.settings import DeliverySettings, Settings
 
@@ -18,10 +17,6 @@ what Python and Twisted need. Without them a lost stream could not be connected 
 
 MOST_PENDING_BYTES = {"memory": 64 * 1024 * 1024, "sqlite": 1024 * 1024 * 1024}
 """Bytes of the request bodies of all pending deliveries, by the kind of the spool, unless it is set."""
-
-
-def limits_of(settings: Settings) -> Limits:
-    return Limits(max_bytes=settings.component.max_stanza_bytes)
 
 
 def deadlines(delivery: DeliverySettings) -> dict[str, float]:

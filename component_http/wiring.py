@@ -1,4 +1,4 @@
-"""The parts of a running gateway, made from the settings and connected to each other."""
+"""The parts of a gateway, made from the settings and connected: those that last, and those of one run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from uuid import uuid4
 
 from attrs import frozen
 from twisted.words.xish.domish import Element
-from wokkel.subprotocols import XMPPHandler
+from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
 from component_http.api.hooks import Hooks
+from component_http.api_service import api_hooks
 from component_http.contract import reply
 from component_http.contract.address import Address
 from component_http.contract.conditions import error_of_status
@@ -92,6 +93,69 @@ class Lasting:
         return self.webhook is not None or self.settings.component.component_post_url is not None
 
 
+def lasting_parts(
+    settings: Settings,
+    reactor: Any,
+    manager: StreamManager | None,
+    webhook: Webhook | None,
+    *,
+    sent: Callable[[Element], object],
+    first: Callable[[], Iterable[Element]],
+) -> Lasting:
+    """
+    Make the parts that outlive a stop.
+
+    Args:
+        reactor: As in `Lasting`, and so is `webhook`.
+        manager: The stream of an embedding application; None to make ours.
+        sent: Told each stanza that leaves.
+        first: The stanzas that open each new stream.
+    """
+    component, domain = settings.component, settings.component.domain
+    counters, limits, rooms = Counters(), Limits(max_bytes=component.max_stanza_bytes), Rooms()
+    stream: Stream
+    outlet: ComponentStream | BorrowedStream
+    if manager is not None:
+        stream, outlet = manager, BorrowedStream(manager, domain, limits, counters, sent=sent)
+    else:
+        stream = outlet = ComponentStream(
+            client_endpoint(reactor, component.server),
+            domain,
+            component.secret,
+            address=component.server_address,
+            limits=limits,
+            observer=counters,
+            clock=reactor,
+            random=Random(),
+            sent=sent,
+            first=first,
+            marked=rooms.marked,
+            confirm=component.write_barrier,
+            fallback=component.write_barrier_fallback,
+            lifetimes=lifetimes(settings.delivery),
+            # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
+            max_waiting=backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES,
+        )
+    sender = Address.parse(component.default_sender)
+
+    def compose(objects: Sequence[Mapping[str, object]], kind: str) -> Composed:
+        return reply.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
+
+    return Lasting(
+        settings,
+        limits,
+        reactor,
+        counters,
+        stream=stream,
+        outlet=outlet,
+        webhook=webhook,
+        hooks=None if settings.api.listen is None else api_hooks(settings),
+        rooms=rooms,
+        subscribers=Subscribers(domain),
+        pushes=Pushes(compose),
+    )
+
+
 @frozen(eq=False)
 class Parts:
     """The parts of one run; `client` is None if the application brings its own webhook, or if there is none."""
@@ -108,7 +172,7 @@ class Parts:
 
 def assemble(
     lasting: Lasting,
-    spool: Spool,
+    lock: SpoolLock | None,
     *,
     ask: Callable[[Element, float], Awaitable[Element]],
     link: Callable[[Delivery], str | None],
@@ -117,12 +181,13 @@ def assemble(
     Make the parts of one run, and connect them.
 
     Args:
-        spool: The spool, nothing of which was read yet.
+        lock: The lock of the spool's file; None for a spool in memory.
         ask: Asks an iq, and waits for its answer so many seconds.
         link: Makes the link for a late reply to a delivery.
     """
     settings, reactor, counters, outlet = lasting.settings, lasting.reactor, lasting.counters, lasting.outlet
     component, delivery = settings.component, settings.delivery
+    spool = _spool(lasting, lock)
     bounces = Bounces(spool, counters, reactor.seconds)
     entrances = Entrances(
         outlet, counters, clock=reactor, new_id=new_id, ask=ask, nick=component.nick, create=component.create_rooms
@@ -173,6 +238,23 @@ def assemble(
     )
     iq_requests = IqRequests(outlet, reactor, lambda: token_hex(16))
     return Parts(spool, client, relay, outbox, bounces, entrances, iq_requests, sender)
+
+
+def _spool(lasting: Lasting, lock: SpoolLock | None) -> Spool:
+    settings = lasting.settings
+    if lock is None:
+        return MemorySpool(lasting.reactor.seconds)
+    lock.note_process()
+    return SqliteSpool(
+        lock.path,
+        lasting.reactor,
+        deadlines=deadlines(settings.delivery),
+        grace=settings.delivery.outage_grace,
+        synchronous=settings.spool.synchronous,
+        letter_days=settings.spool.letter_days,
+        max_letters=settings.spool.max_letters,
+        observer=lasting.counters,
+    )
 
 
 def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delivery], str | None] | None) -> Forwarder:
@@ -235,61 +317,6 @@ def handlers(lasting: Lasting, parts: Parts) -> list[XMPPHandler]:
     return found
 
 
-def new_spool(settings: Settings, reactor: Any, counters: Counters, lock: SpoolLock | None) -> Spool:
-    """Make the spool: that of the file whose lock is given, or one in memory."""
-    if lock is None:
-        return MemorySpool(reactor.seconds)
-    lock.note_process()
-    return SqliteSpool(
-        lock.path,
-        reactor,
-        deadlines=deadlines(settings.delivery),
-        grace=settings.delivery.outage_grace,
-        synchronous=settings.spool.synchronous,
-        letter_days=settings.spool.letter_days,
-        max_letters=settings.spool.max_letters,
-        observer=counters,
-    )
-
-
-def component_stream(
-    settings: Settings,
-    reactor: Any,
-    limits: Limits,
-    counters: Counters,
-    rooms: Rooms,
-    *,
-    sent: Callable[[Element], object],
-    first: Callable[[], Iterable[Element]],
-) -> ComponentStream:
-    """
-    Make the stream to the server of the settings.
-
-    Args:
-        sent: Told each stanza that leaves.
-        first: The stanzas that open each new stream.
-    """
-    component = settings.component
-    return ComponentStream(
-        client_endpoint(reactor, component.server),
-        component.domain,
-        component.secret,
-        address=component.server_address,
-        limits=limits,
-        observer=counters,
-        clock=reactor,
-        random=Random(),
-        sent=sent,
-        first=first,
-        marked=rooms.marked,
-        confirm=component.write_barrier,
-        fallback=component.write_barrier_fallback,
-        lifetimes=lifetimes(settings.delivery),
-        # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-        max_waiting=backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES,
-    )
-
-
 def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
     """
     Make the client for the webhook of the settings; None if they name none. It opens nothing before its first POST.
@@ -315,16 +342,6 @@ def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
         raise SettingsError(
             f"component.component_post_url (--post-url) or the [webhook] table cannot be used: {error}"
         ) from error
-
-
-def pushes(settings: Settings, limits: Limits) -> Pushes:
-    sender = Address.parse(settings.component.default_sender)
-
-    def compose(objects: Sequence[Mapping[str, object]], kind: str) -> Composed:
-        domain = settings.component.domain
-        return reply.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
-
-    return Pushes(compose)
 
 
 def new_id() -> str:
