@@ -21,11 +21,7 @@ MOST_PENDING_BYTES = {"memory": 64 * 1024 * 1024, "sqlite": 1024 * 1024 * 1024}
 
 def deadlines(delivery: DeliverySettings) -> dict[str, float]:
     """Seconds that a delivery may take, by the kind of its stanza."""
-    return {
-        "message": delivery.message_deadline,
-        "iq": delivery.iq_deadline,
-        "presence": delivery.presence_deadline,
-    }
+    return {"message": delivery.message_deadline, "iq": delivery.iq_deadline, "presence": delivery.presence_deadline}
 
 
 def lifetimes(delivery: DeliverySettings) -> dict[str, float]:

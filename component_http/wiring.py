@@ -227,9 +227,7 @@ def assemble(
         new_id=new_id,
         wall=time.time,
         times=Times(
-            deadlines(delivery),
-            grace=delivery.outage_grace,
-            late_seconds=max(LATE_SECONDS, settings.webhook.timeout),
+            deadlines(delivery), grace=delivery.outage_grace, late_seconds=max(LATE_SECONDS, settings.webhook.timeout)
         ),
         once=delivery.max_attempts == 1 and spool.durable,
     )

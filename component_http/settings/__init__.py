@@ -130,11 +130,7 @@ class Settings(Table):
 
     @classmethod
     def from_mapping(
-        cls,
-        mapping: Mapping[str, object],
-        *,
-        source: str = "settings",
-        env: Mapping[str, str] = MappingProxyType({}),
+        cls, mapping: Mapping[str, object], *, source: str = "settings", env: Mapping[str, str] = MappingProxyType({})
     ) -> Self:
         """
         Read settings in the shape of a settings file.

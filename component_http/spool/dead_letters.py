@@ -153,12 +153,7 @@ class Letters(Visit):
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        patience: float = BUSY,
-        now: Callable[[], float] = time.time,
-        warn: Warn = no_warning,
+        self, path: Path, *, patience: float = BUSY, now: Callable[[], float] = time.time, warn: Warn = no_warning
     ) -> None:
         super().__init__(path, patience=patience, warn=warn)
         self._now = now

@@ -96,11 +96,7 @@ def question(delivery_ids: Sequence[str]) -> str:
 
 
 def answer(
-    questions: Sequence[tuple[int, str]],
-    explain: Callable[[str], Explanation | None],
-    *,
-    connected: bool,
-    now: float,
+    questions: Sequence[tuple[int, str]], explain: Callable[[str], Explanation | None], *, connected: bool, now: float
 ) -> str:
     """
     Write the fact `pending`.
