@@ -70,11 +70,9 @@ class LateReply:
         Say whether a complete stanza, with normalised addresses, belongs to the conversation of the link.
 
         It has to come from the bare address that was written to, and to go to the one who wrote: to any resource of a
-        user, but
-        of a room only to the occupant. What everybody in a room saw (a groupchat message, an occupant's presence) may
-        be
-        answered to the room as well. Presence may go to any resource of the room, for that is how a bot enters and
-        leaves it.
+        user, but of a room only to the occupant. What everybody in a room saw (a groupchat message, an occupant's
+        presence) may be answered to the room as well. Presence may go to any resource of the room, for that is how a
+        bot enters and leaves it.
         """
         written_by, written_to = self.stanza.sender, self.stanza.recipient
         sender, recipient = Address.parse(element["from"]), Address.parse(element["to"])

@@ -90,8 +90,7 @@ def request_properties(stanza: Stanza) -> dict[str, object]:
     Say what is in a stanza, so that a bot for everyday work needs no XML parser.
 
     Returns `to`, `from`, `kind` and `stanza` (its XML as a document of its own), `body` for a message that has one, and
-    what
-    else the stanza has. What it lacks, or has in a shape its specification does not know, is left out.
+    what else the stanza has. What it lacks, or has in a shape its specification does not know, is left out.
 
     Source: mod_component_http for the first five; the names and shapes of the others are those of Prosody's mod_rest.
     """

@@ -41,8 +41,7 @@ class Stanza:
 
     Attributes:
         type: As it came, unknown ones too; "" where it has none. A message of an unknown type counts as normal (RFC
-            6121
-            section 5.2.2).
+            6121 section 5.2.2).
         id: As it came, or None; never None for an iq.
         sender: Its `from`.
         recipient: Its `to`: an address of the component.

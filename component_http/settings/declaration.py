@@ -79,8 +79,7 @@ def setting(
         default: The default; None also means that None is allowed. Without a default the field is required.
         show: Whether, or how, `repr` shows the value.
         resolve: Makes the value from the one given and the instance, whose earlier fields are set. It replaces the
-            check of
-            the type.
+            check of the type.
         others: The other attributes of `About`.
     """
     converter: Any = (

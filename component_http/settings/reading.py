@@ -159,8 +159,7 @@ class Reading:
         Args:
             table: Its class.
             source: Where it stands, for the sentences: a settings file, and which of its tables if there are several of
-                the
-                name; None for the command line.
+                the name; None for the command line.
         """
         prefix = f"{table.TABLE}."
         values = {

@@ -155,8 +155,7 @@ def prepare(
     Check that a spool's file can be used, make it if there is none, and bring its schema up to date.
 
     The whole file is read. Trouble that may pass by itself, such as a full disk, is not reported here: where there is
-    no
-    room to open the file, nothing is done.
+    no room to open the file, nothing is done.
 
     Args:
         path: The file, and no link to it; this process has its lock.

@@ -60,16 +60,13 @@ class KeptDeadLetter(DeadLetter):
 
     Attributes:
         id: The id of the delivery; a dead outbound stanza has an id of its own.
-        kind: The kind of the stanza that was given up; `type` and `stanza_id` are likewise its own.
-        type: "" for none.
-        stanza_id: None for none.
+        kind: The kind of the stanza that was given up; `type` ("" for none) and `stanza_id` are likewise its own.
         sender: The sender of the delivery; for an outbound stanza its addressee.
         recipient: The component's side of the conversation.
         accepted: When the delivery was accepted, or the stanza was made, in seconds since the epoch.
         ended: When it was given up.
         size: Bytes of the request or of the stanza.
-        body: The request; None for an outbound stanza.
-        reply: The XML of an outbound stanza, or None.
+        body: The request; None for an outbound stanza, whose XML is `reply`.
     """
 
     id: str
@@ -107,16 +104,11 @@ def _fits(check: Callable[[object], object], value: object) -> bool:
 @frozen
 class Which:
     """
-    A filter: the dead letters that fit all of it.
+    A filter: the dead letters that fit all of it; what is empty or None fits any.
 
     Attributes:
-        ids: Their ids; empty for any.
-        outcomes: Their outcomes; empty for any.
-        kinds: The kinds of their stanzas; empty for any.
-        sender: Their sender: a bare address means all of its resources, a full one only itself.
-        recipient: Their recipient, likewise.
-        since: The earliest time of giving up, in seconds since the epoch.
-        until: The latest time of giving up.
+        sender: A bare address means all of its resources, a full one only itself; `recipient` likewise.
+        since: The earliest time of giving up, in seconds since the epoch; `until` is the latest.
     """
 
     ids: Collection[str] = ()

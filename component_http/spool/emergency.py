@@ -81,8 +81,7 @@ class Emergency:
     The full disk: when it begins, what is written meanwhile, and when it is over.
 
     When the disk is full the ballast is released, and from then on nothing is stored. What was accepted goes on in the
-    room
-    of the ballast, until `look` finds room for the ballast again.
+    room of the ballast, until `look` finds room for the ballast again.
 
     Args:
         alarm: Told in the reactor's thread.
@@ -146,8 +145,7 @@ class Emergency:
         Raise `DiskFull` if, on a full disk, there is no room for so many bytes of dead letters and outbound stanzas.
 
         They need it in the log, and once more in the file as far as that has no unused pages. Without the second the
-        log could
-        never be emptied again, and nothing at all could be written.
+        log could never be emptied again, and nothing at all could be written.
         """
         if not growth:
             return
@@ -175,8 +173,7 @@ class Emergency:
         Make the file and its log shorter, if that gives room for the ballast; returns whether they are shorter.
 
         A spool that has filled its disk by itself would refuse everything for ever without this: rows that are deleted
-        leave
-        unused pages in the file, and none of them to the disk.
+        leave unused pages in the file, and none of them to the disk.
         """
         if connection is None:
             return False

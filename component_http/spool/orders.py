@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, fields, frozen
 from twisted.internet.defer import Deferred
 
 from component_http.contract.delivery import DeadLetter
@@ -93,25 +93,29 @@ class Dead:
     row: Row | None = None
 
 
-@frozen
+@define(eq=False)
 class Part:
     """
-    Some of the arrears, for one transaction.
+    Notes of each sort, for one transaction, each under a key of which only the last note counts.
 
     Attributes:
         overdue: Dead letter, and end by the wall clock, of deliveries whose end could not be written, by their ids.
         settled: Dead letters of outbound stanzas, by their numbers; None where the server has the stanza.
         suspected: Numbers of suspects.
-        tried: Id, `tries` and `attempts` of deliveries.
+        damaged: Rows to set aside, by table and rowid.
+        tried: `tries` and `attempts` of deliveries, by their ids.
         subscribed: Pairs of subscribers, with whether they are kept.
     """
 
-    overdue: dict[str, tuple[DeadLetter | None, float]]
-    settled: dict[int, Dead | None]
-    suspected: list[int]
-    damaged: list[Damaged]
-    tried: list[tuple[str, int, int]]
-    subscribed: dict[tuple[str, str], bool]
+    overdue: dict[str, tuple[DeadLetter | None, float]] = field(factory=dict)
+    settled: dict[int, Dead | None] = field(factory=dict)
+    suspected: dict[int, None] = field(factory=dict)
+    damaged: dict[tuple[str, int], Damaged] = field(factory=dict)
+    tried: dict[str, tuple[int, int]] = field(factory=dict)
+    subscribed: dict[tuple[str, str], bool] = field(factory=dict)
+
+    def sorts(self) -> list[dict[Any, Any]]:
+        return [getattr(self, each.name) for each in fields(Part)]
 
 
 class Arrears:
@@ -120,39 +124,32 @@ class Arrears:
 
     Attributes:
         notes: Methods of this class with their arguments, appended by the reactor's thread at any time. All else
-            belongs
-            to the spool's thread.
-        settled: As in `Part`: these outbound stanzas are in the file only because they are not deleted yet.
+            belongs to the spool's thread.
+        rest: Everything that was noted; the outbound stanzas that are settled are in the file only because they are
+            not deleted yet.
     """
 
     def __init__(self) -> None:
         self.notes: deque[tuple[Callable[..., None], Any, Any]] = deque()
-        self.settled: dict[int, Dead | None] = {}
-        self.suspected: dict[int, None] = {}
-        self._overdue: dict[str, tuple[DeadLetter | None, float]] = {}
+        self.rest = Part()
         self._overdue_bytes = 0
-        self._damaged: dict[tuple[str, int], Damaged] = {}
-        self._tried: dict[str, tuple[str, int, int]] = {}
-        self._subscribed: dict[tuple[str, str], bool] = {}
 
     def __bool__(self) -> bool:
-        return any(
-            (self.notes, self.settled, self.suspected, self._overdue, self._damaged, self._tried, self._subscribed)
-        )
+        return any((self.notes, *self.rest.sorts()))
 
     def settle(self, number: int, dead: Dead | None) -> None:
         """Delete an outbound stanza, and keep its dead letter; the server may confirm one that came back already."""
-        if dead is not None or number not in self.settled:
-            self.settled[number] = dead
+        if dead is not None or number not in self.rest.settled:
+            self.rest.settled[number] = dead
 
     def suspect(self, number: int, _: None) -> None:
-        self.suspected[number] = None
+        self.rest.suspected[number] = None
 
     def tried(self, delivery_id: str, tries: tuple[int, int]) -> None:
-        self._tried[delivery_id] = (delivery_id, *tries)
+        self.rest.tried[delivery_id] = tries
 
     def subscribe(self, pair: tuple[str, str], kept: bool) -> None:
-        self._subscribed[pair] = kept
+        self.rest.subscribed[pair] = kept
 
     def postpone(self, end: End, dead_letter: DeadLetter | None) -> None:
         """Delete a delivery whose end could not be written; its dead letter may lose the response."""
@@ -160,44 +157,29 @@ class Arrears:
             self._overdue_bytes += len(dead_letter.response)
             if self._overdue_bytes > MAX_OVERDUE_BYTES:
                 dead_letter = evolve(dead_letter, response=None)
-        self._overdue[end.delivery_id] = dead_letter, end.now
+        self.rest.overdue[end.delivery_id] = dead_letter, end.now
 
     def report(self, damaged: Damaged) -> bool:
         """Set a row aside; False where that is known already."""
         place = damaged.table, damaged.row
-        known = place in self._damaged
-        self._damaged[place] = damaged
+        known = place in self.rest.damaged
+        self.rest.damaged[place] = damaged
         return not known
 
     def part(self, most: int) -> Part:
         """The oldest of each sort, and so many of it at most."""
-        notes = self.notes
-        while notes:
-            method, subject, value = notes.popleft()
+        while self.notes:
+            method, subject, value = self.notes.popleft()
             method(self, subject, value)
-        return Part(
-            dict(islice(self._overdue.items(), most)),
-            dict(islice(self.settled.items(), most)),
-            list(islice(self.suspected, most)),
-            list(islice(self._damaged.values(), most)),
-            list(islice(self._tried.values(), most)),
-            dict(islice(self._subscribed.items(), most)),
-        )
+        return Part(*(dict(islice(sort.items(), most)) for sort in self.rest.sorts()))
 
     def written(self, part: Part, ended: Iterable[str]) -> None:
         """Forget a part that was written, and all that was to be written of deliveries that have ended."""
-        for number in part.settled:
-            del self.settled[number]
-        for number in part.suspected:
-            del self.suspected[number]
-        for damaged in part.damaged:
-            del self._damaged[damaged.table, damaged.row]
-        for tried in part.tried:
-            del self._tried[tried[0]]
-        for pair in part.subscribed:
-            del self._subscribed[pair]
+        for sort, done in zip(self.rest.sorts(), part.sorts(), strict=True):
+            for key in done:
+                del sort[key]
         for delivery_id in ended:
-            self._overdue.pop(delivery_id, None)
-            self._tried.pop(delivery_id, None)
-        if not self._overdue:
+            self.rest.overdue.pop(delivery_id, None)
+            self.rest.tried.pop(delivery_id, None)
+        if not self.rest.overdue:
             self._overdue_bytes = 0

@@ -39,10 +39,6 @@ class Waiting:
     Attributes:
         name: As `NAME` says.
         id: The id of the delivery, or of the one that a stanza answers; None for a stanza that answers none.
-        kind: `message`, `presence` or `iq`.
-        type: The type of the stanza; "" for none.
-        sender: Its `from`.
-        recipient: Its `to`.
         since: The time since which it waits, in seconds since the epoch; None where that cannot be read.
         size: Bytes of the request or of the stanza.
         tries: POSTs so far; None for a stanza.

@@ -33,8 +33,7 @@ def located(path: Path) -> Path:
     Find the file that a spool's path leads to, so that the files beside it have one place whatever the path is.
 
     An operator may put the file on another disk by a symbolic link, also before the file is there. A link that another
-    user
-    than root or the file's owner made is refused with a `SettingsError`. The folders of the path may be links of
+    user than root or the file's owner made is refused with a `SettingsError`. The folders of the path may be links of
     anybody.
     """
     try:

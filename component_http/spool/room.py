@@ -151,8 +151,7 @@ def allocate_index(spool: Path) -> bool:
     Give SQLite's `-shm` file blocks for its first `INDEX_BYTES`; returns whether there was room. Its content stays.
 
     Without this a full disk ends the process by SIGBUS where a file system has blocks smaller than memory's pages (an
-    ext4
-    below 512 MiB): SQLite writes to that file through memory, and allocates only one block for each 4096 bytes. A
+    ext4 below 512 MiB): SQLite writes to that file through memory, and allocates only one block for each 4096 bytes. A
     connection of this thread has the file open and has read it.
     """
     descriptor = _own_descriptor(Path(f"{spool}-shm"))

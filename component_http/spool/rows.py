@@ -224,8 +224,7 @@ class SpoolClock:
     The clock of the times of deliveries, outbound stanzas and idempotency records.
 
     While a gateway runs it goes as the reactor's clock does, also when somebody sets the wall clock; over a restart it
-    goes
-    on by the wall clock. How far it is ahead of the wall clock is a fact in the file (`LEAD`).
+    goes on by the wall clock. How far it is ahead of the wall clock is a fact in the file (`LEAD`).
 
     Attributes:
         ahead: Seconds that it is ahead of the reactor's clock.

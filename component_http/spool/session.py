@@ -124,7 +124,7 @@ class Session:
         ends = [order for order in group if isinstance(order, End)]
         ended = part.overdue | {order.delivery_id: (order.dead_letter, order.now) for order in ends}
         dead_letters = {name: (dead, now) for name, (dead, now) in ended.items() if dead is not None}
-        tried = [each for each in part.tried if each[0] not in ended]
+        tried = [(name, *tries) for name, tries in part.tried.items() if name not in ended]
         if self._setup.emergency.going_on:
             self._check_room(ends, dead_letters)
         connection = self.connection
@@ -137,7 +137,7 @@ class Session:
                 delivery_rows.note_tries(connection, tried)
                 self._settle(part.settled)
                 outbound_rows.set_suspect(connection, part.suspected)
-                for row in part.damaged:
+                for row in part.damaged.values():
                     set_aside(connection, row, self._clock.wall())
                 other_rows.set_subscribers(connection, part.subscribed)
                 results = {
@@ -226,11 +226,11 @@ class Session:
         return other_rows.subscribers(self.connection, self._report)
 
     def still_kept(self, numbers: Sequence[int]) -> set[int]:
-        return outbound_rows.still_kept(self.connection, numbers, self._setup.arrears.settled)
+        return outbound_rows.still_kept(self.connection, numbers, self._setup.arrears.rest.settled)
 
     def page(self, after: int, seconds: float) -> list[OutboundStanza]:
-        arrears, at = self._setup.arrears, self._clock.moment(seconds)
-        return outbound_rows.page(self.connection, after, at, arrears.settled, arrears.suspected, self._report)
+        rest, at = self._setup.arrears.rest, self._clock.moment(seconds)
+        return outbound_rows.page(self.connection, after, at, rest.settled, rest.suspected, self._report)
 
     def look(self, facts: Mapping[str, str], room: int, seconds: float, wall: float) -> Found:
         """Carry out the commands of other programs, write the facts that changed, and delete old rows."""

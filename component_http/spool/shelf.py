@@ -14,8 +14,7 @@ class Shelf:
     A table whose rows are deleted when there are too many.
 
     The owner that has most loses rows first; where owners are equal, the owner in the domain that has most. Of an
-    owner's
-    rows the oldest go first.
+    owner's rows the oldest go first.
 
     Added rows are counted, and the table is searched only when it may be over a limit: the search reads all of it.
 

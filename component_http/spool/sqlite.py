@@ -54,18 +54,13 @@ class SqliteSpool:
     A `Spool` in an SQLite file; `component_http.interfaces.Spool` describes its methods.
 
     One thread (`Writer`) does all work on the file; the first call begins it, `close` ends it, and another call begins
-    it
-    again. When the thread is idle it carries out and commits at once what one turn of the reactor asks for; what is
-    asked
-    meanwhile is the next transaction. So under load many deliveries share one wait for the disk, and without load none
-    waits
-    for another.
+    it again. When the thread is idle it carries out and commits at once what one turn of the reactor asks for; what is
+    asked meanwhile is the next transaction. So under load many deliveries share one wait for the disk, and without load
+    none waits for another.
 
     When SQLite fails, the transaction is rolled back, its orders fail with `SpoolError`, and the next transaction is
-    tried
-    as if nothing had happened. A delivery whose end could not be written is deleted with a later transaction, if
-    nothing is
-    to leave for it.
+    tried as if nothing had happened. A delivery whose end could not be written is deleted with a later transaction, if
+    nothing is to leave for it.
 
     On a full disk nothing is stored, and what was accepted goes on: see `Emergency`.
 

@@ -50,8 +50,7 @@ class SpoolStatus:
 
     Attributes:
         webhook: The state of the webhook that the gateway wrote last, as in `component_http.delivery.status.Status`;
-            None
-            if it has written none yet.
+            None if it has written none yet.
         trouble: The trouble with the webhook at that time; None if there was none.
         set_aside: Rows of any table that could not be read.
         log_bytes: Bytes of its write-ahead log.
@@ -76,8 +75,7 @@ class Visit:
     A spool's file that is open without the gateway's lock; a context manager.
 
     No file is made, and no schema changed. A long read lets the gateway's log grow until its end, and a long write
-    keeps the
-    gateway from writing.
+    keeps the gateway from writing.
 
     Args:
         path: The file, or a link to it.
