@@ -128,7 +128,7 @@ def _asked_pairs(folder: Path, count: int) -> list[float]:
         for number in range(count):
             now = reactor.seconds()
             delivery = Delivery(str(number), _stanza(), 600, now + 900.0)
-            reply = OutboundStanza("x" * 200, "message", now + 900.0, now, delivery_id=delivery.id)
+            reply = OutboundStanza(b"x" * 200, "message", now + 900.0, now, delivery_id=delivery.id)
             begun = time.perf_counter()
             await spool.store(delivery, bytes(600))
             await spool.end(delivery.id, [reply])

@@ -15,6 +15,7 @@ from wokkel.subprotocols import StreamManager, XMPPHandler
 from component_http import __version__
 from component_http.api_service import check_port
 from component_http.clock import steady_reactor
+from component_http.contract.outbound import OutboundStanza
 from component_http.delivery.status import Status
 from component_http.errors import SettingsError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Webhook
@@ -96,13 +97,13 @@ class Gateway(MultiService):
         """Put a wokkel protocol handler on the gateway's stream; it sees each stanza before the webhook does."""
         handler.setHandlerParent(self.stream)
 
-    def _sent(self, element: Element) -> None:
+    def _sent(self, outbound: OutboundStanza) -> None:
         """Note a stanza that leaves, whoever sends it."""
-        self._lasting.rooms.sent(element)
-        if element.name == "presence" and self._run is not None:
-            self._run.entrances.sent(element)
+        self._lasting.rooms.sent(outbound)
+        if outbound.kind == "presence" and self._run is not None:
+            self._run.entrances.sent(outbound)
 
-    def _first_of_stream(self) -> Iterable[Element]:
+    def _first_of_stream(self) -> Iterable[Element | OutboundStanza]:
         return () if self._run is None else self._run.entrances.first()
 
     # -- start --

@@ -14,10 +14,11 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
+from component_http.contract.composing import Composed
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import Fate, OutboundStanza
-from component_http.contract.reply import Composed, Response
+from component_http.contract.reply import Response
 
 __all__ = [
     "AnswerFunction",
@@ -52,7 +53,7 @@ name. An exception of it is a failed attempt: like the response 500, or like wha
 class Webhook(Protocol):
     """Somebody who answers an HTTP POST."""
 
-    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
+    def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Awaitable[Response]:
         """
         Make one POST and wait for the whole response; cancelling ends it.
 
@@ -167,10 +168,15 @@ class OutboundSpool(Protocol):
 
     Attributes:
         durable: Its content outlives the process.
+        crowd: Answers of deliveries that may wait in it before no more should be asked for; 0 where that is so as soon
+            as the outlet is crowded.
     """
 
     @property
     def durable(self) -> bool: ...  # pragma: no cover
+
+    @property
+    def crowd(self) -> int: ...  # pragma: no cover
 
     def push(
         self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
@@ -321,23 +327,14 @@ class Outlet(Protocol):
         """
         ...  # pragma: no cover
 
-    def depart(
-        self,
-        outbound: OutboundStanza,
-        element: Element,
-        tell: Callable[[Fate], None] | None = None,
-        *,
-        kept: bool = True,
-    ) -> bool:
+    def depart(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
         """
         Send one stanza that was checked before, or keep it until the stream is back.
 
         Args:
-            outbound stanza: It, and what is to be known of it.
-            element: The same as an element.
-            tell: Told its fate, once; None for nobody.
-            kept: Whoever is told keeps it: after `lost` and `suspected` nothing more is done about it here. False: the
-                outlet itself sends it again where it has to, and never tells these two.
+            outbound: The stanza.
+            tell: Told its fate, once; nothing more is done about the stanza then. An outlet that stops says nothing of
+                what was written.
 
         Returns:
             False if it was neither sent nor kept.
@@ -345,7 +342,7 @@ class Outlet(Protocol):
         ...  # pragma: no cover
 
     def give_back(self) -> None:
-        """Tell `lost` of all that waits to be written and that somebody keeps, who brings it again."""
+        """Tell `lost` of all that waits to be written, for who was told brings it again."""
         ...  # pragma: no cover
 
     def when_clear(self) -> Deferred[None]:

@@ -203,6 +203,7 @@ class Running:
         await close_stream()
         for handler in self._handlers:
             handler.disownHandlerParent(lasting.stream)
+        await parts.outbox.count_lost()
         await parts.spool.close()
         if self._lock is not None:
             self._lock.release()

@@ -20,12 +20,13 @@ from twisted.words.protocols.jabber.error import StreamError
 from twisted.words.xish.domish import Element
 
 from component_http.contract import idempotency
+from component_http.contract.composing import Composed
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import Fate, OutboundStanza
-from component_http.contract.reply import Composed, Response
+from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
+from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, parse_stanzas, serialize
 from component_http.errors import Bounced, DeliveryEnded, NotSent, Offline, RoomRefused, SpoolError, Unanswered
 from component_http.spool.memory import MAX_RECORDS, MAX_RECORDS_BYTES, MemorySpool
 from component_http.waiters import Waiters
@@ -141,7 +142,7 @@ class RecordingOutlet:
         self.sent: list[Element] = []
         self.departed: list[OutboundStanza] = []
         self.full = False
-        self._untold: list[tuple[Callable[[Fate], None], bool]] = []
+        self._untold: list[Callable[[Fate], None]] = []
         self._crowded = False
         self._waiting = Waiters()
 
@@ -174,31 +175,20 @@ class RecordingOutlet:
             self.sent.append(element)
         return not self.full
 
-    def depart(
-        self,
-        outbound: OutboundStanza,
-        element: Element,
-        tell: Callable[[Fate], None] | None = None,
-        *,
-        kept: bool = True,
-    ) -> bool:
+    def depart(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
         """See `component_http.interfaces.Outlet.depart`; nobody is told before `end`."""
         if self.full:
             return False
-        self.sent.append(element)
+        self.sent += parse_stanzas(outbound.xml.decode("utf-8"), Limits())
         self.departed.append(outbound)
-        if tell is not None:
-            self._untold.append((tell, kept))
+        self._untold.append(tell)
         return True
 
     def end(self, fate: Fate) -> None:
-        """Let all departures that had none so far have this fate; of a lost stream only those hear that are kept."""
+        """Let all stanzas that somebody keeps and that had no fate so far have this one."""
         untold, self._untold = self._untold, []
-        for tell, kept in untold:
-            if kept or fate not in ("lost", "suspected"):
-                tell(fate)
-            else:
-                self._untold.append((tell, kept))
+        for tell in untold:
+            tell(fate)
 
 
 T = TypeVar("T")
@@ -223,7 +213,7 @@ class KeepingSpool(MemorySpool):
         bodies: Their request bodies.
         noted: Each note of a delivery: its id, its tries, its attempts.
         letters: The dead letters of deliveries, each with the delivery's id.
-        outbound: The outbound stanzas, by number.
+        crowd: As in `component_http.interfaces.Spool`.
         failures: The number and the outcome of each of them that failed, in order.
         dead: Those of them, by number, each with the note about it.
         bounces: Those that came back, with number and note.
@@ -245,11 +235,11 @@ class KeepingSpool(MemorySpool):
     ) -> None:
         super().__init__(now, max_records=max_records, max_records_bytes=max_records_bytes)
         self.durable = durable
+        self.crowd = 10_000 if durable else 0
         self.kept: dict[str, Delivery] = {}
         self.bodies: dict[str, bytes] = {}
         self.noted: list[tuple[str, int, int]] = []
         self.letters: list[tuple[str, DeadLetter]] = []
-        self.outbound: dict[int, OutboundStanza] = {}
         self.failures: list[tuple[int, str]] = []
         self.dead: dict[int, tuple[OutboundStanza, str | None]] = {}
         self.bounces: list[tuple[int, OutboundStanza, str]] = []
@@ -323,32 +313,25 @@ class KeepingSpool(MemorySpool):
 
     def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
         """See `component_http.interfaces.Spool.outbound_stanzas`."""
-        numbers = [number for number in sorted(self.outbound) if number > after][: self.page]
-        page = self._do(lambda: [self.outbound[number] for number in numbers] if self.durable else [])
+        found: list[OutboundStanza] = []
+        super().outbound_stanzas(after).addCallback(found.extend)
+        page = self._do(lambda: found[: self.page])
         if self.held is None:
             return page
         held: Deferred[None] = Deferred()
         self.held.append(held)
         return held.addCallback(lambda _: page)
 
-    def confirmed(self, number: int) -> None:
-        """See `component_http.interfaces.Spool.confirmed`."""
-        self.outbound.pop(number, None)
-
     def failed(self, number: int, outcome: str, note: str | None = None) -> None:
         """See `component_http.interfaces.Spool.failed`."""
         self.failures.append((number, outcome))
-        self.dead[number] = self.outbound.pop(number), note
+        self.dead[number] = self.outbound[number], note
+        super().failed(number, outcome, note)
 
     def bounced(self, number: int, outbound: OutboundStanza, note: str) -> None:
         """See `component_http.interfaces.Spool.bounced`."""
-        self.outbound.pop(number, None)
+        self.confirmed(number)
         self.bounces.append((number, outbound, note))
-
-    def suspect(self, number: int) -> None:
-        """See `component_http.interfaces.Spool.suspect`."""
-        if number in self.outbound:
-            self.outbound[number] = evolve(self.outbound[number], suspect=True)
 
     def subscribe(self, component: str, user: str) -> None:
         """See `component_http.interfaces.Spool.subscribe`."""
@@ -370,15 +353,6 @@ class KeepingSpool(MemorySpool):
             return [*self.kept.values()] if self._restored else []
 
         return self._do(restore)
-
-    def _keep(self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None) -> Sequence[int]:
-        numbers: list[int] = []
-        super().push(outbound_stanzas, record).addCallback(numbers.extend)
-        self.outbound.update(
-            (number, evolve(outbound, number=number))
-            for number, outbound in zip(numbers, outbound_stanzas, strict=True)
-        )
-        return numbers
 
     def _do(self, work: Callable[[], T]) -> Deferred[T]:
         """Do something, and say a moment later what came of it."""

@@ -18,18 +18,19 @@ from wokkel.subprotocols import StreamManager, XMPPHandler
 from component_http import __version__
 from component_http.api.hooks import Hooks
 from component_http.api_service import api_hooks
-from component_http.contract import reply
+from component_http.contract import composing, reply
 from component_http.contract.address import Address
+from component_http.contract.composing import MAX_REPLIES, Composed
 from component_http.contract.conditions import error_of_status
 from component_http.contract.delivery import Delivery
 from component_http.contract.outbound import OutboundStanza
-from component_http.contract.reply import MAX_REPLIES, Composed
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
 from component_http.delivery.deadlines import LATE_SECONDS, Times
 from component_http.delivery.dispatch import Dispatch
+from component_http.delivery.fates import Fates
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
@@ -57,6 +58,7 @@ from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
+from component_http.xmpp.writer import MAX_UNCONFIRMED
 
 
 @frozen(eq=False)
@@ -99,8 +101,8 @@ def lasting_parts(
     manager: StreamManager | None,
     webhook: Webhook | None,
     *,
-    sent: Callable[[Element], object],
-    first: Callable[[], Iterable[Element]],
+    sent: Callable[[OutboundStanza], object],
+    first: Callable[[], Iterable[Element | OutboundStanza]],
 ) -> Lasting:
     """
     Make the parts that outlive a stop.
@@ -133,13 +135,11 @@ def lasting_parts(
             confirm=component.write_barrier,
             fallback=component.write_barrier_fallback,
             lifetimes=lifetimes(settings.delivery),
-            # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-            max_waiting=backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES,
         )
     sender = Address.parse(component.default_sender)
 
     def compose(objects: Sequence[Mapping[str, object]], kind: str) -> Composed:
-        return reply.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
+        return composing.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
 
     return Lasting(
         settings,
@@ -188,15 +188,16 @@ def assemble(
     settings, reactor, counters, outlet = lasting.settings, lasting.reactor, lasting.counters, lasting.outlet
     component, delivery = settings.component, settings.delivery
     spool = _spool(lasting, lock)
-    bounces = Bounces(spool, counters, reactor.seconds)
+    fates = Fates()
+    bounces = Bounces(spool, counters, reactor.seconds, fates)
     entrances = Entrances(
         outlet, counters, clock=reactor, new_id=new_id, ask=ask, nick=component.nick, create=component.create_rooms
     )
 
-    def pushed(number: int, outbound: OutboundStanza, element: Element) -> None:
-        bounces.pushed(number, outbound, element)
+    def pushed(number: int, outbound: OutboundStanza) -> None:
+        bounces.pushed(number, outbound)
         if outbound.delivery_id is None:
-            entrances.expect(element)
+            entrances.expect(outbound)
 
     outbox = Outbox(
         spool,
@@ -206,6 +207,7 @@ def assemble(
         domain=component.domain,
         limits=lasting.limits,
         lifetimes=lifetimes(delivery),
+        fates=fates,
         pushed=pushed,
     )
     client = None if lasting.webhook is not None else webhook_client(settings, reactor)
@@ -241,7 +243,9 @@ def assemble(
 def _spool(lasting: Lasting, lock: SpoolLock | None) -> Spool:
     settings = lasting.settings
     if lock is None:
-        return MemorySpool(lasting.reactor.seconds)
+        # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
+        waiting = backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES
+        return MemorySpool(lasting.reactor.seconds, max_kept=MAX_UNCONFIRMED + waiting, observer=lasting.counters)
     lock.note_process()
     return SqliteSpool(
         lock.path,

@@ -22,10 +22,10 @@ from twisted.words.xish.domish import Element
 from component_http.api.exchange import Call, Problem
 from component_http.api.refusals import bounce_problem, room_problem
 from component_http.api.tokens import Caller
-from component_http.contract import reply
+from component_http.contract import composing
 from component_http.contract.address import Address
+from component_http.contract.composing import Composed
 from component_http.contract.idempotency import IdempotencyRecord
-from component_http.contract.reply import Composed
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
 from component_http.errors import (
@@ -155,7 +155,7 @@ class Desk:
         if sender is None and caller is not None:
             sender = caller.default_address(self._default_sender)
         try:
-            composed = reply.push(
+            composed = composing.push(
                 objects,
                 domain=self.domain,
                 limits=self.limits,
@@ -183,7 +183,7 @@ class Desk:
             Problem: They cannot be made, or there are none.
         """
         try:
-            composed = reply.answer(stanza, objects, domain=self.domain, limits=self.limits, new_id=self._new_id)
+            composed = composing.answer(stanza, objects, domain=self.domain, limits=self.limits, new_id=self._new_id)
         except ReplyRefused as refused:
             raise Problem(422, str(refused)) from None
         if composed.stanzas:

@@ -21,7 +21,7 @@ from component_http.api.slack import slack_text
 from component_http.api.template import Template, TemplateFailed
 from component_http.contract.address import Address
 from component_http.contract.http import FORM, JSON, TEXT, is_json
-from component_http.contract.reply import read_json
+from component_http.contract.objects import read_json
 from component_http.errors import ReplyRefused
 from component_http.waiters import abandon
 

@@ -7,7 +7,7 @@ import zlib
 
 from component_http.api.exchange import Call, Problem, fields
 from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML, is_json, without_mark
-from component_http.contract.reply import read_json, reply_objects
+from component_http.contract.objects import read_json, reply_objects
 from component_http.errors import ReplyRefused
 
 __all__ = ["body_of", "form_of", "json_of", "objects_of", "text_of", "unpacked", "unsupported"]

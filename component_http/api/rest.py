@@ -24,7 +24,7 @@ from component_http.api.post_msg import html_element
 from component_http.api.reading import form_of, json_of, text_of, unsupported
 from component_http.api.tokens import Caller
 from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML, is_json
-from component_http.contract.reply import JsonNumber
+from component_http.contract.objects import JsonNumber
 from component_http.contract.request import NS_OOB
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC, serialize

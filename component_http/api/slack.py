@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
 from component_http.api.exchange import Problem
-from component_http.contract.reply import JsonNumber, read_json
+from component_http.contract.objects import JsonNumber, read_json
 from component_http.errors import ReplyRefused
 
 __all__ = ["MAX_CHARACTERS", "slack_text"]

@@ -19,7 +19,7 @@ from jinja2 import ChainableUndefined, TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from component_http.contract.reply import JsonNumber
+from component_http.contract.objects import JsonNumber
 from component_http.errors import ComponentHttpError, SettingsError
 
 __all__ = ["MAX_CHARACTERS", "MAX_SECONDS", "MAX_VALUES", "SHIPPED", "Template", "TemplateFailed", "shipped"]
@@ -258,7 +258,7 @@ class Template:
         Make the text of a message.
 
         Args:
-            payload: JSON, as `contract.reply.read_json` gives it.
+            payload: JSON, as `contract.objects.read_json` gives it.
 
         Returns:
             The text without white space at its ends, cut to `MAX_CHARACTERS`; "" where there is nothing to say.

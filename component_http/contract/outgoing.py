@@ -20,14 +20,14 @@ from component_http.contract.stanza import STANZA_KINDS
 from component_http.contract.xml import NS_COMPONENT, STANZA_NAMESPACES, serialize
 from component_http.errors import AnswerRefused, XmlRefused
 
-__all__ = ["NS_DELAY", "delayed", "fitted", "sendable"]
+__all__ = ["NS_DELAY", "delayed", "fitted", "is_ours", "sendable"]
 
 NS_DELAY = "urn:xmpp:delay"
 
 _END = re.compile(rb"/>$|</[^<>]+>$")
 
 
-def sendable(element: Element, domain: str, max_bytes: int) -> str:
+def sendable(element: Element, domain: str, max_bytes: int) -> bytes:
     """
     Check one stanza and write it as it may go to the server.
 
@@ -53,13 +53,21 @@ def sendable(element: Element, domain: str, max_bytes: int) -> str:
     if not recipient:
         raise XmlRefused("'to' is missing")
     _address(recipient, "to")
-    text = serialize(element)
-    if len(text) > max_bytes or len(text.encode("utf-8")) > max_bytes:
+    xml = serialize(element).encode("utf-8")
+    if len(xml) > max_bytes:
         raise XmlRefused(f"larger than {max_bytes} bytes")
-    return text
+    return xml
 
 
-def fitted(element: Element, domain: str, max_bytes: int) -> tuple[Element, str]:
+def is_ours(sender: str, domain: str) -> bool:
+    """Whether a `from` is an address of the component's own domain, normalised."""
+    try:
+        return Address.parse(sender).domain == domain
+    except NotAnAddress:
+        return False
+
+
+def fitted(element: Element, domain: str, max_bytes: int) -> tuple[Element, bytes]:
     """
     Check a stanza as `sendable` does; where it may not be sent, make an error or an answer to an iq smaller.
 

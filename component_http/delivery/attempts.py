@@ -88,8 +88,11 @@ class Attempts:
             self._times.give_more(delivery, now)
             self._expiry.remove(delivery)
             self._expiry.add(delivery, "late", delivery.deadline)
-        body = self._body(delivery, late=late) if late or self._once else self._spool.body(delivery.id)
-        attempt: Deferred[Any] = Deferred.fromCoroutine(self._forwarder.attempt(delivery, body))
+        if late or self._once:
+            body = Deferred.fromCoroutine(self._body(delivery, late=late))
+        else:
+            body = self._spool.body(delivery.id)
+        attempt: Deferred[Any] = self._forwarder.attempt(delivery, body)
         running = Running(attempt)
         self._deliveries.move(delivery, running)
         if not self._once:

@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
+from component_http.contract.composing import Composed
 from component_http.contract.idempotency import IdempotencyRecord
-from component_http.contract.reply import Composed
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
@@ -114,17 +113,14 @@ class Dispatch:
 
     async def sent(self, numbers: Sequence[int]) -> None:
         """See `component_http.interfaces.Sender.sent`."""
-        shown = self._bounces.when_shown(numbers)
-        is_sent = Deferred.fromCoroutine(self._outbox.sent(numbers))
         hurry = self._when_sent()
         try:
-            await _first(shown, is_sent)
-            if self._bounces.awaits_rooms(numbers):
-                # A room may answer a moment later than the server.
-                with suppress(TimeoutError):
-                    await self._bounces.when_shown(numbers).addTimeout(GRACE, self._clock)
+            await self._outbox.sent(numbers)
+            # A room may answer a moment later than the server.
+            with suppress(TimeoutError):
+                await self._bounces.when_shown(numbers).addTimeout(GRACE, self._clock)
         finally:
-            abandon(shown, is_sent, hurry)
+            abandon(hurry)
 
     async def ask(self, iq: Element, timeout: float) -> Element:
         """See `component_http.interfaces.Sender.ask`."""
@@ -136,16 +132,3 @@ def _shielded(deferred: Deferred[T]) -> Deferred[T]:
     shield: Deferred[T] = Deferred()
     deferred.addBoth(shield.callback)
     return shield
-
-
-async def _first(*deferreds: Deferred[T]) -> T:
-    """What comes first of several; what comes of the others is for nobody."""
-    first: Deferred[T] = Deferred()
-
-    def came(result: T | Failure) -> None:
-        if not first.called:
-            first.callback(result)
-
-    for deferred in deferreds:
-        deferred.addBoth(came)
-    return await first

@@ -15,12 +15,13 @@ from twisted.python.failure import Failure
 from component_http.contract import conditions, reply
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import IdempotencyRecord
+from component_http.contract.outbound import OutboundStanza
 from component_http.contract.reply import Response, Verdict
 from component_http.delivery.backlog import Backlog
 from component_http.delivery.expiry import Expiry
 from component_http.delivery.life import ENDING, Lives
 from component_http.delivery.loops import Loops
-from component_http.delivery.outbox import Leaving, Outbox
+from component_http.delivery.outbox import Outbox
 from component_http.errors import SpoolError
 from component_http.interfaces import DeliverySpool, Observer
 from component_http.throttle import LOG_INTERVAL, Throttle
@@ -88,13 +89,14 @@ class Endings:
             self._loops.said(verdict.stanzas, delivery.id)
         leaving = self._outbox.leaving(
             verdict.stanzas,
+            verdict.xml,
             verbatim=verdict.verbatim,
             delivery_id=delivery.id,
             deadline=delivery.deadline,
             asked=delivery.stanza if delivery.stanza.bounceable else None,
         )
         letter = _dead_letter(delivery, verdict) if keep else None
-        ended: Deferred[Any] = self._spool.end(delivery.id, [outbound for outbound, _ in leaving], letter, record)
+        ended: Deferred[Any] = self._spool.end(delivery.id, leaving, letter, record)
         ended.addBoth(self._ended, delivery, verdict, leaving, letter).addErrback(self.log_internal_error, delivery)
         if told is not None:
             ended.addCallback(lambda numbers: told.callback(numbers or ()))
@@ -126,7 +128,7 @@ class Endings:
         noted: Sequence[int] | Failure,
         delivery: Delivery,
         verdict: Verdict,
-        leaving: Leaving,
+        leaving: Sequence[OutboundStanza],
         letter: DeadLetter | None,
     ) -> Sequence[int] | None:
         numbers = None

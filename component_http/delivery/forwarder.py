@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from component_http.contract import conditions, reply
 from component_http.contract.conditions import StanzaError
@@ -19,8 +20,8 @@ from component_http.contract.reply import Outcome, Response, Verdict, is_open
 from component_http.contract.request import thread_of
 from component_http.contract.stanza import Stanza
 from component_http.delivery.breaker import Breaker, Probe, is_failure
-from component_http.delivery.load import Load
-from component_http.delivery.retry import AttemptResult, GiveUp, Retry, RetryPolicy, is_rejection
+from component_http.delivery.load import Admission, Load
+from component_http.delivery.retry import FINAL, AttemptResult, GiveUp, Retry, RetryPolicy, is_rejection, outcome_class
 from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
 from component_http.throttle import LOG_INTERVAL, Throttle
@@ -81,6 +82,52 @@ class Attempted:
 
     next: Verdict | Retry | Later
     ban: float = 0.0
+
+
+class _Attempt:
+    """
+    An attempt that is under way.
+
+    Attributes:
+        delivery: The delivery.
+        began: When it began.
+        probe: As what the breaker let it through.
+        admission: As what the load let it through.
+        body: Fires with the request body.
+        waits_for: Fires with what the attempt waits for now: its body, or the response.
+        fresh: Its connection had to be new.
+        ended: Load and breaker know what came of it.
+        cancelled: Nobody waits for it any more.
+        done: Fires with what it came to.
+    """
+
+    __slots__ = (
+        "admission",
+        "began",
+        "body",
+        "cancelled",
+        "delivery",
+        "done",
+        "ended",
+        "fresh",
+        "probe",
+        "waits_for",
+    )
+
+    def __init__(
+        self, delivery: Delivery, began: float, probe: Probe | None, admission: Admission, body: Deferred[bytes]
+    ) -> None:
+        self.delivery = delivery
+        self.began = began
+        self.probe = probe
+        self.admission = admission
+        self.body = self.waits_for = body
+        self.fresh = self.ended = self.cancelled = False
+        self.done: Deferred[Attempted] = Deferred(self._cancel)
+
+    def _cancel(self, _done: Deferred[Attempted]) -> None:
+        self.cancelled = True
+        self.waits_for.cancel()
 
 
 class Forwarder:
@@ -190,65 +237,110 @@ class Forwarder:
         self._breaker.ask_now()
         self._awake()
 
-    async def attempt(self, delivery: Delivery, body: Awaitable[bytes]) -> Attempted:
+    def attempt(self, delivery: Delivery, body: Deferred[bytes]) -> Deferred[Attempted]:
         """
         Make one attempt; only when `wait` says 0.
 
         Args:
             delivery: What to carry; it takes note of the attempt.
-            body: Gives its request body.
+            body: Fires with its request body.
 
-        Raises:
-            CancelledError: It was cancelled. Whatever a webhook does is a result; any other exception is a mistake.
+        Returns:
+            Fires with what it came to, whatever the webhook does; it may be cancelled. It fails with what `body` fails
+            with; any other exception is a mistake.
         """
         began = self._clock.seconds()
-        probe = self._breaker.begin(began)
-        admission = self._load.begin(began)
+        attempt = _Attempt(delivery, began, self._breaker.begin(began), self._load.begin(began), body)
         delivery.tries += 1
-        fresh = False
-        result: AttemptResult | None = None
-        try:
-            content = await body
-            if (thread := thread_of(content)) is not None:
-                delivery.stanza = evolve(delivery.stanza, thread=thread)
-            while True:
-                result = await self._post(delivery, content, fresh, probe)
-                step = self._next_step(delivery, result, fresh=fresh, probe=probe)
-                if not (isinstance(step, Retry) and step.fresh):
-                    break
-                self._observer.count("retried_stale")
-                fresh = True
-        except BaseException as error:
-            if result is None and not isinstance(error, CancelledError):
-                delivery.tries -= 1
-            hangs = isinstance(error, CancelledError) and self._hangs(delivery, began)
-            self._load.end(admission, None, self._clock.seconds())
-            self._breaker_learns(hangs or None, delivery, began, probe)
-            raise
-        self._load.end(admission, _accepted(result), self._clock.seconds())
-        self._breaker_learns(is_failure(result), delivery, began, probe, result)
-        if isinstance(result, _UNREACHED) and not fresh:
+        body.addCallback(self._have_body, attempt).addErrback(self._broken, attempt)
+        return attempt.done
+
+    def _have_body(self, content: bytes, attempt: _Attempt) -> None:
+        thread = thread_of(content)
+        if thread is not None:
+            attempt.delivery.stanza = evolve(attempt.delivery.stanza, thread=thread)
+        self._post(attempt, content)
+
+    def _post(self, attempt: _Attempt, content: bytes) -> None:
+        delivery = attempt.delivery
+        headers = {
+            "webhook-id": delivery.id,
+            "webhook-timestamp": str(int(self._wall())),
+            "webhook-attempt": str(delivery.tries),
+        }
+        link = None if self._link is None else self._link(delivery)
+        if link is not None:
+            headers[HEADER] = link
+        self._observer.count("attempted")
+        assert self._webhook is not None
+        answer = self._webhook.post(content, headers, fresh=attempt.fresh)
+        post: Deferred[Any] = answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(_awaited(answer))
+        attempt.waits_for = post
+        if attempt.probe == "short":
+            post.addTimeout(PROBE_SECONDS, self._clock, _cut_short)
+        post.addCallbacks(self._answered, self._failed, (attempt, content), errbackArgs=(attempt, content))
+        post.addErrback(self._broken, attempt)
+
+    def _failed(self, failure: Failure, attempt: _Attempt, content: bytes) -> Failure | None:
+        error = failure.value
+        if not isinstance(error, WebhookError):
+            return failure
+        self._observer.count("attempt_timed_out" if isinstance(error, TimedOut) else "attempt_failed")
+        self._answered(error, attempt, content)
+        return None
+
+    def _answered(self, result: AttemptResult, attempt: _Attempt, content: bytes) -> None:
+        delivery, now = attempt.delivery, self._clock.seconds()
+        step = FINAL if outcome_class(result) == "final" else self._next_step(delivery, result, attempt)
+        if isinstance(step, Retry) and step.fresh:
+            self._observer.count("retried_stale")
+            attempt.fresh = True
+            self._post(attempt, content)
+            return
+        attempt.ended = True
+        self._load.end(attempt.admission, _accepted(result), now)
+        self._breaker_learns(is_failure(result), delivery, attempt.began, attempt.probe, result)
+        if isinstance(result, _UNREACHED) and not attempt.fresh:
             delivery.tries -= 1
             delivery.unreached += 1
         else:
             delivery.unreached = 0
-        if step.pause and not self._load.is_known(self._clock.seconds()):
+        if step.pause and not self._load.is_known(now):
             self._observer.count("webhook_paused")
-            self._breaker.hold(step.pause, self._clock.seconds())
-            self._load.pause(step.pause, self._clock.seconds())
+            self._breaker.hold(step.pause, now)
+            self._load.pause(step.pause, now)
         self._look_at_certificate(result)
         if isinstance(step, Retry):
             self._note_failure(delivery, step, result)
-            return Attempted(step)
-        if self._link is not None and isinstance(result, Response) and is_open(delivery.stanza, result):
-            self._observer.count("left_open")
-            self._log.debug("{id}: the webhook will answer later", id=delivery.id)
-            delivery.failure = None
-            verdict = self._judge(delivery.stanza, result)
-            if verdict.ignored_body:
-                self._tell_ignored(delivery, verdict)
-            return Attempted(LATER)
-        return Attempted(self._verdict(delivery, result, step), step.ban)
+            attempted = Attempted(step)
+        elif self._link is not None and isinstance(result, Response) and is_open(delivery.stanza, result):
+            attempted = Attempted(self._left_open(delivery, result))
+        else:
+            attempted = Attempted(self._verdict(delivery, result, step), step.ban)
+        attempt.done.callback(attempted)
+
+    def _left_open(self, delivery: Delivery, response: Response) -> Later:
+        self._observer.count("left_open")
+        self._log.debug("{id}: the webhook will answer later", id=delivery.id)
+        delivery.failure = None
+        verdict = self._judge(delivery.stanza, response)
+        if verdict.ignored_body:
+            self._tell_ignored(delivery, verdict)
+        return LATER
+
+    def _broken(self, failure: Failure, attempt: _Attempt) -> None:
+        """End an attempt that was cancelled, whose body cannot be read, or that met a mistake."""
+        delivery = attempt.delivery
+        cancelled = failure.check(CancelledError) is not None
+        if not attempt.ended:
+            attempt.ended = True
+            if not cancelled and attempt.waits_for is attempt.body:
+                delivery.tries -= 1
+            self._load.end(attempt.admission, None, self._clock.seconds())
+            hangs = cancelled and self._hangs(delivery, attempt.began)
+            self._breaker_learns(hangs or None, delivery, attempt.began, attempt.probe)
+        if not attempt.done.called and not attempt.cancelled:
+            attempt.done.errback(failure)
 
     def expire(self, delivery: Delivery) -> Verdict:
         """End a delivery whose deadline has come."""
@@ -262,36 +354,14 @@ class Forwarder:
         self._observer.count("attempt_timed_out")
         return True
 
-    async def _post(self, delivery: Delivery, body: bytes, fresh: bool, probe: Probe | None) -> AttemptResult:
-        headers = {
-            "webhook-id": delivery.id,
-            "webhook-timestamp": str(int(self._wall())),
-            "webhook-attempt": str(delivery.tries),
-        }
-        link = None if self._link is None else self._link(delivery)
-        if link is not None:
-            headers[HEADER] = link
-        self._observer.count("attempted")
-        assert self._webhook is not None
-        try:
-            post = self._webhook.post(body, headers, fresh=fresh)
-            if probe != "short":
-                return await post
-            return await Deferred.fromCoroutine(post).addTimeout(PROBE_SECONDS, self._clock, _cut_short)
-        except WebhookError as error:
-            self._observer.count("attempt_timed_out" if isinstance(error, TimedOut) else "attempt_failed")
-            return error
-
-    def _next_step(
-        self, delivery: Delivery, result: AttemptResult, *, fresh: bool, probe: Probe | None
-    ) -> Retry | GiveUp:
-        unseen = delivery.tries == 1 and not fresh and isinstance(result, _UNREACHED)
+    def _next_step(self, delivery: Delivery, result: AttemptResult, attempt: _Attempt) -> Retry | GiveUp:
+        unseen = delivery.tries == 1 and not attempt.fresh and isinstance(result, _UNREACHED)
         return self._policy.after(
             result,
             attempts=delivery.attempts,
             tries=delivery.tries + delivery.unreached,
-            fresh=fresh,
-            cut_short=probe == "short",
+            fresh=attempt.fresh,
+            cut_short=attempt.probe == "short",
             left=(delivery.last if unseen else delivery.deadline) - self._clock.seconds(),
             now=datetime.fromtimestamp(self._wall(), UTC),
             draw=self._draw(),
@@ -415,6 +485,10 @@ class Forwarder:
 
 _UNREACHED = (ConnectionFailed, CertificateInvalid)
 """The webhook has seen nothing of the request."""
+
+
+async def _awaited(answer: Awaitable[Response]) -> Response:
+    return await answer
 
 
 def _accepted(result: AttemptResult) -> bool | None:

@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, zip_longest
 from math import inf
 from typing import Any
 
-from attrs import Factory, define, evolve
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from attrs import define, evolve
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
+from component_http.contract.composing import Composed
 from component_http.contract.conditions import REPLY_NOT_SENT, error_stanza
 from component_http.contract.idempotency import IdempotencyRecord
-from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused, is_request, lifetime
-from component_http.contract.outgoing import fitted
-from component_http.contract.reply import Composed
+from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused, outbound_stanza
+from component_http.contract.outgoing import fitted, is_ours
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import Limits, parse_stanzas
+from component_http.contract.xml import Limits
+from component_http.delivery.fates import Fates
 from component_http.errors import AnswerRefused, NotSent, SpoolError, XmlRefused
 from component_http.interfaces import Observer, OutboundSpool, Outlet
 from component_http.throttle import LOG_INTERVAL, Folded, Throttle
-from component_http.waiters import Waiters
+from component_http.waiters import Waiters, abandon
 
-__all__ = ["Leaving", "Outbox"]
-
-MAX_FATES = 10_000
-"""Stanzas whose fate is remembered for who asks late; the oldest are forgotten beyond it."""
-
-CROWD = 10_000
-"""Answers of deliveries that wait on disk when it begins to be crowded; it is so until half of them are left."""
+__all__ = ["Outbox"]
 
 AGAIN = 5.0
 """Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
@@ -57,75 +51,50 @@ _REASONS = {
 }
 """Why a stanza was not sent, by how it ended, for whoever waits for it."""
 
-Leaving = Sequence[tuple[OutboundStanza, Element]]
-"""Stanzas that are to leave, each with its element."""
-
-
 _Facts = tuple[str, int, str | None, Stanza | None]
 """What is remembered of a stanza that the outlet has: its kind, its bytes, its delivery, and who asked."""
 
 
 @define(eq=False)
-class _Unkept:
-    """
-    A stanza that the spool could not keep, until the server has it.
-
-    Attributes:
-        behind: The spool's number behind which it belongs, infinite as long as that is not known.
-        turn: Its place among those of the same.
-        group: The end of which delivery it is of.
-    """
-
-    behind: float
-    turn: int
-    outbound: OutboundStanza
-    element: Element
-    group: _Group
-
-    def __lt__(self, other: _Unkept) -> bool:
-        return (self.behind, self.turn) < (other.behind, other.turn)
-
-
-@define(eq=False)
 class _Group:
-    """Stanzas that were to leave together: so many are left, and who is told when there are none."""
+    """Stanzas that the spool could not keep and that were to leave together: who is told when all of them are gone."""
 
     left: int
     gone: Callable[[], object]
 
+    def one_is_gone(self) -> None:
+        self.left -= 1
+        if not self.left:
+            self.gone()
 
-def _tell_nobody(number: int, outbound: OutboundStanza, element: Element) -> None:
-    """Nobody wants to know of what is pushed."""
 
-
-@define(eq=False)
-class _Wait:
-    """Somebody waits for the fates of these numbers; `over` fires when all are sent, and fails when one never is."""
-
-    left: set[int]
-    over: Deferred[None] = Factory(Deferred)
+_Unkept = tuple[float, int, OutboundStanza, _Group]
+"""
+A stanza that the spool could not keep: the spool's number behind which it belongs, infinite as long as that is not
+known; its place among those of the same; the stanza itself; and its group.
+"""
 
 
 class Outbox:
     """
     Hands what leaves to the outlet, in the order of the spool's numbers, and lets the spool know when it is gone.
 
-    With a spool that is durable what waits is on disk, and only so much of it is with the outlet that this is not
-    crowded. Where more waits, after a start and after a lost stream, it is read from the spool; what comes meanwhile
-    is behind it there. What such a spool could not keep is kept here, in its place among the others. A spool in memory
-    keeps nothing of it: then the outlet does.
+    What waits is in the spool, and only so much of it is with the outlet that this is not crowded. Where more waits,
+    after a start and after a lost stream, it is read from the spool; what comes meanwhile is behind it there. What the
+    spool could not keep is kept here, in its place among the others.
 
     Args:
         spool: Keeps what leaves, and gives it numbers.
         outlet: Where it leaves.
         observer: Told `reply_lost`, `unsendable`, `unanswered`, `outgoing_expired`, `outgoing_refused` and
-            `spool_failed`.
-        clock: Runs the waits, and says how old a departure is.
+            `spool_failed`, and at the end `outgoing_lost`.
+        clock: Runs the waits, and says how old a stanza is.
         domain: The component's own domain, normalised.
         limits: For one stanza.
         lifetimes: Seconds for which a stanza is of use, by its kind.
+        fates: Told which stanzas the server has, and which it will never have; None where nobody waits for that.
         pushed: Told each stanza that ends no delivery before it is handed over, with its number; where it is read from
-            the spool, also answers to what may not be answered with an error.
+            the spool, also answers to what may not be answered with an error. None to tell nobody.
     """
 
     _log = Logger()
@@ -140,7 +109,8 @@ class Outbox:
         domain: str,
         limits: Limits,
         lifetimes: Mapping[str, float] = LIFETIMES,
-        pushed: Callable[[int, OutboundStanza, Element], object] = _tell_nobody,
+        fates: Fates | None = None,
+        pushed: Callable[[int, OutboundStanza], object] | None = None,
     ) -> None:
         self._spool = spool
         self._outlet = outlet
@@ -149,6 +119,7 @@ class Outbox:
         self._domain = domain
         self._limits = limits
         self._lifetimes = lifetimes
+        self._fates = Fates() if fates is None else fates
         self._tell_pushed = pushed
         self._throttle = Throttle(LOG_INTERVAL)
         self._lines = Folded(clock.seconds)
@@ -165,9 +136,6 @@ class Outbox:
         # What the spool does not have and the outlet has not yet: a heap.
         self._unkept: list[_Unkept] = []
         self._turns = count()
-        # Why the last stanzas with a fate were not sent, None for those that were, and who waits for others; by number.
-        self._fates: OrderedDict[int, str | None] = OrderedDict()
-        self._waiting: dict[int, list[_Wait]] = {}
         # The bytes of the smallest stanza that the server refused for its size; the refusal; until when that counts.
         self._too_large: tuple[int, Refused, float] | None = None
 
@@ -176,16 +144,16 @@ class Outbox:
         """
         So much waits to leave that whoever makes more of it should rest.
 
-        What waits on disk takes no memory, so with a spool that is durable that is far more than the outlet takes; and
-        only answers of deliveries count, for what somebody pushes should not keep others from being answered.
+        Only answers of deliveries count, for what somebody pushes should not keep others from being answered; and where
+        the spool bears some of them (`Spool.crowd`), an outlet that is crowded is none.
         """
-        return self._crowded if self._spool.durable else self._outlet.crowded
+        return self._crowded or (not self._spool.crowd and self._outlet.crowded)
 
     def when_clear(self) -> Deferred[None]:
-        """Fire as soon as it is not crowded; at once if it is not now. Cancelling it forgets it."""
-        if not self._spool.durable:
-            return self._outlet.when_clear()
-        return self._until_clear.one_more() if self._crowded else succeed(None)
+        """Fire when it may not be crowded any more; at once if it is not now. Cancelling it forgets it."""
+        if self._crowded:
+            return self._until_clear.one_more()
+        return self._outlet.when_clear() if self.crowded else succeed(None)
 
     def when_sent(self) -> Deferred[None]:
         """Fire as soon as nothing waits to leave; at once if nothing does. Cancelling it forgets it."""
@@ -195,18 +163,20 @@ class Outbox:
 
     def leaving(
         self,
-        elements: Iterable[Element],
+        elements: Sequence[Element],
+        xml: Iterable[bytes] = (),
         *,
         verbatim: Collection[int] = (),
         delivery_id: str | None = None,
         deadline: float | None = None,
         asked: Stanza | None = None,
-    ) -> Leaving:
+    ) -> list[OutboundStanza]:
         """
         Make what is to leave.
 
         Args:
             elements: The stanzas.
+            xml: The first of them as they are written, where they were checked already.
             verbatim: Which of them somebody else wrote as XML, counted from 0.
             delivery_id: The delivery that they answer; None if they answer none.
             deadline: Until when the answer to an iq is waited for, in seconds of the clock; None where nobody waits.
@@ -219,26 +189,25 @@ class Outbox:
         """
         now = self._clock.seconds()
         made = []
-        for position, given in enumerate(elements):
-            checked = self._checked(given)
-            if checked is None:
+        for position, (element, written) in enumerate(zip_longest(elements, xml)):
+            try:
+                if written is None:
+                    element, written = fitted(element, self._domain, self._limits.max_bytes)
+            except XmlRefused as error:
+                self._drop("unanswered" if isinstance(error, AnswerRefused) else "unsendable", str(error))
                 continue
-            element, xml = checked
-            expires = now + lifetime(element, self._lifetimes)
-            if deadline is not None and element.name == "iq" and not is_request(element):
-                # What comes of a deadline comes a moment after it.
-                expires = max(deadline, now + 1.0)
-            outbound = OutboundStanza(
-                xml=xml,
-                kind=element.name,
-                expires=expires,
-                stored=now,
-                verbatim=position in verbatim,
-                again=not is_request(element),
-                delivery_id=delivery_id,
-                asked=None if element.getAttribute("type") == "error" else asked,
+            made.append(
+                outbound_stanza(
+                    element,
+                    written,
+                    now,
+                    self._lifetimes,
+                    deadline=deadline,
+                    verbatim=position in verbatim,
+                    delivery_id=delivery_id,
+                    asked=asked,
+                )
             )
-            made.append((outbound, element))
         return made
 
     def push(
@@ -250,34 +219,29 @@ class Outbox:
         Args:
             composed: The stanzas.
             delivery_id: The delivery that they answer late; None if they answer none.
-            memo: To be remembered with them.
+            record: To be remembered with them.
 
         Returns:
             Their numbers, when they are kept. It fails with `SpoolError` if they cannot be kept now.
         """
-        if not self._spool.durable and self._outlet.crowded:
-            # All of it is refused before any of it leaves; a spool on disk has limits of its own.
-            return fail(SpoolError("too much waits to leave"))
-        leaving = self.leaving(composed.stanzas, verbatim=composed.verbatim, delivery_id=delivery_id)
-        pushed: Deferred[Any] = self._spool.push([outbound for outbound, _ in leaving], record)
-        return pushed.addCallback(self._pushed, leaving)
+        leaving = self.leaving(composed.stanzas, composed.xml, verbatim=composed.verbatim, delivery_id=delivery_id)
+        return self._spool.push(leaving, record).addCallback(self._pushed, leaving)
 
-    def _pushed(self, numbers: Sequence[int], leaving: Leaving) -> Sequence[int]:
-        for number, (outbound, element) in zip(numbers, leaving, strict=True):
-            self._tell_if_pushed(number, outbound, element)
-        if not self.depart(leaving, numbers):
-            raise SpoolError("too much waits for the stream")
+    def _pushed(self, numbers: Sequence[int], leaving: Sequence[OutboundStanza]) -> Sequence[int]:
+        for number, outbound in zip(numbers, leaving, strict=True):
+            self._tell_if_pushed(number, outbound)
+        self.depart(leaving, numbers)
         return numbers
 
-    def _tell_if_pushed(self, number: int, outbound: OutboundStanza, element: Element) -> None:
+    def _tell_if_pushed(self, number: int, outbound: OutboundStanza) -> None:
         """
         Tell of a stanza that was pushed, or that is a late reply.
 
         The spool does not say which answers are late. It says whose sender would be told of a refusal, and a late one
         has none.
         """
-        if outbound.asked is None:
-            self._tell_pushed(number, outbound, element)
+        if outbound.asked is None and self._tell_pushed is not None:
+            self._tell_pushed(number, outbound)
 
     async def sent(self, numbers: Sequence[int]) -> None:
         """
@@ -290,90 +254,57 @@ class Outbox:
             NotSent: One of them will never be with the server, which is told as soon as it is known.
             SpoolError: It cannot be found out now.
         """
-        unknown = [number for number in numbers if number not in self._fates]
-        asked = [number for number in unknown if number not in self._waiting]
-        # A number no longer in the spool was sent or became a dead letter; without a fate any more, assume sent.
-        kept = await self._spool.still_kept(asked) if asked else ()
-        for number in numbers:
-            reason = self._fates.get(number)
-            if reason is not None:
-                raise NotSent(reason)
-        left = {n for n in unknown if n not in self._fates and (n in kept or n in self._waiting)}
-        if left:
-            wait = _Wait(left)
-            for number in left:
-                self._waiting.setdefault(number, []).append(wait)
-            try:
-                await wait.over
-            finally:
-                for number in wait.left:
-                    self._wait_no_longer(number, wait)
+        waiting = self._fates.wait(numbers)
+        try:
+            if not waiting.called:
+                # One that the spool does not keep was sent or became a dead letter; without a fate, assume sent.
+                kept = await self._spool.still_kept(numbers)
+                for number in numbers:
+                    if number not in kept:
+                        self._fates.arrived(number)
+            await waiting
+        finally:
+            abandon(waiting)
 
-    def _wait_no_longer(self, number: int, wait: _Wait) -> None:
-        waiting = self._waiting.get(number, [])
-        if wait in waiting:
-            waiting.remove(wait)
-            if not waiting:
-                del self._waiting[number]
-
-    def depart(self, leaving: Leaving, numbers: Sequence[int]) -> bool:
+    def depart(self, leaving: Sequence[OutboundStanza], numbers: Sequence[int]) -> None:
         """
         Let stanzas leave that the spool has kept.
 
         Args:
-            leaving: They, in order.
+            leaving: The stanzas, in order.
             numbers: Their numbers in the spool.
-
-        Returns:
-            False if one of them is lost, which is counted: neither the spool nor the outlet has it.
         """
-        if not self._spool.durable:
-            taken = [self._hand_to_outlet(*each) for each in zip(leaving, numbers, strict=True)]
-            return all(taken)
         if numbers:
             self._know_highest(numbers[0] - 1)
             self._highest = numbers[-1]
         if self._behind:
-            self._answers += sum(outbound.delivery_id is not None for outbound, _ in leaving)
+            self._answers += sum(outbound.delivery_id is not None for outbound in leaving)
             self._see_crowd()
-            return True
-        for (outbound, element), number in zip(leaving, numbers, strict=True):
-            if self._outlet.crowded or not self._hand_over(outbound, element, number):
+            return
+        for outbound, number in zip(leaving, numbers, strict=True):
+            if self._outlet.crowded or not self._hand_over(outbound, number):
                 self.read_from(number - 1)
                 break
-        return True
 
-    def _hand_to_outlet(self, leaving: tuple[OutboundStanza, Element], number: int) -> bool:
-        """Let the outlet have a stanza of a spool in memory, which does not keep it."""
-        if self._is_too_large(leaving[0], number):
-            return True
-        taken = self._taken(*leaving, self._ending(number, leaving[0]), kept=False)
-        if not taken:
-            self._observer.count("reply_lost")
-            self._fail(number, "reply_unsendable")
-        return taken
-
-    def depart_unkept(self, leaving: Leaving, gone: Callable[[], object]) -> None:
+    def depart_unkept(self, leaving: Sequence[OutboundStanza], gone: Callable[[], object]) -> None:
         """
         Let stanzas leave that the spool could not keep, in their place behind what it has.
 
         Args:
-            leaving: They, in order.
+            leaving: The stanzas, in order.
             gone: Called when none of them is wanted any more: the server has them, or their time is over. Not called
                 where one was lost, which is counted, or the stop came before.
         """
         group = _Group(len(leaving), gone)
         behind = inf if self._highest is None else self._highest
-        for outbound, element in leaving:
-            heappush(self._unkept, _Unkept(behind, next(self._turns), outbound, element, group))
+        for outbound in leaving:
+            heappush(self._unkept, (behind, next(self._turns), outbound, group))
         if not self._behind:
             self._know_highest(self._cursor)
             self._hand_over_unkept()
 
     def read_from(self, number: int) -> None:
-        """Hand over all that the spool has beyond a number; nothing for a spool that is not durable."""
-        if not self._spool.durable:
-            return
+        """Hand over all that the spool has beyond a number."""
         self._cursor = min(self._cursor, number) if self._behind else number
         if self._behind:
             return
@@ -391,8 +322,8 @@ class Outbox:
     def dropped(self, numbers: Sequence[int]) -> None:
         """The spool keeps these no longer, for somebody has dropped them: do not send them either."""
         for number in numbers:
-            if number not in self._fates:
-                self._tell(number, "it was dropped by the operator")
+            if not self._fates.has_failed(number):
+                self._fates.failed(number, NotSent("it was dropped by the operator"))
         self._outlet.give_back()
 
     def stop(self) -> None:
@@ -400,6 +331,18 @@ class Outbox:
         self._stopped = True
         if self._reading is not None:
             self._reading.cancel()
+
+    async def count_lost(self) -> None:
+        """When the outlet has stopped: count what was not written, where the spool forgets it."""
+        lost = 0
+        page = [] if self._spool.durable else await self._spool.outbound_stanzas(self._cursor)
+        while page:
+            for _ in page:
+                self._observer.count("outgoing_lost")
+            lost += len(page)
+            page = await self._spool.outbound_stanzas(page[-1].number or 0)
+        if lost:
+            self._log.warn("stopped with {count} stanzas that waited to be sent: lost", count=lost)
 
     # -- from the spool --
 
@@ -451,53 +394,40 @@ class Outbox:
             self._answers = max(0, self._answers - 1)
         if outbound.expires <= self._clock.seconds():
             self._observer.count("outgoing_expired")
-            self._cursor = number
             self._fail(number, "reply_expired")
-            return True
-        try:
-            [element] = parse_stanzas(outbound.xml, self._limits)
-        except (XmlRefused, ValueError):
-            element = None
-        checked = None if element is None else self._checked(element)
-        if checked is None:
-            self._cursor = number
+        elif len(outbound.xml) > self._limits.max_bytes or not is_ours(outbound.head.sender, self._domain):
+            self._drop("unsendable", "it does not fit the settings any more")
             self._fail(number, "reply_unsendable")
-            return True
-        element, xml = checked
-        self._tell_if_pushed(number, outbound, element)
-        return self._hand_over(evolve(outbound, xml=xml, again=not is_request(element)), element, number)
+        else:
+            self._tell_if_pushed(number, outbound)
+            return self._hand_over(outbound, number)
+        self._cursor = number
+        return True
 
-    def _hand_over(self, outbound: OutboundStanza, element: Element, number: int) -> bool:
-        if not self._is_too_large(outbound, number) and not self._taken(
-            outbound, element, self._ending(number, outbound)
-        ):
+    def _hand_over(self, outbound: OutboundStanza, number: int) -> bool:
+        # Without the XML, which need not be remembered any more when it is written.
+        tell = partial(self._ended, number, _facts(outbound))
+        refused = self._too_large and self._refused_for_size(outbound)
+        if refused:
+            tell(refused)
+        elif not self._taken(outbound, tell):
             return False
         self._cursor = max(self._cursor, number)
         return True
 
-    def _ending(self, number: int, outbound: OutboundStanza) -> Callable[[Fate], None]:
-        """For the outlet: without the XML, which it need not remember when it is written."""
-        return partial(self._ended, number, _facts(outbound))
-
-    def _is_too_large(self, outbound: OutboundStanza, number: int) -> bool:
+    def _refused_for_size(self, outbound: OutboundStanza) -> Refused | None:
         """Refuse a stanza at once that is as large as one that the server refused."""
-        if self._too_large is None:
-            return False
+        assert self._too_large is not None
         size, refused, until = self._too_large
         if self._clock.seconds() >= until:
             self._too_large = None
-            return False
-        if _size(outbound) < size:
-            return False
-        reason = f"so it did over one of {size} bytes: {refused.reason}"
-        self._ended(number, _facts(outbound), Refused(reason, refused.remedy))
-        return True
+        elif len(outbound.xml) >= size:
+            return Refused(f"so it did over one of {size} bytes: {refused.reason}", refused.remedy)
+        return None
 
-    def _taken(
-        self, outbound: OutboundStanza, element: Element, tell: Callable[[Fate], None], *, kept: bool = True
-    ) -> bool:
+    def _taken(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
         try:
-            return self._outlet.depart(outbound, element, tell, kept=kept)
+            return self._outlet.depart(outbound, tell)
         except Exception:
             self._log.failure("cannot send a {kind}", kind=outbound.kind)
             return False
@@ -505,14 +435,14 @@ class Outbox:
     def _ended(self, number: int, facts: _Facts, fate: Fate) -> None:
         if fate == "confirmed":
             self._spool.confirmed(number)
-            self._tell(number, None)
+            self._fates.arrived(number)
         elif fate == "expired":
             self._fail(number, "reply_expired")
         elif isinstance(fate, Refused):
             why = f"the server closes the stream over it: {fate.reason}"
             self._spool.failed(number, "reply_refused", why)
             self._refused(fate, *facts, letter=f".{number}")
-            self._tell(number, why)
+            self._fates.failed(number, NotSent(why))
         else:
             if fate == "suspected":
                 self._spool.suspect(number)
@@ -537,27 +467,13 @@ class Outbox:
             )
         if asked is not None:
             leaving = self.leaving([error_stanza(asked, REPLY_NOT_SENT)])
-            pushed: Deferred[Any] = self._spool.push([outbound for outbound, _ in leaving])
+            pushed: Deferred[Any] = self._spool.push(leaving)
             pushed.addCallbacks(partial(self.depart, leaving), lambda _: self.depart_unkept(leaving, lambda: None))
             pushed.addErrback(lambda failure: self._log.failure("cannot tell a sender", failure=failure))
 
     def _fail(self, number: int, outcome: str) -> None:
         self._spool.failed(number, outcome)
-        self._tell(number, _REASONS[outcome])
-
-    def _tell(self, number: int, reason: str | None) -> None:
-        """Remember the fate of a stanza: None for sent, else why it never will be."""
-        self._fates[number] = reason
-        if len(self._fates) > MAX_FATES:
-            self._fates.popitem(last=False)
-        for wait in self._waiting.pop(number, ()):
-            wait.left.discard(number)
-            if wait.over.called:
-                continue
-            if reason is not None:
-                wait.over.errback(NotSent(reason))
-            elif not wait.left:
-                wait.over.callback(None)
+        self._fates.failed(number, NotSent(_REASONS[outcome]))
 
     # -- what the spool does not have --
 
@@ -565,57 +481,42 @@ class Outbox:
         """This was the last number that the spool had given; nothing new where one is known."""
         if self._highest is None:
             self._highest = number
-            for unkept in self._unkept:
-                unkept.behind = number
+            self._unkept = [(number, *unkept[1:]) for unkept in self._unkept]
 
     def _hand_over_unkept(self, before: float = inf) -> None:
         """Hand over what belongs before a number."""
-        while self._unkept and self._unkept[0].behind < before:
+        while self._unkept and self._unkept[0][0] < before:
             unkept = heappop(self._unkept)
-            if not self._taken(unkept.outbound, unkept.element, partial(self._unkept_ended, unkept)):
+            if not self._taken(unkept[2], partial(self._unkept_ended, *unkept)):
                 self._observer.count("reply_lost")
 
-    def _unkept_ended(self, unkept: _Unkept, fate: Fate) -> None:
-        outbound = unkept.outbound
+    def _unkept_ended(self, behind: float, turn: int, outbound: OutboundStanza, group: _Group, fate: Fate) -> None:
         if isinstance(fate, Refused):
             self._refused(fate, *_facts(outbound))
-        elif fate in ("lost", "suspected"):
-            if fate == "suspected":
-                unkept.outbound = evolve(outbound, suspect=True)
+        elif fate in ("lost", "suspected", "stopped"):
             # Behind what is read again, as before.
-            heappush(self._unkept, unkept)
+            suspect = outbound.suspect or fate == "suspected"
+            heappush(self._unkept, (behind, turn, evolve(outbound, suspect=suspect), group))
             self.read_all()
             return
-        group = unkept.group
-        group.left -= 1
-        if not group.left:
-            group.gone()
+        group.one_is_gone()
 
     # -- the rest --
 
-    def _checked(self, element: Element) -> tuple[Element, str] | None:
-        try:
-            return fitted(element, self._domain, self._limits.max_bytes)
-        except XmlRefused as error:
-            self._observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
-            dropped = "dropped a stanza that the server would not take: {reason}"
-            self._lines.write("unsendable", self._log.warn, dropped, reason=str(error))
-            return None
+    def _drop(self, event: str, reason: str) -> None:
+        self._observer.count(event)
+        dropped = "dropped a stanza that the server would not take: {reason}"
+        self._lines.write("unsendable", self._log.warn, dropped, reason=reason)
 
     def _see_crowd(self) -> None:
         if not self._behind:
             self._answers = 0
-        if self._answers > CROWD:
+        if self._answers > self._spool.crowd:
             self._crowded = True
-        elif self._crowded and self._answers <= CROWD // 2:
+        elif self._crowded and self._answers <= self._spool.crowd // 2:
             self._crowded = False
             self._until_clear.tell(lambda: not self._crowded)
 
 
 def _facts(outbound: OutboundStanza) -> _Facts:
-    return outbound.kind, _size(outbound), outbound.delivery_id, outbound.asked
-
-
-def _size(outbound: OutboundStanza) -> int:
-    """Its bytes; most are ASCII, which is known without looking."""
-    return len(outbound.xml) if outbound.xml.isascii() else len(outbound.xml.encode("utf-8"))
+    return outbound.kind, len(outbound.xml), outbound.delivery_id, outbound.asked

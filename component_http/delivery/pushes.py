@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from component_http.contract.reply import Composed, read_json, reply_objects
+from component_http.contract.composing import Composed
+from component_http.contract.objects import read_json, reply_objects
 from component_http.errors import NotSent, ReplyRefused, SpoolError
 from component_http.interfaces import ReplyObjects, Sender
 from component_http.waiters import Waiters

@@ -12,10 +12,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from component_http.contract import conditions, reply
+from component_http.contract.composing import Composed
 from component_http.contract.delivery import Delivery
 from component_http.contract.explanation import Explanation
 from component_http.contract.idempotency import IdempotencyRecord
-from component_http.contract.reply import Composed, Verdict
+from component_http.contract.reply import Verdict
 from component_http.contract.stanza import Stanza
 from component_http.delivery.acceptance import Acceptance
 from component_http.delivery.admission import Admission, Refused, closed
@@ -329,7 +330,7 @@ class Relay:
         if delivery is None or not self._deliveries.may(delivery, ENDING):
             return fail(DeliveryEnded())
         numbers: Deferred[Sequence[int]] = Deferred()
-        verdict = Verdict("replied", composed.stanzas, verbatim=composed.verbatim)
+        verdict = Verdict("replied", composed.stanzas, verbatim=composed.verbatim, xml=composed.xml)
         self._endings.end(delivery, verdict, record, told=numbers)
         return numbers
 

@@ -15,7 +15,7 @@ from attrs import field, frozen, validators
 from component_http.contract.reply import Response
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 
-__all__ = ["AttemptResult", "GiveUp", "OutcomeClass", "Retry", "RetryPolicy", "is_rejection", "outcome_class"]
+__all__ = ["FINAL", "AttemptResult", "GiveUp", "OutcomeClass", "Retry", "RetryPolicy", "is_rejection", "outcome_class"]
 
 AttemptResult = Response | WebhookError
 """How an attempt ended: the response, or the error that took its place."""
@@ -109,6 +109,10 @@ class GiveUp:
     ban: float = 0.0
 
 
+FINAL = GiveUp("final")
+"""The result stands."""
+
+
 @frozen
 class RetryPolicy:
     """
@@ -161,7 +165,7 @@ class RetryPolicy:
         """
         outcome = outcome_class(result)
         if outcome == "final":
-            return GiveUp("final")
+            return FINAL
         if self.max_attempts == 1:
             return GiveUp("attempts")
         if outcome == "stale" and not fresh:

@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 
 from attrs import field, frozen
-from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
 from component_http.contract.delivery import DeadLetter
@@ -240,8 +239,7 @@ class Letters(Visit):
         if bodiless and replyless:
             return "nothing of it was kept"
         if bodiless:
-            stanza = Element((None, kind), attribs={"type": stanza_type})
-            self._send(dead_id, lifetime(stanza))
+            self._send(dead_id, lifetime(kind, stanza_type))
         elif execute("SELECT 1 FROM deliveries WHERE id = ?", (dead_id,)).fetchone():
             return "it is under way already"
         else:

@@ -5,18 +5,28 @@ from __future__ import annotations
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from secrets import token_bytes
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import LIFETIME, IdempotencyRecord
 from component_http.contract.link import KEY_BYTES
 from component_http.contract.outbound import OutboundStanza
-from component_http.interfaces import Found
+from component_http.errors import SpoolError
+from component_http.interfaces import Found, Observer
 
-__all__ = ["MAX_RECORDS", "MAX_RECORDS_BYTES", "MemorySpool"]
+__all__ = [
+    "MAX_KEPT",
+    "MAX_KEPT_BYTES",
+    "MAX_OUTBOUND",
+    "MAX_OUTBOUND_BYTES",
+    "MAX_RECORDS",
+    "MAX_RECORDS_BYTES",
+    "MemorySpool",
+]
 
 MAX_RECORDS = 10_000
 MAX_RECORDS_BYTES = 16 * 1024 * 1024
@@ -25,11 +35,31 @@ Answers that are remembered by their keys, and bytes of them; beyond it the olde
 most.
 """
 
+MAX_OUTBOUND = 10_000
+MAX_OUTBOUND_BYTES = 16 * 1024 * 1024
+"""Stanzas that are kept until the server has them, and their bytes, above which nothing more is pushed."""
+
+MAX_KEPT = 100_000
+MAX_KEPT_BYTES = 80 * 1024 * 1024
+"""
+The same beyond which the oldest are forgotten, so that they are not written again. What waits to be written is less,
+for POSTs rest then; a server that works confirms a hundred stanzas at a time.
+"""
+
+PAGE = 500
+"""Outbound stanzas that are given at once."""
+
 
 class MemorySpool:
-    """A `Spool` in memory: nothing in it outlives the process, and everything in it is there at once."""
+    """
+    A `Spool` in memory: nothing in it outlives the process, and everything in it is there at once.
+
+    Attributes:
+        outbound: The outbound stanzas that are kept, by number and in its order.
+    """
 
     durable = False
+    crowd = 0
     trouble: str | None = None
 
     def __init__(
@@ -38,12 +68,18 @@ class MemorySpool:
         *,
         max_records: int = MAX_RECORDS,
         max_records_bytes: int = MAX_RECORDS_BYTES,
+        max_outbound: int = MAX_OUTBOUND,
+        max_kept: int = MAX_KEPT,
+        observer: Observer | None = None,
     ) -> None:
         """
         Args:
             now: Seconds of a clock that nobody sets.
             max_records: As `MAX_RECORDS`.
             max_records_bytes: As `MAX_RECORDS_BYTES`.
+            max_outbound: As `MAX_OUTBOUND`.
+            max_kept: As `MAX_KEPT`.
+            observer: Told `unconfirmed_forgotten`; None for nobody.
         """
         self._now = now
         self._max_records = max_records
@@ -53,7 +89,11 @@ class MemorySpool:
         self._records: dict[str, OrderedDict[str, tuple[IdempotencyRecord, float]]] = {}
         self._records_bytes: Counter[str] = Counter()
         self._bodies: dict[str, bytes] = {}
-        self._leaving: set[int] = set()
+        self.outbound: dict[int, OutboundStanza] = {}
+        self._outbound_bytes = 0
+        self._max_outbound = max_outbound
+        self._max_kept = max_kept
+        self._observer = observer
         self._next = 1
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
@@ -84,20 +124,36 @@ class MemorySpool:
         letter: DeadLetter | None = None,
         record: IdempotencyRecord | None = None,
     ) -> Deferred[Sequence[int]]:
-        """See `component_http.interfaces.Spool.end`; what leaves is the outlet's to keep, and letters are not kept."""
+        """See `component_http.interfaces.Spool.end`; letters are not kept."""
         del self._bodies[delivery_id]
-        return self.push(outbound_stanzas, record)
+        return succeed(self._keep(outbound_stanzas, record))
 
     def push(
         self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
     ) -> Deferred[Sequence[int]]:
-        """See `component_http.interfaces.Spool.push`; what leaves is the outlet's to keep."""
+        """See `component_http.interfaces.Spool.push`."""
+        if len(self.outbound) >= self._max_outbound or self._outbound_bytes >= MAX_OUTBOUND_BYTES:
+            return fail(SpoolError("too much waits for the server"))
+        return succeed(self._keep(outbound_stanzas, record))
+
+    def _keep(self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None) -> Sequence[int]:
         numbers = range(self._next, self._next + len(outbound_stanzas))
-        self._next += len(outbound_stanzas)
-        self._leaving.update(numbers)
+        self._next = numbers.stop
+        for number, outbound in zip(numbers, outbound_stanzas, strict=True):
+            self.outbound[number] = outbound
+            self._outbound_bytes += len(outbound.xml)
+        while len(self.outbound) > self._max_kept or self._outbound_bytes > MAX_KEPT_BYTES:
+            self._let_go(next(iter(self.outbound)))
+            if self._observer is not None:
+                self._observer.count("unconfirmed_forgotten")
         if record is not None:
             self._remember(evolve(record, numbers=tuple(numbers)))
-        return succeed(numbers)
+        return numbers
+
+    def _let_go(self, number: int) -> None:
+        outbound = self.outbound.pop(number, None)
+        if outbound is not None:
+            self._outbound_bytes -= len(outbound.xml)
 
     def recall(self, owner: str, key: str) -> Deferred[IdempotencyRecord | None]:
         """See `component_http.interfaces.Spool.recall`."""
@@ -135,23 +191,26 @@ class MemorySpool:
             del self._records[owner], self._records_bytes[owner]
 
     def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
-        """See `component_http.interfaces.Spool.still_kept`; their numbers are all that is."""
-        return succeed(self._leaving.intersection(numbers))
+        """See `component_http.interfaces.Spool.still_kept`."""
+        return succeed(self.outbound.keys() & numbers)
 
     def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
-        """See `component_http.interfaces.Spool.outbound_stanzas`; there is nothing."""
-        return succeed([])
+        """See `component_http.interfaces.Spool.outbound_stanzas`."""
+        numbers = (number for number in range(after + 1, self._next) if number in self.outbound)
+        return succeed([evolve(self.outbound[number], number=number) for number in islice(numbers, PAGE)])
 
     def confirmed(self, number: int) -> None:
         """See `component_http.interfaces.Spool.confirmed`."""
-        self._leaving.discard(number)
+        self._let_go(number)
 
     def failed(self, number: int, outcome: str, note: str | None = None) -> None:
         """See `component_http.interfaces.Spool.failed`; letters are not kept."""
-        self._leaving.discard(number)
+        self._let_go(number)
 
     def suspect(self, number: int) -> None:
-        """See `component_http.interfaces.Spool.suspect`; the outlet knows it."""
+        """See `component_http.interfaces.Spool.suspect`."""
+        if number in self.outbound:
+            self.outbound[number] = evolve(self.outbound[number], suspect=True)
 
     def bounced(self, number: int, outbound: OutboundStanza, note: str) -> None:
         """See `component_http.interfaces.Spool.bounced`; letters are not kept."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
 
-from component_http.contract.outbound import OutboundStanza
+from component_http.contract.outbound import Head, OutboundStanza
 from component_http.contract.stanza import STANZA_KINDS, Stanza
-from component_http.errors import SpoolError
+from component_http.contract.xml import Limits, parse_stanzas
+from component_http.errors import SpoolError, XmlRefused
 from component_http.spool.rows import (
     AT_ONCE,
     UNREADABLE,
@@ -32,14 +34,17 @@ PAGE = 500
 PAGE_BYTES = 1024 * 1024
 """Outbound stanzas that are read at once, and their bytes."""
 
+CROWD = 10_000
+"""Answers of deliveries that may wait for the server before no more are asked for."""
+
 MAX_OUTBOUND = 100_000
 """Outbound stanzas in the file, above which nothing more is pushed."""
 
 MAX_BYTES = 2 * 1024 * 1024 * 1024
 """Bytes in use in the file, above which nothing more is pushed: twice as much as may be pending."""
 
-_COLUMNS = "delivery_id, kind, stored, expires, verbatim, asked, xml"
-_ADD = {n: f"INSERT INTO departures ({_COLUMNS}) VALUES {values(n, 7)}" for n in AT_ONCE}
+_COLUMNS = "delivery_id, kind, stored, expires, verbatim, asked, head, xml"
+_ADD = {n: f"INSERT INTO departures ({_COLUMNS}) VALUES {values(n, 8)}" for n in AT_ONCE}
 _SUSPECT = {n: f"UPDATE departures SET suspect = 1 WHERE number IN {values(1, n)}" for n in AT_ONCE}
 _KEPT = {n: f"SELECT number FROM departures WHERE number IN {values(1, n)}" for n in AT_ONCE}
 _REMOVE = {n: f"DELETE FROM departures WHERE number IN {values(1, n)}" for n in AT_ONCE}
@@ -57,7 +62,8 @@ def rows_of(outbound_stanzas: Sequence[OutboundStanza]) -> list[Row]:
             outbound.expires,
             outbound.verbatim,
             None if outbound.asked is None else _asked_text(outbound.asked),
-            outbound.xml.encode("utf-8"),
+            json.dumps(outbound.head),
+            outbound.xml,
         )
         for outbound in outbound_stanzas
     ]
@@ -77,6 +83,17 @@ def _asked(asked: object) -> Stanza | None:
         return stanza_of(kind, stanza_type, stanza_id, sender, recipient, False, uri)
     except UNREADABLE:
         return None
+
+
+def _head(head: object, xml: bytes) -> Head:
+    """The facts of a stanza; those of its XML where they were not kept, and none where that cannot be read either."""
+    with suppress(*UNREADABLE):
+        stanza_type, stanza_id, sender, recipient, enters = json.loads(text(head))
+        return Head(or_none(text, stanza_type), or_none(text, stanza_id), text(sender), text(recipient), bool(enters))
+    with suppress(XmlRefused, *UNREADABLE):
+        [stanza] = parse_stanzas(xml.decode("utf-8"), Limits(max_bytes=len(xml)))
+        return Head.of(stanza)
+    return Head()
 
 
 def add(connection: sqlite3.Connection, rows: Sequence[Row], ahead: float) -> int:
@@ -142,14 +159,15 @@ def page(
 
 
 def _outbound(row: Row, at: Moment, suspected: bool) -> OutboundStanza:
-    position, suspect, delivery_id, kind, stored, expires, verbatim, asked, xml = row
+    position, suspect, delivery_id, kind, stored, expires, verbatim, asked, head, xml = row
     if kind not in STANZA_KINDS:
         raise ValueError("it is no stanza")
     # The wall clock may have been set back since.
     left = min(number(expires) - at.now, expires - number(stored))
     return OutboundStanza(
-        xml=octets(xml).decode("utf-8", "replace"),
+        xml=octets(xml),
         kind=kind,
+        head=_head(head, xml),
         expires=at.seconds + left,
         stored=at.seconds - max(0.0, at.now - stored),
         verbatim=bool(verbatim),

@@ -127,6 +127,11 @@ SCHEMA: Schema = MappingProxyType(
             )
             """,
         ),
+        5: (
+            # The facts of the stanza (`contract.outbound.Head`), as JSON; NULL where another program than a gateway of
+            # this version has put the row there.
+            "ALTER TABLE departures ADD COLUMN head TEXT",
+        ),
     }
 )
 """The statements that make each version of the schema, by its number, from the one before; 0 is an empty file."""

@@ -81,6 +81,7 @@ class SqliteSpool:
     """
 
     durable = True
+    crowd = outbound_rows.CROWD
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any, Literal
 
 from attrs import field, frozen
@@ -29,7 +30,7 @@ from component_http.turns import Turns
 from component_http.webhook.connection import Connection
 from component_http.webhook.response import WholeResponse
 
-__all__ = ["AT_ONCE_BYTES", "BytesProducer", "PooledAgent"]
+__all__ = ["AT_ONCE_BYTES", "BytesProducer", "PooledAgent", "header_lines"]
 
 AT_ONCE_BYTES = 16_384
 """
@@ -167,7 +168,7 @@ class PooledAgent:
         self,
         method: bytes,
         uri: bytes,
-        headers: Headers | None = None,
+        headers: Headers | bytes | None = None,
         bodyProducer: Any = None,
         *,
         fresh: bool = False,
@@ -177,7 +178,7 @@ class PooledAgent:
 
         Args:
             uri: Absolute and percent-encoded; sent byte for byte from the path on.
-            headers: Not changed here; the Host header is ours.
+            headers: Or their lines, as they are written. The Host header is ours.
             bodyProducer: Must have written everything when its `startProducing` returns, as `BytesProducer` has.
             fresh: Use a connection that has carried no request before.
 
@@ -191,16 +192,17 @@ class PooledAgent:
             return fail(ValueError("this agent is for another origin"))
         if self._closed:
             return fail(ConnectionFailed("closed"))
-        parts = [method, b" ", target, b" HTTP/1.1\r\nHost: ", self._host, b"\r\n"]
-        for name, values in () if headers is None else headers.getAllRawHeaders():
-            if name.lower() != b"host":
-                parts.extend(b"%s: %s\r\n" % (name, value) for value in values)
-        if bodyProducer is not None:
-            parts.append(b"Content-Length: %d\r\n\r\n" % bodyProducer.length)
-            bodyProducer.startProducing(_Parts(parts))
-        else:
-            parts.append(b"\r\n")
-        request = _Request(b"".join(parts), fresh, self._cancel)
+        lines = headers if isinstance(headers, bytes) else header_lines(headers or Headers())
+        body = b"" if bodyProducer is None else _written(bodyProducer)
+        data = b"%s %s HTTP/1.1\r\nHost: %s\r\n%sContent-Length: %d\r\n\r\n%s" % (
+            method,
+            target,
+            self._host,
+            lines,
+            len(body),
+            body,
+        )
+        request = _Request(data, fresh, self._cancel)
         self._waiting[request] = None
         self._serve()
         return request.done
@@ -387,15 +389,23 @@ class PooledAgent:
         connection.leave()
 
 
-@frozen
-class _Parts:
-    """A consumer that collects what a body producer writes."""
+def header_lines(headers: Headers) -> bytes:
+    """Write header fields, except Host."""
+    return b"".join(
+        b"%s: %s\r\n" % (name, value)
+        for name, values in headers.getAllRawHeaders()
+        if name.lower() != b"host"
+        for value in values
+    )
 
-    parts: list[bytes]
 
-    def write(self, data: bytes) -> None:
-        """Take a piece of the body."""
-        self.parts.append(data)
+def _written(producer: Any) -> bytes:
+    """Take the whole body from a producer that has it in memory."""
+    if isinstance(producer, BytesProducer):
+        return producer.body
+    body = BytesIO()
+    producer.startProducing(body)
+    return body.getvalue()
 
 
 def _no_connection(seconds: float) -> ConnectionFailed:

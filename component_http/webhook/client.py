@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import treq
 from treq.client import HTTPClient
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
@@ -24,7 +23,7 @@ from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
 from component_http.tls import client_tls
-from component_http.webhook.agent import BytesProducer, PooledAgent
+from component_http.webhook.agent import BytesProducer, PooledAgent, header_lines
 from component_http.webhook.response import WholeResponse
 
 __all__ = ["MAX_OTHER_BODY_BYTES", "WebhookClient"]
@@ -85,7 +84,7 @@ class WebhookClient:
         self._origin = where.origin
         origin = where.origin.encode("ascii")
         self._url = origin + where.target
-        self._headers = _static_headers(headers or {}, where.authorization, bearer_token, user_agent)
+        self._headers = header_lines(_static_headers(headers or {}, where.authorization, bearer_token, user_agent))
         self._agent = PooledAgent(
             origin,
             where.host_header,
@@ -102,7 +101,7 @@ class WebhookClient:
     def __repr__(self) -> str:
         return f"<WebhookClient {self._origin}>"
 
-    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
+    def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Deferred[Response]:
         """
         Make one POST and wait for the whole response; cancelling frees its connection.
 
@@ -121,16 +120,9 @@ class WebhookClient:
             TimedOut: Connected, but no complete response in time.
             ConnectionCut: The connection ended before the response was complete, or it was not HTTP.
         """
-        sent = self._headers.copy()
-        for name, value in headers.items():
-            sent.setRawHeaders(name.encode("ascii"), [value.encode("ascii")])
-        answer = await self._http.request("POST", self._url, headers=sent, data=body, fresh=fresh)
-        content = await treq.content(answer)
-        return Response(
-            answer.code,
-            answer.fields,
-            content if answer.whole or answer.code != 200 else None,
-        )
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        sent = self._headers + lines.encode("ascii")
+        return self._http.request("POST", self._url, headers=sent, data=body, fresh=fresh).addCallback(_response)
 
     async def close(self) -> None:
         """Drop the idle connections; waiting and later requests fail with `ConnectionFailed`, running ones go on."""
@@ -146,11 +138,14 @@ class _PlainHTTPClient(HTTPClient):
         self._plain_agent: PooledAgent = agent
 
     def request(  # type: ignore[override]
-        self, method: str, url: bytes, *, headers: Headers, data: bytes, fresh: bool = False, **_unused: Any
+        self, method: str, url: bytes, *, headers: bytes, data: bytes, fresh: bool = False, **_unused: Any
     ) -> Deferred[WholeResponse]:
         """See `treq.request`; what a webhook never needs is ignored."""
-        producer = self._data_to_body_producer(data)
-        return self._plain_agent.request(method.encode("ascii"), url, headers, producer, fresh=fresh)
+        return self._plain_agent.request(method.encode("ascii"), url, headers, BytesProducer(data), fresh=fresh)
+
+
+def _response(answer: WholeResponse) -> Response:
+    return Response(answer.code, answer.fields, answer.body if answer.whole or answer.code != 200 else None)
 
 
 def _endpoint(url: WebhookUrl, reactor: Any, connect_timeout: float, trust_root: Any) -> Any:

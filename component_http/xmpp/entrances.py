@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Literal
 
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -22,12 +22,13 @@ from wokkel.subprotocols import XMPPHandler
 
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.conditions import StanzaError, read_error
+from component_http.contract.outbound import LIFETIMES, OutboundStanza
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC, NS_MUC_USER
 from component_http.errors import Offline, RoomRefused, Unanswered
 from component_http.interfaces import Observer, Outlet
 from component_http.throttle import LOG_INTERVAL, Throttle
-from component_http.xmpp.rooms import asks_to_enter, status_codes
+from component_http.xmpp.rooms import status_codes
 
 __all__ = ["MAX_STAYS", "PATIENCE", "Entrances"]
 
@@ -80,7 +81,7 @@ class _Stay:
     room: Address
     nick: str
     stage: _Stage = "wanted"
-    by_webhook: Element | None = None
+    by_webhook: OutboundStanza | None = None
     id: str = ""
     asked_at: float | None = None
     nicks: int = 1
@@ -163,12 +164,12 @@ class Entrances(XMPPHandler):
         except TimeoutError:
             self._warn_of(stay, "silent", f"has not answered within {PATIENCE:g} s whether it lets us in")
 
-    def expect(self, message: Element) -> None:
+    def expect(self, message: OutboundStanza) -> None:
         """Ask to be let in where that is needed for a message that leaves behind this."""
-        if message.name == "message" and message.getAttribute("type") == "groupchat":
-            room = Address.parse(message["to"])
+        if message.kind == "message" and message.head.type == "groupchat":
+            room = Address.parse(message.head.recipient)
             if room.resource is None:
-                self._expected(Address.parse(message["from"]), room)
+                self._expected(Address.parse(message.head.sender), room)
 
     def _expected(self, ours: Address, room: Address) -> _Stay:
         key = str(ours), str(room)
@@ -179,7 +180,7 @@ class Entrances(XMPPHandler):
             self._stays.move_to_end(key)
         is_late = stay.asked_at is not None and self._clock.seconds() - stay.asked_at >= PATIENCE
         if self._connected and (stay.stage == "wanted" or (stay.stage == "entering" and is_late)):
-            self._outlet.send(self._asking(stay))
+            self._send(self._asking(stay))
         return stay
 
     def _begun(self, stay: _Stay) -> _Stay:
@@ -189,7 +190,14 @@ class Entrances(XMPPHandler):
             self._leave(self._stays.popitem(last=False)[1])
         return stay
 
-    def _asking(self, stay: _Stay) -> Element:
+    def _send(self, presence: Element | OutboundStanza) -> None:
+        if isinstance(presence, OutboundStanza):
+            now = self._clock.seconds()
+            self._outlet.depart(evolve(presence, stored=now, expires=now + LIFETIMES["presence"]), lambda fate: None)
+        else:
+            self._outlet.send(presence)
+
+    def _asking(self, stay: _Stay) -> Element | OutboundStanza:
         """The presence that asks the room to let us in; from now on we wait for its answer."""
         stay.stage = "entering"
         stay.asked_at = self._clock.seconds()
@@ -208,7 +216,7 @@ class Entrances(XMPPHandler):
 
     # -- the stream --
 
-    def first(self) -> Iterator[Element]:
+    def first(self) -> Iterator[Element | OutboundStanza]:
         """What is to be written first on a new stream: to enter all rooms again."""
         self._connected = True
         for stay in list(self._stays.values()):
@@ -219,7 +227,7 @@ class Entrances(XMPPHandler):
         # On our own stream `first` came before.
         if not self._connected:
             for presence in self.first():
-                self._outlet.send(presence)
+                self._send(presence)
 
     def connectionLost(self, reason: object) -> None:
         self._connected = False
@@ -252,22 +260,22 @@ class Entrances(XMPPHandler):
 
     # -- what leaves and what arrives --
 
-    def sent(self, presence: Element) -> None:
+    def sent(self, presence: OutboundStanza) -> None:
         """A presence leaves, ours or the webhook's."""
-        kind = presence.getAttribute("type")
-        if kind not in (None, "unavailable"):
+        head = presence.head
+        if head.type not in (None, "unavailable"):
             return
-        ours, occupant = Address.parse(presence["from"]), Address.parse(presence["to"])
+        ours, occupant = Address.parse(head.sender), Address.parse(head.recipient)
         key = str(ours), str(occupant.bare)
         known = self._stays.get(key)
-        if kind == "unavailable":
+        if head.type == "unavailable":
             if known is not None:
                 del self._stays[key]
                 self._tell(known)
-        elif occupant.resource is not None and asks_to_enter(presence):
+        elif occupant.resource is not None and head.enters:
             if known is None:
                 known = self._begun(_Stay(ours, occupant.bare, occupant.resource))
-            elif presence is known.by_webhook or (known.id and presence.getAttribute("id") == known.id):
+            elif (known.id and head.id == known.id) or (known.by_webhook and known.by_webhook.xml == presence.xml):
                 return
             # The webhook's own presence stands.
             known.by_webhook = presence
@@ -385,7 +393,7 @@ class Entrances(XMPPHandler):
         if stay.by_webhook is None and error.condition == "conflict" and stay.nicks < MAX_NICKS:
             stay.nicks += 1
             stay.nick = self._nick_of(stay.ours, stay.nicks)
-            self._outlet.send(self._asking(stay))
+            self._send(self._asking(stay))
         else:
             self._turn_away(stay, error)
 

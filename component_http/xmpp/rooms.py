@@ -15,9 +15,10 @@ from attrs import evolve, frozen
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.outbound import OutboundStanza
 from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_MUC, NS_MUC_USER
+from component_http.contract.xml import NS_MUC_USER
 from component_http.shares import fairest_first
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "MAX_IDS",
     "MAX_OCCUPANTS",
     "Rooms",
-    "asks_to_enter",
     "status_codes",
     "tells_of_rooms",
 ]
@@ -93,22 +93,18 @@ class Rooms:
         self._ids: OrderedDict[bytes, bytes] = OrderedDict()
         self._occupants: OrderedDict[bytes, _Occupant] = OrderedDict()
 
-    def sent(self, element: Element) -> None:
-        """
-        Something leaves for the server.
-
-        Args:
-            element: A stanza that passed the check of `contract.outgoing`.
-        """
-        if element.name == "message" and element.getAttribute("type") == "groupchat" and element.getAttribute("id"):
-            ours, room = _addresses(element)
-            sent = _message_key(ours, room, element["id"])
+    def sent(self, outbound: OutboundStanza) -> None:
+        """A stanza leaves for the server."""
+        head = outbound.head
+        if outbound.kind == "message" and head.type == "groupchat" and head.id:
+            ours, room = Address.parse(head.sender), Address.parse(head.recipient)
+            sent = _message_key(ours, room, head.id)
             self._ids[sent] = _occupant_key(ours, room)
             self._ids.move_to_end(sent)
             if len(self._ids) > MAX_IDS:
                 self._ids.popitem(last=False)
-        elif element.name == "presence" and asks_to_enter(element):
-            self._asked(*_addresses(element))
+        elif head.enters:
+            self._asked(Address.parse(head.sender), Address.parse(head.recipient))
 
     def _asked(self, ours: Address, occupant: Address) -> None:
         """We ask to enter; one who is in the room already keeps the nick until the room confirms another."""
@@ -225,16 +221,6 @@ def _asked_and_domain(item: tuple[bytes, _Occupant]) -> tuple[bool, int]:
 def tells_of_rooms(presence: Element) -> bool:
     """Whether `Rooms.presence_arrived` can learn anything from a presence."""
     return presence.getAttribute("type") == "error" or any(child.uri == NS_MUC_USER for child in presence.elements())
-
-
-def _addresses(element: Element) -> tuple[Address, Address]:
-    """From whom a stanza of ours is, and to whom."""
-    return Address.parse(element["from"]), Address.parse(element["to"])
-
-
-def asks_to_enter(presence: Element) -> bool:
-    """Whether a presence of ours asks a room to let us in."""
-    return not presence.hasAttribute("type") and next(presence.elements(NS_MUC, "x"), None) is not None
 
 
 def _message_key(ours: Address, room: Address, id: str) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -32,16 +31,15 @@ from zope.interface import implementer
 
 from component_http.contract import conditions
 from component_http.contract.address import Address, NotAnAddress
-from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused, is_request, lifetime
-from component_http.contract.outgoing import delayed, fitted
+from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused
 from component_http.contract.stanza import STANZA_KINDS, Stanza
-from component_http.contract.xml import NS_COMPONENT, Limits, StreamParser, parse_stanzas
-from component_http.errors import AnswerRefused, CertificateInvalid, MalformedStanza, XmlRefused
+from component_http.contract.xml import NS_COMPONENT, Limits, StreamParser
+from component_http.errors import CertificateInvalid, MalformedStanza
 from component_http.interfaces import Observer
-from component_http.throttle import LOG_INTERVAL, Folded, Throttle
+from component_http.throttle import Folded
 from component_http.tls import tls_failure
-from component_http.xmpp.barrier import Barrier
-from component_http.xmpp.write_queue import MAX_STANZAS, Queued, WriteQueue
+from component_http.xmpp.write_queue import MAX_STANZAS
+from component_http.xmpp.writer import OutgoingCheck, Writer, nobody
 
 __all__ = ["BorrowedStream", "ComponentStream"]
 
@@ -57,14 +55,8 @@ STABLE_AFTER = 30.0
 MAX_PAUSE = 5.0
 """Seconds that reading may rest; ejabberd cuts off a component that does not read for 15 s."""
 
-CONFIRM_TIMEOUT = 2.0
-"""Seconds that who waits until all is sent gives the server to say that it has it."""
-
 MAX_COMPLAINTS = 100
 """Different things that can be wrong at once before they are told again; rubbish from a server differs each time."""
-
-LATE = 30.0
-"""Seconds after which who gets a stanza should know when it was made (XEP-0203)."""
 
 CLOSE_TIMEOUT = 2.0
 """Seconds the server has to answer our closing tag before the connection is dropped."""
@@ -154,10 +146,6 @@ IF_TOO_LARGE = (
 )
 IF_NOT_ALLOWED = "whoever made it has to write it in another way"
 """What to do about a stanza that the server refuses."""
-
-CROWDED = "much waits for a stream, or for a server that does not read: reading and POSTs rest until less does"
-DROPPED = "dropped a stanza that the server would not take: {reason}"
-FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
 
 
 @implementer(IPushProducer)
@@ -370,61 +358,7 @@ def _set_tcp_options(transport: Any) -> None:
         transport = getattr(transport, "transport", None)  # TLS runs over another one
 
 
-class _OutgoingCheck:
-    """
-    Lets through what may leave for the server, as text.
-
-    Args:
-        domain: The component's own domain, normalised.
-        limits: For one stanza.
-        observer: Told `unsendable` and `unanswered`.
-        sent: Told each stanza that was let through, and whatever else leaves.
-        lines: For log lines that are written once in a while.
-    """
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        domain: str,
-        limits: Limits,
-        observer: Observer,
-        sent: Callable[[domish.Element], object],
-        lines: Folded,
-    ) -> None:
-        self._lines = lines
-        self._domain = domain
-        self._limits = limits
-        self._observer = observer
-        self.sent = sent
-
-    def passed(self, obj: Any) -> tuple[str, list[domish.Element]] | None:
-        """
-        Check a stanza, or some given as XML text.
-
-        Returns:
-            Their text and themselves, errors and answers to iqs made smaller where they have to be; None if they may
-            not be sent, which is counted and logged here.
-        """
-        try:
-            if isinstance(obj, bytes):
-                obj = obj.decode("utf-8", "replace")
-            stanzas = parse_stanzas(obj, self._limits) if isinstance(obj, str) else [obj]
-            checked = [fitted(stanza, self._domain, self._limits.max_bytes) for stanza in stanzas]
-        except XmlRefused as error:
-            self._observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
-            self._lines.write("unsendable", self._log.warn, DROPPED, reason=str(error))
-            return None
-        for stanza, _ in checked:
-            self.sent(stanza)
-        return "".join(text for _, text in checked), [stanza for stanza, _ in checked]
-
-
-def _tell_nobody(stanza: domish.Element) -> None:
-    """Nobody is interested in what leaves."""
-
-
-def _nothing() -> Iterable[domish.Element]:
+def _nothing() -> Iterable[domish.Element | OutboundStanza]:
     """Write nothing of its own on a new stream."""
     return ()
 
@@ -485,8 +419,8 @@ class ComponentStream(StreamManager, Service):
         observer: Observer,
         clock: Any,
         random: Random,
-        sent: Callable[[domish.Element], object] = _tell_nobody,
-        first: Callable[[], Iterable[domish.Element]] = _nothing,
+        sent: Callable[[OutboundStanza], object] = nobody,
+        first: Callable[[], Iterable[domish.Element | OutboundStanza]] = _nothing,
         marked: Callable[[Stanza], Stanza] = _as_it_is,
         max_waiting: int = MAX_STANZAS,
         confirm: bool = True,
@@ -503,25 +437,23 @@ class ComponentStream(StreamManager, Service):
         self._observer = observer
         self._random = random
         self._connection: _Connection | None = None
-        self._queue = WriteQueue(observer, max_waiting)
-        self._lifetimes = lifetimes
-        self._now = now
-        self._barrier = Barrier(
+        self._writer = Writer(
             domain,
-            self._queue,
-            write=self._write_now,
-            dead=self._dead,
-            confirmed=self._drain_and_settle,
-            observer=observer,
+            limits,
+            observer,
             clock=clock,
-            on=confirm,
+            now=now,
+            crowd=self._crowd_changed,
+            dead=self._dead,
+            sent=sent,
+            max_waiting=max_waiting,
+            confirm=confirm,
             fallback=fallback,
+            lifetimes=lifetimes,
         )
         self._failures = 0
         self._complaints: set[str] = set()
-        self._throttle = Throttle(LOG_INTERVAL)
         self._lines = Folded(clock.seconds)
-        self._check = _OutgoingCheck(domain, limits, observer, sent, self._lines)
         self._first = first
         self._marked = marked
         self._loop: Deferred[None] | None = None
@@ -543,7 +475,7 @@ class ComponentStream(StreamManager, Service):
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
         if self._loop is None:
-            self._give_up_waiting()
+            self._writer.stop()
             return succeed(None)
         stopped: Deferred[None] = Deferred()
         self._stopping.append(stopped)
@@ -562,19 +494,11 @@ class ComponentStream(StreamManager, Service):
             loop.cancel()
         elif self._connection.ready:
             self._connection.leave()
-            self._drain()
+            self._writer.drain()
         else:
             self._connection.close()
         await loop
-        self._give_up_waiting()
-
-    def _give_up_waiting(self) -> None:
-        lost = self._queue.drop()
-        if lost:
-            self._log.warn("stopped with {count} stanzas that waited to be sent: lost", count=lost)
-        for _ in range(lost):
-            self._observer.count("outgoing_lost")
-        self._queue.settle()
+        self._writer.stop()
 
     def _closed(self, _: None) -> None:
         self._loop = None
@@ -654,36 +578,13 @@ class ComponentStream(StreamManager, Service):
         _cancel(self._resuming)
         self._resuming = None
         self._asked_to_pause = False
-        self._barrier.lost()
-        if self._stopping:
-            self._queue.forgo()  # there is no next one
         assert connection is not None
         why = None if self._stopping else connection.refusal()
-        loss = self._queue.lost(why, certain=connection.complaint in BY_A_STANZA)
-        if self._stopping:
-            return reason
+        certain = connection.complaint in BY_A_STANZA
+        loss = self._writer.lost(why, certain=certain, for_good=bool(self._stopping))
         if loss.suspected or loss.refused:
             # The server works, but for what is found out now.
             self._failures = 0
-        if loss.suspected:
-            self._log.warn(
-                "{domain}: the server may have closed the stream because of one of {count} stanzas: they will be"
-                " written again one by one",
-                domain=self.domain,
-                count=loss.again,
-            )
-        elif loss.again:
-            self._log.info("{count} stanzas will be written again: the server may not have them", count=loss.again)
-        if loss.untold is not None and why is not None:
-            self._observer.count("outgoing_refused")
-            self._log.error(
-                "{domain}: the server closes the stream over a stanza of {size} bytes, which is dropped: {reason};"
-                " {remedy}",
-                domain=self.domain,
-                size=len(loss.untold.xml),
-                reason=why.reason,
-                remedy=why.remedy,
-            )
         return reason
 
     def _authd(self, xs: _Connection) -> None:
@@ -694,19 +595,12 @@ class ComponentStream(StreamManager, Service):
         self._observer.count("connected")
         self._log.info("connected and authenticated as {domain}", domain=self.domain)
         self._stable = self.clock.callLater(STABLE_AFTER, self._all_is_well)
-        if self._queue:
-            self._log.info("sending {count} stanzas that waited for the stream", count=len(self._queue))
-        self._barrier.connected()
-        for element in self._first():
-            passed = self._check.passed(element)
-            if passed is not None:
-                xs.write(passed[0])
-        self._drain()
+        self._writer.connected(xs, self._first())
         super()._authd(xs)
 
     def is_own_ping(self, element: domish.Element) -> bool:
         """Whether an iq that arrived is a ping of ours that came back, or its answer, which no handler is to see."""
-        return self._barrier.returned(element)
+        return self._writer.barrier.returned(element)
 
     def _all_is_well(self) -> None:
         self._failures = 0
@@ -722,73 +616,15 @@ class ComponentStream(StreamManager, Service):
         Returns:
             False if it was neither sent nor kept.
         """
-        passed = self._check.passed(obj)
-        if passed is None:
-            return False
-        text, stanzas = passed
-        return self._pass_on(
-            Queued(
-                text.encode("utf-8"),
-                self.clock.seconds() + max(lifetime(stanza, self._lifetimes) for stanza in stanzas),
-                not any(map(is_request, stanzas)),
-            )
-        )
+        return self._writer.send(obj)
 
-    def depart(
-        self,
-        outbound: OutboundStanza,
-        element: domish.Element,
-        tell: Callable[[Fate], None] | None = None,
-        *,
-        kept: bool = True,
-    ) -> bool:
+    def depart(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
         """See `component_http.interfaces.Outlet.depart`."""
-        since = None if outbound.verbatim or outbound.kind == "iq" else outbound.stored
-        outgoing = Queued(
-            outbound.xml.encode("utf-8"),
-            outbound.expires,
-            outbound.again,
-            since,
-            tell,
-            kept and tell is not None,
-            outbound.suspect,
-        )
-        if not self._pass_on(outgoing):
-            return False
-        self._check.sent(element)
-        return True
-
-    def _pass_on(self, outgoing: Queued) -> bool:
-        connection = self._connection
-        if connection is None or not connection.ready or connection.held or self._queue or self._on_trial(outgoing):
-            kept = self._keep(outgoing)
-            if self._queue.on_trial:
-                self._barrier.wrote()
-            return kept
-        self._write(connection, outgoing)
-        self._barrier.wrote()
-        return True
-
-    def _on_trial(self, outgoing: Queued) -> bool:
-        """It has to wait for a barrier, of a server that returns them."""
-        return self._barrier.working and not self._queue.may_write(outgoing)
-
-    def _write(self, connection: _Connection, outgoing: Queued) -> None:
-        xml = outgoing.xml
-        if outgoing.since is not None:
-            age = self.clock.seconds() - outgoing.since
-            if age > LATE:
-                xml = delayed(xml, self.domain, datetime.fromtimestamp(self._now() - age, UTC), self.limits.max_bytes)
-        connection.write(xml)
-        if self._barrier.working:
-            self._queue.note(outgoing)
-        elif outgoing.tell is not None:
-            outgoing.tell("confirmed")
+        return self._writer.depart(outbound, tell)
 
     def give_back(self) -> None:
         """See `component_http.interfaces.Outlet.give_back`."""
-        self._queue.give_back()
-        self._queue.settle()
+        self._writer.give_back()
 
     @property
     def connected(self) -> bool:
@@ -798,73 +634,15 @@ class ComponentStream(StreamManager, Service):
     @property
     def crowded(self) -> bool:
         """See `component_http.interfaces.Outlet`."""
-        return self._queue.crowded
+        return self._writer.queue.crowded
 
     def when_clear(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_clear`; it fires when the stream is stopped, too."""
-        return self._queue.when_clear()
+        return self._writer.queue.when_clear()
 
     def when_sent(self) -> Deferred[None]:
         """See `component_http.interfaces.Outlet.when_sent`; it fires when the stream is stopped, too."""
-        sent = self._queue.when_sent()
-        if not sent.called:
-            self._barrier.wrote()
-            self._be_patient(sent)
-        return sent
-
-    def _be_patient(self, sent: Deferred[None]) -> None:
-        patience = self.clock.callLater(CONFIRM_TIMEOUT, self._excuse, self._queue.written, sent)
-        sent.addBoth(_cancel_after, patience)
-
-    def _excuse(self, written: int, sent: Deferred[None]) -> None:
-        """Nobody waits any longer to hear of what was written by then; of what was not, as long as need be."""
-        self._queue.excuse(written)
-        self._queue.settle()
-        if not sent.called:
-            self._be_patient(sent)
-
-    def _keep(self, stanza: Queued) -> bool:
-        was_crowded = self._queue.crowded
-        if not self._queue.add(stanza):
-            self._observer.count("outgoing_full")
-            self._warn_now_and_then(FULL)
-            return False
-        if self._queue.crowded and not was_crowded:
-            self._warn_now_and_then(CROWDED)
-            self._rest()
-        return True
-
-    def _warn_now_and_then(self, complaint: str) -> None:
-        """Log what is wrong with what waits; with a slow server crowds come and go all the time."""
-        if self._throttle.may_tell(complaint, self.clock.seconds()):
-            self._log.warn("{domain}: {complaint}", domain=self.domain, complaint=complaint)
-
-    def _drain(self) -> None:
-        """
-        Write what waits as far as the transport takes it; if we leave, close after the last.
-
-        A transport takes 64 KiB before it holds us, and TLS some 64,000 bytes more, so nobody else waits for long.
-        """
-        connection = self._connection
-        if connection is None or not connection.ready:
-            return
-        now = self.clock.seconds()
-        while self._queue and not connection.held and not (self._barrier.working and self._queue.on_trial):
-            outgoing = self._queue.take(now)
-            if outgoing is not None:
-                self._write(connection, outgoing)
-        self._barrier.wrote()
-        was_crowded = self._queue.crowded
-        self._queue.settle()  # whoever is told may send, or stop us
-        if was_crowded and not self._queue.crowded and not self._asked_to_pause:
-            self._read_again()
-        if connection.leaving and not self._queue:
-            connection.close()
-
-    def _drain_and_settle(self) -> None:
-        """A barrier has returned: what waited for it can be written."""
-        self._drain()
-        self._queue.settle()
+        return self._writer.when_sent()
 
     def writing_held(self) -> None:
         """The transport takes no more for now."""
@@ -872,11 +650,7 @@ class ComponentStream(StreamManager, Service):
 
     def writing_resumed(self) -> None:
         """The transport takes more."""
-        self._drain()
-
-    def _write_now(self, xml: str) -> None:
-        if self._connection is not None and self._connection.ready:
-            self._connection.write(xml)
+        self._writer.drain()
 
     def _dead(self, reason: str) -> None:
         if self._connection is not None:
@@ -885,8 +659,8 @@ class ComponentStream(StreamManager, Service):
 
     def was_read(self) -> None:
         """Something came; if too much waits to leave, let it be all for a moment."""
-        self._barrier.heard()
-        if self._queue.crowded:
+        self._writer.barrier.heard()
+        if self.crowded:
             self._rest()
 
     def ignored(self, event: str, kind: str, reason: str) -> None:
@@ -917,7 +691,13 @@ class ComponentStream(StreamManager, Service):
     def resume(self) -> None:
         """Read again, unless too much waits to leave."""
         self._asked_to_pause = False
-        if not self._queue.crowded:
+        if not self.crowded:
+            self._read_again()
+
+    def _crowd_changed(self, crowded: bool) -> None:
+        if crowded:
+            self._rest()
+        elif not self._asked_to_pause:
             self._read_again()
 
     def _rest(self) -> None:
@@ -925,7 +705,7 @@ class ComponentStream(StreamManager, Service):
         if connection is not None and connection.ready and not connection.leaving and self._resuming is None:
             self._observer.count("reading_paused")
             self._resuming = self.clock.callLater(MAX_PAUSE, self._read_again)
-            self._barrier.paused()
+            self._writer.barrier.paused()
             connection.transport.pauseProducing()
 
     def _read_again(self) -> None:
@@ -934,14 +714,9 @@ class ComponentStream(StreamManager, Service):
         if self._resuming is not None:
             _cancel(self._resuming)
             self._resuming = None
-            self._barrier.resumed()
+            self._writer.barrier.resumed()
             if self._connection is not None:
                 self._connection.transport.resumeProducing()
-
-
-def _cancel_after(result: Any, call: IDelayedCall) -> Any:
-    _cancel(call)
-    return result
 
 
 def _cancel(call: IDelayedCall | None) -> None:
@@ -971,31 +746,23 @@ class BorrowedStream:
         domain: str,
         limits: Limits,
         observer: Observer,
-        sent: Callable[[domish.Element], object] = _tell_nobody,
+        sent: Callable[[OutboundStanza], object] = nobody,
     ) -> None:
         self._manager = manager
-        self._check = _OutgoingCheck(domain, limits, observer, sent, Folded(time.monotonic))
+        self._check = OutgoingCheck(domain, limits, observer, sent, time.monotonic)
 
     def send(self, element: domish.Element) -> bool:
         """Send one stanza, as the owner's stream sends; False if it may not be sent."""
         passed = self._check.passed(element)
-        if passed is not None:
-            self._manager.send(passed[0])
-        return passed is not None
+        for outbound in passed:
+            self._manager.send(outbound.xml.decode("utf-8"))
+        return bool(passed)
 
-    def depart(
-        self,
-        outbound: OutboundStanza,
-        element: domish.Element,
-        tell: Callable[[Fate], None] | None = None,
-        *,
-        kept: bool = True,
-    ) -> bool:
+    def depart(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
         """Send it, as the owner's stream sends; that counts as confirmed, for nothing more is known of it."""
-        self._manager.send(outbound.xml)
-        self._check.sent(element)
-        if tell is not None:
-            tell("confirmed")
+        self._manager.send(outbound.xml.decode("utf-8"))
+        self._check.sent(outbound)
+        tell("confirmed")
         return True
 
     def give_back(self) -> None:

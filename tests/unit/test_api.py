@@ -18,10 +18,10 @@ from component_http.api.links import MAX_LINKS, PER_MINUTE, ReplyLinks
 from component_http.api.rate import Rate
 from component_http.api.tokens import Token
 from component_http.contract.address import Address
+from component_http.contract.composing import MAX_REPLIES
 from component_http.contract.conditions import StanzaError, error_stanza
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.link import link_path
-from component_http.contract.reply import MAX_REPLIES
 from component_http.contract.stanza import Stanza
 from component_http.errors import Bounced, RoomRefused, SpoolError
 from component_http.testing import RecordingSender

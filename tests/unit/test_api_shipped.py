@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.api.template import MAX_CHARACTERS, SHIPPED, Template, TemplateFailed, shipped
-from component_http.contract.reply import read_json
+from component_http.contract.objects import read_json
 from component_http.settings import HookSettings
 
 TEMPLATES = {name: Template(shipped(name), name, lambda: 0.0) for name in SHIPPED}

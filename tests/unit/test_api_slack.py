@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.api.exchange import Problem
 from component_http.api.slack import MAX_CHARACTERS, slack_text
-from component_http.contract.reply import read_json
+from component_http.contract.objects import read_json
 
 
 def text_of(**payload: object) -> str:

@@ -7,7 +7,7 @@ from itertools import count
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.api.template import MAX_CHARACTERS, MAX_SECONDS, MAX_VALUES, Template, TemplateFailed, shipped
-from component_http.contract.reply import read_json
+from component_http.contract.objects import read_json
 from component_http.errors import SettingsError
 
 

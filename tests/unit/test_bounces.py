@@ -6,10 +6,11 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from component_http.contract.outbound import OutboundStanza
+from component_http.contract.outbound import outbound_stanza
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.delivery.bounces import MAX_BYTES, MAX_PUSHED, Bounces
+from component_http.delivery.fates import Fates
 from component_http.errors import Bounced
 from component_http.operations.metrics import Counters
 from component_http.testing import KeepingSpool
@@ -27,11 +28,12 @@ class BouncesCase(SynchronousTestCase):
         self.clock = Clock()
         self.spool = KeepingSpool()
         self.counters = Counters()
-        self.bounces = Bounces(self.spool, self.counters, self.clock.seconds)
+        self.fates = Fates()
+        self.bounces = Bounces(self.spool, self.counters, self.clock.seconds, self.fates)
 
     def push(self, number: int, xml: str) -> None:
         [element] = parse_stanzas(xml, Limits())
-        self.bounces.pushed(number, OutboundStanza(xml, element.name, 100.0, 0.0), element)
+        self.bounces.pushed(number, outbound_stanza(element, xml.encode(), 0.0))
 
     def say(self, number: int, id: str, to: str = ALICE, type_: str = "chat") -> None:
         self.push(number, f"<message from='{OURS}' to='{to}' type='{type_}' id='{id}'><body>hi</body></message>")
@@ -61,7 +63,7 @@ class ReturnedTests(BouncesCase):
         self.comes_back("a")
         [(number, outbound, note)] = self.spool.bounces
         self.assertEqual((7, "it came back: item-not-found (No such user)"), (number, note))
-        self.assertIn("<body>hi</body>", outbound.xml)
+        self.assertIn(b"<body>hi</body>", outbound.xml)
         self.assertEqual(1, self.counters["push_bounced"])
 
     def test_presence(self) -> None:
@@ -113,7 +115,7 @@ class ReturnedTests(BouncesCase):
         self.comes_back("m1")
         self.assertEqual([1], [number for number, _, _ in self.spool.bounces])
         [big] = parse_stanzas(f"<message from='{OURS}' to='{ALICE}' id='big'/>", Limits())
-        self.bounces.pushed(0, OutboundStanza("x" * (MAX_BYTES - 200), "message", 100.0, 0.0), big)
+        self.bounces.pushed(0, outbound_stanza(big, b"x" * (MAX_BYTES - 200), 0.0))
         self.comes_back(f"m{MAX_PUSHED - 10}")
         self.assertEqual(1, len(self.spool.bounces))
         self.comes_back("big")
@@ -149,14 +151,20 @@ class WaitingTests(BouncesCase):
         """
         self.say(1, "a", ROOM, "groupchat")
         self.say(2, "b", ROOM, "groupchat")
-        self.assertTrue(self.bounces.awaits_rooms([1, 2]))
-        waiting = self.bounces.when_shown([1, 2])
+        waiting, all_that_was_sent = self.bounces.when_shown([1, 2]), self.fates.wait([1, 2])
         self.shows("a")
         self.assertNoResult(waiting)
         self.shows("b")
         self.successResultOf(waiting)
-        self.assertFalse(self.bounces.awaits_rooms([1, 2]))
+        self.successResultOf(all_that_was_sent)
         self.successResultOf(self.bounces.when_shown([2, 1]))
+
+    def test_not_to_a_room(self) -> None:
+        """
+        What did not go to a room is not waited for here.
+        """
+        self.say(1, "a")
+        self.successResultOf(self.bounces.when_shown([1]))
 
     def test_bounced(self) -> None:
         """
@@ -164,21 +172,29 @@ class WaitingTests(BouncesCase):
         """
         self.say(1, "a", ROOM, "groupchat")
         self.say(2, "b")
-        waiting = self.bounces.when_shown([1, 2])
+        waiting = self.fates.wait([1, 2])
         self.comes_back("b")
         bounced = self.failureResultOf(waiting, Bounced).value
         self.assertEqual(
             ("item-not-found", "cancel", "No such user"), (bounced.condition, bounced.error_type, bounced.text)
         )
-        self.failureResultOf(self.bounces.when_shown([2]), Bounced)
+        self.failureResultOf(self.fates.wait([2]), Bounced)
         self.shows("a")
+
+    def test_refused_by_the_room_before_it_is_asked(self) -> None:
+        """
+        A message that a room refuses before somebody waits for the room is not told as sent.
+        """
+        self.say(1, "a", ROOM, "groupchat")
+        self.comes_back("a", ROOM)
+        self.failureResultOf(self.bounces.when_shown([1]), Bounced)
 
     def test_cancelled(self) -> None:
         """
         Whoever waits no longer is forgotten.
         """
         self.say(1, "a")
-        waiting = self.bounces.when_shown([1])
+        waiting = self.fates.wait([1])
         waiting.addErrback(lambda _: None)
         waiting.cancel()
         self.comes_back("a")

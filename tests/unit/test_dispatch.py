@@ -12,14 +12,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
+from component_http.contract.composing import Composed
 from component_http.contract.conditions import StanzaError, error_child
-from component_http.contract.reply import Composed, Response
+from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT
 from component_http.delivery.backlog import BacklogLimits
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.dispatch import GRACE, Dispatch
 from component_http.delivery.drain import FLUSH
+from component_http.delivery.fates import Fates
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.errors import Bounced, DeliveryEnded, RoomRefused, SpoolError
 from component_http.operations.metrics import Counters
@@ -52,7 +54,8 @@ class World:
         self.spool = KeepingSpool(now=lambda: self.now)
         self.webhook = ScriptedWebhook(first, answer=lambda body, headers: Response(202))
         ids = iter(("open", "d2", "d3", "d4"))
-        bounces = Bounces(self.spool, self.counters, self.clock.seconds)
+        fates = Fates()
+        bounces = Bounces(self.spool, self.counters, self.clock.seconds, fates)
         world = relay_world(
             self.webhook,
             self.clock,
@@ -64,6 +67,7 @@ class World:
             loop_brake=loop_brake,
             new_id=lambda: next(ids),
             link=lambda delivery: f"https://gateway.example.org/{delivery.id}",
+            fates=fates,
             pushed=bounces.pushed,
         )
         self.relay = world.relay

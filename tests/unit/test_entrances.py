@@ -10,12 +10,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
+from component_http.contract.outbound import OutboundStanza
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas, serialize
 from component_http.errors import Offline, RoomRefused
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet
 from component_http.xmpp.entrances import MAX_NICKS, MAX_STAYS, PATIENCE, Entrances
+from tests.unit.outbound import outbound
 
 OURS = Address.parse("alerts@bot.example.org")
 ROOM = Address.parse("oncall@rooms.example.org")
@@ -63,12 +65,11 @@ class EntrancesCase(SynchronousTestCase):
         self.successResultOf(entering)
         self.outlet.sent.clear()
 
-    def by_webhook(self, nick: str = "helper", ours: Address = OURS) -> Element:
+    def by_webhook(self, nick: str = "helper", ours: Address = OURS) -> OutboundStanza:
         """The webhook's own presence leaves."""
-        [presence] = parse_stanzas(
+        presence = outbound(
             f"<presence from='{ours}' to='{ROOM}/{nick}'><x xmlns='http://jabber.org/protocol/muc'>"
-            "<password>sesame</password></x></presence>",
-            Limits(),
+            "<password>sesame</password></x></presence>"
         )
         self.entrances.sent(presence)
         return presence
@@ -103,7 +104,10 @@ class EntrancesCase(SynchronousTestCase):
     def lose_stream(self) -> list[str]:
         """Lose the stream, and say what is written first on the next one."""
         self.entrances.connectionLost(None)
-        first = [serialize(element) for element in self.entrances.first()]
+        first = [
+            each.xml.decode() if isinstance(each, OutboundStanza) else serialize(each)
+            for each in self.entrances.first()
+        ]
         self.entrances.connectionInitialized()
         return first
 
@@ -389,7 +393,7 @@ class WebhookTests(EntrancesCase):
         self.successResultOf(self.enter())
         self.assertFalse(self.entrances.unheard(self.said()))
         self.assertEqual([], self.sent())
-        self.assertEqual([serialize(presence)], self.lose_stream())
+        self.assertEqual([presence.xml.decode()], self.lose_stream())
 
     def test_while_it_enters(self) -> None:
         """
@@ -426,8 +430,7 @@ class WebhookTests(EntrancesCase):
         """
         self.by_webhook()
         self.shows("<status code='110'/>", room=f"{ROOM}/helper")
-        [goodbye] = parse_stanzas(f"<presence from='{OURS}' to='{ROOM}/helper' type='unavailable'/>", Limits())
-        self.entrances.sent(goodbye)
+        self.entrances.sent(outbound(f"<presence from='{OURS}' to='{ROOM}/helper' type='unavailable'/>"))
         self.assertEqual([], self.lose_stream())
 
     def said(self) -> Stanza:
@@ -439,9 +442,8 @@ class WebhookTests(EntrancesCase):
 class ExpectTests(EntrancesCase):
     """Messages that were kept before, and leave now."""
 
-    def message(self, to: str, type_: str = "groupchat") -> Element:
-        [message] = parse_stanzas(f"<message from='{OURS}' to='{to}' type='{type_}'/>", Limits())
-        return message
+    def message(self, to: str, type_: str = "groupchat") -> OutboundStanza:
+        return outbound(f"<message from='{OURS}' to='{to}' type='{type_}'/>")
 
     def test_room_is_entered_before(self) -> None:
         """

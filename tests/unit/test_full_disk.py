@@ -104,7 +104,7 @@ class Bench:
         name = self.stored.pop(position)
         self.ended.add(name)
         leaving = [
-            OutboundStanza(xml="<message/>", kind="message", expires=9.0, stored=0.0, delivery_id=name)
+            OutboundStanza(xml=b"<message/>", kind="message", expires=9.0, stored=0.0, delivery_id=name)
         ] * outbound_stanzas
         result = self.wait(self.spool.end(name, leaving, letter))
         if leaving and isinstance(result, SpoolError):

@@ -27,6 +27,7 @@ from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import BorrowedStream, ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
+from tests.unit.outbound import outbound
 
 
 class ABorrowedManager(StreamManager):
@@ -129,7 +130,7 @@ class IntakeTests(HandlerTestCase):
         self.add_intake("message", "presence", rooms=rooms, entrances=entrances, shown=shown.append)
         Deferred.fromCoroutine(entrances.enter(Address.parse("bot@bot.example.org"), Address.parse("room@example.org")))
         [join] = outlet.sent
-        rooms.sent(join)
+        rooms.sent(outbound(join))
         mine = "<x xmlns='http://jabber.org/protocol/muc#user'><status code='110'/></x>"
         other = "<x xmlns='http://jabber.org/protocol/muc#user'/>"
         self.receive("presence", other, from_="room@example.org/carol")
@@ -293,7 +294,7 @@ class RoomTests(HandlerTestCase):
         """
         rooms = Rooms()
         self.add_intake(rooms=rooms)
-        rooms.sent(self.a_message("room@rooms.example.org", id="ours"))
+        rooms.sent(outbound(self.a_message("room@rooms.example.org", id="ours")))
         self.from_room("message", "<body>x</body>", nick="echo", type="groupchat", id="ours")
         self.from_room("message", "<body>x</body>", type="groupchat", id="theirs")
         self.assertEqual(["theirs"], [stanza.id for stanza in self.accepted])
@@ -395,7 +396,7 @@ class BorrowedStreamTests(HandlerTestCase):
             sent=told.append,
         )
         stream.send("<message to='alice@example.org'/><presence to='bob@example.org'/>")
-        self.assertEqual(["alice@example.org", "bob@example.org"], [one["to"] for one in told])
+        self.assertEqual(["alice@example.org", "bob@example.org"], [one.head.recipient for one in told])
 
     def test_what_leaves_is_told(self) -> None:
         """
@@ -407,7 +408,9 @@ class BorrowedStreamTests(HandlerTestCase):
             message = Element((NS_COMPONENT, "message"))
             message["to"] = to
             outlet.send(message)
-        self.assertEqual([("bot.example.org", "alice@example.org")], [(one["from"], one["to"]) for one in told])
+        self.assertEqual(
+            [("bot.example.org", "alice@example.org")], [(one.head.sender, one.head.recipient) for one in told]
+        )
 
     def test_what_we_send_is_checked_there_too(self) -> None:
         """

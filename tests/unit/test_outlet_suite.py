@@ -75,7 +75,7 @@ class OutletPromises:
             element = message(id)
             element["from"] = DOMAIN
             outbound = OutboundStanza(sendable(element, DOMAIN, 10_000), "message", 1e9, 0.0)
-            self.assertTrue(self.outlet.depart(outbound, element, told.append))
+            self.assertTrue(self.outlet.depart(outbound, told.append))
         self.outlet.send(message("m3"))
         self.assertEqual(["m1", "m2", "m3"], self.left())
         self.assertTrue(set(told) <= {"confirmed"})

@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
-from component_http.contract.reply import MAX_REPLIES, Composed, push, read_json, reply_objects
+from component_http.contract.composing import MAX_REPLIES, Composed, push
+from component_http.contract.objects import read_json, reply_objects
 from component_http.contract.xml import Limits, serialize
 from component_http.errors import ReplyRefused
 

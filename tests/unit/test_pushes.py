@@ -9,9 +9,9 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from component_http.contract import reply
+from component_http.contract import composing
 from component_http.contract.address import Address
-from component_http.contract.reply import Composed
+from component_http.contract.composing import Composed
 from component_http.contract.xml import Limits
 from component_http.delivery.pushes import Pushes
 from component_http.errors import NotSent, ReplyRefused, SpoolError
@@ -29,7 +29,7 @@ class PushesTests(SynchronousTestCase):
         self.pushes = Pushes(self.compose)
         ids = count(1)
         self.push_of = partial(
-            reply.push,
+            composing.push,
             domain=DOMAIN,
             limits=Limits(),
             new_id=lambda: f"id{next(ids)}",

@@ -14,13 +14,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
 from component_http.contract.address import Address
+from component_http.contract.composing import MAX_ELEMENTS, MAX_REPLIES
 from component_http.contract.conditions import (
     CONNECTION_FAILURE,
     NS_STANZAS,
     STOPPING,
     StanzaError,
 )
-from component_http.contract.reply import MAX_ELEMENTS, MAX_JSON_DEPTH, MAX_REPLIES, Response, Verdict, give_up, judge
+from component_http.contract.objects import MAX_JSON_DEPTH
+from component_http.contract.reply import Response, Verdict, give_up, judge
 from component_http.contract.request import XML_LANG, request_properties
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas, serialize

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.xmpp.rooms import MAX_DELAYS, MAX_IDS, MAX_OCCUPANTS, Rooms
+from tests.unit.outbound import outbound
 from tests.unit.work import calls
 
 BOT = "bot@bot.example.org"
@@ -32,12 +33,14 @@ class RoomsTestCase(SynchronousTestCase):
 
     def join(self, nick, bot=BOT, room=ROOM):
         self.rooms.sent(
-            element(f"<presence from='{bot}' to='{room}/{nick}'><x xmlns='http://jabber.org/protocol/muc'/></presence>")
+            outbound(
+                f"<presence from='{bot}' to='{room}/{nick}'><x xmlns='http://jabber.org/protocol/muc'/></presence>"
+            )
         )
 
     def say(self, id, bot=BOT, room=ROOM):
         self.rooms.sent(
-            element(f"<message type='groupchat' from='{bot}' to='{room}' id='{id}'><body>x</body></message>")
+            outbound(f"<message type='groupchat' from='{bot}' to='{room}' id='{id}'><body>x</body></message>")
         )
 
     def presence(self, nick, *codes, type_="", to=BOT, room=ROOM):
@@ -130,7 +133,7 @@ class OccupantTests(RoomsTestCase):
         What we said before we left is still our own when it comes back after our goodbye.
         """
         self.enter("echo")
-        self.rooms.sent(element(f"<presence type='unavailable' from='{BOT}' to='{ROOM}/echo'/>"))
+        self.rooms.sent(outbound(f"<presence type='unavailable' from='{BOT}' to='{ROOM}/echo'/>"))
         self.assertEqual("reflection", self.heard("echo"))
 
     def test_a_join_that_was_not_ours_to_send(self) -> None:
@@ -292,7 +295,7 @@ class OccupantTests(RoomsTestCase):
                 if what == "kick":
                     self.presence(ours, 110, 307, type_="unavailable")
                 elif what == "leave":
-                    self.rooms.sent(element(f"<presence type='unavailable' from='{BOT}' to='{ROOM}/{ours}'/>"))
+                    self.rooms.sent(outbound(f"<presence type='unavailable' from='{BOT}' to='{ROOM}/{ours}'/>"))
                     self.assertEqual("reflection", self.heard(ours))
                     self.presence(ours, 110, type_="unavailable")
                 ours = None
@@ -323,8 +326,8 @@ class IdTests(RoomsTestCase):
         """
         Only a room sends back what it got.
         """
-        self.rooms.sent(element(f"<message type='chat' from='{BOT}' to='{ROOM}' id='ours'/>"))
-        self.rooms.sent(element(f"<iq type='get' from='{BOT}' to='{ROOM}' id='ours'/>"))
+        self.rooms.sent(outbound(f"<message type='chat' from='{BOT}' to='{ROOM}' id='ours'/>"))
+        self.rooms.sent(outbound(f"<iq type='get' from='{BOT}' to='{ROOM}' id='ours'/>"))
         self.assertIsNone(self.heard("alice", id="ours"))
 
     def test_one_bot_with_several_resources(self) -> None:
@@ -407,7 +410,7 @@ class IdTests(RoomsTestCase):
         """
         A message without an id is not taken for another one without.
         """
-        self.rooms.sent(element(f"<message type='groupchat' from='{BOT}' to='{ROOM}'><body>x</body></message>"))
+        self.rooms.sent(outbound(f"<message type='groupchat' from='{BOT}' to='{ROOM}'><body>x</body></message>"))
         xml = f"<message type='groupchat' from='{ROOM}/alice' to='{BOT}'><body>x</body></message>"
         self.assertIsNone(self.rooms.repeated(Stanza.from_element(element(xml))))
 

@@ -9,8 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 
+from component_http.contract.composing import Composed
 from component_http.contract.idempotency import LIFETIME, IdempotencyRecord
-from component_http.contract.reply import Composed
 from component_http.contract.xml import NS_COMPONENT
 from component_http.errors import Bounced, DeliveryEnded, NotSent, Offline, RoomRefused, SpoolError, Unanswered
 from component_http.interfaces import Sender

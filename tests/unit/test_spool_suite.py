@@ -24,7 +24,7 @@ from component_http.contract.address import Address
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import LIFETIME, IdempotencyRecord
 from component_http.contract.link import KEY_BYTES
-from component_http.contract.outbound import OutboundStanza
+from component_http.contract.outbound import Head, OutboundStanza
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
 from component_http.errors import SpoolError, TimedOut
@@ -40,6 +40,7 @@ from component_http.spool.transaction import BUSY_SLICE
 from component_http.spool.visit import status, wake
 from component_http.spool.writer import MAX_GROUP
 from component_http.testing import KeepingSpool
+from tests.unit.outbound import outbound
 
 reactor: Any = _reactor
 
@@ -540,8 +541,9 @@ class GroupCommitTests(SqliteCase):
 
 def a_departure(id_: str = "m1", *, left: float = 100.0, age: float = 0.0, clock: Any = reactor) -> OutboundStanza:
     """A message that has so many seconds left, and is so old."""
-    xml = f"<message from='bot@bot.example.org' to='alice@example.org/phone' id='{id_}' type='chat'/>"
-    return OutboundStanza(xml, "message", clock.seconds() + left, clock.seconds() - age, delivery_id="d1")
+    made = outbound(f"<message from='bot@bot.example.org' to='alice@example.org/phone' id='{id_}' type='chat'/>")
+    now = clock.seconds()
+    return evolve(made, expires=now + left, stored=now - age, delivery_id="d1")
 
 
 def a_memo(key: str, *, body: bytes = b"{}", numbers: tuple[int, ...] = ()) -> IdempotencyRecord:
@@ -654,7 +656,7 @@ class OutboundTests(SqliteCase):
         """
         spool = self.open()
         await spool.store(a_delivery("d1"), b"{}")
-        large = OutboundStanza("<message>" + "x" * (PAGE_BYTES // 2) + "</message>", "message", 1e12, 0.0)
+        large = OutboundStanza(b"<message>" + b"x" * (PAGE_BYTES // 2) + b"</message>", "message", 1e12, 0.0)
         numbers = await spool.end("d1", [*(a_departure(str(number)) for number in range(PAGE + 1)), *[large] * 5])
         found: list[int] = []
         sizes = []
@@ -813,7 +815,7 @@ class OutboundTests(SqliteCase):
 
 
 def element_of(outbound: OutboundStanza) -> Element:
-    [element] = parse_stanzas(outbound.xml, Limits())
+    [element] = parse_stanzas(outbound.xml.decode(), Limits())
     return element
 
 
@@ -1538,3 +1540,21 @@ class DamagedRowTests(SqliteCase):
                 connection.execute("UPDATE departures SET asked = ?", (damage,))
             [found] = await spool.outbound_stanzas(0)
             self.assertIsNone(found.asked)
+
+    async def test_facts(self) -> None:
+        """
+        Where the facts of a stanza cannot be read, or an older gateway has not kept them, its XML has them; without
+        that it has neither sender nor recipient.
+        """
+        spool = self.open()
+        await spool.push([kept := a_departure()])
+        for damage in (None, b"x", "{", "[" * 100_000, "[1, 2, 3, 4, 5]", '["chat"]', "7"):
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute("UPDATE departures SET head = ?", (damage,))
+            [found] = await spool.outbound_stanzas(0)
+            self.assertEqual(kept.head, found.head)
+        for xml in (b"<message", b"\xff", b"<message/>", b""):
+            with closing(sqlite3.connect(self.path)) as connection, connection:
+                connection.execute("UPDATE departures SET xml = ?", (xml,))
+            [found] = await spool.outbound_stanzas(0)
+            self.assertEqual(Head(), found.head)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from hashlib import sha1
 from random import Random
 
+from attrs import evolve
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
@@ -18,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
 from wokkel.subprotocols import XMPPHandler
 
-from component_http.contract.outbound import OutboundStanza
+from component_http.contract.outbound import OutboundStanza, outbound_stanza
 from component_http.contract.outgoing import sendable
 from component_http.contract.xml import Limits
 from component_http.errors import CertificateInvalid
@@ -27,15 +28,14 @@ from component_http.throttle import LOG_INTERVAL
 from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import (
     CLOSE_TIMEOUT,
-    CROWDED,
-    FULL,
     HANDSHAKE_TIMEOUT,
     LAST_RETRY,
     MAX_PAUSE,
     STABLE_AFTER,
     ComponentStream,
 )
-from component_http.xmpp.write_queue import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS, MAX_UNCONFIRMED
+from component_http.xmpp.write_queue import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS
+from component_http.xmpp.writer import CROWDED, FULL, MAX_UNCONFIRMED
 
 HEADER = b"<stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' id='s1'>"
 
@@ -1567,7 +1567,7 @@ class BarrierTests(BarrierTestCase):
         A question that was written is over for who keeps it, for it is never asked twice.
         """
         self.server.authenticate()
-        told = self.depart("a", again=False)
+        told = self.depart("a", kind="iq", type_="get")
         self.assertEqual(["confirmed"], told)
 
     def test_fate_of_what_waits_too_long(self) -> None:
@@ -1582,14 +1582,14 @@ class BarrierTests(BarrierTestCase):
 
     def test_stop_confirms_nothing(self) -> None:
         """
-        A stop says nothing of what the server may not have: it stays with who keeps it, and is not counted as lost.
+        A stop says nothing of what was written, and that what waits was not; who keeps it has it, so it is not counted.
         """
         self.server.authenticate()
         told = self.depart("a")
         self.server.wire.fill()
-        told += self.depart("b")
+        told_waiting = self.depart("b")
         self.stop()
-        self.assertEqual((["lost"], 0), (told, self.counters["outgoing_lost"]))
+        self.assertEqual(([], ["stopped"], 0), (told, told_waiting, self.counters["outgoing_lost"]))
 
     def test_late(self) -> None:
         """
@@ -1606,20 +1606,17 @@ class BarrierTests(BarrierTestCase):
         self.assertEqual(datetime.fromtimestamp(1_700_000_000 - 31, UTC), datetime.fromisoformat(stamp))
         self.assertRegex(self.server.heard, r"id='a'[^>]*><body>hello</body><delay [^>]*/></message>")
 
-    def depart(self, id, kind="message", lifetime=1000.0, **properties):
+    def depart(self, id, kind="message", lifetime=1000.0, type_=None, **properties):
         """Let a stanza leave that somebody keeps; returns what he is told."""
         told = []
         element = message(id=id, from_="bot.example.org")
         element.name = kind
         element.addElement("body", content="hello")
-        outbound = OutboundStanza(
-            xml=sendable(element, "bot.example.org", 10_000),
-            kind=kind,
-            expires=self.clock.seconds() + lifetime,
-            stored=self.clock.seconds(),
-            **properties,
-        )
-        self.assertTrue(self.stream.depart(outbound, element, told.append))
+        if type_ is not None:
+            element["type"] = type_
+        now = self.clock.seconds()
+        outbound = outbound_stanza(element, sendable(element, "bot.example.org", 10_000), now, **properties)
+        self.assertTrue(self.stream.depart(evolve(outbound, expires=now + lifetime), told.append))
         return told
 
     def test_confirmed_at_once_for_who_waits(self) -> None:
@@ -1778,11 +1775,13 @@ class RefusalTests(BarrierTestCase):
         self.server.authenticate()
         element = message(id="m0", from_="bot.example.org")
         outbound = OutboundStanza(sendable(element, "bot.example.org", 10_000), "message", 1000.0, 0.0)
-        self.stream.depart(outbound, element, fates.append, kept=False)
+        self.stream.depart(outbound, fates.append)
         self.close("invalid-xml")
+        self.assertEqual(["suspected"], fates)
+        self.stream.depart(evolve(outbound, suspect=True), fates.append)
         self.answer()
         self.close("invalid-xml")
-        self.assertEqual(["invalid-xml"], [fate.reason for fate in fates])
+        self.assertEqual("invalid-xml", fates[1].reason)
 
     def test_other_ends(self) -> None:
         """

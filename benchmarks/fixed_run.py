@@ -1,0 +1,162 @@
+"""
+A fixed run of the gateway in one process: the real classes, with transports in memory and no real clock.
+
+The same bytes go in and out each time, so what it takes is counted, not timed: see `counted.py`. With `--profile` it
+shows where the time goes instead.
+
+Usage: `python benchmarks/fixed_run.py MESSAGES [--body BYTES] [--profile]`, from a source tree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.testing import MemoryReactorClock
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from component_http.gateway import Gateway
+from component_http.settings import ComponentSettings, Settings, SpoolSettings
+
+DOMAIN = "bot.localhost"
+SENDERS, AT_ONCE = 100, 10
+
+HEAD = (
+    b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Thu, 26 Nov 2026 06:30:05 GMT\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n"
+)
+_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+_ID = re.compile(rb"<iq [^>]*\bid=['\"]([^'\"]*)['\"]")
+
+
+class Wire:
+    """A transport in memory: what is written to it is kept until it is taken."""
+
+    disconnecting = False
+    connected = True
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def writeSequence(self, data: Sequence[bytes]) -> None:
+        self.written.extend(data)
+
+    def take(self) -> bytes:
+        """What was written since this was asked last."""
+        data = b"".join(self.written)
+        self.written.clear()
+        return data
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Never asked to pause."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("transport", "fileno"):
+            raise AttributeError(name)
+        return lambda *_arguments, **_named: None
+
+
+class Run:
+    """A gateway between two wires."""
+
+    def __init__(self, body: bytes) -> None:
+        self.reactor = MemoryReactorClock()
+        self.gateway = Gateway(
+            Settings(
+                component=ComponentSettings(domain=DOMAIN, secret="s", component_post_url="http://127.0.0.1:8080/bot"),
+                spool=SpoolSettings(kind="memory"),
+            ),
+            self.reactor,
+        )
+        self.body = body
+        answer = b'{"body":"%s"}' % body
+        self.answer = HEAD % len(answer) + answer
+        self.webhooks: list[tuple[Any, Wire]] = []
+        self.replies = 0
+        self.sent = 0
+
+    def start(self) -> None:
+        """Start the gateway and let its stream come about."""
+        self.gateway.startService()
+        self.reactor.advance(0)
+        self.xmpp, self.stream = self.connect()
+        self.stream.take()
+        self.xmpp.dataReceived(
+            b"<stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams'"
+            b" from='bot.localhost' id='1'>"
+        )
+        self.stream.take()
+        self.xmpp.dataReceived(b"<handshake/>")
+        self.reactor.advance(0)
+
+    def connect(self) -> tuple[Any, Wire]:
+        """Let the connection that was asked for first come about."""
+        _, _, factory, _, _ = self.reactor.tcpClients.pop(0)
+        protocol, wire = factory.buildProtocol(None), Wire()
+        protocol.makeConnection(wire)
+        return protocol, wire
+
+    def turn(self) -> None:
+        """Send some messages, answer the POSTs that come of them, and take the replies."""
+        text = b"".join(
+            b"<message from='u%d@localhost/phone' to='echo@bot.localhost' type='chat' id='m%d'>"
+            b"<body>%s</body></message>" % (number % SENDERS, number, self.body)
+            for number in range(self.sent, self.sent + AT_ONCE)
+        )
+        self.sent += AT_ONCE
+        self.xmpp.dataReceived(text)
+        while self.reactor.tcpClients:
+            self.webhooks.append(self.connect())
+        for protocol, wire in self.webhooks:
+            if wire.written:
+                wire.take()
+                protocol.dataReceived(self.answer)
+        self.reactor.advance(0.005)
+        written = self.stream.take()
+        self.replies += written.count(b"</message>")
+        for iq in _ID.findall(written):
+            self.xmpp.dataReceived(b"<iq from='bot.localhost' to='bot.localhost' type='result' id='%s'/>" % iq)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="fixed_run")
+    parser.add_argument("messages", type=int)
+    parser.add_argument("--body", type=int, default=20)
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args(arguments)
+    run = Run(b"x" * options.body)
+    run.start()
+    for _ in range(20):
+        run.turn()
+    if options.profile:
+        import cProfile
+        import pstats
+
+        profile = cProfile.Profile()
+        profile.enable()
+    began, before = time.process_time(), run.replies
+    for _ in range(options.messages // AT_ONCE):
+        run.turn()
+    took = time.process_time() - began
+    if options.profile:
+        profile.disable()
+        pstats.Stats(profile).sort_stats("tottime").print_stats(45)
+    for _ in range(20):
+        run.turn()
+    if run.replies - before < options.messages:
+        sys.exit(f"{run.sent} sent, only {run.replies} answered")
+    print(f"{options.messages} messages, {1e6 * took / options.messages:.0f} microseconds each")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

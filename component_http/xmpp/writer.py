@@ -1,0 +1,405 @@
+"""What leaves over one connection after the other: checked, in order, and until the server is known to have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count
+from typing import Any, Protocol
+
+from attrs import Factory, evolve, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.words.xish.domish import Element
+
+from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused, outbound_stanza
+from component_http.contract.outgoing import delayed, fitted
+from component_http.contract.xml import Limits, parse_stanzas
+from component_http.errors import AnswerRefused, XmlRefused
+from component_http.interfaces import Observer
+from component_http.throttle import LOG_INTERVAL, Folded, Throttle
+from component_http.xmpp.barrier import Barrier
+from component_http.xmpp.write_queue import MAX_STANZAS, Loss, Tell, WriteQueue
+
+__all__ = ["MAX_UNCONFIRMED", "Connection", "OutgoingCheck", "Writer", "nobody"]
+
+MAX_UNCONFIRMED = 10_000
+MAX_UNCONFIRMED_BYTES = 16 * 1024 * 1024
+"""
+What handlers have sent, was written and may have to be written again; the oldest is forgotten beyond it.
+
+A server that works confirms a hundred stanzas at a time.
+"""
+
+CONFIRM_TIMEOUT = 2.0
+"""Seconds that who waits until all is sent gives the server to say that it has it."""
+
+LATE = 30.0
+"""Seconds after which who gets a stanza should know when it was made (XEP-0203)."""
+
+CROWDED = "much waits for a stream, or for a server that does not read: reading rests until less does, and so do POSTs"
+DROPPED = "dropped a stanza that the server would not take: {reason}"
+FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
+
+
+class Connection(Protocol):
+    """A stream to the server, as `component_http.xmpp.stream` has it."""
+
+    held: bool
+    leaving: bool
+
+    @property
+    def ready(self) -> bool: ...  # pragma: no cover
+
+    def write(self, xml: str | bytes) -> None: ...  # pragma: no cover
+
+    def close(self) -> None: ...  # pragma: no cover
+
+
+@frozen
+class OutgoingCheck:
+    """
+    Makes outbound stanzas of what somebody sends directly, as far as it may leave for the server.
+
+    Attributes:
+        domain: The component's own domain, normalised.
+        limits: For one stanza.
+        observer: Told `unsendable` and `unanswered`.
+        sent: Told each stanza that was let through, and whatever else leaves.
+        seconds: A clock that does not go back.
+        lifetimes: Seconds for which a stanza is of use, by its kind.
+    """
+
+    _log = Logger()
+
+    domain: str
+    limits: Limits
+    observer: Observer
+    sent: Callable[[OutboundStanza], object]
+    seconds: Callable[[], float]
+    lifetimes: Mapping[str, float] = LIFETIMES
+    _lines: Folded = field(init=False, default=Factory(lambda self: Folded(self.seconds), takes_self=True))
+
+    def passed(self, obj: Any) -> list[OutboundStanza]:
+        """
+        Check a stanza, or some given as XML text.
+
+        Returns:
+            What is to leave, errors and answers to iqs made smaller where they have to be; nothing where one of them
+            may not be sent, which is counted and logged here.
+        """
+        try:
+            if isinstance(obj, bytes):
+                obj = obj.decode("utf-8", "replace")
+            stanzas = parse_stanzas(obj, self.limits) if isinstance(obj, str) else [obj]
+            checked = [fitted(stanza, self.domain, self.limits.max_bytes) for stanza in stanzas]
+        except XmlRefused as error:
+            self.observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
+            self._lines.write("unsendable", self._log.warn, DROPPED, reason=str(error))
+            return []
+        now = self.seconds()
+        passed = [outbound_stanza(stanza, xml, now, self.lifetimes, verbatim=True) for stanza, xml in checked]
+        for outbound in passed:
+            self.sent(outbound)
+        return passed
+
+
+def nobody(outbound: OutboundStanza) -> None:
+    """Nobody is told what leaves."""
+
+
+class Writer:
+    """
+    Writes stanzas as soon as there is a stream and its transport takes them; until then they wait in one queue.
+
+    What handlers send is kept here until the server has it; of what somebody else keeps he is told the fate.
+
+    Args:
+        domain: The component's own domain, normalised.
+        limits: For one stanza.
+        observer: Told `unsendable`, `unanswered`, `outgoing_full`, `outgoing_lost`, `outgoing_refused` and
+            `unconfirmed_forgotten`.
+        clock: Runs the timers.
+        now: The wall clock, seconds since the epoch, for what leaves late.
+        crowd: Called with True when it begins to be crowded, with False when it is not any more.
+        dead: Called with the reason when the server is not there any more.
+        sent: Told each stanza that leaves, whoever sends it.
+        max_waiting: Stanzas that may wait to be sent.
+        confirm: Ask the server whether it has what we wrote.
+        fallback: The domain to ask where pings to ourselves do not come back; None for none.
+        lifetimes: Seconds for which a stanza is of use, by its kind.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        domain: str,
+        limits: Limits,
+        observer: Observer,
+        *,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        crowd: Callable[[bool], object],
+        dead: Callable[[str], None],
+        sent: Callable[[OutboundStanza], object] = nobody,
+        max_waiting: int = MAX_STANZAS,
+        confirm: bool = True,
+        fallback: str | None = None,
+        lifetimes: Mapping[str, float] = LIFETIMES,
+    ) -> None:
+        self._domain = domain
+        self._limits = limits
+        self._observer = observer
+        self._clock = clock
+        self._now = now
+        self._tell_crowd = crowd
+        self._connection: Connection | None = None
+        self._throttle = Throttle(LOG_INTERVAL)
+        self._check = OutgoingCheck(domain, limits, observer, sent, clock.seconds, lifetimes)
+        self.queue = WriteQueue(observer, max_waiting)
+        self.barrier = Barrier(
+            domain,
+            self.queue,
+            write=self._write_now,
+            dead=dead,
+            confirmed=self._confirmed,
+            observer=observer,
+            clock=clock,
+            on=confirm,
+            fallback=fallback,
+        )
+        # What handlers have sent, in order.
+        self._own: dict[int, OutboundStanza] = {}
+        self._own_bytes = 0
+        self._numbers = count()
+
+    # -- what is sent --
+
+    def send(self, obj: Any) -> bool:
+        """
+        Send what somebody hands over and does not keep: an element, or XML text of some; False if one was not taken.
+        """
+        taken = [self._send_own(outbound) for outbound in self._check.passed(obj)]
+        return bool(taken) and all(taken)
+
+    def depart(self, outbound: OutboundStanza, tell: Tell) -> bool:
+        """See `component_http.interfaces.Outlet.depart`."""
+        if not self._pass_on(outbound, tell):
+            return False
+        self._check.sent(outbound)
+        return True
+
+    def _pass_on(self, outbound: OutboundStanza, tell: Tell) -> bool:
+        connection = self._connection
+        if connection is None or not connection.ready or connection.held or self.queue or self._on_trial(outbound):
+            kept = self._queue_up(outbound, tell)
+            if self.queue.on_trial:
+                self.barrier.wrote()
+            return kept
+        self._write(connection, outbound, tell)
+        self.barrier.wrote()
+        return True
+
+    def _on_trial(self, outbound: OutboundStanza) -> bool:
+        """It has to wait for a barrier, of a server that returns them."""
+        return self.barrier.working and not self.queue.may_write(outbound)
+
+    def _queue_up(self, outbound: OutboundStanza, tell: Tell, *, again: bool = False) -> bool:
+        was_crowded = self.queue.crowded
+        if not self.queue.add(outbound, tell, again=again):
+            self._observer.count("outgoing_full")
+            self._warn_now_and_then(FULL)
+            return False
+        if self.queue.crowded and not was_crowded:
+            self._warn_now_and_then(CROWDED)
+            self._tell_crowd(True)
+        return True
+
+    def _warn_now_and_then(self, complaint: str) -> None:
+        """Log what is wrong with what waits; with a slow server crowds come and go all the time."""
+        if self._throttle.may_tell(complaint, self._clock.seconds()):
+            self._log.warn("{domain}: {complaint}", domain=self._domain, complaint=complaint)
+
+    def _write(self, connection: Connection, outbound: OutboundStanza, tell: Tell) -> None:
+        xml = outbound.xml
+        if not outbound.verbatim and outbound.kind != "iq":
+            age = self._clock.seconds() - outbound.stored
+            if age > LATE:
+                stamp = datetime.fromtimestamp(self._now() - age, UTC)
+                xml = delayed(xml, self._domain, stamp, self._limits.max_bytes)
+        connection.write(xml)
+        if self.barrier.working:
+            self.queue.note(outbound, tell)
+        else:
+            tell("confirmed")
+
+    def _write_now(self, xml: str) -> None:
+        if self._connection is not None and self._connection.ready:
+            self._connection.write(xml)
+
+    # -- what handlers have sent --
+
+    def _send_own(self, outbound: OutboundStanza) -> bool:
+        number = self._keep(outbound)
+        # What waits has limits of its own.
+        most, most_bytes = MAX_UNCONFIRMED + len(self.queue), MAX_UNCONFIRMED_BYTES + self.queue.waiting_bytes
+        while len(self._own) > most or self._own_bytes > most_bytes:
+            self._observer.count("unconfirmed_forgotten")
+            self._let_go(next(iter(self._own)))
+        taken = self._pass_on(outbound, partial(self._own_ended, number))
+        if not taken:
+            self._let_go(number)
+        return taken
+
+    def _keep(self, outbound: OutboundStanza) -> int:
+        number = next(self._numbers)
+        self._own[number] = outbound
+        self._own_bytes += len(outbound.xml)
+        return number
+
+    def _let_go(self, number: int) -> OutboundStanza | None:
+        outbound = self._own.pop(number, None)
+        if outbound is not None:
+            self._own_bytes -= len(outbound.xml)
+        return outbound
+
+    def _own_ended(self, number: int, fate: Fate) -> None:
+        outbound = self._let_go(number)
+        if outbound is None:
+            return  # it was forgotten
+        if isinstance(fate, Refused):
+            self._observer.count("outgoing_refused")
+            self._log.error(
+                "{domain}: the server closes the stream over a stanza of {size} bytes, which is dropped: {reason};"
+                " {remedy}",
+                domain=self._domain,
+                size=len(outbound.xml),
+                reason=fate.reason,
+                remedy=fate.remedy,
+            )
+        elif fate in ("lost", "suspected"):
+            if fate == "suspected":
+                outbound = evolve(outbound, suspect=True)
+            self._queue_up(outbound, partial(self._own_ended, self._keep(outbound)), again=True)
+        elif fate == "stopped":
+            self._observer.count("outgoing_lost")
+
+    # -- the stream --
+
+    def connected(self, connection: Connection, first: Iterable[Element | OutboundStanza]) -> None:
+        """
+        A stream is ready: write what is first on each, then what waits.
+
+        Args:
+            connection: The stream.
+            first: What is written first; what may not be sent of it is left out.
+        """
+        self._connection = connection
+        if self.queue:
+            self._log.info("sending {count} stanzas that waited for the stream", count=len(self.queue))
+        self.barrier.connected()
+        for each in first:
+            if isinstance(each, OutboundStanza):
+                self._check.sent(each)
+                connection.write(each.xml)
+            else:
+                for outbound in self._check.passed(each):
+                    connection.write(outbound.xml)
+        self.drain()
+
+    def lost(self, why: Refused | None, *, certain: bool, for_good: bool) -> Loss:
+        """
+        The stream is gone.
+
+        Args:
+            why: As for `WriteQueue.lost`.
+            certain: Likewise.
+            for_good: There is no next one, so what waits is given up.
+        """
+        self._connection = None
+        self.barrier.lost()
+        if for_good:
+            self.stop()
+            return Loss(0)
+        loss = self.queue.lost(why, certain=certain)
+        if loss.suspected:
+            self._log.warn(
+                "{domain}: the server may have closed the stream because of one of {count} stanzas: they will be"
+                " written again one by one",
+                domain=self._domain,
+                count=loss.again,
+            )
+        elif loss.again:
+            self._log.info("{count} stanzas will be written again: the server may not have them", count=loss.again)
+        return loss
+
+    def drain(self) -> None:
+        """
+        Write what waits as far as the transport takes it; if we leave, close after the last.
+
+        A transport takes 64 KiB before it holds us, and TLS some 64,000 bytes more, so nobody else waits for long.
+        """
+        connection = self._connection
+        if connection is None or not connection.ready:
+            return
+        now = self._clock.seconds()
+        while self.queue and not connection.held and not (self.barrier.working and self.queue.on_trial):
+            taken = self.queue.take(now)
+            if taken is not None:
+                self._write(connection, *taken)
+        self.barrier.wrote()
+        was_crowded = self.queue.crowded
+        self.queue.settle()  # whoever is told may send, or stop us
+        if was_crowded and not self.queue.crowded:
+            self._tell_crowd(False)
+        if connection.leaving and not self.queue:
+            connection.close()
+
+    def _confirmed(self) -> None:
+        """A barrier has returned: what waited for it can be written."""
+        self.drain()
+        self.queue.settle()
+
+    def give_back(self) -> None:
+        """See `component_http.interfaces.Outlet.give_back`."""
+        self.queue.give_back()
+        self.queue.settle()
+
+    def stop(self) -> None:
+        """Give up what waits."""
+        kept = len(self._own)
+        self.queue.drop()
+        lost = kept - len(self._own)
+        self._own.clear()
+        self._own_bytes = 0
+        if lost:
+            self._log.warn("stopped with {count} stanzas that waited to be sent: lost", count=lost)
+        self.queue.settle()
+
+    def when_sent(self) -> Deferred[None]:
+        """See `component_http.interfaces.Outlet.when_sent`; it fires when the stream is stopped, too."""
+        sent = self.queue.when_sent()
+        if not sent.called:
+            self.barrier.wrote()
+            self._be_patient(sent)
+        return sent
+
+    def _be_patient(self, sent: Deferred[None]) -> None:
+        patience = self._clock.callLater(CONFIRM_TIMEOUT, self._excuse, self.queue.written, sent)
+        sent.addBoth(_cancel_after, patience)
+
+    def _excuse(self, written: int, sent: Deferred[None]) -> None:
+        """Nobody waits any longer to hear of what was written by then; of what was not, as long as need be."""
+        self.queue.excuse(written)
+        self.queue.settle()
+        if not sent.called:
+            self._be_patient(sent)
+
+
+def _cancel_after(result: Any, call: IDelayedCall) -> Any:
+    if call.active():
+        call.cancel()
+    return result
