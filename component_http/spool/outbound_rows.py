@@ -85,7 +85,7 @@ def _asked(asked: object) -> Stanza | None:
         return None
 
 
-def _head(head: object, xml: bytes) -> Head:
+def head_of(head: object, xml: bytes) -> Head:
     """The facts of a stanza; those of its XML where they were not kept, and none where that cannot be read either."""
     with suppress(*UNREADABLE):
         stanza_type, stanza_id, sender, recipient, enters = json.loads(text(head))
@@ -167,7 +167,7 @@ def _outbound(row: Row, at: Moment, suspected: bool) -> OutboundStanza:
     return OutboundStanza(
         xml=octets(xml),
         kind=kind,
-        head=_head(head, xml),
+        head=head_of(head, xml),
         expires=at.seconds + left,
         stored=at.seconds - max(0.0, at.now - stored),
         verbatim=bool(verbatim),

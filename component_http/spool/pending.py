@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from attrs import evolve, field, frozen
-from twisted.words.xish.domish import Element
 
-from component_http.contract.xml import Limits, parse_stanzas
-from component_http.errors import XmlRefused
 from component_http.spool.dead_letters import AT_ONCE, Moved
 from component_http.spool.facts import Answer, question, read_answer
+from component_http.spool.outbound_rows import head_of
 from component_http.spool.rows import lead
 from component_http.spool.visit import Visit, holder
 
@@ -149,18 +147,14 @@ def _delivery(name: str, values: dict[str, Any]) -> Waiting:
 
 def _stanza(name: str, values: dict[str, Any]) -> Waiting:
     content = _bytes(values["xml"])
-    try:
-        [element] = parse_stanzas(content.decode("utf-8", "replace"), Limits())
-    except (XmlRefused, ValueError):
-        element = Element((None, "unreadable"))
-    delivery_id = values["delivery_id"]
+    head, delivery_id = head_of(values["head"], content), values["delivery_id"]
     return Waiting(
         name=name,
         id=None if delivery_id is None else str(delivery_id),
         kind=str(values["kind"]),
-        type=element.getAttribute("type", ""),
-        sender=element.getAttribute("from", ""),
-        recipient=element.getAttribute("to", ""),
+        type=head.type or "",
+        sender=head.sender,
+        recipient=head.recipient,
         since=_number(values["stored"]),
         size=len(content),
         tries=None,
