@@ -23,17 +23,7 @@ HeldBy = Literal[
     "stopping",
     "turn",
 ]
-"""
-The names of what a delivery waits for.
-
-`running`: its POST is under way. `ending`: its end is being stored. `open_iq`: the webhook answers this iq later.
-`conversation`: an earlier delivery of the same conversation. `backing_off`: the time before its next attempt.
-`retry_after`: the time that the webhook has asked for. `loop_brake`: its conversation is a loop and is slowed down.
-`webhook_away`: the webhook fails, and is probed again later. `webhook_probed`: the end of a probe. `webhook_gone`:
-nothing, the webhook said 410. `pace`: the webhook takes only so many requests per second. `outbox_full`: too many
-answers wait to be sent. `no_room`: it is retried, and waits for room beside what comes live. `stopping`: the next start
-of the gateway. `turn`: a free place, because as many POSTs are under way as may be.
-"""
+"""The names of what a delivery waits for; `component_http.commands.pending` has a sentence for each."""
 
 
 @frozen

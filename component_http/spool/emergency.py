@@ -114,6 +114,10 @@ class Emergency:
         self._call(self.alarm.disk_is_full, self._ballast.release())
         self.empty_log(connection)
 
+    def tell_of(self, damaged: Damaged) -> None:
+        """Log that a row cannot be read."""
+        self._call(self.alarm.is_damaged, damaged)
+
     def before_opening(self) -> None:
         """Make the file if there was no room for it at the start, and raise `DiskFull` if there is none to open it."""
         if self._missing:

@@ -69,7 +69,7 @@ class End(Push):
 
 @define(eq=False)
 class Call(Order):
-    """Call a method of the session, with the transaction and these arguments."""
+    """Call a method of the session with these arguments."""
 
     method: Callable[..., object]
     arguments: tuple[Any, ...] = ()

@@ -68,27 +68,11 @@ class _Restoring:
 
 
 class Session:
-    """
-    A spool's file that is open, and what is known of it meanwhile.
+    """A spool's file that is open, as `database.opened` gives it, and what is known of it meanwhile."""
 
-    Args:
-        connection: To the file, as `database.opened` gives it.
-        report: Told of rows to set aside.
-        log_damaged: Told of a row that was set aside at once.
-    """
-
-    def __init__(
-        self,
-        connection: sqlite3.Connection,
-        setup: Setup,
-        *,
-        report: Callable[[Damaged], None],
-        log_damaged: Callable[[Damaged], None],
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, setup: Setup) -> None:
         self.connection = connection
         self._setup = setup
-        self._report = report
-        self._log_damaged = log_damaged
         self._clock = SpoolClock(setup.seconds, setup.wall, lead(connection))
         self._facts: dict[str, str] = {}
         # Numbers of outbound stanzas that this transaction gives numbers beyond all others.
@@ -203,6 +187,11 @@ class Session:
     def _begin(self) -> None:
         self._setup.patience.begin(self.connection)
 
+    def _report(self, damaged: Damaged) -> None:
+        """Set a row aside with the next transaction, at the latest with that of `look`."""
+        if self._setup.arrears.report(damaged):
+            self._setup.emergency.tell_of(damaged)
+
     # -- calls --
 
     def wake(self) -> None:
@@ -313,6 +302,6 @@ class Session:
             for row in damaged:
                 # At once and not with the arrears: the new key may get its rowid.
                 set_aside(self.connection, row, self._clock.wall())
-                self._log_damaged(row)
+                self._setup.emergency.tell_of(row)
             other_rows.set_key(self.connection, key)
         return key

@@ -13,7 +13,7 @@ from component_http.errors import ComponentHttpError, SpoolError
 from component_http.spool.database import is_damage, opened
 from component_http.spool.orders import Call, End, Order, Result
 from component_http.spool.room import allocate_index
-from component_http.spool.rows import Damaged, text_of
+from component_http.spool.rows import text_of
 from component_http.spool.session import Session, Setup
 from component_http.spool.transaction import BUSY_SLICE
 
@@ -182,7 +182,7 @@ class Writer:
         try:
             connection.text_factory = text_of
             connection.execute(f"PRAGMA busy_timeout = {BUSY_SLICE * 1000:.0f}")
-            session = Session(connection, self._setup, report=self._report, log_damaged=self._log_damaged)
+            session = Session(connection, self._setup)
             if not allocate_index(path):
                 raise emergency.refusal()
             emergency.opened(connection)
@@ -191,11 +191,3 @@ class Writer:
             raise
         self._session = session
         return session
-
-    def _report(self, damaged: Damaged) -> None:
-        if self._setup.arrears.report(damaged):
-            self._log_damaged(damaged)
-            self._to_do.append(Call(None, 0, Session.wake))
-
-    def _log_damaged(self, damaged: Damaged) -> None:
-        self._call(self._setup.emergency.alarm.is_damaged, damaged)
