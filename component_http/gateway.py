@@ -43,7 +43,7 @@ class Gateway(MultiService):
     `startService`.
 
     Args:
-        settings: What to serve and how, already checked.
+        settings: The settings, already checked.
         reactor: The reactor the application runs.
         manager: A StreamManager with a component's stream of your own to serve instead of opening one. Such a stream
             keeps the contract with the webhook, but not the protections of ours (see `BorrowedStream`).
@@ -117,7 +117,8 @@ class Gateway(MultiService):
 
         Args:
             set_aside: Rename a file that cannot be used, and put an empty one in its place.
-            user: Who this process will run as when it starts, and whose the spool's files must be; None for its user.
+            user: The user that this process will run as when it starts, and that the spool's files must belong to; None
+                for its user.
 
         Raises:
             SettingsError: The file cannot be used, or another gateway has it; or the API's port is in use.
@@ -180,7 +181,7 @@ class Gateway(MultiService):
     # -- while it runs --
 
     def status(self) -> Status | None:
-        """How things stand between the stream and the webhook; None before the start and after the stop."""
+        """Tell the state between the stream and the webhook; None before the start and after the stop."""
         return None if self._run is None else self._run.status()
 
     async def push(self, objects: ReplyObjects, *, kind: str = "message", until_sent: bool = False) -> list[str]:

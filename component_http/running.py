@@ -80,7 +80,7 @@ class Running:
     async def _restore(self, serve: Callable[[], object]) -> None:
         lasting, spool, relay, outbox = self._lasting, self._parts.spool, self._parts.relay, self._parts.outbox
         # The first are asked for at once, so that what is stored meanwhile is stored behind them.
-        deliveries = await self._patiently(spool.restore)
+        deliveries = await self._restored()
         others, key = spool.subscribers(), spool.key()
         for each in (others, key):
             each.addErrback(_nothing_there)
@@ -92,7 +92,7 @@ class Running:
             # They are POSTed from now on; but the stream waits, for what comes is behind all of them.
             number += len(deliveries)
             relay.restore(deliveries)
-            deliveries = await self._patiently(spool.restore)
+            deliveries = await self._restored()
         if number:
             self._log.info("{number} deliveries from the spool", number=number)
             if not lasting.has_webhook:
@@ -104,12 +104,12 @@ class Running:
             spool, relay, outbox, connected=lambda: lasting.outlet.connected, wake=self.wake, clock=lasting.reactor
         )
 
-    async def _patiently(self, restore: Callable[[], Deferred[list[Delivery]]]) -> list[Delivery]:
+    async def _restored(self) -> list[Delivery]:
         """Read the next deliveries from the spool, again and again until that works."""
         throttle = Throttle(LOG_INTERVAL)
         while True:
             try:
-                return await restore()
+                return await self._parts.spool.restore()
             except SpoolError as error:
                 if throttle.may_tell(str(error), self._lasting.reactor.seconds()):
                     self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))

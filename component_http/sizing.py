@@ -1,4 +1,4 @@
-"""How much of everything there may be: from the settings, and from the files that the process may open."""
+"""The limits of everything: from the settings, and from the files that the process may open."""
 
 from __future__ import annotations
 

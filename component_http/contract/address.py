@@ -65,9 +65,9 @@ class Address:
     One XMPP address, normalised: two that mean the same are equal, and so are their strings.
 
     Attributes:
-        local: What stands before the `@`, or None.
+        local: The text before the `@`, or None.
         domain: The host, without a trailing dot.
-        resource: What stands after the first `/`, or None.
+        resource: The text after the first `/`, or None.
 
     Source: RFC 7622 section 3, with the normalisation of RFC 6122 (stringprep), as the servers have it.
     """
@@ -96,7 +96,7 @@ class Address:
 
 
 def exceeds_limit(part: str) -> bool:
-    """Whether a part of an address is over 1023 bytes, as it is or when it is prepared; quick for any text."""
+    """Say whether a part of an address is over 1023 bytes, as it is or when it is prepared; quick for any text."""
     return _is_long(part) or _is_long(unicode_3_2.normalize("NFKC", part))
 
 

@@ -45,7 +45,7 @@ class Delivery:
         tries: POSTs that were begun, but for those that found no connection, and the repetition of one that met a dead
             connection. Without any the webhook has not seen it.
         unreached: Attempts in a row that found no connection.
-        attempts: Those of them that failed by the webhook's fault, and so count against `max_attempts`.
+        attempts: Tries that failed by the webhook's fault, and so count against `max_attempts`.
         failure: The result of the last attempt, without any content; None before the first has ended.
         conversation: `stanza.conversation`, which is asked for at each turn.
     """
@@ -69,7 +69,7 @@ class Delivery:
 
     @property
     def ends(self) -> float:
-        """When it is given up, as things stand."""
+        """The time when it is given up, as things are now."""
         return self.deadline if self.tries else self.last
 
 

@@ -18,7 +18,7 @@ class IdempotencyRecord:
         key: The key that the client chose.
         fingerprint: Tells the request from another one with the same key.
         body: The answer's body, UTF-8.
-        numbers: Those of the stanzas that were pushed for it.
+        numbers: The numbers of the stanzas that were pushed for it.
 
     Source: draft-ietf-httpapi-idempotency-key-header-07, section 2.
     """

@@ -111,12 +111,12 @@ class Stanza:
 
     @property
     def is_request(self) -> bool:
-        """It is an iq that must be answered, once (RFC 6120 section 8.2.3)."""
+        """The stanza is an iq that must be answered, once (RFC 6120 section 8.2.3)."""
         return self.kind == "iq" and self.type not in ("error", "result")
 
     @property
     def is_bad_request(self) -> bool:
-        """It is an iq of an unknown type, or without one; the answer is bad-request (RFC 6120 section 8.2.3)."""
+        """The stanza is an iq of an unknown type, or without one; it gets bad-request (RFC 6120 section 8.2.3)."""
         return self.kind == "iq" and self.type not in TYPES["iq"]
 
     @property
@@ -138,7 +138,7 @@ class Stanza:
 
     @property
     def has_body(self) -> bool:
-        """It has a `<body/>` of its own namespace, be it empty (RFC 6121 section 5.2.3)."""
+        """The stanza has a `<body/>` of its own namespace, be it empty (RFC 6121 section 5.2.3)."""
         return self.own("body") is not None
 
     def own(self, name: str) -> Element | None:

@@ -23,7 +23,7 @@ _BY_STAGE: dict[str, HeldBy] = {
     "left": "stopping",
     "ending": "ending",
 }
-"""What a delivery waits for, where its stage alone says it."""
+"""The name of the wait, where the stage of a delivery alone says it."""
 
 
 @frozen

@@ -12,7 +12,7 @@ class Status:
 
     Attributes:
         pending: Deliveries accepted and not ended; `pending_bytes` are their request bodies.
-        running: Those of them with a POST under way.
+        running: Deliveries with a POST under way.
         webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: some of them probe
             it.
             `gone`: it said 410 and is not asked any more. `none`: there is none.

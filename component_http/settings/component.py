@@ -190,5 +190,5 @@ class ComponentSettings(Table):
 
     @property
     def url_holds_credentials(self) -> bool:
-        """Whether `component_post_url` has a user or a password in it."""
+        """Say whether `component_post_url` has a user or a password in it."""
         return bool(re.match("[a-z]+://[^/?]*@", self.component_post_url or "", re.IGNORECASE))

@@ -22,7 +22,7 @@ from component_http.settings.values.value_type import ValueType, accepted, shown
 @frozen
 class About:
     """
-    What is known about a setting beside its name and its default.
+    The properties of a setting beside its name and its default.
 
     Attributes:
         help: Says what the setting is for; a phrase that starts in lower case.

@@ -33,7 +33,7 @@ _READING = "reading always pauses at 75 percent of max_pending, and goes on at 5
 
 @frozen
 class DeliverySettings(Table):
-    """How stanzas are delivered to the webhook."""
+    """The delivery of stanzas to the webhook."""
 
     TABLE: ClassVar[str] = "delivery"
 

@@ -30,7 +30,7 @@ MOST_CHARACTERS = 200
 @frozen
 class Trouble:
     """
-    What is wrong with a webhook.
+    The trouble with a webhook.
 
     Attributes:
         since: When it began to fail, in seconds since the epoch; None if it only asked for a pause.
@@ -47,7 +47,7 @@ class Trouble:
 @frozen
 class Answer:
     """
-    What the gateway says about what waits.
+    The answer of the gateway to a question why something waits.
 
     Attributes:
         commands: The numbers of the commands that asked.
