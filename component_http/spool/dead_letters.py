@@ -125,22 +125,12 @@ Moved = Mapping[str, str | None]
 
 class Letters(Visit):
     """
-    The dead letters of a spool's file; a context manager.
+    The dead letters of a spool's file; a context manager. Arguments and errors are those of `Visit`.
 
     Each call is a short transaction, so a slow reader of the results is in nobody's way.
 
-    Args:
-        path: The file.
-        patience: Seconds to wait for another program that writes.
-        now: The wall clock.
-        warn: As for `component_http.spool.visit.Visit`.
-
     Attributes:
         set_aside: A sentence about each row that could not be read and was moved to the table of that name.
-
-    Raises:
-        SettingsError: From the constructor, as by `component_http.spool.visit.Visit`.
-        SpoolError: From the constructor and each call: it cannot be done now, and nothing of it was.
     """
 
     def __init__(
