@@ -4,23 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = [
-    "BEARER",
-    "FORM",
-    "JSON",
-    "PROBLEM_JSON",
-    "TEXT",
-    "TOKEN",
-    "XMPP_XML",
-    "charset",
-    "is_field_value",
-    "is_json",
-    "is_media_type",
-    "is_token",
-    "media_type",
-    "without_mark",
-]
-
 JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"
 XMPP_XML = "application/xmpp+xml"
@@ -40,7 +23,6 @@ _CHARSET = re.compile(r';\s*charset\s*=\s*"?([\w.:-]+)', re.IGNORECASE)
 
 
 def is_token(text: str) -> bool:
-    """Say whether a text is a token, and so can be the name of a header field."""
     return re.fullmatch(TOKEN, text) is not None
 
 

@@ -383,7 +383,8 @@ class ComponentStream(StreamManager, Service):
     check of `contract.outgoing`; what fails it is dropped, counted as `unsendable` and logged.
 
     What cannot be written now, for there is no stream or its transport takes no more, waits in one queue. While that is
-    crowded, reading rests as well: what the server sends makes more to be sent.
+    crowded, reading rests as well: what the server sends makes more to be sent. It does not rest while suspects are
+    written one by one, for each waits for the server's answer to a ping.
 
     Args:
         endpoint: Where the server listens for components.
@@ -701,7 +702,10 @@ class ComponentStream(StreamManager, Service):
             self._read_again()
 
     def _rest(self) -> None:
+        """Stop reading for a moment; not while all that leaves waits for a barrier, which is among what is read."""
         connection = self._connection
+        if self._writer.on_trial:
+            return
         if connection is not None and connection.ready and not connection.leaving and self._resuming is None:
             self._observer.count("reading_paused")
             self._resuming = self.clock.callLater(MAX_PAUSE, self._read_again)

@@ -192,6 +192,11 @@ class Writer:
         self._check.sent(outbound)
         return True
 
+    @property
+    def on_trial(self) -> bool:
+        """Nothing is written until the server, which returns barriers, returns the next."""
+        return self.barrier.working and self.queue.on_trial
+
     def _pass_on(self, outbound: OutboundStanza, tell: Tell) -> bool:
         connection = self._connection
         if connection is None or not connection.ready or connection.held or self.queue or self._on_trial(outbound):
@@ -346,7 +351,7 @@ class Writer:
         if connection is None or not connection.ready:
             return
         now = self._clock.seconds()
-        while self.queue and not connection.held and not (self.barrier.working and self.queue.on_trial):
+        while self.queue and not connection.held and not self.on_trial:
             taken = self.queue.take(now)
             if taken is not None:
                 self._write(connection, *taken)
