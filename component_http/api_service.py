@@ -29,9 +29,6 @@ from component_http.errors import SettingsError
 from component_http.interfaces import Observer, Sender
 from component_http.settings import HookSettings, Settings
 
-__all__ = ["api_hooks", "api_server", "check_port"]
-
-
 _PORT_REMEDIES = {
     errno.EADDRINUSE: "stop what listens there, or name another port",
     errno.EADDRNOTAVAIL: "name an interface by an address that this machine has",

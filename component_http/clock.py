@@ -10,8 +10,6 @@ from twisted.internet.base import DelayedCall, ReactorBase
 from twisted.internet.interfaces import IDelayedCall
 from zope.interface import directlyProvides, providedBy
 
-__all__ = ["SteadyReactor", "steady_reactor"]
-
 
 def steady_reactor(reactor: Any) -> Any:
     """

@@ -7,8 +7,6 @@ from collections.abc import Callable, Hashable, Iterable
 from operator import itemgetter
 from typing import TypeVar
 
-__all__ = ["Latest", "fairest_first"]
-
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 

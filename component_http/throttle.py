@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
-__all__ = ["LOG_INTERVAL", "Folded", "Throttle"]
-
 LOG_INTERVAL = 60.0
 """Seconds between two log lines about the same problem, because the problem may come with every stanza."""
 

@@ -35,8 +35,6 @@ from zope.interface import implementer  # type: ignore[import-untyped, unused-ig
 from component_http.contract.endpoint import Endpoint
 from component_http.errors import CertificateInvalid, ConnectionFailed, WebhookError
 
-__all__ = ["client_endpoint", "client_tls", "tls_failure"]
-
 _PEM = 1
 """OpenSSL's number for a file in PEM."""
 

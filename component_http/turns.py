@@ -9,8 +9,6 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
-__all__ = ["Turns"]
-
 
 class Turns:
     """Does one piece of work in each turn of the reactor, in the order of asking."""

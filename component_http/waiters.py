@@ -7,8 +7,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-__all__ = ["Ongoing", "Waiters", "abandon"]
-
 
 def abandon(*deferreds: Deferred[Any]) -> None:
     """Cancel some Deferreds whose outcome nobody wants any more, and ignore how they end."""

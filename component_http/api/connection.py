@@ -23,8 +23,6 @@ from component_http.waiters import Ongoing
 if TYPE_CHECKING:
     from component_http.api.places import Places
 
-__all__ = ["BUSY_TIME", "CLOSE_TIME", "PROBE_TIME", "READ_AHEAD", "Connection", "Site"]
-
 BUSY_TIME = 2.0
 """Seconds in which a connection without a place can send a request and read the answer 503."""
 

@@ -43,8 +43,6 @@ from component_http.errors import (
 from component_http.interfaces import Observer, Sender
 from component_http.waiters import Ongoing
 
-__all__ = ["DEFAULT_TIMEOUT", "RETRY_AFTER", "Desk", "Pushed", "fingerprint"]
-
 DEFAULT_TIMEOUT = 30.0
 """Seconds to wait for the answer to an iq, or until a stanza is sent, unless the request says otherwise."""
 

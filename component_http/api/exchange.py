@@ -11,18 +11,6 @@ from attrs import field, frozen
 
 from component_http.contract.http import JSON, PROBLEM_JSON, TEXT, charset, media_type
 
-__all__ = [
-    "MAX_FIELDS",
-    "Admitted",
-    "Answer",
-    "Call",
-    "Problem",
-    "error_body",
-    "json_answer",
-    "plain_text",
-    "problem_json",
-]
-
 MAX_FIELDS = 100
 """The most fields of a form or a query; ten are usual."""
 

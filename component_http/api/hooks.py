@@ -20,8 +20,6 @@ from component_http.contract.objects import read_json
 from component_http.errors import ReplyRefused
 from component_http.waiters import abandon
 
-__all__ = ["PATIENCE", "Hook", "post"]
-
 PATIENCE = 4.0
 """
 Seconds for which a poster waits until the server has the message, and a room has shown it. They include the time to

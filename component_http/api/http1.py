@@ -16,8 +16,6 @@ from component_http.api.exchange import Answer, Problem
 from component_http.chunks import BodyTooLarge, ChunkedBody, ChunksMalformed, TrailerTooLarge
 from component_http.contract.http import TOKEN
 
-__all__ = ["CONTINUE", "MAX_HEADERS", "MAX_HEAD_BYTES", "Head", "RequestReader", "response"]
-
 MAX_HEAD_BYTES = 16_384
 """The most bytes of the request line and all header fields, and of the trailer fields after a body in chunks."""
 

@@ -10,8 +10,6 @@ from component_http.contract.request import request_properties
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_DISCO_INFO, NS_DISCO_ITEMS, NS_LAST, NS_PING, NS_TIME, NS_VERSION
 
-__all__ = ["QUESTIONS", "answer_properties", "question"]
-
 NS_FORMS = "jabber:x:data"
 
 QUESTIONS: Mapping[str, tuple[str, str]] = {

@@ -12,8 +12,6 @@ from component_http.api.tokens import check_rate
 from component_http.contract.link import ForgedLink, LateReply, open_link
 from component_http.shares import Latest
 
-__all__ = ["MAX_LINKS", "PER_MINUTE", "ReplyLinks"]
-
 PER_MINUTE = 60
 """
 Requests in a minute over the link of one delivery. A bot that shows what it types, or sends a long text in parts, needs

@@ -8,8 +8,6 @@ from typing import Any
 from component_http.contract.composing import MAX_REPLIES
 from component_http.contract.http import FORM, JSON, PROBLEM_JSON, TEXT, XMPP_XML
 
-__all__ = ["document"]
-
 _Object = dict[str, Any]
 
 

@@ -7,8 +7,6 @@ from twisted.logger import Logger
 from component_http.api.connection import Connection, Site
 from component_http.throttle import Folded
 
-__all__ = ["Places"]
-
 
 class Places:
     """

@@ -19,8 +19,6 @@ from component_http.contract.http import FORM, JSON, TEXT
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import XmlRefused
 
-__all__ = ["html_element", "post"]
-
 NS_XHTML_IM = "http://jabber.org/protocol/xhtml-im"
 NS_XHTML = "http://www.w3.org/1999/xhtml"
 

@@ -10,18 +10,6 @@ from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML, is_json, wi
 from component_http.contract.objects import read_json, reply_objects
 from component_http.errors import ReplyRefused
 
-__all__ = [
-    "body_of",
-    "form_of",
-    "json_of",
-    "objects_of",
-    "properties_of",
-    "read_seconds",
-    "text_of",
-    "unpacked",
-    "unsupported",
-]
-
 ENCODINGS = "gzip, deflate"
 """The content codings that are read, as `Accept-Encoding` names them."""
 

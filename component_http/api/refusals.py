@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from component_http.api.exchange import Problem
 from component_http.errors import Bounced, ErrorArrived, RoomRefused
 
-__all__ = ["bounce_problem", "room_problem"]
-
 _ROOMS: Mapping[str, tuple[int, str]] = {
     "conflict": (
         409,

@@ -27,8 +27,6 @@ from component_http.contract.request import NS_OOB
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC, serialize
 
-__all__ = ["get", "post", "problem"]
-
 NS_STREAMS = "http://etherx.jabber.org/streams"
 NS_STREAM_ERRORS = "urn:ietf:params:xml:ns:xmpp-streams"
 

@@ -23,8 +23,6 @@ from component_http.api.tokens import Token, Tokens, check_rate
 from component_http.interfaces import Observer
 from component_http.throttle import Folded
 
-__all__ = ["Api", "Route"]
-
 _CarryOut = Callable[[Call], Awaitable[Answer]]
 _Endpoint = Callable[[Call, Mapping[str, str]], _CarryOut]
 

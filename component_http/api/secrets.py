@@ -7,8 +7,6 @@ import hmac
 from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["BySecret"]
-
 
 class _HasSecret(Protocol):
     @property

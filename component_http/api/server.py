@@ -21,8 +21,6 @@ from component_http.interfaces import Observer
 from component_http.turns import Turns
 from component_http.waiters import Ongoing
 
-__all__ = ["ApiServer"]
-
 
 @implementer(IProtocolNegotiationFactory)
 class _Factory(Factory):

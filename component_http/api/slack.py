@@ -17,8 +17,6 @@ from component_http.api.exchange import Problem
 from component_http.contract.objects import JsonNumber, read_json
 from component_http.errors import ReplyRefused
 
-__all__ = ["MAX_CHARACTERS", "shortened", "slack_text"]
-
 MAX_CHARACTERS = 40_000
 """Characters of a message. Slack cuts off the rest, and so do we."""
 

@@ -24,8 +24,6 @@ from component_http.api.slack import shortened
 from component_http.contract.objects import JsonNumber
 from component_http.errors import SettingsError
 
-__all__ = ["MAX_CHARACTERS", "MAX_SECONDS", "MAX_VALUES", "SHIPPED", "Template", "TemplateFailed", "shipped"]
-
 SHIPPED: Mapping[str, tuple[str, ...]] = {
     "alertmanager": ("alertmanager",),
     "generic": ("generic",),

@@ -15,8 +15,6 @@ from component_http.api.rate import Rate
 from component_http.api.secrets import BySecret
 from component_http.contract.address import Address, NotAnAddress, any_of
 
-__all__ = ["REALM", "Token", "Tokens", "check_rate"]
-
 REALM = "component-http"
 
 _CHALLENGE = f'Bearer realm="{REALM}", Basic realm="{REALM}", charset="UTF-8"'

@@ -15,8 +15,6 @@ from component_http.contract.link import LateReply
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize
 
-__all__ = ["ask", "ask_by_name", "late_reply", "push"]
-
 
 async def push(desk: Desk, call: Call, caller: Token, kinds: tuple[str, ...]) -> Answer:
     """

@@ -6,8 +6,6 @@ import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-__all__ = ["age", "cut", "moment", "on_one_line", "printable", "size", "table", "width"]
-
 LEAST = 12
 """The fewest columns of the last cell of a row."""
 

@@ -19,8 +19,6 @@ from component_http.settings import Settings
 from component_http.testing import ComponentServer
 from component_http.wiring import webhook_client
 
-__all__ = ["Box", "Outcome"]
-
 
 @define
 class Outcome:

@@ -24,8 +24,6 @@ from component_http.playground.session import Playground
 from component_http.playground.settings import playground_settings
 from component_http.settings import Settings
 
-__all__ = ["main", "play"]
-
 INTERRUPTED = 130
 """Exit status: Ctrl-C while there were lines left to send (128 and the number of SIGINT)."""
 

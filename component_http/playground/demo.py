@@ -18,8 +18,6 @@ from pathlib import Path
 from component_http.playground.console import play
 from component_http.playground.settings import playground_settings
 
-__all__ = ["BotDidNotStart", "main", "running_bot"]
-
 ECHO_BOT = Path(__file__).parents[1] / "examples" / "echo_bot.py"
 
 STOP_TIMEOUT = 2.0

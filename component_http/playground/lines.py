@@ -21,8 +21,6 @@ from twisted.internet.defer import Deferred
 from component_http.operations.terminal import printable, width
 from component_http.playground.screen import Screen
 
-__all__ = ["EditedLines", "LineEditor", "Lines", "PlainLines", "Source"]
-
 MAX_LINE_BYTES = 100_000
 """A longer line of input counts as several; it leaves room for escaping within the largest stanza."""
 

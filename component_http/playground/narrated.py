@@ -17,8 +17,6 @@ from component_http.operations.terminal import cut
 from component_http.playground.screen import Screen
 from component_http.waiters import Waiters
 
-__all__ = ["NarratedWebhook"]
-
 MAX_INDENTED = 100_000
 """The most characters of JSON over several lines; longer JSON, such as thousands of nested lists, stays as it is."""
 

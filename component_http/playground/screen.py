@@ -8,8 +8,6 @@ from typing import TextIO
 
 from component_http.operations.terminal import printable
 
-__all__ = ["MAX_SHOWN", "Screen"]
-
 MAX_SHOWN = 8_000
 """The most characters of one request, response or reply that are shown: some screens full."""
 

@@ -22,8 +22,6 @@ from component_http.playground.screen import Screen
 from component_http.playground.words import USER, advice, in_words
 from component_http.settings import Settings
 
-__all__ = ["Playground"]
-
 FAILURES = (
     "body_ignored",
     "bounced",

@@ -10,8 +10,6 @@ from attrs import evolve
 
 from component_http.settings import SECRET_VARIABLE, DeliverySettings, Settings, SpoolSettings, TokenSettings
 
-__all__ = ["playground_settings"]
-
 DOMAIN = "bot.localhost"
 """The component's domain, unless a flag or a settings file names one."""
 

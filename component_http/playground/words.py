@@ -11,8 +11,6 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 
-__all__ = ["USER", "advice", "in_words"]
-
 USER = Address("you", "localhost", "playground")
 """The user's address, unless `/from` names another one."""
 

@@ -11,8 +11,6 @@ from component_http.contract.outbound import Fate, OutboundStanza
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.waiters import Waiters
 
-__all__ = ["RecordingOutlet", "RecordingValve"]
-
 
 class RecordingOutlet:
     """

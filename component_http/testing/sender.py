@@ -16,8 +16,6 @@ from component_http.contract.stanza import Stanza
 from component_http.errors import Bounced, DeliveryEnded, NotSent, Offline, RoomRefused, SpoolError, Unanswered
 from component_http.waiters import Waiters
 
-__all__ = ["RecordingSender"]
-
 
 class RecordingSender:
     """

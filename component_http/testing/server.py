@@ -16,8 +16,6 @@ from twisted.words.xish.domish import Element
 from component_http.contract.xml import NS_COMPONENT, NS_PING, Limits, StreamParser, serialize
 from component_http.waiters import Waiters
 
-__all__ = ["ComponentServer"]
-
 _HOST = "localhost"
 """The address of the server itself."""
 

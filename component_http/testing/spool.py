@@ -14,8 +14,6 @@ from component_http.contract.outbound import OutboundStanza
 from component_http.errors import SpoolError
 from component_http.spool.memory import MAX_RECORDS, MAX_RECORDS_BYTES, MemorySpool
 
-__all__ = ["KeepingSpool"]
-
 T = TypeVar("T")
 
 

@@ -10,8 +10,6 @@ from attrs import evolve
 from component_http.contract.reply import Response
 from component_http.waiters import Waiters
 
-__all__ = ["Answer", "ScriptedWebhook", "json_response"]
-
 
 def json_response(body: str, status: int = 200) -> Response:
     """Make a response of a well-behaved webhook."""

@@ -15,8 +15,6 @@ from component_http.contract.reply import Response
 from component_http.errors import TimedOut, WebhookError
 from component_http.interfaces import AnswerFunction
 
-__all__ = ["FunctionWebhook"]
-
 
 class FunctionWebhook:
     """
