@@ -41,6 +41,7 @@ from component_http.delivery.outbox import Outbox
 from component_http.delivery.pushes import Pushes
 from component_http.delivery.relay import Relay
 from component_http.delivery.retry import RetryPolicy
+from component_http.delivery.stanza_maker import StanzaMaker
 from component_http.errors import SettingsError
 from component_http.interfaces import Spool, Stream, Webhook
 from component_http.operations.metrics import Counters
@@ -205,9 +206,7 @@ def assemble(
         outlet,
         counters,
         clock=reactor,
-        domain=component.domain,
-        limits=lasting.limits,
-        lifetimes=lifetimes(delivery),
+        maker=StanzaMaker(counters, reactor, component.domain, lasting.limits, lifetimes(delivery)),
         fates=fates,
         pushed=pushed,
     )
