@@ -26,8 +26,9 @@ from component_http.sizing import limits_of, too_few_files
 from component_http.spool import database
 from component_http.webhook.function import FunctionWebhook
 from component_http.wiring import Lasting, component_stream, pushes, webhook_client
+from component_http.xmpp.borrowed import BorrowedStream
 from component_http.xmpp.rooms import Rooms
-from component_http.xmpp.stream import BorrowedStream, ComponentStream
+from component_http.xmpp.stream import ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 
 __all__ = ["Gateway"]

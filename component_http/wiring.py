@@ -49,12 +49,13 @@ from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
 from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
+from component_http.xmpp.borrowed import BorrowedStream
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import StanzaIntake
 from component_http.xmpp.iq_requests import IqRequests
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.rooms import Rooms
-from component_http.xmpp.stream import BorrowedStream, ComponentStream
+from component_http.xmpp.stream import ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
 from component_http.xmpp.writer import MAX_UNCONFIRMED

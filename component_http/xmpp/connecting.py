@@ -1,0 +1,79 @@
+"""Keeps connecting to the server until it is told to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from component_http.waiters import Waiters
+
+__all__ = ["ConnectLoop"]
+
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+"""Shortest and longest wait between two connections, in seconds."""
+
+
+class ConnectLoop:
+    """
+    Connects again after each connection, with a back-off; it is made for one run of the service.
+
+    Args:
+        connect: Connects, and returns when the connection has ended.
+        clock: Runs the back-offs.
+        random: Source of their jitter.
+
+    Attributes:
+        failures: Connections in a row that were not good.
+        stopping: There is no next connection.
+        stopped: Those who wait for the end.
+    """
+
+    _log = Logger()
+
+    def __init__(self, connect: Callable[[], Awaitable[None]], clock: IReactorTime, random: Random) -> None:
+        self._connect = connect
+        self._clock = clock
+        self._random = random
+        self._ended: Deferred[None] = Deferred()
+        self.failures = 0
+        self.stopping = False
+        self.stopped = Waiters()
+
+    def begin(self) -> None:
+        """Connect for the first time."""
+        self._ended = Deferred.fromCoroutine(self._stay_connected())
+        self._ended.addErrback(self._broken)
+
+    def stop(self, close: Callable[[], bool], closed: Callable[[], object]) -> None:
+        """
+        Connect no more.
+
+        Args:
+            close: Closes the connection; False if there is none.
+            closed: Called when it is closed.
+        """
+        self.stopping = True
+        if not close():
+            self._ended.cancel()
+        self._ended.addCallback(lambda _: closed())
+
+    def _broken(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("the stream gave up: internal error", failure=failure)
+
+    async def _stay_connected(self) -> None:
+        while not self.stopping:
+            await self._connect()
+            if self.stopping:
+                return
+            self.failures += 1
+            longest = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(self.failures, 10))
+            delay = self._random.uniform(FIRST_RETRY, longest)
+            self._log.debug("connecting again in {delay:.1f} s", delay=delay)
+            await deferLater(self._clock, delay)

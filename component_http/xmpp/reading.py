@@ -1,0 +1,64 @@
+"""Reading pauses while too much waits to leave, or the relay is full."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from component_http.interfaces import Observer
+from component_http.xmpp.barrier import Barrier
+from component_http.xmpp.connection import Connection, cancel
+
+__all__ = ["MAX_PAUSE", "Reading"]
+
+MAX_PAUSE = 5.0
+"""Seconds that reading may rest; ejabberd cuts off a component that does not read for 15 s."""
+
+
+class Reading:
+    """
+    The reading of one connection, from its making to its end.
+
+    Args:
+        connection: The connection.
+        barrier: Told when reading pauses and goes on.
+        observer: Told `reading_paused`.
+        clock: Ends a pause.
+
+    Attributes:
+        asked: The relay has asked for the pause, so that only it, or time, is to end it.
+    """
+
+    def __init__(self, connection: Connection, barrier: Barrier, observer: Observer, clock: IReactorTime) -> None:
+        self.connection = connection
+        self._barrier = barrier
+        self._observer = observer
+        self._clock = clock
+        self._resuming: IDelayedCall | None = None
+        self.asked = False
+
+    def pause(self) -> None:
+        """Stop reading for a moment, at most `MAX_PAUSE` seconds."""
+        connection = self.connection
+        if self._resuming is None and connection.ready and not connection.leaving:
+            self._observer.count("reading_paused")
+            self._resuming = self._clock.callLater(MAX_PAUSE, self.resume)
+            self._barrier.paused()
+            connection.transport.pauseProducing()
+
+    def pause_as_asked(self) -> None:
+        """The same for the relay."""
+        self.pause()
+        self.asked = self._resuming is not None
+
+    def resume(self) -> None:
+        """Read again, whoever asked for a pause; who still wants one has to ask again."""
+        self.asked = False
+        if self._resuming is not None:
+            cancel(self._resuming)
+            self._resuming = None
+            self._barrier.resumed()
+            self.connection.transport.resumeProducing()
+
+    def end(self) -> None:
+        """The connection is gone."""
+        cancel(self._resuming)
