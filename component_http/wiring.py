@@ -9,7 +9,6 @@ from functools import partial
 from random import Random
 from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 from attrs import frozen
 from twisted.words.xish.domish import Element
@@ -388,4 +387,4 @@ def _breaker(delivery: DeliverySettings) -> Breaker:
 
 def new_id() -> str:
     """Make an id that nothing else has."""
-    return uuid4().hex
+    return token_hex(16)

@@ -71,15 +71,14 @@ class IqRequests(XMPPHandler):
 
     def connectionInitialized(self) -> None:
         self._connected = True
-        for stanza_type in ("result", "error"):
-            self.xmlstream.addObserver(f"/iq[@type='{stanza_type}']", self._arrived, FIRST)
+        self.xmlstream.addObserver("/iq", self._arrived, FIRST)
 
     def connectionLost(self, reason: object) -> None:
         self._connected = False
         super().connectionLost(reason)
 
     def _arrived(self, element: Element) -> None:
-        if vars(element).get("handled", False):
+        if element.getAttribute("type") not in ("result", "error") or vars(element).get("handled", False):
             return
         try:
             stanza = Stanza.from_element(element)

@@ -150,9 +150,9 @@ class Rooms:
 
         Source: XEP-0045 section 7.5 (the mark is not to be relied on) and 9.6 (an error gets an occupant thrown out).
         """
-        if stanza.kind != "message" or stanza.type == "groupchat" or stanza.through_room or not stanza.sender.resource:
+        if not self._occupants or stanza.kind != "message" or stanza.type == "groupchat" or stanza.through_room:
             return stanza
-        if _occupant_key(stanza.recipient, stanza.sender) not in self._occupants:
+        if not stanza.sender.resource or _occupant_key(stanza.recipient, stanza.sender) not in self._occupants:
             return stanza
         return evolve(stanza, through_room=True)
 
@@ -167,6 +167,8 @@ class Rooms:
         if stanza.kind != "message" or stanza.type == "error":
             return None
         groupchat = stanza.type == "groupchat"
+        if not groupchat and not self._occupants:
+            return None
         ours, room = stanza.recipient, stanza.sender.bare
         key = _occupant_key(ours, room)
         known = self._occupants.get(key)

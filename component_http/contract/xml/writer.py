@@ -36,7 +36,10 @@ _ASCII_NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")
 
 _USUAL_ATTRIBUTES: dict[str | tuple[str | None, str], str] = {
     (NS_XML, "lang"): "xml:lang",
-    **{name: name for name in ("to", "from", "type", "id", "node", "var", "stamp", "by")},
+    **{
+        name: name
+        for name in "to from type id node var stamp by jid nick name code affiliation role hash ver category".split()
+    },
 }
 """As they are written; these are all that most stanzas have."""
 
@@ -130,12 +133,8 @@ class _Serializer:
             if element.localPrefixes and self._shared is None:
                 self._keep_prefixes(element.localPrefixes, declarations)
             attributes = element.attributes
-            for key in attributes:
-                if key not in _USUAL_ATTRIBUTES and (
-                    key.__class__ is not str or not key.isascii() or not key.isidentifier() or key == "xmlns"
-                ):
-                    attributes = self._qualify_attributes(attributes, declarations)
-                    break
+            if not _USUAL_ATTRIBUTES.keys() >= attributes.keys():
+                attributes = self._qualify_attributes(attributes, declarations)
 
             tag = f"<{name}"
             for key, value in declarations.items():
