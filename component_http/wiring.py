@@ -52,12 +52,12 @@ from component_http.xmpp.borrowed import BorrowedStream
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import StanzaIntake
 from component_http.xmpp.iq_requests import IqRequests
+from component_http.xmpp.own_stanzas import MAX_UNCONFIRMED
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
-from component_http.xmpp.writer import MAX_UNCONFIRMED
 
 __all__ = [
     "Lasting",

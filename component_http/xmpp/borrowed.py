@@ -12,7 +12,7 @@ from wokkel.subprotocols import StreamManager
 from component_http.contract.outbound import Fate, OutboundStanza
 from component_http.contract.xml import Limits
 from component_http.interfaces import Observer
-from component_http.xmpp.writer import OutgoingCheck, nobody
+from component_http.xmpp.outgoing_check import OutgoingCheck, nobody
 
 __all__ = ["BorrowedStream"]
 

@@ -27,10 +27,11 @@ from component_http.interfaces import Observer
 from component_http.xmpp.arrivals import Arrivals
 from component_http.xmpp.connecting import ConnectLoop
 from component_http.xmpp.connection import Connection, cancel
+from component_http.xmpp.outgoing_check import nobody
 from component_http.xmpp.reading import Reading
 from component_http.xmpp.troubles import BY_A_STANZA, Troubles, refusal
 from component_http.xmpp.write_queue import MAX_STANZAS
-from component_http.xmpp.writer import Writer, nobody
+from component_http.xmpp.writer import Writer
 
 __all__ = ["ComponentStream"]
 

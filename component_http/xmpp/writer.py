@@ -5,33 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count
 from typing import Any, Protocol
 
-from attrs import Factory, evolve, field, frozen
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 
-from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused, outbound_stanza
-from component_http.contract.outgoing import delayed, fitted
-from component_http.contract.xml import Limits, parse_stanzas
-from component_http.errors import AnswerRefused, XmlRefused
+from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused
+from component_http.contract.outgoing import delayed
+from component_http.contract.xml import Limits
 from component_http.interfaces import Observer
-from component_http.throttle import LOG_INTERVAL, Folded, Throttle
+from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.xmpp.barrier import Barrier
+from component_http.xmpp.outgoing_check import OutgoingCheck, nobody
+from component_http.xmpp.own_stanzas import OwnStanzas
 from component_http.xmpp.write_queue import MAX_STANZAS, Loss, Tell, WriteQueue
 
-__all__ = ["MAX_UNCONFIRMED", "Connection", "OutgoingCheck", "Writer", "nobody"]
-
-MAX_UNCONFIRMED = 10_000
-MAX_UNCONFIRMED_BYTES = 16 * 1024 * 1024
-"""
-What handlers have sent, was written and may have to be written again; the oldest is forgotten beyond it.
-
-A server that works confirms a hundred stanzas at a time.
-"""
+__all__ = ["Connection", "Writer"]
 
 CONFIRM_TIMEOUT = 2.0
 """Seconds that who waits until all is sent gives the server to say that it has it."""
@@ -40,7 +32,6 @@ LATE = 30.0
 """Seconds after which who gets a stanza should know when it was made (XEP-0203)."""
 
 CROWDED = "much waits for a stream, or for a server that does not read: reading rests until less does, and so do POSTs"
-DROPPED = "dropped a stanza that the server would not take: {reason}"
 FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
 
 
@@ -56,58 +47,6 @@ class Connection(Protocol):
     def write(self, xml: str | bytes) -> None: ...  # pragma: no cover
 
     def close(self) -> None: ...  # pragma: no cover
-
-
-@frozen
-class OutgoingCheck:
-    """
-    Makes outbound stanzas of what somebody sends directly, as far as it may leave for the server.
-
-    Attributes:
-        domain: The component's own domain, normalised.
-        limits: For one stanza.
-        observer: Told `unsendable` and `unanswered`.
-        sent: Told each stanza that was let through, and whatever else leaves.
-        seconds: A clock that does not go back.
-        lifetimes: Seconds for which a stanza is of use, by its kind.
-    """
-
-    _log = Logger()
-
-    domain: str
-    limits: Limits
-    observer: Observer
-    sent: Callable[[OutboundStanza], object]
-    seconds: Callable[[], float]
-    lifetimes: Mapping[str, float] = LIFETIMES
-    _lines: Folded = field(init=False, default=Factory(lambda self: Folded(self.seconds), takes_self=True))
-
-    def passed(self, obj: Any) -> list[OutboundStanza]:
-        """
-        Check a stanza, or some given as XML text.
-
-        Returns:
-            What is to leave, errors and answers to iqs made smaller where they have to be; nothing where one of them
-            may not be sent, which is counted and logged here.
-        """
-        try:
-            if isinstance(obj, bytes):
-                obj = obj.decode("utf-8", "replace")
-            stanzas = parse_stanzas(obj, self.limits) if isinstance(obj, str) else [obj]
-            checked = [fitted(stanza, self.domain, self.limits.max_bytes) for stanza in stanzas]
-        except XmlRefused as error:
-            self.observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
-            self._lines.write("unsendable", self._log.warn, DROPPED, reason=str(error))
-            return []
-        now = self.seconds()
-        passed = [outbound_stanza(stanza, xml, now, self.lifetimes, verbatim=True) for stanza, xml in checked]
-        for outbound in passed:
-            self.sent(outbound)
-        return passed
-
-
-def nobody(outbound: OutboundStanza) -> None:
-    """Nobody is told what leaves."""
 
 
 class Writer:
@@ -163,18 +102,14 @@ class Writer:
         self.barrier = Barrier(
             domain,
             self.queue,
-            write=self._write_now,
+            self,
             dead=dead,
-            confirmed=self._confirmed,
             observer=observer,
             clock=clock,
             on=confirm,
             fallback=fallback,
         )
-        # What handlers have sent, in order.
-        self._own: dict[int, OutboundStanza] = {}
-        self._own_bytes = 0
-        self._numbers = count()
+        self._own = OwnStanzas()
 
     # -- what is sent --
 
@@ -236,38 +171,25 @@ class Writer:
         else:
             tell("confirmed")
 
-    def _write_now(self, xml: str) -> None:
+    def write_now(self, xml: str) -> None:
+        """Write a barrier."""
         if self._connection is not None and self._connection.ready:
             self._connection.write(xml)
 
     # -- what handlers have sent --
 
     def _send_own(self, outbound: OutboundStanza) -> bool:
-        number = self._keep(outbound)
+        number = self._own.keep(outbound)
         # What waits has limits of its own.
-        most, most_bytes = MAX_UNCONFIRMED + len(self.queue), MAX_UNCONFIRMED_BYTES + self.queue.waiting_bytes
-        while len(self._own) > most or self._own_bytes > most_bytes:
+        for _ in range(self._own.make_room(len(self.queue), self.queue.waiting_bytes)):
             self._observer.count("unconfirmed_forgotten")
-            self._let_go(next(iter(self._own)))
         taken = self._pass_on(outbound, partial(self._own_ended, number))
         if not taken:
-            self._let_go(number)
+            self._own.let_go(number)
         return taken
 
-    def _keep(self, outbound: OutboundStanza) -> int:
-        number = next(self._numbers)
-        self._own[number] = outbound
-        self._own_bytes += len(outbound.xml)
-        return number
-
-    def _let_go(self, number: int) -> OutboundStanza | None:
-        outbound = self._own.pop(number, None)
-        if outbound is not None:
-            self._own_bytes -= len(outbound.xml)
-        return outbound
-
     def _own_ended(self, number: int, fate: Fate) -> None:
-        outbound = self._let_go(number)
+        outbound = self._own.let_go(number)
         if outbound is None:
             return  # it was forgotten
         if isinstance(fate, Refused):
@@ -283,7 +205,7 @@ class Writer:
         elif fate in ("lost", "suspected"):
             if fate == "suspected":
                 outbound = evolve(outbound, suspect=True)
-            self._queue_up(outbound, partial(self._own_ended, self._keep(outbound)), again=True)
+            self._queue_up(outbound, partial(self._own_ended, self._own.keep(outbound)), again=True)
         elif fate == "stopped":
             self._observer.count("outgoing_lost")
 
@@ -358,7 +280,7 @@ class Writer:
         if connection.leaving and not self.queue:
             connection.close()
 
-    def _confirmed(self) -> None:
+    def confirmed(self) -> None:
         """A barrier has returned: what waited for it can be written."""
         self.drain()
         self.queue.settle()
@@ -374,7 +296,6 @@ class Writer:
         self.queue.drop()
         lost = kept - len(self._own)
         self._own.clear()
-        self._own_bytes = 0
         if lost:
             self._log.warn("stopped with {count} stanzas that waited to be sent: lost", count=lost)
         self.queue.settle()

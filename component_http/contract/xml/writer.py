@@ -37,8 +37,7 @@ _ASCII_NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")
 _USUAL_ATTRIBUTES: dict[str | tuple[str | None, str], str] = {
     (NS_XML, "lang"): "xml:lang",
     **{
-        name: name
-        for name in "to from type id node var stamp by jid nick name code affiliation role hash ver category".split()
+        name: name for name in ("to", "from", "type", "id", "node", "var", "stamp", "by", "jid", "nick", "name", "code")
     },
 }
 """As they are written; these are all that most stanzas have."""
