@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from attrs import frozen
 from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 
@@ -17,33 +18,26 @@ from component_http.throttle import Folded
 __all__ = ["Arrivals"]
 
 
+@frozen
 class Arrivals:
     """
     Says which stanzas the handlers see, and tells the senders of those that are too large.
 
-    Args:
-        domain: The component's own domain, normalised.
+    Attributes:
+        domain: The component's own, normalised.
         observer: Told `malformed`, `foreign`, `oversized` and `unanswered`.
         marked: Marks a stanza from a room that we are in (`Rooms.marked`).
         send: Sends an error.
-        seconds: A clock that does not go back.
+        lines: Where refusals are logged.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        domain: str,
-        observer: Observer,
-        marked: Callable[[Stanza], Stanza],
-        send: Callable[[Element], object],
-        seconds: Callable[[], float],
-    ) -> None:
-        self._domain = domain
-        self._observer = observer
-        self._marked = marked
-        self._send = send
-        self._lines = Folded(seconds)
+    domain: str
+    observer: Observer
+    marked: Callable[[Stanza], Stanza]
+    send: Callable[[Element], object]
+    lines: Folded
 
     def takes(self, element: Element) -> bool:
         """Whether it can be answered without ending the stream, and is for us."""
@@ -54,24 +48,24 @@ class Arrivals:
         except NotAnAddress as error:
             self._ignore("malformed", element.name, str(error))
             return False
-        if recipient.domain != self._domain:
+        if recipient.domain != self.domain:
             self._ignore("foreign", element.name, "it is for another domain")
             return False
         return True
 
     def _ignore(self, event: str, kind: str, reason: str) -> None:
-        self._observer.count(event)
-        self._lines.write(event, self._log.warn, "ignored a {kind}: {reason}", kind=kind, reason=reason)
+        self.observer.count(event)
+        self.lines.write(event, self._log.warn, "ignored a {kind}: {reason}", kind=kind, reason=reason)
 
     def skipped(self, start: Element, reason: str) -> None:
         """Refuse a stanza of which there is no more than the start tag."""
-        self._observer.count("oversized")
-        self._lines.write("oversized", self._log.warn, "refused a {kind}: {reason}", kind=start.name, reason=reason)
+        self.observer.count("oversized")
+        self.lines.write("oversized", self._log.warn, "refused a {kind}: {reason}", kind=start.name, reason=reason)
         try:
-            stanza = self._marked(Stanza.from_element(start))
+            stanza = self.marked(Stanza.from_element(start))
         except MalformedStanza:
             if start.name == "iq" and start.getAttribute("type") not in ("error", "result"):
-                self._observer.count("unanswered")
+                self.observer.count("unanswered")
             return
         if stanza.bounceable:
-            self._send(conditions.error_stanza(stanza, conditions.TOO_LARGE))
+            self.send(conditions.error_stanza(stanza, conditions.TOO_LARGE))

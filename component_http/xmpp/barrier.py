@@ -17,7 +17,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from secrets import token_hex
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from attrs import Factory, define
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -27,6 +27,9 @@ from twisted.words.xish.domish import Element
 from component_http.contract.xml import NS_PING
 from component_http.interfaces import Observer
 from component_http.xmpp.write_queue import WriteQueue
+
+if TYPE_CHECKING:
+    from component_http.xmpp.writer import Writer
 
 __all__ = ["Barrier"]
 
@@ -58,14 +61,6 @@ _ID = re.compile(f"[0-9a-f]{{{2 * _ID_BYTES}}}")
 
 _Ping = tuple[str, str]
 """The id of a ping, and the address that was asked."""
-
-
-class Owner(Protocol):
-    """The writer that a barrier is of."""
-
-    def write_now(self, xml: str) -> None: ...  # pragma: no cover
-
-    def confirmed(self) -> None: ...  # pragma: no cover
 
 
 @define(eq=False)
@@ -122,7 +117,7 @@ class Barrier:
         self,
         domain: str,
         queue: WriteQueue,
-        owner: Owner,
+        owner: Writer,
         *,
         dead: Callable[[str], None],
         observer: Observer,

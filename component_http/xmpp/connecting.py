@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from random import Random
 
+from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -19,6 +20,7 @@ FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 """Shortest and longest wait between two connections, in seconds."""
 
 
+@define(eq=False)
 class ConnectLoop:
     """
     Connects again after each connection, with a back-off; it is made for one run of the service.
@@ -36,14 +38,13 @@ class ConnectLoop:
 
     _log = Logger()
 
-    def __init__(self, connect: Callable[[], Awaitable[None]], clock: IReactorTime, random: Random) -> None:
-        self._connect = connect
-        self._clock = clock
-        self._random = random
-        self._ended: Deferred[None] = Deferred()
-        self.failures = 0
-        self.stopping = False
-        self.stopped = Waiters()
+    _connect: Callable[[], Awaitable[None]]
+    _clock: IReactorTime
+    _random: Random
+    _ended: Deferred[None] = field(init=False, factory=Deferred)
+    failures: int = field(init=False, default=0)
+    stopping: bool = field(init=False, default=False)
+    stopped: Waiters = field(init=False, factory=Waiters)
 
     def begin(self) -> None:
         """Connect for the first time."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.words.protocols.jabber import xmlstream
@@ -23,10 +23,13 @@ from twisted.words.xish.xmlstream import STREAM_ERROR_EVENT
 from zope.interface import implementer
 
 from component_http.contract.stanza import STANZA_KINDS
-from component_http.contract.xml import Limits, StreamParser
+from component_http.contract.xml import StreamParser
 from component_http.errors import CertificateInvalid
 from component_http.tls import tls_failure
 from component_http.xmpp.troubles import SERVED, UNTRUSTED
+
+if TYPE_CHECKING:
+    from component_http.xmpp.stream import ComponentStream
 
 __all__ = ["CLOSE_TIMEOUT", "HANDSHAKE_TIMEOUT", "Connection", "cancel"]
 
@@ -41,27 +44,6 @@ READ_BYTES = 8192
 
 KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 """A peer that vanished is noticed after two minutes by the kernel (its default is two hours)."""
-
-
-class Owner(Protocol):
-    """The stream that a connection is of."""
-
-    domain: str
-    secret: str
-    limits: Limits
-    clock: IReactorTime
-
-    def takes(self, element: Element) -> bool: ...  # pragma: no cover
-
-    def skipped(self, start: Element, reason: str) -> None: ...  # pragma: no cover
-
-    def send(self, obj: Any) -> object: ...  # pragma: no cover
-
-    def was_read(self) -> None: ...  # pragma: no cover
-
-    def writing_held(self) -> None: ...  # pragma: no cover
-
-    def writing_resumed(self) -> None: ...  # pragma: no cover
 
 
 @implementer(IPushProducer)
@@ -83,7 +65,7 @@ class Connection(xmlstream.XmlStream):
 
     transport: Any
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: ComponentStream) -> None:
         self._owner = owner
         self._limit: IDelayedCall | None = None
         self.closed: Deferred[str] = Deferred()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from component_http.interfaces import Observer
@@ -14,27 +15,22 @@ MAX_PAUSE = 5.0
 """Seconds that reading may rest; ejabberd cuts off a component that does not read for 15 s."""
 
 
+@define(eq=False)
 class Reading:
     """
     The reading of one connection, from its making to its end.
 
-    Args:
-        connection: The connection.
-        barrier: Told when reading pauses and goes on.
-        observer: Told `reading_paused`.
-        clock: Ends a pause.
-
     Attributes:
+        connection: The connection.
         asked: The relay has asked for the pause, so that only it, or time, is to end it.
     """
 
-    def __init__(self, connection: Connection, barrier: Barrier, observer: Observer, clock: IReactorTime) -> None:
-        self.connection = connection
-        self._barrier = barrier
-        self._observer = observer
-        self._clock = clock
-        self._resuming: IDelayedCall | None = None
-        self.asked = False
+    connection: Connection
+    _barrier: Barrier
+    _observer: Observer
+    _clock: IReactorTime
+    _resuming: IDelayedCall | None = field(init=False, default=None)
+    asked: bool = field(init=False, default=False)
 
     def pause(self) -> None:
         """Stop reading for a moment, at most `MAX_PAUSE` seconds."""

@@ -24,6 +24,7 @@ from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
 from component_http.interfaces import Observer
+from component_http.throttle import Folded
 from component_http.xmpp.arrivals import Arrivals
 from component_http.xmpp.connecting import ConnectLoop
 from component_http.xmpp.connection import Connection, cancel
@@ -120,7 +121,7 @@ class ComponentStream(StreamManager, Service):
         self._loop: ConnectLoop | None = None
         self._reading: Reading | None = None
         self._troubles = Troubles(domain, address)
-        self._arrivals = Arrivals(domain, observer, marked, self.send, clock.seconds)
+        self._arrivals = Arrivals(domain, observer, marked, self.send, Folded(clock.seconds))
         self._writer = Writer(
             domain,
             limits,

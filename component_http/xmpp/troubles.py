@@ -6,6 +6,7 @@ Source: RFC 6120 section 4.9 (stream errors).
 
 from __future__ import annotations
 
+from attrs import field, frozen
 from twisted.logger import Logger, LogLevel
 from twisted.words.protocols.jabber.error import StreamError
 
@@ -117,6 +118,7 @@ def refusal(complaint: str | None, error: StreamError | None) -> Refused | None:
     return Refused(reason, _IF_TOO_LARGE, for_size=True)
 
 
+@frozen
 class Troubles:
     """
     Logs each trouble with the stream once, until it is mended.
@@ -128,10 +130,9 @@ class Troubles:
 
     _log = Logger()
 
-    def __init__(self, domain: str, address: str) -> None:
-        self._domain = domain
-        self._address = address
-        self._told: set[str] = set()
+    _domain: str
+    _address: str
+    _told: set[str] = field(init=False, factory=set)
 
     def unreachable(self, error: Exception) -> str:
         """The complaint about a connection that did not come about."""

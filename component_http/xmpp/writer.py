@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -19,11 +19,12 @@ from component_http.contract.xml import Limits
 from component_http.interfaces import Observer
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.xmpp.barrier import Barrier
+from component_http.xmpp.connection import Connection
 from component_http.xmpp.outgoing_check import OutgoingCheck, nobody
 from component_http.xmpp.own_stanzas import OwnStanzas
 from component_http.xmpp.write_queue import MAX_STANZAS, Loss, Tell, WriteQueue
 
-__all__ = ["Connection", "Writer"]
+__all__ = ["Writer"]
 
 CONFIRM_TIMEOUT = 2.0
 """Seconds that who waits until all is sent gives the server to say that it has it."""
@@ -33,20 +34,6 @@ LATE = 30.0
 
 CROWDED = "much waits for a stream, or for a server that does not read: reading rests until less does, and so do POSTs"
 FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
-
-
-class Connection(Protocol):
-    """A stream to the server, as `component_http.xmpp.stream` has it."""
-
-    held: bool
-    leaving: bool
-
-    @property
-    def ready(self) -> bool: ...  # pragma: no cover
-
-    def write(self, xml: str | bytes) -> None: ...  # pragma: no cover
-
-    def close(self) -> None: ...  # pragma: no cover
 
 
 class Writer:

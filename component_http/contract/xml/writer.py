@@ -36,9 +36,7 @@ _ASCII_NAME = re.compile("[A-Za-z_][A-Za-z0-9_.-]*")
 
 _USUAL_ATTRIBUTES: dict[str | tuple[str | None, str], str] = {
     (NS_XML, "lang"): "xml:lang",
-    **{
-        name: name for name in ("to", "from", "type", "id", "node", "var", "stamp", "by", "jid", "nick", "name", "code")
-    },
+    **{name: name for name in ("to", "from", "type", "id", "node", "var", "stamp", "by", "jid", "name", "code")},
 }
 """As they are written; these are all that most stanzas have."""
 
