@@ -200,5 +200,5 @@ def _not_allowed(part: str) -> NotAnAddress:
 
 
 def any_of(patterns: Iterable[str]) -> re.Pattern[str]:
-    """What matches in full the addresses of some patterns, in which a * stands for any characters."""
+    """A pattern for the addresses of some patterns, in which a * stands for any characters."""
     return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns), re.DOTALL)

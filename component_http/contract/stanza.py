@@ -119,12 +119,12 @@ class Stanza:
 
     @property
     def is_request(self) -> bool:
-        """It is an iq that must be answered, once (RFC 6120 section 8.2.3)."""
+        """An iq that must be answered, once (RFC 6120 section 8.2.3)."""
         return self.kind == "iq" and self.type not in ("error", "result")
 
     @property
     def is_bad_request(self) -> bool:
-        """It is an iq of an unknown type, or without one; the answer is bad-request (RFC 6120 section 8.2.3)."""
+        """An iq of an unknown type, or without one; the answer is bad-request (RFC 6120 section 8.2.3)."""
         return self.kind == "iq" and self.type not in TYPES["iq"]
 
     @property
@@ -146,7 +146,7 @@ class Stanza:
 
     @property
     def has_body(self) -> bool:
-        """It has a `<body/>` of its own namespace, be it empty (RFC 6121 section 5.2.3)."""
+        """Whether there is a `<body/>` of its own namespace, be it empty (RFC 6121 section 5.2.3)."""
         return self.own("body") is not None
 
     def own(self, name: str) -> Element | None:
@@ -156,7 +156,7 @@ class Stanza:
 
     @property
     def conversation(self) -> tuple[str, str, bool]:
-        """What keeps its order: the bare sender, the bare recipient, and whether it is an iq."""
+        """The key of what keeps its order: the bare sender, the bare recipient, and whether it is an iq."""
         return _conversation(self.sender, self.recipient, self.kind == "iq")
 
 

@@ -24,7 +24,6 @@ class Arrivals:
     Says which stanzas the handlers see, and tells the senders of those that are too large.
 
     Attributes:
-        domain: The component's own, normalised.
         observer: Told `malformed`, `foreign`, `oversized` and `unanswered`.
         marked: Marks a stanza from a room that we are in (`Rooms.marked`).
         send: Sends an error.

@@ -101,13 +101,11 @@ class Barrier:
     before it was asked. The one that answered last is asked first from then on, over connections, too.
 
     Args:
-        domain: The component's own.
         fallback: The domain to ask where pings to ourselves do not come back; None for none.
         queue: Told what is confirmed; its `written` counts.
         owner: Writes XML to the connection at once, and is told when the queue knows what the server has.
         dead: Called with the reason when the server is not there any more.
         observer: Told `barrier_sent`, `barrier_returned`, `barrier_ignored`.
-        clock: Runs the timers.
         on: False for none at all.
     """
 

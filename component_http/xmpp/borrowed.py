@@ -26,8 +26,6 @@ class BorrowedStream:
 
     Args:
         manager: Has, or will have, a component's stream.
-        domain: The component's own domain, normalised.
-        limits: For one stanza.
         observer: Told `unsendable` and `unanswered`.
         sent: Told each stanza that we send (`Rooms.sent`).
     """

@@ -56,10 +56,7 @@ class Entrances(XMPPHandler):
     usual; such a room is entered again after a lost stream by the same presence.
 
     Args:
-        outlet: Where presence leaves.
         observer: Told `room_entered`, `room_refused` and `room_lost`.
-        clock: Runs the time limits.
-        new_id: Makes ids.
         ask: Sends an iq and waits for its answer so many seconds (see `Sender.ask`).
         nick: What we are called in rooms; None for the local part of the address that enters.
         create: Make a room that does not exist, with the default configuration of its service.
@@ -172,7 +169,7 @@ class Entrances(XMPPHandler):
     # -- the stream --
 
     def first(self) -> Iterator[Element | OutboundStanza]:
-        """What is to be written first on a new stream: to enter all rooms again."""
+        """The presences to be written first on a new stream: to enter all rooms again."""
         self._connected = True
         for stay in list(self._stays.values()):
             if stay.stage == "wanted":

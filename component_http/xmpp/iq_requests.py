@@ -29,12 +29,10 @@ class IqRequests(XMPPHandler):
     Asks, and takes the answers out of the stream before anybody else sees them.
 
     An answer is known by its id, which nobody can guess, and by the address that it is from: only who was asked can
-    answer. It may come on another stream than the question went out on. One that comes too late is taken too, and
+    answer. It may come on another stream than the request left on. One that comes too late is taken too, and
     thrown away: nobody else knows what it answers.
 
     Args:
-        outlet: Where the questions leave.
-        clock: Runs the time limits.
         new_id: Makes ids that cannot be guessed.
 
     Source: RFC 6120 sections 8.1.2.1 and 8.1.3.

@@ -1,4 +1,4 @@
-"""Lets through what may be sent to the server, of all that anybody hands over."""
+"""Checks what anybody sends to the server directly."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ class OutgoingCheck:
     Makes outbound stanzas of what somebody sends directly, as far as it may leave for the server.
 
     Attributes:
-        domain: The component's own domain, normalised.
-        limits: For one stanza.
         observer: Told `unsendable` and `unanswered`.
         sent: Told each stanza that was let through, and whatever else leaves.
         seconds: A clock that does not go back.
@@ -49,8 +47,8 @@ class OutgoingCheck:
         Check a stanza, or some given as XML text.
 
         Returns:
-            What is to leave, errors and answers to iqs made smaller where they have to be; nothing where one of them
-            may not be sent, which is counted and logged here.
+            The stanzas to send, errors and answers to iqs made smaller where they have to be; none if one of them may
+            not be sent, which is counted and logged here.
         """
         try:
             if isinstance(obj, bytes):

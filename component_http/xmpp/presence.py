@@ -44,11 +44,8 @@ class AlwaysAvailable(LateHandler):
     server may have asked, and showed us offline.
 
     Args:
-        domain: The component's own domain, normalised.
         subscribers: Told who comes and goes; they outlive this handler.
-        outlet: Asked whether it is crowded.
         observer: Told `announced`.
-        clock: Runs the timer.
     """
 
     PATHS = ("/presence",)

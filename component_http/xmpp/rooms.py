@@ -67,7 +67,7 @@ class _Occupant:
 
     @property
     def settled(self) -> bool:
-        """What is said under another nick is not ours: a stream is in order, so all of the time before has come."""
+        """A message under another nick is not ours: a stream is in order, so all of the time before has come."""
         return self.confirmed and not self.entering
 
 
@@ -236,12 +236,12 @@ def _occupant_key(ours: Address, room: Address) -> bytes:
 
 
 def _fingerprint(text: str | None) -> bytes:
-    """What is kept of a text: 16 bytes, however long it is."""
+    """Make 16 bytes of a text, however long it is."""
     return blake2b((text or "").encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def status_codes(presence: Element) -> set[str]:
-    """What a room's presence says beside itself: 110 that it is our own, 303 that a nick was changed."""
+    """Read the status codes of a room's presence: 110 for our own, 303 for a nick that was changed."""
     return {
         status.getAttribute("code", "")
         for child in presence.elements(NS_MUC_USER, "x")
@@ -250,7 +250,7 @@ def status_codes(presence: Element) -> set[str]:
 
 
 def _is_subject(message: Stanza) -> bool:
-    """It tells the room's subject (section 7.2.15), which was not said before, but is so now."""
+    """Whether a message tells the room's subject (section 7.2.15), which was not said before, but is so now."""
     return not message.has_body and message.own("subject") is not None
 
 

@@ -1,4 +1,4 @@
-"""Who is to see that the component is there."""
+"""The users who are to see that the component is there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ class Subscribers:
     of a domain push out nobody of a smaller one.
 
     Args:
-        domain: The component's own, normalised.
         most: Instead of `MAX_SUBSCRIBERS`.
     """
 

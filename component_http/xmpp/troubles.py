@@ -124,7 +124,6 @@ class Troubles:
     Logs each trouble with the stream once, until it is mended.
 
     Args:
-        domain: The component's own domain, normalised.
         address: The host and the port of the server, or the path of its socket.
     """
 

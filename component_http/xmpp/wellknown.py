@@ -56,7 +56,6 @@ class WellKnown(LateHandler):
     usual priority that answers one of these itself comes first.
 
     Args:
-        domain: The component's own domain, normalised.
         version: What XEP-0092 shall say.
         now: The wall clock, seconds since the epoch.
     """
@@ -167,7 +166,7 @@ class WellKnown(LateHandler):
         return [DiscoIdentity(*identity, name="component-http"), *map(DiscoFeature, namespaces)]
 
     def getDiscoItems(self, requestor: JID, target: JID, nodeIdentifier: str = "") -> list[object]:
-        """There are none."""
+        """None."""
         return []
 
 

@@ -1,4 +1,4 @@
-"""What leaves over one connection after the other: checked, in order, and until the server is known to have it."""
+"""Writes stanzas over one connection after the other: checked, in order, until the server is known to have them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from component_http.xmpp.write_queue import MAX_STANZAS, Loss, Tell, WriteQueue
 __all__ = ["Writer"]
 
 CONFIRM_TIMEOUT = 2.0
-"""Seconds that who waits until all is sent gives the server to say that it has it."""
+"""Seconds that `when_sent` gives the server to confirm what was written."""
 
 LATE = 30.0
-"""Seconds after which who gets a stanza should know when it was made (XEP-0203)."""
+"""Seconds after which a stanza says when it was made (XEP-0203)."""
 
 CROWDED = "much waits for a stream, or for a server that does not read: reading rests until less does, and so do POSTs"
 FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
@@ -40,22 +40,13 @@ class Writer:
     """
     Writes stanzas as soon as there is a stream and its transport takes them; until then they wait in one queue.
 
-    What handlers send is kept here until the server has it; of what somebody else keeps he is told the fate.
+    A stanza that a handler sends is kept here until the server has it; another's owner is told its fate.
 
     Args:
-        domain: The component's own domain, normalised.
-        limits: For one stanza.
-        observer: Told `unsendable`, `unanswered`, `outgoing_full`, `outgoing_lost`, `outgoing_refused` and
-            `unconfirmed_forgotten`.
-        clock: Runs the timers.
-        now: The wall clock, seconds since the epoch, for what leaves late.
         crowd: Called with True when it begins to be crowded, with False when it is not any more.
         dead: Called with the reason when the server is not there any more.
-        sent: Told each stanza that leaves, whoever sends it.
-        max_waiting: Stanzas that may wait to be sent.
-        confirm: Ask the server whether it has what we wrote.
-        fallback: The domain to ask where pings to ourselves do not come back; None for none.
-        lifetimes: Seconds for which a stanza is of use, by its kind.
+
+    The others are those of `ComponentStream`.
     """
 
     _log = Logger()
@@ -101,9 +92,7 @@ class Writer:
     # -- what is sent --
 
     def send(self, obj: Any) -> bool:
-        """
-        Send what somebody hands over and does not keep: an element, or XML text of some; False if one was not taken.
-        """
+        """Send an element, or XML text of some, that nobody else keeps; False if one was not taken."""
         taken = [self._send_own(outbound) for outbound in self._check.passed(obj)]
         return bool(taken) and all(taken)
 
@@ -126,7 +115,7 @@ class Writer:
         return True
 
     def _on_trial(self, outbound: OutboundStanza) -> bool:
-        """It has to wait for a barrier, of a server that returns them."""
+        """A suspect has to wait for a barrier, of a server that returns them."""
         return self.barrier.working and not self.queue.may_write(outbound)
 
     def _queue_up(self, outbound: OutboundStanza, tell: Tell, *, again: bool = False) -> bool:
@@ -199,13 +188,7 @@ class Writer:
     # -- the stream --
 
     def connected(self, connection: Connection, first: Iterable[Element | OutboundStanza]) -> None:
-        """
-        A stream is ready: write what is first on each, then what waits.
-
-        Args:
-            connection: The stream.
-            first: What is written first; what may not be sent of it is left out.
-        """
+        """A stream is ready: write what comes first on each, as far as it may be sent, then what waits."""
         self._connection = connection
         if self.queue:
             self._log.info("sending {count} stanzas that waited for the stream", count=len(self.queue))

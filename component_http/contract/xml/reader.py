@@ -288,7 +288,7 @@ class Reader:
         self._within_cdata = False
 
     def _from_here(self) -> bytes:
-        """What is in, from the tag on that expat is telling us about."""
+        """The bytes that are in from the tag on that expat is telling us about."""
         return bytes(self._input.unread[self._parser.CurrentByteIndex - self._input.base :])
 
     def _size(self, element: Element) -> int:

@@ -14,7 +14,7 @@ NS_PING = "urn:xmpp:ping"
 NS_XML = "http://www.w3.org/XML/1998/namespace"
 NS_XMLNS = "http://www.w3.org/2000/xmlns/"
 STANZA_NAMESPACES: frozenset[str | None] = frozenset({NS_COMPONENT, NS_CLIENT, "", None})
-"""What means "the stream's own namespace" on a stanza, and on the children that share it."""
+"""Names of "the stream's own namespace" on a stanza, and on the children that share it."""
 
 _ESCAPED_CHARS = 64
 """Characters by which escaping may lengthen a text before shorter ways to write it are looked for."""
