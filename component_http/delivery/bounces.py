@@ -115,9 +115,11 @@ class Bounces:
         Wait until rooms have shown those of these that went to rooms.
 
         Returns:
-            It fails with `Bounced` as soon as one of them comes back. Cancelling it ends the waiting only.
+            It fails with `NotSent` as soon as one of them comes back, also if that was before. Cancelling it ends the
+            waiting only.
         """
-        return self._fates.wait(self._for_rooms.intersection(numbers))
+        # One that came back before this is asked is for no room any more.
+        return self._fates.wait(each for each in numbers if each in self._for_rooms or self._fates.has_failed(each))
 
     def _forget(self, key: _Key) -> _Pushed | None:
         pushed = self._pushed.pop(key, None)

@@ -277,6 +277,8 @@ class Session:
                 outbound_rows.remove(self.connection, [int(argument)])
             elif verb == "wake":
                 wake = True
+            elif verb == "explain":
+                found.questions.append((number, argument))
             self.connection.execute("DELETE FROM commands WHERE number = ?", (number,))
         self._write_facts(transaction, facts, at.now - wall)
         self._tidy(transaction, at.now, wall)

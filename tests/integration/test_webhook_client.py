@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any
 
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
@@ -89,7 +89,7 @@ class WebhookCase(TestCase):
         self, client: WebhookClient, name: str = "a", body: bytes = b"{}", *, fresh: bool = False
     ) -> Deferred[Response]:
         """A POST on its way, with this webhook-id."""
-        answered = Deferred.fromCoroutine(client.post(body, {"webhook-id": name}, fresh=fresh))
+        answered = ensureDeferred(client.post(body, {"webhook-id": name}, fresh=fresh))
         self.running.append(answered)
         return answered
 

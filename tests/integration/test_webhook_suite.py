@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults, succeed
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
@@ -63,7 +63,7 @@ class WebhookPromises:
         self, webhook: Webhook, body: bytes = b"{}", headers: Mapping[str, str] | None = None, *, fresh: bool = False
     ) -> Deferred[Response]:
         """A POST on its way."""
-        answered = Deferred.fromCoroutine(webhook.post(body, headers or {}, fresh=fresh))
+        answered = ensureDeferred(webhook.post(body, headers or {}, fresh=fresh))
         self.running.append(answered)
         return answered
 
@@ -269,7 +269,7 @@ class HttpBot(Resource):
             name.decode("ascii").lower(): values[0].decode("ascii")
             for name, values in request.requestHeaders.getAllRawHeaders()
         }
-        answered = Deferred.fromCoroutine(self._bot.post(request.content.read(), headers))
+        answered = ensureDeferred(self._bot.post(request.content.read(), headers))
         request.notifyFinish().addErrback(lambda _: answered.cancel())
         answered.addCallbacks(self._say, self._fail, callbackArgs=(request,), errbackArgs=(request,))
         answered.addBoth(lambda _: self._happened())
@@ -333,7 +333,7 @@ class ScriptTests(SynchronousTestCase):
     """What only the fake can do."""
 
     def post(self, webhook: Webhook, body: bytes = b"{}", *, fresh: bool = False) -> Deferred[Response]:
-        return Deferred.fromCoroutine(webhook.post(body, {}, fresh=fresh))
+        return ensureDeferred(webhook.post(body, {}, fresh=fresh))
 
     def status_of(self, answered: Deferred[Response]) -> int:
         """The status of an answer that is there."""
@@ -387,7 +387,7 @@ class ScriptTests(SynchronousTestCase):
         The function gets body and headers of the POST.
         """
         webhook = ScriptedWebhook(answer=lambda body, headers: Response(200, {}, body + headers["webhook-id"].encode()))
-        answered = Deferred.fromCoroutine(webhook.post(b"body of ", {"webhook-id": "m1"}))
+        answered = ensureDeferred(webhook.post(b"body of ", {"webhook-id": "m1"}))
         self.assertEqual(b"body of m1", self.successResultOf(answered).body)
 
     def test_under_way_when_paused(self) -> None:

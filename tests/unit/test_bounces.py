@@ -181,6 +181,14 @@ class WaitingTests(BouncesCase):
         self.failureResultOf(self.fates.wait([2]), Bounced)
         self.shows("a")
 
+    def test_refused_by_the_room_before_it_is_asked(self) -> None:
+        """
+        A message that a room refuses before somebody waits for the room is not told as sent.
+        """
+        self.say(1, "a", ROOM, "groupchat")
+        self.comes_back("a", ROOM)
+        self.failureResultOf(self.bounces.when_shown([1]), Bounced)
+
     def test_cancelled(self) -> None:
         """
         Whoever waits no longer is forgotten.
