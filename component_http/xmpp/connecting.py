@@ -41,6 +41,7 @@ class ConnectLoop:
     _connect: Callable[[], Awaitable[None]]
     _clock: IReactorTime
     _random: Random
+    _running: Deferred[None] | None = field(init=False, default=None)
     _ended: Deferred[None] = field(init=False, factory=Deferred)
     failures: int = field(init=False, default=0)
     stopping: bool = field(init=False, default=False)
@@ -48,8 +49,8 @@ class ConnectLoop:
 
     def begin(self) -> None:
         """Connect for the first time."""
-        self._ended = Deferred.fromCoroutine(self._stay_connected())
-        self._ended.addErrback(self._broken)
+        self._running = Deferred.fromCoroutine(self._stay_connected())
+        self._running.addErrback(self._broken).chainDeferred(self._ended)
 
     def stop(self, close: Callable[[], bool], closed: Callable[[], object]) -> None:
         """
@@ -60,8 +61,8 @@ class ConnectLoop:
             closed: Called when it is closed.
         """
         self.stopping = True
-        if not close():
-            self._ended.cancel()
+        if not close() and self._running is not None:
+            self._running.cancel()
         self._ended.addCallback(lambda _: closed())
 
     def _broken(self, failure: Failure) -> None:
