@@ -160,9 +160,11 @@ class Connection(xmlstream.XmlStream):
         """Stanzas can be sent."""
         return self.authenticated and not self.ending
 
-    def write(self, xml: str | bytes) -> None:
-        """Send what was checked before."""
-        super().send(xml)
+    def write(self, xml: bytes) -> None:
+        """Send XML that was checked before."""
+        if self.rawDataOutFn is not None:
+            self.rawDataOutFn(xml)
+        self.transport.write(xml)
 
     def accepted(self) -> None:
         """The server has accepted the handshake."""
@@ -185,7 +187,7 @@ class Connection(xmlstream.XmlStream):
             if self.authenticated:
                 self.transport.unregisterProducer()  # a transport that has one does not close
             if self._headerSent:
-                self.write("</stream:stream>")
+                self.write(b"</stream:stream>")
 
     # -- the rest --
 

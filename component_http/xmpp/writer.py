@@ -150,7 +150,7 @@ class Writer:
     def write_now(self, xml: str) -> None:
         """Write a barrier."""
         if self._connection is not None and self._connection.ready:
-            self._connection.write(xml)
+            self._connection.write(xml.encode())
 
     # -- what handlers have sent --
 
