@@ -12,7 +12,7 @@ from wokkel.subprotocols import StreamManager
 from component_http.contract.outbound import Fate, OutboundStanza
 from component_http.contract.xml import Limits
 from component_http.interfaces import Observer
-from component_http.xmpp.outgoing_check import OutgoingCheck, nobody
+from component_http.xmpp.outgoing_check import OutgoingCheck
 
 __all__ = ["BorrowedStream"]
 
@@ -36,7 +36,7 @@ class BorrowedStream:
         domain: str,
         limits: Limits,
         observer: Observer,
-        sent: Callable[[OutboundStanza], object] = nobody,
+        sent: Callable[[OutboundStanza], object] = lambda outbound: None,
     ) -> None:
         self._manager = manager
         self._check = OutgoingCheck(domain, limits, observer, sent, time.monotonic)

@@ -31,7 +31,7 @@ from component_http.xmpp.troubles import SERVED, UNTRUSTED
 if TYPE_CHECKING:
     from component_http.xmpp.stream import ComponentStream
 
-__all__ = ["CLOSE_TIMEOUT", "HANDSHAKE_TIMEOUT", "Connection", "cancel"]
+__all__ = ["CLOSE_TIMEOUT", "HANDSHAKE_TIMEOUT", "Connection", "cancel", "cancel_after"]
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds from the connection to the server's answer to our handshake; a healthy server needs milliseconds."""
@@ -241,3 +241,9 @@ def cancel(call: IDelayedCall | None) -> None:
     """Cancel a call that may have run already, or was never planned."""
     if call is not None and call.active():
         call.cancel()
+
+
+def cancel_after(result: Any, call: IDelayedCall) -> Any:
+    """Cancel a call when a Deferred fires."""
+    cancel(call)
+    return result

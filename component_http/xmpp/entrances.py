@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 
-from attrs import evolve
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -47,6 +47,7 @@ MAX_NICKS = 5
 NS_MUC_OWNER = "http://jabber.org/protocol/muc#owner"
 
 
+@define(slots=False, eq=False)
 class Entrances(XMPPHandler):
     """
     Enters rooms, again after each lost stream, and knows when we are out of one.
@@ -64,31 +65,22 @@ class Entrances(XMPPHandler):
 
     _log = Logger()
 
-    def __init__(
-        self,
-        outlet: Outlet,
-        observer: Observer,
-        *,
-        clock: IReactorTime,
-        new_id: Callable[[], str],
-        ask: Callable[[Element, float], Awaitable[Element]],
-        nick: str | None = None,
-        create: bool = False,
-    ) -> None:
+    _outlet: Outlet
+    _observer: Observer
+    _clock: IReactorTime = field(kw_only=True)
+    _new_id: Callable[[], str] = field(kw_only=True)
+    _ask: Callable[[Element, float], Awaitable[Element]] = field(kw_only=True)
+    _nick: str | None = field(default=None, kw_only=True)
+    _create: bool = field(default=False, kw_only=True)
+    _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
+    _connected: bool = field(init=False, default=False)
+    # The one in which something was said last is last.
+    _stays: OrderedDict[Key, Stay] = field(init=False, factory=OrderedDict)
+    # Where we have said goodbye, and the room has not confirmed it.
+    _leaving: OrderedDict[Key, None] = field(init=False, factory=OrderedDict)
+
+    def __attrs_pre_init__(self) -> None:
         super().__init__()
-        self._outlet = outlet
-        self._observer = observer
-        self._clock = clock
-        self._new_id = new_id
-        self._ask = ask
-        self._nick = nick
-        self._create = create
-        self._throttle = Throttle(LOG_INTERVAL)
-        self._connected = False
-        # The one in which something was said last is last.
-        self._stays: OrderedDict[Key, Stay] = OrderedDict()
-        # Where we have said goodbye, and the room has not confirmed it.
-        self._leaving: OrderedDict[Key, None] = OrderedDict()
 
     # -- what is to be said in a room --
 

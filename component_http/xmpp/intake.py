@@ -87,10 +87,6 @@ class LateHandler(XMPPHandler):
         """Leave alone what is not for us; the intake, which sees it after us, says so."""
 
 
-def _tell_nobody(stanza: Stanza) -> None:
-    """Nobody wants to know."""
-
-
 class StanzaIntake(LateHandler):
     """
     Hands on the stanzas that nobody else took.
@@ -136,8 +132,8 @@ class StanzaIntake(LateHandler):
         observer: Observer,
         rooms: Rooms | None = None,
         entrances: Entrances | None = None,
-        returned: Callable[[Stanza], object] = _tell_nobody,
-        shown: Callable[[Stanza], object] = _tell_nobody,
+        returned: Callable[[Stanza], object] = lambda stanza: None,
+        shown: Callable[[Stanza], object] = lambda stanza: None,
         forward_history: bool = False,
         forward_bodyless: bool = True,
         forward_errors: bool = True,

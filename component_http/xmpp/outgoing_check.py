@@ -15,7 +15,7 @@ from component_http.errors import AnswerRefused, XmlRefused
 from component_http.interfaces import Observer
 from component_http.throttle import Folded
 
-__all__ = ["OutgoingCheck", "nobody"]
+__all__ = ["OutgoingCheck"]
 
 DROPPED = "dropped a stanza that the server would not take: {reason}"
 
@@ -64,7 +64,3 @@ class OutgoingCheck:
         for outbound in passed:
             self.sent(outbound)
         return passed
-
-
-def nobody(outbound: OutboundStanza) -> None:
-    """Nobody is told what leaves."""

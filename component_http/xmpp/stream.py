@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.words.xish.domish import Element
@@ -27,8 +27,7 @@ from component_http.interfaces import Observer
 from component_http.throttle import Folded
 from component_http.xmpp.arrivals import Arrivals
 from component_http.xmpp.connecting import ConnectLoop
-from component_http.xmpp.connection import Connection, cancel
-from component_http.xmpp.outgoing_check import nobody
+from component_http.xmpp.connection import Connection, cancel_after
 from component_http.xmpp.reading import Reading
 from component_http.xmpp.troubles import BY_A_STANZA, Troubles, refusal
 from component_http.xmpp.write_queue import MAX_STANZAS
@@ -38,16 +37,6 @@ __all__ = ["ComponentStream"]
 
 STABLE_AFTER = 30.0
 """Seconds authenticated after which a stream counts as good and the next wait starts small again."""
-
-
-def _nothing() -> Iterable[Element | OutboundStanza]:
-    """Write nothing of its own on a new stream."""
-    return ()
-
-
-def _as_it_is(stanza: Stanza) -> Stanza:
-    """Change nothing, where nobody knows of rooms."""
-    return stanza
 
 
 class _ConnectionFactory(XmlStreamFactoryMixin, Factory):
@@ -101,9 +90,9 @@ class ComponentStream(StreamManager, Service):
         observer: Observer,
         clock: Any,
         random: Random,
-        sent: Callable[[OutboundStanza], object] = nobody,
-        first: Callable[[], Iterable[Element | OutboundStanza]] = _nothing,
-        marked: Callable[[Stanza], Stanza] = _as_it_is,
+        sent: Callable[[OutboundStanza], object] = lambda outbound: None,
+        first: Callable[[], Iterable[Element | OutboundStanza]] = tuple,
+        marked: Callable[[Stanza], Stanza] = lambda stanza: stanza,
         max_waiting: int = MAX_STANZAS,
         confirm: bool = True,
         fallback: str | None = None,
@@ -226,7 +215,7 @@ class ComponentStream(StreamManager, Service):
         self._observer.count("connected")
         self._log.info("connected and authenticated as {domain}", domain=self.domain)
         stable = self.clock.callLater(STABLE_AFTER, self._all_is_well)
-        xs.closed.addCallback(_cancelling, stable)
+        xs.closed.addCallback(cancel_after, stable)
         self._writer.connected(xs, self._first())
         super()._authd(xs)
 
@@ -236,15 +225,7 @@ class ComponentStream(StreamManager, Service):
         self._troubles.mended()
 
     def send(self, obj: Any) -> bool:
-        """
-        Send one stanza, or keep it until the stream is there and takes it, as long as there is room.
-
-        Args:
-            obj: A `domish.Element`; or XML text of stanzas, which is parsed and checked like one.
-
-        Returns:
-            False if it was neither sent nor kept.
-        """
+        """See `component_http.interfaces.Outlet.send`; XML text of stanzas is parsed and checked like an element."""
         return self._writer.send(obj)
 
     def depart(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
@@ -322,8 +303,3 @@ class ComponentStream(StreamManager, Service):
                 self._reading.pause()
             elif not self._reading.asked:
                 self._reading.resume()
-
-
-def _cancelling(reason: str, call: IDelayedCall) -> str:
-    cancel(call)
-    return reason

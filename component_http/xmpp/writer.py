@@ -9,20 +9,20 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 
-from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused
+from component_http.contract.outbound import Fate, OutboundStanza, Refused
 from component_http.contract.outgoing import delayed
 from component_http.contract.xml import Limits
 from component_http.interfaces import Observer
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.xmpp.barrier import Barrier
-from component_http.xmpp.connection import Connection
-from component_http.xmpp.outgoing_check import OutgoingCheck, nobody
+from component_http.xmpp.connection import Connection, cancel_after
+from component_http.xmpp.outgoing_check import OutgoingCheck
 from component_http.xmpp.own_stanzas import OwnStanzas
-from component_http.xmpp.write_queue import MAX_STANZAS, Loss, Tell, WriteQueue
+from component_http.xmpp.write_queue import Loss, Tell, WriteQueue
 
 __all__ = ["Writer"]
 
@@ -61,11 +61,11 @@ class Writer:
         now: Callable[[], float],
         crowd: Callable[[bool], object],
         dead: Callable[[str], None],
-        sent: Callable[[OutboundStanza], object] = nobody,
-        max_waiting: int = MAX_STANZAS,
-        confirm: bool = True,
-        fallback: str | None = None,
-        lifetimes: Mapping[str, float] = LIFETIMES,
+        sent: Callable[[OutboundStanza], object],
+        max_waiting: int,
+        confirm: bool,
+        fallback: str | None,
+        lifetimes: Mapping[str, float],
     ) -> None:
         self._domain = domain
         self._limits = limits
@@ -280,7 +280,7 @@ class Writer:
 
     def _be_patient(self, sent: Deferred[None]) -> None:
         patience = self._clock.callLater(CONFIRM_TIMEOUT, self._excuse, self.queue.written, sent)
-        sent.addBoth(_cancel_after, patience)
+        sent.addBoth(cancel_after, patience)
 
     def _excuse(self, written: int, sent: Deferred[None]) -> None:
         """Nobody waits any longer to hear of what was written by then; of what was not, as long as need be."""
@@ -288,9 +288,3 @@ class Writer:
         self.queue.settle()
         if not sent.called:
             self._be_patient(sent)
-
-
-def _cancel_after(result: Any, call: IDelayedCall) -> Any:
-    if call.active():
-        call.cancel()
-    return result

@@ -10,7 +10,16 @@ from xml.parsers import expat
 
 from twisted.words.xish.domish import Element, ParserError
 
-from component_http.contract.xml.reader import PIECE_BYTES, DocumentReader, Header, Listener, Oversized, Reader, WornOut
+from component_http.contract.xml.reader import (
+    PIECE_BYTES,
+    DocumentReader,
+    Header,
+    Listener,
+    Oversized,
+    Reader,
+    WornOut,
+    ignore,
+)
 from component_http.contract.xml.skipper import Skipper
 from component_http.contract.xml.vocabulary import NS_COMPONENT, STANZA_NAMESPACES, Limits, quoted, replace_forbidden
 from component_http.errors import XmlRefused
@@ -51,9 +60,9 @@ class StreamParser:
     """
 
     def __init__(self, limits: Limits, skipped: Callable[[Element, str], object]) -> None:
-        self.DocumentStartEvent: Callable[[Element], object] = _ignore
-        self.ElementEvent: Callable[[Element], object] = _ignore
-        self.DocumentEndEvent: Callable[[], object] = _ignore
+        self.DocumentStartEvent: Callable[[Element], object] = ignore
+        self.ElementEvent: Callable[[Element], object] = ignore
+        self.DocumentEndEvent: Callable[[], object] = ignore
         self._limits = limits
         self._skipped = skipped
         self._pieces: deque[bytes] = deque()
@@ -131,10 +140,6 @@ class StreamParser:
 
     def _report(self, start: Element, reason: str) -> None:
         self._events.append(lambda: self._skipped(start, reason))
-
-
-def _ignore(*_: object) -> None:
-    """Nobody has asked for this event."""
 
 
 def _raise(error: Exception) -> None:

@@ -52,7 +52,7 @@ class Header:
     default_uri: str = ""
 
 
-def _ignore(*_: object) -> None:
+def ignore(*_: object) -> None:
     """Nobody has asked for this event."""
 
 
@@ -75,8 +75,8 @@ class Listener:
 
     finished: Callable[[Element], object]
     oversized: Callable[[Element, str], object] = refuse
-    started: Callable[[Element], object] = _ignore
-    ended: Callable[[], object] = _ignore
+    started: Callable[[Element], object] = ignore
+    ended: Callable[[], object] = ignore
 
 
 class _Names(dict[str, tuple[str, str]]):
