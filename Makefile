@@ -5,11 +5,12 @@
 VENV ?= .venv
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
+BENCH_ARGS ?=
 # Processes that the tests run in: more than a small machine has cores, for half of the time is waiting.
 WORKERS ?= 6
 bin := $(VENV)/bin
 
-.PHONY: help test coverage mutations soak soak-short demo docs reference lint hooks oldest wheel clean servers
+.PHONY: help test coverage mutations soak soak-short bench counted demo docs reference lint hooks oldest wheel clean servers
 .NOTPARALLEL:
 
 help:
@@ -18,6 +19,8 @@ help:
 	@echo "make mutations  whether the unit tests notice ten mistakes in the code"
 	@echo "make soak    hold the gateway under load and faults, more than an hour (SOAK_ARGS=... names scenarios, --seed)"
 	@echo "make soak-short  some seconds of each of its scenarios, without the figures about time and memory"
+	@echo "make bench   measure the gateway beside other ways to do the same (BENCH_ARGS=--help)"
+	@echo "make counted count the instructions that a message costs, and compare with the baseline"
 	@echo "make demo    see the gateway at work in this terminal, without an XMPP server"
 	@echo "make docs    build the documents into docs/_build/html"
 	@echo "make reference  renew what docs/*.md show of the settings and of the example files"
@@ -44,6 +47,16 @@ soak: $(VENV)/.test servers
 
 soak-short: $(VENV)/.test servers
 	$(bin)/python -m pytest -q -rs -n $(WORKERS) tests/soak $(PYTEST_ARGS)
+
+# In an environment of its own, because nothing but this needs what it compares the gateway with.
+bench:
+	@$(MAKE) --no-print-directory VENV=.bench .bench/.bench
+	@.ci/prepare peers
+	.bench/bin/python benchmarks/bench.py --out docs/bench $(BENCH_ARGS)
+
+counted: $(VENV)/.test
+	@.ci/prepare counting
+	$(bin)/python benchmarks/counted.py
 
 demo: $(VENV)/.run
 	@$(bin)/python -m component_http.playground.demo
@@ -72,7 +85,7 @@ wheel: | $(bin)/python
 	@ls dist/*.whl
 
 clean:
-	rm -rf $(VENV) build dist docs/_build component_http.egg-info twisted/plugins/dropin.cache
+	rm -rf $(VENV) .bench benchmarks/peers/node/node_modules build dist docs/_build component_http.egg-info twisted/plugins/dropin.cache
 	rm -rf .tox .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache _trial_temp*
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -88,7 +101,7 @@ $(VENV)/.run: setup.cfg pyproject.toml | $(bin)/python
 	@$(bin)/python -m pip install -q --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.docs $(VENV)/.dev: $(VENV)/.%: setup.cfg pyproject.toml | $(bin)/python
+$(VENV)/.test $(VENV)/.docs $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: setup.cfg pyproject.toml | $(bin)/python
 	@echo "installing component-http and what is needed for $* into $(VENV)"
 	@$(bin)/python -m pip install -q --disable-pip-version-check -e '.[$*]'
 	@touch $@

@@ -254,6 +254,10 @@ async def measure(bench: Bench, rounds: int) -> list[Program]:
     """Run all of it; returns the programs with their figures."""
     quick = await bench.start("nginx" if shutil.which("nginx") else "python")
     for program in quick:
+        await program.side.keep(1, 0.5)
+        if not program.side.replies:
+            sys.exit(f"{program.name} does not answer: {(program.folder / 'log').read_text()[-2000:]}")
+    for program in quick:
         await asyncio.sleep(0.2)
         program.note("idle MiB", program.peak())
     for window in (100, 1, 50, 500):

@@ -18,8 +18,6 @@ from component_http.errors import SpoolError
 from component_http.interfaces import Found, Spool
 from component_http.spool.facts import answer, facts_of_webhook
 
-__all__ = ["INTERVAL", "Caretaker"]
-
 INTERVAL = 1.0
 """Seconds between two looks: whoever retries a dead letter does not want to wait."""
 
@@ -34,7 +32,6 @@ class Caretaker:
         outbox: Takes stanzas that somebody retries or drops.
         connected: Says whether there is a stream to the XMPP server.
         wake: Has the webhook asked at once.
-        clock: Runs the loop.
     """
 
     _log = Logger()
@@ -59,7 +56,6 @@ class Caretaker:
         self._looking.start(INTERVAL)
 
     def stop(self) -> None:
-        """Look no more."""
         if self._looking.running:
             self._looking.stop()
 

@@ -7,30 +7,22 @@ import sys
 from collections.abc import Sequence
 
 from component_http._version import __version__
-from component_http.commands import check, example, letters, on_spool, pending, playground, run, spool, wake
-
-__all__ = ["command_line", "main"]
-
-_WITH_FLAGS_OF_TWISTD = {"run": run.main, "check": check.main}
-"""The commands that take the flags of twistd's plugin, and read them on their own."""
+from component_http.commands import check, example, letters, on_spool, pending, playground, spool
+from component_http.tap import RunOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Run one command.
-
-    Args:
-        arguments: The command line without the program's name; None for that of the process.
-
-    Returns:
-        The exit status.
+    Run one command; returns the exit status.
 
     Raises:
         SystemExit: For `--help`, a wrong command line (2), and settings or a spool that cannot be used (78).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in _WITH_FLAGS_OF_TWISTD:
-        return _WITH_FLAGS_OF_TWISTD[given[0]](given[1:])
+    if given[:1] == ["run"]:
+        return _run(given[1:])
+    if given[:1] == ["check"]:
+        return check.main(given[1:])
     parser = command_line()
     chosen = parser.parse_args(given)
     if chosen.command is None:
@@ -40,9 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _run(arguments: Sequence[str]) -> int:
+    """Run the gateway as `twistd -n --pidfile=` does: with the same log, signals and exit statuses."""
+    from twisted.scripts.twistd import ServerOptions, runApp  # type: ignore[attr-defined]
+
+    options = RunOptions()
+    options.parseOptions(arguments)
+    twistd = ServerOptions()
+    twistd.parseOptions(["-n", "--pidfile=", "component-http", *options.for_twistd()])
+    runApp(twistd)
+    return 0
+
+
 def command_line() -> argparse.ArgumentParser:
     """
-    Make the parser of the command line, except for the flags of `run` and `check`.
+    Make the parser of the command line, except for `run` and `check`, which read the flags of twistd's plugin.
 
     Each command sets `main`, which carries it out; commands on a spool's file have `on_spool.main` for it.
     """
@@ -54,6 +58,6 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("run", help="run the gateway in the foreground")
     commands.add_parser("check", help="say whether settings can be used")
-    for command in (example, playground, letters, pending, spool, wake):
+    for command in (example, playground, letters, pending, spool):
         command.add(commands)
     return parser

@@ -18,8 +18,6 @@ from twisted.words.protocols.jabber import jid
 
 from component_http.contract.address import exceeds_limit
 
-__all__ = ["MAX_INTERNED_JIDS"]
-
 MAX_INTERNED_JIDS = 1000
 """Addresses that `internJID` keeps; wokkel's handlers intern whatever a stranger writes in a stanza."""
 

@@ -13,25 +13,19 @@ from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
-from component_http.api_service import api_hooks, check_port
+from component_http.api_service import check_port
 from component_http.clock import steady_reactor
 from component_http.contract.outbound import OutboundStanza
 from component_http.delivery.status import Status
 from component_http.errors import SettingsError, SpoolUnusable
-from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Stream, Webhook
-from component_http.operations.metrics import Counters
+from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Webhook
 from component_http.running import Running
 from component_http.settings import Settings
-from component_http.sizing import limits_of, too_few_files
+from component_http.sizing import too_few_files
 from component_http.spool import database
 from component_http.webhook.function import FunctionWebhook
-from component_http.wiring import Lasting, component_stream, pushes, webhook_client
-from component_http.xmpp.borrowed import BorrowedStream
-from component_http.xmpp.rooms import Rooms
+from component_http.wiring import lasting_parts, webhook_client
 from component_http.xmpp.stream import ComponentStream
-from component_http.xmpp.subscribers import Subscribers
-
-__all__ = ["Gateway"]
 
 
 @frozen(eq=False)
@@ -49,7 +43,7 @@ class Gateway(MultiService):
     `startService`.
 
     Args:
-        settings: What to serve and how, already checked.
+        settings: The settings, already checked.
         reactor: The reactor the application runs.
         manager: A StreamManager with a component's stream of your own to serve instead of opening one. Such a stream
             keeps the contract with the webhook, but not the protections of ours (see `BorrowedStream`).
@@ -90,36 +84,14 @@ class Gateway(MultiService):
             webhook = FunctionWebhook(answer, timeout=settings.webhook.timeout, clock=reactor)
         if webhook is None:
             webhook_client(settings, reactor)  # a start makes another one; this one shows that it can be made
-        self.counters = Counters()
-        self.stream: Stream
-        self.outlet: Outlet
         self._prepared: _Prepared | None = None
         self._run: Running | None = None
-        domain, limits, rooms = settings.component.domain, limits_of(settings), Rooms()
-        outlet: ComponentStream | BorrowedStream
-        if manager is None:
-            outlet = component_stream(
-                settings, reactor, limits, self.counters, rooms, sent=self._sent, first=self._first_of_stream
-            )
-            outlet.setServiceParent(self)
-            self.stream = outlet
-        else:
-            outlet = BorrowedStream(manager, domain, limits, self.counters, sent=self._sent)
-            self.stream = manager
-        self.outlet = outlet
-        self._lasting = Lasting(
-            settings=settings,
-            limits=limits,
-            reactor=reactor,
-            counters=self.counters,
-            stream=self.stream,
-            outlet=outlet,
-            webhook=webhook,
-            hooks=None if settings.api.listen is None else api_hooks(settings),
-            rooms=rooms,
-            subscribers=Subscribers(domain),
-            pushes=pushes(settings, limits),
-        )
+        self._lasting = lasting_parts(settings, reactor, manager, webhook, sent=self._sent, first=self._first_of_stream)
+        self.counters = self._lasting.counters
+        self.stream = self._lasting.stream
+        self.outlet: Outlet = self._lasting.outlet
+        if isinstance(self._lasting.outlet, ComponentStream):
+            self._lasting.outlet.setServiceParent(self)
 
     def addHandler(self, handler: XMPPHandler) -> None:
         """Put a wokkel protocol handler on the gateway's stream; it sees each stanza before the webhook does."""
@@ -145,7 +117,8 @@ class Gateway(MultiService):
 
         Args:
             set_aside: Rename a file that cannot be used, and put an empty one in its place.
-            user: Who this process will run as when it starts, and whose the spool's files must be; None for its user.
+            user: The user that this process will run as when it starts, and that the spool's files must belong to; None
+                for its user.
 
         Raises:
             SettingsError: The file cannot be used, or another gateway has it; or the API's port is in use.
@@ -208,7 +181,7 @@ class Gateway(MultiService):
     # -- while it runs --
 
     def status(self) -> Status | None:
-        """How things stand between the stream and the webhook; None before the start and after the stop."""
+        """Tell the state between the stream and the webhook; None before the start and after the stop."""
         return None if self._run is None else self._run.status()
 
     async def push(self, objects: ReplyObjects, *, kind: str = "message", until_sent: bool = False) -> list[str]:

@@ -24,11 +24,9 @@ from component_http.errors import SpoolError
 from component_http.sizing import api_connections
 from component_http.spool.database import SpoolLock
 from component_http.throttle import LOG_INTERVAL, Throttle
-from component_http.wiring import Lasting, assemble, handlers, new_id, new_spool
+from component_http.wiring import Lasting, assemble, handlers, new_id
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import LateHandler
-
-__all__ = ["Running"]
 
 RESTORE_AGAIN = 5.0
 """Seconds after which a spool that could not be read is read again."""
@@ -39,7 +37,6 @@ class Running:
     The gateway while it runs; made by its start, and dropped when `stop` is over.
 
     Args:
-        lasting: The parts that were there before, and stay.
         lock: The lock of the spool's file, which is released by the stop; None for a spool in memory.
 
     Attributes:
@@ -51,8 +48,7 @@ class Running:
     def __init__(self, lasting: Lasting, lock: SpoolLock | None) -> None:
         self._lasting = lasting
         self._lock = lock
-        spool = new_spool(lasting.settings, lasting.reactor, lasting.counters, lock)
-        self._parts = assemble(lasting, spool, ask=self._ask, link=self._link)
+        self._parts = assemble(lasting, lock, ask=self._ask, link=self._link)
         self._handlers = handlers(lasting, self._parts)
         self._restoring: Deferred[None] | None = None
         self._caretaker: Caretaker | None = None
@@ -66,8 +62,7 @@ class Running:
         """
         Begin: with a spool on disk its content is read first.
 
-        Args:
-            serve: Starts the stream; called as soon as nothing from before can be overtaken.
+        `serve` starts the stream; it is called as soon as nothing from before can be overtaken.
         """
         lasting, spool = self._lasting, self._parts.spool
         lasting.pushes.start()
@@ -85,7 +80,7 @@ class Running:
     async def _restore(self, serve: Callable[[], object]) -> None:
         lasting, spool, relay, outbox = self._lasting, self._parts.spool, self._parts.relay, self._parts.outbox
         # The first are asked for at once, so that what is stored meanwhile is stored behind them.
-        deliveries = await self._patiently(spool.restore)
+        deliveries = await self._restored()
         others, key = spool.subscribers(), spool.key()
         for each in (others, key):
             each.addErrback(_nothing_there)
@@ -97,7 +92,7 @@ class Running:
             # They are POSTed from now on; but the stream waits, for what comes is behind all of them.
             number += len(deliveries)
             relay.restore(deliveries)
-            deliveries = await self._patiently(spool.restore)
+            deliveries = await self._restored()
         if number:
             self._log.info("{number} deliveries from the spool", number=number)
             if not lasting.has_webhook:
@@ -106,20 +101,15 @@ class Running:
         serve()
         self._open(self._link_key)
         self._caretaker = Caretaker(
-            spool,
-            relay,
-            outbox,
-            connected=lambda: lasting.outlet.connected,
-            wake=self.wake,
-            clock=lasting.reactor,
+            spool, relay, outbox, connected=lambda: lasting.outlet.connected, wake=self.wake, clock=lasting.reactor
         )
 
-    async def _patiently(self, restore: Callable[[], Deferred[list[Delivery]]]) -> list[Delivery]:
+    async def _restored(self) -> list[Delivery]:
         """Read the next deliveries from the spool, again and again until that works."""
         throttle = Throttle(LOG_INTERVAL)
         while True:
             try:
-                return await restore()
+                return await self._parts.spool.restore()
             except SpoolError as error:
                 if throttle.may_tell(str(error), self._lasting.reactor.seconds()):
                     self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
@@ -154,18 +144,15 @@ class Running:
 
     @property
     def entrances(self) -> Entrances:
-        """The rooms that the gateway enters."""
         return self._parts.entrances
 
     def status(self) -> Status:
-        """How things stand now."""
         status = self._parts.relay.status()
         if self._restoring is None:
             return status
         return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
 
     def wake(self) -> str:
-        """Ask the webhook at once; see `component_http.gateway.Gateway.wake`."""
         if self.stops:
             return "stopping"
         self._log.info("somebody says that the webhook is back: it is asked at once")
@@ -194,19 +181,13 @@ class Running:
     # -- stop --
 
     async def drain(self, timeout: float | None) -> None:
-        """Accept nothing more, and let what is accepted end; see `component_http.gateway.Gateway.drain`."""
         for handler in self._handlers:
             if isinstance(handler, LateHandler):
                 handler.rest()
         await self._parts.relay.drain(self._lasting.settings.delivery.drain_timeout if timeout is None else timeout)
 
     async def stop(self, close_stream: Callable[[], Awaitable[object]]) -> None:
-        """
-        Drain, then close everything, and release the spool.
-
-        Args:
-            close_stream: Stops the stream, if it was started.
-        """
+        """Drain, then close everything, and release the spool; `close_stream` stops the stream, if it was started."""
         lasting, parts = self._lasting, self._parts
         if self._restoring is not None:
             self._restoring.cancel()

@@ -1,4 +1,4 @@
-"""How much of everything there may be: from the settings, and from the files that the process may open."""
+"""The limits of everything: from the settings, and from the files that the process may open."""
 
 from __future__ import annotations
 
@@ -6,21 +6,8 @@ import resource
 import sys
 
 from component_http.contract.outbound import LIFETIMES
-from component_http.contract.xml import Limits
 from component_http.delivery.backlog import BacklogLimits
 from component_http.settings import DeliverySettings, Settings
-
-__all__ = [
-    "FILES_BESIDE",
-    "MOST_PENDING_BYTES",
-    "api_connections",
-    "backlog_limits",
-    "deadlines",
-    "lifetimes",
-    "limits_of",
-    "too_few_files",
-    "webhook_connections",
-]
 
 FILES_BESIDE = 24
 """
@@ -32,18 +19,9 @@ MOST_PENDING_BYTES = {"memory": 64 * 1024 * 1024, "sqlite": 1024 * 1024 * 1024}
 """Bytes of the request bodies of all pending deliveries, by the kind of the spool, unless it is set."""
 
 
-def limits_of(settings: Settings) -> Limits:
-    """The limits for one stanza."""
-    return Limits(max_bytes=settings.component.max_stanza_bytes)
-
-
 def deadlines(delivery: DeliverySettings) -> dict[str, float]:
     """Seconds that a delivery may take, by the kind of its stanza."""
-    return {
-        "message": delivery.message_deadline,
-        "iq": delivery.iq_deadline,
-        "presence": delivery.presence_deadline,
-    }
+    return {"message": delivery.message_deadline, "iq": delivery.iq_deadline, "presence": delivery.presence_deadline}
 
 
 def lifetimes(delivery: DeliverySettings) -> dict[str, float]:
@@ -63,7 +41,6 @@ def backlog_limits(settings: Settings) -> BacklogLimits:
 
 
 def _open_files() -> int:
-    """Files that this process may have open at once."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 

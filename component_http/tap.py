@@ -21,12 +21,10 @@ from twisted.python import usage
 from component_http._version import __version__
 from component_http.errors import SettingsError
 from component_http.settings import SECRET_VARIABLE, Setting, Settings, reference, retired_flags, unknown_flag
-from component_http.settings.values import shown
+from component_http.settings.values.value_type import shown
 
 if TYPE_CHECKING:
     from component_http.gateway import Gateway
-
-__all__ = ["FileOptions", "Options", "RunOptions", "exit_on_settings_error", "heed_signals", "makeService"]
 
 _log = Logger()
 
@@ -36,12 +34,7 @@ QUARANTINE = "quarantine-spool"
 
 @contextmanager
 def exit_on_settings_error() -> Iterator[None]:
-    """
-    Turn a `SettingsError` into its sentences on standard error, a line each, and the end of the process.
-
-    Raises:
-        SystemExit: With status 78, in place of the `SettingsError`.
-    """
+    """Turn a `SettingsError` into its sentences on standard error, a line each, and a `SystemExit` with status 78."""
     try:
         yield
     except SettingsError as error:
@@ -95,12 +88,7 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """
-        Read the command line.
-
-        Raises:
-            SystemExit: With status 78 if it cannot be used; its sentence is on standard error by then.
-        """
+        """Read the command line; if it cannot be used, end with status 78 and a sentence on standard error."""
         arguments = list(sys.argv[1:] if options is None else options)
         with exit_on_settings_error():
             flags, words = self._sorted(arguments)
@@ -111,9 +99,8 @@ class Options(usage.Options):
 
     def _sorted(self, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         """
-        Tell flags, with their values, from the other words.
-
-        Only whole names are accepted: the beginning of a name could mean another flag in the next version.
+        Tell flags, with their values, from the other words. Only whole names are accepted: the beginning of a name
+        could mean another flag in the next version.
         """
         takes_value = {name.removesuffix("="): name.endswith("=") for name in self.longOpt}
         retired = retired_flags()
@@ -146,17 +133,11 @@ class Options(usage.Options):
         return flags, words
 
     def parseArgs(self, *arguments: str) -> None:
-        """Refuse words that are not flags."""
         if arguments:
             raise usage.UsageError(f"{shown(arguments[0])} is not a flag: each has -- in front")
 
     def settings(self) -> Settings:
-        """
-        Read the settings from this command line and its file.
-
-        Raises:
-            SettingsError: They cannot be used.
-        """
+        """Read the settings from this command line and its file."""
         config = self["config"]
         return Settings.from_flags(
             {name: text for name, text in self.items() if text is not None and name not in self.NOT_SETTINGS}, config
@@ -167,7 +148,6 @@ class FileOptions(Options):
     """The command line where the settings file may stand without `--config` in front."""
 
     def parseArgs(self, *arguments: str) -> None:
-        """Take the settings file."""
         if len(arguments) > 1:
             raise usage.UsageError(f"{shown(arguments[1])} is one word too many, for there is one settings file")
         if arguments:
@@ -191,9 +171,7 @@ def makeService(options: Options) -> Gateway:
     """
     Make the service that twistd runs.
 
-    Raises:
-        SystemExit: With status 78 if the settings or the spool cannot be used; the sentences are on standard error by
-            then.
+    If the settings or the spool cannot be used, end with status 78; the sentences are on standard error by then.
     """
     from twisted.internet import reactor
 
@@ -212,10 +190,8 @@ def heed_signals(gateway: Gateway, reactor: Any) -> None:
     """
     Leave the first SIGTERM or SIGINT to Twisted, and let each later one end the drain; Twisted's own handlers object.
 
-    Args:
-        gateway: The gateway whose drain a signal ends.
-        reactor: The reactor; it must run already, because it sets its own handlers when it starts: pass this function
-            to `callWhenRunning`.
+    The reactor must run already, because it sets its own handlers when it starts: pass this function to
+    `callWhenRunning`.
     """
     stopping = False
 

@@ -1,4 +1,4 @@
-"""The parts of a running gateway, made from the settings and connected to each other."""
+"""The parts of a gateway, made from the settings and connected: those that last, and those of one run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any
 
 from attrs import frozen
 from twisted.words.xish.domish import Element
-from wokkel.subprotocols import XMPPHandler
+from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
 from component_http.api.hooks import Hooks
+from component_http.api_service import api_hooks
 from component_http.contract import composing, reply
 from component_http.contract.address import Address
 from component_http.contract.composing import MAX_REPLIES, Composed
@@ -41,7 +42,7 @@ from component_http.delivery.retry import RetryPolicy
 from component_http.errors import SettingsError
 from component_http.interfaces import Spool, Stream, Webhook
 from component_http.operations.metrics import Counters
-from component_http.settings import DeliverySettings, Settings
+from component_http.settings import Settings
 from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
 from component_http.spool.database import SpoolLock
 from component_http.spool.memory import MemorySpool
@@ -59,18 +60,6 @@ from component_http.xmpp.stream import ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
 
-__all__ = [
-    "Lasting",
-    "Parts",
-    "assemble",
-    "component_stream",
-    "handlers",
-    "new_id",
-    "new_spool",
-    "pushes",
-    "webhook_client",
-]
-
 
 @frozen(eq=False)
 class Lasting:
@@ -78,10 +67,7 @@ class Lasting:
     The parts of a gateway that outlive a stop and serve the next start.
 
     Attributes:
-        settings: The settings.
-        limits: The limits for one stanza.
         reactor: A reactor whose timers do not follow the wall clock.
-        counters: How often each thing happened.
         stream: The stream that handlers are added to.
         outlet: The same stream as a way out; it also pauses reading.
         webhook: The webhook of an embedding application; None for that of the settings, or for none.
@@ -109,21 +95,70 @@ class Lasting:
         return self.webhook is not None or self.settings.component.component_post_url is not None
 
 
+def lasting_parts(
+    settings: Settings,
+    reactor: Any,
+    manager: StreamManager | None,
+    webhook: Webhook | None,
+    *,
+    sent: Callable[[OutboundStanza], object],
+    first: Callable[[], Iterable[Element | OutboundStanza]],
+) -> Lasting:
+    """
+    Make the parts that outlive a stop.
+
+    Args:
+        reactor: As in `Lasting`, and so is `webhook`.
+        manager: The stream of an embedding application; None to make ours.
+        sent: Told each stanza that leaves.
+        first: The stanzas that open each new stream.
+    """
+    component, domain = settings.component, settings.component.domain
+    counters, limits, rooms = Counters(), Limits(max_bytes=component.max_stanza_bytes), Rooms()
+    stream: Stream
+    outlet: ComponentStream | BorrowedStream
+    if manager is not None:
+        stream, outlet = manager, BorrowedStream(manager, domain, limits, counters, sent=sent)
+    else:
+        stream = outlet = ComponentStream(
+            client_endpoint(reactor, component.server),
+            domain,
+            component.secret,
+            address=component.server_address,
+            limits=limits,
+            observer=counters,
+            clock=reactor,
+            random=Random(),
+            sent=sent,
+            first=first,
+            marked=rooms.marked,
+            confirm=component.write_barrier,
+            fallback=component.write_barrier_fallback,
+            lifetimes=lifetimes(settings.delivery),
+        )
+    sender = Address.parse(component.default_sender)
+
+    def compose(objects: Sequence[Mapping[str, object]], kind: str) -> Composed:
+        return composing.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
+
+    return Lasting(
+        settings,
+        limits,
+        reactor,
+        counters,
+        stream=stream,
+        outlet=outlet,
+        webhook=webhook,
+        hooks=None if settings.api.listen is None else api_hooks(settings),
+        rooms=rooms,
+        subscribers=Subscribers(domain),
+        pushes=Pushes(compose),
+    )
+
+
 @frozen(eq=False)
 class Parts:
-    """
-    The parts of one run.
-
-    Attributes:
-        spool: Keeps what is accepted and what leaves.
-        client: Makes the POSTs; None if the application brings its own webhook, or if there is none.
-        relay: Owns the deliveries.
-        outbox: Hands what leaves to the stream.
-        bounces: Knows what was pushed, to recognise what comes back.
-        entrances: Enters chat rooms.
-        iq_requests: Asks iqs.
-        sender: Sends what is pushed.
-    """
+    """The parts of one run; `client` is None if the application brings its own webhook, or if there is none."""
 
     spool: Spool
     client: WebhookClient | None
@@ -137,7 +172,7 @@ class Parts:
 
 def assemble(
     lasting: Lasting,
-    spool: Spool,
+    lock: SpoolLock | None,
     *,
     ask: Callable[[Element, float], Awaitable[Element]],
     link: Callable[[Delivery], str | None],
@@ -146,23 +181,17 @@ def assemble(
     Make the parts of one run, and connect them.
 
     Args:
-        lasting: The parts that are there already.
-        spool: The spool, nothing of which was read yet.
+        lock: The lock of the spool's file; None for a spool in memory.
         ask: Asks an iq, and waits for its answer so many seconds.
         link: Makes the link for a late reply to a delivery.
     """
     settings, reactor, counters, outlet = lasting.settings, lasting.reactor, lasting.counters, lasting.outlet
     component, delivery = settings.component, settings.delivery
+    spool = _spool(lasting, lock)
     fates = Fates()
     bounces = Bounces(spool, counters, reactor.seconds, fates)
     entrances = Entrances(
-        outlet,
-        counters,
-        clock=reactor,
-        new_id=new_id,
-        ask=ask,
-        nick=component.nick,
-        create=component.create_rooms,
+        outlet, counters, clock=reactor, new_id=new_id, ask=ask, nick=component.nick, create=component.create_rooms
     )
 
     def pushed(number: int, outbound: OutboundStanza) -> None:
@@ -200,28 +229,39 @@ def assemble(
         new_id=new_id,
         wall=time.time,
         times=Times(
-            deadlines(delivery),
-            grace=delivery.outage_grace,
-            late_seconds=max(LATE_SECONDS, settings.webhook.timeout),
+            deadlines(delivery), grace=delivery.outage_grace, late_seconds=max(LATE_SECONDS, settings.webhook.timeout)
         ),
         once=delivery.max_attempts == 1 and spool.durable,
     )
     sender = Dispatch(
-        spool,
-        outbox,
-        relay,
-        bounces,
-        ask=ask,
-        enter=entrances.enter,
-        when_sent=outlet.when_sent,
-        clock=reactor,
+        spool, outbox, relay, bounces, ask=ask, enter=entrances.enter, when_sent=outlet.when_sent, clock=reactor
     )
     iq_requests = IqRequests(outlet, reactor, lambda: token_hex(16))
     return Parts(spool, client, relay, outbox, bounces, entrances, iq_requests, sender)
 
 
+def _spool(lasting: Lasting, lock: SpoolLock | None) -> Spool:
+    settings = lasting.settings
+    if lock is None:
+        # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
+        waiting = backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES
+        return MemorySpool(lasting.reactor.seconds, max_kept=MAX_UNCONFIRMED + waiting, observer=lasting.counters)
+    lock.note_process()
+    return SqliteSpool(
+        lock.path,
+        lasting.reactor,
+        deadlines=deadlines(settings.delivery),
+        grace=settings.delivery.outage_grace,
+        synchronous=settings.spool.synchronous,
+        letter_days=settings.spool.letter_days,
+        max_letters=settings.spool.max_letters,
+        observer=lasting.counters,
+    )
+
+
 def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delivery], str | None] | None) -> Forwarder:
     settings, delivery = lasting.settings, lasting.settings.delivery
+    retries = delivery.max_attempts > 1
     return Forwarder(
         webhook,
         partial(
@@ -232,12 +272,9 @@ def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delive
             status_errors=settings.conditions,
         ),
         lasting.counters,
-        policy=RetryPolicy(
-            max_attempts=delivery.max_attempts,
-            cap=delivery.retry_cap,
-        ),
-        load=Load(webhook_connections(settings), learns=delivery.max_attempts > 1),
-        breaker=_breaker(delivery),
+        policy=RetryPolicy(max_attempts=delivery.max_attempts, cap=delivery.retry_cap),
+        load=Load(webhook_connections(settings), learns=retries),
+        breaker=Breaker() if retries else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize),  # it never opens
         on_gone=error_of_status(410, settings.conditions) if delivery.on_gone == "disable" else None,
         clock=lasting.reactor,
         wall=time.time,
@@ -282,66 +319,6 @@ def handlers(lasting: Lasting, parts: Parts) -> list[XMPPHandler]:
     return found
 
 
-def new_spool(settings: Settings, reactor: Any, counters: Counters, lock: SpoolLock | None) -> Spool:
-    """Make the spool: that of the file whose lock is given, or one in memory."""
-    if lock is None:
-        # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-        waiting = backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES
-        return MemorySpool(reactor.seconds, max_kept=MAX_UNCONFIRMED + waiting, observer=counters)
-    lock.note_process()
-    return SqliteSpool(
-        lock.path,
-        reactor,
-        deadlines=deadlines(settings.delivery),
-        grace=settings.delivery.outage_grace,
-        synchronous=settings.spool.synchronous,
-        letter_days=settings.spool.letter_days,
-        max_letters=settings.spool.max_letters,
-        observer=counters,
-    )
-
-
-def component_stream(
-    settings: Settings,
-    reactor: Any,
-    limits: Limits,
-    counters: Counters,
-    rooms: Rooms,
-    *,
-    sent: Callable[[OutboundStanza], object],
-    first: Callable[[], Iterable[Element | OutboundStanza]],
-) -> ComponentStream:
-    """
-    Make the stream to the server of the settings.
-
-    Args:
-        settings: The settings.
-        reactor: Opens the connection.
-        limits: The limits for one stanza.
-        counters: Told what happens.
-        rooms: Recognises stanzas that a room sends back.
-        sent: Told each stanza that leaves.
-        first: The stanzas that open each new stream.
-    """
-    component = settings.component
-    return ComponentStream(
-        client_endpoint(reactor, component.server),
-        component.domain,
-        component.secret,
-        address=component.server_address,
-        limits=limits,
-        observer=counters,
-        clock=reactor,
-        random=Random(),
-        sent=sent,
-        first=first,
-        marked=rooms.marked,
-        confirm=component.write_barrier,
-        fallback=component.write_barrier_fallback,
-        lifetimes=lifetimes(settings.delivery),
-    )
-
-
 def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
     """
     Make the client for the webhook of the settings; None if they name none. It opens nothing before its first POST.
@@ -369,22 +346,5 @@ def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
         ) from error
 
 
-def pushes(settings: Settings, limits: Limits) -> Pushes:
-    """Make what takes the stanzas of an embedding application."""
-    sender = Address.parse(settings.component.default_sender)
-
-    def compose(objects: Sequence[Mapping[str, object]], kind: str) -> Composed:
-        domain = settings.component.domain
-        return composing.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
-
-    return Pushes(compose)
-
-
-def _breaker(delivery: DeliverySettings) -> Breaker:
-    """Make the breaker; with a single attempt for each delivery it never opens."""
-    return Breaker() if delivery.max_attempts > 1 else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize)
-
-
 def new_id() -> str:
-    """Make an id that nothing else has."""
     return token_hex(16)

@@ -240,6 +240,10 @@ def windows(number: int, length: float, seconds: float = 0.005, phase: float = 0
     return rule
 
 
+WIRE = 0.001
+"""Seconds from the moment that a worker is free to the arrival of what follows its answer."""
+
+
 def workers(number: int, seconds: Callable[[Random], float], **said: Any) -> Rule:
     """A webhook with so many workers, which rejects what comes while all of them are busy."""
     busy: list[float] = []
@@ -251,7 +255,7 @@ def workers(number: int, seconds: Callable[[Random], float], **said: Any) -> Rul
             return 0.002, rejection(503, **said)
         takes = seconds(world.random)
         heapq.heappush(busy, world.now + takes)
-        return takes, OK
+        return takes + WIRE, OK
 
     return rule
 

@@ -10,17 +10,12 @@ from typing import Any
 from component_http.contract.address import Address, NotAnAddress
 from component_http.spool.pending import NAME
 
-__all__ = ["add_json", "add_place", "add_verb", "address", "identifier", "limit", "names_among", "number", "seconds"]
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def seconds(text: str) -> float:
     """
-    Read a duration: `90s`, `15m`, `2h`, `7d`, `1.5w`.
-
-    Raises:
-        argparse.ArgumentTypeError: The text is no duration; the other functions of this module raise it likewise.
+    Read a duration: `90s`, `15m`, `2h`, `7d`, `1.5w`; what cannot be read is an `ArgumentTypeError`, here and below.
     """
     parts = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhdw])", text)
     if parts is None:
@@ -29,7 +24,6 @@ def seconds(text: str) -> float:
 
 
 def address(text: str) -> Address:
-    """Read an address."""
     try:
         return Address.parse(text)
     except NotAnAddress as error:
@@ -44,7 +38,6 @@ def identifier(text: str) -> str:
 
 
 def limit(text: str) -> int:
-    """Read how many entries a list may have."""
     if re.fullmatch(r"[0-9]{1,9}", text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 100")
     return int(text)
@@ -81,7 +74,6 @@ def add_verb(verbs: Any, name: str, about: str) -> argparse.ArgumentParser:
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
-    """Let the command line name a spool's file."""
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--config", metavar="FILE", help="the gateway's settings file; only its [spool] counts")
     place.add_argument(
@@ -92,5 +84,4 @@ def add_place(parser: argparse.ArgumentParser) -> None:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Let the command line ask for JSON."""
     parser.add_argument("--json", action="store_true", help="write JSON, for another program")

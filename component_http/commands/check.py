@@ -15,12 +15,10 @@ from component_http.api_service import api_hooks
 from component_http.contract.endpoint import Endpoint
 from component_http.errors import SettingsError
 from component_http.settings import Settings
-from component_http.settings.values import CREDENTIALS_VARIABLE, shown
+from component_http.settings.values.value_type import CREDENTIALS_VARIABLE, shown
 from component_http.spool.database import files as spool_files
 from component_http.spool.private import located
 from component_http.tap import FileOptions, exit_on_settings_error
-
-__all__ = ["CheckOptions", "main"]
 
 USER = "user"
 
@@ -47,17 +45,9 @@ class CheckOptions(FileOptions):
 
 def main(arguments: Sequence[str]) -> int:
     """
-    Run the command.
+    Run the command, with the command line behind `check`.
 
-    Args:
-        arguments: The command line behind `check`.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        SystemExit: With status 78 if the gateway could not start; the sentences are on standard error by then. With 0
-            for `--help`.
+    Returns 0, or ends with status 78 if the gateway could not start; the sentences are on standard error by then.
     """
     options = CheckOptions()
     options.parseOptions(arguments)

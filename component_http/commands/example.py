@@ -9,8 +9,6 @@ from typing import Any
 
 from component_http.commands.printing import NOTHING, complain
 
-__all__ = ["EXAMPLES", "add"]
-
 EXAMPLES = {
     "python": ("echo_bot.py", "a bot in Python"),
     "php": ("echo.php", "the same bot in PHP"),
@@ -23,7 +21,6 @@ EXAMPLES = {
 
 
 def add(commands: Any) -> None:
-    """Describe the command to `argparse`."""
     parser = commands.add_parser(
         "example",
         help="write an example: a bot, a settings file, a unit for systemd",

@@ -26,23 +26,13 @@ from component_http.operations.terminal import age, cut, moment, on_one_line, pr
 from component_http.spool.dead_letters import OUTCOMES, KeptDeadLetter, Letters, Which
 from component_http.spool.visit import holder
 
-__all__ = ["LISTED", "add", "as_json", "shortest"]
-
 LISTED = 100
 """Entries of a list, unless another number is asked for."""
 
 LEAST_ID = 8
 """Characters of an id that is shown, if they are enough to tell it from others."""
 
-_ANY = {
-    "outcome": (),
-    "kind": (),
-    "sender": None,
-    "recipient": None,
-    "newer_than": None,
-    "older_than": None,
-    "limit": 0,
-}
+_ANY = {"outcome": (), "kind": (), "limit": 0, **dict.fromkeys(("sender", "recipient", "newer_than", "older_than"))}
 """The filters that let every letter through."""
 
 _LIMITS = (36, 6, 16, 4, 22, 14)
@@ -50,7 +40,6 @@ _LIMITS = (36, 6, 16, 4, 22, 14)
 
 
 def add(commands: Any) -> None:
-    """Describe the command to `argparse`."""
     letters = commands.add_parser(
         "letters",
         help="look at dead letters, deliver them again, drop them",
@@ -79,38 +68,21 @@ def add(commands: Any) -> None:
 
 
 def _add_filters(parser: argparse.ArgumentParser, verb: str) -> None:
-    parser.add_argument("ids", metavar="ID", nargs="*", type=identifier, help="ids, or the beginnings of ids")
-    parser.add_argument("--outcome", metavar="NAMES", type=names_among(*OUTCOMES), default=(), help=", ".join(OUTCOMES))
-    parser.add_argument(
-        "--kind", metavar="NAMES", type=names_among(*STANZA_KINDS), default=(), help=", ".join(STANZA_KINDS)
-    )
-    parser.add_argument(
-        "--from",
-        dest="sender",
-        metavar="ADDRESS",
-        type=address,
-        help="the address of the user: a bare one with all its resources, or a full one",
-    )
-    parser.add_argument(
-        "--to",
-        dest="recipient",
-        metavar="ADDRESS",
-        type=address,
-        help="the address of the component that it was for, likewise",
-    )
-    parser.add_argument(
-        "--newer-than", metavar="TIME", type=seconds, help="given up since then, such as 2h for two hours ago"
-    )
-    parser.add_argument(
-        "--older-than", metavar="TIME", type=seconds, help="given up before then, such as 7d for seven days ago"
-    )
+    add = parser.add_argument
+    add("ids", metavar="ID", nargs="*", type=identifier, help="ids, or the beginnings of ids")
+    add("--outcome", metavar="NAMES", type=names_among(*OUTCOMES), default=(), help=", ".join(OUTCOMES))
+    add("--kind", metavar="NAMES", type=names_among(*STANZA_KINDS), default=(), help=", ".join(STANZA_KINDS))
+    told = "the address of the user: a bare one with all its resources, or a full one"
+    add("--from", dest="sender", metavar="ADDRESS", type=address, help=told)
+    told = "the address of the component that it was for, likewise"
+    add("--to", dest="recipient", metavar="ADDRESS", type=address, help=told)
+    add("--newer-than", metavar="TIME", type=seconds, help="given up since then, such as 2h for two hours ago")
+    add("--older-than", metavar="TIME", type=seconds, help="given up before then, such as 7d for seven days ago")
     default = LISTED if verb == "list" else 0
-    told = f"default: {default}" if default else "default: all"
-    parser.add_argument(
-        "--limit", metavar="N", type=limit, default=default, help=f"the newest N of them, 0 for all ({told})"
-    )
+    told = f"the newest N of them, 0 for all (default: {default or 'all'})"
+    add("--limit", metavar="N", type=limit, default=default, help=told)
     if verb in ("retry", "drop"):
-        parser.add_argument("--all", action="store_true", help="all that fit the filters, instead of ids")
+        add("--all", action="store_true", help="all that fit the filters, instead of ids")
 
 
 def _letters(site: Site, chosen: argparse.Namespace) -> int:
@@ -121,7 +93,6 @@ def _letters(site: Site, chosen: argparse.Namespace) -> int:
 
 
 def _serve(letters: Letters, site: Site, chosen: argparse.Namespace) -> int:
-    """Do what is asked of letters; returns the exit status."""
     now = site.now()
     named, complaints = _named(letters, chosen.ids)
     ids: list[str] = []
@@ -198,12 +169,8 @@ def shortest(ids: Sequence[str], least: int = LEAST_ID) -> dict[str, str]:
     """
     Find beginnings that tell ids from each other.
 
-    Args:
-        ids: All ids, each once.
-        least: The shortest beginning, where the id has so many characters.
-
-    Returns:
-        By each id, the beginning that it shares with no other; or the whole id, if another one begins with it.
+    Returns by each id the beginning, of `least` characters or more, that it shares with no other; or the whole id, if
+    another one begins with it.
     """
     ordered = sorted(ids)
     shared = [_shared(*pair) for pair in pairwise(ordered)]
@@ -263,11 +230,7 @@ def _request(letter: KeptDeadLetter) -> Any:
 
 def as_json(letter: KeptDeadLetter, *, whole: bool = True) -> dict[str, Any]:
     """
-    Describe a letter for another program.
-
-    Args:
-        letter: The dead letter.
-        whole: Include the request, the response and the stanza that did not leave.
+    Describe a letter for another program; a whole one with the request, the response and the stanza that did not leave.
     """
     described = {
         "id": letter.id,

@@ -20,8 +20,6 @@ from component_http.spool.dead_letters import AT_ONCE, Moved
 from component_http.spool.private import located
 from component_http.tap import exit_on_settings_error
 
-__all__ = ["BREATH", "Site", "main", "move"]
-
 BREATH = 0.02
 """Seconds between two transactions, so that a gateway gets its turn."""
 
@@ -32,7 +30,6 @@ class Site:
     The spool that a command works on.
 
     Attributes:
-        path: Its file.
         now: The wall clock.
         pause: Waits so many seconds.
         options: Arguments for everything of `component_http.spool` that opens the file.
@@ -52,16 +49,11 @@ def main(
     patience: float | None = None,
 ) -> int:
     """
-    Run one of the commands.
+    Run one of the commands; returns the exit status.
 
     Args:
         chosen: The command line; its `carry_out` is given a `Site` and the command line.
-        now: The wall clock.
-        pause: Waits so many seconds.
         patience: Seconds to wait for another program that writes to the spool; None for the default.
-
-    Returns:
-        The exit status.
 
     Raises:
         SystemExit: The settings or the file cannot be used (78), or the command line is wrong (2).
@@ -109,31 +101,27 @@ def move(
     Change many entries, a few in each transaction, and say what came of it, also where it ends with an error.
 
     Args:
-        ids: The entries.
-        change: Changes a few of them.
         past: The verb for what was done, such as "dropped".
-        site: The spool.
-        key: The name of an id in the JSON.
+        key: The name of the ids in JSON.
         shown: Shorter forms of the ids, for people.
-        as_json: Say it in JSON.
 
     Returns:
         Whether some were changed, and whether all were.
     """
-    parts: list[Moved] = []
+    found: dict[str, str | None] = {}
     try:
         for begin in range(0, len(ids), AT_ONCE):
             if begin:
                 site.pause(BREATH)
-            parts.append(change(ids[begin : begin + AT_ONCE]))
+            found |= change(ids[begin : begin + AT_ONCE])
     finally:
-        done = [one for part in parts for one in part.done]
-        refused = [one for part in parts for one in part.refused]
+        done = [one for one, reason in found.items() if reason is None]
+        refused = {one: reason for one, reason in found.items() if reason is not None}
         if as_json:
-            say_json({past: done, "refused": [{key: one.id, "reason": one.reason} for one in refused]})
+            say_json({past: done, "refused": [{key: one, "reason": reason} for one, reason in refused.items()]})
         else:
-            for one in refused:
-                complain(f"{shown.get(one.id, one.id)} is not {past}: {one.reason}")
+            for one, reason in refused.items():
+                complain(f"{shown.get(one, one)} is not {past}: {reason}")
             if done:
                 say(f"{past} {len(done)}: {on_one_line(some(done, shown))}\n")
     return bool(done), not refused

@@ -5,16 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-__all__ = ["add"]
-
 
 def add(commands: Any) -> None:
-    """Describe the command to `argparse`."""
     about = "talk to a bot in the terminal, without an XMPP server"
     parser = commands.add_parser(
-        "playground",
-        help=about,
-        description=f"{about[0].upper()}{about[1:]}: each line you type is a message to it.",
+        "playground", help=about, description=f"{about[0].upper()}{about[1:]}: each line you type is a message to it."
     )
     parser.add_argument("--post-url", metavar="URL", help="the bot's webhook")
     parser.add_argument(

@@ -7,9 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from component_http.operations.terminal import moment, on_one_line
-
-__all__ = ["NOTHING", "TRY_AGAIN", "complain", "note", "say", "say_json", "some", "stamp"]
+from component_http.operations.terminal import age, moment, on_one_line
 
 NOTHING = 1
 """Exit status: nothing fits, or something was not done."""
@@ -29,12 +27,11 @@ def say(text: str) -> None:
 
 
 def say_json(value: object, *, indent: int | None = 2) -> None:
-    """Write a result as JSON for another program."""
     say(json.dumps(value, indent=indent) + "\n")
 
 
 def complain(text: str) -> None:
-    """Write one line about something that is wrong to standard error."""
+    """Write one line about a mistake or a failure to standard error."""
     print(f"component-http: {on_one_line(text)}", file=sys.stderr)
 
 
@@ -44,13 +41,7 @@ def note(text: str) -> None:
 
 
 def some(ids: Sequence[str], shown: Mapping[str, str] | None = None) -> str:
-    """
-    Name ids in a sentence: the first ones, and how many more there are.
-
-    Args:
-        ids: The ids.
-        shown: Shorter forms of some of them.
-    """
+    """Name ids in a sentence, in shorter forms if there are some: the first ones, and how many more there are."""
     named = ", ".join((shown or {}).get(one, one) for one in ids[:NAMED])
     return f"{named} and {len(ids) - NAMED} more" if len(ids) > NAMED else named
 
@@ -58,3 +49,10 @@ def some(ids: Sequence[str], shown: Mapping[str, str] | None = None) -> str:
 def stamp(seconds: float | None) -> str | None:
     """Write a moment, given in seconds since the epoch, for another program: `2026-11-22T12:30:45Z`."""
     return None if seconds is None else moment(seconds).replace(" ", "T", 1).replace(" UTC", "Z")
+
+
+def next_try(at: float | None, now: float) -> str:
+    """Say when the webhook is asked next; `at` is None while it is being probed."""
+    if at is None:
+        return "a probe is under way"
+    return f"next try in {age(at - now)}" if at - now >= 1 else "next try now"

@@ -1,4 +1,4 @@
-"""The command `component-http spool status`: how things stand with a spool, and with the webhook behind it."""
+"""The commands `component-http spool status`: how things stand with a spool; and `wake`: its webhook is back."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Any
 
 from component_http.commands.arguments import add_json, add_place, add_verb
 from component_http.commands.on_spool import Site
-from component_http.commands.printing import say, say_json, stamp
-from component_http.commands.reasons import next_try
+from component_http.commands.printing import NOTHING, complain, next_try, say, say_json, stamp
 from component_http.operations.terminal import age, moment, on_one_line, size
 from component_http.spool.facts import Trouble
-from component_http.spool.visit import Holder, Kept, SpoolStatus, status
-
-__all__ = ["add"]
+from component_http.spool.visit import Holder, Kept, SpoolStatus, holder, status, wake
 
 _WEBHOOKS = {
     "closed": "healthy",
@@ -31,7 +28,6 @@ _RECENT = 12 * 3600
 
 
 def add(commands: Any) -> None:
-    """Describe the command to `argparse`."""
     spool = commands.add_parser(
         "spool",
         help="say how things stand with a spool's file",
@@ -43,6 +39,18 @@ def add(commands: Any) -> None:
     add_place(parser)
     add_json(parser)
     parser.set_defaults(carry_out=_status)
+    parser = add_verb(commands, "wake", "have the gateway that runs ask its webhook at once, because it is back")
+    add_place(parser)
+    parser.set_defaults(carry_out=_wake)
+
+
+def _wake(site: Site, chosen: argparse.Namespace) -> int:
+    if holder(site.path).running is False:
+        complain("no gateway has this spool now; one that starts asks its webhook at once")
+        return NOTHING
+    wake(site.path, **site.options)
+    say("the gateway asks its webhook within a second\n")
+    return 0
 
 
 def _status(site: Site, chosen: argparse.Namespace) -> int:
@@ -92,7 +100,6 @@ def _what_follows(webhook: str | None, trouble: Trouble, now: float) -> str:
 
 
 def _since(began: float, now: float) -> str:
-    """Say when something began, and how long ago that is."""
     words = moment(began)
     return f"{words if now - began > _RECENT else words[11:16] + ' UTC'} ({age(now - began)})"
 

@@ -11,8 +11,6 @@ from unicodedata import ucd_3_2_0 as unicode_3_2
 
 from attrs import frozen
 
-__all__ = ["Address", "NotAnAddress", "any_of", "exceeds_limit"]
-
 _MAX_PART_BYTES = 1023
 _MAX_LABELS = 127  # so many fit into the 255 bytes of RFC 1035
 _MAX_CHARS = 3 * _MAX_PART_BYTES + 2
@@ -67,9 +65,9 @@ class Address:
     One XMPP address, normalised: two that mean the same are equal, and so are their strings.
 
     Attributes:
-        local: What stands before the `@`, or None.
+        local: The text before the `@`, or None.
         domain: The host, without a trailing dot.
-        resource: What stands after the first `/`, or None.
+        resource: The text after the first `/`, or None.
 
     Source: RFC 7622 section 3, with the normalisation of RFC 6122 (stringprep), as the servers have it.
     """
@@ -90,12 +88,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """
-        Read an address.
-
-        Raises:
-            NotAnAddress: It is none: a part is empty, over 1023 bytes, or holds what may not be in it.
-        """
+        """Read an address; `NotAnAddress` if a part is empty, over 1023 bytes, or holds what may not be in it."""
         found = _remembered(text) if len(text) <= _LONG_CHARS else _remembered_long(text)
         if isinstance(found, str):
             raise NotAnAddress(found)
@@ -103,7 +96,7 @@ class Address:
 
 
 def exceeds_limit(part: str) -> bool:
-    """Whether a part of an address is over 1023 bytes, as it is or when it is prepared; quick for any text."""
+    """Say whether a part of an address is over 1023 bytes, as it is or when it is prepared; quick for any text."""
     return _is_long(part) or _is_long(unicode_3_2.normalize("NFKC", part))
 
 
@@ -114,7 +107,7 @@ def _is_long(part: str) -> bool:
 
 
 def _parse(text: str) -> Address | str:
-    """The address, or why it is none: that is remembered, too."""
+    """Read an address, or say why it is none: that is remembered, too."""
     if len(text) > _MAX_CHARS:
         return "it is too long"
     bare, slash, resource = text.partition("/")
@@ -185,9 +178,8 @@ def _prepared(text: str, part: str, prohibited: re.Pattern[str], *, fold: bool) 
 
 def _check_size(text: str, part: str) -> None:
     """
-    Refuse a part that is empty or too long, before and after it is prepared: some characters become 18.
-
-    Source: RFC 7622 sections 3.2 to 3.4.
+    Refuse a part that is empty or too long, before and after it is prepared: some characters become 18 (RFC 7622
+    section 3).
     """
     if not text:
         raise NotAnAddress(f"its {part} is empty")
@@ -200,5 +192,5 @@ def _not_allowed(part: str) -> NotAnAddress:
 
 
 def any_of(patterns: Iterable[str]) -> re.Pattern[str]:
-    """A pattern for the addresses of some patterns, in which a * stands for any characters."""
+    """Compile a pattern of the addresses that match one of these in full, in which a * stands for any characters."""
     return re.compile("|".join(re.escape(pattern).replace(r"\*", ".*") for pattern in patterns), re.DOTALL)

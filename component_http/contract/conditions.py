@@ -11,28 +11,6 @@ from twisted.words.xish.domish import Element
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT
 
-__all__ = [
-    "BAD_REQUEST",
-    "CONDITIONS",
-    "CONNECTION_FAILURE",
-    "ERROR_TYPES",
-    "FULL",
-    "INTERNAL",
-    "NEVER_TRIED",
-    "NS_STANZAS",
-    "REPLY_NOT_SENT",
-    "SERVICE_UNAVAILABLE",
-    "STATUS_ERRORS",
-    "STOPPING",
-    "TIMEOUT",
-    "TOO_LARGE",
-    "StanzaError",
-    "error_child",
-    "error_of_status",
-    "error_stanza",
-    "read_error",
-]
-
 _MAX_TEXT = 200
 """Characters of an error's text that a person gets to see in a log line."""
 
@@ -72,10 +50,10 @@ CONDITIONS: Mapping[str, str] = MappingProxyType(
 @frozen
 class StanzaError:
     """
-    What is wrong, said the XMPP way.
+    A stanza error (RFC 6120 section 8.3).
 
     Attributes:
-        type: What the sender may do about it: one of `ERROR_TYPES` (RFC 6120 section 8.3.2).
+        type: The sender may do this about it: one of `ERROR_TYPES`.
         condition: One of `CONDITIONS`.
         text: A sentence for people, or None.
 
@@ -133,17 +111,11 @@ STATUS_ERRORS: Mapping[int, StanzaError] = MappingProxyType(
         511: StanzaError("auth", "not-authorized"),
     }
 )
-"""What a status outside 2xx tells the sender, in ascending order; `SERVICE_UNAVAILABLE` for those not in it."""
+"""The errors of statuses outside 2xx, in ascending order; for any other it is `SERVICE_UNAVAILABLE`."""
 
 
 def error_of_status(status: int, overrides: Mapping[int, StanzaError] = MappingProxyType({})) -> StanzaError:
-    """
-    Translate an HTTP status outside 2xx.
-
-    Args:
-        status: The status code.
-        overrides: What the settings say, asked before `STATUS_ERRORS`.
-    """
+    """Translate an HTTP status outside 2xx; the overrides of the settings are asked before `STATUS_ERRORS`."""
     return overrides.get(status) or STATUS_ERRORS.get(status, SERVICE_UNAVAILABLE)
 
 
@@ -159,9 +131,7 @@ def error_child(error: StanzaError) -> Element:
 
 def error_stanza(stanza: Stanza, error: StanzaError) -> Element:
     """
-    Make the stanza that tells the sender of `stanza` what went wrong.
-
-    Whether it may be sent at all is `Stanza.bounceable`.
+    Make the stanza that tells the sender of `stanza` what went wrong; `Stanza.bounceable` says whether it may be sent.
     """
     element = stanza.response("error")
     element.addChild(error_child(error))
@@ -170,9 +140,7 @@ def error_stanza(stanza: Stanza, error: StanzaError) -> Element:
 
 def read_error(stanza: Stanza) -> StanzaError:
     """
-    Read what a stanza of type error says; what its author left out or made up is undefined-condition.
-
-    Its text is one line, and not long.
+    Read a stanza of type error, with one short line of its text; without a known condition it is undefined-condition.
     """
     error = stanza.own("error")
     if error is None:

@@ -10,16 +10,9 @@ from component_http.contract.reply import Response
 from component_http.contract.stanza import Stanza
 from component_http.errors import WebhookError
 
-__all__ = ["NEW", "DeadLetter", "Delivery", "Stage"]
-
 
 class Stage:
-    """
-    At which stage of its life a delivery is; `component_http.delivery.life` has them all.
-
-    Attributes:
-        name: The stage, in a word.
-    """
+    """A stage in the life of a delivery, by its name; `component_http.delivery.life` has them all."""
 
     __slots__ = ("name",)
 
@@ -44,7 +37,7 @@ class Delivery:
 
     Attributes:
         id: The `webhook-id`: unique per stanza, the same on every attempt.
-        stanza: What arrived; only its facts.
+        stanza: Only the facts of the stanza.
         size: Bytes of the request body.
         deadline: When it is given up, in seconds of the relay's clock.
         last: When it is given up if the webhook has not seen it by then, not before `deadline`.
@@ -52,10 +45,9 @@ class Delivery:
         tries: POSTs that were begun, but for those that found no connection, and the repetition of one that met a dead
             connection. Without any the webhook has not seen it.
         unreached: Attempts in a row that found no connection.
-        attempts: Those of them that failed by the webhook's fault, and so count against `max_attempts`.
-        failure: What came of the last one, without any content; None before the first has ended.
+        attempts: Tries that failed by the webhook's fault, and so count against `max_attempts`.
+        failure: The result of the last attempt, without any content; None before the first has ended.
         conversation: `stanza.conversation`, which is asked for at each turn.
-        stage: At which stage of its life it is.
     """
 
     id: str
@@ -77,21 +69,20 @@ class Delivery:
 
     @property
     def ends(self) -> float:
-        """When it is given up, as things stand."""
+        """The time when it is given up, as things are now."""
         return self.deadline if self.tries else self.last
 
 
 @frozen
 class DeadLetter:
     """
-    What became of a delivery that was given up, for its dead letter; the rest is in the spool.
+    The end of a delivery that was given up, for its dead letter; the rest is in the spool.
 
     Attributes:
-        outcome: How it ended: `bounced`, `expired` or `refused_reply`.
-        note: Why, for a person.
+        outcome: `bounced`, `expired` or `refused_reply`.
+        note: The reason, for a person.
         tries: POSTs that were made of it.
-        status: The HTTP status that came last, or None.
-        media_type: Its media type, or None.
+        status: The HTTP status that came last, with `media_type`; None without a response.
         response: Its body, or the beginning of it; None where none is known.
     """
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 
 from attrs import evolve, frozen
 
-__all__ = ["Endpoint", "escaped"]
-
 _PARTS = re.compile(r"(?:^|:)((?:\\.|[^\\:=])*)(?:(=)((?:\\.|[^\\:])*))?", re.DOTALL)
 
 _FILES = ("certificate", "privateKey", "certKey", "extraCertChain", "dhParameters", "trustRoots")
@@ -39,9 +37,7 @@ class Endpoint:
     @classmethod
     def parse(cls, description: str) -> Endpoint:
         """
-        Take a description apart. A backslash makes the character after it an ordinary one.
-
-        Source: `twisted.internet.endpoints.clientFromString`.
+        Take a description apart as `clientFromString` does: a backslash makes the character after it an ordinary one.
         """
         positional: list[str] = []
         named: dict[str, str] = {}
@@ -95,7 +91,7 @@ class Endpoint:
 
 
 def escaped(text: str) -> str:
-    """Write a text as a part of a description, with a backslash before each colon, equals sign and backslash."""
+    """Write a text as a part of a description: each colon, equals sign and backslash gets a backslash in front."""
     return re.sub(r"[\\:=]", r"\\\g<0>", text)
 
 

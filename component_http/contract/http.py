@@ -4,20 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = [
-    "FORM",
-    "JSON",
-    "TEXT",
-    "TOKEN",
-    "XMPP_XML",
-    "charset",
-    "is_json",
-    "is_media_type",
-    "is_token",
-    "media_type",
-    "without_mark",
-]
-
 JSON = "application/json"
 XMPP_XML = "application/xmpp+xml"
 FORM = "application/x-www-form-urlencoded"
@@ -33,7 +19,6 @@ _CHARSET = re.compile(r';\s*charset\s*=\s*"?([\w.:-]+)', re.IGNORECASE)
 
 
 def is_token(text: str) -> bool:
-    """Say whether a text is a token, and so can be the name of a header field."""
     return re.fullmatch(TOKEN, text) is not None
 
 

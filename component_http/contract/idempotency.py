@@ -1,10 +1,8 @@
-"""What a request with an idempotency key was answered, so that the same request again gets the same answer."""
+"""The answers to requests with an idempotency key, so that the same request again gets the same answer."""
 
 from __future__ import annotations
 
 from attrs import frozen
-
-__all__ = ["LIFETIME", "IdempotencyRecord"]
 
 LIFETIME = 86_400.0
 """Seconds for which it is remembered; who tries again does so within a day."""
@@ -16,11 +14,11 @@ class IdempotencyRecord:
     One answer that is remembered.
 
     Attributes:
-        owner: Whose key it is; the same key of another owner is another one.
-        key: What the client chose.
+        owner: The owner of the key; the same key of another owner is another one.
+        key: The key that the client chose.
         fingerprint: Tells the request from another one with the same key.
         body: The answer's body, UTF-8.
-        numbers: Those of the stanzas that were pushed for it.
+        numbers: The numbers of the stanzas that were pushed for it.
 
     Source: draft-ietf-httpapi-idempotency-key-header-07, section 2.
     """

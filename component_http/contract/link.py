@@ -22,8 +22,6 @@ from component_http.contract.address import Address
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT
 
-__all__ = ["HEADER", "KEY_BYTES", "LIFETIME", "MAX_LENGTH", "ForgedLink", "LateReply", "link_path", "open_link"]
-
 HEADER = "webhook-reply-url"
 """The header of a request that carries the link."""
 
@@ -55,11 +53,11 @@ class ForgedLink(ValueError):
 @frozen
 class LateReply:
     """
-    What a link says.
+    The content of a link.
 
     Attributes:
-        stanza: The facts of what may be replied to.
-        expires: Until when, in seconds since the epoch.
+        stanza: The facts of the stanza that may be replied to.
+        expires: The time until which it may, in seconds since the epoch.
         bound: The link is bound to its conversation; False for one that an earlier version made.
     """
 
@@ -69,15 +67,12 @@ class LateReply:
 
     def covers(self, element: Element) -> bool:
         """
-        Say whether a stanza belongs to the conversation of the link.
+        Say whether a complete stanza, with normalised addresses, belongs to the conversation of the link.
 
         It has to come from the bare address that was written to, and to go to the one who wrote: to any resource of a
         user, but of a room only to the occupant. What everybody in a room saw (a groupchat message, an occupant's
         presence) may be answered to the room as well. Presence may go to any resource of the room, for that is how a
         bot enters and leaves it.
-
-        Args:
-            element: A complete stanza, with normalised addresses.
         """
         written_by, written_to = self.stanza.sender, self.stanza.recipient
         sender, recipient = Address.parse(element["from"]), Address.parse(element["to"])
@@ -96,17 +91,10 @@ class LateReply:
 
 def link_path(key: bytes, delivery_id: str, stanza: Stanza, expires: float) -> str | None:
     """
-    Make the path and query of a link.
+    Make the path and query of a link to reply to a stanza, until `expires` in seconds since the epoch.
 
-    Args:
-        key: Of `KEY_BYTES`; nobody else knows it.
-        delivery_id: The `webhook-id`.
-        stanza: What may be replied to.
-        expires: Until when, in seconds since the epoch.
-
-    Returns:
-        None where there is nothing to reply to, or the link would be longer than `MAX_LENGTH`. A thread that would make
-        it longer is left out.
+    None where there is nothing to reply to, or the link would be longer than `MAX_LENGTH`. A thread that would make it
+    longer is left out.
     """
     if not stanza.answerable:
         return None
@@ -134,15 +122,10 @@ def _path(key: bytes, delivery_id: str, facts: tuple[object, ...]) -> str:
 
 def open_link(key: bytes, delivery_id: str, seal: str) -> LateReply:
     """
-    Read what `link_path` made, of this version or of the one before.
-
-    Args:
-        key: The same.
-        delivery_id: The one in the path.
-        seal: The value of `seal`.
+    Read the seal that `link_path` made for a delivery, in this version or the one before.
 
     Raises:
-        ForgedLink: It did not make it.
+        ForgedLink: `link_path` did not make it, or not with this key.
     """
     if len(seal) > MAX_LENGTH:
         raise ForgedLink("the link is not one of ours")

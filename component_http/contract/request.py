@@ -15,22 +15,6 @@ from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import STANZA_NAMESPACES, serialize
 
-__all__ = [
-    "CHAT_STATES",
-    "MAX_THREAD",
-    "NS_CHAT_STATES",
-    "NS_CORRECTION",
-    "NS_NICK",
-    "NS_OOB",
-    "NS_REPLY",
-    "RESERVED_HEADERS",
-    "XML_LANG",
-    "delayed_body",
-    "request_body",
-    "request_properties",
-    "thread_of",
-]
-
 XML_LANG = ("http://www.w3.org/XML/1998/namespace", "lang")
 NS_CHAT_STATES = "http://jabber.org/protocol/chatstates"
 NS_CORRECTION = "urn:xmpp:message-correct:0"
@@ -75,14 +59,9 @@ def request_body(stanza: Stanza) -> bytes:
 
 def delayed_body(body: bytes, accepted: float) -> bytes:
     """
-    Say in a request when its stanza arrived, because it is POSTed late.
+    Say in a request when its stanza arrived (seconds since the epoch), because it is POSTed late.
 
-    Args:
-        body: As `request_body` wrote it.
-        accepted: Seconds since the epoch.
-
-    Returns:
-        The same with `delay`; unchanged if the stanza has one already.
+    A stanza that says so itself stays as it is.
 
     Source: XEP-0203 for the meaning, XEP-0082 for the shape of the time.
     """
@@ -97,13 +76,7 @@ def delayed_body(body: bytes, accepted: float) -> bytes:
 
 def thread_of(body: bytes) -> str | None:
     """
-    Read the thread that replies to a request keep.
-
-    Args:
-        body: As `request_body` wrote it.
-
-    Returns:
-        The id of the thread, or None where the stanza has none, or one longer than `MAX_THREAD`.
+    Read the thread that replies to a request keep; None where the stanza has none, or one longer than `MAX_THREAD`.
     """
     # Quotes inside a string are escaped, so only a property looks like this, and most bodies need not be parsed.
     if b'"thread":' not in body:
@@ -116,9 +89,8 @@ def request_properties(stanza: Stanza) -> dict[str, object]:
     """
     Say what is in a stanza, so that a bot for everyday work needs no XML parser.
 
-    Returns:
-        `to`, `from`, `kind` and `stanza` (its XML as a document of its own), `body` for a message that has one, and
-        what else the stanza has. What it lacks, or has in a shape its specification does not know, is left out.
+    Returns `to`, `from`, `kind` and `stanza` (its XML as a document of its own), `body` for a message that has one, and
+    what else the stanza has. What it lacks, or has in a shape its specification does not know, is left out.
 
     Source: mod_component_http for the first five; the names and shapes of the others are those of Prosody's mod_rest.
     """

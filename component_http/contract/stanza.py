@@ -13,8 +13,6 @@ from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, STANZA_NAMESPACES
 from component_http.errors import MalformedStanza
 
-__all__ = ["STANZA_KINDS", "TYPES", "Stanza", "name_only"]
-
 TYPES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "message": frozenset({"chat", "error", "groupchat", "headline", "normal"}),
@@ -42,7 +40,6 @@ class Stanza:
     One stanza from the stream, with the addresses and the type it is decided by.
 
     Attributes:
-        kind: `message`, `presence` or `iq`.
         type: As it came, unknown ones too; "" where it has none. A message of an unknown type counts as normal (RFC
             6121 section 5.2.2).
         id: As it came, or None; never None for an iq.
@@ -119,12 +116,12 @@ class Stanza:
 
     @property
     def is_request(self) -> bool:
-        """An iq that must be answered, once (RFC 6120 section 8.2.3)."""
+        """The stanza is an iq that must be answered, once (RFC 6120 section 8.2.3)."""
         return self.kind == "iq" and self.type not in ("error", "result")
 
     @property
     def is_bad_request(self) -> bool:
-        """An iq of an unknown type, or without one; the answer is bad-request (RFC 6120 section 8.2.3)."""
+        """The stanza is an iq of an unknown type, or without one; it gets bad-request (RFC 6120 section 8.2.3)."""
         return self.kind == "iq" and self.type not in TYPES["iq"]
 
     @property
@@ -146,7 +143,7 @@ class Stanza:
 
     @property
     def has_body(self) -> bool:
-        """Whether there is a `<body/>` of its own namespace, be it empty (RFC 6121 section 5.2.3)."""
+        """The stanza has a `<body/>` of its own namespace, be it empty (RFC 6121 section 5.2.3)."""
         return self.own("body") is not None
 
     def own(self, name: str) -> Element | None:
@@ -156,7 +153,7 @@ class Stanza:
 
     @property
     def conversation(self) -> tuple[str, str, bool]:
-        """The key of what keeps its order: the bare sender, the bare recipient, and whether it is an iq."""
+        """Its place in the order: the bare sender, the bare recipient, and whether it is an iq."""
         return _conversation(self.sender, self.recipient, self.kind == "iq")
 
 
@@ -173,11 +170,7 @@ def _bare(address: Address) -> str:
 
 @lru_cache(64)
 def name_only(uri: str | None, kind: str) -> Element:
-    """
-    The element of a stanza of which only the facts are kept.
-
-    It is the same object for all of them, and not to be changed.
-    """
+    """The element of a stanza of which only the facts are kept: the same object for all, and not to be changed."""
     return Element((uri, kind))
 
 

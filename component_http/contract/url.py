@@ -10,8 +10,6 @@ from urllib.parse import quote, unquote
 import idna
 from attrs import field, frozen
 
-__all__ = ["WebhookUrl", "is_ipv6", "is_loopback", "without_secrets"]
-
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?")
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
@@ -23,11 +21,10 @@ class WebhookUrl:
     A URL that can be POSTed to, taken apart.
 
     Attributes:
-        secure: Whether the scheme is https.
         host: The host in lower-case ASCII (IDNA where it was not); an IPv6 address has no brackets here.
         port: The port, or the scheme's own where the URL names none.
-        target: The path and the query as they are sent: byte for byte as written, but characters that are not ASCII
-            are percent-encoded as UTF-8. A fragment is dropped.
+        target: The path and the query as they are sent: byte for byte as written, but characters that are not ASCII are
+            percent-encoded as UTF-8. A fragment is dropped.
         authorization: The Basic credentials made of user:password; None if the URL has none.
     """
 
@@ -40,10 +37,7 @@ class WebhookUrl:
     @classmethod
     def parse(cls, text: str) -> WebhookUrl:
         """
-        Take a URL apart.
-
-        Args:
-            text: An absolute http or https URL; user and password are percent-encoded.
+        Take an absolute http or https URL apart; user and password are percent-encoded.
 
         Raises:
             ValueError: The text is no such URL. The sentence shows nothing of it that may be secret.
@@ -89,8 +83,7 @@ def without_secrets(text: str) -> str:
     """
     Shorten a text that may be meant as a URL to scheme, host and port, because the rest may be secret.
 
-    Args:
-        text: Any text. A usable URL is better shown by `WebhookUrl.origin`.
+    A usable URL is better shown by `WebhookUrl.origin`.
     """
     start, slashes, rest = text.partition("//") if "//" in text else ("", "", text)
     host = re.split("[/?#]", rest, maxsplit=1)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from attrs import define, field
@@ -89,10 +90,10 @@ class Attempts:
             self._expiry.remove(delivery)
             self._expiry.add(delivery, "late", delivery.deadline)
         if late or self._once:
-            body = Deferred.fromCoroutine(self._body(delivery, late=late))
+            read = partial(self._read, delivery, late=late)
         else:
-            body = self._spool.body(delivery.id)
-        attempt: Deferred[Any] = self._forwarder.attempt(delivery, body)
+            read = partial(self._spool.body, delivery.id)
+        attempt: Deferred[Any] = self._forwarder.attempt(delivery, read)
         running = Running(attempt)
         self._deliveries.move(delivery, running)
         if not self._once:
@@ -134,6 +135,9 @@ class Attempts:
             delivery.failure = ban.response
             self._endings.end(delivery, self._forwarder.expire(delivery))
         return True
+
+    def _read(self, delivery: Delivery, *, late: bool) -> Deferred[bytes]:
+        return Deferred.fromCoroutine(self._body(delivery, late=late))
 
     async def _body(self, delivery: Delivery, *, late: bool) -> bytes:
         """

@@ -15,8 +15,6 @@ from component_http.delivery.life import Lives, Wait
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.returning import Returning
 
-__all__ = ["Explanations"]
-
 _BY_STAGE: dict[str, HeldBy] = {
     "running": "running",
     "asleep": "retry_after",
@@ -25,22 +23,12 @@ _BY_STAGE: dict[str, HeldBy] = {
     "left": "stopping",
     "ending": "ending",
 }
-"""What a delivery waits for, where its stage alone says it."""
+"""The name of the wait, where the stage of a delivery alone says it."""
 
 
 @frozen
 class Explanations:
-    """
-    Explains deliveries. It only looks, and costs nothing while nobody asks.
-
-    Args:
-        deliveries: The stage of each delivery.
-        backlog: The order of deliveries.
-        returning: The deliveries that somebody retries.
-        forwarder: Knows how the webhook is.
-        outbox: Holds attempts up while it is crowded.
-        clock: The reactor's clock.
-    """
+    """Explains deliveries. It only looks, and costs nothing while nobody asks."""
 
     _deliveries: Lives
     _backlog: Backlog

@@ -237,21 +237,24 @@ class Forwarder:
         self._breaker.ask_now()
         self._awake()
 
-    def attempt(self, delivery: Delivery, body: Deferred[bytes]) -> Deferred[Attempted]:
+    def attempt(self, delivery: Delivery, read: Callable[[], Deferred[bytes]]) -> Deferred[Attempted]:
         """
         Make one attempt; only when `wait` says 0.
 
         Args:
             delivery: What to carry; it takes note of the attempt.
-            body: Fires with its request body.
+            read: Gives its request body; called when the delivery has taken note, so that a spool can know of the
+                attempt before it is made.
 
         Returns:
-            Fires with what it came to, whatever the webhook does; it may be cancelled. It fails with what `body` fails
+            Fires with what it came to, whatever the webhook does; it may be cancelled. It fails with what `read` fails
             with; any other exception is a mistake.
         """
         began = self._clock.seconds()
-        attempt = _Attempt(delivery, began, self._breaker.begin(began), self._load.begin(began), body)
+        probe, admission = self._breaker.begin(began), self._load.begin(began)
         delivery.tries += 1
+        body = read()
+        attempt = _Attempt(delivery, began, probe, admission, body)
         body.addCallback(self._have_body, attempt).addErrback(self._broken, attempt)
         return attempt.done
 

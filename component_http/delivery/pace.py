@@ -14,7 +14,7 @@ _WINDOW = 10.0
 """Seconds over which the rate that a webhook accepts is measured; its own windows may be that long."""
 
 _RECENT = 2.0
-"""Seconds over which it is measured while the pace rises."""
+"""Seconds over which the share that is accepted is measured while the pace rises."""
 
 _REJECTIONS = 10
 _SHARE = 0.05
@@ -25,7 +25,10 @@ _BELOW = 0.95
 
 _RISE = 4.0
 _BEYOND = 0.12
-"""Seconds from there back to the whole of it, as the cubic of TCP does; and how much faster it rises from then on."""
+"""
+Seconds from there back to the whole of it, as the cubic of TCP does; and what part more it is after as many again.
+Nothing was rejected until then, so the webhook takes far more by now: each further second doubles the pace.
+"""
 
 _BEARABLE = 0.03
 """The share of rejections, of about the last hundred results, that does not lower the pace."""
@@ -109,9 +112,10 @@ class _Level:
     @property
     def rate(self) -> float:
         """Requests per second now."""
-        away = self.age / _RISE - 1
+        away = min(self.age / _RISE - 1, 1.0)
         factor = 1 - _BELOW if away < 0 else _BEYOND
-        return max(_LEAST, self.ceiling * (1 + factor * away**3))
+        doubled: float = 2.0 ** max(0.0, self.age - 2 * _RISE)
+        return max(_LEAST, self.ceiling * (1 + factor * away**3) * doubled)
 
     def add(self, rejected: bool) -> None:
         """Count a result."""
@@ -234,6 +238,8 @@ class Pace:
         if more > 0:
             self._last_begun = now + seconds
             self._measurement.paused += more
+            if self._level is not None and self._level.synced is not None:
+                self._level.synced += more
 
     def restart(self, now: float) -> None:
         """Begin slowly: the webhook was away."""
@@ -254,7 +260,7 @@ class Pace:
         if level is None or began < level.began:
             return
         if level.synced is None:
-            level.synced = now
+            level.synced = max(now, self._last_begun)  # The latter where there is a pause.
             elapsed = self._measurement.seconds(now)
             if now - level.began >= _SOON and _MEASURED <= elapsed <= _LONGEST_MEASURED:
                 # The time for which the webhook took nothing counts too.
@@ -292,7 +298,7 @@ class Pace:
         rate = level.accepted / elapsed
         if elapsed >= _RECENT:
             self._recent.advance(now)
-            rate = (self._recent.results - self._recent.failures) / _RECENT
+            rate = level.rate * (1 - self._recent.failures / self._recent.results)
         self._lower(min(rate, level.rate), level.share, now, falls)
 
     def _look_for_limit(self, now: float) -> None:

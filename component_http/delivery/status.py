@@ -1,23 +1,21 @@
-"""How things stand between the stream and the webhook."""
+"""The state of a gateway between the stream and the webhook."""
 
 from __future__ import annotations
 
 from attrs import frozen
 
-__all__ = ["Status"]
-
 
 @frozen
 class Status:
     """
-    How things stand.
+    The state of a gateway.
 
     Attributes:
-        pending: Deliveries accepted and not ended.
-        pending_bytes: Bytes of their request bodies.
-        running: Those of them with a POST under way.
-        webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: some of them
-            probe it. `gone`: it said 410 and is not asked any more. `none`: there is none.
+        pending: Deliveries accepted and not ended; `pending_bytes` are their request bodies.
+        running: Deliveries with a POST under way.
+        webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: some of them probe
+            it.
+            `gone`: it said 410 and is not asked any more. `none`: there is none.
         obstacles: Why no more should be sent here now, a phrase each; none means that all is well.
         failing_for: Seconds for which nothing but failures came from the webhook; None while it is well.
         last_failure: Why the last attempt that failed did; None if none did.

@@ -13,8 +13,7 @@ settings, `reading` reads files and flags, `advice` compares the tables with eac
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -35,10 +34,9 @@ from component_http.settings.catalog import (
     unknown_flag,
 )
 from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
-from component_http.settings.declaration import Table
+from component_http.settings.declaration import Table, without_line_end
 from component_http.settings.delivery import DeliverySettings
 from component_http.settings.reading import Reading
-from component_http.settings.secrets import without_line_end
 from component_http.settings.spool import SpoolSettings
 from component_http.settings.webhook import WebhookSettings
 
@@ -132,11 +130,7 @@ class Settings(Table):
 
     @classmethod
     def from_mapping(
-        cls,
-        mapping: Mapping[str, object],
-        *,
-        source: str = "settings",
-        env: Mapping[str, str] = MappingProxyType({}),
+        cls, mapping: Mapping[str, object], *, source: str = "settings", env: Mapping[str, str] = MappingProxyType({})
     ) -> Self:
         """
         Read settings in the shape of a settings file.
@@ -155,19 +149,16 @@ class Settings(Table):
         cls, reading: Reading, source: str | None, file: str | None = None, *, must_serve: bool = False
     ) -> Self:
         if reading.env.get(SECRET_VARIABLE):
-            secret = without_line_end(reading.env[SECRET_VARIABLE])
-            reading.given["component.secret"] = secret
+            reading.given["component.secret"] = without_line_end(reading.env[SECRET_VARIABLE])
         parts: dict[str, Any] = {name: reading.made(table, source) for name, table in TABLES.items()}
         if must_serve and reading.lacks("component.component_post_url") and reading.lacks("api.listen"):
             reading.problems.append(nothing_to_do(source))
         if "conditions" in reading.given:
             parts["conditions"] = reading.given["conditions"]
-        if not reading.problems:
-            with _naming(source):
-                return cls(**parts, file=file)
-        with reading.collecting(), _naming(source):
-            raise SettingsError(*conflicts(parts["component"], parts["webhook"], parts["api"]))
-        raise SettingsError(*reading.problems)
+        reading.tell(conflicts(parts["component"], parts["webhook"], parts["api"]), source)
+        if reading.problems:
+            raise SettingsError(*reading.problems)
+        return cls(**parts, file=file)
 
     def warnings(self) -> tuple[str, ...]:
         """Write a sentence, for the log, for each setting that works but should be better."""
@@ -194,14 +185,3 @@ def spool_from_toml(path: str | os.PathLike[str]) -> SpoolSettings:
     if spool is None or reading.problems:
         raise SettingsError(*reading.problems)
     return spool
-
-
-@contextmanager
-def _naming(source: str | None) -> Iterator[None]:
-    """Let the sentences of an error begin with the name of the file."""
-    try:
-        yield
-    except SettingsError as error:
-        if source is None:
-            raise
-        raise SettingsError(*(f"{source}: {sentence}" for sentence in error.sentences)) from None

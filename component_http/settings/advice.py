@@ -23,8 +23,6 @@ from component_http.settings.webhook import WebhookSettings
 if TYPE_CHECKING:
     from component_http.settings import Settings
 
-__all__ = ["conflicts", "secret_files", "warnings"]
-
 _SECRET_HEADER = re.compile("auth|cookie|key|pass|secret|token", re.IGNORECASE)
 """Finds the names of headers that usually hold a secret."""
 

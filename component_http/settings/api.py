@@ -12,15 +12,12 @@ from component_http.contract.address import Address, any_of
 from component_http.contract.endpoint import Endpoint
 from component_http.contract.stanza import STANZA_KINDS
 from component_http.errors import SettingsError
-from component_http.settings.declaration import Table, rows, setting
-from component_http.settings.secrets import read_text, secret, secret_file
+from component_http.settings.declaration import Table, read_text, rows, secret, secret_file, setting
 from component_http.settings.values.addresses import PATTERNS, RECIPIENTS, SENDER
 from component_http.settings.values.endpoints import LISTEN
 from component_http.settings.values.http import BASE_URL, CREDENTIAL, SECRET
 from component_http.settings.values.plain import NAME, RATE, STANZAS, SWITCH, choice, file_path, number, whole
 from component_http.settings.values.value_type import shown
-
-__all__ = ["ApiSettings", "HookSettings", "TokenSettings"]
 
 _NO_SECRET = "{key} is missing: it names the file with the secret"
 

@@ -14,34 +14,10 @@ from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
 from component_http.settings.declaration import About, Table, about, setting
 from component_http.settings.delivery import DeliverySettings
 from component_http.settings.spool import SpoolSettings
-from component_http.settings.values.guesses import hint, nearest
 from component_http.settings.values.http import STATUS_ERRORS
 from component_http.settings.values.plain import RATE
-from component_http.settings.values.value_type import shown
+from component_http.settings.values.value_type import hint, nearest, shown
 from component_http.settings.webhook import WebhookSettings
-
-__all__ = [
-    "CONDITIONS",
-    "OLD_NAMES",
-    "ROWS",
-    "SETTINGS",
-    "TABLES",
-    "Setting",
-    "bare",
-    "is_in",
-    "meant_by",
-    "meant_setting",
-    "misplaced_secret",
-    "missing",
-    "no_webhook",
-    "nothing_to_do",
-    "reference",
-    "retired_flags",
-    "setting_of_flag",
-    "unknown_flag",
-    "unknown_key",
-    "unknown_table",
-]
 
 TABLES: Mapping[str, type[AttrsInstance]] = {
     table.TABLE: table for table in (ComponentSettings, WebhookSettings, DeliverySettings, SpoolSettings, ApiSettings)
@@ -68,7 +44,6 @@ class Setting:
     Attributes:
         table: Its table: "" for [conditions], which is a table itself, and "api.token" for each [[api.token]].
         key: Its name in the table.
-        about: Its declaration.
         default: Its default as TOML, "required", or "none".
     """
 
@@ -148,12 +123,11 @@ _NAMES_BY_KEY: dict[str, str] = {
 
 
 def is_in(name: str, table: str) -> bool:
-    """Say whether a setting is in a table."""
     return name.rpartition(".")[0] == table
 
 
 def setting_of_flag(flag: str) -> Setting | None:
-    """Find the setting of a flag, given without its dashes; None if there is none."""
+    """Find the setting of a flag, given without its dashes."""
     return _FLAGS.get(flag)
 
 
@@ -174,10 +148,7 @@ def missing(table: str, attribute: Attribute[Any], source: str | None) -> str:
     """
     Write the sentence about a required setting that was not given.
 
-    Args:
-        table: Its table.
-        attribute: Its field.
-        source: The settings file, or the one of several tables in it; None for the command line.
+    The source is the settings file, or the one of several tables in it; None for the command line.
     """
     key, example = attribute.name, about(attribute).example
     if table in ROWS:
@@ -269,11 +240,9 @@ def unknown_table(name: str, content: object) -> str:
 
 def unknown_flag(flag: str, others: Collection[str] = ()) -> str:
     """
-    Write the sentence about a flag that does not exist.
+    Write the sentence about a flag, without the dashes in front, that does not exist.
 
-    Args:
-        flag: The flag as it was written, without the dashes in front.
-        others: The flags that exist beside those of settings.
+    The others are the flags that exist beside those of settings.
     """
     key = flag.replace("-", "_")
     if key in ("secret", "bearer_token", "webhook_bearer_token"):

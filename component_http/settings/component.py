@@ -11,15 +11,12 @@ from component_http.contract.address import Address
 from component_http.contract.endpoint import Endpoint
 from component_http.contract.url import WebhookUrl
 from component_http.errors import SettingsError
-from component_http.settings.declaration import Table, retired, setting
-from component_http.settings.secrets import secret, secret_file
+from component_http.settings.declaration import Table, retired, secret, secret_file, setting
 from component_http.settings.values.addresses import DOMAIN, NICK, SENDER
 from component_http.settings.values.endpoints import SERVER
 from component_http.settings.values.http import SECRET, URL
 from component_http.settings.values.plain import STANZAS, SWITCH, whole
 from component_http.settings.values.value_type import accepted, shown
-
-__all__ = ["SECRET_VARIABLE", "ComponentSettings"]
 
 SECRET_VARIABLE = "COMPONENT_HTTP_SECRET"
 """The environment variable that may hold the component's secret; empty is the same as not set."""
@@ -193,5 +190,5 @@ class ComponentSettings(Table):
 
     @property
     def url_holds_credentials(self) -> bool:
-        """Whether `component_post_url` has a user or a password in it."""
+        """Say whether `component_post_url` has a user or a password in it."""
         return bool(re.match("[a-z]+://[^/?]*@", self.component_post_url or "", re.IGNORECASE))

@@ -11,8 +11,6 @@ from component_http.settings.declaration import Table, retired, setting
 from component_http.settings.values.plain import LOOP_GUARD, choice, number, whole
 from component_http.settings.values.value_type import accepted
 
-__all__ = ["DeliverySettings"]
-
 MESSAGE_DEADLINE = 900.0
 
 OUTAGE_GRACE = 86_400.0
@@ -35,7 +33,7 @@ _READING = "reading always pauses at 75 percent of max_pending, and goes on at 5
 
 @frozen
 class DeliverySettings(Table):
-    """How stanzas are delivered to the webhook."""
+    """The delivery of stanzas to the webhook."""
 
     TABLE: ClassVar[str] = "delivery"
 

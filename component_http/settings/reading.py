@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,8 @@ from attrs import NOTHING, fields
 from component_http.errors import SettingsError
 from component_http.settings import catalog
 from component_http.settings.catalog import OLD_NAMES, ROWS, SETTINGS, TABLES
-from component_http.settings.declaration import Table
-from component_http.settings.secrets import read_text, secret_problems
+from component_http.settings.declaration import Table, read_text, secret_problems
 from component_http.settings.values.value_type import accepted, shown
-
-__all__ = ["Reading"]
 
 _MAX_FILE_BYTES = 1024 * 1024
 """Bytes of a settings file that are read; a real one has a few hundred, a device has no end."""
@@ -29,10 +26,8 @@ class Reading:
     """
     The settings that were given so far, and the mistakes in them.
 
-    Args:
-        env: The environment, for credentials.
-
     Attributes:
+        env: The environment, for credentials.
         given: The values that can be used, by the names of their settings.
         problems: A sentence for each mistake.
     """
@@ -52,6 +47,12 @@ class Reading:
             self.problems += error.sentences
             self._spoilt.update(names)
 
+    def tell(self, sentences: Iterable[str], source: str | None) -> None:
+        """Collect sentences, each with the name of its file in front."""
+        self.problems += (
+            each if source is None or each.startswith(f"{source}: ") else f"{source}: {each}" for each in sentences
+        )
+
     def lacks(self, name: str) -> bool:
         """Say whether a setting was not given at all, not even with a mistake."""
         return name not in self.given and name not in self._spoilt
@@ -60,11 +61,9 @@ class Reading:
 
     def add_file(self, path: str | os.PathLike[str], only: str | None = None) -> None:
         """
-        Read a settings file; relative paths in it start at its folder.
+        Read a settings file, or only one table of it; relative paths in it start at its folder.
 
-        Args:
-            path: The file.
-            only: The one table to read; None for all. Unknown tables are mistakes in any case.
+        Unknown tables are mistakes in any case.
         """
         with self.collecting(*SETTINGS):
             text = read_text(f"{path}", path, _MAX_FILE_BYTES)
@@ -80,12 +79,8 @@ class Reading:
 
     def add_tables(self, tables: Mapping[str, object], source: str, folder: Path | None = None) -> None:
         """
-        Read tables in the shape of a settings file.
-
-        Args:
-            tables: By its name, each table: its values by key.
-            source: Names them in errors.
-            folder: The folder where relative paths start; None leaves them as they are.
+        Read tables in the shape of a settings file, which `source` names in errors; without a folder relative paths
+        stay.
         """
         for table, content in tables.items():
             if table == "conditions":
@@ -147,12 +142,7 @@ class Reading:
     # Flags.
 
     def add_flags(self, flags: Mapping[str, str]) -> None:
-        """
-        Read flags, which win over everything that was given before.
-
-        Args:
-            flags: The text of each flag, by its name without the dashes in front.
-        """
+        """Read the texts of flags, without the dashes in front, which win over everything that was given before."""
         for flag, text in flags.items():
             setting = catalog.setting_of_flag(flag)
             with self.collecting(*([] if setting is None else [setting.name])):
@@ -164,15 +154,12 @@ class Reading:
 
     def made(self, table: Any, source: str | None) -> Any:
         """
-        Make a table of the values that were given.
+        Make a table of the values that were given; None if it cannot be made: then `problems` says why.
 
         Args:
             table: Its class.
             source: Where it stands, for the sentences: a settings file, and which of its tables if there are several of
                 the name; None for the command line.
-
-        Returns:
-            The table, or None if it cannot be made: then `problems` says why.
         """
         prefix = f"{table.TABLE}."
         values = {
@@ -193,10 +180,7 @@ class Reading:
                 problems += error.sentences
         if made is None:
             problems += (problem for problem in secret_problems(table, values, spoilt) if problem not in problems)
-        self.problems += [
-            problem if source is None or problem.startswith(f"{source}: ") else f"{source}: {problem}"
-            for problem in problems
-        ]
+        self.tell(problems, source)
         return made
 
 

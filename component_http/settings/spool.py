@@ -14,8 +14,6 @@ from component_http.settings.declaration import Table, setting
 from component_http.settings.values.plain import choice, file_path, number, whole
 from component_http.settings.values.value_type import shown
 
-__all__ = ["SpoolSettings"]
-
 STATE_VARIABLE = "STATE_DIRECTORY"
 """The environment variable that may name the folder for an sqlite spool."""
 

@@ -7,12 +7,9 @@ from typing import ClassVar
 
 from attrs import Factory, frozen
 
-from component_http.settings.declaration import Table, setting
-from component_http.settings.secrets import secret, secret_file
+from component_http.settings.declaration import Table, secret, secret_file, setting
 from component_http.settings.values.http import HEADERS, TOKEN
 from component_http.settings.values.plain import number, whole
-
-__all__ = ["WebhookSettings"]
 
 
 @frozen

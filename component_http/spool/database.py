@@ -27,24 +27,6 @@ from component_http.spool.private import (
 from component_http.spool.room import Ballast, is_no_room
 from component_http.spool.schema import SCHEMA, Schema, upgrade, version_of
 
-__all__ = [
-    "BUSY",
-    "COMPANIONS",
-    "OPENING_BYTES",
-    "SpoolLock",
-    "Synchronous",
-    "files",
-    "is_busy",
-    "is_damage",
-    "is_full",
-    "lock",
-    "make_private",
-    "may_be_full",
-    "opened",
-    "prepare",
-    "quarantine",
-]
-
 Synchronous = Literal["FULL", "NORMAL"]
 
 LEAST_SQLITE = (3, 33)
@@ -98,16 +80,14 @@ class SpoolLock:
             pass  # on a full disk the error lacks the number
 
     def release(self) -> None:
-        """Let others use the file."""
         self._file.close()
 
 
 def lock(path: Path, *, user: int | None = None, warn: Warn = no_warning) -> SpoolLock:
     """
-    Keep other gateways from a spool's file.
+    Keep other gateways from a spool's file, which need not be there yet; but its folder must.
 
     Args:
-        path: The spool's file; it need not be there yet, but its folder must.
         user: The user that the spool belongs to; None for the user of this process.
         warn: Told what other users could do with the lock or the folder.
 
@@ -179,8 +159,6 @@ def prepare(
 
     Args:
         path: The file, and no link to it; this process has its lock.
-        schema: As `SCHEMA`.
-        sqlite: The version of the library.
         user: The user that the spool belongs to; None for the user of this process.
         warn: Told what other users could do with the file, or with those beside it.
 
@@ -217,11 +195,6 @@ def _dotted(version: tuple[int, ...]) -> str:
 def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning) -> None:
     """
     Make the file if there is none, for its owner only; SQLite gives the files beside it the same owner and mode.
-
-    Args:
-        path: The file.
-        user: The user that it must belong to; None for the user of this process.
-        warn: Told that others could read or write it.
 
     Raises:
         SettingsError: The file cannot be made, or not be read and written, or belongs to another user.
@@ -271,9 +244,7 @@ def opened(path: Path, *, synchronous: Synchronous = "FULL", schema: Schema = SC
     The connection begins no transaction by itself. It is for the thread that made it.
 
     Args:
-        path: The file; it is there.
         synchronous: Whether a commit waits until the disk has it, or only keeps the order.
-        schema: As `SCHEMA`.
 
     Raises:
         SpoolUnusable: The file is corrupt, is something else than a spool, or comes from a later version.
@@ -318,7 +289,6 @@ def _see_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> 
 
 
 def is_full(error: BaseException) -> bool:
-    """Say whether an error means that there was no room to write."""
     return isinstance(error, DiskFull) or _code(error) == sqlite3.SQLITE_FULL
 
 
@@ -328,7 +298,6 @@ def may_be_full(error: BaseException) -> bool:
 
 
 def is_busy(error: BaseException) -> bool:
-    """Say whether an error means that another program is writing."""
     return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -352,16 +321,7 @@ def _damaged(path: Path, reason: object) -> SpoolUnusable:
 
 
 def quarantine(path: Path, now: datetime | None = None) -> Path:
-    """
-    Rename a spool's file, with those that SQLite put beside it; nothing is lost.
-
-    Args:
-        path: The file; this process has its lock.
-        now: The time for the new name; None for the present.
-
-    Returns:
-        The new name.
-    """
+    """Rename a spool's file, with those that SQLite put beside it; nothing is lost. Returns the new name."""
     stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
     aside = Path(f"{path}.quarantined-{stamp}")
     number = 1

@@ -5,16 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 
-from twisted.words.xish.domish import Element
-
 from component_http.contract.delivery import DeadLetter
-from component_http.contract.xml import Limits, parse_stanzas
-from component_http.errors import XmlRefused
-from component_http.spool.arrears import Dead
+from component_http.contract.xml import NS_COMPONENT
+from component_http.spool import outbound_rows
+from component_http.spool.orders import Dead
+from component_http.spool.rows import SpoolClock
 from component_http.spool.shelf import Shelf
-from component_http.spool.spool_clock import SpoolClock
-
-__all__ = ["MAX_BYTES", "NAMELESS", "keep_deliveries", "keep_outbound", "shelf"]
 
 NAMELESS = "departure"
 """The beginning of the id of a dead letter whose stanza answered no delivery."""
@@ -50,7 +46,6 @@ def keep_deliveries(
     Keep deliveries, which are still in their table, as dead letters.
 
     Args:
-        connection: To the file.
         dead_letters: By the ids of the deliveries, with when they ended by the wall clock.
         ahead: Seconds that the spool's clock is ahead of the wall clock, whose times dead letters have.
     """
@@ -62,20 +57,17 @@ def keep_deliveries(
 def keep_outbound(connection: sqlite3.Connection, number: int, dead: Dead, clock: SpoolClock) -> None:
     """Keep an outbound stanza as a dead letter, if its row is there and can be read."""
     if dead.row is None:
-        columns = "SELECT delivery_id, kind, stored, xml FROM departures WHERE number = ?"
+        columns = "SELECT delivery_id, kind, stored, head, xml FROM departures WHERE number = ?"
         row, ahead = connection.execute(columns, (number,)).fetchone(), clock.lead()
     else:
         # The times of this row are still the reactor's.
-        row, ahead = (*dead.row[:3], dead.row[-1]), clock.lead() - clock.ahead
+        row, ahead = (*dead.row[:3], *dead.row[-2:]), clock.lead() - clock.ahead
     if row is None:
         return
-    delivery_id, kind, stored, xml = row
+    delivery_id, kind, stored, head, xml = row
     if not isinstance(xml, bytes) or not isinstance(stored, (int, float)):
         return
-    try:
-        [element] = parse_stanzas(xml.decode("utf-8", "replace"), Limits())
-    except (XmlRefused, ValueError):
-        element = Element((None, kind))
+    head = outbound_rows.head_of(head, xml)
     # The dead letter belongs to the conversation of the delivery, so its sender is the stanza's addressee.
     connection.execute(
         _OUTBOUND,
@@ -83,11 +75,11 @@ def keep_outbound(connection: sqlite3.Connection, number: int, dead: Dead, clock
             f"{delivery_id or NAMELESS}.{number}",
             dead.outcome,
             kind,
-            element.getAttribute("type", ""),
-            element.getAttribute("id"),
-            element.getAttribute("to") or "",
-            element.getAttribute("from") or "",
-            element.uri or "",
+            head.type or "",
+            head.id,
+            head.recipient,
+            head.sender,
+            NS_COMPONENT,
             stored - ahead,
             clock.wall(),
             len(xml),

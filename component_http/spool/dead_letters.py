@@ -34,8 +34,6 @@ from component_http.spool.private import Warn, no_warning
 from component_http.spool.rows import UNREADABLE, Damaged, count, lead, number, octets, or_none, set_aside, text
 from component_http.spool.visit import Visit
 
-__all__ = ["AT_ONCE", "OUTCOMES", "KeptDeadLetter", "Letters", "Moved", "Refused", "Which"]
-
 OUTCOMES = (
     "bounced",
     "expired",
@@ -61,16 +59,13 @@ class KeptDeadLetter(DeadLetter):
 
     Attributes:
         id: The id of the delivery; a dead outbound stanza has an id of its own.
-        kind: The kind of the stanza that was given up; `type` and `stanza_id` are likewise its own.
-        type: "" for none.
-        stanza_id: None for none.
+        kind: The kind of the stanza that was given up; `type` ("" for none) and `stanza_id` are likewise its own.
         sender: The sender of the delivery; for an outbound stanza its addressee.
         recipient: The component's side of the conversation.
         accepted: When the delivery was accepted, or the stanza was made, in seconds since the epoch.
         ended: When it was given up.
         size: Bytes of the request or of the stanza.
-        body: The request; None for an outbound stanza.
-        reply: The XML of an outbound stanza, or None.
+        body: The request; None for an outbound stanza, whose XML is `reply`.
     """
 
     id: str
@@ -108,16 +103,11 @@ def _fits(check: Callable[[object], object], value: object) -> bool:
 @frozen
 class Which:
     """
-    A filter: the dead letters that fit all of it.
+    A filter: the dead letters that fit all of it; what is empty or None fits any.
 
     Attributes:
-        ids: Their ids; empty for any.
-        outcomes: Their outcomes; empty for any.
-        kinds: The kinds of their stanzas; empty for any.
-        sender: Their sender: a bare address means all of its resources, a full one only itself.
-        recipient: Their recipient, likewise.
-        since: The earliest time of giving up, in seconds since the epoch.
-        until: The latest time of giving up.
+        sender: A bare address means all of its resources, a full one only itself; `recipient` likewise.
+        since: The earliest time of giving up, in seconds since the epoch; `until` is the latest.
     """
 
     ids: Collection[str] = ()
@@ -129,49 +119,22 @@ class Which:
     until: float | None = None
 
 
-@frozen
-class Refused:
-    """A dead letter that was left alone, and why: the reason completes "it is not retried"."""
-
-    id: str
-    reason: str
-
-
-@frozen
-class Moved:
-    """The ids of those that were retried or dropped, and those that were refused."""
-
-    done: Sequence[str]
-    refused: Sequence[Refused] = ()
+Moved = Mapping[str, str | None]
+"""By each id the reason why it was left alone, which completes "it is not retried"; None where it was done."""
 
 
 class Letters(Visit):
     """
-    The dead letters of a spool's file; a context manager.
+    The dead letters of a spool's file; a context manager. Arguments and errors are those of `Visit`.
 
     Each call is a short transaction, so a slow reader of the results is in nobody's way.
 
-    Args:
-        path: The file.
-        patience: Seconds to wait for another program that writes.
-        now: The wall clock.
-        warn: As for `component_http.spool.visit.Visit`.
-
     Attributes:
         set_aside: A sentence about each row that could not be read and was moved to the table of that name.
-
-    Raises:
-        SettingsError: From the constructor, as by `component_http.spool.visit.Visit`.
-        SpoolError: From the constructor and each call: it cannot be done now, and nothing of it was.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        patience: float = BUSY,
-        now: Callable[[], float] = time.time,
-        warn: Warn = no_warning,
+        self, path: Path, *, patience: float = BUSY, now: Callable[[], float] = time.time, warn: Warn = no_warning
     ) -> None:
         super().__init__(path, patience=patience, warn=warn)
         self._now = now
@@ -243,35 +206,15 @@ class Letters(Visit):
         self.set_aside.append(f"letter {number} cannot be read, so it is moved to the table set_aside: {reason}")
 
     def drop(self, ids: Sequence[str]) -> Moved:
-        """
-        Delete dead letters.
-
-        Args:
-            ids: `AT_ONCE` at most.
-        """
-        done = []
+        """Delete dead letters, `AT_ONCE` at most."""
+        query = "DELETE FROM letters WHERE id = ?"
         with self.transaction():
-            for one in ids:
-                if self.connection.execute("DELETE FROM letters WHERE id = ?", (one,)).rowcount:
-                    done.append(one)
-        return Moved(done, [Refused(one, "it is gone") for one in ids if one not in done])
+            return {one: None if self.connection.execute(query, (one,)).rowcount else "it is gone" for one in ids}
 
     def retry(self, ids: Sequence[str]) -> Moved:
-        """
-        Let the gateway deliver, or send, dead letters once more: all of them, but for those that are refused.
-
-        Args:
-            ids: `AT_ONCE` at most.
-        """
-        done, refused = [], []
+        """Let the gateway deliver, or send, dead letters once more, `AT_ONCE` at most: all but those left alone."""
         with self.transaction():
-            for one in ids:
-                reason = self._retry(one)
-                if reason is None:
-                    done.append(one)
-                else:
-                    refused.append(Refused(one, reason))
-        return Moved(done, refused)
+            return {one: self._retry(one) for one in ids}
 
     def _retry(self, dead_id: str) -> str | None:
         """Move one back; or say why not."""

@@ -10,6 +10,7 @@ from attrs import frozen
 from component_http.contract.delivery import Delivery
 from component_http.spool.rows import (
     AT_ONCE,
+    Moment,
     Report,
     Row,
     checked,
@@ -21,22 +22,6 @@ from component_http.spool.rows import (
     values,
     write,
 )
-from component_http.spool.spool_clock import Moment
-
-__all__ = [
-    "GRACE",
-    "RESTORED_AT_ONCE",
-    "Allowance",
-    "add",
-    "amend",
-    "body",
-    "note_tries",
-    "one",
-    "pending",
-    "remove",
-    "row_of",
-    "size_of",
-]
 
 GRACE = 60.0
 """
@@ -105,12 +90,11 @@ def add(connection: sqlite3.Connection, rows: Sequence[Row], ahead: float) -> No
 
 
 def note_tries(connection: sqlite3.Connection, notes: Sequence[tuple[str, int, int]]) -> None:
-    """Write how often deliveries were tried: id, `tries` and `attempts` of each."""
+    """Write id, `tries` and `attempts` of deliveries."""
     write(connection, _NOTE, notes)
 
 
 def remove(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
-    """Delete deliveries."""
     write(connection, _REMOVE, [(each,) for each in ids])
 
 
@@ -122,14 +106,12 @@ def size_of(connection: sqlite3.Connection, ids: Collection[str]) -> int:
 
 
 def body(connection: sqlite3.Connection, delivery_id: str) -> bytes | None:
-    """Read the request body of a delivery; None if there is no such delivery."""
     row = connection.execute("SELECT body FROM deliveries WHERE id = ?", (delivery_id,)).fetchone()
     found: bytes | None = None if row is None else row[0]
     return found
 
 
 def amend(connection: sqlite3.Connection, delivery_id: str, body: bytes) -> None:
-    """Replace the request body of a delivery, if it is there."""
     connection.execute("UPDATE deliveries SET body = ?, size = ? WHERE id = ?", (body, len(body), delivery_id))
 
 
@@ -137,15 +119,8 @@ def pending(
     connection: sqlite3.Connection, after: int, last: int, at: Moment, allowance: Allowance, report: Report
 ) -> tuple[list[Delivery], int | None]:
     """
-    Read deliveries as they go on after a restart, in the order in which they were stored.
-
-    Args:
-        connection: To the file.
-        after: The number before the first.
-        last: The number of the last.
-        at: The present.
-        allowance: The time that they may have.
-        report: Told of rows that are left out.
+    Read deliveries as they go on after a restart, in the order in which they were stored: those with a number beyond
+    `after`, up to `last`.
 
     Returns:
         The deliveries, `RESTORED_AT_ONCE` at most, and the number of the last row that was read; None for no row.

@@ -19,8 +19,6 @@ from component_http.spool.rows import Damaged, file_sizes
 from component_http.spool.transaction import BUSY_SLICE
 from component_http.throttle import LOG_INTERVAL, Throttle
 
-__all__ = ["BALLAST_SHARE", "LOG_PAGES", "MAX_GROUP_BYTES", "Alarm", "Emergency"]
-
 MAX_GROUP_BYTES = 4 * 1024 * 1024
 """Bytes of one transaction, beyond which no order is added to it: the log has to hold all of it at once."""
 
@@ -38,12 +36,7 @@ PROBE_BYTES = 64 * 1024
 
 
 class Alarm:
-    """
-    Tells the reactor's side of trouble with the file, and logs it there.
-
-    Attributes:
-        reason: Why nothing is stored now, as a phrase; None if it is.
-    """
+    """Tells the reactor's side of trouble with the file; `reason` is why nothing is stored now, or None."""
 
     _log = Logger()
 
@@ -55,7 +48,6 @@ class Alarm:
         self.reason: str | None = None
 
     def disk_is_full(self, released: int) -> None:
-        """The disk is full, and a ballast of so many bytes was released."""
         self.reason = "the spool's disk is full"
         if self._observer is not None:
             self._observer.count("disk_full")
@@ -68,7 +60,6 @@ class Alarm:
             )
 
     def disk_has_room(self) -> None:
-        """The disk has room again."""
         self.reason = None
         if self._throttle.may_tell("well", self._seconds()):
             self._log.info(
@@ -76,7 +67,6 @@ class Alarm:
             )
 
     def is_damaged(self, damaged: Damaged) -> None:
-        """A row cannot be read."""
         self._log.error(
             "row {row} of the table {table} in {path} cannot be read: it is moved to the table set_aside: {reason}",
             row=damaged.row,
@@ -94,13 +84,10 @@ class Emergency:
     room of the ballast, until `look` finds room for the ballast again.
 
     Args:
-        path: The spool's file.
-        ballast: The ballast beside it.
         alarm: Told in the reactor's thread.
         call: Calls a function in the reactor's thread.
 
     Attributes:
-        alarm: As above.
         going_on: The disk is full.
         group_bytes: Bytes of one transaction for which the ballast has room.
     """
@@ -115,7 +102,6 @@ class Emergency:
         self.group_bytes = MAX_GROUP_BYTES
 
     def refusal(self) -> DiskFull:
-        """The error for an order that there is no room for."""
         return DiskFull(f"the disk is full, that of {self._path}")
 
     def is_full(self, error: Exception) -> bool:
@@ -128,13 +114,12 @@ class Emergency:
         self._call(self.alarm.disk_is_full, self._ballast.release())
         self.empty_log(connection)
 
-    def before_opening(self) -> None:
-        """
-        Check that there is room to open the file, and make the file if there was no room for it at the start.
+    def tell_of(self, damaged: Damaged) -> None:
+        """Log that a row cannot be read."""
+        self._call(self.alarm.is_damaged, damaged)
 
-        Raises:
-            DiskFull: There is no room.
-        """
+    def before_opening(self) -> None:
+        """Make the file if there was no room for it at the start, and raise `DiskFull` if there is none to open it."""
         if self._missing:
             make_private(self._path)
             self._missing = False
@@ -161,13 +146,10 @@ class Emergency:
 
     def check(self, connection: sqlite3.Connection, growth: int) -> None:
         """
-        Check, on a full disk, whether there is room for so many bytes of dead letters and outbound stanzas.
+        Raise `DiskFull` if, on a full disk, there is no room for so many bytes of dead letters and outbound stanzas.
 
         They need it in the log, and once more in the file as far as that has no unused pages. Without the second the
         log could never be emptied again, and nothing at all could be written.
-
-        Raises:
-            DiskFull: There is no room.
         """
         if not growth:
             return
@@ -192,13 +174,10 @@ class Emergency:
 
     def _make_room(self, connection: sqlite3.Connection | None) -> bool:
         """
-        Make the file and its log shorter, if that gives room for the ballast.
+        Make the file and its log shorter, if that gives room for the ballast; returns whether they are shorter.
 
         A spool that has filled its disk by itself would refuse everything for ever without this: rows that are deleted
         leave unused pages in the file, and none of them to the disk.
-
-        Returns:
-            Whether they are shorter.
         """
         if connection is None:
             return False

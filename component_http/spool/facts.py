@@ -12,22 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 from attrs import asdict, frozen
 
 from component_http.contract.explanation import Explanation, HeldBy
-
-__all__ = [
-    "MOST_EXPLAINED",
-    "Answer",
-    "Trouble",
-    "answer",
-    "facts_of_webhook",
-    "question",
-    "read_answer",
-    "read_trouble",
-]
+from component_http.spool.rows import UNREADABLE, number, or_none, text
 
 MOST_EXPLAINED = 300
 """Deliveries that one command may ask about: the answer stays below 100 KB and takes the gateway a few milliseconds."""
@@ -39,7 +30,7 @@ MOST_CHARACTERS = 200
 @frozen
 class Trouble:
     """
-    What is wrong with a webhook.
+    The trouble with a webhook.
 
     Attributes:
         since: When it began to fail, in seconds since the epoch; None if it only asked for a pause.
@@ -56,7 +47,7 @@ class Trouble:
 @frozen
 class Answer:
     """
-    What the gateway says about what waits.
+    The answer of the gateway to a question why something waits.
 
     Attributes:
         commands: The numbers of the commands that asked.
@@ -73,17 +64,11 @@ def facts_of_webhook(
     state: str, failing_for: float | None, reason: str | None, next_attempt: float | None, now: float
 ) -> dict[str, str]:
     """
-    Make the facts about the webhook.
+    Make the facts about the webhook; they stay the same from second to second as long as nothing happens.
 
     Args:
-        state: As in `Status.webhook`, and so are the next three.
-        failing_for: Seconds.
-        reason: Why the last attempt failed.
-        next_attempt: Seconds.
+        state: As in `Status.webhook`; `failing_for` and `next_attempt` are seconds, as there, too.
         now: The wall clock.
-
-    Returns:
-        Facts that stay the same from second to second as long as nothing happens.
     """
     trouble = ""
     if state in ("closed", "open", "half_open") and (failing_for is not None or (state == "closed" and next_attempt)):
@@ -98,28 +83,20 @@ def facts_of_webhook(
 
 def read_trouble(value: object) -> Trouble | None:
     """Read the fact `webhook_trouble`; None if there is no trouble, or none that can be read."""
-    found = _object(value)
-    if not found:
+    try:
+        found = json.loads(text(value))
+        since, next_attempt = or_none(number, found["since"]), or_none(number, found["next_attempt"])
+        return Trouble(since, or_none(text, found["reason"]), next_attempt)
+    except UNREADABLE:
         return None
-    reason = found.get("reason")
-    return Trouble(
-        _number(found.get("since")),
-        reason if isinstance(reason, str) else None,
-        _number(found.get("next_attempt")),
-    )
 
 
 def question(delivery_ids: Sequence[str]) -> str:
-    """Write the argument of the command `explain`."""
     return json.dumps(delivery_ids[:MOST_EXPLAINED])
 
 
 def answer(
-    questions: Sequence[tuple[int, str]],
-    explain: Callable[[str], Explanation | None],
-    *,
-    connected: bool,
-    now: float,
+    questions: Sequence[tuple[int, str]], explain: Callable[[str], Explanation | None], *, connected: bool, now: float
 ) -> str:
     """
     Write the fact `pending`.
@@ -132,7 +109,10 @@ def answer(
     """
     deliveries: dict[str, dict[str, Any]] = {}
     for _, argument in questions:
-        for delivery_id in _ids(argument):
+        ids: list[str] = []
+        with suppress(*UNREADABLE):  # somebody else has asked
+            ids = list(map(text, json.loads(argument)))
+        for delivery_id in ids:
             found = explain(delivery_id)
             if found is not None and len(deliveries) < MOST_EXPLAINED:
                 described = asdict(found)
@@ -147,35 +127,16 @@ def answer(
 
 def read_answer(value: object) -> Answer | None:
     """Read the fact `pending`; None if it cannot be read."""
-    found = _object(value)
-    commands, deliveries = found.get("commands"), found.get("deliveries")
-    if not isinstance(commands, list) or not isinstance(deliveries, dict):
-        return None
-    explanations = {
-        delivery_id: Explanation(
-            one["held_by"], one.get("behind"), _number(one.get("next_attempt")), one.get("last_failure")
+    try:
+        found = json.loads(text(value))
+        return Answer(
+            list(found["commands"]),
+            found["connected"],
+            {
+                delivery_id: Explanation(**one)
+                for delivery_id, one in found["deliveries"].items()
+                if one["held_by"] in get_args(HeldBy)
+            },
         )
-        for delivery_id, one in deliveries.items()
-        if isinstance(one, dict) and one.get("held_by") in get_args(HeldBy)
-    }
-    return Answer(commands, found.get("connected") is True, explanations)
-
-
-def _ids(argument: str) -> list[str]:
-    try:
-        found = json.loads(argument)
-    except (ValueError, RecursionError):
-        return []
-    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
-
-
-def _object(value: object) -> dict[str, Any]:
-    try:
-        found = json.loads(value) if isinstance(value, str) and value else {}
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
+    except UNREADABLE:
+        return None

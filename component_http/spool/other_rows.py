@@ -11,19 +11,6 @@ from component_http.contract.link import KEY_BYTES
 from component_http.spool.rows import AT_ONCE, Report, checked, count, octets, text, values, write
 from component_http.spool.shelf import Shelf
 
-__all__ = [
-    "MAX_RECORDS",
-    "MAX_RECORDS_BYTES",
-    "commands",
-    "key",
-    "recall",
-    "records_shelf",
-    "remember",
-    "set_key",
-    "set_subscribers",
-    "subscribers",
-]
-
 MAX_RECORDS = 100_000
 MAX_RECORDS_BYTES = 64 * 1024 * 1024
 """
@@ -52,16 +39,7 @@ def _pair(component: object, user: object) -> tuple[str, str]:
 
 
 def commands(connection: sqlite3.Connection, deliveries: int) -> list[tuple[int, str, str]]:
-    """
-    Read the commands of other programs, in order.
-
-    Args:
-        connection: To the file.
-        deliveries: Commands `deliver` at most; of the others all are read.
-
-    Returns:
-        Number, verb and argument of each.
-    """
+    """Read number, verb and argument of the commands of other programs, in order; so many `deliver` at most."""
     query = "SELECT number, verb, argument FROM commands WHERE verb"
     others = connection.execute(f"{query} != 'deliver'").fetchall()
     return sorted([*others, *connection.execute(f"{query} = 'deliver' ORDER BY number LIMIT ?", (deliveries,))])
@@ -110,5 +88,4 @@ def _key(value: object) -> bytes:
 
 
 def set_key(connection: sqlite3.Connection, key: bytes) -> None:
-    """Keep the key."""
     connection.execute("INSERT OR REPLACE INTO facts (name, value) VALUES ('key', ?)", (key.hex(),))

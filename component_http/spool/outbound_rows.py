@@ -14,6 +14,7 @@ from component_http.errors import SpoolError, XmlRefused
 from component_http.spool.rows import (
     AT_ONCE,
     UNREADABLE,
+    Moment,
     Report,
     Row,
     checked,
@@ -28,23 +29,6 @@ from component_http.spool.rows import (
     values,
     write,
 )
-from component_http.spool.spool_clock import Moment
-
-__all__ = [
-    "CROWD",
-    "MAX_BYTES",
-    "MAX_OUTBOUND",
-    "PAGE",
-    "PAGE_BYTES",
-    "add",
-    "move_to_the_end",
-    "page",
-    "refusal",
-    "remove",
-    "rows_of",
-    "set_suspect",
-    "still_kept",
-]
 
 PAGE = 500
 PAGE_BYTES = 1024 * 1024
@@ -101,7 +85,7 @@ def _asked(asked: object) -> Stanza | None:
         return None
 
 
-def _head(head: object, xml: bytes) -> Head:
+def head_of(head: object, xml: bytes) -> Head:
     """The facts of a stanza; those of its XML where they were not kept, and none where that cannot be read either."""
     with suppress(*UNREADABLE):
         stanza_type, stanza_id, sender, recipient, enters = json.loads(text(head))
@@ -116,20 +100,17 @@ def add(connection: sqlite3.Connection, rows: Sequence[Row], ahead: float) -> in
     """
     Insert outbound stanzas, in this order; `ahead` is how far the spool's clock is ahead of the reactor's.
 
-    Returns:
-        The number of the first; the others follow it one by one.
+    Returns the number of the first; the others follow it one by one.
     """
     rows = [(*row[:2], row[2] + ahead, row[3] + ahead, *row[4:]) for row in rows]
     return write(connection, _ADD, rows) - len(rows) + 1
 
 
 def remove(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
-    """Delete outbound stanzas."""
     write(connection, _REMOVE, [(number,) for number in numbers])
 
 
 def set_suspect(connection: sqlite3.Connection, numbers: Iterable[int]) -> None:
-    """Mark outbound stanzas as suspect."""
     write(connection, _SUSPECT, [(number,) for number in numbers])
 
 
@@ -156,15 +137,11 @@ def page(
     report: Report,
 ) -> list[OutboundStanza]:
     """
-    Read the next outbound stanzas, some of them if there are many.
+    Read the next outbound stanzas behind the number `after`, some of them if there are many.
 
     Args:
-        connection: To the file.
-        after: The number before the first.
-        at: The present.
         settled: Numbers that are left out: they are settled and only not deleted yet.
         suspected: Numbers of suspects that the file may not have marked yet.
-        report: Told of rows that are left out.
     """
     outbound_stanzas: list[OutboundStanza] = []
     size = 0
@@ -190,7 +167,7 @@ def _outbound(row: Row, at: Moment, suspected: bool) -> OutboundStanza:
     return OutboundStanza(
         xml=octets(xml),
         kind=kind,
-        head=_head(head, xml),
+        head=head_of(head, xml),
         expires=at.seconds + left,
         stored=at.seconds - max(0.0, at.now - stored),
         verbatim=bool(verbatim),

@@ -12,16 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from attrs import evolve, field, frozen
-from twisted.words.xish.domish import Element
 
-from component_http.contract.xml import Limits, parse_stanzas
-from component_http.errors import XmlRefused
-from component_http.spool.dead_letters import AT_ONCE, Moved, Refused
+from component_http.spool.dead_letters import AT_ONCE, Moved
 from component_http.spool.facts import Answer, question, read_answer
+from component_http.spool.outbound_rows import head_of
 from component_http.spool.rows import lead
 from component_http.spool.visit import Visit, holder
-
-__all__ = ["ANSWER_WITHIN", "LOOK_AGAIN", "NAME", "Pending", "Waiting"]
 
 NAME = re.compile(r"[dsDS][0-9]{1,18}")
 """The name of a waiting entry: `d` for a delivery or `s` for an outbound stanza, and its number."""
@@ -41,10 +37,6 @@ class Waiting:
     Attributes:
         name: As `NAME` says.
         id: The id of the delivery, or of the one that a stanza answers; None for a stanza that answers none.
-        kind: `message`, `presence` or `iq`.
-        type: The type of the stanza; "" for none.
-        sender: Its `from`.
-        recipient: Its `to`.
         since: The time since which it waits, in seconds since the epoch; None where that cannot be read.
         size: Bytes of the request or of the stanza.
         tries: POSTs so far; None for a stanza.
@@ -92,14 +84,9 @@ class Pending(Visit):
 
     def explain(self, delivery_ids: Sequence[str], pause: Callable[[float], None]) -> Answer | None:
         """
-        Ask the gateway that runs why deliveries wait.
+        Ask the gateway that runs why deliveries wait; None if it does not answer within `ANSWER_WITHIN`.
 
-        Args:
-            delivery_ids: Their ids; only the first `component_http.spool.facts.MOST_EXPLAINED` are asked about.
-            pause: Waits so many seconds.
-
-        Returns:
-            None if it does not answer within `ANSWER_WITHIN`.
+        Only the first `component_http.spool.facts.MOST_EXPLAINED` are asked about; `pause` waits so many seconds.
         """
         execute = self.connection.execute
         with self.explained():
@@ -117,26 +104,16 @@ class Pending(Visit):
         return None
 
     def name_of(self, delivery_id: str) -> str | None:
-        """The name of a delivery by its id; None if it is gone."""
         with self.explained():
             row = self.connection.execute("SELECT number FROM deliveries WHERE id = ?", (delivery_id,)).fetchone()
         return None if row is None else f"d{row[0]}"
 
     def drop(self, names: Sequence[str]) -> Moved:
-        """
-        Drop entries; the only one who is told is the sender of an iq, who waits for its answer.
-
-        Args:
-            names: `component_http.spool.dead_letters.AT_ONCE` at most.
-        """
+        """Drop entries, `AT_ONCE` at most; only the sender of an iq is told, who waits for its answer."""
         assert len(names) <= AT_ONCE
         runs = holder(self.path).running is not False
-        done = []
         with self.transaction():
-            for name in names:
-                if self._drop(*_place(name), runs):
-                    done.append(name)
-        return Moved(done, [Refused(name, "it is gone") for name in names if name not in done])
+            return {name: None if self._drop(*_place(name), runs) else "it is gone" for name in names}
 
     def _drop(self, table: str, number: int, runs: bool) -> bool:
         execute = self.connection.execute
@@ -170,18 +147,14 @@ def _delivery(name: str, values: dict[str, Any]) -> Waiting:
 
 def _stanza(name: str, values: dict[str, Any]) -> Waiting:
     content = _bytes(values["xml"])
-    try:
-        [element] = parse_stanzas(content.decode("utf-8", "replace"), Limits())
-    except (XmlRefused, ValueError):
-        element = Element((None, "unreadable"))
-    delivery_id = values["delivery_id"]
+    head, delivery_id = head_of(values["head"], content), values["delivery_id"]
     return Waiting(
         name=name,
         id=None if delivery_id is None else str(delivery_id),
         kind=str(values["kind"]),
-        type=element.getAttribute("type", ""),
-        sender=element.getAttribute("from", ""),
-        recipient=element.getAttribute("to", ""),
+        type=head.type or "",
+        sender=head.sender,
+        recipient=head.recipient,
         since=_number(values["stored"]),
         size=len(content),
         tries=None,

@@ -11,18 +11,6 @@ from pathlib import Path
 
 from component_http.errors import SettingsError
 
-__all__ = [
-    "PRIVATE",
-    "Warn",
-    "located",
-    "made",
-    "no_warning",
-    "open_private",
-    "see_folder",
-    "see_private",
-    "user_or_own",
-]
-
 PRIVATE = 0o600
 """The mode of each file."""
 
@@ -45,13 +33,8 @@ def located(path: Path) -> Path:
     Find the file that a spool's path leads to, so that the files beside it have one place whatever the path is.
 
     An operator may put the file on another disk by a symbolic link, also before the file is there. A link that another
-    user made is not followed. The folders of the path may be links of anybody.
-
-    Args:
-        path: The path of the settings.
-
-    Raises:
-        SettingsError: The path is a link of another user than root and the owner of the file.
+    user than root or the file's owner made is refused with a `SettingsError`. The folders of the path may be links of
+    anybody.
     """
     try:
         owner = path.stat().st_uid
@@ -75,7 +58,6 @@ def located(path: Path) -> Path:
 
 
 def user_or_own(user: int | None) -> int:
-    """Return the user given, or the user of this process for None."""
     return os.geteuid() if user is None else user
 
 
@@ -86,13 +68,9 @@ def open_private(path: Path, flags: int, *, user: int | None = None, warn: Warn 
     The open file is checked, so nobody can exchange it in between.
 
     Args:
-        path: The file.
         flags: Those of `os.open`; with `O_CREAT` it is made for the user if there is none.
         user: The user that it must belong to; None for the user of this process.
         warn: Told that others could read or write it.
-
-    Returns:
-        Its descriptor.
 
     Raises:
         SettingsError: The file is a symbolic link, is no file, has a second name, or belongs to another user.
@@ -129,14 +107,9 @@ def _opened(path: Path, flags: int, user: int) -> int:
 
 def made(path: Path, user: int) -> int:
     """
-    Make a private file, for reading and writing.
+    Make a private file where nothing is yet, not even a link; returns its descriptor, for reading and writing.
 
-    Args:
-        path: The file; nothing is there yet, not even a link.
-        user: Its owner, which may be the user that root is to become (`twistd --uid`).
-
-    Returns:
-        Its descriptor.
+    Its owner may be the user that root is to become (`twistd --uid`).
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
     try:
@@ -153,11 +126,6 @@ def see_private(path: Path, *, user: int, warn: Warn = no_warning) -> None:
     Check a file that SQLite opens by its name, and make it private; do nothing if it is not there.
 
     A file that is private already is not opened: closing it would end the locks that SQLite has on it.
-
-    Args:
-        path: The file.
-        user: The user that it must belong to.
-        warn: Told that others could read or write it.
 
     Raises:
         SettingsError: The file is a symbolic link, is no file, or belongs to another user.
@@ -187,11 +155,6 @@ def see_folder(folder: Path, *, user: int, warn: Warn) -> None:
     Warn where another user can put own files in the place of the spool's.
 
     It is no error: volumes of containers are often such folders.
-
-    Args:
-        folder: The folder of the file itself.
-        user: The user that the spool belongs to.
-        warn: Told which user can.
     """
     found = folder.stat()
     if found.st_uid not in (0, user):

@@ -11,8 +11,6 @@ from pathlib import Path
 from component_http.errors import SettingsError
 from component_http.spool.private import open_private
 
-__all__ = ["BALLAST_BYTES", "INDEX_BYTES", "LEAST_BYTES", "Ballast", "allocate_index", "is_no_room"]
-
 BALLAST_BYTES = 16 * 1024 * 1024
 """Bytes of the ballast on a disk that is large enough."""
 
@@ -40,7 +38,8 @@ class Ballast:
     A file beside the spool that is released when the disk is full.
 
     On a full disk SQLite can neither write its log nor empty it, so not even a delivery that has ended could be
-    deleted. Deliveries that were accepted end in the room that the ballast gives back.
+    deleted.
+    Deliveries that were accepted end in the room that the ballast gives back.
 
     Args:
         spool: The spool's file; this process has its lock.
@@ -58,7 +57,6 @@ class Ballast:
         self._made = False
 
     def held(self) -> int:
-        """Bytes of the ballast now."""
         try:
             found = self.path.lstat()
         except OSError:
@@ -73,8 +71,7 @@ class Ballast:
         """
         Make the ballast if it is not there, and the first time make it larger if there is room.
 
-        Returns:
-            Whether the ballast is there: False means that the disk is as good as full.
+        Returns whether the ballast is there: False means that the disk is as good as full.
         """
         held = self.held()
         if held >= self._least and self._made:
@@ -96,12 +93,7 @@ class Ballast:
         return self._made
 
     def release(self) -> int:
-        """
-        Give the ballast's room back.
-
-        Returns:
-            The bytes that it had.
-        """
+        """Give the ballast's room back; returns the bytes that it had."""
         held = self.held()
         try:
             descriptor = open_private(self.path, os.O_WRONLY)
@@ -156,16 +148,11 @@ def is_no_room(error: OSError) -> bool:
 
 def allocate_index(spool: Path) -> bool:
     """
-    Give SQLite's `-shm` file blocks for its first `INDEX_BYTES`; its content stays as it is.
+    Give SQLite's `-shm` file blocks for its first `INDEX_BYTES`; returns whether there was room. Its content stays.
 
     Without this a full disk ends the process by SIGBUS where a file system has blocks smaller than memory's pages (an
-    ext4 below 512 MiB): SQLite writes to that file through memory, and allocates only one block for each 4096 bytes.
-
-    Args:
-        spool: The spool's file, which a connection of this thread has open and has read.
-
-    Returns:
-        Whether there was room.
+    ext4 below 512 MiB): SQLite writes to that file through memory, and allocates only one block for each 4096 bytes. A
+    connection of this thread has the file open and has read it.
     """
     descriptor = _own_descriptor(Path(f"{spool}-shm"))
     if descriptor is not None and hasattr(os, "posix_fallocate"):
@@ -178,9 +165,7 @@ def allocate_index(spool: Path) -> bool:
 
 def _own_descriptor(path: Path) -> int | None:
     """
-    The descriptor by which this process has a file open already; None if it cannot be found.
-
-    To open and close the file once more would end the locks that SQLite has on it.
+    Find the descriptor by which this process has a file open: opening and closing it again would end SQLite's locks.
     """
     with suppress(OSError):
         status = path.stat()

@@ -23,37 +23,13 @@ from attrs import frozen
 from component_http.contract.address import Address
 from component_http.contract.stanza import STANZA_KINDS, Stanza, name_only
 
-__all__ = [
-    "AT_ONCE",
-    "LEAD",
-    "UNREADABLE",
-    "Damaged",
-    "Report",
-    "Row",
-    "checked",
-    "chunks",
-    "count",
-    "facts_of",
-    "file_sizes",
-    "lead",
-    "number",
-    "octets",
-    "or_none",
-    "set_aside",
-    "stanza_of",
-    "text",
-    "text_of",
-    "values",
-    "write",
-]
-
 T = TypeVar("T")
 
 Row = Sequence[Any]
 """The values of a row, as SQLite has them."""
 
 LEAD = "clock"
-"""The name of the fact that says how many seconds the spool's clock (`spool_clock`) is ahead of the wall clock."""
+"""The name of the fact that says how many seconds the spool's clock (`SpoolClock`) is ahead of the wall clock."""
 
 AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
 """The numbers of rows for which there is a statement."""
@@ -79,10 +55,7 @@ def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def write(connection: sqlite3.Connection, statements: Mapping[int, str], rows: Sequence[Row]) -> int:
     """
-    Execute a statement for rows, with as many rows at once as there are statements for.
-
-    Returns:
-        The number of the last row, where the statement inserts some.
+    Execute a statement for rows, many at once; returns the number of the last row, where the statement inserts some.
     """
     last = 0
     for chunk in chunks(rows):
@@ -99,7 +72,7 @@ def file_sizes(connection: sqlite3.Connection) -> tuple[int, int]:
     return unused * page_bytes, (pages - unused) * page_bytes
 
 
-# -- readers --
+# -- readers: each checks that a column has such a value, and raises one of `UNREADABLE` else --
 
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """The errors of a reader that meets a value which no gateway writes."""
@@ -111,7 +84,6 @@ def text_of(value: bytes) -> str:
 
 
 def text(value: object) -> str:
-    """Check that a value is text of whole characters."""
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} where text belongs")
     if not value.isascii():
@@ -120,28 +92,24 @@ def text(value: object) -> str:
 
 
 def number(value: object) -> float:
-    """Check that a value is a finite number."""
     if not isinstance(value, (int, float)) or not isfinite(value):
         raise TypeError(f"{type(value).__name__} where a number belongs")
     return value
 
 
 def count(value: object) -> int:
-    """Check that a value is a whole number, 0 or more."""
     if not isinstance(value, int) or value < 0:
         raise TypeError(f"{type(value).__name__} where a count belongs")
     return value
 
 
 def octets(value: object) -> bytes:
-    """Check that a value is bytes."""
     if not isinstance(value, bytes):
         raise TypeError(f"{type(value).__name__} where bytes belong")
     return value
 
 
 def or_none(check: Callable[[object], T], value: object) -> T | None:
-    """Check a value that may be missing."""
     return None if value is None else check(value)
 
 
@@ -191,7 +159,6 @@ class Damaged:
     A row that cannot be read.
 
     Attributes:
-        table: Its table.
         row: Its rowid.
         reason: Why, as a phrase that repeats little of its content.
     """
@@ -206,19 +173,7 @@ Report = Callable[[Damaged], None]
 
 
 def checked(table: str, row: int, report: Report, read: Callable[..., T], *arguments: object) -> T | None:
-    """
-    Read one row.
-
-    Args:
-        table: The row's table.
-        row: Its rowid.
-        report: Told where the row cannot be read.
-        read: Makes a value of it, or raises one of `UNREADABLE`.
-        arguments: Those of `read`.
-
-    Returns:
-        The value; None where the row cannot be read.
-    """
+    """Read one row by a function that may raise `UNREADABLE`; such a row is reported, and None is returned."""
     try:
         return read(*arguments)
     except UNREADABLE as error:
@@ -251,3 +206,40 @@ def lead(connection: sqlite3.Connection) -> float:
         return 0.0 if row is None else number(float(text(row[0])))
     except UNREADABLE:
         return 0.0
+
+
+# -- times --
+
+
+@frozen
+class Moment:
+    """One moment: `now` in seconds of the spool's clock, `seconds` in those of the reactor's."""
+
+    now: float
+    seconds: float
+
+
+class SpoolClock:
+    """
+    The clock of the times of deliveries, outbound stanzas and idempotency records.
+
+    While a gateway runs it goes as the reactor's clock does, also when somebody sets the wall clock; over a restart it
+    goes on by the wall clock. How far it is ahead of the wall clock is a fact in the file (`LEAD`).
+
+    Attributes:
+        ahead: Seconds that it is ahead of the reactor's clock.
+        written_lead: Seconds that it was ahead of the wall clock when a gateway last wrote that down.
+    """
+
+    def __init__(self, seconds: Callable[[], float], wall: Callable[[], float], written_lead: float) -> None:
+        self._seconds = seconds
+        self.wall = wall
+        self.written_lead = written_lead
+        self.ahead = wall() + written_lead - seconds()
+
+    def moment(self, seconds: float) -> Moment:
+        return Moment(seconds + self.ahead, seconds)
+
+    def lead(self) -> float:
+        """Seconds that it is ahead of the wall clock now."""
+        return self._seconds() + self.ahead - self.wall()

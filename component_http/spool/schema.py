@@ -6,16 +6,13 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "Schema", "upgrade", "version_of"]
-
 Schema = Mapping[int, Sequence[str]]
 
 SCHEMA: Schema = MappingProxyType(
     {
         1: (
-            # Deliveries that have not ended. `accepted` and `deadline` are seconds of the spool's clock
-            # (`spool_clock`), `uri` is the namespace of the stanza's element, `tries`, `attempts` and `size` are those
-            # of `Delivery`.
+            # Deliveries that have not ended. `accepted` and `deadline` are seconds of `rows.SpoolClock`, `uri` is the
+            # namespace of the stanza's element, `tries`, `attempts` and `size` are those of `Delivery`.
             """
             CREATE TABLE deliveries (
                 number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -145,13 +142,9 @@ APPLICATION_ID = 0x63487470
 
 def version_of(connection: sqlite3.Connection) -> int | None:
     """
-    Read which version of the schema a file has.
+    Read which version of the schema a file has: 0 for an empty file, None for a database of another program.
 
-    Returns:
-        0 for an empty file, None for a database of another program.
-
-    Raises:
-        sqlite3.DatabaseError: The file cannot be read.
+    Raises `sqlite3.DatabaseError` where the file cannot be read.
     """
     version, application_id = _number(connection, "user_version"), _number(connection, "application_id")
     [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()

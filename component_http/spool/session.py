@@ -16,17 +16,13 @@ from component_http.contract.link import KEY_BYTES
 from component_http.contract.outbound import OutboundStanza
 from component_http.interfaces import Found
 from component_http.spool import dead_letter_rows, delivery_rows, other_rows, outbound_rows
-from component_http.spool.arrears import Arrears, Dead
 from component_http.spool.database import Synchronous
 from component_http.spool.delivery_rows import Allowance
 from component_http.spool.emergency import Emergency
-from component_http.spool.orders import Call, End, Order, Push, Result, Store
-from component_http.spool.rows import LEAD, Damaged, lead, set_aside
+from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Result, Store
+from component_http.spool.rows import LEAD, Damaged, SpoolClock, lead, set_aside
 from component_http.spool.shelf import Shelf
-from component_http.spool.spool_clock import SpoolClock
-from component_http.spool.transaction import Patience, Transaction, whole
-
-__all__ = ["CLOCK_SET", "TIDY", "Session", "Setup"]
+from component_http.spool.transaction import Patience, whole
 
 _DAY = 86_400.0
 
@@ -43,18 +39,10 @@ class Setup:
     The file, how it is used, and the state that outlives a session.
 
     Attributes:
-        path: The file.
-        synchronous: As in `database.opened`.
         seconds: The reactor's clock.
         wall: The wall clock.
-        allowance: The time that a restored delivery may have.
-        letter_days: Days for which a dead letter is kept.
-        dead_letters: The dead letters, so many at most.
-        records: The idempotency records, so many at most.
+        dead_letters: The table of dead letters, which is kept within limits; `records` is that of idempotency records.
         max_outbound: As `outbound_rows.MAX_OUTBOUND`.
-        arrears: Everything that is still to be written.
-        emergency: Whether the disk is full.
-        patience: How long another program that writes is waited for.
     """
 
     path: Path
@@ -80,31 +68,11 @@ class _Restoring:
 
 
 class Session:
-    """
-    A spool's file that is open, and what is known of it meanwhile.
+    """A spool's file that is open, as `database.opened` gives it, and what is known of it meanwhile."""
 
-    Args:
-        connection: To the file, as `database.opened` gives it.
-        setup: As `Setup`.
-        report: Told of rows to set aside.
-        log_damaged: Told of a row that was set aside at once.
-
-    Attributes:
-        connection: The connection.
-    """
-
-    def __init__(
-        self,
-        connection: sqlite3.Connection,
-        setup: Setup,
-        *,
-        report: Callable[[Damaged], None],
-        log_damaged: Callable[[Damaged], None],
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, setup: Setup) -> None:
         self.connection = connection
         self._setup = setup
-        self._report = report
-        self._log_damaged = log_damaged
         self._clock = SpoolClock(setup.seconds, setup.wall, lead(connection))
         self._facts: dict[str, str] = {}
         # Numbers of outbound stanzas that this transaction gives numbers beyond all others.
@@ -130,7 +98,6 @@ class Session:
         ended.
 
         Args:
-            group: The orders.
             arrears: So much of each sort of the arrears is written with them at most.
 
         Returns:
@@ -141,35 +108,35 @@ class Session:
         ends = [order for order in group if isinstance(order, End)]
         ended = part.overdue | {order.delivery_id: (order.dead_letter, order.now) for order in ends}
         dead_letters = {name: (dead, now) for name, (dead, now) in ended.items() if dead is not None}
-        tried = [each for each in part.tried if each[0] not in ended]
+        tried = [(name, *tries) for name, tries in part.tried.items() if name not in ended]
         if self._setup.emergency.going_on:
             self._check_room(ends, dead_letters)
         connection = self.connection
-        transaction = Transaction(connection, self._setup.patience)
         self._behind.clear()
         try:
             with whole(connection):
                 if stored or ended or tried or part.settled or part.suspected or part.damaged or part.subscribed:
-                    transaction.begin()
+                    self._begin()
                 delivery_rows.add(connection, stored, self._clock.ahead)
                 delivery_rows.note_tries(connection, tried)
                 self._settle(part.settled)
                 outbound_rows.set_suspect(connection, part.suspected)
-                for row in part.damaged:
+                for row in part.damaged.values():
                     set_aside(connection, row, self._clock.wall())
                 other_rows.set_subscribers(connection, part.subscribed)
                 results = {
-                    order: Result(order, order.method(self, transaction, *order.arguments))
+                    order: Result(order, order.method(self, *order.arguments))
                     if isinstance(order, Call)
                     else Result(order)
                     for order in group
                 }
-                results.update(self._push(transaction, group))
+                results.update(self._push(group))
                 # These get numbers beyond all that the reactor's thread knows of by then.
                 for number in self._behind:
                     outbound_rows.move_to_the_end(connection, number)
                 dead_letter_rows.keep_deliveries(connection, dead_letters, self._clock.lead())
                 delivery_rows.remove(connection, ended)
+                wrote = connection.in_transaction
         except BaseException:
             self._facts.clear()
             self._setup.dead_letters.look_again()
@@ -177,10 +144,8 @@ class Session:
             raise
         for _ in dead_letters:
             self._setup.dead_letters.grew()
-        if transaction.begun:
-            self._setup.patience.ended_well()
         self._setup.arrears.written(part, ended)
-        return list(results.values()), transaction.begun
+        return list(results.values()), wrote
 
     def _check_room(self, ends: Sequence[End], dead_letters: Mapping[str, tuple[DeadLetter, float]]) -> None:
         """Refuse to end deliveries on a full disk where there is no room for what is kept of them."""
@@ -190,7 +155,7 @@ class Session:
             growth += delivery_rows.size_of(self.connection, dead_letters.keys())
         self._setup.emergency.check(self.connection, growth)
 
-    def _push(self, transaction: Transaction, group: Sequence[Order]) -> dict[Order, Result]:
+    def _push(self, group: Sequence[Order]) -> dict[Order, Result]:
         """Insert the outbound stanzas of a group, in order, with their records."""
         pushes = [order for order in group if isinstance(order, Push)]
         results: dict[Order, Result] = {}
@@ -200,7 +165,7 @@ class Session:
                 results = {push: Result(push, error=refusal) for push in pushes if push.is_new}
                 pushes = [push for push in pushes if push not in results]
             else:
-                transaction.begin()
+                self._begin()
         number = outbound_rows.add(self.connection, [row for push in pushes for row in push.rows], self._clock.ahead)
         for push in pushes:
             numbers = range(number, number + len(push.rows))
@@ -212,57 +177,58 @@ class Session:
         return results
 
     def _settle(self, settled: Mapping[int, Dead | None]) -> None:
-        """Delete outbound stanzas, and keep the dead letters of those that have one."""
+        """Delete outbound stanzas, and keep their dead letters."""
         for number, dead in settled.items():
             if dead is not None:
                 dead_letter_rows.keep_outbound(self.connection, number, dead, self._clock)
                 self._setup.dead_letters.grew()
         outbound_rows.remove(self.connection, settled)
 
+    def _begin(self) -> None:
+        self._setup.patience.begin(self.connection)
+
+    def _report(self, damaged: Damaged) -> None:
+        """Set a row aside with the next transaction, at the latest with that of `look`."""
+        if self._setup.arrears.report(damaged):
+            self._setup.emergency.tell_of(damaged)
+
     # -- calls --
 
-    def wake(self, _: Transaction) -> None:
+    def wake(self) -> None:
         """Do nothing: the order is there for the notes that are written with it."""
 
-    def begun(self, transaction: Transaction, delivery_id: str, tries: int, attempts: int) -> None:
-        """Write how often a delivery was tried."""
-        transaction.begin()
+    def begun(self, delivery_id: str, tries: int, attempts: int) -> None:
+        self._begin()
         delivery_rows.note_tries(self.connection, [(delivery_id, tries, attempts)])
 
-    def body(self, _: Transaction, delivery_id: str) -> bytes | None:
-        """Read a request body, if there is such a delivery."""
+    def body(self, delivery_id: str) -> bytes | None:
         return delivery_rows.body(self.connection, delivery_id)
 
-    def amend(self, transaction: Transaction, delivery_id: str, body: bytes) -> None:
-        """Replace a request body."""
-        transaction.begin()
+    def amend(self, delivery_id: str, body: bytes) -> None:
+        self._begin()
         delivery_rows.amend(self.connection, delivery_id, body)
 
-    def recall(self, _: Transaction, owner: str, key: str, seconds: float) -> IdempotencyRecord | None:
-        """Read an idempotency record."""
+    def recall(self, owner: str, key: str, seconds: float) -> IdempotencyRecord | None:
         return other_rows.recall(self.connection, owner, key, self._clock.moment(seconds).now, self._report)
 
-    def subscribers(self, _: Transaction) -> list[tuple[str, str]]:
-        """Read the subscribers."""
+    def subscribers(self) -> list[tuple[str, str]]:
         return other_rows.subscribers(self.connection, self._report)
 
-    def still_kept(self, _: Transaction, numbers: Sequence[int]) -> set[int]:
-        """Say which outbound stanzas are still kept."""
-        return outbound_rows.still_kept(self.connection, numbers, self._setup.arrears.settled)
+    def still_kept(self, numbers: Sequence[int]) -> set[int]:
+        return outbound_rows.still_kept(self.connection, numbers, self._setup.arrears.rest.settled)
 
-    def page(self, _: Transaction, after: int, seconds: float) -> list[OutboundStanza]:
-        """Read the next outbound stanzas."""
-        arrears, at = self._setup.arrears, self._clock.moment(seconds)
-        return outbound_rows.page(self.connection, after, at, arrears.settled, arrears.suspected, self._report)
+    def page(self, after: int, seconds: float) -> list[OutboundStanza]:
+        rest, at = self._setup.arrears.rest, self._clock.moment(seconds)
+        return outbound_rows.page(self.connection, after, at, rest.settled, rest.suspected, self._report)
 
-    def look(self, transaction: Transaction, facts: Mapping[str, str], room: int, seconds: float, wall: float) -> Found:
+    def look(self, facts: Mapping[str, str], room: int, seconds: float, wall: float) -> Found:
         """Carry out the commands of other programs, write the facts that changed, and delete old rows."""
         at = self._clock.moment(seconds)
         found = Found()
         outbound_stanzas = wake = False
         for number, verb, value in other_rows.commands(self.connection, room):
             argument = str(value)
-            transaction.begin()
+            self._begin()
             if verb == "deliver":
                 delivery = delivery_rows.one(self.connection, argument, at, self._setup.allowance, self._report)
                 if delivery is not None:
@@ -280,40 +246,40 @@ class Session:
             elif verb == "explain":
                 found.questions.append((number, argument))
             self.connection.execute("DELETE FROM commands WHERE number = ?", (number,))
-        self._write_facts(transaction, facts, at.now - wall)
-        self._tidy(transaction, at.now, wall)
+        self._write_facts(facts, at.now - wall)
+        self._tidy(at.now, wall)
         return evolve(found, outbound_stanzas=outbound_stanzas, wake=wake)
 
-    def _write_facts(self, transaction: Transaction, facts: Mapping[str, str], ahead: float) -> None:
+    def _write_facts(self, facts: Mapping[str, str], ahead: float) -> None:
         changed = {name: value for name, value in facts.items() if self._facts.get(name) != value}
         if abs(ahead - float(self._facts.get(LEAD, self._clock.written_lead))) > CLOCK_SET:
             changed[LEAD] = f"{ahead:.3f}"
         if changed:
-            transaction.begin()
+            self._begin()
             query = "INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)"
             self.connection.executemany(query, list(changed.items()))
             self._facts.update(changed)
 
-    def _tidy(self, transaction: Transaction, now: float, wall: float) -> None:
+    def _tidy(self, now: float, wall: float) -> None:
         """Delete rows that are too old or too many; `now` is the spool's clock."""
         if not 0 <= now - self._tidied < TIDY:
             self._tidied = now
             oldest = wall - self._setup.letter_days * _DAY
             for table, too_old, limit in ("memos", "expires <= ?", now), ("letters", "ended < ?", oldest):
                 if self.connection.execute(f"SELECT 1 FROM {table} WHERE {too_old} LIMIT 1", (limit,)).fetchone():
-                    transaction.begin()
+                    self._begin()
                     self.connection.execute(f"DELETE FROM {table} WHERE {too_old}", (limit,))
-        self._setup.dead_letters.trim(self.connection, transaction.begin)
-        self._setup.records.trim(self.connection, transaction.begin)
+        self._setup.dead_letters.trim(self.connection, self._begin)
+        self._setup.records.trim(self.connection, self._begin)
 
-    def restore(self, transaction: Transaction, seconds: float) -> list[Delivery]:
+    def restore(self, seconds: float) -> list[Delivery]:
         """Read the next of the deliveries that were in the file at the first call; empty if there are no more."""
         at, restoring = self._clock.moment(seconds), self._restoring
         if restoring is None:
             [[last]] = self.connection.execute("SELECT coalesce(max(number), 0) FROM deliveries").fetchall()
             if self.connection.execute("SELECT 1 FROM commands WHERE verb IN ('depart', 'wake') LIMIT 1").fetchone():
                 # At the start all outbound stanzas are read, and the webhook is asked, without being told.
-                transaction.begin()
+                self._begin()
                 self.connection.execute("DELETE FROM commands WHERE verb IN ('depart', 'wake')")
             restoring = self._restoring = _Restoring(0, last)
         while restoring.read < restoring.last:
@@ -326,16 +292,16 @@ class Session:
         self._restoring = None
         return []
 
-    def key(self, transaction: Transaction) -> bytes:
+    def key(self) -> bytes:
         """Read the key that nobody else knows; the first time it is made."""
         damaged: list[Damaged] = []
         key = other_rows.key(self.connection, damaged.append)
         if key is None:
             key = token_bytes(KEY_BYTES)
-            transaction.begin()
+            self._begin()
             for row in damaged:
                 # At once and not with the arrears: the new key may get its rowid.
                 set_aside(self.connection, row, self._clock.wall())
-                self._log_damaged(row)
+                self._setup.emergency.tell_of(row)
             other_rows.set_key(self.connection, key)
         return key

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from attrs import define
 
-__all__ = ["Shelf"]
-
 
 @define(eq=False)
 class Shelf:
@@ -25,8 +23,7 @@ class Shelf:
         size: The bytes of a row, in SQL.
         owner: The owner of a row, in SQL.
         by_domain: An owner is a bare address, so that it has a domain.
-        most: Rows that may stay.
-        most_bytes: Bytes of rows that may stay.
+        most: Rows that may stay; `most_bytes` is the same in bytes.
     """
 
     table: str
@@ -49,13 +46,7 @@ class Shelf:
         self._room = -1.0
 
     def trim(self, connection: sqlite3.Connection, begin: Callable[[], None]) -> None:
-        """
-        Delete the rows that are over the limits.
-
-        Args:
-            connection: To the file.
-            begin: Begins a transaction on it, unless there is one.
-        """
+        """Delete the rows that are over the limits; `begin` begins a transaction, unless there is one."""
         if self._room >= 0 and self._room_bytes >= 0:
             return
         # Each statement returns one row only: for each row the reactor's thread would be asked for Python's lock.

@@ -16,28 +16,19 @@ from component_http.contract.outbound import OutboundStanza
 from component_http.errors import SpoolError
 from component_http.interfaces import Found, Observer
 from component_http.spool import dead_letter_rows, other_rows, outbound_rows
-from component_http.spool.arrears import Arrears, Dead
 from component_http.spool.database import Synchronous
 from component_http.spool.delivery_rows import Allowance, row_of
 from component_http.spool.emergency import Alarm, Emergency
-from component_http.spool.orders import Call, End, Order, Push, Result, Store
+from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Result, Store
 from component_http.spool.room import BALLAST_BYTES, Ballast
 from component_http.spool.rows import Row
 from component_http.spool.session import Session, Setup
 from component_http.spool.transaction import Patience
 from component_http.spool.writer import Writer
 
-__all__ = ["SqliteSpool"]
-
 
 class _Bodies:
-    """
-    Request bodies that are in memory too, so that they need not be read.
-
-    Args:
-        most: Bodies at most.
-        most_bytes: Bytes of them at most.
-    """
+    """Request bodies that are in memory too, so that they need not be read: so many at most, of so many bytes."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self._room = most
@@ -45,17 +36,14 @@ class _Bodies:
         self._bodies: dict[str, bytes] = {}
 
     def get(self, delivery_id: str) -> bytes | None:
-        """The body of a delivery, if it is here."""
         return self._bodies.get(delivery_id)
 
     def keep(self, delivery_id: str, body: bytes) -> None:
-        """Keep a body, if there is room."""
         if len(self._bodies) < self._room and len(body) <= self._room_bytes:
             self._bodies[delivery_id] = body
             self._room_bytes -= len(body)
 
     def forget(self, delivery_id: str) -> None:
-        """Keep a body no longer."""
         body = self._bodies.pop(delivery_id, None)
         if body is not None:
             self._room_bytes += len(body)
@@ -63,7 +51,7 @@ class _Bodies:
 
 class SqliteSpool:
     """
-    A `Spool` in an SQLite file.
+    A `Spool` in an SQLite file; `component_http.interfaces.Spool` describes its methods.
 
     One thread (`Writer`) does all work on the file; the first call begins it, `close` ends it, and another call begins
     it again. When the thread is idle it carries out and commits at once what one turn of the reactor asks for; what is
@@ -82,16 +70,9 @@ class SqliteSpool:
         deadlines: Seconds a delivery may take, by the kind of its stanza: a restored one gets no more.
         grace: Seconds since its acceptance for which a message waits that the webhook has not seen, or 0.0.
         synchronous: `FULL`: what is committed survives a loss of power. `NORMAL`: it survives the end of the process.
-        now: The wall clock.
-        window: Bodies that are kept in memory too, so that they need not be read.
-        window_bytes: The same in bytes.
+        window: Bodies that are kept in memory too, so that they need not be read; `window_bytes` the same in bytes.
         ballast_bytes: Bytes that are kept for when the disk is full; fewer on a small disk.
-        letter_days: Days for which a dead letter is kept.
-        max_letters: Dead letters that are kept.
-        max_letters_bytes: As `dead_letter_rows.MAX_BYTES`.
-        max_outbound: As `outbound_rows.MAX_OUTBOUND`.
-        max_records: As `other_rows.MAX_RECORDS`.
-        max_records_bytes: As `other_rows.MAX_RECORDS_BYTES`.
+        letter_days: Days for which a dead letter is kept, `max_letters` of them at most.
         observer: Told `disk_full`; None for nobody.
 
     Attributes:
@@ -149,20 +130,14 @@ class SqliteSpool:
 
     @property
     def trouble(self) -> str | None:
-        """See `component_http.interfaces.Spool.trouble`."""
         return self._setup.emergency.alarm.reason
 
     def store(self, delivery: Delivery, body: bytes) -> Deferred[None]:
-        """See `component_http.interfaces.Spool.store`."""
         self._bodies.keep(delivery.id, body)
         return self._ask(Store(Deferred(), len(body), row_of(delivery, body, self._reactor.seconds())))
 
     def note(self, delivery: Delivery) -> None:
-        """
-        See `component_http.interfaces.Spool.note`.
-
-        That a first attempt has begun is written at the next `look`, if the delivery has not ended by then.
-        """
+        # That a first attempt has begun is written at the next `look`, if the delivery has not ended by then.
         if delivery.tries <= 1 and delivery.failure is None:
             self._begun_first[delivery.id] = delivery.tries
             return
@@ -177,11 +152,9 @@ class SqliteSpool:
         self._begun_first.clear()
 
     def begun(self, delivery: Delivery) -> Deferred[None]:
-        """See `component_http.interfaces.Spool.begun`."""
         return self._call(Session.begun, delivery.id, delivery.tries, delivery.attempts)
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
-        """See `component_http.interfaces.Spool.body`."""
         kept = self._bodies.get(delivery_id)
         if kept is not None:
             return succeed(kept)
@@ -194,12 +167,9 @@ class SqliteSpool:
         return self._call(Session.body, delivery_id).addCallback(read)
 
     def amend(self, delivery_id: str, body: bytes) -> Deferred[None]:
-        """See `component_http.interfaces.Spool.amend`; it is read from the file then, for few are ever amended."""
-
-        def amended(_: None) -> None:
-            self._bodies.forget(delivery_id)
-
-        return self._call(Session.amend, delivery_id, body, size=len(body)).addCallback(amended)
+        # From then on it is read from the file, for few are ever amended.
+        amended = self._call(Session.amend, delivery_id, body, size=len(body))
+        return amended.addCallback(lambda _: self._bodies.forget(delivery_id))
 
     def end(
         self,
@@ -208,7 +178,6 @@ class SqliteSpool:
         letter: DeadLetter | None = None,
         record: IdempotencyRecord | None = None,
     ) -> Deferred[Sequence[int]]:
-        """See `component_http.interfaces.Spool.end`."""
         self._bodies.forget(delivery_id)
         self._begun_first.pop(delivery_id, None)
         rows = outbound_rows.rows_of(outbound_stanzas)
@@ -218,76 +187,57 @@ class SqliteSpool:
     def push(
         self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None
     ) -> Deferred[Sequence[int]]:
-        """See `component_http.interfaces.Spool.push`."""
         rows = outbound_rows.rows_of(outbound_stanzas)
         return self._ask(Push(Deferred(), _size(rows), rows, record, self._reactor.seconds()))
 
     def recall(self, owner: str, key: str) -> Deferred[IdempotencyRecord | None]:
-        """See `component_http.interfaces.Spool.recall`."""
         return self._call(Session.recall, owner, key, self._reactor.seconds())
 
     def key(self) -> Deferred[bytes]:
-        """See `component_http.interfaces.Spool.key`."""
         return self._call(Session.key)
 
     def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
-        """See `component_http.interfaces.Spool.still_kept`."""
         return self._call(Session.still_kept, list(numbers))
 
     def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
-        """See `component_http.interfaces.Spool.outbound_stanzas`."""
         return self._call(Session.page, after, self._reactor.seconds())
 
     def confirmed(self, number: int) -> None:
-        """
-        See `component_http.interfaces.Spool.confirmed`.
-
-        It is no reason for a transaction: it is written with the next one, at the latest with that of `look`.
-        """
+        # It is no reason for a transaction: it is written with the next one, at the latest with that of `look`.
         self._note(Arrears.settle, number, None)
 
     def failed(self, number: int, outcome: str, note: str | None = None) -> None:
-        """See `component_http.interfaces.Spool.failed`; it is written soon."""
         self._note(Arrears.settle, number, Dead(outcome, note))
         self._write_soon()
 
     def suspect(self, number: int) -> None:
-        """See `component_http.interfaces.Spool.suspect`; it is written soon."""
         self._note(Arrears.suspect, number, None)
         self._write_soon()
 
     def bounced(self, number: int, outbound: OutboundStanza, note: str) -> None:
-        """See `component_http.interfaces.Spool.bounced`; like `confirmed`."""
         [row] = outbound_rows.rows_of([outbound])
         self._note(Arrears.settle, number, Dead("reply_bounced", note, row))
 
     def subscribe(self, component: str, user: str) -> None:
-        """See `component_http.interfaces.Spool.subscribe`; like `confirmed`."""
         self._note(Arrears.subscribe, (component, user), True)
 
     def unsubscribe(self, component: str, user: str) -> None:
-        """See `component_http.interfaces.Spool.unsubscribe`; like `confirmed`."""
         self._note(Arrears.subscribe, (component, user), False)
 
     def subscribers(self) -> Deferred[list[tuple[str, str]]]:
-        """See `component_http.interfaces.Spool.subscribers`."""
         return self._call(Session.subscribers)
 
     def look(self, facts: Mapping[str, str], room: int) -> Deferred[Found]:
-        """See `component_http.interfaces.Spool.look`."""
         self._note_first()
         return self._call(Session.look, facts, room, self._reactor.seconds(), self._setup.wall())
 
     def restore(self) -> Deferred[list[Delivery]]:
-        """See `component_http.interfaces.Spool.restore`."""
         return self._call(Session.restore, self._reactor.seconds())
 
     def hurry(self) -> None:
-        """See `component_http.interfaces.Spool.hurry`."""
         self._setup.patience.hurries = True
 
     def close(self) -> Deferred[None]:
-        """See `component_http.interfaces.Spool.close`."""
         self.hurry()
         self._note_first()
         if self._writer is None and not self._setup.arrears.notes:
@@ -351,8 +301,7 @@ class SqliteSpool:
                 done.errback(Failure(result.error))
 
     def _committed(self) -> None:
-        """Count a transaction, in the spool's thread."""
-        self.commits += 1
+        self.commits += 1  # in the spool's thread
 
     def _ended(self) -> None:
         assert self._writer is not None and self._closed is not None
@@ -364,5 +313,4 @@ class SqliteSpool:
 
 
 def _size(rows: Sequence[Row]) -> int:
-    """Bytes of the XML of outbound stanzas."""
     return sum(len(row[-1]) for row in rows)

@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 
 from component_http.spool.database import BUSY, is_busy
 
-__all__ = ["BUSY_AGAIN", "BUSY_AT_THE_END", "BUSY_SLICE", "Patience", "Transaction", "whole"]
-
 BUSY_SLICE = 0.1
 """Seconds for which SQLite waits at once for another program; in between it is checked whether the process ends."""
 
@@ -23,7 +21,7 @@ BUSY_AT_THE_END = 0.25
 
 class Patience:
     """
-    How long another program that writes is waited for.
+    Begins the transactions of the spool's thread, and decides how long another program that writes is waited for.
 
     Attributes:
         hurries: The process is about to end; set by the reactor's thread.
@@ -33,40 +31,19 @@ class Patience:
         self.hurries = False
         self._was_busy = False
 
-    def lasts(self, waited: float) -> bool:
-        """Say whether to go on waiting after so many seconds."""
-        if waited < (BUSY_AT_THE_END if self.hurries else BUSY_AGAIN if self._was_busy else BUSY):
-            return True
-        self._was_busy = True
-        return False
-
-    def ended_well(self) -> None:
-        """Wait long the next time: this transaction was committed."""
-        self._was_busy = False
-
-
-class Transaction:
-    """
-    A transaction that begins where there is something to write, and not before; it ends with `whole`.
-
-    Attributes:
-        begun: Something was to be written.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, patience: Patience) -> None:
-        self._connection = connection
-        self._patience = patience
-        self.begun = False
-
-    def begin(self) -> None:
-        """Begin, unless that is done: something is to be written."""
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Begin a transaction, unless one has begun: something is to be written."""
         since = time.monotonic()
-        while not self.begun:
+        while not connection.in_transaction:
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                self.begun = True
+                connection.execute("BEGIN IMMEDIATE")
+                self._was_busy = False
             except sqlite3.OperationalError as error:
-                if not is_busy(error) or not self._patience.lasts(time.monotonic() - since):
+                if not is_busy(error):
+                    raise
+                limit = BUSY_AT_THE_END if self.hurries else BUSY_AGAIN if self._was_busy else BUSY
+                if time.monotonic() - since >= limit:
+                    self._was_busy = True
                     raise
 
 

@@ -23,18 +23,10 @@ from component_http.spool.rows import lead, text_of
 from component_http.spool.schema import SCHEMA, version_of
 from component_http.spool.transaction import whole
 
-__all__ = ["Holder", "Kept", "SpoolStatus", "Visit", "holder", "status", "wake"]
-
 
 @frozen
 class Holder:
-    """
-    The holder of a spool's lock.
-
-    Attributes:
-        running: A gateway has the lock; None if that cannot be found out.
-        process: The number of its process, or None if that is not known.
-    """
+    """The holder of a spool's lock: whether it runs (None if that cannot be found out), and its process, if known."""
 
     running: bool | None
     process: int | None = None
@@ -43,12 +35,7 @@ class Holder:
 @frozen
 class Kept:
     """
-    The rows of one sort in a spool.
-
-    Attributes:
-        count: Their number.
-        size: Their bytes: requests, stanzas, responses.
-        oldest: The time since which the oldest is there, in seconds since the epoch; None if there is none.
+    The rows of one sort: their number, their bytes, and the time since which the oldest is there (epoch), or None.
     """
 
     count: int
@@ -62,16 +49,10 @@ class SpoolStatus:
     The state of a spool's file.
 
     Attributes:
-        schema: The version of its schema.
-        holder: The holder of its lock.
         webhook: The state of the webhook that the gateway wrote last, as in `component_http.delivery.status.Status`;
             None if it has written none yet.
         trouble: The trouble with the webhook at that time; None if there was none.
-        deliveries: Deliveries that have not ended.
-        outbound_stanzas: Outbound stanzas that the server is not known to have.
-        letters: Dead letters.
         set_aside: Rows of any table that could not be read.
-        file_bytes: Bytes of the file.
         log_bytes: Bytes of its write-ahead log.
         ballast_bytes: Bytes of the ballast, which is released when the disk is full; None if there is none.
     """
@@ -133,18 +114,14 @@ class Visit:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
         with self.explained():
             self.connection.close()
 
     @contextmanager
     def explained(self) -> Iterator[None]:
         """
-        Turn an error of SQLite into a sentence for the user of a command.
-
-        Raises:
-            SpoolUnusable: The file is damaged, or is no database of SQLite.
-            SpoolError: The file is busy, or the disk is full or fails.
+        Turn an error of SQLite into a sentence for the user of a command: a `SpoolError`, or `SpoolUnusable` for a
+        damaged file.
         """
         try:
             yield
@@ -206,12 +183,7 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def holder(path: Path) -> Holder:
-    """
-    Find out who has a spool's lock, without keeping anybody from it.
-
-    Args:
-        path: The spool's file, and no link to it.
-    """
+    """Find out who has a spool's lock, without keeping anybody from it. The path is no link."""
     try:
         with open(f"{path}.lock", encoding="ascii", errors="replace", opener=_open_lock) as file:
             try:
@@ -236,35 +208,13 @@ def _open_lock(path: str, flags: int) -> int:
 
 
 def wake(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None:
-    """
-    Tell the gateway that has a spool to ask its webhook at once.
-
-    Args:
-        path: The spool's file.
-        patience: Seconds to wait for another program that writes.
-        warn: As for `Visit`.
-
-    Raises:
-        SettingsError: As by `Visit`.
-        SpoolError: The gateway cannot be told now.
-    """
+    """Tell the gateway that has a spool to ask its webhook at once; arguments and errors are those of `Visit`."""
     with Visit(path, patience=patience, warn=warn) as found, found.transaction():
         found.connection.execute("INSERT INTO commands (verb, argument) VALUES ('wake', '')")
 
 
 def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> SpoolStatus:
-    """
-    Read the state of a spool.
-
-    Args:
-        path: Its file.
-        patience: As for `Visit`.
-        warn: As for `Visit`.
-
-    Raises:
-        SettingsError: As by `Visit`.
-        SpoolError: As by `Visit`.
-    """
+    """Read the state of a spool; arguments and errors are those of `Visit`."""
     with Visit(path, patience=patience, warn=warn) as found, found.explained():
         path, connection = found.path, found.connection
         connection.execute("BEGIN")  # all of it at one moment

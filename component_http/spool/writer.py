@@ -13,11 +13,9 @@ from component_http.errors import ComponentHttpError, SpoolError
 from component_http.spool.database import is_damage, opened
 from component_http.spool.orders import Call, End, Order, Result
 from component_http.spool.room import allocate_index
-from component_http.spool.rows import Damaged, text_of
+from component_http.spool.rows import text_of
 from component_http.spool.session import Session, Setup
 from component_http.spool.transaction import BUSY_SLICE
-
-__all__ = ["MAX_GROUP", "Writer"]
 
 MAX_GROUP = 1000
 """Orders of one transaction at most: the first should not wait for all that came after it."""
@@ -32,10 +30,8 @@ class Writer:
 
     Args:
         setup: The file, and the state that outlives the thread.
-        call: Calls a function in the reactor's thread.
-        answer: Called there with results.
+        call: Calls a function in the reactor's thread, where `answer` gets results, and `ended` is the last call.
         committed: Called, in the spool's thread, after each transaction that wrote something.
-        ended: Called in the reactor's thread when the thread has ended.
     """
 
     def __init__(
@@ -145,13 +141,6 @@ class Writer:
             return self._failed(order, error)
 
     def _carry_out(self, group: Sequence[Order], arrears: int = MAX_GROUP) -> list[Result]:
-        """
-        Do all of a group in one transaction, or raise and have done nothing.
-
-        Args:
-            group: The orders.
-            arrears: So much of each sort of the arrears is written with them at most.
-        """
         session = self._session or self._open()
         results, wrote = session.carry_out(group, arrears)
         if wrote:
@@ -193,7 +182,7 @@ class Writer:
         try:
             connection.text_factory = text_of
             connection.execute(f"PRAGMA busy_timeout = {BUSY_SLICE * 1000:.0f}")
-            session = Session(connection, self._setup, report=self._report, log_damaged=self._log_damaged)
+            session = Session(connection, self._setup)
             if not allocate_index(path):
                 raise emergency.refusal()
             emergency.opened(connection)
@@ -202,11 +191,3 @@ class Writer:
             raise
         self._session = session
         return session
-
-    def _report(self, damaged: Damaged) -> None:
-        if self._setup.arrears.report(damaged):
-            self._log_damaged(damaged)
-            self._to_do.append(Call(None, 0, Session.wake))
-
-    def _log_damaged(self, damaged: Damaged) -> None:
-        self._call(self._setup.emergency.alarm.is_damaged, damaged)

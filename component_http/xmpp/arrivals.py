@@ -15,8 +15,6 @@ from component_http.errors import MalformedStanza
 from component_http.interfaces import Observer
 from component_http.throttle import Folded
 
-__all__ = ["Arrivals"]
-
 
 @frozen
 class Arrivals:

@@ -31,8 +31,6 @@ from component_http.xmpp.write_queue import WriteQueue
 if TYPE_CHECKING:
     from component_http.xmpp.writer import Writer
 
-__all__ = ["Barrier"]
-
 MANY = 100
 """Unconfirmed stanzas after which a barrier is sent at once: few enough to write again."""
 

@@ -14,8 +14,6 @@ from component_http.contract.xml import Limits
 from component_http.interfaces import Observer
 from component_http.xmpp.outgoing_check import OutgoingCheck
 
-__all__ = ["BorrowedStream"]
-
 
 class BorrowedStream:
     """

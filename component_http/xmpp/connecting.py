@@ -14,8 +14,6 @@ from twisted.python.failure import Failure
 
 from component_http.waiters import Waiters
 
-__all__ = ["ConnectLoop"]
-
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 """Shortest and longest wait between two connections, in seconds."""
 

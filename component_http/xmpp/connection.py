@@ -31,8 +31,6 @@ from component_http.xmpp.troubles import SERVED, UNTRUSTED
 if TYPE_CHECKING:
     from component_http.xmpp.stream import ComponentStream
 
-__all__ = ["CLOSE_TIMEOUT", "HANDSHAKE_TIMEOUT", "Connection", "cancel", "cancel_after"]
-
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds from the connection to the server's answer to our handshake; a healthy server needs milliseconds."""
 

@@ -30,8 +30,6 @@ from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.xmpp.rooms import status_codes
 from component_http.xmpp.stays import Key, Stay, is_destroyed, new_nick, why_out
 
-__all__ = ["MAX_STAYS", "PATIENCE", "Entrances"]
-
 PATIENCE = 5.0
 """Seconds that a room has to let us in; a room of the own server needs milliseconds."""
 

@@ -19,8 +19,6 @@ from component_http.throttle import Folded
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.rooms import Rooms, tells_of_rooms
 
-__all__ = ["LateHandler", "StanzaIntake"]
-
 LAST = -0.5
 """
 The observer priority of the intake: after all handlers of usual priority, which is 0.

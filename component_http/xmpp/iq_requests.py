@@ -15,8 +15,6 @@ from component_http.errors import MalformedStanza, Offline, Unanswered
 from component_http.interfaces import Outlet
 from component_http.xmpp.intake import FIRST
 
-__all__ = ["MAX_LATE", "MAX_WAITING", "IqRequests"]
-
 MAX_WAITING = 1000
 """Iqs that are waited for at once; each is a client of the API that waits too."""
 

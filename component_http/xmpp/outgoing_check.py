@@ -15,8 +15,6 @@ from component_http.errors import AnswerRefused, XmlRefused
 from component_http.interfaces import Observer
 from component_http.throttle import Folded
 
-__all__ = ["OutgoingCheck"]
-
 DROPPED = "dropped a stanza that the server would not take: {reason}"
 
 

@@ -6,8 +6,6 @@ from itertools import count
 
 from component_http.contract.outbound import OutboundStanza
 
-__all__ = ["MAX_UNCONFIRMED", "OwnStanzas"]
-
 MAX_UNCONFIRMED = 10_000
 MAX_UNCONFIRMED_BYTES = 16 * 1024 * 1024
 """

@@ -21,8 +21,6 @@ from component_http.interfaces import Observer, Outlet
 from component_http.xmpp.intake import LateHandler
 from component_http.xmpp.subscribers import Subscribers
 
-__all__ = ["CROWDED_WAIT", "PER_SECOND", "RESOURCE", "AlwaysAvailable"]
-
 RESOURCE = "default"
 """The resource that every address of the component is online with."""
 

@@ -6,10 +6,8 @@ from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from component_http.interfaces import Observer
-from component_http.xmpp.barrier import Barrier
 from component_http.xmpp.connection import Connection, cancel
-
-__all__ = ["MAX_PAUSE", "Reading"]
+from component_http.xmpp.writer import Writer
 
 MAX_PAUSE = 5.0
 """Seconds that reading may rest; ejabberd cuts off a component that does not read for 15 s."""
@@ -26,19 +24,25 @@ class Reading:
     """
 
     connection: Connection
-    _barrier: Barrier
+    _writer: Writer
     _observer: Observer
     _clock: IReactorTime
     _resuming: IDelayedCall | None = field(init=False, default=None)
     asked: bool = field(init=False, default=False)
 
     def pause(self) -> None:
-        """Stop reading for a moment, at most `MAX_PAUSE` seconds."""
+        """
+        Stop reading for a moment, at most `MAX_PAUSE` seconds.
+
+        Not while all that leaves waits for a barrier, which is among what is read.
+        """
         connection = self.connection
+        if self._writer.on_trial:
+            return
         if self._resuming is None and connection.ready and not connection.leaving:
             self._observer.count("reading_paused")
             self._resuming = self._clock.callLater(MAX_PAUSE, self.resume)
-            self._barrier.paused()
+            self._writer.barrier.paused()
             connection.transport.pauseProducing()
 
     def pause_as_asked(self) -> None:
@@ -52,7 +56,7 @@ class Reading:
         if self._resuming is not None:
             cancel(self._resuming)
             self._resuming = None
-            self._barrier.resumed()
+            self._writer.barrier.resumed()
             self.connection.transport.resumeProducing()
 
     def end(self) -> None:

@@ -21,8 +21,6 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_MUC_USER
 from component_http.shares import fairest_first
 
-__all__ = ["MAX_DELAYS", "MAX_IDS", "MAX_OCCUPANTS", "Rooms", "status_codes", "tells_of_rooms"]
-
 MAX_DELAYS = 8
 """Authors of a message's delays that are read as addresses; a server and a room make two of them."""
 

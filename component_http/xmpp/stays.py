@@ -13,8 +13,6 @@ from component_http.contract.outbound import OutboundStanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER
 from component_http.errors import RoomRefused
 
-__all__ = ["Key", "Stay", "is_destroyed", "new_nick", "why_out"]
-
 _OUT = {
     "301": "banned from it",
     "307": "kicked out of it",

@@ -33,8 +33,6 @@ from component_http.xmpp.troubles import BY_A_STANZA, Troubles, refusal
 from component_http.xmpp.write_queue import MAX_STANZAS
 from component_http.xmpp.writer import Writer
 
-__all__ = ["ComponentStream"]
-
 STABLE_AFTER = 30.0
 """Seconds authenticated after which a stream counts as good and the next wait starts small again."""
 
@@ -54,7 +52,8 @@ class ComponentStream(StreamManager, Service):
     check of `contract.outgoing`; what fails it is dropped, counted as `unsendable` and logged.
 
     What cannot be written now, for there is no stream or its transport takes no more, waits in one queue. While that is
-    crowded, reading rests as well: what the server sends makes more to be sent.
+    crowded, reading rests as well: what the server sends makes more to be sent. It does not rest while suspects are
+    written one by one, for each waits for the server's answer to a ping.
 
     Args:
         endpoint: Where the server listens for components.
@@ -191,7 +190,7 @@ class ComponentStream(StreamManager, Service):
     # -- stream --
 
     def _connection_made(self, connection: Connection) -> None:
-        self._reading = Reading(connection, self._writer.barrier, self._observer, self.clock)
+        self._reading = Reading(connection, self._writer, self._observer, self.clock)
         connection.closed.addCallback(self._connection_closed, self._reading)
 
     def _connection_closed(self, reason: str, reading: Reading) -> str:

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from component_http.interfaces import SubscriberSpool
 from component_http.shares import fairest_first
 
-__all__ = ["MAX_LENGTH", "MAX_SUBSCRIBERS", "Subscribers"]
-
 MAX_SUBSCRIBERS = 10_000
 """Pairs that are remembered; at 50 per second all of them are told within 200 seconds."""
 

@@ -13,8 +13,6 @@ from twisted.words.protocols.jabber.error import StreamError
 from component_http.contract.outbound import Refused
 from component_http.contract.xml import NS_COMPONENT
 
-__all__ = ["BY_A_STANZA", "SERVED", "UNTRUSTED", "Troubles", "refusal"]
-
 MAX_COMPLAINTS = 100
 """Different things that can be wrong at once before they are told again; rubbish from a server differs each time."""
 

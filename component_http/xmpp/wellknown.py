@@ -40,8 +40,6 @@ from component_http.contract.xml import NS_PING
 from component_http.throttle import Folded
 from component_http.xmpp.intake import LateHandler
 
-__all__ = ["WellKnown"]
-
 NS_VERSION = "jabber:iq:version"
 NS_LAST = "jabber:iq:last"
 NS_TIME = "urn:xmpp:time"

@@ -12,8 +12,6 @@ from component_http.contract.outbound import Fate, OutboundStanza, Refused
 from component_http.interfaces import Observer
 from component_http.waiters import Waiters
 
-__all__ = ["CROWDED_BYTES", "CROWDED_STANZAS", "MAX_BYTES", "MAX_STANZAS", "Loss", "Tell", "WriteQueue"]
-
 MAX_STANZAS = 10_000
 MAX_BYTES = 64 * 1024 * 1024
 """Limits for what waits while there is no stream or the server does not read."""

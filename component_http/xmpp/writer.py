@@ -24,8 +24,6 @@ from component_http.xmpp.outgoing_check import OutgoingCheck
 from component_http.xmpp.own_stanzas import OwnStanzas
 from component_http.xmpp.write_queue import Loss, Tell, WriteQueue
 
-__all__ = ["Writer"]
-
 CONFIRM_TIMEOUT = 2.0
 """Seconds that `when_sent` gives the server to confirm what was written."""
 
@@ -102,6 +100,11 @@ class Writer:
             return False
         self._check.sent(outbound)
         return True
+
+    @property
+    def on_trial(self) -> bool:
+        """Nothing is written until the server, which returns barriers, returns the next."""
+        return self.barrier.working and self.queue.on_trial
 
     def _pass_on(self, outbound: OutboundStanza, tell: Tell) -> bool:
         connection = self._connection
@@ -238,7 +241,7 @@ class Writer:
         if connection is None or not connection.ready:
             return
         now = self._clock.seconds()
-        while self.queue and not connection.held and not (self.barrier.working and self.queue.on_trial):
+        while self.queue and not connection.held and not self.on_trial:
             taken = self.queue.take(now)
             if taken is not None:
                 self._write(connection, *taken)

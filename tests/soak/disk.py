@@ -54,7 +54,7 @@ class SmallDisk(Closing):
 
     def free(self) -> None:
         """Delete that file."""
-        self._filler.unlink()
+        self._filler.unlink(missing_ok=True)
 
     def room(self) -> int:
         """Bytes that are free."""

@@ -13,7 +13,7 @@ from attrs import frozen
 
 __all__ = ["Kept", "left_behind", "rows"]
 
-_NUMBER = re.compile(rb"<body>(\d+)</body>|\bid=['\"]L(\d+)['\"]")
+_NUMBER = re.compile(rb"<body>(P?)(\d+)x*</body>|\bid=['\"](L)(\d+)['\"]")
 
 
 @frozen
@@ -23,7 +23,8 @@ class Kept:
 
     Attributes:
         deliveries: Accepted and not ended.
-        outbox: What answers a stanza and is not known to be at the server, in the order of leaving.
+        outbox: The stanzas whose answers are not known to be at the server, in the order of leaving; for the push `n`
+            it is `-n - 1`.
         letters: Dead letters.
         sound: SQLite finds nothing wrong with it.
     """
@@ -60,7 +61,8 @@ def left_behind(path: Path) -> Kept:
 def _number(xml: bytes | str) -> int:
     found = _NUMBER.search(xml.encode() if isinstance(xml, str) else xml)
     assert found is not None, xml
-    return int(found[1] or found[2])
+    number = int(found[2] or found[4])
+    return -number - 1 if found[1] else number
 
 
 def rows(path: Path) -> dict[str, int]:

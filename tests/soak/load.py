@@ -85,12 +85,16 @@ class Load:
         secret: What the gateway has to know, or what we have to know at a real server.
         port: The component port of a real server; None to be the server.
         own_domain: Whose users the senders are.
+        limit: Bytes of a stanza above which we, as a server, close the stream; 0 for none.
     """
 
-    def __init__(self, domain: str, secret: str, port: int | None = None, own_domain: str = "load.localhost") -> None:
+    def __init__(
+        self, domain: str, secret: str, port: int | None = None, own_domain: str = "load.localhost", limit: int = 0
+    ) -> None:
         self.domain = domain
         self.secret = secret
         self.own_domain = own_domain
+        self.limit = limit
         self._server_port = port
         self._port = 0
         self._listener: asyncio.Server | None = None
@@ -111,15 +115,20 @@ class Load:
         self._fate = bytearray()
         self._arrivals = bytearray()
         self._latency = array("f")
+        self._written_at = array("d")
+        self._ended_at = array("d")
+        self._conditions: dict[int, str] = {}
+        self._pushes: Counter[int] = Counter()
         self._group_of = bytearray()
         self._conversation_of = array("L")
         self._conversations: dict[tuple[str, str, int], int] = {}
         self._last_reply: list[int] = []
         self._may_repeat: Counter[int] = Counter()
-        self._last_on_stream: dict[int, tuple[int, int]] = {}
+        self._last_on_stream: dict[str | int, tuple[int, int]] = {}
         self._outstanding = 0
         self._replies_at: Counter[int] = Counter()
         self._strange: list[str] = []
+        self._disorder: list[tuple[int, int]] = []
 
     # -- commands --
 
@@ -194,6 +203,7 @@ class Load:
             "duplicates": self.counts["duplicates"],
             "out_of_order": self.counts["out_of_order"],
             "disordered": self.counts["disordered"],
+            "refused": self.counts["refused"],
             "strange": self._strange,
             "time": time.monotonic(),
         }
@@ -202,6 +212,7 @@ class Load:
         """Everything in numbers."""
         return {
             **self.state(),
+            "disorder": self._disorder,
             "groups": {group.name: self._report(index, group) for index, group in enumerate(self._groups)},
             "second_kinds": {name: number for name, number in self.counts.items() if name.startswith("then_")},
         }
@@ -225,6 +236,32 @@ class Load:
     def unexplained(self) -> list[int]:
         """Those that were answered again, though we as a server had returned a barrier after the first time."""
         return [number for number, times in enumerate(self._arrivals) if times > 1 + self._may_repeat[number]]
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """What is known of each stanza that was written, in the order of the numbers."""
+        return [
+            {
+                "number": number,
+                "group": self._groups[self._group_of[number]].name,
+                "conversation": self._conversation_of[number],
+                "stream": self._written_on[number],
+                "written": self._written_at[number],
+                "fate": fate,
+                "condition": self._conditions.get(number, ""),
+                "ended": self._ended_at[number],
+            }
+            for number, fate in enumerate(self._fate)
+            if self._written[number]
+        ]
+
+    def pushes(self) -> dict[str, Any]:
+        """How often each push came, and which came again though we had returned a barrier after the first time."""
+        return {
+            "arrived": dict(self._pushes),
+            "unexplained": [
+                number for number, times in self._pushes.items() if times > 1 + self._may_repeat[-number - 1]
+            ],
+        }
 
     def never_taken(self) -> dict[str, Any]:
         """
@@ -328,6 +365,8 @@ class Load:
         self._fate.append(NOTHING)
         self._arrivals.append(0)
         self._latency.append(0.0)
+        self._written_at.append(0.0)
+        self._ended_at.append(0.0)
         self._group_of.append(self._groups.index(group))
         self._conversation_of.append(conversation)
         sender = f"{group.user}{key[2]}@{self.own_domain}/r"
@@ -350,6 +389,7 @@ class Load:
                 number, data = self._queue.popleft()
                 self._written[number] = 1
                 self._written_on[number] = self.stream.number
+                self._written_at[number] = time.monotonic()
                 self._groups[self._group_of[number]].sent += 1
                 self._outstanding += 1
                 pieces.append(data)
@@ -378,6 +418,9 @@ class Load:
             error: Type and condition.
             on: Its stream.
         """
+        if body.startswith("P"):
+            self._push_arrived(int(body[1:]), attributes["to"], on)
+            return
         now = time.monotonic()
         kind = attributes.get("type")
         text = attributes.get("id", "")[1:] if kind in ("error", "result") else body
@@ -394,13 +437,13 @@ class Load:
         self._arrivals[number] = min(255, self._arrivals[number] + 1)
         on.note(number)
         if fate == REPLY:
-            self.counts["disordered"] += self._last_on_stream.get(conversation, (0, 0)) >= (on.number, number)
-            self._last_on_stream[conversation] = on.number, number
+            self._look_at_order(conversation, on.number, number)
         if self._fate[number]:
             self.counts["duplicates"] += 1
             self.counts[f"then_{self._fate[number]}{fate}"] += 1
             return
         self._fate[number] = fate
+        self._ended_at[number] = now
         self._outstanding -= 1
         if group.window:
             self._next_of_window(group, now)
@@ -408,6 +451,7 @@ class Load:
             self.counts["errors"] += 1
             group.error_types[error[0]] += 1
             group.conditions[error[1]] += 1
+            self._conditions[number] = error[1]
             return
         self._latency[number] = now - due_at
         self._replies_at[int(now)] += 1
@@ -416,6 +460,19 @@ class Load:
             self.counts["out_of_order"] += 1
         else:
             self._last_reply[conversation] = number
+
+    def _push_arrived(self, number: int, to: str, on: Stream) -> None:
+        self._pushes[number] += 1
+        on.note(-number - 1)
+        self._look_at_order(to, on.number, number)
+
+    def _look_at_order(self, conversation: str | int, stream: int, number: int) -> None:
+        """On each stream what belongs together comes in order."""
+        last_stream, last = self._last_on_stream.get(conversation, (0, -1))
+        self._last_on_stream[conversation] = stream, number
+        if last_stream == stream and last >= number:
+            self.counts["disordered"] += 1
+            self._disorder.append((number, last))
 
 
 class Stream(asyncio.Protocol):
@@ -436,7 +493,8 @@ class Stream(asyncio.Protocol):
         self._body = ""
         self._digest = ""
         self._error_type = self._condition = ""
-        self._closing = False
+        self._closing = self._refused = False
+        self._began = 0
         self.number = 0
         self._covered: list[int] = []
         self._since: list[int] = []
@@ -469,7 +527,8 @@ class Stream(asyncio.Protocol):
         self._load.closed(self)
 
     def data_received(self, data: bytes) -> None:
-        self._parser.Parse(data, False)
+        if not self._refused:
+            self._parser.Parse(data, False)
 
     def pause_writing(self) -> None:
         self.full = True
@@ -518,7 +577,10 @@ class Stream(asyncio.Protocol):
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._depth += 1
         depth = self._depth
+        if self._refused:
+            return
         if depth == 2:
+            self._began = self._parser.CurrentByteIndex
             self._name = name.partition("}")[2]
             self._attributes = attributes
             self._body = self._error_type = self._condition = ""
@@ -543,9 +605,13 @@ class Stream(asyncio.Protocol):
     def _end(self, name: str) -> None:
         self._depth -= 1
         depth = self._depth
+        if self._refused:
+            return
         if self._text is not None and (depth == 2 or self._name == "handshake"):
             self._body, self._text = "".join(self._text), None
-        if depth == 1:
+        if depth == 1 and 0 < self._load.limit < self._parser.CurrentByteIndex - self._began:
+            self._refuse()
+        elif depth == 1:
             self._stanza()
         elif depth == 0:
             self._load.closed(self)
@@ -554,6 +620,17 @@ class Stream(asyncio.Protocol):
             self._transport.close()
 
     # -- the rest --
+
+    def _refuse(self) -> None:
+        """A stanza is too large: say so, close the stream, and read no more of it than its end."""
+        self._load.counts["refused"] += 1
+        self._load.closed(self)
+        self._refused = True
+        self.write(
+            b"<stream:error><policy-violation xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>"
+            b"</stream:stream>"
+        )
+        asyncio.get_running_loop().call_later(1.0, self._transport.abort)
 
     def _opened(self, attributes: dict[str, str]) -> None:
         secret = self._load.secret
@@ -609,6 +686,8 @@ async def _main(**arguments: Any) -> None:
             "unexplained": load.unexplained,
             "never_taken": load.never_taken,
             "latencies": load.latencies,
+            "ledger": load.ledger,
+            "pushes": load.pushes,
         }
     )
 

@@ -49,6 +49,7 @@ class SoakGateway(Process):
             counters before its end.
         environment: Added to its own.
         prefix: What its command begins with, to start it in another way.
+        secrets: Files beside the settings.
 
     Attributes:
         since: When it was started, by this machine's monotonic clock.
@@ -60,13 +61,14 @@ class SoakGateway(Process):
         plugin: bool = False,
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         application = str(Path(__file__).with_name("gateway.tac"))
         what = ["component-http", "--config", "gateway.toml"] if plugin else ["-y", application]
         self.since = time.monotonic()
         super().__init__(
             [*prefix, *twistd(), "-n", "--pidfile=", *what],
-            gateway_folder(SECRET, sections),
+            gateway_folder(SECRET, sections, secrets),
             {**from_checkout(), **(environment or {})},
         )
 
@@ -186,6 +188,8 @@ class Rig(Closing):
         environment: Of the gateway, added to its own.
         prefix: What the gateway's command begins with.
         through: Gives the port that the gateway connects to, given the server's: for something between them.
+        limit: Bytes of a stanza that the load, as a server, takes at most; 0 for any.
+        secrets: Files beside the gateway's settings.
 
     Attributes:
         gateway: The one that was started last.
@@ -207,6 +211,8 @@ class Rig(Closing):
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
         through: Callable[[int], int] | None = None,
+        limit: int = 0,
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="component-http-soak-"))
         self._closing: list[Callable[[], None]] = [lambda: shutil.rmtree(self.folder, ignore_errors=True)]
@@ -217,11 +223,12 @@ class Rig(Closing):
         self.gateways: list[SoakGateway] = []
         self._environment = dict(environment or {})
         self._prefix = prefix
+        self._secrets = secrets
         try:
             self.webhook = self._child("tests.soak.webhook", seed=seed, **(faults or {}))
             webhook_port = self.webhook.ask("listen")
             if server is None:
-                self.load = self._child("tests.soak.load", domain=DOMAIN, secret=SECRET)
+                self.load = self._child("tests.soak.load", domain=DOMAIN, secret=SECRET, limit=limit)
             else:
                 self.load = self._child("tests.soak.load", domain=DOMAIN, secret=load_secret, port=server)
             port = self.load.ask("open")
@@ -263,7 +270,12 @@ class Rig(Closing):
             wait: Until it has its stream.
         """
         order = {} if doom is None else {DOOM: doom}
-        gateway = SoakGateway(self._settings, environment={**self._environment, **order}, prefix=self._prefix)
+        gateway = SoakGateway(
+            self._settings,
+            environment={**self._environment, **order},
+            prefix=self._prefix,
+            secrets=self._secrets,
+        )
         self._closing.append(gateway.remove)
         self.gateway = gateway
         self.gateways.append(gateway)

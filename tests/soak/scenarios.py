@@ -19,6 +19,8 @@ from tests.integration.probe import Peer, ScriptedServer
 from tests.integration.servers import Prosody
 from tests.integration.waiting import eventually
 from tests.soak.durable import DURABLE
+from tests.soak.ledger import ledger
+from tests.soak.limits import LIMITS
 from tests.soak.plan import Plan, Sections, users
 from tests.soak.report import Report
 from tests.soak.rig import DOMAIN, ENDINGS, SECRET, Books, Rig, SoakGateway, account, summary_of
@@ -551,4 +553,6 @@ SCENARIOS: dict[str, Callable[[Plan], Report]] = {
     "F11D": hard_cut,
     "F12": bad_servers,
     **DURABLE,
+    **LIMITS,
+    "LEDGER": ledger,
 }

@@ -1,9 +1,9 @@
 """
 The webhook of a run: quick, keeping its connections, and as unreliable as it is told to be.
 
-It answers a message with the first word of its body, which is the stanza's number, and an iq with `{}`. It writes down
-what the gateway promises to webhooks: one stanza at a time and in order in each conversation, the same bytes on each
-attempt, no more connections than are set.
+It answers a message with the first word of its body, which is the stanza's number, and an iq with `{}`; senders of some
+names get something else each time (`Connection._choose`). It writes down what the gateway promises to webhooks: one
+stanza at a time and in order in each conversation, the same bytes on each attempt, no more connections than are set.
 
     python -m tests.soak.webhook '{"seed": 1}'
 """
@@ -29,10 +29,23 @@ from attrs import define, field
 
 from tests.soak.control import obey
 
-__all__ = ["EVIL", "Faults"]
+__all__ = ["EVIL", "POISONED", "Faults"]
 
 EVIL = ("slow_headers", "endless_headers", "endless_body", "huge_length", "endless_chunks")
 """What the senders whose names begin with `evil` get, each always the same: evil0 the first, evil1 the second..."""
+
+RUBBISH = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5\r\n\r\n{not}",
+    b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{"body": [{}]}',
+    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+)
+"""What senders whose names begin with `bad` get: the number of the stanza says which."""
+
+POISONED = 7
+"""Of the senders `poison0`, `poison1` ... each stanza whose number this divides gets a 500, always."""
+
+LARGE = 60_000
+"""Bytes of the reply to each stanza of a sender `big0`, `big1` ..."""
 
 MAX_POURED = 1 << 28
 """Bytes that an endless answer has before it falls silent; the gateway has hung up by then."""
@@ -57,6 +70,8 @@ class Faults:
         close_every: Close a connection, without announcing it, after so many answers; 0 is never.
         close_after: Close each connection so many seconds after an answer; None is never.
         stall_sender: All requests of this sender are stalled.
+        error: Share that get a 500 at once.
+        per_second: Beyond so many requests in a second it says 429 with `Retry-After: 1`; 0 is no limit.
     """
 
     latency: float = 0.0
@@ -67,6 +82,8 @@ class Faults:
     close_every: int = 0
     close_after: float | None = None
     stall_sender: str = ""
+    error: float = 0.0
+    per_second: int = 0
 
 
 @define
@@ -83,6 +100,7 @@ class Delivery:
         answered: It was given a 200.
         answered_at: When, by this machine's monotonic clock; whether the gateway was still there is not known then.
         since: When the last request came.
+        failures: How many of them were given a 500.
     """
 
     number: int
@@ -93,6 +111,7 @@ class Delivery:
     answered: bool = False
     answered_at: float = 0.0
     since: float = 0.0
+    failures: int = 0
 
 
 @define
@@ -109,7 +128,8 @@ class Webhook:
     latest: dict[str, Delivery] = field(factory=dict)
     under_way: dict[str, list[Delivery]] = field(factory=dict)
     overlaps: list[str] = field(factory=list)
-    answers_in_vain: list[float] = field(factory=list)
+    answers_in_vain: list[tuple[int, float]] = field(factory=list)
+    second: tuple[int, int] = (0, 0)
     clock_ahead: list[float] = field(factory=lambda: [math.inf, -math.inf])
     evil_ended: dict[str, list[float]] = field(factory=dict)
     connected_at: list[float] = field(factory=list)
@@ -176,6 +196,10 @@ class Webhook:
         """How often each stanza was asked for."""
         return {one.number: one.requests for one in self.deliveries.values()}
 
+    def failures(self) -> dict[int, int]:
+        """How often each stanza was given a 500, if it was."""
+        return {one.number: one.failures for one in self.deliveries.values() if one.failures}
+
     def connections_since(self, since: float) -> list[float]:
         """When connections were made, by this machine's monotonic clock."""
         return [at for at in self.connected_at if at >= since]
@@ -185,6 +209,14 @@ class Webhook:
         return [at for at in self.requested_at if at >= since]
 
     # -- what connections tell --
+
+    def is_too_many(self) -> bool:
+        """Whether a request is beyond the rate of this second; it counts."""
+        second, number = int(time.monotonic()), 0
+        if self.second[0] == second:
+            number = self.second[1]
+        self.second = second, number + 1
+        return 0 < self.faults.per_second <= number
 
     def arrived(self, id: bytes, attempt: int, stamp: int, body: bytes) -> tuple[Delivery, dict[str, Any]]:
         """Write down a request."""
@@ -210,7 +242,7 @@ class Webhook:
         self.counts["attempts_backwards"] += attempt < delivery.attempt
         self.counts["asked_again_after_200"] += delivery.answered
         if delivery.answered:
-            self.answers_in_vain.append(delivery.answered_at)
+            self.answers_in_vain.append((delivery.number, delivery.answered_at))
         delivery.attempt = attempt
         delivery.requests += 1
         now = time.monotonic()
@@ -258,6 +290,8 @@ class Connection(asyncio.Protocol):
     """
 
     _REFUSAL: ClassVar[bytes] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+    _FAILURE: ClassVar[bytes] = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
+    _TOO_MANY: ClassVar[bytes] = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
     def __init__(self, webhook: Webhook) -> None:
         self._webhook = webhook
@@ -332,26 +366,41 @@ class Connection(asyncio.Protocol):
         if sender.startswith("evil"):
             self._be_evil(EVIL[int(sender[4:]) % len(EVIL)])
             return
+        running = self._running
+        assert running is not None
         lot = webhook.random.random()
-        if lot < faults.busy:
-            webhook.counts["answered_503"] += 1
-            self._transport.write(self._REFUSAL)
-            self._end()
+        if webhook.is_too_many():
+            self._say("answered_429", self._TOO_MANY)
+        elif lot > 1 - faults.error or (sender.startswith("poison") and not running.number % POISONED):
+            running.failures += 1
+            self._say("answered_500", self._FAILURE)
+        elif lot < faults.busy:
+            self._say("answered_503", self._REFUSAL)
         elif lot < faults.busy + faults.reset:
             webhook.counts["resets"] += 1
             self.reset()
         elif lot < faults.busy + faults.reset + faults.stall or sender == faults.stall_sender:
             webhook.counts["stalls"] += 1
             self._later(faults.stall_seconds, self._answer, asked)
+        elif sender.startswith("bad"):
+            self._say("answered_rubbish", RUBBISH[running.number % len(RUBBISH)])
         elif faults.latency:
             self._later(faults.latency, self._answer, asked)
         else:
             self._answer(asked)
 
+    def _say(self, what: str, answer: bytes) -> None:
+        """Give an answer that is none, and count it."""
+        self._webhook.counts[what] += 1
+        self._transport.write(answer)
+        self._end()
+
     def _answer(self, asked: dict[str, Any]) -> None:
         faults, delivery = self._webhook.faults, self._running
         assert delivery is not None
         number = asked.get("body", "").partition(" ")[0]
+        if asked["from"].startswith("big"):
+            number = number.ljust(LARGE, "x")
         body = b"{}" if asked["kind"] == "iq" else b'{"body": "%b"}' % number.encode()
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         self._transport.write(head + body)
@@ -406,6 +455,7 @@ async def _main(seed: int, **faults: Any) -> None:
             "answered": webhook.answered,
             "answers_in_vain": lambda: webhook.answers_in_vain,
             "seen": webhook.seen,
+            "failures": webhook.failures,
             "connections_since": webhook.connections_since,
             "requests_since": webhook.requests_since,
         }

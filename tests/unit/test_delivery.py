@@ -690,6 +690,15 @@ class OnceTests(DeliveryTestCase):
         self.assertEqual((["m1"], 1), (self.posted(), self.counters["silent"]))
         self.assert_accounts(relay)
 
+    def test_noted_before_where_the_body_is_at_hand(self) -> None:
+        """
+        It is noted as the first POST also where its body is still in memory.
+        """
+        self.spool = KeepingSpool()
+        relay = self.start(Deferred())
+        relay.accept(a_stanza(id_="m1"))
+        self.assertEqual((["m1"], [("d1", 1, 0)]), (self.posted(), self.spool.noted))
+
     def test_spool_that_cannot_note_it(self) -> None:
         """
         What cannot be noted is not POSTed until it can be, and then once.

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from component_http.contract.address import Address
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.database import lock
-from component_http.spool.dead_letters import OUTCOMES, Letters, Moved, Refused, Which
+from component_http.spool.dead_letters import OUTCOMES, Letters, Which
 from component_http.spool.pending import Pending, Waiting
 from component_http.spool.schema import SCHEMA
 from component_http.spool.visit import Holder, Kept, Visit, holder, status
@@ -51,7 +51,7 @@ class RetryTests(SpoolCase):
         The letter is a delivery again, with its id, its bytes and the time of its acceptance, as if never tried.
         """
         add(self.path, "d1", body=b"{}", size=2)
-        self.assertEqual(Moved(["d1"], []), self.letters().retry(["d1"]))
+        self.assertEqual({"d1": None}, self.letters().retry(["d1"]))
         self.assertEqual([], self.letters().ids())
         self.assertEqual(
             [
@@ -85,7 +85,7 @@ class RetryTests(SpoolCase):
         It leaves once more as it was, with a new time to do so, and still belongs to its delivery.
         """
         add(self.path, "d1.7", unsent=True, outcome="reply_expired")
-        self.assertEqual(Moved(["d1.7"], []), self.letters().retry(["d1.7"]))
+        self.assertEqual({"d1.7": None}, self.letters().retry(["d1.7"]))
         [(number, *rest)] = look(self.path, "SELECT * FROM departures")
         self.assertEqual(["d1", "message", NOW, NOW + 86_400, 1, REPLY, None, 0, None], rest)
         self.assertEqual([("depart", str(number))], look(self.path, "SELECT verb, argument FROM commands"))
@@ -116,16 +116,14 @@ class RetryTests(SpoolCase):
         add(self.path, "d3")
         iq = "an iq has one answer, and who asked has had it or waits no more"
         self.assertEqual(
-            Moved(
-                ["d3"],
-                [
-                    Refused("i1", iq),
-                    Refused("i1.1", iq),
-                    Refused("d1", "it is under way already"),
-                    Refused("d2", "nothing of it was kept"),
-                    Refused("d4", "it is gone"),
-                ],
-            ),
+            {
+                "i1": iq,
+                "i1.1": iq,
+                "d1": "it is under way already",
+                "d2": "nothing of it was kept",
+                "d3": None,
+                "d4": "it is gone",
+            },
             self.letters().retry(["i1", "i1.1", "d1", "d2", "d3", "d4"]),
         )
         self.assertEqual(["i1", "i1.1", "d1", "d2"], self.letters().ids())
@@ -146,7 +144,7 @@ class RetryTests(SpoolCase):
         self.assertEqual(["d1", "d2"], letters.ids())
         self.assertEqual([], self.waiting())
         self.assertEqual([], look(self.path, "SELECT verb FROM commands"))
-        self.assertEqual(Moved(["d1"], []), letters.retry(["d1"]))
+        self.assertEqual({"d1": None}, letters.retry(["d1"]))
 
 
 class DropTests(SpoolCase):
@@ -158,7 +156,7 @@ class DropTests(SpoolCase):
         """
         for letter_id in ("d1", "d2", "d3"):
             add(self.path, letter_id)
-        self.assertEqual(Moved(["d3", "d1"], [Refused("d9", "it is gone")]), self.letters().drop(["d3", "d9", "d1"]))
+        self.assertEqual({"d3": None, "d9": "it is gone", "d1": None}, self.letters().drop(["d3", "d9", "d1"]))
         self.assertEqual(["d2"], self.letters().ids())
         self.assertEqual([], self.waiting())
         self.assertEqual([], look(self.path, "SELECT verb FROM commands"))
@@ -297,7 +295,7 @@ class TogetherTests(SpoolCase):
         timer = Timer(0.05, other.execute, ["COMMIT"])
         timer.start()
         self.addCleanup(timer.join)
-        self.assertEqual(Moved(["d1"], []), self.letters().retry(["d1"]))
+        self.assertEqual({"d1": None}, self.letters().retry(["d1"]))
 
     def test_not_for_ever(self) -> None:
         """
@@ -313,7 +311,7 @@ class TogetherTests(SpoolCase):
                 self.assertIn(" 0.01 seconds; try again", sentence)
             self.assertEqual(["d1"], letters.ids())
             other.execute("COMMIT")
-        self.assertEqual(Moved(["d1"], []), letters.drop(["d1"]))
+        self.assertEqual({"d1": None}, letters.drop(["d1"]))
 
     def test_full(self) -> None:
         """

@@ -84,6 +84,22 @@ class LimitTests(SynchronousTestCase):
                     rule = workers(number, lambda _, seconds=seconds: seconds, retry_after=retry_after)
                     self.assertGreater(self.share(rule, number / seconds), 0.85)
 
+    def test_workers_of_random_speed(self) -> None:
+        """
+        It is so however long each request takes.
+        """
+        for number, seconds in ((4, 0.05), (8, 0.5), (16, 0.2)):
+            with self.subTest(number=number, seconds=seconds):
+                rule = workers(number, lambda random, seconds=seconds: random.expovariate(1 / seconds))
+                self.assertGreater(self.share(rule, number / seconds), 0.85)
+
+    def test_pauses_are_no_time(self) -> None:
+        """
+        A webhook that takes 1000 per second, and says 503 for a second beyond that, is known after three seconds.
+        """
+        said = {"status": 503, "retry_after": "1"}
+        self.assertGreater(self.share(bucket(1000, 101, **said), 1000.0, settle=3.0, seconds=5.0), 0.9)
+
     def test_backlog_of_a_thousand(self) -> None:
         """
         A webhook that takes 100 per second, and says 429 beyond that, has a thousand within twelve seconds.
@@ -96,15 +112,15 @@ class LimitTests(SynchronousTestCase):
 
     def test_changes(self) -> None:
         """
-        A limit that falls is found again within ten seconds, and one that rises by and by.
+        A limit that falls is found again within ten seconds, and so is one that rises, even tenfold.
         """
-        for after, wait in ((20.0, 10.0), (300.0, 20.0)):
+        for after, wait in ((20.0, 10.0), (300.0, 10.0), (1000.0, 10.0)):
             world = World(bucket(lambda now, after=after: 100.0 if now < 20 else after, 20), users=10_000)
-            world.say_many(9000)
+            world.say_many(9900)
             world.run(20 + wait)
             before = len(world.answered)
-            world.run(5)
-            self.assertGreater((len(world.answered) - before) / 5 / after, 0.9)
+            world.run(3)
+            self.assertGreater((len(world.answered) - before) / 3 / after, 0.9)
 
 
 class OutageTests(SynchronousTestCase):
@@ -165,6 +181,22 @@ class OutageTests(SynchronousTestCase):
         world.say_many(3000, per_second=1)
         world.run(3700)
         self.assertEqual((3000, 0), (len(world.answered), world.counters["expired"]))
+
+    def test_comes_back_too_late(self) -> None:
+        """
+        If a webhook says once to come again in an hour, what cannot wait so long is told so at once, and what can is
+        POSTed then.
+        """
+        world = World(lambda world, _: (0.005, OK if world.posts[1:] else rejection(429, "3600")))
+        for _ in range(170):
+            world.say("room")
+            world.run(15)
+            self.assertEqual(0, world.relay.pending)
+        self.assertEqual(170, world.counters["expired"])
+        world.run(600)
+        world.say("room")
+        world.run(500)
+        self.assertEqual(1, len(world.answered))
 
     def test_poison(self) -> None:
         """

@@ -1745,6 +1745,21 @@ class RefusalTests(BarrierTestCase):
         self.stream.send(message(id="newest"))
         self.assertEqual(["newer", "newest"], self.ids())
 
+    def test_a_crowd_of_suspects(self) -> None:
+        """
+        However many suspects wait, reading goes on, for among what is read is the answer that the next one waits for.
+        """
+        self.server.authenticate()
+        self.send_many(CROWDED_STANZAS)
+        self.close()
+        self.assertTrue(self.stream.crowded)
+        for _ in range(3):
+            self.server.says("<message from='a@example.org' to='bot@bot.example.org'/>")
+            self.stream.pause()
+            self.assertEqual("producing", self.server.wire.producerState)
+            self.answer()
+        self.assertEqual(["m2"], self.ids())
+
     def test_the_culprit(self) -> None:
         """
         The one over which the stream is closed again is not written any more, and one line says why and what to do.

@@ -22,6 +22,6 @@ xmpp.on("stanza", async (stanza) => {
     body: JSON.stringify({ to, from, kind: "message", type, id, body, stanza: stanza.toString() }),
   });
   const answer = await response.body.json();
-  await xmpp.write(xml("message", { to: from, from: to, type: "chat" }, xml("body", {}, answer.body)));
+  await xmpp.send(xml("message", { to: from, from: to, type: "chat" }, xml("body", {}, answer.body)));
 });
 xmpp.start().catch(console.error);

@@ -9,8 +9,6 @@ from typing import Any
 from component_http.contract.address import Address, NotAnAddress
 from component_http.settings.values.value_type import Unfit, ValueType
 
-__all__ = ["DOMAIN", "NICK", "PATTERNS", "RECIPIENTS", "SENDER"]
-
 
 def _address(value: Any, text: str | None = None) -> Address:
     """Parse an address; `text` is parsed instead of a value that is a string."""

@@ -16,8 +16,6 @@ from component_http.settings.values.plain import path_in
 from component_http.settings.values.value_type import Unfit, ValueType, shown
 from component_http.tls import client_endpoint
 
-__all__ = ["LISTEN", "SERVER"]
-
 _PATH = r"\.{0,2}/[^/@\s][^@\s]*"
 
 _PORT_RANGE = "a port is a number from 1 to 65535"
@@ -112,13 +110,7 @@ def _as_tls(endpoint: Endpoint) -> str | None:
 
 
 def _server_meant(text: str, kind: str = "tcp") -> str | None:
-    """
-    Guess the endpoint that was meant.
-
-    Args:
-        text: The text that was written.
-        kind: The kind of the endpoint, if the text names none.
-    """
+    """Guess the endpoint that was meant, of this kind if the text names none."""
     if re.match("(tls|ssl|https)://", text):
         kind = "tls"
     if text.isdecimal():

@@ -12,11 +12,8 @@ from component_http.contract.conditions import CONDITIONS, ERROR_TYPES, StanzaEr
 from component_http.contract.http import is_token
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl, without_secrets
-from component_http.settings.values.guesses import did_you_mean
 from component_http.settings.values.plain import one_of
-from component_http.settings.values.value_type import Unfit, ValueType, is_accepted, shown
-
-__all__ = ["BASE_URL", "CREDENTIAL", "HEADERS", "SECRET", "STATUS_ERRORS", "TOKEN", "URL"]
+from component_http.settings.values.value_type import Unfit, ValueType, did_you_mean, is_accepted, shown
 
 
 def _url_parts(url: str) -> SplitResult | None:

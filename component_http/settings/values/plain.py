@@ -9,22 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from component_http.contract.stanza import STANZA_KINDS
-from component_http.settings.values.guesses import did_you_mean
-from component_http.settings.values.value_type import CREDENTIAL_MARK, Unfit, ValueType
-
-__all__ = [
-    "LOOP_GUARD",
-    "NAME",
-    "RATE",
-    "STANZAS",
-    "SWITCH",
-    "choice",
-    "file_path",
-    "number",
-    "one_of",
-    "secret_path",
-    "whole",
-]
+from component_http.settings.values.value_type import CREDENTIAL_MARK, Unfit, ValueType, did_you_mean
 
 
 def number(low: float, high: float, unit: str) -> ValueType:
@@ -33,7 +18,6 @@ def number(low: float, high: float, unit: str) -> ValueType:
 
 
 def whole(low: int, high: int, unit: str) -> ValueType:
-    """A whole number with both ends allowed."""
     return _number(int, int, low, high, f"a whole number from {low} to {high} ({unit})")
 
 
@@ -68,8 +52,6 @@ def one_of(names: Collection[str]) -> str:
 
 
 def choice(*names: str) -> ValueType:
-    """One of a few words."""
-
     def accept(value: Any) -> str:
         if not isinstance(value, str) or value not in names:
             raise Unfit(remedy=did_you_mean(value, names))

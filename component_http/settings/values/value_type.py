@@ -6,11 +6,12 @@ A type knows no names, tables or files. Whoever asks it gives the label that beg
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from attrs import define, field, frozen
 
 from component_http.contract.url import without_secrets
 from component_http.errors import SettingsError
-
-__all__ = ["Unfit", "ValueType", "accepted", "is_accepted", "shown"]
 
 _MAX_SHOWN = 60
 """Characters of a wrong value that a sentence shows."""
@@ -86,8 +85,6 @@ def accepted(
 
     Args:
         label: Names the setting in the sentence.
-        value: The value that was given.
-        type: The type that it must have.
         env: The environment, for the folder of credentials.
         folder: The folder where relative paths start; None leaves them as they are.
         flag: Whether the value is the text of a flag; the sentence shows it as it was typed.
@@ -103,7 +100,6 @@ def accepted(
 
 
 def is_accepted(value: object, type: ValueType) -> bool:
-    """Say whether a type accepts a value."""
     try:
         type.accept(value)
     except Unfit:
@@ -136,7 +132,6 @@ def _resolved(value: object, type: ValueType, env: Mapping[str, str], folder: Pa
 
 
 def _credential_path(text: str, env: Mapping[str, str]) -> str:
-    """The path of the file that holds the credential of `credential:NAME`."""
     name = text.removeprefix(CREDENTIAL_MARK)
     if name in ("", ".", "..") or "/" in name:
         raise Unfit(f"have the name of a credential behind {CREDENTIAL_MARK}, as in LoadCredential=NAME:FILE")
@@ -174,3 +169,24 @@ def _as_typed(value: object) -> str:
     """Write a text, or a list of texts, for a flag in a shell."""
     text = ",".join(value) if isinstance(value, list) else str(value)
     return shlex.quote(text) if re.search(r"""["$`\\!']""", text) else f'"{text}"'
+
+
+# Guesses at the name that was meant by a misspelt one.
+
+
+def nearest(name: object, candidates: Collection[str]) -> str | None:
+    """Find the candidate that somebody who wrote `name` most likely meant; None if none is like it."""
+    by_lower = {candidate.lower(): candidate for candidate in candidates}
+    close = difflib.get_close_matches(str(name)[:200].lower(), by_lower, n=1)
+    return by_lower[close[0]] if close else None
+
+
+def hint(near: str | None) -> str:
+    """Write the end of a sentence that offers a name; "" for None."""
+    return f"; did you mean {near}?" if near else ""
+
+
+def did_you_mean(name: object, candidates: Collection[str]) -> str | None:
+    """Write a remedy that offers one of several words; None if none is like `name`."""
+    near = nearest(name, candidates) if len(candidates) > 1 else None
+    return f'did you mean "{near}"?' if near else None

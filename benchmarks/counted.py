@@ -1,0 +1,82 @@
+"""
+What a message costs the gateway, in instructions of the processor: the same on each run, so that CI can hold it.
+
+The fixed run (`fixed_run.py`) goes under valgrind's cachegrind, which counts everything that the process executes, in
+Python as in C. Two lengths of the run are subtracted, so that starting counts for nothing.
+
+Usage: `python benchmarks/counted.py [--update]`, from a source tree. It compares with `counted.json`, which has figures
+for each minor version of Python, and ends with 1 if a message costs more than a tenth more; `--update` writes the
+figures down. Another build of the same version executes other instructions, so then the ratio is only shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+BASELINE = HERE / "counted.json"
+SHORT, LONG = 200, 700
+ALLOWED = 1.10
+BODIES = (20, 4096)
+"""Bytes of the text of each message."""
+
+_COUNT = re.compile(r"I +refs: +([\d,]+)")
+
+
+def instructions(messages: int, body: int) -> int:
+    """Instructions of a whole run with so many messages."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = subprocess.run(
+            [
+                *([] if shutil.which("setarch") is None else ["setarch", platform.machine(), "-R"]),
+                *("valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={folder}/out"),
+                *(sys.executable, str(HERE / "fixed_run.py"), str(messages), "--body", str(body)),
+            ],
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    count = _COUNT.search(found.stderr)
+    if found.returncode or count is None:
+        sys.exit(f"the fixed run failed: {found.stdout}{found.stderr}")
+    return int(count[1].replace(",", ""))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Count, and compare; returns the exit status."""
+    if shutil.which("valgrind") is None:
+        print("valgrind is not installed, so nothing is counted (Debian: apt-get install valgrind)")
+        return 1 if os.environ.get("COMPONENT_HTTP_REQUIRE_SERVERS") == "1" else 0
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    baseline = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+    before = baseline.get(version, {})
+    figures: dict[str, object] = {"build": sys.version}
+    worst = 0.0
+    for body in BODIES:
+        figure = (instructions(LONG, body) - instructions(SHORT, body)) // (LONG - SHORT)
+        figures[str(body)] = figure
+        ratio = figure / before.get(str(body), figure)
+        worst = max(worst, ratio)
+        print(f"Python {version}, {body} bytes: {figure} instructions a message, {ratio:.3f} of the baseline")
+    if "--update" in arguments:
+        BASELINE.write_text(json.dumps({**baseline, version: figures}, indent=2, sort_keys=True) + "\n")
+    elif before.get("build") != sys.version:
+        print(f"there is no baseline for this build of Python {version}: --update writes one")
+    elif worst > ALLOWED:
+        print(f"a message costs {worst:.2f} times the baseline; where that is right, --update writes it down")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
