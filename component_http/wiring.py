@@ -9,7 +9,6 @@ from functools import partial
 from random import Random
 from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 from attrs import frozen
 from twisted.words.xish.domish import Element
@@ -52,15 +51,16 @@ from component_http.spool.memory import MemorySpool
 from component_http.spool.sqlite import SqliteSpool
 from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
+from component_http.xmpp.borrowed import BorrowedStream
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import StanzaIntake
 from component_http.xmpp.iq_requests import IqRequests
+from component_http.xmpp.own_stanzas import MAX_UNCONFIRMED
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.rooms import Rooms
-from component_http.xmpp.stream import BorrowedStream, ComponentStream
+from component_http.xmpp.stream import ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
-from component_http.xmpp.writer import MAX_UNCONFIRMED
 
 
 @frozen(eq=False)
@@ -347,4 +347,4 @@ def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
 
 
 def new_id() -> str:
-    return uuid4().hex
+    return token_hex(16)

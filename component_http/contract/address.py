@@ -9,7 +9,7 @@ from functools import lru_cache
 from sys import intern
 from unicodedata import ucd_3_2_0 as unicode_3_2
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 _MAX_PART_BYTES = 1023
 _MAX_LABELS = 127  # so many fit into the 255 bytes of RFC 1035
@@ -84,7 +84,7 @@ class Address:
     @property
     def bare(self) -> Address:
         """The same without its resource."""
-        return self if self.resource is None else evolve(self, resource=None)
+        return self if self.resource is None else Address(self.local, self.domain, None)
 
     @classmethod
     def parse(cls, text: str) -> Address:

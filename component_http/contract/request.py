@@ -96,11 +96,14 @@ def request_properties(stanza: Stanza) -> dict[str, object]:
     """
     element = stanza.element
     found = _extensions(stanza)
-    attributes = {"type": stanza.type or None, "id": stanza.id, "lang": element.getAttribute(XML_LANG)}
     properties: dict[str, object] = {"to": str(stanza.recipient), "from": str(stanza.sender), "kind": stanza.kind}
     if "body" in found:
         properties["body"] = found.pop("body")
-    properties.update((name, value) for name, value in attributes.items() if value is not None)
+    if stanza.type:
+        properties["type"] = stanza.type
+    for name, value in (("id", stanza.id), ("lang", element.getAttribute(XML_LANG))):
+        if value is not None:
+            properties[name] = value
     properties.update(found)
     properties["stanza"] = serialize(element, standalone=True)
     return properties
@@ -108,6 +111,7 @@ def request_properties(stanza: Stanza) -> dict[str, object]:
 
 def _extensions(stanza: Stanza) -> dict[str, object]:
     """Read the children; of several that give the same property the first counts."""
+    own = _OWN[stanza.kind]
     found: dict[str, object] = {}
     stanza_ids: list[dict[str, str]] = []
     for child in stanza.element.children:
@@ -115,7 +119,7 @@ def _extensions(stanza: Stanza) -> dict[str, object]:
             continue
         if child.uri in STANZA_NAMESPACES:
             name = child.name
-            read = _OWN[stanza.kind].get(name)
+            read = own.get(name)
         elif child.uri == NS_STANZA_ID:
             if child.name == "stanza-id" and child.hasAttribute("id") and child.hasAttribute("by"):
                 stanza_ids.append({"id": child["id"], "by": child["by"]})

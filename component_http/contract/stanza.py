@@ -70,20 +70,25 @@ class Stanza:
             MalformedStanza: It is no stanza, has no usable address, or is an iq without an id.
         """
         kind = element.name
+        attributes = element.attributes
         if kind not in TYPES or element.uri not in STANZA_NAMESPACES:
             raise MalformedStanza(f"not a {', '.join(TYPES)}")
-        stanza_type = element.getAttribute("type", "")
-        stanza_type = _ONE_OF_EACH.get(stanza_type, stanza_type)
-        if kind == "iq" and not element.hasAttribute("id"):
+        if kind == "iq" and "id" not in attributes:
             raise MalformedStanza("an iq without an id")
+        type_ = attributes.get("type", "")
+        through_room = False
+        for child in element.children:
+            if isinstance(child, Element) and child.uri == NS_MUC_USER and child.name == "x":
+                through_room = True
+                break
         return cls(
-            kind=kind,
-            type=stanza_type,
-            id=element.getAttribute("id"),
-            sender=_address(element, "from"),
-            recipient=_address(element, "to"),
-            through_room=any(child.uri == NS_MUC_USER and child.name == "x" for child in element.elements()),
-            element=element,
+            kind,
+            _ONE_OF_EACH.get(type_, type_),
+            attributes.get("id"),
+            _address(attributes, "from"),
+            _address(attributes, "to"),
+            through_room,
+            element,
         )
 
     def facts(self) -> Stanza:
@@ -169,13 +174,13 @@ def name_only(uri: str | None, kind: str) -> Element:
     return Element((uri, kind))
 
 
-def _address(element: Element, attribute: str) -> Address:
-    text = element.getAttribute(attribute)
+def _address(attributes: dict[str, str], name: str) -> Address:
+    text = attributes.get(name)
     if text is None:
-        raise MalformedStanza(f"no '{attribute}'")
+        raise MalformedStanza(f"no '{name}'")
     try:
         address = Address.parse(str(text))  # another handler may have put a JID there
     except NotAnAddress as error:
-        raise MalformedStanza(f"'{attribute}' is not an address: {error}") from error
-    element[attribute] = str(address)
+        raise MalformedStanza(f"'{name}' is not an address: {error}") from error
+    attributes[name] = str(address)
     return address

@@ -17,7 +17,9 @@ import re
 from collections import deque
 from collections.abc import Callable
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
+from attrs import Factory, define
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.words.xish.domish import Element
@@ -26,7 +28,8 @@ from component_http.contract.xml import NS_PING
 from component_http.interfaces import Observer
 from component_http.xmpp.write_queue import WriteQueue
 
-__all__ = ["Barrier"]
+if TYPE_CHECKING:
+    from component_http.xmpp.writer import Writer
 
 MANY = 100
 """Unconfirmed stanzas after which a barrier is sent at once: few enough to write again."""
@@ -54,6 +57,40 @@ _ID = re.compile(f"[0-9a-f]{{{2 * _ID_BYTES}}}")
 """The id of a barrier, also of one that another process has sent; no other iq that we send has one of this length."""
 
 
+_Ping = tuple[str, str]
+"""The id of a ping, and the address that was asked."""
+
+
+@define(eq=False)
+class _Watch:
+    """
+    One stream: the barrier that is out on it, and its silence, in seconds of the clock.
+
+    Attributes:
+        heard_at: The last byte came.
+        sent_at: The last ping was sent.
+        paused_at: We stopped reading; None while we read.
+        out: Pings that have not returned, each with how much its answer confirms; empty if no barrier is out.
+        unasked: Addresses that can be asked before the barrier is given up.
+        call: Looks after the barrier, or sends the next.
+    """
+
+    heard_at: float
+    sent_at: float = 0.0
+    paused_at: float | None = None
+    out: dict[_Ping, int] = Factory(dict)
+    unasked: list[str] = Factory(list)
+    call: IDelayedCall | None = None
+
+    def resumed(self, now: float) -> None:
+        """Leave out the pause, for what we do not read cannot be missed; what came meanwhile is read in a moment."""
+        if self.paused_at is not None:
+            self.sent_at += now - max(self.paused_at, self.sent_at)
+            self.heard_at += now - max(self.paused_at, self.heard_at)
+            self.heard_at = max(self.heard_at, now - SILENCE + SOON)
+            self.paused_at = None
+
+
 class Barrier:
     """
     One barrier at a time on one connection after the other.
@@ -62,18 +99,12 @@ class Barrier:
     before it was asked. The one that answered last is asked first from then on, over connections, too.
 
     Args:
-        domain: The component's own.
         fallback: The domain to ask where pings to ourselves do not come back; None for none.
-        outbox: What is confirmed; its `written` counts.
-        write: Writes XML to the connection at once.
+        queue: Told what is confirmed; its `written` counts.
+        owner: Writes XML to the connection at once, and is told when the queue knows what the server has.
         dead: Called with the reason when the server is not there any more.
-        confirmed: Called when the outbox has been told what the server has.
         observer: Told `barrier_sent`, `barrier_returned`, `barrier_ignored`.
-        clock: Runs the timers.
         on: False for none at all.
-
-    Attributes:
-        working: There is a stream, and its server returns barriers as far as we know.
     """
 
     _log = Logger()
@@ -82,101 +113,90 @@ class Barrier:
         self,
         domain: str,
         queue: WriteQueue,
+        owner: Writer,
         *,
-        write: Callable[[str], None],
         dead: Callable[[str], None],
-        confirmed: Callable[[], None],
         observer: Observer,
         clock: IReactorTime,
         on: bool = True,
         fallback: str | None = None,
     ) -> None:
-        self._domain = domain
         self._addresses = [domain] if fallback is None or fallback == domain else [domain, fallback]
+        self._domain = domain
         self._queue = queue
-        self._write = write
+        self._owner = owner
         self._dead = dead
-        self._tell_confirmed = confirmed
         self._observer = observer
         self._clock = clock
+        self._on = on
         self._answered: str | None = None  # the address that did last, on whichever stream
-        self._unasked: list[str] = []  # what else can be asked before the barrier is given up
-        self._pings: deque[tuple[str, str]] = deque(maxlen=REMEMBERED)  # ids with addresses
-        self._out: dict[tuple[str, str], int] = {}  # by id and address, what an answer confirms
-        self._sent_at = self._heard_at = 0.0
-        self._paused_at: float | None = None
+        self._pings: deque[_Ping] = deque(maxlen=REMEMBERED)
         self._doubted = False  # a stream was given up for silence
         self._warned = False
-        self._call: IDelayedCall | None = None
-        self._on = on
-        self.working = False
+        self._watch: _Watch | None = None
+
+    @property
+    def working(self) -> bool:
+        """There is a stream, and its server returns barriers as far as we know."""
+        return self._watch is not None
 
     def connected(self) -> None:
         """A stream is ready; what waits is written next."""
-        self._out.clear()
-        self._paused_at = None
         self._warned = False
-        self.working = self._on
-        self._heard_at = self._clock.seconds()
-        if self.working:
-            self._plan(KEEPALIVE)
+        if self._on:
+            self._watch = _Watch(self._clock.seconds())
+            self._plan(self._watch, KEEPALIVE)
 
     def lost(self) -> None:
-        """The stream is gone."""
-        self._out.clear()
-        self._paused_at = None
-        self.working = False
-        self._plan(None)
+        """The stream is gone, or its server does not return barriers."""
+        if self._watch is not None:
+            self._plan(self._watch, None)
+            self._watch = None
 
     def wrote(self) -> None:
         """Something was written that is to be confirmed, or somebody waits for that from now on."""
-        if self._out or not self.working:
+        watch = self._watch
+        if watch is None or watch.out:
             return
         if self._urgent:
-            self.send()
-        elif not self._queue.unconfirmed:
-            return
-        elif self._call is None or self._call.getTime() - self._clock.seconds() > SOON:
-            self._plan(SOON)
+            self._send(watch)
+        elif self._queue.unconfirmed and (watch.call is None or watch.call.getTime() - self._clock.seconds() > SOON):
+            self._plan(watch, SOON)
 
     def heard(self) -> None:
         """A byte came."""
-        self._heard_at = self._clock.seconds()
+        if self._watch is not None:
+            self._watch.heard_at = self._clock.seconds()
 
     def paused(self) -> None:
-        """We read no more for now; the clocks rest, for what we do not read cannot be missed."""
-        self._paused_at = self._clock.seconds()
+        """We read no more for now."""
+        if self._watch is not None:
+            self._watch.paused_at = self._clock.seconds()
 
     def resumed(self) -> None:
-        """We read again; what came meanwhile is read in a moment."""
-        if self._paused_at is not None:
-            now = self._clock.seconds()
-            self._sent_at += now - max(self._paused_at, self._sent_at)
-            self._heard_at += now - max(self._paused_at, self._heard_at)
-            self._heard_at = max(self._heard_at, now - SILENCE + SOON)
-            self._paused_at = None
-            if self._out:
-                self._plan_look(now)
+        """We read again."""
+        watch = self._watch
+        if watch is not None and watch.paused_at is not None:
+            watch.resumed(self._clock.seconds())
+            if watch.out:
+                self._plan_look(watch)
 
-    def send(self) -> None:
-        """Send one now, if none is out."""
-        if self._out or not self.working:
-            return
+    def _send(self, watch: _Watch) -> None:
         first = self._answered or self._domain
-        self._unasked = [address for address in self._addresses if address != first]
+        watch.unasked = [address for address in self._addresses if address != first]
         # One that is late, for the clock was set or we were held up, has its time, too.
-        self._ask(first, KEEPALIVE)
+        self._ask(watch, first, KEEPALIVE)
 
-    def _ask(self, address: str, silent: float) -> None:
+    def _ask(self, watch: _Watch, address: str, silent: float) -> None:
         """Send a ping to an address; no more than so many seconds of silence count from before it."""
         ping = token_hex(_ID_BYTES), address
         self._pings.append(ping)
-        self._out[ping] = self._queue.written
-        self._sent_at = now = self._clock.seconds()
-        self._heard_at = max(self._heard_at, now - silent)
+        watch.out[ping] = self._queue.written
+        watch.sent_at = now = self._clock.seconds()
+        watch.heard_at = max(watch.heard_at, now - silent)
         self._observer.count("barrier_sent")
-        self._plan_look(now)
-        self._write(
+        self._plan_look(watch)
+        self._owner.write_now(
             f"<iq type='get' id='{ping[0]}' from='{self._domain}' to='{address}'><ping xmlns='{NS_PING}'/></iq>"
         )
 
@@ -199,8 +219,8 @@ class Barrier:
             return False
         elif not _ID.fullmatch(ping[0] or ""):
             return False  # somebody in this process asks whether the component is there, and is to be answered
-        if ping in self._out:
-            self._confirmed(sender, self._out[ping])
+        if self._watch is not None and ping in self._watch.out:
+            self._confirmed(self._watch, sender, self._watch.out[ping])
         elif not is_ours and not self._warned:
             self._warned = True
             self._log.warn(
@@ -208,8 +228,8 @@ class Barrier:
             )
         return True
 
-    def _confirmed(self, address: str, covers: int) -> None:
-        self._out.clear()
+    def _confirmed(self, watch: _Watch, address: str, covers: int) -> None:
+        watch.out.clear()
         if address != self._answered:
             self._answered = address
             self._log.info(
@@ -217,10 +237,11 @@ class Barrier:
             )
         self._observer.count("barrier_returned")
         self._queue.confirm(covers)
-        self._plan(SOON if self._queue.unconfirmed else KEEPALIVE)
-        if self._urgent:
-            self.send()
-        self._tell_confirmed()
+        if watch is self._watch:  # nobody who was told has stopped the stream
+            self._plan(watch, SOON if self._queue.unconfirmed else KEEPALIVE)
+            if self._urgent:
+                self._send(watch)
+        self._owner.confirmed()
 
     @property
     def _urgent(self) -> bool:
@@ -230,41 +251,41 @@ class Barrier:
             return True
         return queue.unconfirmed >= MANY or bool(queue.unconfirmed and queue.awaited and not queue)
 
-    def _plan_look(self, now: float) -> None:
-        patience = DOUBT if self._unasked else PATIENCE
-        self._plan(max(0.001, min(self._heard_at + SILENCE, self._sent_at + patience) - now))
+    def _plan_look(self, watch: _Watch) -> None:
+        patience = DOUBT if watch.unasked else PATIENCE
+        due = min(watch.heard_at + SILENCE, watch.sent_at + patience)
+        self._plan(watch, max(0.001, due - self._clock.seconds()))
 
-    def _plan(self, seconds: float | None) -> None:
-        if self._call is not None and self._call.active():
-            self._call.cancel()
-        self._call = None if seconds is None else self._clock.callLater(seconds, self._due)
+    def _plan(self, watch: _Watch, seconds: float | None) -> None:
+        if watch.call is not None and watch.call.active():
+            watch.call.cancel()
+        watch.call = None if seconds is None else self._clock.callLater(seconds, self._due, watch)
 
-    def _due(self) -> None:
-        self._call = None
-        if not self._out:
-            self.send()
+    def _due(self, watch: _Watch) -> None:
+        watch.call = None
+        if not watch.out:
+            self._send(watch)
             return
-        if self._paused_at is not None:
+        if watch.paused_at is not None:
             return  # until it is `resumed`
         now = self._clock.seconds()
-        silent = now - self._heard_at >= SILENCE
+        silent = now - watch.heard_at >= SILENCE
         if silent and (self._answered is not None or not self._doubted):
             self._doubted = True
             self._dead(f"the server has been silent for {SILENCE:g} s, and did not answer a ping")
-        elif self._unasked and now - self._sent_at >= DOUBT:
-            self._ask(self._unasked.pop(), SILENCE - KEEPALIVE)
-        elif silent or now - self._sent_at >= PATIENCE:
+        elif watch.unasked and now - watch.sent_at >= DOUBT:
+            self._ask(watch, watch.unasked.pop(), SILENCE - KEEPALIVE)
+        elif silent or now - watch.sent_at >= PATIENCE:
             # Where none has ever come back, silence the second time is no sign that the server has gone.
             self._give_up()
         else:
-            self._plan_look(now)
+            self._plan_look(watch)
 
     def _give_up(self) -> None:
-        self.working = False
-        self._out.clear()
+        self.lost()
         self._observer.count("barrier_ignored")
         self._queue.confirm(self._queue.written)
-        self._tell_confirmed()
+        self._owner.confirmed()
         others = "".join(f", and {address} does not answer one" for address in self._addresses[1:])
         self._log.warn(
             "{domain}: the server does not return a ping of ours to ourselves{others}, so what is written when a stream"

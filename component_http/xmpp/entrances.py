@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Literal
 
-from attrs import Factory, define, evolve
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -20,17 +19,16 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 from wokkel.subprotocols import XMPPHandler
 
-from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.address import Address
 from component_http.contract.conditions import StanzaError, read_error
 from component_http.contract.outbound import LIFETIMES, OutboundStanza
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_COMPONENT, NS_MUC, NS_MUC_USER
+from component_http.contract.xml import NS_COMPONENT, NS_MUC
 from component_http.errors import Offline, RoomRefused, Unanswered
 from component_http.interfaces import Observer, Outlet
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.xmpp.rooms import status_codes
-
-__all__ = ["MAX_STAYS", "PATIENCE", "Entrances"]
+from component_http.xmpp.stays import Key, Stay, is_destroyed, new_nick, why_out
 
 PATIENCE = 5.0
 """Seconds that a room has to let us in; a room of the own server needs milliseconds."""
@@ -46,52 +44,8 @@ MAX_NICKS = 5
 
 NS_MUC_OWNER = "http://jabber.org/protocol/muc#owner"
 
-_OUT = {
-    "301": "banned from it",
-    "307": "kicked out of it",
-    "321": "no longer allowed in it",
-    "322": "no longer allowed in it, for it is for members only now",
-    "332": "out of it, for its service shuts down",
-    "333": "out of it, for its service has lost us",
-}
-"""Why somebody is out of a room, by the status code (XEP-0045 section 15.6)."""
 
-_Key = tuple[str, str]
-_Stage = Literal["wanted", "entering", "inside"]
-
-
-@define(eq=False)
-class _Stay:
-    """
-    One of our addresses in one room.
-
-    Attributes:
-        ours: The address.
-        room: The bare address of the room.
-        nick: What it is called there, or asks to be.
-        stage: Whether it is in.
-        by_webhook: The presence by which the webhook has entered it; None where the gateway enters.
-        id: Of the presence by which we asked last.
-        asked_at: When that was, in seconds of the clock; None as long as only the webhook has asked.
-        nicks: How many nicks were tried.
-        waiting: Those who want to say something there.
-    """
-
-    ours: Address
-    room: Address
-    nick: str
-    stage: _Stage = "wanted"
-    by_webhook: OutboundStanza | None = None
-    id: str = ""
-    asked_at: float | None = None
-    nicks: int = 1
-    waiting: list[Deferred[None]] = Factory(list)
-
-    @property
-    def key(self) -> _Key:
-        return str(self.ours), str(self.room)
-
-
+@define(slots=False, eq=False)
 class Entrances(XMPPHandler):
     """
     Enters rooms, again after each lost stream, and knows when we are out of one.
@@ -101,10 +55,7 @@ class Entrances(XMPPHandler):
     usual; such a room is entered again after a lost stream by the same presence.
 
     Args:
-        outlet: Where presence leaves.
         observer: Told `room_entered`, `room_refused` and `room_lost`.
-        clock: Runs the time limits.
-        new_id: Makes ids.
         ask: Sends an iq and waits for its answer so many seconds (see `Sender.ask`).
         nick: What we are called in rooms; None for the local part of the address that enters.
         create: Make a room that does not exist, with the default configuration of its service.
@@ -112,31 +63,22 @@ class Entrances(XMPPHandler):
 
     _log = Logger()
 
-    def __init__(
-        self,
-        outlet: Outlet,
-        observer: Observer,
-        *,
-        clock: IReactorTime,
-        new_id: Callable[[], str],
-        ask: Callable[[Element, float], Awaitable[Element]],
-        nick: str | None = None,
-        create: bool = False,
-    ) -> None:
+    _outlet: Outlet
+    _observer: Observer
+    _clock: IReactorTime = field(kw_only=True)
+    _new_id: Callable[[], str] = field(kw_only=True)
+    _ask: Callable[[Element, float], Awaitable[Element]] = field(kw_only=True)
+    _nick: str | None = field(default=None, kw_only=True)
+    _create: bool = field(default=False, kw_only=True)
+    _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
+    _connected: bool = field(init=False, default=False)
+    # The one in which something was said last is last.
+    _stays: OrderedDict[Key, Stay] = field(init=False, factory=OrderedDict)
+    # Where we have said goodbye, and the room has not confirmed it.
+    _leaving: OrderedDict[Key, None] = field(init=False, factory=OrderedDict)
+
+    def __attrs_pre_init__(self) -> None:
         super().__init__()
-        self._outlet = outlet
-        self._observer = observer
-        self._clock = clock
-        self._new_id = new_id
-        self._ask = ask
-        self._nick = nick
-        self._create = create
-        self._throttle = Throttle(LOG_INTERVAL)
-        self._connected = False
-        # The one in which something was said last is last.
-        self._stays: OrderedDict[_Key, _Stay] = OrderedDict()
-        # Where we have said goodbye, and the room has not confirmed it.
-        self._leaving: OrderedDict[_Key, None] = OrderedDict()
 
     # -- what is to be said in a room --
 
@@ -171,11 +113,11 @@ class Entrances(XMPPHandler):
             if room.resource is None:
                 self._expected(Address.parse(message.head.sender), room)
 
-    def _expected(self, ours: Address, room: Address) -> _Stay:
+    def _expected(self, ours: Address, room: Address) -> Stay:
         key = str(ours), str(room)
         stay = self._stays.get(key)
         if stay is None:
-            stay = self._begun(_Stay(ours, room, self._nick_of(ours, 1)))
+            stay = self._begun(Stay(ours, room, self._nick_of(ours, 1)))
         else:
             self._stays.move_to_end(key)
         is_late = stay.asked_at is not None and self._clock.seconds() - stay.asked_at >= PATIENCE
@@ -183,7 +125,7 @@ class Entrances(XMPPHandler):
             self._send(self._asking(stay))
         return stay
 
-    def _begun(self, stay: _Stay) -> _Stay:
+    def _begun(self, stay: Stay) -> Stay:
         """The same stay, kept from now on; if there are too many, we leave the room that was silent longest."""
         self._stays[stay.key] = stay
         if len(self._stays) > MAX_STAYS:
@@ -197,14 +139,14 @@ class Entrances(XMPPHandler):
         else:
             self._outlet.send(presence)
 
-    def _asking(self, stay: _Stay) -> Element | OutboundStanza:
+    def _asking(self, stay: Stay) -> Element | OutboundStanza:
         """The presence that asks the room to let us in; from now on we wait for its answer."""
         stay.stage = "entering"
         stay.asked_at = self._clock.seconds()
         if stay.by_webhook is not None:
             return stay.by_webhook
         stay.id = self._new_id()
-        presence = _presence(stay)
+        presence = stay.presence()
         presence["id"] = stay.id
         # What was said before is not for us (section 7.2.14).
         presence.addElement((NS_MUC, "x")).addElement("history")["maxchars"] = "0"
@@ -217,7 +159,7 @@ class Entrances(XMPPHandler):
     # -- the stream --
 
     def first(self) -> Iterator[Element | OutboundStanza]:
-        """What is to be written first on a new stream: to enter all rooms again."""
+        """The presences to be written first on a new stream: to enter all rooms again."""
         self._connected = True
         for stay in list(self._stays.values()):
             if stay.stage == "wanted":
@@ -237,7 +179,7 @@ class Entrances(XMPPHandler):
                 # The webhook's presence is not confirmed, so whoever keeps it sends it again.
                 del self._stays[stay.key]
             stay.stage = "wanted"
-            self._tell(stay)
+            stay.tell()
         super().connectionLost(reason)
 
     def leave(self) -> None:
@@ -245,16 +187,16 @@ class Entrances(XMPPHandler):
         while self._stays:
             self._leave(self._stays.popitem(last=False)[1])
 
-    def _leave(self, stay: _Stay) -> None:
+    def _leave(self, stay: Stay) -> None:
         self._say_goodbye(stay)
-        self._tell(stay)
+        stay.tell()
 
-    def _say_goodbye(self, stay: _Stay) -> None:
+    def _say_goodbye(self, stay: Stay) -> None:
         if stay.by_webhook is None and stay.stage != "wanted" and self._connected:
             self._leaving[stay.key] = None
             if len(self._leaving) > MAX_STAYS:
                 self._leaving.popitem(last=False)
-            presence = _presence(stay)
+            presence = stay.presence()
             presence["type"] = "unavailable"
             self._outlet.send(presence)
 
@@ -271,10 +213,10 @@ class Entrances(XMPPHandler):
         if head.type == "unavailable":
             if known is not None:
                 del self._stays[key]
-                self._tell(known)
+                known.tell()
         elif occupant.resource is not None and head.enters:
             if known is None:
-                known = self._begun(_Stay(ours, occupant.bare, occupant.resource))
+                known = self._begun(Stay(ours, occupant.bare, occupant.resource))
             elif (known.id and head.id == known.id) or (known.by_webhook and known.by_webhook.xml == presence.xml):
                 return
             # The webhook's own presence stands.
@@ -307,7 +249,7 @@ class Entrances(XMPPHandler):
             stay.nick = nick
             self._let_in(stay, is_new="201" in codes)
         elif presence.type == "unavailable" and "303" in codes:
-            stay.nick = _new_nick(presence.element) or stay.nick
+            stay.nick = new_nick(presence.element) or stay.nick
         elif presence.type == "unavailable" and stay.stage == "inside":
             self._put_out(stay, codes, presence.element)
         return is_ours
@@ -335,7 +277,7 @@ class Entrances(XMPPHandler):
 
     # -- what follows --
 
-    def _let_in(self, stay: _Stay, *, is_new: bool) -> None:
+    def _let_in(self, stay: Stay, *, is_new: bool) -> None:
         if stay.stage != "entering":
             return
         if not is_new or stay.by_webhook is not None:
@@ -348,20 +290,20 @@ class Entrances(XMPPHandler):
         else:
             self._unmake(stay)
 
-    def _is_in(self, stay: _Stay) -> None:
+    def _is_in(self, stay: Stay) -> None:
         if self._stays.get(stay.key) is stay:
             stay.stage = "inside"
             self._leaving.pop(stay.key, None)
             if stay.by_webhook is None:
                 self._observer.count("room_entered")
                 self._log.info("entered the room {room} as {nick}", room=str(stay.room), nick=stay.nick)
-            self._tell(stay)
+            stay.tell()
 
-    def _not_made(self, stay: _Stay) -> None:
+    def _not_made(self, stay: Stay) -> None:
         self._say_goodbye(stay)
         self._turn_away(stay, StanzaError("cancel", "not-allowed", "the room could not be opened"))
 
-    def _unmake(self, stay: _Stay) -> None:
+    def _unmake(self, stay: Stay) -> None:
         """Destroy a room that our entering has created."""
         destroy = Element((NS_MUC_OWNER, "destroy"))
         destroy.addElement("reason", content="nobody had made this room")
@@ -378,7 +320,7 @@ class Entrances(XMPPHandler):
         # The waiting sender is told afterwards, so that he does not create the room while we destroy it.
         self._ask_owner(stay, destroy, is_gone, is_there)
 
-    def _ask_owner(self, stay: _Stay, child: Element, done: Callable[[], object], failed: Callable[[], object]) -> None:
+    def _ask_owner(self, stay: Stay, child: Element, done: Callable[[], object], failed: Callable[[], object]) -> None:
         iq = Element((NS_COMPONENT, "iq"))
         iq.attributes.update({"type": "set", "from": str(stay.ours), "to": str(stay.room)})
         iq.addElement((NS_MUC_OWNER, "query")).addChild(child)
@@ -389,7 +331,7 @@ class Entrances(XMPPHandler):
     def _mistaken(self, failure: Failure) -> None:
         self._log.failure("cannot make or unmake a room: internal error", failure=failure)
 
-    def _refused(self, stay: _Stay, error: StanzaError) -> None:
+    def _refused(self, stay: Stay, error: StanzaError) -> None:
         if stay.by_webhook is None and error.condition == "conflict" and stay.nicks < MAX_NICKS:
             stay.nicks += 1
             stay.nick = self._nick_of(stay.ours, stay.nicks)
@@ -397,42 +339,31 @@ class Entrances(XMPPHandler):
         else:
             self._turn_away(stay, error)
 
-    def _turn_away(self, stay: _Stay, error: StanzaError) -> None:
+    def _turn_away(self, stay: Stay, error: StanzaError) -> None:
         if self._stays.get(stay.key) is stay:
             del self._stays[stay.key]
         refused = RoomRefused(str(stay.room), str(stay.ours), error.condition, error.type, error.text or "")
         self._observer.count("room_refused")
         self._warn_of(stay, "refused", f"does not let us in: {refused}")
-        self._tell(stay, refused)
+        stay.tell(refused)
 
-    def _put_out(self, stay: _Stay, codes: set[str], presence: Element) -> None:
+    def _put_out(self, stay: Stay, codes: set[str], presence: Element) -> None:
         del self._stays[stay.key]
         self._observer.count("room_lost")
-        why = next((text for code, text in _OUT.items() if code in codes), "out of it")
-        if _is_destroyed(presence):
-            why = "out of it, for it was destroyed"
-        self._warn_of(stay, "out", f"is left: we are {why}")
-        self._tell(stay)
+        self._warn_of(stay, "out", f"is left: we are {why_out(codes, presence)}")
+        stay.tell()
 
-    def _is_about_leaving(self, key: _Key, presence: Stanza) -> bool:
+    def _is_about_leaving(self, key: Key, presence: Stanza) -> bool:
         """A room that we leave may tell us of others until it confirms that we have left."""
         if key not in self._leaving:
             return False
         if presence.type == "unavailable" and (
-            "110" in status_codes(presence.element) or _is_destroyed(presence.element)
+            "110" in status_codes(presence.element) or is_destroyed(presence.element)
         ):
             del self._leaving[key]
         return True
 
-    def _tell(self, stay: _Stay, refused: RoomRefused | None = None) -> None:
-        waiting, stay.waiting = stay.waiting, []
-        for each in waiting:
-            if refused is None:
-                each.callback(None)
-            else:
-                each.errback(refused)
-
-    def _warn_of(self, stay: _Stay, event: str, what: str) -> None:
+    def _warn_of(self, stay: Stay, event: str, what: str) -> None:
         if self._throttle.may_tell(f"{event} {stay.key}", self._clock.seconds()):
             self._log.warn("the room {room} {what}", room=str(stay.room), what=what)
 
@@ -444,24 +375,3 @@ async def _answered(ask: Callable[[Element, float], Awaitable[Element]], iq: Ele
         return str(answer.getAttribute("type")) == "result"
     except (Offline, Unanswered):
         return False
-
-
-def _presence(stay: _Stay) -> Element:
-    presence = Element((NS_COMPONENT, "presence"))
-    presence["from"] = str(stay.ours)
-    presence["to"] = f"{stay.room}/{stay.nick}"
-    return presence
-
-
-def _new_nick(presence: Element) -> str | None:
-    for x in presence.elements(NS_MUC_USER, "x"):
-        for item in x.elements(NS_MUC_USER, "item"):
-            try:
-                return Address.parse(f"example/{item.getAttribute('nick', '')}").resource
-            except NotAnAddress:
-                return None
-    return None
-
-
-def _is_destroyed(presence: Element) -> bool:
-    return any(next(x.elements(NS_MUC_USER, "destroy"), None) is not None for x in presence.elements(NS_MUC_USER, "x"))

@@ -19,8 +19,6 @@ from component_http.throttle import Folded
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.rooms import Rooms, tells_of_rooms
 
-__all__ = ["LateHandler", "StanzaIntake"]
-
 LAST = -0.5
 """
 The observer priority of the intake: after all handlers of usual priority, which is 0.
@@ -87,10 +85,6 @@ class LateHandler(XMPPHandler):
         """Leave alone what is not for us; the intake, which sees it after us, says so."""
 
 
-def _tell_nobody(stanza: Stanza) -> None:
-    """Nobody wants to know."""
-
-
 class StanzaIntake(LateHandler):
     """
     Hands on the stanzas that nobody else took.
@@ -136,8 +130,8 @@ class StanzaIntake(LateHandler):
         observer: Observer,
         rooms: Rooms | None = None,
         entrances: Entrances | None = None,
-        returned: Callable[[Stanza], object] = _tell_nobody,
-        shown: Callable[[Stanza], object] = _tell_nobody,
+        returned: Callable[[Stanza], object] = lambda stanza: None,
+        shown: Callable[[Stanza], object] = lambda stanza: None,
         forward_history: bool = False,
         forward_bodyless: bool = True,
         forward_errors: bool = True,

@@ -15,8 +15,6 @@ from component_http.interfaces import Outlet
 from component_http.shares import Latest
 from component_http.xmpp.intake import FIRST
 
-__all__ = ["MAX_LATE", "MAX_WAITING", "IqRequests"]
-
 MAX_WAITING = 1000
 """Iqs that are waited for at once; each is a client of the API that waits too."""
 
@@ -29,12 +27,10 @@ class IqRequests(XMPPHandler):
     Asks, and takes the answers out of the stream before anybody else sees them.
 
     An answer is known by its id, which nobody can guess, and by the address that it is from: only who was asked can
-    answer. It may come on another stream than the question went out on. One that comes too late is taken too, and
+    answer. It may come on another stream than the request left on. One that comes too late is taken too, and
     thrown away: nobody else knows what it answers.
 
     Args:
-        outlet: Where the questions leave.
-        clock: Runs the time limits.
         new_id: Makes ids that cannot be guessed.
 
     Source: RFC 6120 sections 8.1.2.1 and 8.1.3.
@@ -69,15 +65,14 @@ class IqRequests(XMPPHandler):
 
     def connectionInitialized(self) -> None:
         self._connected = True
-        for stanza_type in ("result", "error"):
-            self.xmlstream.addObserver(f"/iq[@type='{stanza_type}']", self._arrived, FIRST)
+        self.xmlstream.addObserver("/iq", self._arrived, FIRST)
 
     def connectionLost(self, reason: object) -> None:
         self._connected = False
         super().connectionLost(reason)
 
     def _arrived(self, element: Element) -> None:
-        if vars(element).get("handled", False):
+        if element.getAttribute("type") not in ("result", "error") or vars(element).get("handled", False):
             return
         try:
             stanza = Stanza.from_element(element)

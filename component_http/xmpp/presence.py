@@ -21,8 +21,6 @@ from component_http.interfaces import Observer, Outlet
 from component_http.xmpp.intake import LateHandler
 from component_http.xmpp.subscribers import Subscribers
 
-__all__ = ["CROWDED_WAIT", "PER_SECOND", "RESOURCE", "AlwaysAvailable"]
-
 RESOURCE = "default"
 """The resource that every address of the component is online with."""
 
@@ -44,11 +42,8 @@ class AlwaysAvailable(LateHandler):
     server may have asked, and showed us offline.
 
     Args:
-        domain: The component's own domain, normalised.
         subscribers: Told who comes and goes; they outlive this handler.
-        outlet: Asked whether it is crowded.
         observer: Told `announced`.
-        clock: Runs the timer.
     """
 
     PATHS = ("/presence",)

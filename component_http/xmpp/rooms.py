@@ -21,15 +21,6 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_MUC_USER
 from component_http.shares import Latest, fairest_first
 
-__all__ = [
-    "MAX_DELAYS",
-    "MAX_IDS",
-    "MAX_OCCUPANTS",
-    "Rooms",
-    "status_codes",
-    "tells_of_rooms",
-]
-
 MAX_DELAYS = 8
 """Authors of a message's delays that are read as addresses; a server and a room make two of them."""
 
@@ -67,7 +58,7 @@ class _Occupant:
 
     @property
     def settled(self) -> bool:
-        """What is said under another nick is not ours: a stream is in order, so all of the time before has come."""
+        """A message under another nick is not ours: a stream is in order, so all of the time before has come."""
         return self.confirmed and not self.entering
 
 
@@ -146,9 +137,9 @@ class Rooms:
 
         Source: XEP-0045 section 7.5 (the mark is not to be relied on) and 9.6 (an error gets an occupant thrown out).
         """
-        if stanza.kind != "message" or stanza.type == "groupchat" or stanza.through_room or not stanza.sender.resource:
+        if not self._occupants or stanza.kind != "message" or stanza.type == "groupchat" or stanza.through_room:
             return stanza
-        if _occupant_key(stanza.recipient, stanza.sender) not in self._occupants:
+        if not stanza.sender.resource or _occupant_key(stanza.recipient, stanza.sender) not in self._occupants:
             return stanza
         return evolve(stanza, through_room=True)
 
@@ -163,6 +154,8 @@ class Rooms:
         if stanza.kind != "message" or stanza.type == "error":
             return None
         groupchat = stanza.type == "groupchat"
+        if not groupchat and not self._occupants:
+            return None
         ours, room = stanza.recipient, stanza.sender.bare
         key = _occupant_key(ours, room)
         known = self._occupants.get(key)
@@ -230,12 +223,12 @@ def _occupant_key(ours: Address, room: Address) -> bytes:
 
 
 def _fingerprint(text: str | None) -> bytes:
-    """What is kept of a text: 16 bytes, however long it is."""
+    """Make 16 bytes of a text, however long it is."""
     return blake2b((text or "").encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def status_codes(presence: Element) -> set[str]:
-    """What a room's presence says beside itself: 110 that it is our own, 303 that a nick was changed."""
+    """Read the status codes of a room's presence: 110 for our own, 303 for a nick that was changed."""
     return {
         status.getAttribute("code", "")
         for child in presence.elements(NS_MUC_USER, "x")
@@ -244,7 +237,7 @@ def status_codes(presence: Element) -> set[str]:
 
 
 def _is_subject(message: Stanza) -> bool:
-    """It tells the room's subject (section 7.2.15), which was not said before, but is so now."""
+    """Whether a message tells the room's subject (section 7.2.15), which was not said before, but is so now."""
     return not message.has_body and message.own("subject") is not None
 
 

@@ -1,4 +1,4 @@
-"""Who is to see that the component is there."""
+"""The users who are to see that the component is there."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 
 from component_http.interfaces import SubscriberSpool
 from component_http.shares import fairest_first
-
-__all__ = ["MAX_LENGTH", "MAX_SUBSCRIBERS", "Subscribers"]
 
 MAX_SUBSCRIBERS = 10_000
 """Pairs that are remembered; at 50 per second all of them are told within 200 seconds."""
@@ -27,7 +25,6 @@ class Subscribers:
     of a domain push out nobody of a smaller one.
 
     Args:
-        domain: The component's own, normalised.
         most: Instead of `MAX_SUBSCRIBERS`.
     """
 

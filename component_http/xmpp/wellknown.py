@@ -38,8 +38,6 @@ from component_http.contract.xml import NS_DISCO_INFO, NS_DISCO_ITEMS, NS_LAST, 
 from component_http.throttle import Folded
 from component_http.xmpp.intake import LateHandler
 
-__all__ = ["WellKnown"]
-
 
 @implementer(IDisco)
 class WellKnown(LateHandler):
@@ -50,7 +48,6 @@ class WellKnown(LateHandler):
     usual priority that answers one of these itself comes first.
 
     Args:
-        domain: The component's own domain, normalised.
         version: What XEP-0092 shall say.
         now: The wall clock, seconds since the epoch.
     """
@@ -161,7 +158,7 @@ class WellKnown(LateHandler):
         return [DiscoIdentity(*identity, name="component-http"), *map(DiscoFeature, namespaces)]
 
     def getDiscoItems(self, requestor: JID, target: JID, nodeIdentifier: str = "") -> list[object]:
-        """There are none."""
+        """None."""
         return []
 
 

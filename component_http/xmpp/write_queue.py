@@ -1,4 +1,4 @@
-"""What leaves for the server, in one queue: until it is written, and until the server is known to have it."""
+"""The queue of stanzas for the server: until they are written, and until the server is known to have them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,13 @@ from component_http.contract.outbound import Fate, OutboundStanza, Refused
 from component_http.interfaces import Observer
 from component_http.waiters import Waiters
 
-__all__ = [
-    "CROWDED_BYTES",
-    "CROWDED_STANZAS",
-    "MAX_BYTES",
-    "MAX_STANZAS",
-    "Loss",
-    "Tell",
-    "WriteQueue",
-]
-
 MAX_STANZAS = 10_000
 MAX_BYTES = 64 * 1024 * 1024
-"""What is kept for sending while there is no stream or the server does not read."""
+"""Limits for what waits while there is no stream or the server does not read."""
 
 CROWDED_STANZAS = 1000
 CROWDED_BYTES = 8 * 1024 * 1024
-"""What waits when it begins to be crowded; it is so until half of it waits."""
+"""The queue is crowded from here on, until it is half of it."""
 
 Tell = Callable[[Fate], None]
 """Told the fate of a stanza, once: who keeps it brings it again where the stream was lost."""

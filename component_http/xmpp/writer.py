@@ -1,135 +1,50 @@
-"""What leaves over one connection after the other: checked, in order, and until the server is known to have it."""
+"""Writes stanzas over one connection after the other: checked, in order, until the server is known to have them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
-from attrs import Factory, evolve, field, frozen
+from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 
-from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused, outbound_stanza
-from component_http.contract.outgoing import delayed, fitted
-from component_http.contract.xml import Limits, parse_stanzas
-from component_http.errors import AnswerRefused, XmlRefused
+from component_http.contract.outbound import Fate, OutboundStanza, Refused
+from component_http.contract.outgoing import delayed
+from component_http.contract.xml import Limits
 from component_http.interfaces import Observer
-from component_http.throttle import LOG_INTERVAL, Folded, Throttle
+from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.xmpp.barrier import Barrier
-from component_http.xmpp.write_queue import MAX_STANZAS, Loss, Tell, WriteQueue
-
-__all__ = ["MAX_UNCONFIRMED", "Connection", "OutgoingCheck", "Writer", "nobody"]
-
-MAX_UNCONFIRMED = 10_000
-MAX_UNCONFIRMED_BYTES = 16 * 1024 * 1024
-"""
-What handlers have sent, was written and may have to be written again; the oldest is forgotten beyond it.
-
-A server that works confirms a hundred stanzas at a time.
-"""
+from component_http.xmpp.connection import Connection, cancel_after
+from component_http.xmpp.outgoing_check import OutgoingCheck
+from component_http.xmpp.own_stanzas import OwnStanzas
+from component_http.xmpp.write_queue import Loss, Tell, WriteQueue
 
 CONFIRM_TIMEOUT = 2.0
-"""Seconds that who waits until all is sent gives the server to say that it has it."""
+"""Seconds that `when_sent` gives the server to confirm what was written."""
 
 LATE = 30.0
-"""Seconds after which who gets a stanza should know when it was made (XEP-0203)."""
+"""Seconds after which a stanza says when it was made (XEP-0203)."""
 
 CROWDED = "much waits for a stream, or for a server that does not read: reading rests until less does, and so do POSTs"
-DROPPED = "dropped a stanza that the server would not take: {reason}"
 FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
-
-
-class Connection(Protocol):
-    """A stream to the server, as `component_http.xmpp.stream` has it."""
-
-    held: bool
-    leaving: bool
-
-    @property
-    def ready(self) -> bool: ...  # pragma: no cover
-
-    def write(self, xml: str | bytes) -> None: ...  # pragma: no cover
-
-    def close(self) -> None: ...  # pragma: no cover
-
-
-@frozen
-class OutgoingCheck:
-    """
-    Makes outbound stanzas of what somebody sends directly, as far as it may leave for the server.
-
-    Attributes:
-        domain: The component's own domain, normalised.
-        limits: For one stanza.
-        observer: Told `unsendable` and `unanswered`.
-        sent: Told each stanza that was let through, and whatever else leaves.
-        seconds: A clock that does not go back.
-        lifetimes: Seconds for which a stanza is of use, by its kind.
-    """
-
-    _log = Logger()
-
-    domain: str
-    limits: Limits
-    observer: Observer
-    sent: Callable[[OutboundStanza], object]
-    seconds: Callable[[], float]
-    lifetimes: Mapping[str, float] = LIFETIMES
-    _lines: Folded = field(init=False, default=Factory(lambda self: Folded(self.seconds), takes_self=True))
-
-    def passed(self, obj: Any) -> list[OutboundStanza]:
-        """
-        Check a stanza, or some given as XML text.
-
-        Returns:
-            What is to leave, errors and answers to iqs made smaller where they have to be; nothing where one of them
-            may not be sent, which is counted and logged here.
-        """
-        try:
-            if isinstance(obj, bytes):
-                obj = obj.decode("utf-8", "replace")
-            stanzas = parse_stanzas(obj, self.limits) if isinstance(obj, str) else [obj]
-            checked = [fitted(stanza, self.domain, self.limits.max_bytes) for stanza in stanzas]
-        except XmlRefused as error:
-            self.observer.count("unanswered" if isinstance(error, AnswerRefused) else "unsendable")
-            self._lines.write("unsendable", self._log.warn, DROPPED, reason=str(error))
-            return []
-        now = self.seconds()
-        passed = [outbound_stanza(stanza, xml, now, self.lifetimes, verbatim=True) for stanza, xml in checked]
-        for outbound in passed:
-            self.sent(outbound)
-        return passed
-
-
-def nobody(outbound: OutboundStanza) -> None:
-    """Nobody is told what leaves."""
 
 
 class Writer:
     """
     Writes stanzas as soon as there is a stream and its transport takes them; until then they wait in one queue.
 
-    What handlers send is kept here until the server has it; of what somebody else keeps he is told the fate.
+    A stanza that a handler sends is kept here until the server has it; another's owner is told its fate.
 
     Args:
-        domain: The component's own domain, normalised.
-        limits: For one stanza.
-        observer: Told `unsendable`, `unanswered`, `outgoing_full`, `outgoing_lost`, `outgoing_refused` and
-            `unconfirmed_forgotten`.
-        clock: Runs the timers.
-        now: The wall clock, seconds since the epoch, for what leaves late.
         crowd: Called with True when it begins to be crowded, with False when it is not any more.
         dead: Called with the reason when the server is not there any more.
-        sent: Told each stanza that leaves, whoever sends it.
-        max_waiting: Stanzas that may wait to be sent.
-        confirm: Ask the server whether it has what we wrote.
-        fallback: The domain to ask where pings to ourselves do not come back; None for none.
-        lifetimes: Seconds for which a stanza is of use, by its kind.
+
+    The others are those of `ComponentStream`.
     """
 
     _log = Logger()
@@ -144,11 +59,11 @@ class Writer:
         now: Callable[[], float],
         crowd: Callable[[bool], object],
         dead: Callable[[str], None],
-        sent: Callable[[OutboundStanza], object] = nobody,
-        max_waiting: int = MAX_STANZAS,
-        confirm: bool = True,
-        fallback: str | None = None,
-        lifetimes: Mapping[str, float] = LIFETIMES,
+        sent: Callable[[OutboundStanza], object],
+        max_waiting: int,
+        confirm: bool,
+        fallback: str | None,
+        lifetimes: Mapping[str, float],
     ) -> None:
         self._domain = domain
         self._limits = limits
@@ -163,25 +78,19 @@ class Writer:
         self.barrier = Barrier(
             domain,
             self.queue,
-            write=self._write_now,
+            self,
             dead=dead,
-            confirmed=self._confirmed,
             observer=observer,
             clock=clock,
             on=confirm,
             fallback=fallback,
         )
-        # What handlers have sent, in order.
-        self._own: dict[int, OutboundStanza] = {}
-        self._own_bytes = 0
-        self._numbers = count()
+        self._own = OwnStanzas()
 
     # -- what is sent --
 
     def send(self, obj: Any) -> bool:
-        """
-        Send what somebody hands over and does not keep: an element, or XML text of some; False if one was not taken.
-        """
+        """Send an element, or XML text of some, that nobody else keeps; False if one was not taken."""
         taken = [self._send_own(outbound) for outbound in self._check.passed(obj)]
         return bool(taken) and all(taken)
 
@@ -209,7 +118,7 @@ class Writer:
         return True
 
     def _on_trial(self, outbound: OutboundStanza) -> bool:
-        """It has to wait for a barrier, of a server that returns them."""
+        """A suspect has to wait for a barrier, of a server that returns them."""
         return self.barrier.working and not self.queue.may_write(outbound)
 
     def _queue_up(self, outbound: OutboundStanza, tell: Tell, *, again: bool = False) -> bool:
@@ -241,38 +150,25 @@ class Writer:
         else:
             tell("confirmed")
 
-    def _write_now(self, xml: str) -> None:
+    def write_now(self, xml: str) -> None:
+        """Write a barrier."""
         if self._connection is not None and self._connection.ready:
-            self._connection.write(xml)
+            self._connection.write(xml.encode())
 
     # -- what handlers have sent --
 
     def _send_own(self, outbound: OutboundStanza) -> bool:
-        number = self._keep(outbound)
+        number = self._own.keep(outbound)
         # What waits has limits of its own.
-        most, most_bytes = MAX_UNCONFIRMED + len(self.queue), MAX_UNCONFIRMED_BYTES + self.queue.waiting_bytes
-        while len(self._own) > most or self._own_bytes > most_bytes:
+        for _ in range(self._own.make_room(len(self.queue), self.queue.waiting_bytes)):
             self._observer.count("unconfirmed_forgotten")
-            self._let_go(next(iter(self._own)))
         taken = self._pass_on(outbound, partial(self._own_ended, number))
         if not taken:
-            self._let_go(number)
+            self._own.let_go(number)
         return taken
 
-    def _keep(self, outbound: OutboundStanza) -> int:
-        number = next(self._numbers)
-        self._own[number] = outbound
-        self._own_bytes += len(outbound.xml)
-        return number
-
-    def _let_go(self, number: int) -> OutboundStanza | None:
-        outbound = self._own.pop(number, None)
-        if outbound is not None:
-            self._own_bytes -= len(outbound.xml)
-        return outbound
-
     def _own_ended(self, number: int, fate: Fate) -> None:
-        outbound = self._let_go(number)
+        outbound = self._own.let_go(number)
         if outbound is None:
             return  # it was forgotten
         if isinstance(fate, Refused):
@@ -288,20 +184,14 @@ class Writer:
         elif fate in ("lost", "suspected"):
             if fate == "suspected":
                 outbound = evolve(outbound, suspect=True)
-            self._queue_up(outbound, partial(self._own_ended, self._keep(outbound)), again=True)
+            self._queue_up(outbound, partial(self._own_ended, self._own.keep(outbound)), again=True)
         elif fate == "stopped":
             self._observer.count("outgoing_lost")
 
     # -- the stream --
 
     def connected(self, connection: Connection, first: Iterable[Element | OutboundStanza]) -> None:
-        """
-        A stream is ready: write what is first on each, then what waits.
-
-        Args:
-            connection: The stream.
-            first: What is written first; what may not be sent of it is left out.
-        """
+        """A stream is ready: write what comes first on each, as far as it may be sent, then what waits."""
         self._connection = connection
         if self.queue:
             self._log.info("sending {count} stanzas that waited for the stream", count=len(self.queue))
@@ -363,7 +253,7 @@ class Writer:
         if connection.leaving and not self.queue:
             connection.close()
 
-    def _confirmed(self) -> None:
+    def confirmed(self) -> None:
         """A barrier has returned: what waited for it can be written."""
         self.drain()
         self.queue.settle()
@@ -379,7 +269,6 @@ class Writer:
         self.queue.drop()
         lost = kept - len(self._own)
         self._own.clear()
-        self._own_bytes = 0
         if lost:
             self._log.warn("stopped with {count} stanzas that waited to be sent: lost", count=lost)
         self.queue.settle()
@@ -394,7 +283,7 @@ class Writer:
 
     def _be_patient(self, sent: Deferred[None]) -> None:
         patience = self._clock.callLater(CONFIRM_TIMEOUT, self._excuse, self.queue.written, sent)
-        sent.addBoth(_cancel_after, patience)
+        sent.addBoth(cancel_after, patience)
 
     def _excuse(self, written: int, sent: Deferred[None]) -> None:
         """Nobody waits any longer to hear of what was written by then; of what was not, as long as need be."""
@@ -402,9 +291,3 @@ class Writer:
         self.queue.settle()
         if not sent.called:
             self._be_patient(sent)
-
-
-def _cancel_after(result: Any, call: IDelayedCall) -> Any:
-    if call.active():
-        call.cancel()
-    return result

@@ -20,11 +20,12 @@ from component_http.contract.address import Address
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet
+from component_http.xmpp.borrowed import BorrowedStream
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import StanzaIntake
 from component_http.xmpp.presence import AlwaysAvailable
 from component_http.xmpp.rooms import Rooms
-from component_http.xmpp.stream import BorrowedStream, ComponentStream
+from component_http.xmpp.stream import ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
 from tests.unit.outbound import outbound

@@ -24,11 +24,9 @@ from component_http.contract.xml import Limits
 from component_http.interfaces import Outlet, Valve
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingOutlet, RecordingValve
-from component_http.xmpp.stream import (
-    MAX_PAUSE,
-    BorrowedStream,
-    ComponentStream,
-)
+from component_http.xmpp.borrowed import BorrowedStream
+from component_http.xmpp.reading import MAX_PAUSE
+from component_http.xmpp.stream import ComponentStream
 from component_http.xmpp.write_queue import CROWDED_STANZAS, MAX_STANZAS
 
 DOMAIN = "bot.example.org"

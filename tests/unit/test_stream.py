@@ -25,17 +25,14 @@ from component_http.contract.xml import Limits
 from component_http.errors import CertificateInvalid
 from component_http.operations.metrics import Counters
 from component_http.throttle import LOG_INTERVAL
+from component_http.xmpp.connecting import LAST_RETRY
+from component_http.xmpp.connection import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
+from component_http.xmpp.own_stanzas import MAX_UNCONFIRMED
+from component_http.xmpp.reading import MAX_PAUSE
 from component_http.xmpp.rooms import Rooms
-from component_http.xmpp.stream import (
-    CLOSE_TIMEOUT,
-    HANDSHAKE_TIMEOUT,
-    LAST_RETRY,
-    MAX_PAUSE,
-    STABLE_AFTER,
-    ComponentStream,
-)
+from component_http.xmpp.stream import STABLE_AFTER, ComponentStream
 from component_http.xmpp.write_queue import CROWDED_BYTES, CROWDED_STANZAS, MAX_BYTES, MAX_STANZAS
-from component_http.xmpp.writer import CROWDED, FULL, MAX_UNCONFIRMED
+from component_http.xmpp.writer import CROWDED, FULL
 
 HEADER = b"<stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams' id='s1'>"
 
