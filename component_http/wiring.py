@@ -32,11 +32,13 @@ from component_http.delivery.deadlines import LATE_SECONDS, Times
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.fates import Fates
 from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.health import Health
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
+from component_http.delivery.outcomes import Outcomes
 from component_http.delivery.pushes import Pushes
 from component_http.delivery.relay import Relay
 from component_http.delivery.retry import RetryPolicy
@@ -262,21 +264,28 @@ def _spool(lasting: Lasting, lock: SpoolLock | None) -> Spool:
 def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delivery], str | None] | None) -> Forwarder:
     settings, delivery = lasting.settings, lasting.settings.delivery
     retries = delivery.max_attempts > 1
+    counters, reactor = lasting.counters, lasting.reactor
+    health = Health(
+        counters,
+        Load(webhook_connections(settings), learns=retries),
+        Breaker() if retries else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize),  # it never opens
+        reactor,
+    )
+    judge = partial(
+        reply.judge,
+        domain=settings.component.domain,
+        limits=lasting.limits,
+        new_id=new_id,
+        status_errors=settings.conditions,
+    )
+    on_gone = error_of_status(410, settings.conditions) if delivery.on_gone == "disable" else None
     return Forwarder(
         webhook,
-        partial(
-            reply.judge,
-            domain=settings.component.domain,
-            limits=lasting.limits,
-            new_id=new_id,
-            status_errors=settings.conditions,
-        ),
-        lasting.counters,
+        health,
+        Outcomes(judge, on_gone, health, counters, reactor),
+        counters,
         policy=RetryPolicy(max_attempts=delivery.max_attempts, cap=delivery.retry_cap),
-        load=Load(webhook_connections(settings), learns=retries),
-        breaker=Breaker() if retries else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize),  # it never opens
-        on_gone=error_of_status(410, settings.conditions) if delivery.on_gone == "disable" else None,
-        clock=lasting.reactor,
+        clock=reactor,
         wall=time.time,
         draw=Random().random,
         link=link,

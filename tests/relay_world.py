@@ -18,11 +18,13 @@ from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
 from component_http.delivery.deadlines import Times
 from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.health import Health
 from component_http.delivery.load import Load
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
+from component_http.delivery.outcomes import Outcomes
 from component_http.delivery.relay import Relay
 from component_http.delivery.retry import RetryPolicy
 from component_http.delivery.stanza_maker import StanzaMaker
@@ -94,14 +96,14 @@ def relay_world(
     outlet = RecordingOutlet() if outlet is None else outlet
     valve = RecordingValve() if valve is None else valve
     spool = MemorySpool() if spool is None else spool
+    health = Health(counters, Load(max_running, learns=max_attempts > 1), breaker or Breaker(), clock)
+    judge = partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh")
     forwarder = Forwarder(
         webhook,
-        partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh"),
+        health,
+        Outcomes(judge, on_gone, health, counters, clock),
         counters,
         policy=RetryPolicy(max_attempts=max_attempts),
-        load=Load(max_running, learns=max_attempts > 1),
-        breaker=breaker or Breaker(),
-        on_gone=on_gone,
         clock=clock,
         wall=clock.seconds,
         draw=draw,

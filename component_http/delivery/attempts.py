@@ -77,7 +77,7 @@ class Attempts:
             self._back_offs.begin(delivery, ban.until - now, "asleep")
             return True
         if delivery.ends <= now:
-            self._endings.end(delivery, self._forwarder.expire(delivery))
+            self._endings.end(delivery, self._forwarder.outcomes.expired(delivery))
             return False
         hold = self._loops.hold(delivery)
         if hold:
@@ -122,7 +122,7 @@ class Attempts:
 
     def wake(self) -> None:
         """Leave nobody alone, and let nobody sleep: somebody knows that the webhook is back."""
-        self._forwarder.ask_now()
+        self._forwarder.health.ask_now()
         self._bans.clear()
         self._back_offs.wake()
 
@@ -133,7 +133,7 @@ class Attempts:
             return False
         if self._deliveries.may(delivery, ENDING):
             delivery.failure = ban.response
-            self._endings.end(delivery, self._forwarder.expire(delivery))
+            self._endings.end(delivery, self._forwarder.outcomes.expired(delivery))
         return True
 
     def _read(self, delivery: Delivery, *, late: bool) -> Deferred[bytes]:

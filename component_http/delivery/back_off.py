@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from component_http.contract.delivery import Delivery
 from component_http.delivery.backlog import Backlog, Conversation
-from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.health import Health
 from component_http.delivery.life import READY, Lives, Wait
 
 __all__ = ["BackOffs"]
@@ -24,14 +24,14 @@ class BackOffs:
     Args:
         deliveries: At which stage each of them is.
         backlog: Knows that they wait.
-        forwarder: Knows how the webhook is, and how often it was found to be back.
+        health: Knows how the webhook is, and how often it was found to be back.
         clock: Runs the timers.
         when_ready: Called when one has waited long enough, and waits for its turn again.
     """
 
     _deliveries: Lives
     _backlog: Backlog
-    _forwarder: Forwarder
+    _health: Health
     _clock: IReactorTime
     _when_ready: Callable[[], object]
 
@@ -47,7 +47,7 @@ class BackOffs:
         """
         self._backlog.back_off(delivery.id)
         call = self._clock.callLater(seconds, self._over, delivery)
-        self._deliveries.move(delivery, Wait(how, call, self._forwarder.awakenings))
+        self._deliveries.move(delivery, Wait(how, call, self._health.awakenings))
 
     def end_one(self) -> bool:
         """
@@ -61,8 +61,8 @@ class BackOffs:
             return False
         stage = delivery.stage
         assert isinstance(stage, Wait)
-        probing = self._forwarder.breaker_state != "closed" and self._backlog.conversations > 1
-        if not probing and stage.awakenings == self._forwarder.awakenings:
+        probing = self._health.breaker_state != "closed" and self._backlog.conversations > 1
+        if not probing and stage.awakenings == self._health.awakenings:
             return False
         self._deliveries.stop(delivery, READY)
         self._backlog.ready_again(delivery.id)

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from component_http.contract.delivery import Delivery
 from component_http.contract.explanation import Explanation, HeldBy
 from component_http.delivery.backlog import Backlog
-from component_http.delivery.forwarder import Forwarder, in_words
+from component_http.delivery.health import Health, in_words
 from component_http.delivery.life import Lives, Wait
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.returning import Returning
@@ -33,7 +33,7 @@ class Explanations:
     _deliveries: Lives
     _backlog: Backlog
     _returning: Returning
-    _forwarder: Forwarder
+    _health: Health
     _outbox: Outbox
     _clock: IReactorTime
 
@@ -53,15 +53,15 @@ class Explanations:
 
     def _obstacle(self, delivery: Delivery) -> tuple[HeldBy, float]:
         """Say what a delivery waits for whose turn it could be, and for how many seconds."""
-        stage, forwarder, away = delivery.stage, self._forwarder, self._forwarder.away()
+        stage, health, away = delivery.stage, self._health, self._health.away()
         wait = stage.call.getTime() - self._clock.seconds() if isinstance(stage, Wait) else inf
         if stage.name in _BY_STAGE:
             return _BY_STAGE[stage.name], wait if isinf(wait) else max(wait, away)
-        if forwarder.no_more is not None:
+        if health.no_more is not None:
             return "webhook_gone", inf
         if isinf(away):
             return "webhook_probed", inf
-        if forwarder.breaker_state != "closed":
+        if health.breaker_state != "closed":
             return "webhook_away", away
         if away:
             return "retry_after", away
@@ -69,5 +69,5 @@ class Explanations:
             return "backing_off", wait
         if self._outbox.crowded:
             return "outbox_full", inf
-        pause = forwarder.wait()
+        pause = health.wait()
         return ("pace", pause) if pause else ("turn", inf)

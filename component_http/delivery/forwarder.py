@@ -1,10 +1,10 @@
-"""Carry one delivery through its attempts."""
+"""Make one attempt to deliver, and decide what follows."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -12,21 +12,17 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from component_http.contract import conditions, reply
-from component_http.contract.conditions import StanzaError
 from component_http.contract.delivery import Delivery
 from component_http.contract.link import HEADER
-from component_http.contract.reply import Outcome, Response, Verdict, is_open
+from component_http.contract.reply import Response, Verdict, is_open
 from component_http.contract.request import thread_of
-from component_http.contract.stanza import Stanza
-from component_http.delivery.breaker import Breaker, Probe, is_failure
-from component_http.delivery.load import Admission, Load
-from component_http.delivery.retry import FINAL, AttemptResult, GiveUp, Retry, RetryPolicy, is_rejection, outcome_class
+from component_http.delivery.breaker import Probe
+from component_http.delivery.health import NO_WEBHOOK, Health, in_words
+from component_http.delivery.load import Admission
+from component_http.delivery.outcomes import Outcomes
+from component_http.delivery.retry import FINAL, AttemptResult, GiveUp, Retry, RetryPolicy, outcome_class
 from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
-from component_http.throttle import LOG_INTERVAL, Throttle
-
-__all__ = ["LATER", "NO_WEBHOOK", "Attempted", "Forwarder", "Later", "NoMore", "in_words"]
 
 HANGING = 10.0
 """
@@ -42,24 +38,6 @@ Seconds for the answer to a probe that runs beside one that hangs.
 
 A webhook that was started again knows nothing of the requests from before, so the one that hangs is no way to find it.
 """
-
-
-@frozen
-class NoMore:
-    """
-    Nothing is POSTed any more.
-
-    Attributes:
-        error: What the senders of what is pending are told.
-        note: Why, for the log.
-    """
-
-    error: StanzaError
-    note: str
-
-
-NO_WEBHOOK = NoMore(conditions.SERVICE_UNAVAILABLE, "there is no webhook")
-"""Nothing ever is: what the spool has kept of an earlier start is given up."""
 
 
 @frozen
@@ -138,14 +116,11 @@ class Forwarder:
 
     Args:
         webhook: Where to; None where there is no webhook.
-        judge: What a response means for a stanza (`contract.reply.judge` with everything but these two given).
-        observer: Told `attempted`, then `attempt_failed`, `attempt_timed_out`, `redirected` or `body_ignored` where it
-            applies; `left_open`, `retried`, `retried_stale`, `webhook_paused`, `breaker_opened`, `breaker_closed`,
-            `gone`.
+        health: Told how the attempts end.
+        outcomes: Says how a delivery ends that is not tried again.
+        observer: Told `attempted`, then `attempt_failed` or `attempt_timed_out` where it applies; `left_open`,
+            `retried`, `retried_stale`.
         policy: Whether and when to retry.
-        load: How much the webhook is asked for.
-        breaker: Whether it is asked at all.
-        on_gone: After a 410 nothing is POSTed any more, and senders are told this; None: a 410 is about one stanza.
         clock: The reactor's clock.
         wall: The wall clock, seconds since the epoch.
         draw: A random number from 0 to 1, for the jitter.
@@ -153,11 +128,8 @@ class Forwarder:
             leaves it open. None where there is no such thing.
 
     Attributes:
-        no_more: Why nothing is POSTed: there is no webhook, or it said 410 and is gone; None while something is.
-        untrusted: The webhook's certificate was not valid when it was last asked.
-        last_failure: Why the last attempt that failed did, for a person; None if none did.
-        awakenings: How often the webhook was found to be back, or somebody said so: what backs off since before one of
-            these need not wait any longer.
+        health: As above.
+        outcomes: As above.
     """
 
     _log = Logger()
@@ -165,81 +137,31 @@ class Forwarder:
     def __init__(
         self,
         webhook: Webhook | None,
-        judge: Callable[[Stanza, Response], Verdict],
+        health: Health,
+        outcomes: Outcomes,
         observer: Observer,
         *,
         policy: RetryPolicy,
-        load: Load,
-        breaker: Breaker,
-        on_gone: StanzaError | None,
         clock: IReactorTime,
         wall: Callable[[], float],
         draw: Callable[[], float],
         link: Callable[[Delivery], str | None] | None = None,
     ) -> None:
         self._webhook = webhook
-        self._judge = judge
+        self.health = health
+        self.outcomes = outcomes
         self._observer = observer
         self._policy = policy
-        self._load = load
-        self._breaker = breaker
-        self._on_gone = on_gone
         self._clock = clock
         self._wall = wall
         self._draw = draw
         self._link = link
-        self._throttle = Throttle(LOG_INTERVAL)
-        self._debug = self._log.debug  # made once, for each asking makes it anew
-        self.no_more = NO_WEBHOOK if webhook is None else None
-        self.untrusted = False
-        self.last_failure: str | None = None
-        self.awakenings = 0
-
-    @property
-    def gone(self) -> StanzaError | None:
-        """What senders are told since the webhook has said that it is gone; None while it has not."""
-        return self.no_more.error if self.no_more is not None and self.no_more is not NO_WEBHOOK else None
-
-    @property
-    def state(self) -> Literal["closed", "open", "half_open", "gone", "none"]:
-        """How the webhook is: `none`: there is none. `gone`: it said so. Else the state of the breaker."""
-        if self.no_more is None:
-            return self._breaker.state
-        return "none" if self.no_more is NO_WEBHOOK else "gone"
-
-    @property
-    def breaker_state(self) -> Literal["closed", "open", "half_open"]:
-        """Whether the webhook is asked as usual, not at all, or by one delivery that probes."""
-        return self._breaker.state
-
-    @property
-    def failing_for(self) -> float | None:
-        """Seconds for which nothing but failures came from the webhook; None while it is well."""
-        since = self._breaker.failing_since
-        return None if since is None else self._clock.seconds() - since
-
-    @property
-    def places(self) -> int:
-        """Attempts that may be under way now."""
-        return self._load.places(self._clock.seconds())
-
-    def away(self) -> float:
-        """Seconds for which the webhook is not asked, because it fails or wants it so; infinite during probes."""
-        return self._breaker.wait(self._clock.seconds())
-
-    def wait(self) -> float:
-        """Seconds until an attempt may begin: 0 for now, infinite while it depends on one that is under way."""
-        now = self._clock.seconds()
-        return max(self._breaker.wait(now), self._load.wait(now))
-
-    def ask_now(self) -> None:
-        """Let attempts begin at once: somebody knows that the webhook is back."""
-        self._breaker.ask_now()
-        self._awake()
+        if webhook is None:
+            health.no_more = NO_WEBHOOK
 
     def attempt(self, delivery: Delivery, read: Callable[[], Deferred[bytes]]) -> Deferred[Attempted]:
         """
-        Make one attempt; only when `wait` says 0.
+        Make one attempt; only when `Health.wait` says 0.
 
         Args:
             delivery: What to carry; it takes note of the attempt.
@@ -251,7 +173,7 @@ class Forwarder:
             with; any other exception is a mistake.
         """
         began = self._clock.seconds()
-        probe, admission = self._breaker.begin(began), self._load.begin(began)
+        probe, admission = self.health.begin(began)
         delivery.tries += 1
         body = read()
         attempt = _Attempt(delivery, began, probe, admission, body)
@@ -293,7 +215,7 @@ class Forwarder:
         return None
 
     def _answered(self, result: AttemptResult, attempt: _Attempt, content: bytes) -> None:
-        delivery, now = attempt.delivery, self._clock.seconds()
+        delivery = attempt.delivery
         step = FINAL if outcome_class(result) == "final" else self._next_step(delivery, result, attempt)
         if isinstance(step, Retry) and step.fresh:
             self._observer.count("retried_stale")
@@ -301,34 +223,27 @@ class Forwarder:
             self._post(attempt, content)
             return
         attempt.ended = True
-        self._load.end(attempt.admission, _accepted(result), now)
-        self._breaker_learns(is_failure(result), delivery, attempt.began, attempt.probe, result)
+        self._learn(attempt, result)
         if isinstance(result, _UNREACHED) and not attempt.fresh:
             delivery.tries -= 1
             delivery.unreached += 1
         else:
             delivery.unreached = 0
-        if step.pause and not self._load.is_known(now):
-            self._observer.count("webhook_paused")
-            self._breaker.hold(step.pause, now)
-            self._load.pause(step.pause, now)
-        self._look_at_certificate(result)
+        if step.pause:
+            self.health.pause(step.pause)
         if isinstance(step, Retry):
             self._note_failure(delivery, step, result)
             attempted = Attempted(step)
         elif self._link is not None and isinstance(result, Response) and is_open(delivery.stanza, result):
             attempted = Attempted(self._left_open(delivery, result))
         else:
-            attempted = Attempted(self._verdict(delivery, result, step), step.ban)
+            attempted = Attempted(self.outcomes.of(delivery, result, step), step.ban)
         attempt.done.callback(attempted)
 
     def _left_open(self, delivery: Delivery, response: Response) -> Later:
         self._observer.count("left_open")
-        self._log.debug("{id}: the webhook will answer later", id=delivery.id)
         delivery.failure = None
-        verdict = self._judge(delivery.stanza, response)
-        if verdict.ignored_body:
-            self._tell_ignored(delivery, verdict)
+        self.outcomes.open(delivery, response)
         return LATER
 
     def _broken(self, failure: Failure, attempt: _Attempt) -> None:
@@ -339,15 +254,19 @@ class Forwarder:
             attempt.ended = True
             if not cancelled and attempt.waits_for is attempt.body:
                 delivery.tries -= 1
-            self._load.end(attempt.admission, None, self._clock.seconds())
-            hangs = cancelled and self._hangs(delivery, attempt.began)
-            self._breaker_learns(hangs or None, delivery, attempt.began, attempt.probe)
+            self._learn(attempt, None, hangs=cancelled and self._hangs(delivery, attempt.began))
         if not attempt.done.called and not attempt.cancelled:
             attempt.done.errback(failure)
 
-    def expire(self, delivery: Delivery) -> Verdict:
-        """End a delivery whose deadline has come."""
-        return self._given_up(delivery, "expired")
+    def _learn(self, attempt: _Attempt, result: AttemptResult | None, *, hangs: bool = False) -> None:
+        self.health.learn(
+            attempt.delivery,
+            result,
+            began=attempt.began,
+            probe=attempt.probe,
+            admission=attempt.admission,
+            hangs=hangs,
+        )
 
     def _hangs(self, delivery: Delivery, began: float) -> bool:
         """An attempt that is cut off now was cut off by the deadline, and had its time."""
@@ -370,50 +289,6 @@ class Forwarder:
             draw=self._draw(),
         )
 
-    def _breaker_learns(
-        self,
-        failed: bool | None,
-        delivery: Delivery,
-        began: float,
-        probe: Probe | None,
-        result: AttemptResult | None = None,
-    ) -> None:
-        before = self._breaker.state
-        now = self._clock.seconds()
-        self._breaker.end(
-            failed,
-            now,
-            conversation=delivery.conversation,
-            began=began,
-            probe=probe,
-            rejected=result is not None and is_rejection(result),
-        )
-        after = self._breaker.state
-        if failed:
-            self.last_failure = "it did not answer in time" if result is None else in_words(result)
-        if after == "open" and before == "closed":
-            self._observer.count("breaker_opened")
-            self._log.warn(
-                "the webhook fails ({reason}): it is asked by one stanza at a time until it answers, the others wait",
-                reason=self.last_failure,
-            )
-        elif after == "closed" and before != "closed":
-            self._observer.count("breaker_closed")
-            self._log.info("the webhook answers again")
-            self._awake()
-
-    def _awake(self) -> None:
-        self.awakenings += 1
-        self._load.restart(self._clock.seconds())
-
-    def _look_at_certificate(self, result: AttemptResult) -> None:
-        if isinstance(result, CertificateInvalid):
-            self.untrusted = True
-            if self._throttle.may_tell("certificate", self._clock.seconds()):
-                self._log.error("the webhook's certificate cannot be trusted: {reason}", reason=str(result))
-        elif isinstance(result, Response):
-            self.untrusted = False
-
     def _note_failure(self, delivery: Delivery, step: Retry, result: AttemptResult) -> None:
         delivery.attempts += step.counted
         delivery.failure = _without_content(result)
@@ -426,65 +301,6 @@ class Forwarder:
             reason=in_words(result),
         )
 
-    def _verdict(self, delivery: Delivery, result: AttemptResult, step: GiveUp) -> Verdict:
-        delivery.failure = result
-        if step.reason == "deadline":
-            return self._given_up(delivery, "expired")
-        if step.reason == "attempts" or not isinstance(result, Response):
-            return self._given_up(delivery, "bounced")
-        verdict = self._judge(delivery.stanza, result)
-        if result.status == 410 and self._on_gone is not None and self.no_more is None:
-            self.no_more = NoMore(self._on_gone, "the webhook is gone")
-            self._observer.count("gone")
-            self._log.error(
-                "the webhook answered 410 Gone: nothing is POSTed until the gateway is started again"
-                ' (delivery.on_gone is "disable")'
-            )
-        self._tell(delivery, verdict, result)
-        return verdict
-
-    def _given_up(self, delivery: Delivery, outcome: Outcome) -> Verdict:
-        failure = delivery.failure
-        if isinstance(failure, Response):
-            verdict = self._judge(delivery.stanza, failure)
-        elif failure is not None:
-            error = conditions.TIMEOUT if isinstance(failure, TimedOut) else conditions.CONNECTION_FAILURE
-            verdict = reply.give_up(delivery.stanza, error, str(failure))
-        elif delivery.tries:
-            verdict = reply.give_up(delivery.stanza, conditions.TIMEOUT, "the webhook did not answer in time")
-        else:
-            verdict = reply.give_up(delivery.stanza, conditions.NEVER_TRIED, "its turn did not come in time")
-        never_tried = outcome == "expired" and not delivery.tries
-        note = f"never tried: {verdict.note}" if never_tried else verdict.note
-        verdict = evolve(verdict, outcome=outcome, note=note)
-        self._log.warn(
-            "{id}: gave up {when}: {note}",
-            id=delivery.id,
-            when="for its deadline" if outcome == "expired" else f"after attempt {delivery.tries + delivery.unreached}",
-            note=verdict.note,
-        )
-        return verdict
-
-    def _tell(self, delivery: Delivery, verdict: Verdict, response: Response) -> None:
-        """Log what the author of the bot should know; an answer as it should be only at debug level."""
-        if 300 <= response.status < 400:
-            self._observer.count("redirected")
-            self._log.error("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
-        elif verdict.ignored_body:
-            self._tell_ignored(delivery, verdict)
-        elif verdict.outcome == "refused_reply":
-            self._log.warn("{id}: the webhook's answer was refused: {note}", id=delivery.id, note=verdict.note)
-        elif verdict.outcome == "bounced":
-            self._log.warn("{id}: gave up: {note}", id=delivery.id, note=verdict.note)
-        else:
-            self._debug("{id}: {kind} {outcome}", id=delivery.id, kind=delivery.stanza.kind, outcome=verdict.outcome)
-
-    def _tell_ignored(self, delivery: Delivery, verdict: Verdict) -> None:
-        """Say that a body was not read as a reply: once a minute, and each time at debug level."""
-        self._observer.count("body_ignored")
-        tell = self._log.warn if self._throttle.may_tell("ignored body", self._clock.seconds()) else self._log.debug
-        tell("{id}: {note}", id=delivery.id, note=verdict.note)
-
 
 _UNREACHED = (ConnectionFailed, CertificateInvalid)
 """The webhook has seen nothing of the request."""
@@ -494,18 +310,8 @@ async def _awaited(answer: Awaitable[Response]) -> Response:
     return await answer
 
 
-def _accepted(result: AttemptResult) -> bool | None:
-    """Whether the webhook took a request, or rejected it as one too many; None where nobody knows."""
-    return not is_rejection(result) if isinstance(result, Response) else None
-
-
 def _cut_short(_result: object, seconds: float) -> NoReturn:
     raise TimedOut(f"no complete answer to a probe within {seconds:g} s")
-
-
-def in_words(result: AttemptResult) -> str:
-    """Say why an attempt failed, for a person: nothing of a response but its status."""
-    return f"HTTP status {result.status}" if isinstance(result, Response) else str(result)
 
 
 def _without_content(result: AttemptResult) -> AttemptResult:

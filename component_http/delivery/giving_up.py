@@ -11,7 +11,7 @@ from component_http.contract import conditions, reply
 from component_http.contract.delivery import Delivery
 from component_http.delivery.endings import Endings
 from component_http.delivery.expiry import Expiry
-from component_http.delivery.forwarder import NoMore
+from component_http.delivery.health import NoMore
 from component_http.delivery.life import LEFT, Lives
 from component_http.delivery.slices import by_slices
 

@@ -28,8 +28,9 @@ from component_http.delivery.drain import Drain
 from component_http.delivery.endings import Endings
 from component_http.delivery.expiry import Expiry
 from component_http.delivery.explanations import Explanations
-from component_http.delivery.forwarder import Attempted, Forwarder, Later, NoMore
+from component_http.delivery.forwarder import Attempted, Forwarder, Later
 from component_http.delivery.giving_up import GivingUp
+from component_http.delivery.health import NoMore
 from component_http.delivery.life import ENDING, LEFT, OPEN, READY, Lives
 from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
@@ -105,7 +106,7 @@ class Relay:
         self._deliveries = lives = Lives()
         self._expiry = Expiry(clock, self._expire)
         self._endings = Endings(lives, backlog, self._expiry, spool, outbox, loops, observer, clock, self._ended)
-        back_offs = BackOffs(lives, backlog, forwarder, clock, self._start)
+        back_offs = BackOffs(lives, backlog, forwarder.health, clock, self._start)
         self._attempts = Attempts(
             lives,
             forwarder,
@@ -120,7 +121,7 @@ class Relay:
             once=once,
             attempted=self._attempted,
         )
-        self._starts = Starts(backlog, forwarder, outbox, back_offs, clock, self._begin)
+        self._starts = Starts(backlog, forwarder.health, outbox, back_offs, clock, self._begin)
         self._drain = Drain(
             clock,
             under_way=self._under_way,
@@ -131,14 +132,14 @@ class Relay:
         )
         self._giving_up = GivingUp(lives, self._endings, self._expiry, clock, once=once, when_left=self._drain.look)
         self._returning = Returning(backlog, times, clock, self._returned, self._start)
-        self._explanations = Explanations(lives, backlog, self._returning, forwarder, outbox, clock)
+        self._explanations = Explanations(lives, backlog, self._returning, forwarder.health, outbox, clock)
         self._acceptance = Acceptance(
             lives,
             Admission(backlog),
             spool,
             Refusals(outlet, observer, clock),
             valve,
-            away=forwarder.away,
+            away=forwarder.health.away,
             closed=self._closed,
             new_delivery=lambda stanza, size: times.begin(new_id(), stanza, size, clock.seconds()),
             heard=self._attempts.heard,
@@ -146,8 +147,8 @@ class Relay:
             when_not_stored=self._drain.look,
             failed=self._endings.failed,
         )
-        if forwarder.no_more is not None:
-            self._give_up_all(forwarder.no_more)
+        if forwarder.health.no_more is not None:
+            self._give_up_all(forwarder.health.no_more)
 
     @property
     def pending(self) -> int:
@@ -156,11 +157,11 @@ class Relay:
 
     def status(self) -> Status:
         """How things stand now."""
-        forwarder, backlog = self._forwarder, self._backlog
+        health, backlog = self._forwarder.health, self._backlog
         found = {
             "the gateway is stopping": self._drain.begun,
-            "the webhook said that it is gone": forwarder.gone is not None,
-            "the webhook's certificate cannot be trusted": forwarder.untrusted,
+            "the webhook said that it is gone": health.gone is not None,
+            "the webhook's certificate cannot be trusted": health.untrusted,
             "too many stanzas wait for the webhook": backlog.used > NOT_READY_ABOVE,
         }
         obstacles = [phrase for phrase, is_so in found.items() if is_so]
@@ -170,11 +171,11 @@ class Relay:
             pending=self.pending,
             pending_bytes=backlog.pending_bytes,
             running=len(self._deliveries.at("running")),
-            webhook=forwarder.state,
+            webhook=health.state,
             obstacles=tuple(obstacles),
-            failing_for=forwarder.failing_for,
-            last_failure=forwarder.last_failure,
-            next_attempt=None if math.isinf(wait := forwarder.away()) else wait,
+            failing_for=health.failing_for,
+            last_failure=health.last_failure,
+            next_attempt=None if math.isinf(wait := health.away()) else wait,
         )
 
     def explain(self, delivery_id: str) -> Explanation | None:
@@ -192,9 +193,9 @@ class Relay:
         self._acceptance.accept(stanza)
 
     def _closed(self) -> Refused | None:
-        if not self._drain.begun and self._forwarder.no_more is None:
+        if not self._drain.begun and self._forwarder.health.no_more is None:
             return None  # as nearly always
-        return closed(stopping=self._drain.begun, gone=self._forwarder.gone)
+        return closed(stopping=self._drain.begun, gone=self._forwarder.health.gone)
 
     def restore(self, deliveries: Iterable[Delivery]) -> None:
         """
@@ -265,8 +266,8 @@ class Relay:
 
     def _attempted(self, delivery: Delivery, attempted: Attempted) -> None:
         """An attempt has ended, and the delivery has not."""
-        if self._forwarder.no_more is not None and not self._giving_up.begun:
-            self._give_up_all(self._forwarder.no_more)
+        if self._forwarder.health.no_more is not None and not self._giving_up.begun:
+            self._give_up_all(self._forwarder.health.no_more)
         following = attempted.next
         if isinstance(following, Later):
             self._leave_open(delivery)
@@ -344,7 +345,7 @@ class Relay:
                 if delivery.ends > now:
                     self._expiry.add(delivery, "last", delivery.ends)  # The webhook has not seen it.
                 else:
-                    self._endings.end(delivery, self._forwarder.expire(delivery))
+                    self._endings.end(delivery, self._forwarder.outcomes.expired(delivery))
         if are_all:
             self._start()
 

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from component_http.delivery.alarm import Alarm
 from component_http.delivery.back_off import BackOffs
 from component_http.delivery.backlog import Backlog
-from component_http.delivery.forwarder import Forwarder
+from component_http.delivery.health import Health
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.slices import SLICE
 
@@ -25,7 +25,7 @@ class Starts:
 
     Args:
         backlog: Whose turn it is.
-        forwarder: Whether the webhook may be asked, and how much of it.
+        health: Whether the webhook may be asked, and how much of it.
         outbox: While it is crowded no attempt begins.
         back_offs: Whose wait may end early.
         clock: Runs the waits.
@@ -35,14 +35,14 @@ class Starts:
     def __init__(
         self,
         backlog: Backlog,
-        forwarder: Forwarder,
+        health: Health,
         outbox: Outbox,
         back_offs: BackOffs,
         clock: IReactorTime,
         begin: Callable[[str], bool],
     ) -> None:
         self._backlog = backlog
-        self._forwarder = forwarder
+        self._health = health
         self._outbox = outbox
         self._back_offs = back_offs
         self._begin = begin
@@ -63,7 +63,7 @@ class Starts:
                 if ended == SLICE:
                     self._next.set(0.0)
                     break
-                delivery_id = self._backlog.next(self._forwarder.places)
+                delivery_id = self._backlog.next(self._health.places)
                 if delivery_id is not None:
                     ended += not self._begin(delivery_id)
                 elif not self._back_offs.end_one():
@@ -99,7 +99,7 @@ class Starts:
                 self._clear = self._outbox.when_clear()
                 self._clear.addCallbacks(self._cleared, _forget)
             return False
-        wait = self._forwarder.wait()
+        wait = self._health.wait()
         if wait:
             self._next.set(wait)
         return not wait

@@ -1,0 +1,202 @@
+"""How the webhook is: whether it is asked, how much of it, and since when it fails."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import define, field, frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from component_http.contract import conditions
+from component_http.contract.conditions import StanzaError
+from component_http.contract.delivery import Delivery
+from component_http.contract.reply import Response
+from component_http.delivery.breaker import Breaker, Probe, is_failure
+from component_http.delivery.load import Admission, Load
+from component_http.delivery.retry import AttemptResult, is_rejection
+from component_http.errors import CertificateInvalid
+from component_http.interfaces import Observer
+from component_http.throttle import LOG_INTERVAL, Throttle
+
+
+@frozen
+class NoMore:
+    """
+    Nothing is POSTed any more.
+
+    Attributes:
+        error: What the senders of what is pending are told.
+        note: Why, for the log.
+    """
+
+    error: StanzaError
+    note: str
+
+
+NO_WEBHOOK = NoMore(conditions.SERVICE_UNAVAILABLE, "there is no webhook")
+"""Nothing ever is: what the spool has kept of an earlier start is given up."""
+
+
+@define(eq=False)
+class Health:
+    """
+    Knows how the webhook is, and says whether the next attempt may begin.
+
+    Args:
+        observer: Told `breaker_opened`, `breaker_closed`, `webhook_paused` and `gone`.
+        load: How much the webhook is asked for.
+        breaker: Whether it is asked at all.
+        clock: The reactor's clock.
+
+    Attributes:
+        no_more: Why nothing is POSTed: there is no webhook, or it said 410 and is gone; None while something is.
+        untrusted: The webhook's certificate was not valid when it was last asked.
+        last_failure: Why the last attempt that failed did, for a person; None if none did.
+        awakenings: How often the webhook was found to be back, or somebody said so: a back-off that began before one of
+            these may end early.
+    """
+
+    _log = Logger()
+
+    _observer: Observer
+    _load: Load
+    _breaker: Breaker
+    _clock: IReactorTime
+    no_more: NoMore | None = field(init=False, default=None)
+    untrusted: bool = field(init=False, default=False)
+    last_failure: str | None = field(init=False, default=None)
+    awakenings: int = field(init=False, default=0)
+    _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
+
+    @property
+    def gone(self) -> StanzaError | None:
+        """What senders are told since the webhook has said that it is gone; None while it has not."""
+        return self.no_more.error if self.no_more is not None and self.no_more is not NO_WEBHOOK else None
+
+    @property
+    def state(self) -> Literal["closed", "open", "half_open", "gone", "none"]:
+        """How the webhook is: `none`: there is none. `gone`: it said so. Else the state of the breaker."""
+        if self.no_more is None:
+            return self._breaker.state
+        return "none" if self.no_more is NO_WEBHOOK else "gone"
+
+    @property
+    def breaker_state(self) -> Literal["closed", "open", "half_open"]:
+        """Whether the webhook is asked as usual, not at all, or by one delivery that probes."""
+        return self._breaker.state
+
+    @property
+    def failing_for(self) -> float | None:
+        """Seconds for which nothing but failures came from the webhook; None while it is well."""
+        since = self._breaker.failing_since
+        return None if since is None else self._clock.seconds() - since
+
+    @property
+    def places(self) -> int:
+        """Attempts that may be under way now."""
+        return self._load.places(self._clock.seconds())
+
+    def away(self) -> float:
+        """Seconds for which the webhook is not asked, because it fails or wants it so; infinite during probes."""
+        return self._breaker.wait(self._clock.seconds())
+
+    def wait(self) -> float:
+        """Seconds until an attempt may begin: 0 for now, infinite while it depends on one that is under way."""
+        now = self._clock.seconds()
+        return max(self._breaker.wait(now), self._load.wait(now))
+
+    def begin(self, now: float) -> tuple[Probe | None, Admission]:
+        """Note that an attempt begins; returns what `learn` wants to know of it."""
+        return self._breaker.begin(now), self._load.begin(now)
+
+    def ask_now(self) -> None:
+        """Let attempts begin at once: somebody knows that the webhook is back."""
+        self._breaker.ask_now()
+        self._awake()
+
+    def learn(
+        self,
+        delivery: Delivery,
+        result: AttemptResult | None,
+        *,
+        began: float,
+        probe: Probe | None,
+        admission: Admission,
+        hangs: bool = False,
+    ) -> None:
+        """
+        Note how an attempt ended.
+
+        Args:
+            delivery: The delivery that it was for.
+            result: The response or failure; None where it was cut off by us.
+            began: When it began.
+            probe: As `begin` returned it.
+            admission: Likewise.
+            hangs: It was cut off because the webhook did not answer in time.
+        """
+        now, before = self._clock.seconds(), self._breaker.state
+        accepted = not is_rejection(result) if isinstance(result, Response) else None
+        self._load.end(admission, accepted, now)
+        failed = (hangs or None) if result is None else is_failure(result)
+        self._breaker.end(
+            failed,
+            now,
+            conversation=delivery.conversation,
+            began=began,
+            probe=probe,
+            rejected=result is not None and is_rejection(result),
+        )
+        if failed:
+            self.last_failure = "it did not answer in time" if result is None else in_words(result)
+        if self._breaker.state != before:
+            self._changed(before, self._breaker.state)
+        if result is not None:
+            self._look_at_certificate(result)
+
+    def _changed(self, before: str, after: str) -> None:
+        if after == "open" and before == "closed":
+            self._observer.count("breaker_opened")
+            self._log.warn(
+                "the webhook fails ({reason}): it is asked by one stanza at a time until it answers, the others wait",
+                reason=self.last_failure,
+            )
+        elif after == "closed":
+            self._observer.count("breaker_closed")
+            self._log.info("the webhook answers again")
+            self._awake()
+
+    def _awake(self) -> None:
+        self.awakenings += 1
+        self._load.restart(self._clock.seconds())
+
+    def _look_at_certificate(self, result: AttemptResult) -> None:
+        if isinstance(result, CertificateInvalid):
+            self.untrusted = True
+            if self._throttle.may_tell("certificate", self._clock.seconds()):
+                self._log.error("the webhook's certificate cannot be trusted: {reason}", reason=str(result))
+        elif isinstance(result, Response):
+            self.untrusted = False
+
+    def pause(self, seconds: float) -> None:
+        """The webhook wants nothing for so many seconds, unless it is known how much it takes."""
+        now = self._clock.seconds()
+        if not self._load.is_known(now):
+            self._observer.count("webhook_paused")
+            self._breaker.hold(seconds, now)
+            self._load.pause(seconds, now)
+
+    def is_gone(self, error: StanzaError) -> None:
+        """The webhook has said that it is gone; senders are told this."""
+        self.no_more = NoMore(error, "the webhook is gone")
+        self._observer.count("gone")
+        self._log.error(
+            "the webhook answered 410 Gone: nothing is POSTed until the gateway is started again"
+            ' (delivery.on_gone is "disable")'
+        )
+
+
+def in_words(result: AttemptResult) -> str:
+    """Say why an attempt failed, for a person: nothing of a response but its status."""
+    return f"HTTP status {result.status}" if isinstance(result, Response) else str(result)
