@@ -14,10 +14,11 @@ from twisted.internet.endpoints import serverFromString
 
 from component_http import __version__
 from component_http.api.desk import Desk
-from component_http.api.hooks import Hook, Hooks
+from component_http.api.hooks import Hook
 from component_http.api.links import ReplyLinks
 from component_http.api.rate import Rate
 from component_http.api.routes import Api
+from component_http.api.secrets import BySecret
 from component_http.api.server import ApiServer
 from component_http.api.template import Template, shipped
 from component_http.api.tokens import Token, Tokens
@@ -28,23 +29,15 @@ from component_http.errors import SettingsError
 from component_http.interfaces import Observer, Sender
 from component_http.settings import HookSettings, Settings
 
-__all__ = ["api_hooks", "api_server", "check_port"]
-
-
 _PORT_REMEDIES = {
     errno.EADDRINUSE: "stop what listens there, or name another port",
     errno.EADDRNOTAVAIL: "name an interface by an address that this machine has",
-    errno.EACCES: "name a port from 1024 on, for those below are root's",
+    errno.EACCES: "name a port from 1024 on, because those below are root's",
 }
 
 
 def check_port(settings: Settings) -> None:
-    """
-    Check that the API's port can be opened. An endpoint that cannot be tried now is tried at the start.
-
-    Raises:
-        SettingsError: The port cannot be opened.
-    """
+    """Raise `SettingsError` if the API's port cannot be opened. Some endpoints are only checked at the start."""
     listen = settings.api.listen
     endpoint = Endpoint.parse(listen or "")
     if endpoint.kind == "unix":
@@ -70,13 +63,8 @@ def check_port(settings: Settings) -> None:
             ) from None
 
 
-def api_hooks(settings: Settings) -> Hooks:
-    """
-    Make the hooks: the API's URLs for programs that know nothing of XMPP, with their templates.
-
-    Raises:
-        SettingsError: Some templates cannot be used.
-    """
+def api_hooks(settings: Settings) -> BySecret[Hook]:
+    """Make the hooks, with their templates. Raises `SettingsError` if a template cannot be used."""
     hooks: list[Hook] = []
     problems: list[str] = []
     for hook in settings.api.hook:
@@ -98,7 +86,7 @@ def api_hooks(settings: Settings) -> Hooks:
         )
     if problems:
         raise SettingsError(*problems)
-    return Hooks(hooks)
+    return BySecret(hooks)
 
 
 def _template(hook: HookSettings) -> Template | None:
@@ -112,7 +100,7 @@ def api_server(
     reactor: Any,
     sender: Sender,
     observer: Observer,
-    hooks: Hooks,
+    hooks: BySecret[Hook],
     link_key: bytes,
     wake: Callable[[], str],
     *,
@@ -125,16 +113,8 @@ def api_server(
     Make the HTTP API, which serves once it is started.
 
     Args:
-        settings: The gateway's settings.
-        reactor: Opens the port.
-        sender: Sends pushed stanzas, and asks iqs.
-        observer: Told what happens.
-        hooks: The hooks that `api_hooks` made.
-        link_key: The key of the links for late replies.
         wake: Asks the webhook at once, and returns its state.
-        limits: The limits for one stanza.
-        new_id: Makes ids.
-        max_connections: Connections at once, instead of `api.max_connections`.
+        max_connections: The most connections at once, instead of `api.max_connections`.
         endpoint: The endpoint to listen at, instead of `api.listen`.
     """
     api, domain = settings.api, settings.component.domain

@@ -10,8 +10,6 @@ from twisted.internet.base import DelayedCall, ReactorBase
 from twisted.internet.interfaces import IDelayedCall
 from zope.interface import directlyProvides, providedBy
 
-__all__ = ["SteadyReactor", "steady_reactor"]
-
 
 def steady_reactor(reactor: Any) -> Any:
     """
@@ -21,8 +19,8 @@ def steady_reactor(reactor: Any) -> Any:
         reactor: The reactor of the process, or a clock for tests.
 
     Returns:
-        A `SteadyReactor`, always the same one for the same reactor; or the reactor itself where its timers do not go
-        by the wall clock.
+        A `SteadyReactor`, always the same one for the same reactor; or the reactor itself if its timers do not go by
+        the wall clock.
     """
     if isinstance(reactor, SteadyReactor) or not isinstance(reactor, ReactorBase) or reactor.seconds is not time.time:
         return reactor
@@ -34,13 +32,13 @@ class SteadyReactor:
     """
     A reactor whose timers go by the monotonic clock, on top of one whose timers go by the wall clock.
 
-    Twisted's reactors take the wall clock. When that is set forward, every timer of theirs fires at once; when it is
-    set back by an hour, every timer fires an hour late. The timers of this object do neither. They run in the same
-    loop, which also asks this object how long it may sleep and what is due.
+    Twisted's reactors use the wall clock. When that is set forward, all their timers fire at once; when it is set back
+    by an hour, every timer fires an hour late. The timers of this object do neither. They run in the same loop, which
+    also asks this object how long it may sleep and which timers are due.
 
-    For everybody else the reactor below is unchanged: its `seconds()` is the time of day, as the access log of
+    For all other code the reactor below is unchanged: its `seconds()` is the time of day, as the access log of
     twisted.web needs it, and its `callLater` goes by that. Only its `getDelayedCalls()` lists the timers of both, so
-    that a test sees what was left behind.
+    that a test sees every timer that was left behind.
 
     `seconds` and `callLater` go by the monotonic clock; every other attribute is that of the reactor below. So the
     reactor's own time limit for connecting a TCP socket still goes by the wall clock.
@@ -52,7 +50,7 @@ class SteadyReactor:
     def __init__(self, reactor: Any) -> None:
         directlyProvides(self, providedBy(reactor))
         self._reactor = reactor
-        # A reactor that runs in another loop than Twisted's has to hear of new timers, and so has its own `callLater`.
+        # A reactor in another loop than Twisted's has its own `callLater`, because the loop has to hear of new timers.
         is_plain = type(reactor).callLater is ReactorBase.callLater
         self._timers = timers = _Timers() if is_plain else _TimersOfAnotherLoop(reactor)
         self.seconds: Callable[[], float] = timers.seconds
@@ -92,7 +90,7 @@ class _Timers(ReactorBase):
 
 
 class _TimersOfAnotherLoop(_Timers):
-    """The same in the loop of asyncio, GLib and the like, which asks for its next timeout only when it hears of one."""
+    """Timers in the loop of asyncio, GLib and the like, which only hears of a new timer by its own `callLater`."""
 
     def __init__(self, reactor: Any) -> None:
         super().__init__()

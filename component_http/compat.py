@@ -1,9 +1,8 @@
 """
 Bring wokkel 18.0.0, its last release, to current Twisted.
 
-Import this before anything of wokkel. It puts back two names that Twisted no longer has and wokkel's modules
-import. It bounds a table of Twisted's that would otherwise keep every address ever seen, and the time that one address
-can take.
+Import this before anything of wokkel. It puts back two names that wokkel's modules import and Twisted no longer has.
+It limits a table of Twisted's that would otherwise keep every address ever seen, and the time that one address takes.
 
 Importing it installs no reactor.
 """
@@ -19,11 +18,11 @@ from twisted.words.protocols.jabber import jid
 from component_http.contract.address import exceeds_limit
 
 MAX_INTERNED_JIDS = 1000
-"""Addresses that `internJID` keeps; wokkel's handlers intern whatever a stranger writes in a stanza."""
+"""Addresses that `internJID` keeps; wokkel's handlers intern every address in a stranger's stanza."""
 
 
 class _BoundedDict(dict[str, jid.JID]):
-    """A dictionary that starts afresh when it is full: cheap, and a table of pure values loses nothing by it."""
+    """A dictionary that is emptied when it is full, which is cheap and does not harm a cache."""
 
     def __setitem__(self, key: str, value: jid.JID) -> None:
         if len(self) >= MAX_INTERNED_JIDS:

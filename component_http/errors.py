@@ -15,6 +15,7 @@ __all__ = [
     "ConnectionFailed",
     "DeliveryEnded",
     "DiskFull",
+    "ErrorArrived",
     "ForeignSender",
     "MalformedStanza",
     "NotSent",
@@ -56,7 +57,7 @@ class SettingsError(ComponentHttpError):
 
 
 class SpoolUnusable(SettingsError):
-    """The spool's file is none that this version can use; setting it aside helps."""
+    """This version cannot use the spool's file; setting the file aside helps."""
 
 
 class SpoolError(ComponentHttpError):
@@ -95,14 +96,14 @@ class NotSent(ComponentHttpError):
     """A stanza that was pushed and kept did not arrive. The message says why, or that it may still arrive."""
 
 
-class Bounced(NotSent):
+class ErrorArrived(ComponentHttpError):
     """
-    A stanza that was pushed came back as an error, so it did not arrive.
+    An error came back for a stanza that we sent.
 
     Attributes:
         condition: The condition of the error (RFC 6120 section 8.3.3).
-        error_type: Its type: `wait` where the same may work later.
-        text: Its text, in one line and not long; "" where it has none.
+        error_type: The type of the error: `wait` if the same may work later.
+        text: The text of the error, in one line and not long; "" if it has none.
     """
 
     def __init__(self, condition: str, error_type: str = "cancel", text: str = "") -> None:
@@ -112,26 +113,24 @@ class Bounced(NotSent):
         self.text = text
 
 
-class RoomRefused(ComponentHttpError):
+class Bounced(ErrorArrived, NotSent):
+    """A stanza that was pushed came back as an error, so it did not arrive."""
+
+
+class RoomRefused(ErrorArrived):
     """
     A chat room does not let one of our addresses in, so nothing can be said there.
 
     Attributes:
         room: The bare address of the room.
         ours: The address that was to enter.
-        condition: The condition of the room's error (RFC 6120 section 8.3.3); item-not-found for a room that did not
-            exist and is not to be made.
-        error_type: The type of that error: `wait` where it may work later.
-        text: The text of the error, in one line and not long; "" where it has none.
+        condition: As in `ErrorArrived`; item-not-found for a room that did not exist and is not to be made.
     """
 
     def __init__(self, room: str, ours: str, condition: str, error_type: str = "cancel", text: str = "") -> None:
-        super().__init__(f"{condition} ({text})" if text else condition)
+        super().__init__(condition, error_type, text)
         self.room = room
         self.ours = ours
-        self.condition = condition
-        self.error_type = error_type
-        self.text = text
 
 
 class Unanswered(ComponentHttpError):

@@ -1,8 +1,8 @@
 """
-TLS to the webhook and to the XMPP server: whose certificates are accepted, and how a refusal is told.
+TLS to the webhook and to the XMPP server, with a check of the certificate's name.
 
-Twisted's own check of the name has a hole. Where service-identity cannot read a certificate it raises
-`CertificateError`; Twisted logs that and accepts the certificate. The check here accepts only what is right.
+Twisted's own check of the name has a hole: if service-identity cannot read a certificate it raises
+`CertificateError`, and Twisted logs that and accepts the certificate. The check here refuses such a certificate.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
 from attrs import frozen
@@ -34,30 +35,28 @@ from zope.interface import implementer  # type: ignore[import-untyped, unused-ig
 from component_http.contract.endpoint import Endpoint
 from component_http.errors import CertificateInvalid, ConnectionFailed, WebhookError
 
-__all__ = ["client_endpoint", "client_tls", "tls_failure"]
-
 _PEM = 1
 """OpenSSL's number for a file in PEM."""
 
 _OPTIONS = ("timeout", "bindAddress", "certificate", "privateKey", "trustRoots", "endpoint")
-"""What a `tls:` endpoint takes by name, in Twisted as here."""
+"""The named arguments of a `tls:` endpoint, as in Twisted."""
 
 
 def client_tls(host: str, trust_root: Any = None, certificate: PrivateCertificate | None = None) -> Any:
     """
-    Make what checks that the other side is `host`; its one OpenSSL context serves every connection.
+    Make TLS connections that check that the other side is `host`; one OpenSSL context serves all of them.
 
     Args:
         host: A host name, or an IP address without brackets.
-        trust_root: Who may vouch for the certificate: a `twisted.internet.ssl.Certificate`, the result of
+        trust_root: The authorities that may sign the certificate: a `twisted.internet.ssl.Certificate`, the result of
             `twisted.internet.ssl.trustRootFromCertificates`, or None for the authorities that the platform trusts.
-        certificate: Our own, for a server that asks for one.
+        certificate: Our own certificate, for a server that asks for one.
 
     Returns:
-        An `IOpenSSLClientConnectionCreator`. A refused connection is lost with what `tls_failure` understands.
+        An `IOpenSSLClientConnectionCreator`. A refused connection is lost with an error that `tls_failure` knows.
 
     Raises:
-        ValueError: No certificate can be for this name (one with an underscore, for instance).
+        ValueError: No certificate can be for this name, because it has an underscore, for instance.
 
     Source: RFC 9110 section 4.3.4; RFC 9525 sections 6.1 and 6.6; RFC 6066 section 3 (no dot at the end).
     """
@@ -65,7 +64,7 @@ def client_tls(host: str, trust_root: Any = None, certificate: PrivateCertificat
     try:
         wanted = IPAddress_ID(name) if isIPAddress(name) or isIPv6Address(name) else DNS_ID(name)
         options = optionsForClientTLS(name, trustRoot=trust_root, clientCertificate=certificate)
-    except ValueError as error:  # a name that IDNA does not allow is a UnicodeError, which is one
+    except ValueError as error:  # or a UnicodeError, which is one, for a name that IDNA does not allow
         raise ValueError(f"no certificate can be for the host {host!r}") from error
     return _NameCheckedTLS(wanted, options)
 
@@ -84,14 +83,14 @@ class _NameCheckedTLS:
         return connection
 
     def _verify(self, tls_protocol: Any) -> Callable[[Any, Any, int, int, int], bool]:
-        """Make what OpenSSL asks about each certificate of the chain, after its own checks."""
+        """Make the function that OpenSSL calls for each certificate of the chain, after its own checks."""
 
         def verify(_connection: Any, certificate: Any, _error: int, depth: int, trusted: int) -> bool:
             if not trusted or depth > 0:
                 return bool(trusted)
             try:
                 problem = _problem(certificate.to_cryptography(), self.wanted)
-            except Exception:  # libraries raise as they like at what strangers put into certificates
+            except Exception:  # libraries raise many errors at a stranger's certificate
                 problem = "the names in the certificate cannot be read"
             if problem is not None:
                 tls_protocol.failVerification(Failure(CertificateInvalid(problem)))
@@ -104,7 +103,7 @@ def _problem(certificate: x509.Certificate, wanted: DNS_ID | IPAddress_ID) -> st
     """
     Say why a certificate is not for a host; None if it is.
 
-    A name that can be for nobody (`*.lan`, an IP address written as a host name) does not spoil the others.
+    A name that is not valid (`*.lan`, an IP address written as a host name) is ignored.
     """
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -139,7 +138,7 @@ def tls_failure(error: BaseException | None) -> WebhookError | None:
         return error
     if not isinstance(error, SSL.Error):
         return None
-    # str() of these shows the insides of a list: [(library, function, reason), ...].
+    # str() of such an error shows a list: [(library, function, reason), ...].
     reasons = [str(entry[-1]) for entry in error.args[0]] if error.args and isinstance(error.args[0], list) else []
     told = ", ".join(reason for reason in reasons if reason) or "no reason given"
     if "certificate verify failed" in reasons:
@@ -153,8 +152,8 @@ def client_endpoint(reactor: Any, description: str) -> Any:
 
     Raises:
         OSError: A file that it names cannot be read.
-        Exception: It cannot be made. Each kind of endpoint has a parser of its own, which raises what it likes; for
-            `tls:` it is a ValueError.
+        Exception: The endpoint cannot be made. Each kind of endpoint has a parser of its own, which may raise anything;
+            for `tls:` it is a ValueError.
     """
     endpoint = Endpoint.parse(description)
     if endpoint.kind != "tls":
@@ -177,7 +176,7 @@ def _tls_endpoint(
     trustRoots: str | None = None,
     endpoint: str | None = None,
 ) -> Any:
-    """The arguments are those of Twisted's `tls:` endpoint, as text."""
+    """Make the endpoint; the arguments are those of Twisted's `tls:` endpoint, as text."""
     inner: Any
     if endpoint is not None:
         inner = clientFromString(reactor, endpoint)
@@ -188,15 +187,15 @@ def _tls_endpoint(
 
 
 def _authorities(folder: str | None) -> Any:
-    """Those whose certificates are in the .pem files of a folder; None for the platform's."""
+    """Read the certificates of authorities from the .pem files of a folder; None for the platform's authorities."""
     if folder is None:
         return None
     found = []
     for name in os.listdir(folder):
         if name.lower().endswith(".pem"):
-            # One that is damaged, or a link to nowhere, is no reason to trust none of the others.
+            # A damaged file, or a link to nowhere, is skipped.
             with suppress(OSError, crypto.Error):
-                found.append(Certificate.loadPEM(_content(os.path.join(folder, name))))
+                found.append(Certificate.loadPEM(Path(folder, name).read_bytes()))
     if not found:
         raise ValueError(f"there is no certificate in the .pem files of {folder}")
     return trustRootFromCertificates(found)
@@ -205,7 +204,7 @@ def _authorities(folder: str | None) -> Any:
 def _own_certificate(certificate: str | None, key: str | None) -> PrivateCertificate | None:
     if certificate is None:
         return None
-    own, secret = _content(certificate), _content(key or certificate)
+    own, secret = Path(certificate).read_bytes(), Path(key or certificate).read_bytes()
     try:
         pair: PrivateCertificate = PrivateCertificate.fromCertificateAndKeyPair(
             Certificate.loadPEM(own), KeyPair.load(secret, _PEM)
@@ -213,8 +212,3 @@ def _own_certificate(certificate: str | None, key: str | None) -> PrivateCertifi
     except crypto.Error as error:
         raise ValueError(f"{certificate} and {key or 'the key in it'} are no certificate with its key") from error
     return pair
-
-
-def _content(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()

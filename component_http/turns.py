@@ -1,4 +1,4 @@
-"""Long work in pieces, so that the reactor does all else in between."""
+"""Long work in pieces, so that the reactor does everything else in between."""
 
 from __future__ import annotations
 
@@ -9,16 +9,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
-__all__ = ["Turns"]
-
 
 class Turns:
-    """
-    Does one piece of work in each turn of the reactor, in the order in which they were asked for.
-
-    Args:
-        clock: The reactor.
-    """
+    """Does one piece of work in each turn of the reactor, in the order of asking."""
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock
@@ -27,17 +20,17 @@ class Turns:
 
     def ask(self, work: Callable[[], bool]) -> None:
         """
-        Do something when it is its turn: at once if nothing else had one in this turn of the reactor.
+        Do one piece of work in its turn: at once if no other piece was done in this turn of the reactor.
 
         Args:
-            work: Does one piece. Returns False where there was nothing to do; then the turn is the next one's.
+            work: Does the piece. Returns False if there was nothing to do; then the next piece has this turn.
         """
         self._waiting.append(work)
         if self._next is None:
             self._take()
 
     def next(self) -> Deferred[None]:
-        """Fire when it is the caller's turn; one that is cancelled has none."""
+        """Fire when it is the caller's turn. A Deferred that is cancelled takes no turn."""
         turn: Deferred[None] = Deferred()
 
         def take() -> bool:

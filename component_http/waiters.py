@@ -1,4 +1,4 @@
-"""Those who wait until something has come about."""
+"""Waits for something to come about, and for work to end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-__all__ = ["Waiters", "abandon"]
-
 
 def abandon(*deferreds: Deferred[Any]) -> None:
-    """Cancel some Deferreds whose outcome nobody wants any more; those that have fired already stay unheard."""
+    """Cancel some Deferreds whose outcome nobody wants any more, and ignore how they end."""
     for deferred in deferreds:
         deferred.addErrback(lambda _: None)
         deferred.cancel()
@@ -24,21 +22,21 @@ class Waiters:
         self._waiting: list[Deferred[None]] = []
 
     def __bool__(self) -> bool:
-        """Somebody waits."""
+        """Whether somebody waits."""
         return bool(self._waiting)
 
     def one_more(self) -> Deferred[None]:
-        """Somebody waits until `tell`."""
+        """Wait until `tell`."""
         waiter: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiter)
         return waiter
 
     def tell(self, still: Callable[[], bool] = lambda: True) -> None:
         """
-        Fire them, one after the other; not those who come meanwhile.
+        Fire the Deferreds one after the other, but none that is asked for meanwhile.
 
         Args:
-            still: Whether what they wait for is still so: who is told may change it, and then the others go on waiting.
+            still: Whether the event still holds. Whoever is told may change it, and then the others go on waiting.
         """
         for waiter in list(self._waiting):
             if not still():
@@ -46,3 +44,41 @@ class Waiters:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
                 waiter.callback(None)
+
+
+class Ongoing:
+    """The work that is under way, which can be waited for and cancelled."""
+
+    def __init__(self) -> None:
+        self._works: set[Deferred[Any]] = set()
+        self._waiters = Waiters()
+
+    def __bool__(self) -> bool:
+        """Whether work is under way."""
+        return bool(self._works)
+
+    def own(self, work: Deferred[Any]) -> None:
+        """
+        Own some work until it has ended.
+
+        Args:
+            work: Fires at the end of the work. It must have an errback already that deals with every failure.
+        """
+        self._works.add(work)
+
+        def ended(_: object) -> None:
+            self._works.discard(work)
+            if not self._works:
+                self._waiters.tell(lambda: not self._works)
+
+        work.addBoth(ended)
+
+    async def ended(self) -> None:
+        """Wait until no work is under way."""
+        while self._works:
+            await self._waiters.one_more()
+
+    def cancel(self) -> None:
+        """Cancel all work that is under way."""
+        for work in list(self._works):
+            work.cancel()

@@ -15,7 +15,8 @@ from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
-from component_http.api.hooks import Hooks
+from component_http.api.hooks import Hook
+from component_http.api.secrets import BySecret
 from component_http.api_service import api_hooks
 from component_http.contract import composing, reply
 from component_http.contract.address import Address
@@ -39,6 +40,7 @@ from component_http.delivery.outbox import Outbox
 from component_http.delivery.pushes import Pushes
 from component_http.delivery.relay import Relay
 from component_http.delivery.retry import RetryPolicy
+from component_http.delivery.stanza_maker import StanzaMaker
 from component_http.errors import SettingsError
 from component_http.interfaces import Spool, Stream, Webhook
 from component_http.operations.metrics import Counters
@@ -84,7 +86,7 @@ class Lasting:
     stream: Stream
     outlet: ComponentStream | BorrowedStream
     webhook: Webhook | None
-    hooks: Hooks | None
+    hooks: BySecret[Hook] | None
     rooms: Rooms
     subscribers: Subscribers
     pushes: Pushes
@@ -204,9 +206,7 @@ def assemble(
         outlet,
         counters,
         clock=reactor,
-        domain=component.domain,
-        limits=lasting.limits,
-        lifetimes=lifetimes(delivery),
+        maker=StanzaMaker(counters, reactor, component.domain, lasting.limits, lifetimes(delivery)),
         fates=fates,
         pushed=pushed,
     )

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 
 from component_http.contract import reply
 from component_http.contract.conditions import StanzaError
+from component_http.contract.outbound import LIFETIMES
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
@@ -24,6 +25,7 @@ from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
 from component_http.delivery.retry import RetryPolicy
+from component_http.delivery.stanza_maker import StanzaMaker
 from component_http.interfaces import Spool, Webhook
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
@@ -105,7 +107,8 @@ def relay_world(
         draw=draw,
         link=link,
     )
-    made = Outbox(spool, outlet, counters, clock=clock, domain=DOMAIN, limits=Limits(), **outbox)
+    maker = StanzaMaker(counters, clock, DOMAIN, Limits(), LIFETIMES)
+    made = Outbox(spool, outlet, counters, clock=clock, maker=maker, **outbox)
     relay = Relay(
         forwarder,
         spool,

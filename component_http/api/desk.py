@@ -1,7 +1,7 @@
 """
-What all shapes of the API do alike: compose stanzas, see that they may be sent, hand them to who sends, and wait.
+The part that all shapes of the API share: compose stanzas, check that they may be sent, send them, and wait.
 
-A shape (`v1`, `post_msg`, `rest`, `hooks`) says what is wanted and tells the outcome in its own way.
+A shape (`v1`, `post_msg`, `rest`, `hooks`) reads a request, and tells the outcome in its own way.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
 from component_http.api.exchange import Call, Problem
+from component_http.api.reading import read_seconds
 from component_http.api.refusals import bounce_problem, room_problem
-from component_http.api.tokens import Caller
+from component_http.api.tokens import Token
 from component_http.contract import composing
 from component_http.contract.address import Address
 from component_http.contract.composing import Composed
@@ -40,14 +41,13 @@ from component_http.errors import (
     Unanswered,
 )
 from component_http.interfaces import Observer, Sender
-
-__all__ = ["DEFAULT_TIMEOUT", "RETRY_AFTER", "Desk", "Pushed", "fingerprint"]
+from component_http.waiters import Ongoing
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds to wait for the answer to an iq, or until a stanza is sent, unless the request says otherwise."""
 
 RETRY_AFTER = "5"
-"""Seconds after which somebody may come again for whom there is no room now: what is full does not empty at once."""
+"""Seconds after which a client may try again if there is no room now, because a full spool takes time to empty."""
 
 _KEY = re.compile(r'"([!-~ ]{1,255})"|([!#-~]{1,255})')
 
@@ -56,13 +56,7 @@ _Result = TypeVar("_Result")
 
 @frozen
 class Pushed:
-    """
-    Stanzas that are kept until the server has them.
-
-    Attributes:
-        ids: Those of the stanzas, in order.
-        numbers: What `Sender.sent` knows them by.
-    """
+    """The ids of stanzas that are kept until the server has them, and their numbers for `Sender.sent`."""
 
     ids: Sequence[str]
     numbers: Sequence[int]
@@ -70,9 +64,9 @@ class Pushed:
 
 def fingerprint(call: Call, composed: Composed) -> str:
     """
-    What tells a request from another one with the same idempotency key; how it wants to wait does not count.
+    Make a text that differs between two different requests with the same idempotency key.
 
-    Who sends counts, for the user of Basic auth may decide it.
+    The time that a request wants to wait makes no difference. The senders do, for the user of Basic auth may set them.
     """
     digest = hashlib.sha256()
     for part in (call.method, call.path, call.media_type, *(stanza["from"] for stanza in composed.stanzas)):
@@ -83,17 +77,13 @@ def fingerprint(call: Call, composed: Composed) -> str:
 
 class Desk:
     """
-    Takes what shapes want to send.
+    Composes, sends and waits for the shapes.
 
     Args:
-        sender: Sends.
         observer: Told `api_pushed`, `api_asked`, `api_unanswered` and `api_full`.
-        domain: The component's own, normalised.
-        limits: For each stanza.
-        new_id: Makes ids.
-        clock: Runs the waits.
+        domain: The component's domain, normalised.
         max_timeout: The longest wait that a request may ask for, in seconds.
-        default_sender: Where stanzas of a token come from that name no sender; None for the domain.
+        default_sender: The sender of a token's stanzas that name none; None for the domain.
     """
 
     _log = Logger()
@@ -119,11 +109,10 @@ class Desk:
         self._new_id = new_id
         self._clock = clock
         self._keys: set[tuple[str, str]] = set()
-        self._keeping = 0
-        self._finished: list[Deferred[None]] = []
+        self._keeping = Ongoing()
 
     def seconds(self) -> float:
-        """The time by the clock that runs the waits."""
+        """Return the time of the clock that runs the waits."""
         return self._clock.seconds()
 
     # -- composing --
@@ -132,7 +121,7 @@ class Desk:
         self,
         objects: Iterable[Mapping[str, object]],
         *,
-        caller: Caller | None = None,
+        caller: Token | None = None,
         sender: Address | None = None,
         kind: str = "message",
         children: Sequence[Element] = (),
@@ -142,18 +131,17 @@ class Desk:
         Make stanzas of reply objects that answer nothing.
 
         Args:
-            objects: The reply objects.
-            caller: Who wants it, and must be allowed to; None for a hook.
-            sender: Where they come from unless they say so; None for what goes with the caller.
-            kind: What they are unless they say so.
-            children: Elements to add to the stanza, for what no property expresses. Give one object with them.
+            caller: The client, which must be allowed to send them; None for a hook.
+            sender: The sender of objects that name none; None for the caller's default.
+            kind: The kind of objects that name none.
+            children: Elements that no property expresses, to add to the stanza. Give one object with them.
             foreign_sender: The problem to raise for a sender outside the component's domain; None for the usual 422.
 
         Raises:
-            Problem: They cannot be made, or may not be sent.
+            Problem: The stanzas cannot be made, or may not be sent.
         """
         if sender is None and caller is not None:
-            sender = caller.default_address(self._default_sender)
+            sender = caller.default_sender(self._default_sender)
         try:
             composed = composing.push(
                 objects,
@@ -171,17 +159,12 @@ class Desk:
         if not composed.stanzas:
             raise Problem(422, "there is nothing to send")
         if caller is not None:
-            caller.token.see_allowed(composed.stanzas)
-            caller.token.rate.charge(len(composed.stanzas) - 1)
+            caller.check_allowed(composed.stanzas)
+            caller.rate.charge(len(composed.stanzas) - 1)
         return composed
 
     def answer(self, stanza: Stanza, objects: Iterable[Mapping[str, object]]) -> Composed:
-        """
-        Make stanzas of reply objects that answer a delivery late; nothing at all is an empty result of an iq.
-
-        Raises:
-            Problem: They cannot be made, or there are none.
-        """
+        """Make stanzas that answer a delivery late; no objects at all make the empty result of an iq."""
         try:
             composed = composing.answer(stanza, objects, domain=self.domain, limits=self.limits, new_id=self._new_id)
         except ReplyRefused as refused:
@@ -199,14 +182,12 @@ class Desk:
         Keep stanzas until the server has them.
 
         Args:
-            owner: Whose idempotency keys count.
-            call: The request that wants it.
-            composed: The stanzas.
+            owner: The owner of the idempotency key.
             delivery_id: The delivery that they answer late, or None.
 
         Raises:
-            Problem: They are not kept, a room does not let their sender in, or the request's idempotency key stands for
-                another one.
+            Problem: They are not kept, a room does not let their sender in, or the idempotency key was used for another
+                request.
         """
         record = None
         if "idempotency-key" in call.headers:
@@ -256,15 +237,11 @@ class Desk:
         """
         Wait until the server has stanzas.
 
-        Args:
-            pushed: The stanzas, as `push` returned them.
-            timeout: Seconds to wait at most.
-
         Returns:
-            Whether it has them; False where it may still get them.
+            False if the time was over before; the server may still get them.
 
         Raises:
-            Problem: It will never have one of them, or one came back.
+            Problem: The server will never have one of them, or one came back.
         """
         waiting = Deferred.fromCoroutine(self._sender.sent(pushed.numbers))
         try:
@@ -282,14 +259,13 @@ class Desk:
         Send an iq and wait for its answer.
 
         Args:
-            composed: It, and nothing else.
-            timeout: Seconds to wait.
+            composed: The iq, and nothing else.
 
         Returns:
-            The result or the error; with the id that the iq had, whatever its id was on the way.
+            The result or the error, with the id that the iq had at first.
 
         Raises:
-            Problem: It is no question, or there is no answer.
+            Problem: The stanza does not ask, or there is no answer.
         """
         iq = composed.stanzas[0]
         if len(composed.stanzas) != 1 or iq.name != "iq":
@@ -316,46 +292,32 @@ class Desk:
         return evolve(Stanza.from_element(answer), id=asked_id)
 
     def timeout(self, call: Call) -> float:
-        """
-        The seconds that a request wants to wait by `timeout` in its query.
-
-        Raises:
-            Problem: It is no number, or out of range.
-        """
+        """Read the seconds to wait from `timeout` in the query. Raises `Problem` if it is no number in the range."""
         text = call.argument("timeout")
         if text is None:
             return min(DEFAULT_TIMEOUT, self.max_timeout)
-        if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", text) or not 0 < float(text) <= self.max_timeout:
+        seconds = read_seconds(text)
+        if not seconds or seconds > self.max_timeout:
             raise Problem(400, f"timeout: it is a number of seconds up to {self.max_timeout:g}")
-        return float(text)
+        return seconds
 
-    # -- what goes on though who asked for it has gone --
+    # -- keeping, which goes on even if the client has gone --
 
     async def finish(self) -> None:
-        """Wait until all that is being kept is kept."""
-        if self._keeping:
-            finished: Deferred[None] = Deferred()
-            self._finished.append(finished)
-            await finished
+        """Wait until everything is kept that is being kept."""
+        await self._keeping.ended()
 
     async def _kept(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Do it to its end; cancelling only ends the waiting for it."""
+        """Run a coroutine to its end; cancelling only ends the wait for it."""
         waiting: Deferred[_Result] = Deferred()
-        self._keeping += 1
 
         def over(result: _Result | Failure) -> None:
-            self._keeping -= 1
             if not waiting.called:
                 waiting.callback(result)
             elif isinstance(result, Failure) and not result.check(Problem, CancelledError):
                 self._log.failure("a request that nobody waits for any more failed", failure=result)
-            finished = []
-            if not self._keeping:
-                finished, self._finished = self._finished, []
-            for deferred in finished:
-                deferred.callback(None)
 
-        Deferred.fromCoroutine(work).addBoth(over)
+        self._keeping.own(Deferred.fromCoroutine(work).addBoth(over))
         return await waiting
 
 

@@ -1,31 +1,18 @@
-"""What comes in over HTTP and what goes back, as values; and how errors are told."""
+"""A request and its answer as values, and the ways to tell an error."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import parse_qsl
 
 from attrs import field, frozen
 
-from component_http.contract.http import JSON, TEXT, charset, media_type
-
-__all__ = [
-    "MAX_FIELDS",
-    "Admitted",
-    "Answer",
-    "Call",
-    "Problem",
-    "error_body",
-    "json_answer",
-    "plain_text",
-    "problem_json",
-]
+from component_http.contract.http import JSON, PROBLEM_JSON, TEXT, charset, media_type
 
 MAX_FIELDS = 100
-"""Of a form or a query; nobody has more than ten."""
+"""The most fields of a form or a query; ten are usual."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -33,12 +20,10 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 @frozen
 class Call:
     """
-    One HTTP request, whole.
+    One HTTP request.
 
     Attributes:
-        method: Its method.
-        path: Its path as it came, percent-encoded, without the query.
-        query: The query as it came.
+        path: The path as it came, percent-encoded, without the query.
         headers: Field values by lower-case name.
         body: The body's bytes; None when it was larger than is read.
     """
@@ -51,21 +36,16 @@ class Call:
 
     @property
     def media_type(self) -> str:
-        """That of the body, without parameters and in lower case; "" where it is not said."""
+        """The media type of the body, in lower case and without parameters; "" if the request names none."""
         return media_type(self.headers.get("content-type", ""))
 
     @property
     def charset(self) -> str:
-        """That of the body; UTF-8 unless it is said."""
+        """The charset of the body; UTF-8 if the request names none."""
         return charset(self.headers.get("content-type", "")) or "utf-8"
 
     def argument(self, name: str) -> str | None:
-        """
-        The value of one in the query, or None.
-
-        Raises:
-            Problem: The query is none, or has it twice.
-        """
+        """Read a field of the query, or None. Raises `Problem` if the query is malformed, or has the field twice."""
         try:
             found = [value for key, value in fields(self.query) if key == name]
         except ValueError as error:
@@ -76,16 +56,7 @@ class Call:
 
 
 def fields(text: str, charset: str = "utf-8") -> list[tuple[str, str]]:
-    """
-    The fields of a form or a query, in their order.
-
-    Args:
-        text: The form.
-        charset: The charset of its percent-encoded characters, by a name that Python knows.
-
-    Raises:
-        ValueError: There are too many of them, or they are not in the charset.
-    """
+    """Read a form or a query. Raises `ValueError` if it has too many fields, or they are not in the charset."""
     return parse_qsl(text, keep_blank_values=True, encoding=charset, errors="strict", max_num_fields=MAX_FIELDS)
 
 
@@ -95,10 +66,7 @@ class Answer:
     One HTTP response.
 
     Attributes:
-        status: The status code.
-        body: The body's bytes.
-        media_type: What they are; not said where there are none.
-        headers: Other header fields.
+        media_type: The media type of the body; not sent without a body.
     """
 
     status: int
@@ -110,10 +78,10 @@ class Answer:
 @frozen
 class Admitted:
     """
-    A request that is let in, judged by all that it says before its body.
+    A request that is let in, judged by its head.
 
     Attributes:
-        carry_out: Makes the answer; given the body, or None for one that is larger than is read.
+        carry_out: Makes the answer from the body, or from None if the body is larger than is read.
         known: Whether the client has shown a secret of ours: a token, a hook's URL, or a link to reply by. If not, its
             body is not read.
         by_url: Whether that secret is a part of the URL, and no token: many programs may have it.
@@ -129,11 +97,10 @@ class Problem(Exception):
     A request that is not carried out.
 
     Args:
-        status: The HTTP status that says so.
+        status: The HTTP status of the answer.
         detail: A sentence for the person who wrote the client; nothing of a secret is in it.
-        condition: What mod_rest calls it, where another word fits better than the status's.
-        headers: Header fields that belong to it.
-        members: What else a machine may want to know of it.
+        condition: The condition in mod_rest's shape, if another one fits better than the status's.
+        members: Further members of the JSON, for machines.
     """
 
     def __init__(
@@ -154,29 +121,21 @@ class Problem(Exception):
 
 
 def json_answer(status: int, value: object, headers: Mapping[str, str] | None = None) -> Answer:
-    """An answer whose body is JSON."""
+    """Make an answer with JSON in its body."""
     return Answer(status, _encode(value).encode("utf-8", "replace"), JSON, headers or {})
 
 
 def problem_json(problem: Problem) -> Answer:
     """Tell a problem as RFC 9457 says (`application/problem+json`)."""
-    value: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
-        "status": problem.status,
-        "detail": problem.detail,
-        **problem.members,
-    }
-    return Answer(
-        problem.status, _encode(value).encode("utf-8", "replace"), "application/problem+json", problem.headers
-    )
+    status, title = problem.status, HTTPStatus(problem.status).phrase
+    value = {"type": "about:blank", "title": title, "status": status, "detail": problem.detail, **problem.members}
+    return Answer(status, _encode(value).encode("utf-8", "replace"), PROBLEM_JSON, problem.headers)
 
 
 def plain_text(problem: Problem) -> Answer:
-    """Tell a problem in one line of text, as a person with curl likes it best."""
-    return Answer(
-        problem.status, f"{problem.detail}\n".encode("utf-8", "replace"), f"{TEXT}; charset=utf-8", problem.headers
-    )
+    """Tell a problem in one line of text, for a person with curl."""
+    text = f"{problem.detail}\n".encode("utf-8", "replace")
+    return Answer(problem.status, text, f"{TEXT}; charset=utf-8", problem.headers)
 
 
 _CONDITIONS: Mapping[int, tuple[str, str]] = {
@@ -196,7 +155,7 @@ _CONDITIONS: Mapping[int, tuple[str, str]] = {
 
 
 def error_body(problem: Problem) -> dict[str, object]:
-    """Tell a problem as mod_rest does: what is wrong the XMPP way, and the HTTP status again."""
+    """Tell a problem as mod_rest does: as a stanza error, with the HTTP status in it."""
     error_type, condition = _CONDITIONS.get(problem.status, ("cancel", "internal-server-error"))
     error = {"type": error_type, "condition": problem.condition or condition, "text": problem.detail}
     return {"type": "error", "error": {**error, "code": problem.status}, "code": problem.status}

@@ -1,14 +1,9 @@
-"""
-URLs for programs that know nothing of XMPP: `POST /hooks/<secret>`, as Slack's incoming webhooks take it, or with a
-template for anything else.
-"""
+"""URLs for programs without XMPP: `POST /hooks/<secret>` takes messages for Slack, or any JSON for a template."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
@@ -18,14 +13,12 @@ from component_http.api.exchange import Answer, Call, Problem
 from component_http.api.rate import Rate
 from component_http.api.reading import body_of, form_of, json_of, text_of, unsupported
 from component_http.api.slack import slack_text
-from component_http.api.template import Template, TemplateFailed
+from component_http.api.template import Template
 from component_http.contract.address import Address
 from component_http.contract.http import FORM, JSON, TEXT, is_json
 from component_http.contract.objects import read_json
 from component_http.errors import ReplyRefused
 from component_http.waiters import abandon
-
-__all__ = ["PATIENCE", "Hook", "Hooks", "post"]
 
 PATIENCE = 4.0
 """
@@ -43,13 +36,8 @@ class Hook:
     One such URL.
 
     Attributes:
-        name: What the log calls it.
         secret: The last part of its path.
-        to: Who gets the messages.
-        sender: Where they come from.
-        type: Their type.
-        template: Makes their text; None for Slack's shape.
-        rate: How often.
+        template: Makes the text; None for messages in Slack's shape.
     """
 
     name: str
@@ -61,53 +49,21 @@ class Hook:
     rate: Rate = field(factory=lambda: Rate(100, 10.0), eq=False)
 
 
-class Hooks:
-    """
-    The hooks of the settings.
-
-    Args:
-        hooks: The hooks, each with a secret of its own.
-    """
-
-    def __init__(self, hooks: Iterable[Hook]) -> None:
-        self._hooks = [(_digest(hook.secret), hook) for hook in hooks]
-
-    def find(self, secret: str) -> Hook:
-        """
-        The one with this secret.
-
-        Raises:
-            Problem: There is none.
-        """
-        digest = _digest(secret)
-        found = None
-        for known, hook in self._hooks:
-            if hmac.compare_digest(known, digest):
-                found = hook
-        if found is None:
-            raise Problem(404, "there is no hook with this secret")
-        return found
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
-
-
 async def post(desk: Desk, call: Call, hook: Hook) -> Answer:
     """
-    `POST /hooks/{secret}`: send the text to each of those whom the settings name, and wait for what becomes of it.
+    Carry out `POST /hooks/{secret}`: send the text to each recipient of the hook, and wait until it has arrived.
 
     Returns:
-        200 and `ok`, which is what Slack says and what nobody else minds. Where a template has nothing to say, nothing
-        is sent; and after `PATIENCE` seconds the server may not have it. Both are said.
+        200 and `ok`, as Slack answers. The text goes on if a template made no text, so that nothing is sent, or if the
+        server has not confirmed the message within `PATIENCE` seconds.
 
     Raises:
-        Problem: It did not reach one of them.
+        Problem: The message did not reach one of the recipients.
     """
     if hook.template is None:
         text = slack_text(_payload(call))
     else:
-        text = _rendered(hook.template, _payload(call, text_is_payload=True))
+        text = hook.template.render(_payload(call, text_is_payload=True))
     said = "ok"
     if not text:
         said = "ok, but the template has nothing to say, so nothing was sent"
@@ -117,12 +73,12 @@ async def post(desk: Desk, call: Call, hook: Hook) -> Answer:
 
 
 async def _send(desk: Desk, call: Call, hook: Hook, text: str) -> bool:
-    """Send the text to all at once; False where not all of it has reached the server yet."""
+    """Send the text to all recipients at once; False if not all of it has reached the server yet."""
     end = desk.seconds() + PATIENCE
 
     async def send(to: str) -> bool:
         composed = desk.compose([{"to": to, "type": hook.type, "body": text}], sender=hook.sender)
-        # A key of its own for each: a request that is made again reaches only those whom it has not reached.
+        # Each recipient has its own key, so that a repeated request reaches only those who did not get the message.
         pushed = await desk.push(f"hook {hook.name} to {to}", call, composed)
         return await desk.sent(pushed, max(0.0, end - desk.seconds()))
 
@@ -147,13 +103,12 @@ async def _send(desk: Desk, call: Call, hook: Hook, text: str) -> bool:
 
 def _payload(call: Call, *, text_is_payload: bool = False) -> object:
     """
-    What was posted: JSON, whatever its media type, or JSON in the field `payload` of a form.
+    Read the body: JSON, whatever its media type, or JSON in the field `payload` of a form.
 
-    Many programs say nothing of the media type, or something wrong, and Slack does not mind either.
+    Many programs send no media type, or a wrong one, and Slack does not mind either.
 
     Args:
-        call: The request.
-        text_is_payload: A text that is not JSON is taken as it is, as a string.
+        text_is_payload: Whether a text that is not JSON is taken as a string.
     """
     body = body_of(call)
     if body and not _JSON_BEGINS.match(body):
@@ -174,10 +129,3 @@ def _form_payload(call: Call) -> object:
         return read_json(payload.encode("utf-8", "replace"))
     except ReplyRefused as refused:
         raise Problem(400, f"payload: {refused}") from None
-
-
-def _rendered(template: Template, payload: object) -> str:
-    try:
-        return template.render(payload)
-    except TemplateFailed as failed:
-        raise Problem(422, str(failed)) from None

@@ -16,13 +16,11 @@ from component_http.api.exchange import Answer, Problem
 from component_http.chunks import BodyTooLarge, ChunkedBody, ChunksMalformed, TrailerTooLarge
 from component_http.contract.http import TOKEN
 
-__all__ = ["CONTINUE", "MAX_HEADERS", "MAX_HEAD_BYTES", "Head", "RequestReader", "response"]
-
 MAX_HEAD_BYTES = 16_384
-"""Of the request line and all header fields of a request, and of the trailer fields after a body in chunks."""
+"""The most bytes of the request line and all header fields, and of the trailer fields after a body in chunks."""
 
 MAX_HEADERS = 64
-"""Header fields of a request; browsers and proxies send some twenty."""
+"""The most header fields of a request; browsers and proxies send some twenty."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -37,17 +35,15 @@ _BLANK_LINES = re.compile(rb"(?:\r\n)+")
 @frozen
 class Head:
     """
-    What a request says before its body.
+    The head of a request.
 
     Attributes:
-        method: Its method.
-        path: The path of its target, percent-encoded; `*` for the server as a whole.
-        query: The target's query.
+        path: The path of the target, percent-encoded; `*` for the server as a whole.
         headers: Field values by lower-case name.
-        length: The bytes of its body; None for a body in chunks.
+        length: The bytes of the body; None for a body in chunks.
         keep: Whether the connection may be used for another request.
         expects_continue: Whether the client waits for "100 Continue" before it sends the body.
-        takes_interim: Whether it can be sent answers of status 1xx before the answer; HTTP/1.0 has none.
+        takes_interim: Whether answers of status 1xx may be sent before the answer; HTTP/1.0 has none.
     """
 
     method: str
@@ -64,7 +60,7 @@ class RequestReader:
     """
     Reads the requests of one connection, one at a time: `feed` takes bytes, then `head` and `body` give one request.
 
-    After any exception nothing more can be read: where the next request begins is not known any more.
+    After any exception nothing more can be read, because the start of the next request is unknown.
 
     Args:
         max_body_bytes: The largest body that is read.
@@ -79,7 +75,7 @@ class RequestReader:
 
     @property
     def waiting(self) -> int:
-        """The bytes that were fed and not read yet."""
+        """The number of bytes that were fed and not read yet."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
@@ -87,15 +83,7 @@ class RequestReader:
         self._buffer += data
 
     def head(self) -> Head | None:
-        """
-        Read the head of the next request.
-
-        Returns:
-            None where it is not in yet.
-
-        Raises:
-            Problem: It is no HTTP/1.x, or more than is read.
-        """
+        """Read the head of the next request; None if it is not in yet. Raises `Problem` if it is not valid."""
         if self._buffer.startswith(b"\r\n"):
             # RFC 9112 section 2.2: some old clients send one after a body.
             blank = _BLANK_LINES.match(self._buffer)
@@ -120,7 +108,7 @@ class RequestReader:
         return head
 
     def skip(self) -> bool:
-        """Throw away the body of the request whose head was read last, if all of it is in; says whether it was."""
+        """Throw away the body of the request whose head was read last; False if not all of it is in."""
         if self._length is None or len(self._buffer) < self._length:
             return False
         del self._buffer[: self._length]
@@ -128,14 +116,11 @@ class RequestReader:
 
     def body(self) -> bytes | None:
         """
-        Read the body of the request whose head was read last.
-
-        Returns:
-            None where it is not in yet.
+        Read the body of the request whose head was read last; None if it is not in yet.
 
         Raises:
-            BodyTooLarge: It is larger than is read; known before it is in.
-            Problem: It is in chunks, and they are malformed.
+            BodyTooLarge: The body is larger than is read; raised before it is in, if its head says so.
+            Problem: The body is in chunks, and they are malformed.
         """
         if self._length is None:
             return self._chunked()
@@ -190,7 +175,7 @@ def _head(lines: Sequence[bytes]) -> Head:
 
 def _fields(lines: Sequence[bytes]) -> dict[str, list[bytes]]:
     """
-    The values of header fields by lower-case name.
+    Read header fields: their values by lower-case name.
 
     Source: RFC 9112 section 5: no space before the colon, no line that continues the one before it.
     """
@@ -200,7 +185,7 @@ def _fields(lines: Sequence[bytes]) -> dict[str, list[bytes]]:
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon or not _TOKEN.fullmatch(name):
-            raise Problem(400, "a header field has no name that is one")
+            raise Problem(400, "the name of a header field is not valid")
         if _CONTROL.search(value):
             raise Problem(400, "a header field has a control character in it")
         fields.setdefault(name.decode("ascii").lower(), []).append(value.strip(b" \t"))
@@ -209,9 +194,9 @@ def _fields(lines: Sequence[bytes]) -> dict[str, list[bytes]]:
 
 def _length(fields: Mapping[str, Sequence[bytes]], is_old: bool) -> int | None:
     """
-    The bytes of the body, or None for chunks.
+    Read the number of bytes of the body, or None for chunks.
 
-    Whatever two readers could understand differently is refused.
+    A request that two readers could understand differently is refused.
 
     Source: RFC 9112 sections 6.1 to 6.3.
     """
@@ -231,7 +216,7 @@ def _length(fields: Mapping[str, Sequence[bytes]], is_old: bool) -> int | None:
 
 def _target(method: str, target: str) -> tuple[str, str]:
     """
-    The path and the query of a request target, in each of its four forms.
+    Read the path and the query from a request target, in each of its four forms.
 
     Source: RFC 9112 section 3.2.
     """
@@ -249,14 +234,7 @@ def _target(method: str, target: str) -> tuple[str, str]:
 
 
 def response(answer: Answer, method: str = "", *, close: bool) -> bytes:
-    """
-    Write an answer.
-
-    Args:
-        answer: The answer.
-        method: The request's; an answer to HEAD has no body.
-        close: Whether to say that the connection is closed after it.
-    """
+    """Write an answer to a request of this method; `close` says that the connection is closed after it."""
     lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
     lines.extend(f"{name}: {value}" for name, value in answer.headers.items())
     if answer.body:

@@ -1,4 +1,4 @@
-"""The questions that many ask, as elements; and the answers to them as JSON, with the names that mod_rest has."""
+"""The iqs that have a name, as elements, and their answers as JSON, with the names of mod_rest."""
 
 from __future__ import annotations
 
@@ -8,15 +8,8 @@ from twisted.words.xish.domish import Element
 
 from component_http.contract.request import request_properties
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_PING
+from component_http.contract.xml import NS_DISCO_INFO, NS_DISCO_ITEMS, NS_LAST, NS_PING, NS_TIME, NS_VERSION
 
-__all__ = ["QUESTIONS", "answer_properties", "question"]
-
-NS_DISCO_INFO = "http://jabber.org/protocol/disco#info"
-NS_DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
-NS_VERSION = "jabber:iq:version"
-NS_LAST = "jabber:iq:last"
-NS_TIME = "urn:xmpp:time"
 NS_FORMS = "jabber:x:data"
 
 QUESTIONS: Mapping[str, tuple[str, str]] = {
@@ -31,13 +24,7 @@ QUESTIONS: Mapping[str, tuple[str, str]] = {
 
 
 def question(name: str, node: str | None = None) -> Element:
-    """
-    Make the element that asks.
-
-    Args:
-        name: One of `QUESTIONS`.
-        node: The node that is asked about, for disco and items; None for none.
-    """
+    """Make the element that asks one of `QUESTIONS`, for disco and items about a node."""
     element = Element(QUESTIONS[name])
     if node is not None and name in ("disco", "items"):
         element["node"] = node
@@ -46,7 +33,7 @@ def question(name: str, node: str | None = None) -> Element:
 
 def answer_properties(answer: Stanza) -> dict[str, object]:
     """
-    Say what is in the answer to an iq: what `contract.request` says of every stanza, and what is known of its content.
+    Make the properties of the answer to an iq: those that every stanza has, and those of the content that we know.
 
     Source: XEP-0030 (disco, items), XEP-0128 (extensions), XEP-0092 (version), XEP-0012 (lastactivity), XEP-0202.
     """
@@ -87,7 +74,7 @@ def _disco(query: Element) -> dict[str, object]:
             child.getAttribute("var", ""): [_text(value) for value in child.elements(NS_FORMS, "value")]
             for child in form.elements(NS_FORMS, "field")
         }
-        # It has one value, which names the form (XEP-0068); each name more would repeat all fields.
+        # FORM_TYPE has one value, which names the form (XEP-0068); each further name would repeat all fields.
         form_types = fields.pop("FORM_TYPE", [])
         if form_types:
             extensions[form_types[0]] = fields

@@ -1,18 +1,16 @@
-"""The links by which a webhook replies later: which are ours, how often each may be used, and for what."""
+"""The links by which a webhook replies later: which are ours, how often each may be used, and what it may send."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from twisted.words.xish.domish import Element
 
 from component_http.api.exchange import Problem
 from component_http.api.rate import Rate
-from component_http.api.tokens import see_rate
+from component_http.api.tokens import check_rate
 from component_http.contract.link import ForgedLink, LateReply, open_link
-
-__all__ = ["MAX_LINKS", "PER_MINUTE", "ReplyLinks"]
+from component_http.shares import Latest
 
 PER_MINUTE = 60
 """
@@ -29,11 +27,10 @@ its next request is counted as its first; each needs a link of ours, so nobody c
 
 class ReplyLinks:
     """
-    What may be done with the links.
+    Opens the links, and checks what is sent over them.
 
     Args:
-        key: What they are made with.
-        wide: Whether all of them may send whatever the webhook could have answered at once, to anybody.
+        wide: Whether every link may send whatever the webhook could have answered at once, to anybody.
         seconds: A clock that does not go back.
         now: The wall clock, seconds since the epoch.
     """
@@ -43,42 +40,23 @@ class ReplyLinks:
         self._wide = wide
         self._seconds = seconds
         self._now = now
-        self._rates: OrderedDict[str, Rate] = OrderedDict()
+        self._rates: Latest[str, Rate] = Latest(MAX_LINKS)
 
     def open(self, delivery_id: str, seal: str) -> LateReply:
-        """
-        Read a link, and count the request that came over it.
-
-        Args:
-            delivery_id: The one in the path.
-            seal: The value of `seal`.
-
-        Raises:
-            Problem: It is none of ours, it has expired, or too many requests came over it.
-        """
+        """Read a link, and count its request. Raises `Problem` if it is forged or too old, or has too many requests."""
         try:
             late = open_link(self._key, delivery_id, seal)
         except ForgedLink:
             raise Problem(404, "the link is not one of ours, or was changed: use it as it came") from None
         if self._now() >= late.expires:
             raise Problem(410, f"it is too late to reply to this {late.stanza.kind}")
-        see_rate(self._rate(delivery_id), self._seconds())
+        rate = self._rates.get(delivery_id) or Rate(PER_MINUTE, 60.0)
+        self._rates[delivery_id] = rate
+        check_rate(rate, self._seconds())
         return late
 
-    def _rate(self, delivery_id: str) -> Rate:
-        rate = self._rates.setdefault(delivery_id, Rate(PER_MINUTE, 60.0))
-        self._rates.move_to_end(delivery_id)
-        if len(self._rates) > MAX_LINKS:
-            self._rates.popitem(last=False)
-        return rate
-
-    def see_allowed(self, late: LateReply, stanzas: Iterable[Element]) -> None:
-        """
-        Check that a link may send some stanzas, which have their addresses.
-
-        Raises:
-            Problem: One of them leaves the conversation of the link.
-        """
+    def check_allowed(self, late: LateReply, stanzas: Iterable[Element]) -> None:
+        """Raise `Problem` if one of some stanzas, which have their addresses, leaves the conversation of the link."""
         if self._wide or not late.bound:
             return
         for stanza in stanzas:

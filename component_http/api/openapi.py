@@ -1,4 +1,4 @@
-"""The API described for machines (OpenAPI 3.1), at `GET /v1/openapi.json`; a test holds it to the routes."""
+"""Describes the API for machines (OpenAPI 3.1), at `GET /v1/openapi.json`; a test compares it with the routes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from component_http.contract.composing import MAX_REPLIES
-from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML
-
-__all__ = ["document"]
+from component_http.contract.http import FORM, JSON, PROBLEM_JSON, TEXT, XMPP_XML
 
 _Object = dict[str, Any]
 
@@ -17,7 +15,17 @@ def _ref(kind: str, name: str) -> _Object:
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
+def _content(schema: _Object, *media_types: str) -> _Object:
+    """Describe a body of one of some media types, or of JSON."""
+    return {media_type: {"schema": schema} for media_type in media_types or (JSON,)}
+
+
+def _body(*contents: _Object) -> _Object:
+    return {"required": True, "content": {name: schema for content in contents for name, schema in content.items()}}
+
+
 _STRING = {"type": "string"}
+_OBJECT = {"type": "object"}
 _ADDRESS = {"type": "string", "description": "an XMPP address", "examples": ["alice@example.org"]}
 
 _ERRORS: Mapping[int, str] = {
@@ -31,7 +39,7 @@ _ERRORS: Mapping[int, str] = {
     415: "The media type, the content coding or the charset of the body is not read here.",
     422: "The request can be read, but what it wants cannot be done.",
     429: "Too many requests.",
-    500: "A mistake of the gateway.",
+    500: "An internal error of the gateway.",
     502: "The answer is an error, or the stanza came back or could not be sent in its time.",
     503: "There is no room for it now.",
     504: "There was no answer in time.",
@@ -52,27 +60,19 @@ def _problems(*statuses: int, content: _Object) -> _Object:
     return responses
 
 
-_PROBLEM = {"application/problem+json": {"schema": _ref("schemas", "Problem")}}
-_REST_ERROR = {JSON: {"schema": _ref("schemas", "RestError")}, XMPP_XML: {"schema": _STRING}}
-_PLAIN = {f"{TEXT}": {"schema": _STRING}}
+_PROBLEM = _content(_ref("schemas", "Problem"), PROBLEM_JSON)
+_XML = _content(_STRING, XMPP_XML)
+_REST_ERROR = {**_content(_ref("schemas", "RestError")), **_XML}
+_PLAIN = _content(_STRING, TEXT)
+_IDS = _content(_ref("schemas", "Ids"))
 
 _KEY = _ref("parameters", "IdempotencyKey")
 _TIMEOUT = _ref("parameters", "Timeout")
 
-_OBJECTS = {
-    "required": True,
-    "content": {
-        JSON: {
-            "schema": {
-                "oneOf": [
-                    _ref("schemas", "Stanza"),
-                    {"type": "array", "items": _ref("schemas", "Stanza"), "maxItems": MAX_REPLIES},
-                ]
-            }
-        },
-        XMPP_XML: {"schema": _STRING},
-    },
-}
+_STANZA = _ref("schemas", "Stanza")
+_STANZAS = {"oneOf": [_STANZA, {"type": "array", "items": _STANZA, "maxItems": MAX_REPLIES}]}
+_OBJECTS = _body(_content(_STANZAS), _XML)
+_KEPT: _Object = {"description": "It is kept until the XMPP server has it."}
 
 
 def _path_parameter(name: str, description: str, schema: _Object | None = None) -> _Object:
@@ -85,14 +85,8 @@ def _push(summary: str) -> _Object:
         "parameters": [_KEY, _ref("parameters", "Wait"), _TIMEOUT],
         "requestBody": _OBJECTS,
         "responses": {
-            "200": {
-                "description": "The XMPP server has it (only with wait=sent).",
-                "content": {JSON: {"schema": _ref("schemas", "Ids")}},
-            },
-            "202": {
-                "description": "It is kept until the XMPP server has it.",
-                "content": {JSON: {"schema": _ref("schemas", "Ids")}},
-            },
+            "200": {"description": "The XMPP server has it (only with wait=sent).", "content": _IDS},
+            "202": {**_KEPT, "content": _IDS},
             **_problems(*_OF_BODY, *_OF_TOKEN, *_OF_PUSH, content=_PROBLEM),
         },
     }
@@ -100,21 +94,18 @@ def _push(summary: str) -> _Object:
 
 def _question(summary: str, *, node: bool = False) -> _Object:
     parameters = [
-        _path_parameter("jid", "whom to ask; a slash in it may stand as it is", _ADDRESS),
-        {"name": "from", "in": "query", "description": "who asks", "schema": _ADDRESS},
+        _path_parameter("jid", "the address to ask; a slash in it may stand as it is", _ADDRESS),
+        {"name": "from", "in": "query", "description": "the address that asks", "schema": _ADDRESS},
         _TIMEOUT,
     ]
     if node:
-        parameters.append({"name": "node", "in": "query", "description": "about which node", "schema": _STRING})
+        parameters.append({"name": "node", "in": "query", "description": "the node to ask about", "schema": _STRING})
     return {"summary": summary, "parameters": parameters, "responses": _answers(400, 422)}
 
 
 def _answers(*statuses: int) -> _Object:
     return {
-        "200": {
-            "description": "The answer.",
-            "content": {JSON: {"schema": _ref("schemas", "Answer")}, XMPP_XML: {"schema": _STRING}},
-        },
+        "200": {"description": "The answer.", "content": {**_content(_ref("schemas", "Answer")), **_XML}},
         **_problems(*statuses, *_OF_TOKEN, *_OF_IQ, content=_PROBLEM),
     }
 
@@ -123,18 +114,8 @@ def _msg(*parameters: _Object) -> _Object:
     return {
         "summary": "Send a message, as mod_post_msg does.",
         "parameters": [*parameters, _KEY],
-        "requestBody": {
-            "required": True,
-            "content": {
-                TEXT: {"schema": _STRING},
-                FORM: {"schema": {"type": "object"}},
-                JSON: {"schema": {"type": "object"}},
-            },
-        },
-        "responses": {
-            "201": {"description": "It is kept until the XMPP server has it."},
-            **_problems(*_OF_BODY, *_OF_TOKEN, *_OF_PUSH, content=_PLAIN),
-        },
+        "requestBody": _body(_content(_STRING, TEXT), _content(_OBJECT, FORM, JSON)),
+        "responses": {"201": _KEPT, **_problems(*_OF_BODY, *_OF_TOKEN, *_OF_PUSH, content=_PLAIN)},
     }
 
 
@@ -142,11 +123,7 @@ def _rest_responses(*statuses: int) -> _Object:
     return {
         "200": {
             "description": "The answer to an iq, also if it is an error.",
-            "content": {
-                JSON: {"schema": {"type": "object"}},
-                XMPP_XML: {"schema": _STRING},
-                FORM: {"schema": {"type": "object"}},
-            },
+            "content": {**_content(_OBJECT, JSON, FORM), **_XML},
         },
         **_problems(*statuses, *_OF_TOKEN, 503, 504, content=_REST_ERROR),
     }
@@ -157,18 +134,8 @@ def _rest(*parameters: _Object) -> _Object:
         "summary": "Send a stanza, as mod_rest does; with an iq, wait for the answer.",
         "description": "A property of mod_rest that would not be sent is refused by its name.",
         "parameters": [*parameters, _KEY, _TIMEOUT],
-        "requestBody": {
-            "content": {
-                JSON: {"schema": {"type": "object"}},
-                XMPP_XML: {"schema": _STRING},
-                FORM: {"schema": {"type": "object"}},
-                TEXT: {"schema": _STRING},
-            },
-        },
-        "responses": {
-            "202": {"description": "It is kept until the XMPP server has it."},
-            **_rest_responses(*_OF_BODY, *_OF_PUSH),
-        },
+        "requestBody": {"content": {**_content(_OBJECT, JSON, FORM), **_content(_STRING, XMPP_XML, TEXT)}},
+        "responses": {"202": _KEPT, **_rest_responses(*_OF_BODY, *_OF_PUSH)},
     }
 
 
@@ -180,24 +147,21 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
         "post": {
             "summary": "Ask, and wait for the answer.",
             "parameters": [_TIMEOUT],
-            "requestBody": {
-                "required": True,
-                "content": {JSON: {"schema": _ref("schemas", "Stanza")}, XMPP_XML: {"schema": _STRING}},
-            },
+            "requestBody": _body(_content(_STANZA), _XML),
             "responses": _answers(*_OF_BODY),
         }
     },
-    "/v1/ping/{jid}": {"get": _question("Is it there? (XEP-0199)")},
-    "/v1/disco/{jid}": {"get": _question("What is it? (XEP-0030)", node=True)},
-    "/v1/items/{jid}": {"get": _question("What does it have? (XEP-0030)", node=True)},
-    "/v1/version/{jid}": {"get": _question("Which software is it? (XEP-0092)")},
+    "/v1/ping/{jid}": {"get": _question("Ask whether an address is there. (XEP-0199)")},
+    "/v1/disco/{jid}": {"get": _question("Ask an address for its identity and features. (XEP-0030)", node=True)},
+    "/v1/items/{jid}": {"get": _question("Ask an address for its items. (XEP-0030)", node=True)},
+    "/v1/version/{jid}": {"get": _question("Ask an address for its software. (XEP-0092)")},
     "/v1/webhook/wake": {
         "post": {
             "summary": "Ask the webhook at once, because it is back; for tokens with admin = true.",
             "responses": {
                 "200": {
-                    "description": "How the webhook is: closed, open, half_open, gone, none, or stopping.",
-                    "content": {JSON: {"schema": {"type": "object", "properties": {"webhook": _STRING}}}},
+                    "description": "The state of the webhook: closed, open, half_open, gone, none, or stopping.",
+                    "content": _content({"type": "object", "properties": {"webhook": _STRING}}),
                 },
                 **_problems(*_OF_TOKEN, content=_PROBLEM),
             },
@@ -206,8 +170,8 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
     "/v1/deliveries/{id}/reply": {
         "post": {
             "summary": "Reply to a request of the gateway later, by the link that it came with.",
-            "description": "Each stanza has to come from the bare address that was written to, and to go to the one who"
-            ' wrote, or for what was said in a room to the room; unless the gateway is set to `reply_links = "wide"`.',
+            "description": "Each stanza must come from the bare address that the message went to, and go to its sender,"
+            ' or to the room if it was said in a room; unless the gateway has the setting `reply_links = "wide"`.',
             "security": [],
             "parameters": [
                 _path_parameter("id", "the webhook-id"),
@@ -216,10 +180,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
             ],
             "requestBody": _OBJECTS,
             "responses": {
-                "202": {
-                    "description": "It is kept until the XMPP server has it.",
-                    "content": {JSON: {"schema": _ref("schemas", "Ids")}},
-                },
+                "202": {**_KEPT, "content": _IDS},
                 **_problems(*_OF_BODY, 403, 404, 409, 410, 429, 503, content=_PROBLEM),
             },
         }
@@ -228,37 +189,33 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
         "get": {
             "summary": "This description.",
             "security": [],
-            "responses": {"200": {"description": "It.", "content": {JSON: {"schema": {"type": "object"}}}}},
+            "responses": {"200": {"description": "The description.", "content": _content(_OBJECT)}},
         }
     },
     "/hooks/{secret}": {
         "post": {
-            "summary": "Send a message to whom the settings name, in Slack's words or by a template.",
+            "summary": "Send a message to the recipients in the settings, in Slack's shape or by a template.",
             "description": "JSON is read whatever its media type is. A hook with a template takes plain text, too.",
             "security": [],
-            "parameters": [_path_parameter("secret", "that of the hook"), _KEY],
-            "requestBody": {
-                "required": True,
-                "content": {
-                    JSON: {"schema": {}},
-                    FORM: {"schema": {"type": "object", "properties": {"payload": _STRING}, "required": ["payload"]}},
-                    "*/*": {"schema": {}},
-                },
-            },
+            "parameters": [_path_parameter("secret", "the secret of the hook"), _KEY],
+            "requestBody": _body(
+                _content({}, JSON, "*/*"),
+                _content({"type": "object", "properties": {"payload": _STRING}, "required": ["payload"]}, FORM),
+            ),
             "responses": {
-                "200": {"description": "It is kept until the XMPP server has it.", "content": _PLAIN},
+                "200": {**_KEPT, "content": _PLAIN},
                 **_problems(*_OF_BODY, *_OF_PUSH, 403, 429, content=_PROBLEM),
             },
         }
     },
     "/msg": {"post": _msg()},
-    "/msg/{jid}": {"post": _msg(_path_parameter("jid", "who gets it", _ADDRESS))},
+    "/msg/{jid}": {"post": _msg(_path_parameter("jid", "the recipient", _ADDRESS))},
     "/rest": {"post": _rest()},
     "/rest/{kind}/{type}/{to}": {
         "post": _rest(
             _path_parameter("kind", "message, presence or iq"),
             _path_parameter("type", "the type of the stanza; for an iq it may be the name of a question"),
-            _path_parameter("to", "who gets it", _ADDRESS),
+            _path_parameter("to", "the recipient", _ADDRESS),
         )
     },
     "/rest/{query}/{to}": {
@@ -266,7 +223,7 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
             "summary": "Ask a question that has a name.",
             "parameters": [
                 _path_parameter("query", "disco, items, lastactivity, ping, time or version"),
-                _path_parameter("to", "whom to ask", _ADDRESS),
+                _path_parameter("to", "the address to ask", _ADDRESS),
                 {"name": "node", "in": "query", "schema": _STRING},
                 _TIMEOUT,
             ],
@@ -285,7 +242,7 @@ _STANZA_PROPERTIES: Mapping[str, _Object] = {
     "status": _STRING,
     "priority": {"type": "integer", "minimum": -128, "maximum": 127},
     "error": {"type": "object", "properties": dict.fromkeys(("condition", "type", "text"), _STRING)},
-    "stanza": {"type": "string", "description": "XML that is sent as it is"},
+    "stanza": {"type": "string", "description": "XML that is sent unchanged"},
 }
 
 _COMPONENTS: _Object = {
@@ -316,8 +273,8 @@ _COMPONENTS: _Object = {
     "schemas": {
         "Stanza": {
             "type": "object",
-            "description": "A reply of the contract with the webhook. All is optional but for `to` or a `stanza` that"
-            " has one.",
+            "description": "A reply of the contract with the webhook. Only `to`, or a `stanza` with a `to`,"
+            " is required.",
             "properties": _STANZA_PROPERTIES,
         },
         "Ids": {
@@ -334,9 +291,9 @@ _COMPONENTS: _Object = {
                 **dict.fromkeys(("to", "from"), _ADDRESS),
                 **dict.fromkeys(("kind", "type", "id", "stanza"), _STRING),
                 "seconds": {"type": "number", "description": "how long a ping took"},
-                "disco": {"type": "object"},
-                "items": {"type": "array", "items": {"type": "object"}},
-                "version": {"type": "object"},
+                "disco": _OBJECT,
+                "items": {"type": "array", "items": _OBJECT},
+                "version": _OBJECT,
             },
             "required": ["to", "from", "kind", "type", "stanza"],
         },
@@ -360,12 +317,7 @@ _COMPONENTS: _Object = {
 
 
 def document(version: str) -> _Object:
-    """
-    The whole description.
-
-    Args:
-        version: Of this program.
-    """
+    """Make the whole description, for this version of the program."""
     return {
         "openapi": "3.1.0",
         "info": {

@@ -1,17 +1,15 @@
-"""So many requests in so much time, and no more."""
+"""A limit for requests in a time."""
 
 from __future__ import annotations
-
-__all__ = ["Rate"]
 
 
 class Rate:
     """
-    A limit for one client: a bucket that fills steadily, and that each request takes from.
+    A limit for one client: a bucket that fills steadily, and from which each request takes one.
 
     Args:
-        requests: What fits into it, which may come all at once.
-        seconds: How long it takes to fill.
+        requests: The requests that fit into the bucket, and so may come all at once.
+        seconds: The time in which the bucket fills.
     """
 
     def __init__(self, requests: int, seconds: float) -> None:
@@ -21,15 +19,7 @@ class Rate:
         self._at = float("-inf")
 
     def wait(self, now: float) -> float:
-        """
-        Take one request out of it, if there is one.
-
-        Args:
-            now: Seconds of a clock that does not go back.
-
-        Returns:
-            0 if the request may be carried out, else the seconds after which the next one may.
-        """
+        """Take one request out, and return 0; if there is none, return the seconds until there is one."""
         self._left = min(self._size, self._left + (now - self._at) * self._per_second)
         self._at = now
         if self._left < 1.0:
@@ -38,5 +28,5 @@ class Rate:
         return 0.0
 
     def charge(self, requests: int) -> None:
-        """Take more out of it, also more than there is: what comes next has to wait the longer."""
+        """Take more requests out, even more than there are; then the next request has to wait longer."""
         self._left -= requests

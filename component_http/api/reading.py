@@ -1,4 +1,4 @@
-"""The body of a request -> reply objects, whatever it is written in."""
+"""Reads the body of a request, in any of its formats."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from component_http.api.exchange import Call, Problem, fields
 from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML, is_json, without_mark
 from component_http.contract.objects import read_json, reply_objects
 from component_http.errors import ReplyRefused
-
-__all__ = ["body_of", "form_of", "json_of", "objects_of", "text_of", "unpacked", "unsupported"]
 
 ENCODINGS = "gzip, deflate"
 """The content codings that are read, as `Accept-Encoding` names them."""
@@ -36,12 +34,11 @@ def unpacked(call: Call, body: bytes | None, max_bytes: int) -> bytes | None:
     Undo the content coding of a body.
 
     Args:
-        call: The request.
-        body: Its body as it came; None when it was larger than is read.
+        body: The body as it came; None if it was larger than is read.
         max_bytes: The most bytes that it may unpack to. Unpacking stops there.
 
     Returns:
-        The body; None when it is larger than `max_bytes`.
+        The body; None if it is larger than `max_bytes`.
 
     Raises:
         Problem: The coding is not known, or the body does not follow it.
@@ -76,19 +73,14 @@ def unpacked(call: Call, body: bytes | None, max_bytes: int) -> bytes | None:
 
 
 def body_of(call: Call) -> bytes:
-    """
-    The body, as it is.
-
-    Raises:
-        Problem: It is too large.
-    """
+    """Return the body as it is. Raises `Problem` if it is too large."""
     if call.body is None:
         raise Problem(413, "the body is larger than max_body_bytes")
     return call.body
 
 
 def text_of(call: Call) -> str:
-    """The body as text, in the charset that it names or in UTF-8. Raises `Problem` where it is not."""
+    """Decode the body from the charset that it names, or from UTF-8. Raises `Problem` if that is not possible."""
     body = body_of(call)
     charset = _charset(call)
     try:
@@ -99,15 +91,15 @@ def text_of(call: Call) -> str:
 
 
 def _charset(call: Call) -> str:
-    """The charset of the body, which Python knows by this name."""
+    """Return the charset of the body, by a name that Python knows."""
     if not _CHARSET.fullmatch(call.charset):
         raise Problem(415, "the charset of the Content-Type is not read here: use UTF-8")
-    # ASCII is a part of it, and some say ASCII and send UTF-8.
+    # UTF-8 includes ASCII, and some clients name ASCII and send UTF-8.
     return "utf-8" if call.charset in ("utf8", "us-ascii", "ascii") else call.charset
 
 
 def json_of(call: Call) -> object:
-    """The body as JSON, with `JsonNumber`s. Raises `Problem` where it is none."""
+    """Read the body as JSON, with `JsonNumber`s. Raises `Problem` if it is not JSON."""
     # JSON has no charset but UTF-8 (RFC 8259 section 8.1), whatever its media type says; other types may have one.
     body = body_of(call) if is_json(call.media_type) else text_of(call).encode("utf-8")
     body = without_mark(body)
@@ -120,20 +112,27 @@ def json_of(call: Call) -> object:
 
 
 def form_of(call: Call) -> dict[str, str]:
-    """The body as the fields of a form, the last of each name. Raises `Problem` where it is none."""
+    """Read the body as a form: the last field of each name. Raises `Problem` if it is no form."""
     try:
         return dict(fields(text_of(call), _charset(call)))
     except ValueError as error:
         raise Problem(400, f"the form cannot be read: {error}") from None
 
 
-def objects_of(call: Call) -> list[dict[str, object]]:
-    """
-    Read reply objects from JSON; or from XML, which makes one with nothing but `stanza`.
+def properties_of(call: Call, *readable: str) -> dict[str, object]:
+    """Read the body as an object of JSON or as a form. Raises `Problem` with the readable types for any other type."""
+    if call.media_type == FORM:
+        return dict(form_of(call))
+    if not is_json(call.media_type):
+        raise unsupported(call, *readable)
+    value = json_of(call)
+    if not isinstance(value, dict):
+        raise Problem(400, "the JSON is not an object")
+    return value
 
-    Raises:
-        Problem: There are none, or they cannot be read.
-    """
+
+def objects_of(call: Call) -> list[dict[str, object]]:
+    """Read reply objects from JSON, or from XML, which makes one object with nothing but `stanza`."""
     if call.media_type in _XML:
         return [{"stanza": text_of(call)}]
     if not is_json(call.media_type):
@@ -144,8 +143,13 @@ def objects_of(call: Call) -> list[dict[str, object]]:
         raise Problem(400, str(refused)) from None
 
 
+def read_seconds(text: str) -> float | None:
+    """Read a number of seconds; None if it is none."""
+    return float(text) if re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", text) else None
+
+
 def unsupported(call: Call, *readable: str) -> Problem:
-    """Nobody here reads this media type."""
+    """Make the problem for a media type that is not read here."""
     body_of(call)
     if call.media_type in (FORM, "") and FORM not in readable:
         hint = f": with curl, add -H 'Content-Type: {readable[0]}'"

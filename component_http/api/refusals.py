@@ -1,13 +1,11 @@
-"""Problems of XMPP, told to whoever pushed: a room that does not let us in, and a stanza that came back."""
+"""Problems for a client that pushed: a room that does not let us in, and a stanza that came back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from component_http.api.exchange import Problem
-from component_http.errors import Bounced, RoomRefused
-
-__all__ = ["bounce_problem", "room_problem"]
+from component_http.errors import Bounced, ErrorArrived, RoomRefused
 
 _ROOMS: Mapping[str, tuple[int, str]] = {
     "conflict": (
@@ -33,10 +31,10 @@ _ROOMS: Mapping[str, tuple[int, str]] = {
     "remote-server-not-found": (404, "there is no server for the room {room}: correct the address"),
     "service-unavailable": (404, "there is no chat room service for {room}: correct the address"),
 }
-"""What a room's refusal means to whoever pushes, and what to do about it. Source: XEP-0045 section 7.2."""
+"""The status and the sentence for each refusal of a room. Source: XEP-0045 section 7.2."""
 
 RETRY_AFTER = "30"
-"""Seconds after which a room that refused us for now may be tried again."""
+"""Seconds after which a room that has no room for us now may be tried again."""
 
 
 def room_problem(refused: RoomRefused) -> Problem:
@@ -58,7 +56,7 @@ def room_problem(refused: RoomRefused) -> Problem:
 
 
 def bounce_problem(bounced: Bounced, ids: Sequence[str]) -> Problem:
-    """Tell that something was sent and came back."""
+    """Tell that a stanza was sent and came back."""
     return Problem(
         502,
         f"it was sent, and came back as an error: {bounced}",
@@ -67,7 +65,7 @@ def bounce_problem(bounced: Bounced, ids: Sequence[str]) -> Problem:
     )
 
 
-def _members(error: Bounced | RoomRefused) -> dict[str, object]:
-    """The error for machines, as `POST /v1/iq` tells one."""
+def _members(error: ErrorArrived) -> dict[str, object]:
+    """Make the members of a problem that tell the error to machines, as `POST /v1/iq` does."""
     told = {"type": error.error_type, "condition": error.condition, "text": error.text}
     return {"condition": error.condition, "error": {name: value for name, value in told.items() if value}}

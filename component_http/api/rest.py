@@ -1,15 +1,13 @@
 """
 The shape of Prosody's mod_rest: `/rest` with JSON, XML, a form or text, and with the kind of stanza in the path.
 
-Its properties are those of the contract, which took their names from there; beside these it has `html`, `muc`, the
-questions of `questions`, and those in `_EXTENSIONS`. Any other property of mod_rest is refused, never left out.
-Its callback is what the webhook is here.
+Its properties are those of the contract with the webhook, which has their names from mod_rest, and `html`, `muc`, the
+questions of `iq_requests`, and those in `_EXTENSIONS`. Any other property of mod_rest is refused, never left out.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -21,15 +19,13 @@ from component_http.api.desk import Desk
 from component_http.api.exchange import Answer, Call, Problem, error_body, json_answer
 from component_http.api.iq_requests import QUESTIONS, answer_properties, question
 from component_http.api.post_msg import html_element
-from component_http.api.reading import form_of, json_of, text_of, unsupported
-from component_http.api.tokens import Caller
-from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML, is_json
+from component_http.api.reading import properties_of, read_seconds, text_of
+from component_http.api.tokens import Token
+from component_http.contract.http import FORM, JSON, TEXT, XMPP_XML
 from component_http.contract.objects import JsonNumber
 from component_http.contract.request import NS_OOB
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC, serialize
-
-__all__ = ["get", "post", "problem"]
 
 NS_STREAMS = "http://etherx.jabber.org/streams"
 NS_STREAM_ERRORS = "urn:ietf:params:xml:ns:xmpp-streams"
@@ -42,10 +38,8 @@ class _Extension:
 
     Attributes:
         kinds: The kinds of stanza that may have it.
-        uri: The namespace of the element.
-        name: The name of the element.
         make: Fills the element with the property's value.
-        flag: The property is true or false: the element is there or not.
+        flag: Whether the property is true or false: the element is there or not.
     """
 
     kinds: frozenset[str]
@@ -161,10 +155,10 @@ _ONLY_AS_XML = frozenset(
         *("upload_request", "upload_slot"),
     }
 )
-"""The properties of mod_rest that we do not send; what they make can be sent as XML."""
+"""The properties of mod_rest that we do not send; their elements can be sent as XML."""
 
 _FLAGS = frozenset({"join", *QUESTIONS, *(name for name, extension in _EXTENSIONS.items() if extension.flag)})
-"""The properties that say nothing if they are false."""
+"""The properties that count as missing if they are false."""
 
 _ADDRESSING = frozenset({"to", "from", "kind", "type", "id", "lang"})
 _SENT: Mapping[str, frozenset[str]] = {
@@ -185,51 +179,41 @@ _KIND_OF_TYPE = {
     **dict.fromkeys(("available", *(TYPES["presence"] - {"error"})), "presence"),
 }
 _KIND_OF_PROPERTY = {name: kind for kind in ("iq", "presence", "message") for name in _SENT[kind] - _ADDRESSING}
-"""What a property is of, in a stanza that does not say its kind; what a message may have makes a message."""
+"""The kind that a property makes of a stanza without a kind; if a message may have it, it makes a message."""
 
 
-async def post(desk: Desk, call: Call, caller: Caller, kind: str = "", stanza_type: str = "", to: str = "") -> Answer:
+async def post(desk: Desk, call: Call, caller: Token, kind: str = "", type: str = "", to: str = "") -> Answer:
     """
-    `POST /rest`, and `POST /rest/{kind}/{type}/{to}`.
+    Carry out `POST /rest` and `POST /rest/{kind}/{type}/{to}`.
 
     Args:
-        desk: Sends and asks.
-        call: The request.
-        caller: Who wants it.
-        kind: From the path; "" where it is not there.
-        stanza_type: Likewise; for an iq it may be the name of a question.
-        to: Likewise.
+        kind: The kind in the path; "" if there is none.
+        type: The type in the path, likewise; for an iq it may be the name of a question.
+        to: The recipient in the path, likewise.
     """
     if call.media_type == XMPP_XML:
         return await _carried_out(desk, call, caller, {"stanza": text_of(call), "to": to or None}, [])
     given = _given(call, kind)
     if kind:
         given = {**given, "kind": kind, "to": to}
-        if kind == "iq" and stanza_type in QUESTIONS:
-            given.setdefault(stanza_type, {"node": given.pop("node", None)})
+        if kind == "iq" and type in QUESTIONS:
+            given.setdefault(type, {"node": given.pop("node", None)})
         else:
-            given["type"] = stanza_type
+            given["type"] = type
     return await _carried_out(desk, call, caller, *_wanted(desk, given))
 
 
-async def get(desk: Desk, call: Call, caller: Caller, name: str, to: str) -> Answer:
-    """`GET /rest/{query}/{to}`: ask a question that has a name."""
-    if name not in QUESTIONS:
+async def get(desk: Desk, call: Call, caller: Token, query: str, to: str) -> Answer:
+    """Carry out `GET /rest/{query}/{to}`: ask a question that has a name."""
+    if query not in QUESTIONS:
         known = ", ".join(QUESTIONS)
-        raise Problem(422, f"there is no question {name[:40]!r} here; there are {known}", condition="bad-request")
+        raise Problem(422, f"there is no question {query[:40]!r} here; there are {known}", condition="bad-request")
     wanted = {"kind": "iq", "type": "get", "to": to}
-    return await _carried_out(desk, call, caller, wanted, [question(name, call.argument("node"))])
+    return await _carried_out(desk, call, caller, wanted, [question(query, call.argument("node"))])
 
 
 def _given(call: Call, kind: str) -> dict[str, object]:
-    """The properties that the body has."""
-    if is_json(call.media_type):
-        value = json_of(call)
-        if not isinstance(value, dict):
-            raise Problem(400, "the JSON is not an object")
-        return dict(value)
-    if call.media_type == FORM:
-        return dict(form_of(call))
+    """Read the properties from the body."""
     if call.media_type == TEXT or (kind and not call.media_type and not call.body):
         text = text_of(call)
         if kind == "presence":
@@ -239,12 +223,12 @@ def _given(call: Call, kind: str) -> dict[str, object]:
                 raise Problem(422, "an iq has no text: send it as JSON or XML", condition="bad-format")
             return {}
         return {"kind": "message", "body": text}
-    raise unsupported(call, JSON, XMPP_XML, FORM, TEXT)
+    return properties_of(call, JSON, XMPP_XML, FORM, TEXT)
 
 
 def _wanted(desk: Desk, given: Mapping[str, Any]) -> tuple[dict[str, object], list[Element]]:
-    """A reply object, and the elements for what it has no words for."""
-    # `stanza` is a word of ours and not of mod_rest; unknown words are ignored there too.
+    """Make a reply object, and the elements that no property of a reply object expresses."""
+    # mod_rest ignores unknown properties, and does not know `stanza`, which is ours.
     wanted = {name: value for name, value in given.items() if name != "stanza" and value is not None}
     for name in _FLAGS & wanted.keys():
         if not _is_set(name, wanted[name]):
@@ -256,7 +240,7 @@ def _wanted(desk: Desk, given: Mapping[str, Any]) -> tuple[dict[str, object], li
     wanted["kind"] = kind
     if not isinstance(kind, str) or kind not in _SENT:
         raise Problem(422, f"kind: not one of {', '.join(_SENT)}")
-    _see_all_sent(wanted, kind)
+    _check_all_sent(wanted, kind)
     children = []
     for name, value in wanted.items():
         if name in _EXTENSIONS:
@@ -279,7 +263,7 @@ def _wanted(desk: Desk, given: Mapping[str, Any]) -> tuple[dict[str, object], li
 
 
 def _is_set(name: str, value: object) -> bool:
-    """Whether a property is there that is true or false; in a form these are words."""
+    """Say whether a property is true; in a form `true` and `false` are words."""
     if value in (False, "false", "0"):
         return False
     if name in QUESTIONS or value in (True, "true", "1"):
@@ -287,16 +271,11 @@ def _is_set(name: str, value: object) -> bool:
     raise _bad(name, "neither true nor false")
 
 
-def _see_all_sent(wanted: Mapping[str, object], kind: str) -> None:
-    """
-    See that no property of mod_rest is left out.
-
-    Raises:
-        Problem: One would be.
-    """
+def _check_all_sent(wanted: Mapping[str, object], kind: str) -> None:
+    """Raise `Problem` if a property of mod_rest would be left out."""
     sent = _SENT[kind]
     if wanted.get("type") == "error" or ("type" not in wanted and "error" in wanted):
-        # An error says nothing but what it is; a message's body is its text.
+        # An error has no other properties; the body of a message is the error's text.
         sent = _ADDRESSING | {"error"} | ({"body"} if kind == "message" else set())
     for name in wanted:
         if name in _ONLY_AS_XML:
@@ -333,7 +312,7 @@ def _muc(value: object) -> Element:
 
 
 async def _carried_out(
-    desk: Desk, call: Call, caller: Caller, wanted: Mapping[str, object], children: list[Element]
+    desk: Desk, call: Call, caller: Token, wanted: Mapping[str, object], children: list[Element]
 ) -> Answer:
     # mod_rest's statuses: 403 for a sender that is not the caller's, 422 for one that is no address.
     foreign = Problem(403, f"from: not an address of {desk.domain}", condition="not-authorized")
@@ -342,20 +321,18 @@ async def _carried_out(
         raise Problem(422, "one stanza can be sent at a time")
     if composed.stanzas[0].name == "iq":
         return _told(call, await desk.ask(composed, _timeout(desk, call)))
-    await desk.push(caller.token.name, call, composed)
+    await desk.push(caller.name, call, composed)
     return Answer(202)
 
 
 def _timeout(desk: Desk, call: Call) -> float:
-    """The time-out that mod_rest takes from a header, as long as may be; else the one in the query."""
-    seconds = call.headers.get("prosody-rest-timeout", "").strip()
-    if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]{1,6})?", seconds) or not float(seconds):
-        return desk.timeout(call)
-    return min(float(seconds), desk.max_timeout)
+    """Return the time-out in mod_rest's header, cut to the longest that is allowed; else the one in the query."""
+    seconds = read_seconds(call.headers.get("prosody-rest-timeout", "").strip())
+    return min(seconds, desk.max_timeout) if seconds else desk.timeout(call)
 
 
 def _told(call: Call, answer: Stanza) -> Answer:
-    """Tell the answer to an iq in the type that was asked for first; also an error, with status 200."""
+    """Tell the answer to an iq, even an error, with status 200 and in the media type that was asked for first."""
     properties = answer_properties(answer)
     media_type = _first_of(call, (XMPP_XML, JSON, FORM))
     if media_type == XMPP_XML:
@@ -368,14 +345,14 @@ def _told(call: Call, answer: Stanza) -> Answer:
 
 
 def _first_of(call: Call, media_types: tuple[str, ...]) -> str:
-    """What stands first in Accept, and after it in Content-Type; the first of all where none does."""
+    """Choose the media type that is first in Accept, then in Content-Type; the first of all if none is there."""
     said = f"{call.headers.get('accept', '')},{call.headers.get('content-type', '')}".lower()
     places = [(said.find(media_type), media_type) for media_type in media_types]
     return min([place for place in places if place[0] >= 0], default=(0, media_types[0]))[1]
 
 
 def problem(call: Call, problem: Problem) -> Answer:
-    """Tell a problem as mod_rest does: in JSON, or as a stream error to who wants XML."""
+    """Tell a problem as mod_rest does: in JSON, or as a stream error to a client that wants XML."""
     body = error_body(problem)
     if _first_of(Call("", "", "", {"accept": call.headers.get("accept", "")}), (JSON, XMPP_XML)) == JSON:
         return Answer(problem.status, json.dumps(body, ensure_ascii=False).encode("utf-8"), JSON, problem.headers)

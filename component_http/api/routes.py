@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
-from typing import Literal
 from urllib.parse import unquote
 
 from attrs import evolve, frozen
@@ -16,20 +15,18 @@ from twisted.python.failure import Failure
 from component_http.api import hooks, openapi, post_msg, rest, v1
 from component_http.api.desk import Desk
 from component_http.api.exchange import Admitted, Answer, Call, Problem, json_answer, plain_text, problem_json
-from component_http.api.hooks import Hooks
+from component_http.api.hooks import Hook
 from component_http.api.links import ReplyLinks
 from component_http.api.reading import unpacked
-from component_http.api.tokens import Caller, Tokens, see_rate
+from component_http.api.secrets import BySecret
+from component_http.api.tokens import Token, Tokens, check_rate
 from component_http.interfaces import Observer
-from component_http.throttle import LOG_INTERVAL, Throttle
-
-__all__ = ["Api", "Route", "Shape"]
-
-Shape = Literal["v1", "hooks", "msg", "rest"]
+from component_http.throttle import Folded
 
 _CarryOut = Callable[[Call], Awaitable[Answer]]
 _Endpoint = Callable[[Call, Mapping[str, str]], _CarryOut]
 
+_STANZAS = {"messages": ("message",), "presences": ("presence",), "stanzas": ("message", "presence", "iq")}
 _SHORTCUTS = ("disco", "items", "ping", "version")
 
 
@@ -41,21 +38,19 @@ class Route:
     Attributes:
         method: `GET` or `POST`.
         path: The path; `{name}` is any one part of it, and as its last part an address that may have slashes.
-        shape: Whose way of telling errors it has.
-        endpoint: Judges a request by all but its body, and gives what carries it out once the body is in.
+        endpoint: Judges a request by all but its body, and returns the function that carries it out with the body.
         open_to_all: Whether it needs no secret of ours.
         by_url: Whether its secret is a part of the URL, and no token.
     """
 
     method: str
     path: str
-    shape: Shape
     endpoint: _Endpoint
     open_to_all: bool = False
     by_url: bool = False
 
     def match(self, parts: list[str]) -> dict[str, str] | None:
-        """The named parts of a path that is this route's, or None."""
+        """Return the named parts of a path; None if the path is not this route's."""
         pattern = self.path.strip("/").split("/")
         if len(parts) > len(pattern) and pattern[-1] in ("{jid}", "{to}"):
             parts = [*parts[: len(pattern) - 1], "/".join(parts[len(pattern) - 1 :])]
@@ -72,21 +67,13 @@ class Route:
 
 class Api:
     """
-    All of the API, as a function from a request to its answer.
+    The whole API, as a function from a request to its answer.
 
     Args:
-        desk: Sends and asks.
-        tokens: Who may.
-        hooks: The URLs that need none.
         observer: Told `api_refused`, `api_unauthorized`, `api_limited` and `api_failed`.
-        links: What may be done with the links of late replies.
-        wake: Asks the webhook at once, and says how it is.
-        version: Of this program.
+        wake: Asks the webhook at once, and returns its state.
         max_body_bytes: The most bytes that a compressed body may unpack to.
         seconds: A clock that does not go back.
-
-    Attributes:
-        routes: All routes of the API.
     """
 
     _log = Logger()
@@ -95,7 +82,7 @@ class Api:
         self,
         desk: Desk,
         tokens: Tokens,
-        hooks: Hooks,
+        hooks: BySecret[Hook],
         observer: Observer,
         *,
         links: ReplyLinks,
@@ -113,28 +100,24 @@ class Api:
         self._max_body_bytes = max_body_bytes
         self._seconds = seconds
         self._description = json_answer(200, openapi.document(version))
-        self._throttle = Throttle(LOG_INTERVAL)
+        self._lines = Folded(seconds)
         self.routes = tuple(self._all_routes())
 
     def _all_routes(self) -> Iterator[Route]:
-        for path, kinds in (
-            ("/v1/messages", ("message",)),
-            ("/v1/presences", ("presence",)),
-            ("/v1/stanzas", ("message", "presence", "iq")),
-        ):
-            yield Route("POST", path, "v1", partial(self._push, kinds))
-        yield Route("POST", "/v1/iq", "v1", self._ask)
+        for name, kinds in _STANZAS.items():
+            yield Route("POST", f"/v1/{name}", self._with_token(v1.push, kinds=kinds))
+        yield Route("POST", "/v1/iq", self._with_token(v1.ask))
         for name in _SHORTCUTS:
-            yield Route("GET", f"/v1/{name}/{{jid}}", "v1", partial(self._ask_by_name, name))
-        yield Route("POST", "/v1/deliveries/{id}/reply", "v1", self._late_reply, by_url=True)
-        yield Route("POST", "/v1/webhook/wake", "v1", self._wake)
-        yield Route("GET", "/v1/openapi.json", "v1", self._openapi, open_to_all=True)
-        yield Route("POST", "/hooks/{secret}", "hooks", self._hook, by_url=True)
-        yield Route("POST", "/msg", "msg", self._post_msg)
-        yield Route("POST", "/msg/{jid}", "msg", self._post_msg)
-        yield Route("POST", "/rest", "rest", self._rest)
-        yield Route("POST", "/rest/{kind}/{type}/{to}", "rest", self._rest)
-        yield Route("GET", "/rest/{query}/{to}", "rest", self._rest_query)
+            yield Route("GET", f"/v1/{name}/{{jid}}", self._with_token(v1.ask_by_name, name=name))
+        yield Route("POST", "/v1/deliveries/{id}/reply", self._late_reply, by_url=True)
+        yield Route("POST", "/v1/webhook/wake", self._wake)
+        yield Route("GET", "/v1/openapi.json", self._openapi, open_to_all=True)
+        yield Route("POST", "/hooks/{secret}", self._hook, by_url=True)
+        for path in ("/msg", "/msg/{jid}"):
+            yield Route("POST", path, self._with_token(post_msg.post))
+        for path in ("/rest", "/rest/{kind}/{type}/{to}"):
+            yield Route("POST", path, self._with_token(rest.post))
+        yield Route("GET", "/rest/{query}/{to}", self._with_token(rest.get))
 
     def admit(self, call: Call) -> Admitted | Answer:
         """
@@ -144,7 +127,7 @@ class Api:
             call: The request, without its body.
 
         Returns:
-            The request, let in; or the answer that it gets whatever its body is.
+            The admitted request; or the answer that it gets whatever its body is.
         """
         try:
             found = self._route(call)
@@ -173,9 +156,9 @@ class Api:
         return _told(call, Problem(500, "internal error: the log of the gateway has it"))
 
     def _route(self, call: Call) -> tuple[Route, Mapping[str, str]] | Answer:
-        """The route of a request, and the named parts of its path; or the answer to one for no route."""
+        """Return the route of a request and the named parts of its path, or the answer to a request of OPTIONS."""
         if call.method == "CONNECT" or call.path == "*":
-            # RFC 9110 sections 9.3.6 and 9.3.7: the one asks for a proxy, the other what the server takes at all.
+            # RFC 9110 sections 9.3.6 and 9.3.7: CONNECT asks for a proxy, and * for the methods of the whole server.
             return self._allowing(call, {route.method for route in self.routes})
         parts = _parts(call.path)
         matches = [(route, found) for route in self.routes if (found := route.match(parts)) is not None]
@@ -194,32 +177,34 @@ class Api:
         raise Problem(405, f"this path takes {allowed}", headers={"Allow": allowed})
 
     def _count(self, problem: Problem) -> None:
+        reason = problem.detail
         if problem.status == 401:
             self._observer.count("api_unauthorized")
-            if self._throttle.may_tell("api_unauthorized", self._seconds()):
-                self._log.warn("a request to the API was not let in: {reason}", reason=problem.detail)
+            self._lines.write("401", self._log.warn, "a request to the API was not let in: {reason}", reason=reason)
         elif problem.status == 429:
             self._observer.count("api_limited")
-            if self._throttle.may_tell("api_limited", self._seconds()):
-                self._log.warn("a client of the API is over its rate, and told to wait")
+            self._lines.write("429", self._log.warn, "a client of the API is over its rate, and told to wait")
         elif problem.status < 500:
             self._observer.count("api_refused")
-            if problem.status == 403 and self._throttle.may_tell("api_forbidden", self._seconds()):
-                self._log.warn("a client of the API asked for what it may not do: {reason}", reason=problem.detail)
+            if problem.status == 403:
+                line = "a client of the API asked for something that it may not do: {reason}"
+                self._lines.write("403", self._log.warn, line, reason=reason)
 
     # -- the endpoints --
 
-    def _push(self, kinds: tuple[str, ...], call: Call, found: Mapping[str, str]) -> _CarryOut:
-        caller = self._caller(call)
-        return lambda call: v1.push(self._desk, call, caller, kinds)
+    def _with_token(self, work: Callable[..., Awaitable[Answer]], **options: object) -> _Endpoint:
+        """Make an endpoint for clients with a token; the work takes the named parts of the path as arguments."""
 
-    def _ask(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
-        caller = self._caller(call)
-        return lambda call: v1.ask(self._desk, call, caller)
+        def endpoint(call: Call, found: Mapping[str, str]) -> _CarryOut:
+            caller = self._caller(call)
+            return lambda call: work(self._desk, call, caller, **found, **options)
 
-    def _ask_by_name(self, name: str, call: Call, found: Mapping[str, str]) -> _CarryOut:
-        caller = self._caller(call)
-        return lambda call: v1.ask_by_name(self._desk, call, caller, name, found["jid"], self._seconds)
+        return endpoint
+
+    def _caller(self, call: Call) -> Token:
+        caller = self._tokens.identify(call.headers.get("authorization"))
+        check_rate(caller.rate, self._seconds())
+        return caller
 
     def _late_reply(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
         late = self._links.open(found["id"], call.argument("seal") or "")
@@ -232,7 +217,7 @@ class Api:
         return self._description
 
     def _wake(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
-        self._caller(call).token.see_admin()
+        self._caller(call).check_admin()
         return self._woken
 
     async def _woken(self, call: Call) -> Answer:
@@ -240,30 +225,14 @@ class Api:
 
     def _hook(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
         hook = self._hooks.find(found["secret"])
-        see_rate(hook.rate, self._seconds())
+        if hook is None:
+            raise Problem(404, "there is no hook with this secret")
+        check_rate(hook.rate, self._seconds())
         return lambda call: hooks.post(self._desk, call, hook)
-
-    def _post_msg(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
-        caller = self._caller(call)
-        return lambda call: post_msg.post(self._desk, call, caller, found.get("jid"))
-
-    def _rest(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
-        caller = self._caller(call)
-        kind, stanza_type, to = (found.get(name, "") for name in ("kind", "type", "to"))
-        return lambda call: rest.post(self._desk, call, caller, kind, stanza_type, to)
-
-    def _rest_query(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
-        caller = self._caller(call)
-        return lambda call: rest.get(self._desk, call, caller, found["query"], found["to"])
-
-    def _caller(self, call: Call) -> Caller:
-        caller = self._tokens.identify(call.headers.get("authorization"))
-        see_rate(caller.token.rate, self._seconds())
-        return caller
 
 
 def _parts(path: str) -> list[str]:
-    """The parts of a path, decoded each for itself."""
+    """Split a path, and decode each part."""
     try:
         return [unquote(part, errors="strict") for part in path.strip("/").split("/")]
     except UnicodeDecodeError:
@@ -271,7 +240,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _told(call: Call, problem: Problem) -> Answer:
-    """Tell a problem in the way of the shape that the path belongs to."""
+    """Tell a problem as the clients of the path's shape expect it."""
     first = re.match(r"/*([^/]*)", call.path)
     shape = first[1] if first else ""
     if shape == "rest":

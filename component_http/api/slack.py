@@ -1,8 +1,8 @@
 """
-A message for Slack -> the text of a message.
+Turns a message for Slack into a text.
 
-The text has all that a person would read in Slack, in the same order; the looks are lost. Each part of the payload is
-visited once, so that the work is in proportion to its size.
+The text has everything that a person would read in Slack, in the same order, without its looks. Each part of the
+payload is visited once, so that the work is in proportion to its size.
 
 Source: Slack's documentation of incoming webhooks, of formatting text, and of the reference of blocks and attachments.
 """
@@ -17,15 +17,11 @@ from component_http.api.exchange import Problem
 from component_http.contract.objects import JsonNumber, read_json
 from component_http.errors import ReplyRefused
 
-__all__ = ["MAX_CHARACTERS", "slack_text"]
-
 MAX_CHARACTERS = 40_000
 """Characters of a message. Slack cuts off the rest, and so do we."""
 
 MAX_INDENT = 8
 """Levels of a list that are shown; Slack has as many."""
-
-_CUT = "…"
 
 _Object = Mapping[str, object]
 
@@ -38,10 +34,10 @@ _UNICODE = re.compile(r"[0-9a-fA-F]{1,5}(?:-[0-9a-fA-F]{1,5}){0,15}")
 
 def slack_text(payload: object) -> str:
     """
-    Make a message's text of what Slack's incoming webhooks take.
+    Make a text of a payload for Slack's incoming webhooks.
 
     The `blocks` are the message if they have a text, else `text` is; then come the `attachments`. A `username` stands
-    before it all.
+    before all of them.
 
     Raises:
         Problem: The payload is no message, or a message without a text.
@@ -59,11 +55,16 @@ def slack_text(payload: object) -> str:
         raise Problem(422, "text: it is missing")
     if isinstance(username, str) and username:
         plain = f"{_unmarked(username)}: {plain}"
-    return plain if len(plain) <= MAX_CHARACTERS else plain[: MAX_CHARACTERS - 1] + _CUT
+    return shortened(plain, MAX_CHARACTERS)
+
+
+def shortened(text: str, most: int) -> str:
+    """Cut a text to so many characters, the last of which is a mark that there is more."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _listed(payload: _Object, name: str) -> object:
-    """A list of the payload, which may be JSON in a string, as in the arguments of Slack's API."""
+    """Read a list of the payload, which may be JSON in a string, as in the arguments of Slack's API."""
     value = payload.get(name)
     if isinstance(value, str):
         try:
@@ -84,14 +85,14 @@ def _objects(value: object) -> list[dict[str, object]]:
 
 
 def _word(value: object) -> str:
-    """What a string or a number is for a person; nothing for all else."""
+    """Write a string or a number for a person; "" for anything else."""
     if isinstance(value, JsonNumber):
         return value.text
     return value if isinstance(value, str) else ""
 
 
 def _linked(label: str, url: str) -> str:
-    """A link as a person would write it."""
+    """Write a link as a person would."""
     return f"{label} ({url})" if url and label and label != url else label or url
 
 
@@ -99,7 +100,7 @@ def _linked(label: str, url: str) -> str:
 
 
 def _unmarked(text: str) -> str:
-    """Slack's marks for links, names and dates as a person would write them, and its three references as characters."""
+    """Write Slack's marks for links, names and dates as a person would, and its three references as characters."""
     return _referenced(_MARK.sub(_written, text))
 
 
@@ -120,7 +121,7 @@ def _written(match: re.Match[str]) -> str:
 
 
 def _date(target: str, label: str) -> str:
-    """A date that Slack writes in each reader's time; the sender says what to show where that is not possible."""
+    """Write a date that Slack shows in each reader's time zone; the label is the sender's own text for it."""
     date = _DATE.fullmatch(target)
     if date is None:
         return label
@@ -128,7 +129,7 @@ def _date(target: str, label: str) -> str:
 
 
 def _text(value: object) -> str:
-    """A text object, or a string with marks, which is where old messages have one."""
+    """Read a text object, or the string with marks that old messages have in its place."""
     if isinstance(value, dict):
         text = _word(value.get("text"))
         return _referenced(text) if value.get("type") == "plain_text" else _unmarked(text)
@@ -160,7 +161,7 @@ def _titled(field: _Object) -> str:
 
 
 def _buttons(elements: object) -> list[str]:
-    """The links among buttons; the others are for people who can press them."""
+    """Write the links among buttons, because the other buttons cannot be pressed here."""
     return [
         _linked(_text(element.get("text")), url) for element in _objects(elements) if (url := _word(element.get("url")))
     ]
@@ -170,12 +171,12 @@ def _buttons(elements: object) -> list[str]:
 
 
 def _blocks(blocks: object) -> list[str]:
-    """What each block says; nothing for those that say nothing."""
+    """Write each block that has a text."""
     return [said for block in _objects(blocks) if (said := _BLOCKS.get(_word(block.get("type")), _section)(block))]
 
 
 def _section(block: _Object) -> str:
-    """A section; and what any other block may say that is not known here."""
+    """Write a section, or a block of a type that is not known here."""
     accessory = block.get("accessory")
     pieces = [_text(block.get("text")), *(_text(field) for field in _objects(block.get("fields")))]
     if isinstance(accessory, dict):

@@ -1,22 +1,19 @@
-"""Who may send what."""
+"""The tokens of the API: what a client with a token may send, and how often."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.words.xish.domish import Element
 
 from component_http.api.exchange import Problem
 from component_http.api.rate import Rate
+from component_http.api.secrets import BySecret
 from component_http.contract.address import Address, NotAnAddress, any_of
-
-__all__ = ["REALM", "Caller", "Token", "Tokens", "see_rate"]
 
 REALM = "component-http"
 
@@ -26,17 +23,13 @@ _CHALLENGE = f'Bearer realm="{REALM}", Basic realm="{REALM}", charset="UTF-8"'
 @frozen
 class Token:
     """
-    One who may use the API.
+    A token, and what a client that shows it may do.
 
     Attributes:
-        name: What the log calls it.
-        secret: The token itself.
-        may_send_as: Patterns of the addresses that it may send from; a * is any characters.
-        may_send_to: Patterns of those that it may send to.
-        kinds: The kinds of stanza that it may send.
-        admin: It may do what is about the gateway itself.
-        rate: How often.
-        sender: Where its stanzas come from that name no sender; None for what `default_sender` says.
+        may_send_as: Patterns of the addresses that it may send from; a * stands for any characters.
+        may_send_to: Patterns of the addresses that it may send to.
+        admin: Whether it may control the gateway itself.
+        sender: The sender of its stanzas that name none; None for the choice of `default_sender`.
     """
 
     name: str
@@ -56,11 +49,11 @@ class Token:
 
     def default_sender(self, everybodys: Address) -> Address | None:
         """
-        Where its stanzas come from that name no sender: its own sender, its first address that is no pattern, or else
-        what is for all tokens.
+        Choose the sender of stanzas that name none: the token's own sender, its first address that is no pattern, or
+        else the one of all tokens.
 
         Returns:
-            None where it may not send from there either.
+            None if it may not send from that one either.
         """
         if self.sender is not None:
             return self.sender
@@ -69,23 +62,13 @@ class Token:
                 return Address.parse(pattern)
         return everybodys if self._from.fullmatch(str(everybodys.bare)) else None
 
-    def see_admin(self) -> None:
-        """
-        See that it may do what is about the gateway itself.
-
-        Raises:
-            Problem: It may not.
-        """
+    def check_admin(self) -> None:
+        """Raise `Problem` if it may not control the gateway itself."""
         if not self.admin:
             raise Problem(403, f"the token {self.name} may not do this: only one with admin = true may")
 
-    def see_allowed(self, stanzas: Iterable[Element]) -> None:
-        """
-        See that it may send some stanzas, which have their addresses.
-
-        Raises:
-            Problem: It may not send one of them.
-        """
+    def check_allowed(self, stanzas: Iterable[Element]) -> None:
+        """Raise `Problem` if it may not send one of some stanzas, which have their addresses."""
         for stanza in stanzas:
             if stanza.name not in self.kinds:
                 allowed = ", ".join(self.kinds)
@@ -101,24 +84,6 @@ class Token:
                     )
 
 
-@frozen
-class Caller:
-    """
-    Who comes with one request.
-
-    Attributes:
-        token: The token that was shown.
-        address: The address of ours that it named as its user, or None.
-    """
-
-    token: Token
-    address: Address | None = None
-
-    def default_address(self, everybodys: Address) -> Address | None:
-        """Where its stanzas come from that name no sender; None where they have to."""
-        return self.address or self.token.default_sender(everybodys)
-
-
 class Tokens:
     """
     The tokens of the settings.
@@ -131,19 +96,19 @@ class Tokens:
     """
 
     def __init__(self, tokens: Iterable[Token], domain: str) -> None:
-        self._tokens: Mapping[bytes, Token] = {_digest(token.secret): token for token in tokens}
+        self._tokens = BySecret(tokens)
         self._domain = domain
 
-    def identify(self, authorization: str | None) -> Caller:
+    def identify(self, authorization: str | None) -> Token:
         """
-        Say who comes.
+        Find the token in an Authorization header.
 
         Args:
             authorization: The header of that name, or None. With Basic the token is the password; the user may be
                 the token's name, an address of the component to send from, or anything else.
 
         Raises:
-            Problem: Nobody whom we know.
+            Problem: There is no token of ours in it.
         """
         if not authorization:
             raise _unknown("the request has no Authorization header: send a token of [[api.token]] as Bearer or Basic")
@@ -156,19 +121,11 @@ class Tokens:
                 raise _unknown("the Basic credentials cannot be read") from None
         elif scheme.lower() != "bearer":
             raise _unknown("the Authorization header has another scheme than Bearer or Basic")
-        token = self._of_secret(value)
+        token = self._tokens.find(value)
         if token is None:
             raise _unknown("there is no such token")
-        return Caller(token, self._own_address(user))
-
-    def _of_secret(self, secret: str) -> Token | None:
-        """Looks at all of them and at digests of one length, so that the time tells nothing."""
-        digest = _digest(secret)
-        found = None
-        for known, token in self._tokens.items():
-            if hmac.compare_digest(known, digest):
-                found = token
-        return found
+        address = self._own_address(user)
+        return token if address is None else evolve(token, sender=address)
 
     def _own_address(self, user: str) -> Address | None:
         if "@" not in user:
@@ -180,21 +137,12 @@ class Tokens:
         return address if address.domain == self._domain else None
 
 
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
-
-
 def _unknown(detail: str) -> Problem:
     return Problem(401, detail, headers={"WWW-Authenticate": _CHALLENGE})
 
 
-def see_rate(rate: Rate, now: float) -> None:
-    """
-    Count a request, and see that it is not one too many.
-
-    Raises:
-        Problem: It is.
-    """
+def check_rate(rate: Rate, now: float) -> None:
+    """Count a request; raise `Problem` if it is one too many."""
     seconds = rate.wait(now)
     if seconds > 0:
         retry_after = str(ceil(seconds))

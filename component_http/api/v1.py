@@ -1,32 +1,27 @@
-"""The API's own shape: `/v1`, in the words of the contract with the webhook."""
+"""The API's own shape, `/v1`, in the words of the contract with the webhook."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from component_http.api.desk import Desk
 from component_http.api.exchange import Answer, Call, Problem, json_answer
 from component_http.api.iq_requests import answer_properties, question
 from component_http.api.links import ReplyLinks
 from component_http.api.reading import objects_of
-from component_http.api.tokens import Caller
+from component_http.api.tokens import Token
 from component_http.contract.http import XMPP_XML
 from component_http.contract.link import LateReply
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize
 
-__all__ = ["ask", "ask_by_name", "late_reply", "push"]
 
-
-async def push(desk: Desk, call: Call, caller: Caller, kinds: tuple[str, ...]) -> Answer:
+async def push(desk: Desk, call: Call, caller: Token, kinds: tuple[str, ...]) -> Answer:
     """
-    `POST /v1/messages`, `/v1/presences`, `/v1/stanzas`: send, and do not wait for an answer.
+    Carry out `POST /v1/messages`, `/v1/presences` and `/v1/stanzas`: send, and do not wait for an answer.
 
     Args:
-        desk: Sends.
-        call: The request.
-        caller: Who wants it.
-        kinds: What may be sent here; the first is what an object makes that names no kind.
+        kinds: The kinds that may be sent here; an object that names none makes the first.
     """
     wait = _wait(call)
     timeout = desk.timeout(call)
@@ -34,7 +29,7 @@ async def push(desk: Desk, call: Call, caller: Caller, kinds: tuple[str, ...]) -
     for stanza in composed.stanzas:
         if stanza.name not in kinds:
             raise Problem(422, f"kind: only {kinds[0]} is taken here; /v1/stanzas takes every kind")
-    pushed = await desk.push(caller.token.name, call, composed)
+    pushed = await desk.push(caller.name, call, composed)
     if not wait:
         return json_answer(202, {"ids": list(pushed.ids)})
     sent = await desk.sent(pushed, timeout)
@@ -44,40 +39,32 @@ async def push(desk: Desk, call: Call, caller: Caller, kinds: tuple[str, ...]) -
 def _wait(call: Call) -> bool:
     wait = call.argument("wait")
     if wait not in (None, "sent"):
-        raise Problem(400, "wait: the only thing to wait for is sent")
+        raise Problem(400, "wait: the only value is sent")
     return wait is not None
 
 
-async def ask(desk: Desk, call: Call, caller: Caller) -> Answer:
-    """`POST /v1/iq`: ask, and wait for the answer."""
+async def ask(desk: Desk, call: Call, caller: Token) -> Answer:
+    """Carry out `POST /v1/iq`: ask, and wait for the answer."""
     timeout = desk.timeout(call)
-    objects = objects_of(call)
-    composed = desk.compose(objects, caller=caller, kind="iq")
+    composed = desk.compose(objects_of(call), caller=caller, kind="iq")
     return _told(call, await desk.ask(composed, timeout))
 
 
-async def ask_by_name(
-    desk: Desk, call: Call, caller: Caller, name: str, address: str, now: Callable[[], float]
-) -> Answer:
+async def ask_by_name(desk: Desk, call: Call, caller: Token, jid: str, name: str) -> Answer:
     """
-    `GET /v1/ping/{jid}` and its like: ask a question that has a name.
+    Carry out `GET /v1/ping/{jid}` and the like: ask a question that has a name.
 
     Args:
-        desk: Asks.
-        call: The request.
-        caller: Who asks.
-        name: One of `questions.QUESTIONS`.
-        address: Whom.
-        now: A clock, for the time that the answer took.
+        name: One of `iq_requests.QUESTIONS`.
     """
     timeout = desk.timeout(call)
     sender = call.argument("from")
-    asked = {"type": "get", "to": address, **({} if sender is None else {"from": sender})}
-    asking = question(name, call.argument("node"))
-    composed = desk.compose([asked], caller=caller, kind="iq", children=[asking])
-    began = now()
+    asked = {"type": "get", "to": jid, **({} if sender is None else {"from": sender})}
+    children = [question(name, call.argument("node"))]
+    composed = desk.compose([asked], caller=caller, kind="iq", children=children)
+    began = desk.seconds()
     answer = await desk.ask(composed, timeout)
-    return _told(call, answer, {"seconds": round(now() - began, 6)} if name == "ping" else {})
+    return _told(call, answer, {"seconds": round(desk.seconds() - began, 6)} if name == "ping" else {})
 
 
 def _told(call: Call, answer: Stanza, more: Mapping[str, object] | None = None) -> Answer:
@@ -101,17 +88,8 @@ def _prefers_xml(call: Call) -> bool:
 
 
 async def late_reply(desk: Desk, call: Call, links: ReplyLinks, delivery_id: str, late: LateReply) -> Answer:
-    """
-    `POST /v1/deliveries/{id}/reply`: what a webhook answers later.
-
-    Args:
-        desk: Sends.
-        call: The request.
-        links: What its link may do.
-        delivery_id: The delivery that is answered.
-        late: What its link says.
-    """
+    """Carry out `POST /v1/deliveries/{id}/reply`: send the late reply of a webhook."""
     composed = desk.answer(late.stanza, objects_of(call))
-    links.see_allowed(late, composed.stanzas)
+    links.check_allowed(late, composed.stanzas)
     pushed = await desk.push(f"delivery {delivery_id}", call, composed, delivery_id=delivery_id)
     return json_answer(202, {"ids": list(pushed.ids)})

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 
 JSON = "application/json"
+PROBLEM_JSON = "application/problem+json"
 XMPP_XML = "application/xmpp+xml"
 FORM = "application/x-www-form-urlencoded"
 TEXT = "text/plain"
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 """The pattern of a token, such as the name of a header field. Source: RFC 9110 section 5.6.2."""
+
+BEARER = r"[!-~]+"
+"""The pattern of a bearer token. RFC 6750 section 2.1 allows fewer characters; a blank would break the header."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MEDIA_TYPE = re.compile(r"[!#$&^_.+a-z0-9-]{1,60}/[!#$&^_.+a-z0-9-]{1,60}")
@@ -20,6 +24,11 @@ _CHARSET = re.compile(r';\s*charset\s*=\s*"?([\w.:-]+)', re.IGNORECASE)
 
 def is_token(text: str) -> bool:
     return re.fullmatch(TOKEN, text) is not None
+
+
+def is_field_value(text: str) -> bool:
+    """Say whether a text can be a header's value that we send: printable ASCII without a blank at either end."""
+    return text.isascii() and text.isprintable() and text == text.strip()
 
 
 def media_type(content_type: str) -> str:

@@ -8,6 +8,7 @@ from component_http.contract.delivery import Delivery
 from component_http.contract.reply import Response
 from component_http.delivery.backlog import Conversation
 from component_http.errors import WebhookError
+from component_http.shares import Latest
 
 __all__ = ["MAX_BANS", "Ban", "Bans"]
 
@@ -33,16 +34,13 @@ class Bans:
     """The conversations that are to be left alone, as `Retry-After` has asked in answer to a delivery that ended."""
 
     def __init__(self) -> None:
-        self._bans: dict[Conversation, Ban] = {}
+        self._bans: Latest[Conversation, Ban] = Latest(MAX_BANS)
 
     def add(self, delivery: Delivery, until: float) -> None:
         """Leave the conversation of a delivery alone that has ended by being told so."""
         failure = delivery.failure
         response = Response(failure.status) if isinstance(failure, Response) else failure
-        self._bans.pop(delivery.conversation, None)
         self._bans[delivery.conversation] = Ban(until, response)
-        if len(self._bans) > MAX_BANS:
-            del self._bans[next(iter(self._bans))]
 
     def of(self, conversation: Conversation, now: float) -> Ban | None:
         """Say whether a conversation is to be left alone now."""

@@ -87,7 +87,7 @@ class Endings:
         verdict = self._loops.guarded(delivery, verdict)
         if verdict.outcome == "replied":
             self._loops.said(verdict.stanzas, delivery.id)
-        leaving = self._outbox.leaving(
+        stanzas = self._outbox.maker.make(
             verdict.stanzas,
             verdict.xml,
             verbatim=verdict.verbatim,
@@ -95,9 +95,11 @@ class Endings:
             deadline=delivery.deadline,
             asked=delivery.stanza if delivery.stanza.bounceable else None,
         )
-        letter = _dead_letter(delivery, verdict) if keep else None
-        ended: Deferred[Any] = self._spool.end(delivery.id, leaving, letter, record)
-        ended.addBoth(self._ended, delivery, verdict, leaving, letter).addErrback(self.log_internal_error, delivery)
+        dead_letter = _dead_letter(delivery, verdict) if keep else None
+        ended: Deferred[Any] = self._spool.end(delivery.id, stanzas, dead_letter, record)
+        ended.addBoth(self._ended, delivery, verdict, stanzas, dead_letter).addErrback(
+            self.log_internal_error, delivery
+        )
         if told is not None:
             ended.addCallback(lambda numbers: told.callback(numbers or ()))
 
@@ -128,8 +130,8 @@ class Endings:
         noted: Sequence[int] | Failure,
         delivery: Delivery,
         verdict: Verdict,
-        leaving: Sequence[OutboundStanza],
-        letter: DeadLetter | None,
+        stanzas: Sequence[OutboundStanza],
+        dead_letter: DeadLetter | None,
     ) -> Sequence[int] | None:
         numbers = None
         if isinstance(noted, Failure):
@@ -143,15 +145,15 @@ class Endings:
             self._backlog.release(delivery.conversation, delivery.size)  # it was open
         self._observer.count(verdict.outcome)
         if numbers is not None:
-            self._outbox.depart(leaving, numbers)
+            self._outbox.depart(stanzas, numbers)
         else:
-            self._outbox.depart_unkept(leaving, partial(self._gone_at_last, delivery, letter))
+            self._outbox.depart_unkept(stanzas, partial(self._gone_at_last, delivery, dead_letter))
         self._when_ended()
         return numbers
 
-    def _gone_at_last(self, delivery: Delivery, letter: DeadLetter | None) -> None:
+    def _gone_at_last(self, delivery: Delivery, dead_letter: DeadLetter | None) -> None:
         """The server has what the spool could not keep; before, the delivery had to be in the spool for a restart."""
-        self._spool.end(delivery.id, (), letter).addErrback(self._not_noted, delivery)
+        self._spool.end(delivery.id, (), dead_letter).addErrback(self._not_noted, delivery)
 
 
 def _dead_letter(delivery: Delivery, verdict: Verdict) -> DeadLetter | None:

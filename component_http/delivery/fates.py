@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 
 from attrs import define
 from twisted.internet.defer import Deferred
 
 from component_http.errors import NotSent
+from component_http.shares import Latest
 
 __all__ = ["MAX_FATES", "Fates"]
 
@@ -32,7 +32,7 @@ class Fates:
     """
 
     def __init__(self) -> None:
-        self._failed: OrderedDict[int, NotSent] = OrderedDict()
+        self._failed: Latest[int, NotSent] = Latest(MAX_FATES)
         self._waiting: dict[int, list[_Wait]] = {}
 
     def arrived(self, number: int) -> None:
@@ -46,8 +46,6 @@ class Fates:
     def failed(self, number: int, error: NotSent) -> None:
         """It never arrives, or it came back: tell who waits for it, and who asks later."""
         self._failed[number] = error
-        if len(self._failed) > MAX_FATES:
-            self._failed.popitem(last=False)
         for wait in self._waiting.get(number, [])[:]:
             self._forget(wait)
             wait.over.errback(error)

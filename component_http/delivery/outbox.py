@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from heapq import heappop, heappush
-from itertools import count, zip_longest
 from math import inf
 from typing import Any
 
-from attrs import define, evolve
+from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.words.xish.domish import Element
 
 from component_http.contract.composing import Composed
 from component_http.contract.conditions import REPLY_NOT_SENT, error_stanza
 from component_http.contract.idempotency import IdempotencyRecord
-from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza, Refused, outbound_stanza
-from component_http.contract.outgoing import fitted, is_ours
+from component_http.contract.outbound import Fate, OutboundStanza, Refused
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import Limits
 from component_http.delivery.fates import Fates
-from component_http.errors import AnswerRefused, NotSent, SpoolError, XmlRefused
+from component_http.delivery.stanza_maker import StanzaMaker
+from component_http.delivery.too_large import TooLarge
+from component_http.delivery.unkept import Group, UnkeptStanzas
+from component_http.errors import NotSent, SpoolError
 from component_http.interfaces import Observer, OutboundSpool, Outlet
-from component_http.throttle import LOG_INTERVAL, Folded, Throttle
+from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.waiters import Waiters, abandon
 
 __all__ = ["Outbox"]
 
 AGAIN = 5.0
 """Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
-
-SURELY_TAKEN = 10_000
-"""Bytes that every server takes in one stanza (RFC 6120 section 13.12)."""
-
-TOO_LARGE_FOR = 3600.0
-"""
-Seconds for which no stanza is sent that is as large as one that the server closed the stream over.
-
-Each would cost everybody two streams. After that, or when the operator retries a dead letter, the next one is tried.
-"""
 
 _REASONS = {
     "reply_expired": "it could not be sent in its time",
@@ -56,23 +44,21 @@ _Facts = tuple[str, int, str | None, Stanza | None]
 
 
 @define(eq=False)
-class _Group:
-    """Stanzas that the spool could not keep and that were to leave together: who is told when all of them are gone."""
+class _Crowd:
+    """Answers of deliveries that wait in the spool, and whether they are so many that no more should be made."""
 
-    left: int
-    gone: Callable[[], object]
+    most: int
+    answers: int = 0
+    is_one: bool = False
+    until_clear: Waiters = field(factory=Waiters)
 
-    def one_is_gone(self) -> None:
-        self.left -= 1
-        if not self.left:
-            self.gone()
-
-
-_Unkept = tuple[float, int, OutboundStanza, _Group]
-"""
-A stanza that the spool could not keep: the spool's number behind which it belongs, infinite as long as that is not
-known; its place among those of the same; the stanza itself; and its group.
-"""
+    def look(self) -> None:
+        """See whether they are, after their number has changed."""
+        if self.answers > self.most:
+            self.is_one = True
+        elif self.is_one and self.answers <= self.most // 2:
+            self.is_one = False
+            self.until_clear.tell(lambda: not self.is_one)
 
 
 class Outbox:
@@ -86,15 +72,16 @@ class Outbox:
     Args:
         spool: Keeps what leaves, and gives it numbers.
         outlet: Where it leaves.
-        observer: Told `reply_lost`, `unsendable`, `unanswered`, `outgoing_expired`, `outgoing_refused` and
-            `spool_failed`, and at the end `outgoing_lost`.
+        observer: Told `reply_lost`, `outgoing_expired`, `outgoing_refused` and `spool_failed`, and at the end
+            `outgoing_lost`.
         clock: Runs the waits, and says how old a stanza is.
-        domain: The component's own domain, normalised.
-        limits: For one stanza.
-        lifetimes: Seconds for which a stanza is of use, by its kind.
+        maker: Makes what is to leave.
         fates: Told which stanzas the server has, and which it will never have; None where nobody waits for that.
         pushed: Told each stanza that ends no delivery before it is handed over, with its number; where it is read from
             the spool, also answers to what may not be answered with an error. None to tell nobody.
+
+    Attributes:
+        maker: As above, for whoever has something to send.
     """
 
     _log = Logger()
@@ -106,9 +93,7 @@ class Outbox:
         observer: Observer,
         *,
         clock: IReactorTime,
-        domain: str,
-        limits: Limits,
-        lifetimes: Mapping[str, float] = LIFETIMES,
+        maker: StanzaMaker,
         fates: Fates | None = None,
         pushed: Callable[[int, OutboundStanza], object] | None = None,
     ) -> None:
@@ -116,28 +101,20 @@ class Outbox:
         self._outlet = outlet
         self._observer = observer
         self._clock = clock
-        self._domain = domain
-        self._limits = limits
-        self._lifetimes = lifetimes
+        self.maker = maker
         self._fates = Fates() if fates is None else fates
         self._tell_pushed = pushed
         self._throttle = Throttle(LOG_INTERVAL)
-        self._lines = Folded(clock.seconds)
+        self._too_large = TooLarge()
         # The last number that was handed over, and the last that the spool gave, as far as that is known.
         self._cursor = 0
         self._highest: int | None = None
         self._behind = False
-        self._crowded = False
-        self._answers = 0
+        self._crowd = _Crowd(spool.crowd)
         self._reading: Deferred[None] | None = None
-        self._until_clear = Waiters()
         self._caught_up = Waiters()
         self._stopped = False
-        # What the spool does not have and the outlet has not yet: a heap.
-        self._unkept: list[_Unkept] = []
-        self._turns = count()
-        # The bytes of the smallest stanza that the server refused for its size; the refusal; until when that counts.
-        self._too_large: tuple[int, Refused, float] | None = None
+        self._unkept = UnkeptStanzas()
 
     @property
     def crowded(self) -> bool:
@@ -147,12 +124,12 @@ class Outbox:
         Only answers of deliveries count, for what somebody pushes should not keep others from being answered; and where
         the spool bears some of them (`Spool.crowd`), an outlet that is crowded is none.
         """
-        return self._crowded or (not self._spool.crowd and self._outlet.crowded)
+        return self._crowd.is_one or (not self._spool.crowd and self._outlet.crowded)
 
     def when_clear(self) -> Deferred[None]:
         """Fire when it may not be crowded any more; at once if it is not now. Cancelling it forgets it."""
-        if self._crowded:
-            return self._until_clear.one_more()
+        if self._crowd.is_one:
+            return self._crowd.until_clear.one_more()
         return self._outlet.when_clear() if self.crowded else succeed(None)
 
     def when_sent(self) -> Deferred[None]:
@@ -160,55 +137,6 @@ class Outbox:
         if not self._behind:
             return self._outlet.when_sent()
         return self._caught_up.one_more().addCallback(lambda _: self._outlet.when_sent())
-
-    def leaving(
-        self,
-        elements: Sequence[Element],
-        xml: Iterable[bytes] = (),
-        *,
-        verbatim: Collection[int] = (),
-        delivery_id: str | None = None,
-        deadline: float | None = None,
-        asked: Stanza | None = None,
-    ) -> list[OutboundStanza]:
-        """
-        Make what is to leave.
-
-        Args:
-            elements: The stanzas.
-            xml: The first of them as they are written, where they were checked already.
-            verbatim: Which of them somebody else wrote as XML, counted from 0.
-            delivery_id: The delivery that they answer; None if they answer none.
-            deadline: Until when the answer to an iq is waited for, in seconds of the clock; None where nobody waits.
-            asked: The stanza of that delivery, whose sender is told if the server refuses one of these; None where
-                nobody may be told.
-
-        Returns:
-            Those that may be sent, errors and answers to iqs made smaller where they have to be; the others are counted
-            as `unsendable` or `unanswered`, and logged.
-        """
-        now = self._clock.seconds()
-        made = []
-        for position, (element, written) in enumerate(zip_longest(elements, xml)):
-            try:
-                if written is None:
-                    element, written = fitted(element, self._domain, self._limits.max_bytes)
-            except XmlRefused as error:
-                self._drop("unanswered" if isinstance(error, AnswerRefused) else "unsendable", str(error))
-                continue
-            made.append(
-                outbound_stanza(
-                    element,
-                    written,
-                    now,
-                    self._lifetimes,
-                    deadline=deadline,
-                    verbatim=position in verbatim,
-                    delivery_id=delivery_id,
-                    asked=asked,
-                )
-            )
-        return made
 
     def push(
         self, composed: Composed, *, delivery_id: str | None = None, record: IdempotencyRecord | None = None
@@ -224,13 +152,13 @@ class Outbox:
         Returns:
             Their numbers, when they are kept. It fails with `SpoolError` if they cannot be kept now.
         """
-        leaving = self.leaving(composed.stanzas, composed.xml, verbatim=composed.verbatim, delivery_id=delivery_id)
-        return self._spool.push(leaving, record).addCallback(self._pushed, leaving)
+        stanzas = self.maker.make(composed.stanzas, composed.xml, verbatim=composed.verbatim, delivery_id=delivery_id)
+        return self._spool.push(stanzas, record).addCallback(self._pushed, stanzas)
 
-    def _pushed(self, numbers: Sequence[int], leaving: Sequence[OutboundStanza]) -> Sequence[int]:
-        for number, outbound in zip(numbers, leaving, strict=True):
+    def _pushed(self, numbers: Sequence[int], stanzas: Sequence[OutboundStanza]) -> Sequence[int]:
+        for number, outbound in zip(numbers, stanzas, strict=True):
             self._tell_if_pushed(number, outbound)
-        self.depart(leaving, numbers)
+        self.depart(stanzas, numbers)
         return numbers
 
     def _tell_if_pushed(self, number: int, outbound: OutboundStanza) -> None:
@@ -266,39 +194,36 @@ class Outbox:
         finally:
             abandon(waiting)
 
-    def depart(self, leaving: Sequence[OutboundStanza], numbers: Sequence[int]) -> None:
+    def depart(self, stanzas: Sequence[OutboundStanza], numbers: Sequence[int]) -> None:
         """
         Let stanzas leave that the spool has kept.
 
         Args:
-            leaving: The stanzas, in order.
+            stanzas: The stanzas, in order.
             numbers: Their numbers in the spool.
         """
         if numbers:
             self._know_highest(numbers[0] - 1)
             self._highest = numbers[-1]
         if self._behind:
-            self._answers += sum(outbound.delivery_id is not None for outbound in leaving)
+            self._crowd.answers += sum(outbound.delivery_id is not None for outbound in stanzas)
             self._see_crowd()
             return
-        for outbound, number in zip(leaving, numbers, strict=True):
+        for outbound, number in zip(stanzas, numbers, strict=True):
             if self._outlet.crowded or not self._hand_over(outbound, number):
                 self.read_from(number - 1)
                 break
 
-    def depart_unkept(self, leaving: Sequence[OutboundStanza], gone: Callable[[], object]) -> None:
+    def depart_unkept(self, stanzas: Sequence[OutboundStanza], gone: Callable[[], object]) -> None:
         """
         Let stanzas leave that the spool could not keep, in their place behind what it has.
 
         Args:
-            leaving: The stanzas, in order.
+            stanzas: The stanzas, in order.
             gone: Called when none of them is wanted any more: the server has them, or their time is over. Not called
                 where one was lost, which is counted, or the stop came before.
         """
-        group = _Group(len(leaving), gone)
-        behind = inf if self._highest is None else self._highest
-        for outbound in leaving:
-            heappush(self._unkept, (behind, next(self._turns), outbound, group))
+        self._unkept.add(stanzas, inf if self._highest is None else self._highest, gone)
         if not self._behind:
             self._know_highest(self._cursor)
             self._hand_over_unkept()
@@ -316,7 +241,7 @@ class Outbox:
 
     def read_all(self) -> None:
         """Hand over all that the spool has and that was not handed over, whoever put it there."""
-        self._too_large = None
+        self._too_large.forget()
         self.read_from(self._cursor)
 
     def dropped(self, numbers: Sequence[int]) -> None:
@@ -391,12 +316,11 @@ class Outbox:
         number = outbound.number
         assert number is not None
         if outbound.delivery_id is not None:
-            self._answers = max(0, self._answers - 1)
+            self._crowd.answers = max(0, self._crowd.answers - 1)
         if outbound.expires <= self._clock.seconds():
             self._observer.count("outgoing_expired")
             self._fail(number, "reply_expired")
-        elif len(outbound.xml) > self._limits.max_bytes or not is_ours(outbound.head.sender, self._domain):
-            self._drop("unsendable", "it does not fit the settings any more")
+        elif not self.maker.still_fits(outbound):
             self._fail(number, "reply_unsendable")
         else:
             self._tell_if_pushed(number, outbound)
@@ -407,23 +331,13 @@ class Outbox:
     def _hand_over(self, outbound: OutboundStanza, number: int) -> bool:
         # Without the XML, which need not be remembered any more when it is written.
         tell = partial(self._ended, number, _facts(outbound))
-        refused = self._too_large and self._refused_for_size(outbound)
-        if refused:
+        refused = self._too_large.refusal(outbound, self._clock.seconds())
+        if refused is not None:
             tell(refused)
         elif not self._taken(outbound, tell):
             return False
         self._cursor = max(self._cursor, number)
         return True
-
-    def _refused_for_size(self, outbound: OutboundStanza) -> Refused | None:
-        """Refuse a stanza at once that is as large as one that the server refused."""
-        assert self._too_large is not None
-        size, refused, until = self._too_large
-        if self._clock.seconds() >= until:
-            self._too_large = None
-        elif len(outbound.xml) >= size:
-            return Refused(f"so it did over one of {size} bytes: {refused.reason}", refused.remedy)
-        return None
 
     def _taken(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
         try:
@@ -453,8 +367,7 @@ class Outbox:
     ) -> None:
         """Tell the operator, and whoever waits for an answer."""
         self._observer.count("outgoing_refused")
-        if fate.for_size and size > SURELY_TAKEN and (self._too_large is None or size < self._too_large[0]):
-            self._too_large = size, fate, self._clock.seconds() + TOO_LARGE_FOR
+        self._too_large.note(fate, size, self._clock.seconds())
         if self._throttle.may_tell(fate.reason, self._clock.seconds()):
             self._log.error(
                 "{id}: the server closes the stream over this {kind} of {size} bytes, so it is not sent: {reason};"
@@ -466,9 +379,9 @@ class Outbox:
                 remedy=fate.remedy,
             )
         if asked is not None:
-            leaving = self.leaving([error_stanza(asked, REPLY_NOT_SENT)])
-            pushed: Deferred[Any] = self._spool.push(leaving)
-            pushed.addCallbacks(partial(self.depart, leaving), lambda _: self.depart_unkept(leaving, lambda: None))
+            stanzas = self.maker.make([error_stanza(asked, REPLY_NOT_SENT)])
+            pushed: Deferred[Any] = self._spool.push(stanzas)
+            pushed.addCallbacks(partial(self.depart, stanzas), lambda _: self.depart_unkept(stanzas, lambda: None))
             pushed.addErrback(lambda failure: self._log.failure("cannot tell a sender", failure=failure))
 
     def _fail(self, number: int, outcome: str) -> None:
@@ -481,41 +394,29 @@ class Outbox:
         """This was the last number that the spool had given; nothing new where one is known."""
         if self._highest is None:
             self._highest = number
-            self._unkept = [(number, *unkept[1:]) for unkept in self._unkept]
+            self._unkept.know(number)
 
     def _hand_over_unkept(self, before: float = inf) -> None:
         """Hand over what belongs before a number."""
-        while self._unkept and self._unkept[0][0] < before:
-            unkept = heappop(self._unkept)
+        for unkept in self._unkept.take(before):
             if not self._taken(unkept[2], partial(self._unkept_ended, *unkept)):
                 self._observer.count("reply_lost")
 
-    def _unkept_ended(self, behind: float, turn: int, outbound: OutboundStanza, group: _Group, fate: Fate) -> None:
+    def _unkept_ended(self, behind: float, turn: int, outbound: OutboundStanza, group: Group, fate: Fate) -> None:
         if isinstance(fate, Refused):
             self._refused(fate, *_facts(outbound))
         elif fate in ("lost", "suspected", "stopped"):
             # Behind what is read again, as before.
             suspect = outbound.suspect or fate == "suspected"
-            heappush(self._unkept, (behind, turn, evolve(outbound, suspect=suspect), group))
+            self._unkept.put_back((behind, turn, evolve(outbound, suspect=suspect), group))
             self.read_all()
             return
         group.one_is_gone()
 
-    # -- the rest --
-
-    def _drop(self, event: str, reason: str) -> None:
-        self._observer.count(event)
-        dropped = "dropped a stanza that the server would not take: {reason}"
-        self._lines.write("unsendable", self._log.warn, dropped, reason=reason)
-
     def _see_crowd(self) -> None:
         if not self._behind:
-            self._answers = 0
-        if self._answers > self._spool.crowd:
-            self._crowded = True
-        elif self._crowded and self._answers <= self._spool.crowd // 2:
-            self._crowded = False
-            self._until_clear.tell(lambda: not self._crowded)
+            self._crowd.answers = 0
+        self._crowd.look()
 
 
 def _facts(outbound: OutboundStanza) -> _Facts:

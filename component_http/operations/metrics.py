@@ -1,10 +1,8 @@
-"""How often each thing happened, for whoever operates the gateway."""
+"""The counters of the gateway's events."""
 
 from __future__ import annotations
 
 from collections import Counter
-
-__all__ = ["Counters"]
 
 
 class Counters(Counter[str]):
@@ -15,9 +13,9 @@ class Counters(Counter[str]):
     """
 
     def count(self, event: str) -> None:
-        """Note that `event` happened once."""
+        """Count one more of an event."""
         self[event] += 1
 
     def summary(self) -> str:
-        """All that happened, in the order of the alphabet, for a log line."""
+        """Write all counters in alphabetical order, for a log line."""
         return ", ".join(f"{event} {number}" for event, number in sorted(self.items())) or "nothing happened"

@@ -1,4 +1,4 @@
-"""Text for a terminal, whatever it is made of: nothing that a stranger wrote may drive the terminal."""
+"""Text for a terminal. A stranger's text must not control the terminal."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-__all__ = ["age", "cut", "moment", "on_one_line", "printable", "size", "table", "width"]
-
 LEAST = 12
-"""Columns that the last cell of a row has at least."""
+"""The fewest columns of the last cell of a row."""
 
 GAP = "  "
 
 
 def printable(text: str) -> str:
-    """The text without anything that would move the cursor, hide characters or recolour the terminal."""
+    """Escape all characters that would move the cursor, hide others or recolour the terminal."""
     return "".join(
         char
         if char.isprintable() or char in "\n\t\u200c\u200d" or unicodedata.category(char) == "Zs"
@@ -25,12 +23,12 @@ def printable(text: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """The same in one line: what separates words is one blank."""
+    """Escape a text, and put it into one line, with one blank between words."""
     return printable(" ".join(text.split()))
 
 
 def width(text: str) -> int:
-    """The columns of a terminal that a text takes, as far as that can be known."""
+    """Count the columns of a terminal that a text takes, as far as that can be known."""
     return sum(_width(char) for char in text)
 
 
@@ -41,7 +39,7 @@ def _width(char: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """The text, or as much of it as fits into so many columns (1 or more) before a mark that there is more."""
+    """Cut a text to so many columns (1 or more), the last of which is a mark that there is more."""
     if width(text) <= columns:
         return text
     taken, room = "", columns - 1
@@ -58,10 +56,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], limits: Sequence
     Lay out a table.
 
     Args:
-        header: The names of its columns.
-        rows: Their cells, which may hold anything.
-        limits: Columns of the terminal that each but the last may take.
-        columns: Those of all; the last one takes what is left, or `LEAST`.
+        limits: The width of each column but the last, in columns of the terminal.
+        columns: The width of the table. The last column takes the rest, or `LEAST`.
 
     Returns:
         Lines, each with its end.
@@ -81,7 +77,7 @@ def _padded(cell: str, columns: int) -> str:
 
 
 def age(seconds: float) -> str:
-    """A time, as roughly as a person would say it: `3 min`."""
+    """Write a time as roughly as a person would: `3 min`."""
     for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= unit:
             return f"{int(seconds // unit)} {name}"
@@ -89,12 +85,12 @@ def age(seconds: float) -> str:
 
 
 def moment(seconds: float) -> str:
-    """A moment, given in seconds since the epoch: `2026-11-22 12:30:45 UTC`."""
+    """Write a moment, given in seconds since the epoch: `2026-11-22 12:30:45 UTC`."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def size(count: float) -> str:
-    """So many bytes: `34.5 KiB`."""
+    """Write a number of bytes: `34.5 KiB`."""
     units = iter(("KiB", "MiB", "GiB"))
     unit = "B"
     while count >= 1024 and unit != "GiB":

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from component_http.playground.console import play, playground_settings
-
-__all__ = ["BotDidNotStart", "main", "running_bot"]
+from component_http.playground.console import play
+from component_http.playground.settings import playground_settings
 
 ECHO_BOT = Path(__file__).parents[1] / "examples" / "echo_bot.py"
 
@@ -36,9 +35,6 @@ def running_bot(script: Path) -> Iterator[str]:
 
     Args:
         script: A Python program that takes a port and prints its URL in its first line.
-
-    Yields:
-        The URL.
 
     Raises:
         BotDidNotStart: There is no such bot, or it did not come so far.

@@ -1,4 +1,4 @@
-"""What the user types: from a terminal with editing and history, or from a pipe, a file or nothing."""
+"""Reads the user's lines: from a terminal with editing and history, or from a pipe, a file or nothing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ from twisted.internet.defer import Deferred
 from component_http.operations.terminal import printable, width
 from component_http.playground.screen import Screen
 
-__all__ = ["EditedLines", "LineEditor", "Lines", "PromptedLines", "Source", "TypedLines"]
-
 MAX_LINE_BYTES = 100_000
 """A longer line of input counts as several; it leaves room for escaping within the largest stanza."""
 
@@ -31,22 +29,21 @@ MAX_HISTORY = 500
 
 
 class Source(Protocol):
-    """Where the playground takes lines from."""
+    """A source of the user's lines."""
 
     async def next(self) -> str | None:
-        """The next line, without its end; None when there is no more."""
+        """Return the next line, without its end; None if there is no more."""
         ...  # pragma: no cover
 
 
 class Lines:
     """
-    Lines of input, one at a time: from a terminal, a pipe, a file or nothing.
+    Reads one line at a time from a terminal, a pipe, a file or nothing.
 
     A thread reads, and only when a line is asked for: Twisted's own `StandardIO` cannot watch a regular file.
 
     Args:
-        descriptor: The file descriptor to read from.
-        reactor: Whose thread gets the lines.
+        reactor: The reactor, in whose thread the lines are returned.
     """
 
     def __init__(self, descriptor: int, reactor: Any) -> None:
@@ -56,7 +53,7 @@ class Lines:
         self._ended = False
 
     async def next(self) -> str | None:
-        """The next line, without its end; None when there is no more."""
+        """Return the next line, without its end; None if there is no more."""
         while not self._ended and b"\n" not in self._buffer and len(self._buffer) < MAX_LINE_BYTES:
             data = await _read(self._descriptor, self._reactor)
             self._buffer += data
@@ -71,14 +68,14 @@ class Lines:
 
 
 def _read(descriptor: int, reactor: Any) -> Deferred[bytes]:
-    """Read what there is, or wait for it; nothing at the end."""
+    """Wait until there are bytes to read, and fire with them; with none at the end."""
     arrived: Deferred[bytes] = Deferred()
 
     def read() -> None:
         data = _read_some(descriptor)
         reactor.callFromThread(arrived.callback, data)
 
-    # A daemon, for it may wait for the user when everybody else has left.
+    # A daemon, because it may still wait for the user when the process ends.
     Thread(target=read, daemon=True).start()
     return arrived
 
@@ -88,45 +85,35 @@ def _read_some(descriptor: int) -> bytes:
         try:
             return os.read(descriptor, 65536)
         except BlockingIOError:
-            # Another program that has the same terminal has made it so.
+            # Another program at the same terminal has set it to non-blocking.
             select.select([descriptor], [], [])
             return os.read(descriptor, 65536)
     except OSError:
         return b""
 
 
-class PromptedLines:
+class PlainLines:
     """
-    Lines that are not typed, shown as if they had been.
+    Lines that are shown as they came, or that a terminal without a movable cursor lets the user type.
 
     Args:
-        lines: Where they come from.
-        screen: Where they are shown.
-        prompt: Says what stands before the next line.
+        is_typed: Whether the user types them, and so sees them already.
     """
 
-    def __init__(self, lines: Lines, screen: Screen, prompt: Callable[[], str]) -> None:
+    def __init__(self, lines: Lines, screen: Screen, prompt: Callable[[], str], *, is_typed: bool) -> None:
         self._lines = lines
         self._screen = screen
         self._prompt = prompt
+        self._is_typed = is_typed
 
     async def next(self) -> str | None:
-        """See `Source.next`."""
+        if self._is_typed:
+            self._screen.prompt(self._prompt())
         line = await self._lines.next()
-        if line is not None and line.strip():
-            self._screen.show(f"{self._prompt()}{line.strip()}", "bold", whole=True)
-        return line
-
-
-class TypedLines(PromptedLines):
-    """Lines from a terminal that cannot move its cursor, or whose output goes elsewhere: it lets the user type them."""
-
-    async def next(self) -> str | None:
-        """See `Source.next`."""
-        self._screen.prompt(self._prompt())
-        line = await self._lines.next()
-        if line is None:
+        if self._is_typed and line is None:
             self._screen.show()
+        elif not self._is_typed and line and line.strip():
+            self._screen.show(f"{self._prompt()}{line.strip()}", "bold", whole=True)
         return line
 
 
@@ -136,7 +123,7 @@ _KEY = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O[@-~]|[^\x1b\[O])|[^\x1b]", re
 """One key, or one character of a text that was pasted."""
 
 _BEGUN = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*|O)?")
-"""A key of which the rest is still to come."""
+"""The beginning of a key, whose rest is still to come."""
 
 _WORD_LEFT = re.compile(r"\S+\s*\Z")
 _WORD_RIGHT = re.compile(r"\s*\S*")
@@ -144,11 +131,11 @@ _WORD_RIGHT = re.compile(r"\s*\S*")
 
 class LineEditor:
     """
-    A line that is being typed, and the ones before it.
+    Edits the line that is being typed, and remembers the lines before it.
 
     Attributes:
-        text: What was typed so far.
-        cursor: Where the next character goes, counted in characters.
+        text: The line so far.
+        cursor: The place of the next character, counted in characters.
     """
 
     def __init__(self) -> None:
@@ -156,7 +143,7 @@ class LineEditor:
         self.cursor = 0
         self._keys = ""
         self._history: deque[str] = deque(maxlen=MAX_HISTORY)
-        # How many lines back in the history the user is, and what he had typed before he went there.
+        # How many lines back in the history the user is, and the line that was typed before.
         self._back = 0
         self._unfinished = ""
         self._actions: dict[str, Callable[[], None]] = {
@@ -178,11 +165,11 @@ class LineEditor:
 
     def press(self, keys: str) -> Iterator[str | None]:
         """
-        Take what the terminal sends for keys, or a text that was pasted.
+        Take the characters that the terminal sends for keys, or a text that was pasted.
 
         Yields:
-            Each line as it is finished, and None for Ctrl-D where nothing was typed. Whoever stops asking gets the
-            rest with the next `press`.
+            Each line as it is finished, and None for Ctrl-D in an empty line. A caller that stops the iteration gets
+            the rest with the next `press`.
         """
         self._keys += keys
         while self._keys and not _BEGUN.fullmatch(self._keys):
@@ -206,13 +193,13 @@ class LineEditor:
 
     def visible(self, columns: int) -> tuple[str, int]:
         """
-        The part of the line around the cursor that fits.
+        Return the part of the line around the cursor that fits.
 
         Args:
-            columns: Of the terminal that there are for it; the cursor may stand behind the last.
+            columns: The columns of the terminal for it; the cursor may stand behind the last.
 
         Returns:
-            That part, and how many columns of it are behind the cursor.
+            That part, and the number of its columns behind the cursor.
         """
         start = end = self.cursor
         room = columns
@@ -263,14 +250,12 @@ class EditedLines:
     """
     Lines that the user types at a terminal, with editing and history.
 
-    Between two calls of `next` nothing is read, so that what is typed meanwhile is there for the next line; the
-    terminal does not show it among what the playground shows.
+    Between two calls of `next` nothing is read: keys that are typed meanwhile are kept for the next line, and do not
+    show up among the playground's output.
 
     Args:
-        descriptor: The terminal's.
-        reactor: Whose thread gets the lines.
-        screen: Shows the line, below everything else.
-        prompt: Says what stands before the next line.
+        reactor: The reactor, in whose thread the lines are returned.
+        prompt: Returns the text before the next line.
     """
 
     def __init__(self, descriptor: int, reactor: Any, screen: Screen, prompt: Callable[[], str]) -> None:
@@ -285,7 +270,7 @@ class EditedLines:
 
     @contextmanager
     def in_charge(self) -> Iterator[None]:
-        """Have the terminal hand over each key, as long as the context lasts; Ctrl-C and Ctrl-Z stay what they are."""
+        """Let the terminal send each key at once, as long as the context lasts; Ctrl-C and Ctrl-Z work as ever."""
         before = termios.tcgetattr(self._descriptor)
         signal.signal(signal.SIGCONT, lambda *_: self._reactor.callFromThread(self._take_charge))
         self._take_charge()
@@ -297,13 +282,12 @@ class EditedLines:
                 termios.tcsetattr(self._descriptor, termios.TCSADRAIN, before)
 
     def _take_charge(self) -> None:
-        """At the start, and when the user comes back after Ctrl-Z."""
+        """Set the terminal, at the start and when the user comes back after Ctrl-Z."""
         tty.setcbreak(self._descriptor, termios.TCSADRAIN)
         if self._is_asking:
             self._draw()
 
     async def next(self) -> str | None:
-        """See `Source.next`."""
         self._is_asking = True
         try:
             line = await self._typed()

@@ -1,4 +1,4 @@
-"""POSTs to the bot, told to the user."""
+"""Shows POSTs to the bot."""
 
 from __future__ import annotations
 
@@ -9,41 +9,35 @@ from http import HTTPStatus
 from io import StringIO
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
-
 from component_http.contract.link import HEADER as REPLY_URL
 from component_http.contract.reply import Response
 from component_http.errors import WebhookError
 from component_http.interfaces import Webhook
 from component_http.operations.terminal import cut
 from component_http.playground.screen import Screen
-
-__all__ = ["NarratedWebhook"]
+from component_http.waiters import Waiters
 
 MAX_INDENTED = 100_000
-"""Characters of JSON over several lines; what would be more, such as a list in thousands of lists, stays as it came."""
+"""The most characters of JSON over several lines; longer JSON, such as thousands of nested lists, stays as it is."""
 
 UNREMARKABLE = ("webhook-timestamp", "webhook-attempt")
-"""Headers of a POST that are not shown: they are there for signatures and retries."""
+"""Headers of a POST that are not shown, because they only serve signatures and retries."""
 
 MAX_HEADER = 48
-"""Columns that are shown of a header's value: a link to reply by is several times as long."""
+"""The most columns of a header's value that are shown: a link to reply by is several times as long."""
 
 
 class NarratedWebhook:
     """
-    A `Webhook` that shows each POST, and what came back.
+    A `Webhook` that shows each POST and its answer.
 
     Args:
-        webhook: Makes the POSTs.
-        url: How it is called, without credentials.
-        screen: Where to.
-        clock: The reactor; it tells how long an answer took.
+        clock: Measures the time that an answer took.
 
     Attributes:
-        under_way: POSTs without an answer yet.
-        last: How the latest POST ended; None before the first.
-        reply_url: Where the bot can reply to the latest POST later; None before the first.
+        under_way: The number of POSTs without an answer yet.
+        last: The response to the latest POST, or its error; None before the first.
+        reply_url: The link by which the bot can reply to the latest POST later; None before the first.
     """
 
     def __init__(self, webhook: Webhook, url: str, screen: Screen, clock: Any) -> None:
@@ -51,16 +45,15 @@ class NarratedWebhook:
         self._url = url
         self._screen = screen
         self._clock = clock
-        self._waiting: list[Deferred[None]] = []
+        self._waiting = Waiters()
         self.under_way = 0
         self.last: Response | WebhookError | None = None
         self.reply_url: str | None = None
 
-    async def one_ended(self) -> None:
-        """Wait until one of those under way has ended."""
-        ended: Deferred[None] = Deferred()
-        self._waiting.append(ended)
-        await ended
+    async def all_ended(self) -> None:
+        """Wait until no POST is under way."""
+        while self.under_way:
+            await self._waiting.one_more()
 
     async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
         """See `component_http.interfaces.Webhook.post`."""
@@ -72,16 +65,16 @@ class NarratedWebhook:
         started = self._clock.seconds()
         try:
             response = await self._webhook.post(body, headers, fresh=fresh)
+            self._show_end(response, started, _status_line(response))
         except WebhookError as error:
-            self._ended(error, started, f"no answer: {error}")
+            self._show_end(error, started, f"no answer: {error}")
             raise
-        except CancelledError:
+        finally:
             self.under_way -= 1
-            raise
-        self._ended(response, started, _status_line(response))
+            self._waiting.tell()
         return response
 
-    def _ended(self, how: Response | WebhookError, started: float, words: str) -> None:
+    def _show_end(self, how: Response | WebhookError, started: float, words: str) -> None:
         milliseconds = (self._clock.seconds() - started) * 1000
         lines = [f"{words} (after {milliseconds:.0f} ms)"]
         if isinstance(how, Response):
@@ -91,10 +84,6 @@ class NarratedWebhook:
             lines.append("(the body is larger than the gateway reads)" if how.body is None else _pretty(how.body))
         self._screen.show("\n".join(lines), "quiet", first="  <-- ")
         self.last = how
-        self.under_way -= 1
-        waiting, self._waiting = self._waiting, []
-        for deferred in waiting:
-            deferred.callback(None)
 
 
 def _status_line(response: Response) -> str:
@@ -105,7 +94,7 @@ def _status_line(response: Response) -> str:
 
 
 def _pretty(body: bytes) -> str:
-    """A body for reading: JSON over several lines, anything else as it is."""
+    """Write a body for reading: JSON over several lines, anything else as it is."""
     text = body.decode("utf-8-sig", "replace")
     indented = StringIO()
     with suppress(ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The terminal as a place to write to, or the file or pipe in its place."""
+"""The output: the terminal, or the file or pipe in its place."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import TextIO
 
 from component_http.operations.terminal import printable
 
-__all__ = ["MAX_SHOWN", "Screen"]
-
 MAX_SHOWN = 8_000
-"""Characters that are shown of one request, response or reply: some screens full."""
+"""The most characters of one request, response or reply that are shown: some screens full."""
 
 CLEAR = "\r\x1b[J"
 """Go to the start of the row, and clear it and what is below."""
@@ -19,10 +17,10 @@ CLEAR = "\r\x1b[J"
 
 class Screen:
     """
-    The terminal, or the file or pipe in its place.
+    Writes to the terminal, or to the file or pipe in its place.
 
     Args:
-        out: Where to write; it is no error if nobody reads it any more.
+        out: The file to write to; it is no error if nobody reads it any more.
         colour: Whether it understands colours.
     """
 
@@ -35,13 +33,13 @@ class Screen:
 
     def show(self, text: str = "", style: str = "plain", *, first: str = "", whole: bool = False) -> None:
         """
-        Show some text, which may be anything.
+        Show some text, which may hold any characters.
 
         Args:
-            text: One or several lines; what is too long is cut.
+            text: One or several lines; a text that is too long is cut.
             style: One of `STYLES`.
-            first: Stands before the first line, and may be anything too; the others are indented as far.
-            whole: Cut nothing.
+            first: The text before the first line, likewise; the other lines are indented as far.
+            whole: Whether a long text is shown whole.
         """
         first = printable(first)
         if len(text) > MAX_SHOWN and not whole:
@@ -65,13 +63,13 @@ class Screen:
         Show a row, and keep it below all that is shown from now on.
 
         Args:
-            row: What to write for it, shorter than the terminal is wide; empty to take the row away.
+            row: The text, shorter than the terminal is wide; empty to take the row away.
         """
         self._last_row = row
         self._write(f"{CLEAR}{row}")
 
     def styled(self, text: str, style: str) -> str:
-        """The text with the colours of a style, where there are colours."""
+        """Colour a text in a style, if the screen has colours."""
         code = self.STYLES[style]
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour and code and text else text
 

@@ -1,4 +1,4 @@
-"""Stanzas and failures as a person reads them."""
+"""Describes stanzas and failures in words."""
 
 from __future__ import annotations
 
@@ -11,23 +11,12 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 
-__all__ = ["USER", "advice", "in_words"]
-
 USER = Address("you", "localhost", "playground")
-"""Whoever sits at the terminal, unless `/from` names somebody else."""
+"""The user's address, unless `/from` names another one."""
 
 
 def in_words(stanza: Stanza, user: Address = USER) -> tuple[str, str, str]:
-    """
-    What a person sees of a stanza in a chat client.
-
-    Args:
-        stanza: As it arrived.
-        user: Who looks.
-
-    Returns:
-        What to show, for `Screen.show`: text, style, first.
-    """
+    """Describe a stanza as a chat client shows it, by three arguments of `Screen.show`: text, style, first."""
     facts = request_properties(stanza)
     sender = str(stanza.sender.bare)
     to = "" if stanza.recipient.bare == user.bare else f" (to {stanza.recipient})"
@@ -83,18 +72,18 @@ def _presence_in_words(stanza: Stanza, facts: Mapping[str, object]) -> str:
 
 
 def advice(last: Response | WebhookError | None, url: str) -> str | None:
-    """What to look at after a POST that failed."""
+    """Suggest a remedy after a POST that failed; None if there is none."""
     match last:
         case ConnectionFailed():
             return f"Is your bot running at {url}?"
         case CertificateInvalid():
-            return f"The certificate at {url} has to be mended, or made known to this machine."
+            return f"The certificate at {url} has to be repaired, or made known to this machine."
         case TimedOut():
             return "Your bot has to answer sooner."
         case ConnectionCut():
             return "Your bot closed the connection before its answer was complete, or does not speak HTTP."
         case Response(status=401 | 403 | 407):
-            return "Your bot wants to be shown who asks."
+            return "Your bot wants credentials."
         case Response(status=404):
             return f"Your bot is there, but has nothing at {url}"
         case Response(status=405 | 501):

@@ -18,7 +18,7 @@ from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP
 from twisted.web.http_headers import Headers
 
 from component_http._version import __version__
-from component_http.contract.http import is_token
+from component_http.contract.http import BEARER, is_field_value, is_token
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
@@ -179,11 +179,11 @@ def _static_headers(
     for name, value in given.items():
         if not is_token(name) or name.lower() in RESERVED_HEADERS:
             raise ValueError(f"the header {name!r} cannot be set")
-        if not value.isascii() or not value.isprintable() or name.lower() in seen:
+        if not is_field_value(value) or name.lower() in seen:
             raise ValueError(f"the header {name!r} is there twice, or its value is not printable ASCII")
         seen.add(name.lower())
         headers.setRawHeaders(name.encode("ascii"), [value.encode("ascii")])
-    if bearer_token is not None and not re.fullmatch(r"[!-~]+", bearer_token):
+    if bearer_token is not None and not re.fullmatch(BEARER, bearer_token):
         raise ValueError("the bearer token is not printable ASCII without blanks")
     bearer = None if bearer_token is None else b"Bearer " + bearer_token.encode("ascii")
     authorizations = [each for each in (url_authorization, bearer) if each is not None]

@@ -1,4 +1,4 @@
-"""The webhook as a function of the application, without HTTP."""
+"""A webhook that is a function of the application, without HTTP."""
 
 from __future__ import annotations
 
@@ -15,20 +15,16 @@ from component_http.contract.reply import Response
 from component_http.errors import TimedOut, WebhookError
 from component_http.interfaces import AnswerFunction
 
-__all__ = ["FunctionWebhook"]
-
 
 class FunctionWebhook:
     """
     Answers each attempt with the result of a function. Implements `component_http.interfaces.Webhook`.
 
-    What the function returns counts as an HTTP response of the contract, and what it raises as a failed attempt: the
+    The result of the function counts as an HTTP response of the contract, and an error as a failed attempt: the
     retries, the deadlines and the breaker are those of any webhook.
 
     Args:
-        answer: The function.
         timeout: Seconds after which an attempt is cancelled.
-        clock: Runs this limit.
     """
 
     _log = Logger()
@@ -43,11 +39,11 @@ class FunctionWebhook:
         Call the function, and wait for its answer; cancelling cancels the function.
 
         Returns:
-            200 with what the function returned, 204 for None, the function's own response, or 500 where it failed by
-            a mistake, which is logged.
+            200 with the result of the function, 204 for None, the function's own response, or 500 if it raised another
+            error, which is logged.
 
         Raises:
-            TimedOut: It took longer than the limit.
+            TimedOut: The function took longer than the limit.
             WebhookError: The function raised it.
         """
         is_cancelled = False

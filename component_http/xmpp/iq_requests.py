@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -13,6 +12,7 @@ from wokkel.subprotocols import XMPPHandler
 from component_http.contract.stanza import Stanza
 from component_http.errors import MalformedStanza, Offline, Unanswered
 from component_http.interfaces import Outlet
+from component_http.shares import Latest
 from component_http.xmpp.intake import FIRST
 
 MAX_WAITING = 1000
@@ -43,7 +43,7 @@ class IqRequests(XMPPHandler):
         self._new_id = new_id
         self._connected = False
         self._waiting: dict[tuple[str, str], Deferred[Element]] = {}
-        self._late: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._late: Latest[tuple[str, str], None] = Latest(MAX_LATE)
 
     async def ask(self, iq: Element, timeout: float) -> Element:
         """See `component_http.interfaces.Sender.ask`."""
@@ -62,8 +62,6 @@ class IqRequests(XMPPHandler):
         finally:
             if self._waiting.pop(question, None) is not None:
                 self._late[question] = None
-                if len(self._late) > MAX_LATE:
-                    self._late.popitem(last=False)
 
     def connectionInitialized(self) -> None:
         self._connected = True

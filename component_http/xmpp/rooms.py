@@ -19,7 +19,7 @@ from component_http.contract.outbound import OutboundStanza
 from component_http.contract.outgoing import NS_DELAY
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_MUC_USER
-from component_http.shares import fairest_first
+from component_http.shares import Latest, fairest_first
 
 MAX_DELAYS = 8
 """Authors of a message's delays that are read as addresses; a server and a room make two of them."""
@@ -81,7 +81,7 @@ class Rooms:
 
     def __init__(self) -> None:
         # By the message, who of us sent it; by who of us it is in which room, what it is there. All are fingerprints.
-        self._ids: OrderedDict[bytes, bytes] = OrderedDict()
+        self._ids: Latest[bytes, bytes] = Latest(MAX_IDS)
         self._occupants: OrderedDict[bytes, _Occupant] = OrderedDict()
 
     def sent(self, outbound: OutboundStanza) -> None:
@@ -89,11 +89,7 @@ class Rooms:
         head = outbound.head
         if outbound.kind == "message" and head.type == "groupchat" and head.id:
             ours, room = Address.parse(head.sender), Address.parse(head.recipient)
-            sent = _message_key(ours, room, head.id)
-            self._ids[sent] = _occupant_key(ours, room)
-            self._ids.move_to_end(sent)
-            if len(self._ids) > MAX_IDS:
-                self._ids.popitem(last=False)
+            self._ids[_message_key(ours, room, head.id)] = _occupant_key(ours, room)
         elif head.enters:
             self._asked(Address.parse(head.sender), Address.parse(head.recipient))
 

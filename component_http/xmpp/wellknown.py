@@ -22,8 +22,6 @@ from twisted.words.protocols.jabber.error import StanzaError
 from twisted.words.protocols.jabber.jid import JID
 from twisted.words.xish.domish import Element
 from wokkel.disco import (
-    NS_DISCO_INFO,
-    NS_DISCO_ITEMS,
     DiscoFeature,
     DiscoHandler,
     DiscoIdentity,
@@ -36,13 +34,9 @@ from zope.interface import implementer
 from component_http.contract import conditions
 from component_http.contract.address import Address
 from component_http.contract.stanza import Stanza
-from component_http.contract.xml import NS_PING
+from component_http.contract.xml import NS_DISCO_INFO, NS_DISCO_ITEMS, NS_LAST, NS_PING, NS_TIME, NS_VERSION
 from component_http.throttle import Folded
 from component_http.xmpp.intake import LateHandler
-
-NS_VERSION = "jabber:iq:version"
-NS_LAST = "jabber:iq:last"
-NS_TIME = "urn:xmpp:time"
 
 
 @implementer(IDisco)

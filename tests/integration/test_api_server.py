@@ -165,7 +165,7 @@ class StrangerTests(ApiServerTestCase):
         self.assertEqual((202, 1), (status, len(self.sender.pushed)))
         status, _ = await self.post(f"https://127.0.0.1:{port}/v1/messages", b"x" * 10 * 1024 * 1024)
         self.assertEqual(413, status)
-        while self.server.channels:
+        while self.server.places.taken:
             await self.moment()
 
     async def test_idle_connections(self) -> None:
@@ -187,13 +187,13 @@ class StrangerTests(ApiServerTestCase):
         Of thousands of requests by strangers who read no answer few are carried out, and others are served meanwhile.
         """
         port = await self.serve()
-        admit, admitted = self.server.admit, []
+        admit, admitted = self.server.site.admit, []
 
         def counting(call: Call) -> Any:
             admitted.append(call.path)
             return admit(call)
 
-        self.server.admit = counting
+        self.server.site.admit = counting
         strangers = [await self.connect(port) for _ in range(20)]
         for protocol in strangers:
             protocol.transport.pauseProducing()
@@ -268,7 +268,7 @@ class StrangerTests(ApiServerTestCase):
         protocol = await self.waiting(port)
         protocol.transport.abortConnection()
         await protocol.closed
-        while self.server.channels:
+        while self.server.places.taken:
             await self.moment()
         self.sender.confirm()
         await self.server.stopService()
@@ -298,7 +298,7 @@ class StrangerTests(ApiServerTestCase):
             client.sendall(WAITING)
             while not self.sender.pushed:
                 await self.moment()
-        while self.server.channels:
+        while self.server.places.taken:
             await self.moment()
 
     async def test_port_is_taken(self) -> None:

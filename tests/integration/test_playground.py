@@ -29,9 +29,10 @@ from twisted.trial.unittest import TestCase
 import component_http
 from component_http.contract.reply import Response
 from component_http.errors import ConnectionFailed, SettingsError
-from component_http.playground.console import Playground, playground_settings
 from component_http.playground.lines import Lines
 from component_http.playground.screen import Screen
+from component_http.playground.session import Playground
+from component_http.playground.settings import playground_settings
 from component_http.testing import ScriptedWebhook, json_response
 from tests.integration import processes
 from tests.integration.counterparts import need

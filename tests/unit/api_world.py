@@ -14,10 +14,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.api.desk import Desk
 from component_http.api.exchange import Answer, Call
-from component_http.api.hooks import Hook, Hooks
+from component_http.api.hooks import Hook
 from component_http.api.links import ReplyLinks
 from component_http.api.rate import Rate
 from component_http.api.routes import Api
+from component_http.api.secrets import BySecret
 from component_http.api.template import Template, shipped
 from component_http.api.tokens import Token, Tokens
 from component_http.contract.address import Address
@@ -100,7 +101,7 @@ class ApiTestCase(SynchronousTestCase):
         return Api(
             desk,
             Tokens(tokens, DOMAIN),
-            Hooks(hooks),
+            BySecret(hooks),
             self.counters,
             links=ReplyLinks(
                 LINK_KEY,

@@ -15,9 +15,10 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from component_http.api.connection import BUSY_TIME, CLOSE_TIME, PROBE_TIME, READ_AHEAD
 from component_http.api.exchange import Admitted, Answer, Call, json_answer
 from component_http.api.http1 import MAX_HEADERS
-from component_http.api.server import BUSY_TIME, CLOSE_TIME, PROBE_TIME, READ_AHEAD, ApiServer
+from component_http.api.server import ApiServer
 from component_http.operations.metrics import Counters
 from tests.unit.work import Reactor
 
@@ -466,7 +467,8 @@ class PlaceTests(ServerTestCase):
         """
         Requests to a hook whose bodies do not come take half of the places at most: beyond, the oldest is told 503.
         """
-        self.server.max_connections = 4
+        self.server = self.a_server(max_connections=4)
+        self.factory = self.server.factory()
         self.by_url = True
         held = [self.say(post("x" * 50)[:-50]) for _ in range(6)]
         self.assertEqual([503] * 4 + [0] * 2, [self.status_of(wire) for wire in held])
@@ -527,7 +529,7 @@ class PlaceTests(ServerTestCase):
         """
         for _ in range(50):
             self.connect()
-        self.assertEqual((3, 3), (len(self.server.channels), len(self.server.turned_away)))
+        self.assertEqual((3, 3), (len(self.server.places.taken), len(self.server.places.turned_away)))
         self.assertEqual(44, sum(wire.closed for _, wire in self.connections))
 
 

@@ -122,7 +122,7 @@ MODULES = {
     "spool": Allowed(SEAMS, ["twisted"]),
     "operations": Allowed([*SEAMS, "_version"], ["twisted"]),
     "api": Allowed(SEAMS, ["twisted", "zope"]),
-    "api.template": Allowed(SEAMS, ["jinja2"]),
+    "api.template": Allowed([*SEAMS, "api.exchange", "api.slack"], ["jinja2"]),
     **{
         f"api.{name}": Allowed([*VALUES, "api"], ["twisted.words.xish"], pure=True)
         for name in ("exchange", "openapi", "iq_requests", "rate", "reading", "slack")

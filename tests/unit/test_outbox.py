@@ -18,10 +18,12 @@ from twisted.words.xish.domish import Element
 from component_http.contract.composing import Composed
 from component_http.contract.conditions import StanzaError, error_child
 from component_http.contract.idempotency import IdempotencyRecord
-from component_http.contract.outbound import Head, OutboundStanza, Refused
+from component_http.contract.outbound import LIFETIMES, Head, OutboundStanza, Refused
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
-from component_http.delivery.outbox import AGAIN, TOO_LARGE_FOR, Outbox
+from component_http.delivery.outbox import AGAIN, Outbox
+from component_http.delivery.stanza_maker import StanzaMaker
+from component_http.delivery.too_large import TOO_LARGE_FOR
 from component_http.errors import NotSent, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
@@ -54,7 +56,14 @@ class OutboxCase(SynchronousTestCase):
         self.outbox = self.an_outbox(self.spool)
 
     def an_outbox(self, spool: MemorySpool, **options: Any) -> Outbox:
-        return Outbox(spool, self.outlet, self.counters, clock=self.clock, domain=DOMAIN, limits=Limits(), **options)
+        maker = StanzaMaker(
+            self.counters,
+            self.clock,
+            options.pop("domain", DOMAIN),
+            options.pop("limits", Limits()),
+            options.pop("lifetimes", LIFETIMES),
+        )
+        return Outbox(spool, self.outlet, self.counters, clock=self.clock, maker=maker, **options)
 
     def push(self, *ids: str, key: str | None = None) -> Deferred[Sequence[int]]:
         """Let stanzas leave that answer nothing, as the API does."""
@@ -63,14 +72,14 @@ class OutboxCase(SynchronousTestCase):
 
     def leave(self, *ids: str) -> None:
         """Let stanzas leave as the relay does."""
-        leaving = self.outbox.leaving([a_stanza(id_) for id_ in ids], delivery_id="d1")
+        leaving = self.outbox.maker.make([a_stanza(id_) for id_ in ids], delivery_id="d1")
         self.outbox.depart(leaving, self.keep(leaving))
 
     def answer(self, id_: str, asked: Stanza | None, size: int = 0) -> None:
         """Let the answer to a delivery leave, as the relay does."""
         element = a_stanza(id_)
         element.addElement("body", content="x" * size)
-        leaving = self.outbox.leaving([element], delivery_id="d1", asked=asked)
+        leaving = self.outbox.maker.make([element], delivery_id="d1", asked=asked)
         self.outbox.depart(leaving, self.keep(leaving))
 
     def keep(self, leaving: Sequence[OutboundStanza]) -> Sequence[int]:
@@ -96,7 +105,7 @@ class LeavingTests(OutboxCase):
         """
         A message is of use for a day, presence for a minute, the answer to an iq until the iq's deadline.
         """
-        made = self.outbox.leaving(
+        made = self.outbox.maker.make(
             [a_stanza(), a_stanza(kind="presence"), a_stanza(kind="iq", type="result")], deadline=1010.0
         )
         self.assertEqual([86_400.0, 60.0, 10.0], [outbound.expires - 1000.0 for outbound in made])
@@ -106,21 +115,21 @@ class LeavingTests(OutboxCase):
         """
         The error that an iq gets because its time is over may still leave.
         """
-        [outbound] = self.outbox.leaving([a_stanza(kind="iq", type="error")], deadline=1000.0)
+        [outbound] = self.outbox.maker.make([a_stanza(kind="iq", type="error")], deadline=1000.0)
         self.assertGreater(outbound.expires, self.clock.seconds())
 
     def test_questions(self) -> None:
         """
         An iq that asks is not written twice; all else may be.
         """
-        made = self.outbox.leaving([a_stanza(kind="iq", type="get"), a_stanza()])
+        made = self.outbox.maker.make([a_stanza(kind="iq", type="get"), a_stanza()])
         self.assertEqual([False, True], [outbound.again for outbound in made])
 
     def test_verbatim(self) -> None:
         """
         It is remembered which stanzas a webhook wrote itself.
         """
-        made = self.outbox.leaving([a_stanza(), a_stanza()], verbatim={1})
+        made = self.outbox.maker.make([a_stanza(), a_stanza()], verbatim={1})
         self.assertEqual([False, True], [outbound.verbatim for outbound in made])
 
     def test_unsendable(self) -> None:
@@ -128,7 +137,7 @@ class LeavingTests(OutboxCase):
         What the server would close the stream over is left out, counted and logged.
         """
         with capturedLogs() as logs:
-            made = self.outbox.leaving([a_stanza(sender="a@elsewhere.example"), a_stanza("ok")])
+            made = self.outbox.maker.make([a_stanza(sender="a@elsewhere.example"), a_stanza("ok")])
         self.assertEqual(["ok"], [outbound.head.id for outbound in made])
         self.assertEqual((1, [LogLevel.warn]), (self.counters["unsendable"], [each["log_level"] for each in logs]))
 
@@ -140,7 +149,7 @@ class LeavingTests(OutboxCase):
         for id_, text in (("q1", "x" * 300_000), ("i" * 262_100, "no")):
             error = a_stanza(id_, kind="iq", type="error")
             error.addChild(error_child(StanzaError("cancel", "gone", text)))
-            made.extend(self.outbox.leaving([error]))
+            made.extend(self.outbox.maker.make([error]))
         [outbound] = made
         [element] = parse_stanzas(outbound.xml.decode(), Limits())
         self.assertEqual(("q1", 1), (element["id"], self.counters["unanswered"]))
@@ -195,7 +204,7 @@ class DurableTests(OutboxCase):
         """
         What an earlier process left leaves first, and what comes meanwhile behind it.
         """
-        earlier = self.outbox.leaving([a_stanza(str(number)) for number in range(7)])
+        earlier = self.outbox.maker.make([a_stanza(str(number)) for number in range(7)])
         self.keep(earlier)
         self.spool.held = []
         self.outbox.read_all()
@@ -230,6 +239,7 @@ class DurableTests(OutboxCase):
         """
         self.outlet.crowded = True
         self.spool.crowd = 100
+        self.outbox = self.an_outbox(self.spool)
         self.leave("begin")
         self.leave(*(f"m{number}" for number in range(100)))
         for number in range(9):
@@ -263,7 +273,7 @@ class DurableTests(OutboxCase):
         """
         What the spool kept and another setting forbids now is a dead letter, and does not hold up the others.
         """
-        leaving = self.outbox.leaving([a_stanza("a"), a_stanza("b"), a_stanza("c")])
+        leaving = self.outbox.maker.make([a_stanza("a"), a_stanza("b"), a_stanza("c")])
         self.keep(leaving)
         foreign = Head(sender="bot@old.example.org", recipient="alice@example.org")
         self.spool.outbound[1] = evolve(self.spool.outbound[1], head=foreign)
@@ -294,7 +304,7 @@ class DurableTests(OutboxCase):
         """
         What the spool kept and is of no use any more does not leave, also where the stream takes everything at once.
         """
-        leaving = self.outbox.leaving([a_stanza("a", kind="presence"), a_stanza("b")])
+        leaving = self.outbox.maker.make([a_stanza("a", kind="presence"), a_stanza("b")])
         self.keep(leaving)
         self.clock.advance(60.0)
         self.outbox.read_all()
@@ -306,7 +316,7 @@ class DurableTests(OutboxCase):
         """
         Reading is tried again until it works, and the log says once what is wrong.
         """
-        self.keep(self.outbox.leaving([a_stanza("a")]))
+        self.keep(self.outbox.maker.make([a_stanza("a")]))
         self.spool.broken = SpoolError("disk I/O error")
         with capturedLogs() as logs:
             self.outbox.read_all()
@@ -331,7 +341,7 @@ class DurableTests(OutboxCase):
     def leave_unkept(self, *ids: str) -> list[str]:
         """Let stanzas leave that the spool could not keep; returns where it is noted that they are gone."""
         gone: list[str] = []
-        self.outbox.depart_unkept(self.outbox.leaving([a_stanza(id_) for id_ in ids]), lambda: gone.append("gone"))
+        self.outbox.depart_unkept(self.outbox.maker.make([a_stanza(id_) for id_ in ids]), lambda: gone.append("gone"))
         return gone
 
     def test_spool_that_did_not_keep_it(self) -> None:
@@ -417,7 +427,7 @@ class DurableTests(OutboxCase):
         An internal error while what is kept is read leaves nobody waiting for the end of it.
         """
         self.spool.held = []
-        self.keep(self.outbox.leaving([a_stanza("a")]))
+        self.keep(self.outbox.maker.make([a_stanza("a")]))
         self.outbox.read_all()
         clear = self.outbox.when_clear()
         self.read()
@@ -515,7 +525,7 @@ class RefusalTests(OutboxCase):
         """
         Nobody is told by an error of an error, nor where he may not be.
         """
-        leaving = self.outbox.leaving([a_stanza("r1", type="error")], delivery_id="d1", asked=a_question("q1"))
+        leaving = self.outbox.maker.make([a_stanza("r1", type="error")], delivery_id="d1", asked=a_question("q1"))
         self.outbox.depart(leaving, self.keep(leaving))
         self.answer("r2", asked=None)
         self.outlet.end(REFUSED)
@@ -591,7 +601,7 @@ class SuspectTests(OutboxCase):
         What the spool could not keep is held to the same.
         """
         gone: list[str] = []
-        leaving = self.outbox.leaving([a_stanza("a")], delivery_id="d1", asked=a_question("q1"))
+        leaving = self.outbox.maker.make([a_stanza("a")], delivery_id="d1", asked=a_question("q1"))
         self.outbox.depart_unkept(leaving, lambda: gone.append("gone"))
         self.outlet.end("suspected")
         self.read()
@@ -605,7 +615,7 @@ class SuspectTests(OutboxCase):
         """
         self.answer("large", asked=None, size=20_000)
         self.outlet.end(REFUSED)
-        leaving = self.outbox.leaving([a_stanza("again")])
+        leaving = self.outbox.maker.make([a_stanza("again")])
         self.keep(leaving)
         self.outbox.read_all()
         self.answer("larger", asked=None, size=20_001)
@@ -704,6 +714,6 @@ class MemoryTests(OutboxCase):
         self.successResultOf(Deferred.fromCoroutine(self.outbox.count_lost()))
         self.assertEqual(3, self.counters["outgoing_lost"])
         kept = self.an_outbox(self.spool)
-        self.successResultOf(self.spool.push(kept.leaving([a_stanza("e")])))
+        self.successResultOf(self.spool.push(kept.maker.make([a_stanza("e")])))
         self.successResultOf(Deferred.fromCoroutine(kept.count_lost()))
         self.assertEqual(3, self.counters["outgoing_lost"])

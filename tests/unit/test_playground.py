@@ -379,7 +379,7 @@ class NarratedWebhookTests(SynchronousTestCase):
         """
         answer: Deferred[Response] = Deferred()
         self.post(answer)
-        ended = Deferred.fromCoroutine(self.narrated.one_ended())
+        ended = Deferred.fromCoroutine(self.narrated.all_ended())
         self.assertNoResult(ended)
         answer.callback(Response(204))
         self.successResultOf(ended)

@@ -8,9 +8,14 @@ from attrs import frozen
 
 NS_COMPONENT = "jabber:component:accept"
 NS_CLIENT = "jabber:client"
+NS_DISCO_INFO = "http://jabber.org/protocol/disco#info"
+NS_DISCO_ITEMS = "http://jabber.org/protocol/disco#items"
+NS_LAST = "jabber:iq:last"
 NS_MUC = "http://jabber.org/protocol/muc"
 NS_MUC_USER = "http://jabber.org/protocol/muc#user"
 NS_PING = "urn:xmpp:ping"
+NS_TIME = "urn:xmpp:time"
+NS_VERSION = "jabber:iq:version"
 NS_XML = "http://www.w3.org/XML/1998/namespace"
 NS_XMLNS = "http://www.w3.org/2000/xmlns/"
 STANZA_NAMESPACES: frozenset[str | None] = frozenset({NS_COMPONENT, NS_CLIENT, "", None})

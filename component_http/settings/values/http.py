@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from component_http.contract.conditions import CONDITIONS, ERROR_TYPES, StanzaError
-from component_http.contract.http import is_token
+from component_http.contract.http import BEARER, is_field_value, is_token
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl, without_secrets
 from component_http.settings.values.plain import one_of
@@ -93,7 +93,7 @@ def _accept_headers(value: Any) -> Mapping[str, str]:
             raise Unfit(part=name, problem="cannot be set: the gateway sets this header itself")
         if lower in seen:
             raise Unfit(part=name, problem=f"is there twice, also as {seen[lower]}: case does not count in headers")
-        if not isinstance(text, str) or not text.isascii() or not text.isprintable() or text != text.strip():
+        if not isinstance(text, str) or not is_field_value(text):
             raise Unfit(part=name, problem="must be a string of printable ASCII without a blank at either end")
         seen[lower] = name
     return MappingProxyType(dict(value))
@@ -116,8 +116,7 @@ def _secret(allowed: str, pattern: str, remedy: str = "") -> ValueType:
 
 SECRET = _secret("a string of one line, with printable characters only and not empty", ".+")
 
-# RFC 6750 section 2.1 allows fewer characters; a blank or a control character would break the header.
-TOKEN = _secret("a string of printable ASCII without blanks", "[!-~]+")
+TOKEN = _secret("a string of printable ASCII without blanks", BEARER)
 
 CREDENTIAL = _secret(
     "a string of at least 16 letters, digits and ._~+/=-", "[A-Za-z0-9._~+/=-]{16,}", ": make a random one"
