@@ -66,8 +66,7 @@ class Stanza:
         """
         Read the facts of an element, and write its addresses back into it, normalised.
 
-        Raises:
-            MalformedStanza: It is no stanza, has no usable address, or is an iq without an id.
+        Raises `MalformedStanza` for what is no stanza, has no usable address, or is an iq without an id.
         """
         kind = element.name
         attributes = element.attributes

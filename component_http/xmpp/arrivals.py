@@ -24,8 +24,6 @@ class Arrivals:
     Attributes:
         observer: Told `malformed`, `foreign`, `oversized` and `unanswered`.
         marked: Marks a stanza from a room that we are in (`Rooms.marked`).
-        send: Sends an error.
-        lines: Where refusals are logged.
     """
 
     _log = Logger()

@@ -201,12 +201,7 @@ class Barrier:
         )
 
     def returned(self, element: Element) -> bool:
-        """
-        Look at an iq that arrived.
-
-        Returns:
-            It was a ping from our own address, or the answer to one of ours: nobody else's business.
-        """
+        """Whether an iq is a ping from our own address, or the answer to one of ours: nobody else's business."""
         sender = element.getAttribute("from")
         if not (self._on and sender in self._addresses and element.getAttribute("to") == self._domain):
             return False

@@ -25,8 +25,6 @@ class ConnectLoop:
 
     Args:
         connect: Connects, and returns when the connection has ended.
-        clock: Runs the back-offs.
-        random: Source of their jitter.
 
     Attributes:
         failures: Connections in a row that were not good.
@@ -51,13 +49,7 @@ class ConnectLoop:
         self._running.addErrback(self._broken).chainDeferred(self._ended)
 
     def stop(self, close: Callable[[], bool], closed: Callable[[], object]) -> None:
-        """
-        Connect no more.
-
-        Args:
-            close: Closes the connection; False if there is none.
-            closed: Called when it is closed.
-        """
+        """Connect no more; `close` says whether there is a connection, and closes it, `closed` is called then."""
         self.stopping = True
         if not close() and self._running is not None:
             self._running.cancel()

@@ -84,17 +84,10 @@ class Entrances(XMPPHandler):
 
     async def enter(self, ours: Address, room: Address) -> None:
         """
-        See that one of our addresses is in a room, and wait for that, at most `PATIENCE` seconds.
+        See that one of our addresses is in a room (a bare address), and wait for that, at most `PATIENCE` seconds.
 
         While there is no stream it is not waited for: the room is entered when the stream is there, before anything
-        else is sent. Cancelling it ends the waiting only.
-
-        Args:
-            ours: The address.
-            room: The bare address of the room.
-
-        Raises:
-            RoomRefused: The room does not let it in.
+        else is sent. Cancelling it ends the waiting only. Raises `RoomRefused` where the room does not let it in.
         """
         stay = self._expected(ours, room)
         if stay.stage == "inside" or not self._connected:
@@ -226,12 +219,7 @@ class Entrances(XMPPHandler):
             known.asked_at = None
 
     def arrived(self, presence: Stanza) -> bool:
-        """
-        Look at a presence that comes from a room, or is an error.
-
-        Returns:
-            It is between the room and the gateway, and nobody else's business.
-        """
+        """Look at a presence from a room, or an error; True if it is between the room and the gateway alone."""
         key = str(presence.recipient), str(presence.sender.bare)
         stay = self._stays.get(key)
         if stay is None:

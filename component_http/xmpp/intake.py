@@ -52,12 +52,7 @@ class LateHandler(XMPPHandler):
         self._domain = domain
 
     def take(self, stanza: Stanza) -> bool:
-        """
-        Deal with one stanza.
-
-        Returns:
-            Whether it is dealt with; it is marked `handled` then.
-        """
+        """Deal with one stanza; True if it is dealt with, and is to be marked `handled`."""
         raise NotImplementedError
 
     def rest(self) -> None:

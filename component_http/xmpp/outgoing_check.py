@@ -44,9 +44,8 @@ class OutgoingCheck:
         """
         Check a stanza, or some given as XML text.
 
-        Returns:
-            The stanzas to send, errors and answers to iqs made smaller where they have to be; none if one of them may
-            not be sent, which is counted and logged here.
+        Returns those to send, errors and answers to iqs made smaller where they have to be; none if one of them may not
+        be sent, which is counted and logged here.
         """
         try:
             if isinstance(obj, bytes):

@@ -19,7 +19,6 @@ class Reading:
     The reading of one connection, from its making to its end.
 
     Attributes:
-        connection: The connection.
         asked: The relay has asked for the pause, so that only it, or time, is to end it.
     """
 

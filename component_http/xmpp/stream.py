@@ -58,21 +58,16 @@ class ComponentStream(StreamManager, Service):
     Args:
         endpoint: Where the server listens for components.
         domain: The component's own domain, normalised.
-        secret: What the server knows it by.
         address: The host and the port of the server, or the path of its socket, for the log.
-        limits: For one stanza, in both directions.
         observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `foreign`,
             `unsendable`, `unanswered`, `outgoing_full`, `outgoing_lost`, `outgoing_refused`, `reading_paused`,
             `writing_held`.
-        clock: The reactor, or a clock in tests.
         random: Source of the jitter between two connections.
         sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).
         first: Gives what is written first on each new stream, before all that waits (`Entrances.first`).
         marked: Marks what comes from a room that we are in (`Rooms.marked`).
-        max_waiting: Stanzas that may wait to be sent.
         confirm: Ask the server whether it has what we wrote, and write again what it has not when a stream was lost.
         fallback: The domain to ask where pings to ourselves do not come back; None for none.
-        lifetimes: Seconds for which a stanza is of use, by its kind.
         now: The wall clock, seconds since the epoch, for what leaves late.
     """
 

@@ -44,13 +44,7 @@ class Subscribers:
         return len(self._pairs)
 
     def restore(self, pairs: Iterable[tuple[str, str]], spool: SubscriberSpool) -> None:
-        """
-        Begin with what a spool has, and with what is known already.
-
-        Args:
-            pairs: What it has, oldest first.
-            spool: It; told from now on who comes and goes.
-        """
+        """Begin with the pairs that a spool has, oldest first, and those known already; tell it of changes."""
         known, self._pairs = self._pairs, OrderedDict.fromkeys(pairs)
         self._spool = spool
         for component, user in [pair for pair in self._pairs if not self._is_ours(pair[0])]:

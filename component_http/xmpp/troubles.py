@@ -101,9 +101,7 @@ def refusal(complaint: str | None, error: StreamError | None) -> Refused | None:
     """
     Why a server ended a stream, if that may have been because of what was written.
 
-    Args:
-        complaint: The condition of its stream error, or another reason; None if it just ended.
-        error: The stream error, if there was one.
+    The complaint is the condition of its stream error, or another reason; None if the stream just ended.
     """
     if complaint is None:
         return Refused("the connection ended each time it was written", _IF_TOO_LARGE, for_size=True)

@@ -48,7 +48,7 @@ class WellKnown(LateHandler):
     usual priority that answers one of these itself comes first.
 
     Args:
-        version: What XEP-0092 shall say.
+        version: The answer to XEP-0092.
         now: The wall clock, seconds since the epoch.
     """
 

@@ -158,10 +158,8 @@ class WriteQueue:
         """
         The stream is gone: the queue is empty, and all are told so in order, those first whose stanzas were written.
 
-        Args:
-            why: How the server ended it, where it may have done so because of what was written. None where it is known
-                that it did not.
-            certain: It said that it did; else that is believed when the next stream ends in the same way.
+        `why` is how the server ended it, if it may have done so because of what was written. If it is not `certain`,
+        that is believed when the next stream ends in the same way.
         """
         suspected = refused = False
         told = [tell for _, tell in self._unconfirmed]

@@ -206,14 +206,7 @@ class Writer:
         self.drain()
 
     def lost(self, why: Refused | None, *, certain: bool, for_good: bool) -> Loss:
-        """
-        The stream is gone.
-
-        Args:
-            why: As for `WriteQueue.lost`.
-            certain: Likewise.
-            for_good: There is no next one, so what waits is given up.
-        """
+        """The stream is gone (see `WriteQueue.lost`); if there is no next one, what waits is given up."""
         self._connection = None
         self.barrier.lost()
         if for_good:

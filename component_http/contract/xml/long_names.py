@@ -26,15 +26,10 @@ _ENDS = {b"<!--": b"-->", b"<![CDATA[": b"]]>"}
 
 def long_namespace(data: bytes | bytearray, end: int, within_cdata: bool) -> re.Match[bytes] | None:
     """
-    Find the first start tag, complete or not, that declares too long a namespace name.
+    Find the first start tag, complete or not, that declares too long a namespace name in the first `end` bytes.
 
-    Args:
-        data: Begins with a token, or in text.
-        end: Bytes of it to look at.
-        within_cdata: It begins inside of a CDATA section.
-
-    Returns:
-        The tag up to so much of the name as is too much; its group "long" begins with the declaration.
+    The match ends where the name is too long; its group "long" begins with the declaration. The data begins with a
+    token, in text, or inside of a CDATA section.
     """
     # Hardly a stanza holds a long one anywhere, and this is much faster.
     if _LONG_ANYWHERE.search(data, 0, end) is None:

@@ -73,12 +73,7 @@ class StreamParser:
         self._reader = self._new_reader(Header())
 
     def parse(self, data: bytes) -> None:
-        """
-        Take the next bytes of the stream, cut anywhere.
-
-        Raises:
-            ParserError: The server broke the stream.
-        """
+        """Take the next bytes of the stream, cut anywhere; raises `ParserError` when the server has broken it."""
         self._pieces.extend([data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)])
         events = self._events
         while True:

@@ -27,21 +27,22 @@ _RAW_NAME = re.compile(rb"<[^\s/>]+")
 _RAW_ATTRIBUTES = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=]+\s*=\s*(?:"[^"<]*"|'[^'<]*'))*""")
 
 
+@frozen
 class WornOut(Exception):
     """An expat parser has lived long enough; `rest` is what is in from the next stanza on."""
 
-    def __init__(self, rest: bytes) -> None:
-        super().__init__()
-        self.rest = rest
+    rest: bytes
 
 
+@frozen
 class Oversized(Exception):
     """A stanza is over a limit; `rest` is what is in from there on, for the `skipper` instead of expat."""
 
-    def __init__(self, rest: bytes, skipper: Skipper) -> None:
-        super().__init__(skipper.reason)
-        self.rest = rest
-        self.skipper = skipper
+    rest: bytes
+    skipper: Skipper
+
+    def __str__(self) -> str:
+        return self.skipper.reason
 
 
 @frozen
@@ -123,8 +124,6 @@ class Reader:
     One expat parser, which builds an Element for every child of a document's root.
 
     Args:
-        limits: For each child of the root.
-        listener: Told what is read.
         header: The root's start tag, when it was read before or is made up.
         lifetime: Bytes after which the next child is not begun: `WornOut` is raised.
 
@@ -347,12 +346,7 @@ class DocumentReader(Reader):
         self._parser.CommentHandler = _refuser("a comment")
 
     def parse(self, document: bytes) -> None:
-        """
-        Take the document, its header left out.
-
-        Raises:
-            Oversized, ParserError, expat.ExpatError: As `feed`.
-        """
+        """Take the document, its header left out; raises as `feed`."""
         if long_namespace(document, len(document), within_cdata=False):
             raise ParserError(TOO_LONG)
         self._input.unread += document
