@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from component_http._version import __version__
 from component_http.commands import check, example, letters, on_spool, pending, playground, spool
 from component_http.tap import RunOptions
+
+_USUAL = {"letters": "list", "pending": "list", "spool": "status"}
+"""What these commands do unless they are told."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,10 +23,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: For `--help`, a wrong command line (2), and settings or a spool that cannot be used (78).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            return _carry_out(given)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has had enough, and Python would complain once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _carry_out(given: list[str]) -> int:
     if given[:1] == ["run"]:
         return _run(given[1:])
     if given[:1] == ["check"]:
         return check.main(given[1:])
+    if given and given[0] in _USUAL and (len(given) == 1 or (given[1] not in ("-h", "--help") and given[1][0] == "-")):
+        given = [given[0], _USUAL[given[0]], *given[1:]]
     parser = command_line()
     chosen = parser.parse_args(given)
     if chosen.command is None:

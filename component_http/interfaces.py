@@ -1,5 +1,5 @@
 """
-The seams between the rooms: who may ask whom for what.
+The interfaces between the parts of the gateway.
 
 Every edge of the gateway (the XMPP stream, the HTTP client) is used through one of these, so that a test
 or an embedding application can put something else in its place.

@@ -155,7 +155,7 @@ class Running:
     def wake(self) -> str:
         if self.stops:
             return "stopping"
-        self._log.info("somebody says that the webhook is back: it is asked at once")
+        self._log.info("wake requested: the webhook is asked at once")
         self._parts.relay.wake()
         return self._parts.relay.status().webhook
 

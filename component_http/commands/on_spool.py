@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,15 +59,13 @@ def main(
     options: dict[str, Any] = {"warn": complain} if patience is None else {"warn": complain, "patience": patience}
     try:
         with exit_on_settings_error():
-            status: int = chosen.carry_out(Site(located(_place(chosen)), now, pause, options), chosen)
+            path = located(_place(chosen))
+            _check_that_there_is_one(path, chosen)
+            status: int = chosen.carry_out(Site(path, now, pause, options), chosen)
             return status
     except SpoolError as error:
         complain(str(error))
         return TRY_AGAIN
-    except BrokenPipeError:
-        # The reader has had enough, and Python would complain once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _place(chosen: argparse.Namespace) -> Path:
@@ -85,6 +81,22 @@ def _place(chosen: argparse.Namespace) -> Path:
     if path is None:
         raise SettingsError(f'{chosen.config}: spool.kind is "memory", so there is no file, and no dead letter is kept')
     return path
+
+
+def _check_that_there_is_one(path: Path, chosen: argparse.Namespace) -> None:
+    """Raise SettingsError if there is no file; one that cannot be looked at is explained when it is opened."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        if chosen.spool is not None:
+            remedy = "--spool has to name the file of a spool"
+        elif chosen.config is not None:
+            remedy = f"set spool.path in {chosen.config}, or run the command in the gateway's folder"
+        else:
+            remedy = "name the gateway's settings file with --config, or the spool's own file with --spool"
+        raise SettingsError(f"there is no spool {path}: {remedy}") from None
+    except OSError:
+        pass
 
 
 def move(

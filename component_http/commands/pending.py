@@ -12,11 +12,12 @@ from component_http.commands.arguments import add_json, add_place, add_verb, lim
 from component_http.commands.letters import LISTED
 from component_http.commands.on_spool import Site, move
 from component_http.commands.printing import NOTHING, complain, next_try, note, say, say_json, stamp
+from component_http.commands.spool import failing
 from component_http.errors import SpoolError
 from component_http.operations.terminal import age, moment, on_one_line, printable, size, table
 from component_http.spool.facts import Answer
 from component_http.spool.pending import Pending, Waiting
-from component_http.spool.visit import holder
+from component_http.spool.visit import holder, status
 
 _LIMITS = (20, 6, 10, 9, 22, 22)
 """Columns of the terminal for each column of the list, except the last."""
@@ -73,7 +74,10 @@ def _list(pending: Pending, site: Site, chosen: argparse.Namespace) -> int:
     if chosen.json:
         say_json([_as_json(one, why[one.name]) for one in found])
     elif found:
-        say(_table(found, why, site.now()))
+        trouble = failing(status(site.path, **site.options), site.now())
+        say(("" if trouble is None else f"webhook {trouble}\n") + _table(found, why, site.now()))
+    else:
+        note("nothing waits")
     if len(names) > len(shown):
         note(f"{len(shown)} of {len(names)}; --limit 0 for all")
     return 0
@@ -110,7 +114,7 @@ def _state(one: Waiting) -> str:
 def _show(pending: Pending, site: Site, chosen: argparse.Namespace) -> int:
     found = list(pending.read(chosen.names))
     if not found:
-        complain(f"{chosen.names[0]} does not wait, or not any more")
+        complain(f"there is nothing pending with the number {chosen.names[0]}")
         return NOTHING
     why = reasons(site, pending, found)
     for one in found:

@@ -81,12 +81,18 @@ def _in_words(path: Path, found: SpoolStatus, now: float) -> Iterator[tuple[str,
 def _webhook_in_words(found: SpoolStatus, now: float) -> str:
     """Say how the webhook is; if no gateway runs, how it was."""
     trouble = found.trouble
-    words = _WEBHOOKS.get(found.webhook or "", str(found.webhook))
-    if trouble is not None and trouble.since is not None:
-        words = f"failing since {_since(trouble.since, now)}: {trouble.reason or 'nobody knows why'}"
+    words = failing(found, now) or _WEBHOOKS.get(found.webhook or "", str(found.webhook))
     if found.holder.running is False:
         return f"{words}, when a gateway ran last"
     return words if trouble is None else f"{words}; {_what_follows(found.webhook, trouble, now)}"
+
+
+def failing(found: SpoolStatus, now: float) -> str | None:
+    """Say since when the webhook fails, and why; None if it does not."""
+    trouble = found.trouble
+    if trouble is None or trouble.since is None:
+        return None
+    return f"failing since {_since(trouble.since, now)}: {trouble.reason or 'nobody knows why'}"
 
 
 def _what_follows(webhook: str | None, trouble: Trouble, now: float) -> str:

@@ -227,9 +227,7 @@ class Barrier:
         watch.out.clear()
         if address != self._answered:
             self._answered = address
-            self._log.info(
-                "{domain}: by a ping to {address} we know what the server has", domain=self._domain, address=address
-            )
+            self._log.info("{domain}: pings to {address} confirm delivery", domain=self._domain, address=address)
         self._observer.count("barrier_returned")
         self._queue.confirm(covers)
         if watch is self._watch:  # nobody who was told has stopped the stream

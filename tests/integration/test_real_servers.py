@@ -329,7 +329,7 @@ def test_the_server_itself_says_what_it_has(world: World, alice: User) -> None:
         gateway.wait_until_authenticated()
         alice.say("bot@spare.localhost", "hello")
         alice.heard(lambda one: one["body"] == "You said: hello", "the reply")
-        gateway.wait_for_log("by a ping to localhost we know")
+        gateway.wait_for_log("pings to localhost confirm delivery")
         assert between.eaten == 1
         between.cut()
         gateway.wait_until_authenticated(times=2)

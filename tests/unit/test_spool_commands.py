@@ -483,7 +483,7 @@ class PendingTests(CommandCase):
         """
         A line for each delivery, and then for each stanza, oldest first.
         """
-        self.assertEqual(Ended(0, "", ""), self.pending("list"))
+        self.assertEqual(Ended(0, "", "nothing waits\n"), self.pending("list"))
         self.wait()
         self.assertEqual(
             Ended(
@@ -515,7 +515,7 @@ class PendingTests(CommandCase):
         self.assertIn("POSTs     2", self.pending("show", "D12").output)
         self.assertEqual("{}", json.loads(self.pending("show", "d12", "--json").output)["content"])
         self.assertEqual(
-            Ended(1, "", "component-http: s9 does not wait, or not any more\n"), self.pending("show", "s9")
+            Ended(1, "", "component-http: there is nothing pending with the number s9\n"), self.pending("show", "s9")
         )
         self.assertEqual(2, self.pending("show", "7").status)
 
@@ -643,7 +643,8 @@ class PendingTests(CommandCase):
             other.execute("UPDATE deliveries SET body = 'text', accepted = x'ff', sender = x'ff', tries = 'many'")
             other.execute("UPDATE departures SET xml = 7, stored = 'soon'")
         for verb in (["list"], ["show", "d12"], ["show", "s7"], ["drop", "d12", "s7", "s8"]):
-            self.assertEqual((0, ""), (self.pending(*verb).status, self.pending("list").error))
+            listed = "nothing waits\n" if verb[0] == "drop" else ""
+            self.assertEqual((0, listed), (self.pending(*verb).status, self.pending("list").error))
         self.assertEqual([], self.waiting())
 
 
@@ -778,11 +779,38 @@ class WordsTests(SynchronousTestCase):
 
     def test_whole_names(self) -> None:
         """
-        A flag has to be written out, and a command as well.
+        A flag has to be written out.
         """
         self.assertEqual(2, run("letters", "list", "--js").status)
-        self.assertEqual(2, run("letters").status)
-        self.assertEqual(2, run("spool").status)
+
+
+class FewWordsTests(CommandCase):
+    """Commands with as few words as they need."""
+
+    def test_usual_commands(self) -> None:
+        """
+        Without another word the commands show what there is.
+        """
+        place = "--spool", str(self.path)
+        self.assertEqual(run("pending", "list", *place), run("pending", *place))
+        self.assertIn("deliveries", run("spool", *place).output)
+        self.assertEqual(self.letters("list"), self.letters())
+
+    def test_no_spool(self) -> None:
+        """
+        Where there is no spool, the settings that were named, or what should be, stand in the sentence.
+        """
+        settings = Path(self.mktemp()).absolute()
+        settings.write_text("")
+        for words, remedy in (
+            (["--config", str(settings)], f"set spool.path in {settings}, or run the command in the gateway's folder"),
+            (["--spool", "nothing"], "--spool has to name the file of a spool"),
+            ([], "name the gateway's settings file with --config, or the spool's own file with --spool"),
+        ):
+            for command in (["spool", "status"], ["wake"], ["pending", "list"]):
+                ended = run(*command, *words)
+                self.assertEqual(78, ended.status)
+                self.assertIn(f": {remedy}\n", ended.error)
 
 
 class WakeTests(CommandCase):

@@ -1907,9 +1907,9 @@ class FallbackTests(BarrierTestCase):
             self.silence(30)
             self.returns(self.pings()[-1])
         self.assertEqual([], self.logged(logs, LogLevel.warn))
-        first, second = [line for line in map(formatEvent, logs) if "by a ping" in line]
-        self.assertIn("a ping to example.org", first)
-        self.assertIn("a ping to bot.example.org", second)
+        first, second = [line for line in map(formatEvent, logs) if "confirm delivery" in line]
+        self.assertIn("pings to example.org", first)
+        self.assertIn("pings to bot.example.org", second)
 
     def test_what_worked_is_remembered(self) -> None:
         """
