@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 
-__all__ = ["MAX_CHUNK_LINE", "BodyTooLarge", "ChunkedBody", "ChunksMalformed", "TrailerTooLarge"]
-
 MAX_CHUNK_LINE = 1024
 """Bytes of the line before a chunk, with its extensions; nobody sends any."""
 

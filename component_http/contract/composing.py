@@ -28,8 +28,6 @@ from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits, parse_stanzas
 from component_http.errors import ForeignSender, ReplyRefused, XmlRefused
 
-__all__ = ["MAX_ELEMENTS", "MAX_REPLIES", "Composed", "answer", "push"]
-
 MAX_REPLIES = 1000
 """Stanzas in one answer. A body of 1 MiB could hold a hundred thousand, which would block the reactor for seconds."""
 

@@ -25,8 +25,6 @@ from component_http.contract.stanza import TYPES
 from component_http.contract.xml import NS_COMPONENT
 from component_http.errors import ReplyRefused
 
-__all__ = ["NO_CONTENT", "Checked", "address", "check_type", "checked", "filled", "has_content", "mistake"]
-
 Checked = Mapping[str, Any]
 """Properties that are there, each of a type it may have."""
 

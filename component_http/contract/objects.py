@@ -11,8 +11,6 @@ from attrs import frozen
 
 from component_http.errors import ReplyRefused
 
-__all__ = ["MAX_JSON_DEPTH", "JsonNumber", "read_json", "reply_objects", "says_nothing"]
-
 MAX_JSON_DEPTH = 64
 """Arrays and objects inside each other; a reply needs three. Beyond some hundred the JSON parser itself gives in."""
 

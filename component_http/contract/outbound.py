@@ -12,8 +12,6 @@ from twisted.words.xish.domish import Element
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_MUC
 
-__all__ = ["LIFETIMES", "Fate", "Head", "OutboundStanza", "Refused", "lifetime", "outbound_stanza"]
-
 
 @frozen
 class Refused:

@@ -20,8 +20,6 @@ from component_http.contract.stanza import STANZA_KINDS
 from component_http.contract.xml import NS_COMPONENT, STANZA_NAMESPACES, serialize
 from component_http.errors import AnswerRefused, XmlRefused
 
-__all__ = ["NS_DELAY", "delayed", "fitted", "is_ours", "sendable"]
-
 NS_DELAY = "urn:xmpp:delay"
 
 _END = re.compile(rb"/>$|</[^<>]+>$")

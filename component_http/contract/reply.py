@@ -27,8 +27,6 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
 from component_http.errors import ReplyRefused
 
-__all__ = ["Outcome", "Response", "Verdict", "give_up", "is_open", "judge"]
-
 Outcome = Literal["replied", "silent", "bounced", "expired", "refused_reply"]
 
 

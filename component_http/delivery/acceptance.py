@@ -17,8 +17,6 @@ from component_http.delivery.refusals import Refusals
 from component_http.errors import SpoolError
 from component_http.interfaces import DeliverySpool, Valve
 
-__all__ = ["Acceptance"]
-
 
 @define(eq=False)
 class Acceptance:

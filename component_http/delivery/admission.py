@@ -10,9 +10,8 @@ from attrs import frozen
 from component_http.contract import conditions
 from component_http.contract.conditions import StanzaError
 from component_http.contract.delivery import Delivery
-from component_http.delivery.backlog import Backlog, Conversation
-
-__all__ = ["MAX_STORING_BYTES", "PAUSE_STORING", "PAUSE_STORING_BYTES", "REASONS", "Admission", "Refused", "closed"]
+from component_http.delivery.backlog import Backlog
+from component_http.delivery.rounds import Conversation
 
 MAX_STORING_BYTES = 16 * 1024 * 1024
 """Bytes of request bodies that wait to be stored, in memory, beyond which no more are accepted."""

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["Alarm"]
-
 
 class Alarm:
     """

@@ -27,8 +27,6 @@ from component_http.delivery.slices import by_slices
 from component_http.errors import SpoolError
 from component_http.interfaces import DeliverySpool
 
-__all__ = ["SPOOL_BACK_OFF", "Attempts"]
-
 SPOOL_BACK_OFF = 5.0
 """Seconds for which a delivery backs off whose request body the spool could not read."""
 

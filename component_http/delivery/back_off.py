@@ -9,11 +9,10 @@ from attrs import define
 from twisted.internet.interfaces import IReactorTime
 
 from component_http.contract.delivery import Delivery
-from component_http.delivery.backlog import Backlog, Conversation
+from component_http.delivery.backlog import Backlog
 from component_http.delivery.health import Health
 from component_http.delivery.life import READY, Lives, Wait
-
-__all__ = ["BackOffs"]
+from component_http.delivery.rounds import Conversation
 
 
 @define(eq=False)

@@ -10,8 +10,6 @@ from attrs import frozen
 
 from component_http.delivery.rounds import Conversation, ConversationQueue, Domain, Round, Sender
 
-__all__ = ["Backlog", "BacklogLimits", "Conversation", "Refusal"]
-
 Refusal = Literal["refused_full", "refused_conversation_full", "refused_unfair"]
 """Why there is no room, by the name of what to count."""
 

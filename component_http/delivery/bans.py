@@ -6,11 +6,9 @@ from attrs import frozen
 
 from component_http.contract.delivery import Delivery
 from component_http.contract.reply import Response
-from component_http.delivery.backlog import Conversation
+from component_http.delivery.rounds import Conversation
 from component_http.errors import WebhookError
 from component_http.shares import Latest
-
-__all__ = ["MAX_BANS", "Ban", "Bans"]
 
 MAX_BANS = 10_000
 """Conversations that are known to want a pause beyond the delivery that was told so; the oldest are forgotten."""

@@ -17,8 +17,6 @@ from component_http.errors import Bounced
 from component_http.interfaces import Observer, OutboundSpool
 from component_http.throttle import Folded
 
-__all__ = ["MAX_BYTES", "MAX_PUSHED", "Bounces"]
-
 MAX_PUSHED = 10_000
 MAX_BYTES = 16 * 1024 * 1024
 """

@@ -10,8 +10,6 @@ from component_http.contract.reply import Response
 from component_http.delivery.retry import AttemptResult
 from component_http.delivery.window import Window
 
-__all__ = ["Breaker", "Probe", "is_failure"]
-
 Probe = Literal["patient", "short"]
 """
 A request that asks whether the webhook is back.

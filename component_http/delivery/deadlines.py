@@ -12,8 +12,6 @@ from attrs import define, frozen
 from component_http.contract.delivery import Delivery
 from component_http.contract.stanza import Stanza
 
-__all__ = ["LATE_SECONDS", "Deadlines", "Times"]
-
 LATE_SECONDS = 60.0
 """Seconds that a message gets for its attempts which the webhook has not seen when its time is over, or nearly."""
 

@@ -20,8 +20,6 @@ from component_http.errors import DeliveryEnded
 from component_http.interfaces import RecordSpool
 from component_http.waiters import abandon
 
-__all__ = ["GRACE", "Dispatch"]
-
 GRACE = 1.0
 """
 Seconds for which a room may show a message, or refuse it, when the server has it. The server's own users and rooms

@@ -13,8 +13,6 @@ from twisted.python.failure import Failure
 from component_http.delivery.alarm import Alarm
 from component_http.delivery.outbox import Outbox
 
-__all__ = ["DRAIN_FOLLOWS", "FLUSH", "Drain"]
-
 FLUSH = 1.0
 """Seconds that what is answered at the very end of a drain has to leave, and to be confirmed."""
 

@@ -26,8 +26,6 @@ from component_http.errors import SpoolError
 from component_http.interfaces import DeliverySpool, Observer
 from component_http.throttle import LOG_INTERVAL, Throttle
 
-__all__ = ["MAX_RESPONSE_BYTES", "Endings"]
-
 MAX_RESPONSE_BYTES = 64 * 1024
 """Bytes of a response that are kept in a dead letter: enough to see what was wrong with it."""
 

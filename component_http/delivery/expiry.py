@@ -12,8 +12,6 @@ from component_http.delivery.alarm import Alarm
 from component_http.delivery.deadlines import Deadlines
 from component_http.delivery.slices import SLICE
 
-__all__ = ["Expiry"]
-
 
 class Expiry:
     """

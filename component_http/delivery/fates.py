@@ -10,8 +10,6 @@ from twisted.internet.defer import Deferred
 from component_http.errors import NotSent
 from component_http.shares import Latest
 
-__all__ = ["MAX_FATES", "Fates"]
-
 MAX_FATES = 10_000
 """Stanzas that did not arrive and are remembered for whoever asks late; the oldest are forgotten beyond it."""
 

@@ -15,8 +15,6 @@ from component_http.delivery.health import NoMore
 from component_http.delivery.life import LEFT, Lives
 from component_http.delivery.slices import by_slices
 
-__all__ = ["GivingUp"]
-
 
 @define(eq=False)
 class GivingUp:

@@ -11,8 +11,6 @@ from twisted.internet.interfaces import IDelayedCall
 
 from component_http.contract.delivery import NEW, Delivery, Stage
 
-__all__ = ["ENDING", "FOLLOWS", "LEFT", "OPEN", "READY", "STORING", "Lives", "Running", "Wait"]
-
 FOLLOWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "new": ("storing", "ready"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["Limit"]
-
 _EVIDENCE = 3
 """Rejections that lower the limit: one alone may be about anything."""
 

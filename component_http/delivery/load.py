@@ -7,8 +7,6 @@ from attrs import frozen
 from component_http.delivery.limit import Limit
 from component_http.delivery.pace import Pace
 
-__all__ = ["Admission", "Load"]
-
 
 @frozen
 class Admission:

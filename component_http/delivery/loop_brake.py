@@ -8,8 +8,6 @@ from attrs import define, frozen
 
 from component_http.contract.stanza import Stanza
 
-__all__ = ["ENOUGH", "MAX_TALKS", "PACE", "PAUSE", "Hold", "LoopBrake"]
-
 ENOUGH = 120
 """
 Points of evidence at which a conversation is slowed down.

@@ -6,8 +6,6 @@ from collections import OrderedDict, deque
 
 from attrs import Factory, define
 
-__all__ = ["MAX_REMEMBERED", "LoopGuard"]
-
 MAX_REMEMBERED = 16_384
 """Answers remembered over all conversations: some MiB, where addresses have the usual length."""
 

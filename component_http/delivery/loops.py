@@ -16,8 +16,6 @@ from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.interfaces import Observer
 
-__all__ = ["Loops"]
-
 
 @define(eq=False)
 class Loops:

@@ -28,8 +28,6 @@ from component_http.interfaces import Observer, OutboundSpool, Outlet
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.waiters import Waiters, abandon
 
-__all__ = ["Outbox"]
-
 AGAIN = 5.0
 """Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
 

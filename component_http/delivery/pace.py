@@ -8,8 +8,6 @@ from attrs import define
 
 from component_http.delivery.window import Window
 
-__all__ = ["Pace"]
-
 _WINDOW = 10.0
 """Seconds over which the rate that a webhook accepts is measured; its own windows may be that long."""
 

@@ -13,8 +13,6 @@ from component_http.errors import NotSent, ReplyRefused, SpoolError
 from component_http.interfaces import ReplyObjects, Sender
 from component_http.waiters import Waiters
 
-__all__ = ["Pushes"]
-
 
 class Pushes:
     """

@@ -12,8 +12,6 @@ from component_http.delivery.admission import REASONS, Refused
 from component_http.interfaces import Observer, Outlet
 from component_http.throttle import LOG_INTERVAL, Throttle
 
-__all__ = ["REFUSAL_INTERVAL", "Refusals"]
-
 REFUSAL_INTERVAL = 1.0
 """Seconds between two errors to one sender because of these; an iq is always answered."""
 

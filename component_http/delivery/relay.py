@@ -42,8 +42,6 @@ from component_http.delivery.status import Status
 from component_http.errors import DeliveryEnded, SpoolError
 from component_http.interfaces import DeliverySpool, Observer, Outlet, Valve
 
-__all__ = ["Relay"]
-
 NOT_READY_ABOVE = 0.8
 """How full the backlog is, as a part of its limits, when no more should be sent here."""
 

@@ -15,8 +15,6 @@ from attrs import field, frozen, validators
 from component_http.contract.reply import Response
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 
-__all__ = ["FINAL", "AttemptResult", "GiveUp", "OutcomeClass", "Retry", "RetryPolicy", "is_rejection", "outcome_class"]
-
 AttemptResult = Response | WebhookError
 """How an attempt ended: the response, or the error that took its place."""
 

@@ -11,8 +11,6 @@ from component_http.delivery.alarm import Alarm
 from component_http.delivery.backlog import Backlog
 from component_http.delivery.deadlines import Times
 
-__all__ = ["MAX_RETURNING", "Returning"]
-
 MAX_RETURNING = 500
 """Deliveries that somebody retries and that wait, in memory, until there is room to spare; more wait in the spool."""
 

@@ -7,8 +7,6 @@ from typing import Literal
 
 from attrs import define
 
-__all__ = ["Conversation", "ConversationQueue", "Domain", "Round", "Sender"]
-
 Conversation = tuple[str, str, bool]
 """What keeps its order: the bare sender, the bare recipient, and whether it is an iq (`Stanza.conversation`)."""
 

@@ -8,8 +8,6 @@ from twisted.internet.interfaces import IReactorTime
 
 from component_http.contract.delivery import Delivery
 
-__all__ = ["SLICE", "by_slices"]
-
 SLICE = 100
 """Deliveries that end at once; after that others get a turn."""
 

@@ -16,8 +16,6 @@ from component_http.delivery.health import Health
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.slices import SLICE
 
-__all__ = ["Starts"]
-
 
 class Starts:
     """

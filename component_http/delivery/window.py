@@ -6,8 +6,6 @@ from collections import deque
 
 from attrs import define
 
-__all__ = ["Window"]
-
 _SLICES = 100
 """Parts that a window of time is counted in."""
 

@@ -18,16 +18,6 @@ from component_http.contract.outbound import OutboundStanza
 from component_http.errors import SpoolError
 from component_http.interfaces import Found, Observer
 
-__all__ = [
-    "MAX_KEPT",
-    "MAX_KEPT_BYTES",
-    "MAX_OUTBOUND",
-    "MAX_OUTBOUND_BYTES",
-    "MAX_RECORDS",
-    "MAX_RECORDS_BYTES",
-    "MemorySpool",
-]
-
 MAX_RECORDS = 10_000
 MAX_RECORDS_BYTES = 16 * 1024 * 1024
 """

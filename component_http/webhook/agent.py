@@ -30,8 +30,6 @@ from component_http.turns import Turns
 from component_http.webhook.connection import Connection
 from component_http.webhook.response import WholeResponse
 
-__all__ = ["AT_ONCE_BYTES", "BytesProducer", "PooledAgent", "header_lines"]
-
 AT_ONCE_BYTES = 16_384
 """
 The largest body that is handed over as soon as it is there; to make stanzas of 1 MiB can take 0.4 s, so larger ones

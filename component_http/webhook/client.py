@@ -26,8 +26,6 @@ from component_http.tls import client_tls
 from component_http.webhook.agent import BytesProducer, PooledAgent, header_lines
 from component_http.webhook.response import WholeResponse
 
-__all__ = ["MAX_OTHER_BODY_BYTES", "WebhookClient"]
-
 MAX_OTHER_BODY_BYTES = 65_536
 """Bytes read of a body that nobody looks at (any status but 200), so that the connection can be used again."""
 

@@ -17,8 +17,6 @@ from component_http.errors import ConnectionCut
 from component_http.waiters import Waiters
 from component_http.webhook.response import ResponseReader, WholeResponse
 
-__all__ = ["FAREWELL_SECONDS", "IDLE_SECONDS", "MAX_IDLE_SECONDS", "READ_BYTES", "Connection", "Pool"]
-
 IDLE_SECONDS = 4.0
 """Seconds an idle connection is kept: one less than the 5 s after which Node, uvicorn and Apache close theirs, so
 that a request does not run into a closing connection."""

@@ -19,8 +19,6 @@ from zope.interface import implementer  # type: ignore[import-untyped, unused-ig
 from component_http.chunks import BodyTooLarge, ChunkedBody, ChunksMalformed, TrailerTooLarge
 from component_http.contract.http import TOKEN
 
-__all__ = ["MAX_HEAD_BYTES", "MAX_HEAD_LINES", "MAX_INTERIM_RESPONSES", "ResponseReader", "WholeResponse"]
-
 MAX_HEAD_BYTES = 65_536
 """Bytes of status lines and headers in all, interim responses included: more than any server sends on purpose."""
 

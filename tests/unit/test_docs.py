@@ -328,7 +328,15 @@ class PagesTests(SynchronousTestCase):
         """
         ours = {flag for row in reference() for flag in row.flags} | flags_of("letters", "list")
         ours |= flags_of("letters", "drop") | flags_of("spool", "status") | flags_of("example") | flags_of("check")
-        others = {"--allow-untyped-calls", "--data-urlencode", "--pidfile", "--quarantine-spool", "--strict", "--uid"}
+        others = {
+            "--allow-untyped-calls",
+            "--data-urlencode",
+            "--now",
+            "--pidfile",
+            "--quarantine-spool",
+            "--strict",
+            "--uid",
+        }
         for page in PAGES:
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
             with self.subTest(page=page.name):
