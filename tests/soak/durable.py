@@ -396,10 +396,12 @@ def _few_twice(report: Report, books: Books, times: int) -> None:
 
 def disk_full(plan: Plan) -> Report:
     """F8"""
-    rate, full = 50, plan.pick(15.0, 3.0)
+    rate, full = 50, plan.pick(15.0, 8.0)
     times = plan.pick(3, 1)
     report = Report(
-        "F8", f"{rate}/s of 40 senders; a disk of 16 MiB is filled for {full:g} s and freed, {times} times", plan.seed
+        "F8",
+        f"{rate}/s of 40 senders; a disk of 16 MiB is filled for {full:g} s and freed, and the webhook slow meanwhile, {times} times",
+        plan.seed,
     )
     with SmallDisk(16) as disk, plan.rig(disk=disk.path, faults={"latency": 0.02}) as rig:
         rig.start(3000.0, users(rate, 40))
@@ -407,10 +409,13 @@ def disk_full(plan: Plan) -> Report:
         refused = 0
         for _ in range(times):
             time.sleep(plan.pick(5.0, 0.5))
+            # What waits meanwhile needs more of the file than there is, else nothing would be refused.
+            rig.webhook.ask("fault", latency=8.0)
             disk.fill()
             before = _refused(rig)
             time.sleep(full)
             refused += _refused(rig) - before
+            rig.webhook.ask("fault", latency=0.02)
             disk.free()
             freed = time.monotonic()
             _wait_for_later(rig, rig.load.ask("state")["sent"])
