@@ -10,7 +10,7 @@ and ends with a `WholeResponse` or one `WebhookError`.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any, Literal
@@ -153,7 +153,7 @@ class PooledAgent:
         # In arrival order; a dictionary, because one that is cancelled must leave without a search.
         self._waiting: dict[_Request, None] = {}
         # Those that had their turn, in the order of their deadlines; the first of them is what the timer is for.
-        self._under_way: deque[_Request] = deque()
+        self._under_way: OrderedDict[_Request, None] = OrderedDict()
         self._timer: Any = None
         self._idle: dict[Connection, Any] = {}
         self._connections: set[Connection] = set()
@@ -227,9 +227,9 @@ class PooledAgent:
         self._serve()
 
     def _release(self, request: _Request) -> None:
-        stage, request.stage = request.stage, "over"
+        stage = request.stage
         self._waiting.pop(request, None)
-        self._earliest()
+        self._end(request)
         if isinstance(stage, Deferred):
             stage.cancel()
         elif isinstance(stage, Connection):
@@ -274,39 +274,37 @@ class PooledAgent:
         """Let the time limit of a request begin."""
         del self._waiting[request]
         request.deadline = self._clock.seconds() + self._timeout
-        self._under_way.append(request)
+        self._under_way[request] = None
         if self._timer is None:
             self._timer = self._clock.callLater(self._timeout, self._look_at_deadlines)
 
     def _look_at_deadlines(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        while (first := self._earliest()) is not None and first.deadline <= now:
+        while self._under_way:
+            first = next(iter(self._under_way))
+            if first.deadline > now:
+                self._timer = self._clock.callLater(first.deadline - now, self._look_at_deadlines)
+                return
             if isinstance(first.stage, Deferred):
                 self._fail(first, _no_connection(self._connect_timeout))
             else:
                 self._fail(first, TimedOut(f"no complete answer within {self._timeout:g} s"))
-        if first is not None and self._timer is None:
-            self._timer = self._clock.callLater(first.deadline - now, self._look_at_deadlines)
 
-    def _earliest(self) -> _Request | None:
-        """Return the request with the next deadline; forget those that are over, and the timer with the last."""
-        while self._under_way and self._under_way[0].stage == "over":
-            self._under_way.popleft()
-        if self._under_way:
-            return self._under_way[0]
-        if self._timer is not None:
+    def _end(self, request: _Request) -> None:
+        """Forget a request that has its outcome, and the timer with the last one."""
+        request.stage = "over"
+        self._under_way.pop(request, None)
+        if not self._under_way and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        return None
 
     def _send(self, request: _Request, connection: Connection) -> None:
         request.stage = connection
         connection.exchange(request.data, self._body_limit, lambda outcome: self._exchanged(request, outcome))
 
     def _exchanged(self, request: _Request, outcome: WholeResponse | ConnectionCut) -> None:
-        request.stage = "over"
-        self._earliest()
+        self._end(request)
         if isinstance(outcome, ConnectionCut):
             request.done.errback(Failure(outcome))
         elif len(outcome.body) > AT_ONCE_BYTES:
@@ -335,8 +333,7 @@ class PooledAgent:
     def _not_connected(self, request: _Request, reason: Failure) -> None:
         if request.stage != "over":
             error = reason.value
-            request.stage = "over"
-            self._earliest()
+            self._end(request)
             assert isinstance(error, WebhookError)
             request.done.errback(reason)
 

@@ -400,7 +400,8 @@ def disk_full(plan: Plan) -> Report:
     times = plan.pick(3, 1)
     report = Report(
         "F8",
-        f"{rate}/s of 40 senders; a disk of 16 MiB is filled for {full:g} s and freed, and the webhook slow meanwhile, {times} times",
+        f"{rate}/s of 40 senders; a disk of 16 MiB is filled for {full:g} s and freed, {times} times; the webhook is"
+        " slow meanwhile",
         plan.seed,
     )
     with SmallDisk(16) as disk, plan.rig(disk=disk.path, faults={"latency": 0.02}) as rig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -770,6 +771,26 @@ class TimeLimitTests(AgentCase):
         self.failureResultOf(first, TimedOut)
         self.origin.accept().say(OK)
         self.successResultOf(second)
+
+    def test_beside_one_that_hangs(self) -> None:
+        """
+        Nothing is kept of requests that were answered while an older one hangs.
+        """
+        agent = self.agent(max_connections=2)
+        hanging = self.post(agent)
+        self.origin.accept()
+        self.post(agent)
+        wire = self.origin.accept()
+        wire.say(OK)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for _ in range(100):
+            self.post(agent, body=bytes(100_000))
+            wire.clear()
+            wire.say(OK)
+            self.answers = ()
+        self.assertLess(tracemalloc.get_traced_memory()[0], 1_000_000)
+        self.assertNoResult(hanging)
 
     def test_no_timer_is_left(self) -> None:
         """
