@@ -28,7 +28,7 @@ class TrailerTooLarge(Exception):
 
 
 class _In(Enum):
-    """Where in a body of chunks the reader is."""
+    """The places in a body of chunks."""
 
     LINE = auto()
     DATA = auto()

@@ -12,7 +12,7 @@ from component_http.commands import check, example, letters, on_spool, pending, 
 from component_http.tap import RunOptions
 
 _USUAL = {"letters": "list", "pending": "list", "spool": "status"}
-"""What these commands do unless they are told."""
+"""The usual verb of each of these commands, for a command line without one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -81,7 +81,7 @@ class AnswerRefused(XmlRefused):
 
 
 class ReplyRefused(ComponentHttpError):
-    """What somebody wants us to send cannot be sent; the message says why, without repeating any of it."""
+    """Some XML cannot be sent; the message says why, without repeating any of it."""
 
 
 class ForeignSender(ReplyRefused):

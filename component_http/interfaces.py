@@ -455,7 +455,7 @@ class Sender(Protocol):
 
 
 class Valve(Protocol):
-    """Where stanzas come in, and can be held back for a moment."""
+    """The way in for stanzas, which can be held back for a moment."""
 
     def pause(self) -> None:
         """Stop reading; never for longer than the server puts up with, whoever asks."""

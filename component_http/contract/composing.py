@@ -114,7 +114,7 @@ def push(
 
 
 class _Allowance:
-    """What one answer may still hold."""
+    """The room that is left in one answer."""
 
     def __init__(self) -> None:
         self._stanzas = MAX_REPLIES
@@ -196,7 +196,7 @@ class _Composer:
         raise NotImplementedError
 
     def _default_kind(self) -> str:
-        """What a reply is that does not say so."""
+        """The kind of a reply that names none."""
         raise NotImplementedError
 
     def _is_sent(self, kind: str, reply: Checked) -> bool:

@@ -1,4 +1,4 @@
-"""What reply objects say: their properties checked, and what a stanza holds of them."""
+"""The content of reply objects: properties checked, and put into a stanza."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class OutboundStanza:
 
     @property
     def again(self) -> bool:
-        """It may be written twice, where nobody knows whether the server has it: who asks an iq may ask again."""
+        """Whether it may be written twice if nobody knows whether the server has it; an iq request may not."""
         return self.kind != "iq" or self.head.type not in _REQUESTS
 
 

@@ -119,13 +119,13 @@ class Admission:
             self.much_to_store = True
 
     def stored(self, delivery: Delivery) -> None:
-        """It was stored; what was reserved for it is the backlog's to use, by `add`."""
+        """Note that a delivery was stored; the backlog uses its reserved room, by `add`."""
         self._storing -= 1
         self._storing_bytes -= delivery.size
         if not self._storing:
             self.much_to_store = False
 
     def not_stored(self, delivery: Delivery) -> None:
-        """It could not be stored."""
+        """Give back the room of a delivery that could not be stored."""
         self.stored(delivery)
         self._backlog.release(delivery.conversation, delivery.size)

@@ -1,4 +1,4 @@
-"""What happens when it is a delivery's turn: it is POSTed, or has to wait, or ends because there is no time."""
+"""Begin the attempt of a delivery whose turn it is, let it wait, or end it because there is no time."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ it, which is cut off soon: a webhook that is back may know nothing of the reques
 _FAILURES = frozenset({500, 502, 503, 504, 507, *range(520, 600)})
 
 _CHANCE = 1e-6
-"""Where some requests fail all the time, a row of failures opens only if chance makes a longer one so rarely."""
+"""If some requests always fail, only a row of failures opens that chance makes as rarely as this."""
 
 _MOST_KNOWN = 1000
 """Conversations that are remembered to have failed: as many as can be asked for."""

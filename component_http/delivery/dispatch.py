@@ -1,4 +1,4 @@
-"""What is sent of somebody's own accord: pushes, questions, and replies that come late."""
+"""Send stanzas that are no answer to a POST: pushes, iq requests, and late replies."""
 
 from __future__ import annotations
 

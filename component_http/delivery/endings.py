@@ -117,7 +117,7 @@ class Endings:
             self._log.error("the spool fails: {effect}: {reason}", effect=effect, reason=failure.getErrorMessage())
 
     def _not_noted(self, failure: Failure, delivery: Delivery) -> None:
-        """What has ended has ended; if the spool does not learn of it in time, it is delivered again."""
+        """Log that the spool has not noted an end: without it the delivery is delivered again after a restart."""
         if failure.check(SpoolError):
             self.spool_failed(failure, "what ends now may be delivered again after a restart")
         else:
@@ -155,7 +155,7 @@ class Endings:
 
 
 def _dead_letter(delivery: Delivery, verdict: Verdict) -> DeadLetter | None:
-    """What is to be kept of a delivery that was given up."""
+    """Make the dead letter of a delivery that was given up; None if it was not."""
     if verdict.outcome in ("replied", "silent"):
         return None
     note, failure = verdict.note or "", delivery.failure

@@ -1,4 +1,4 @@
-"""What became of stanzas that were pushed, for whoever waits for them."""
+"""The fates of pushed stanzas, for whoever waits for them."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Fates:
                     wait.over.callback(None)
 
     def failed(self, number: int, error: NotSent) -> None:
-        """It never arrives, or it came back: tell who waits for it, and who asks later."""
+        """Note that a stanza never arrives, or came back: tell who waits for it, and who asks later."""
         self._failed[number] = error
         for wait in self._waiting.get(number, [])[:]:
             self._forget(wait)
             wait.over.errback(error)
 
     def has_failed(self, number: int) -> bool:
-        """It is known that it did not arrive."""
+        """Whether a stanza is known not to have arrived."""
         return number in self._failed
 
     def wait(self, numbers: Iterable[int]) -> Deferred[None]:

@@ -315,7 +315,7 @@ def _cut_short(_result: object, seconds: float) -> NoReturn:
 
 
 def _without_content(result: AttemptResult) -> AttemptResult:
-    """What is kept of a failure while the delivery backs off: not a response's body, nor what a traceback holds."""
+    """Reduce a failure to the part that is kept during the back-off: no body of a response, no traceback."""
     if isinstance(result, Response):
         return Response(result.status)
     return TimedOut(str(result)) if isinstance(result, TimedOut) else WebhookError(str(result))

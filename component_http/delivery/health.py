@@ -71,7 +71,7 @@ class Health:
 
     @property
     def gone(self) -> StanzaError | None:
-        """What senders are told since the webhook has said that it is gone; None while it has not."""
+        """The error for senders since the webhook has said that it is gone; None while it has not."""
         return self.no_more.error if self.no_more is not None and self.no_more is not NO_WEBHOOK else None
 
     @property

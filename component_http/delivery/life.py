@@ -111,7 +111,7 @@ class Lives:
         return self._by_id.get(delivery_id)
 
     def at(self, stage: str) -> Mapping[str, Delivery]:
-        """Those at a stage, by id, in the order in which they came to it; not for `ready`."""
+        """The deliveries at a stage, by id, in the order in which they came to it; not for `ready`."""
         return self._at[stage]
 
     def begin(self, delivery: Delivery, stage: Stage) -> None:

@@ -6,7 +6,7 @@ _EVIDENCE = 3
 """Rejections that lower the limit: one alone may be about anything."""
 
 _FEWER = 0.25
-"""What part of the usual share is accepted, at most, of the requests beyond a limit."""
+"""The largest part of the usual share that is accepted of the requests beyond a limit."""
 
 _FADES = 10.0
 """Seconds in which what was seen loses half of its weight."""

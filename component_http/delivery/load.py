@@ -44,7 +44,7 @@ class Load:
         return self._limit.value(now)
 
     def is_known(self, now: float) -> bool:
-        """What the webhook takes is known by now, so that a rejection is only about the one request."""
+        """Whether it is known by now how much the webhook takes, so that a rejection is about one request only."""
         return self._pace.is_known or self._limit.value(now) < self._most
 
     def wait(self, now: float) -> float:

@@ -1,4 +1,4 @@
-"""What leaves for the server, kept by the spool until the server has it."""
+"""The outbox: outbound stanzas, kept by the spool until the server has them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _REASONS = {
 """Why a stanza was not sent, by how it ended, for whoever waits for it."""
 
 _Facts = tuple[str, int, str | None, Stanza | None]
-"""What is remembered of a stanza that the outlet has: its kind, its bytes, its delivery, and who asked."""
+"""The facts of a stanza that the outlet has: its kind, its bytes, its delivery, and who asked."""
 
 
 @define(eq=False)
@@ -389,7 +389,7 @@ class Outbox:
     # -- what the spool does not have --
 
     def _know_highest(self, number: int) -> None:
-        """This was the last number that the spool had given; nothing new where one is known."""
+        """Note the last number that the spool had given, unless one is known."""
         if self._highest is None:
             self._highest = number
             self._unkept.know(number)

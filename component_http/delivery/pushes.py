@@ -1,4 +1,4 @@
-"""What the application itself sends, without the API."""
+"""The stanzas that the application itself sends, without the API."""
 
 from __future__ import annotations
 

@@ -395,5 +395,5 @@ class Relay:
 
 
 def _forget_failure(failure: Failure) -> None:
-    """It stays in the spool, and whoever dropped it sees so."""
+    """Ignore that the spool could not drop a delivery: it stays there, and the operator sees it."""
     failure.trap(SpoolError)

@@ -24,7 +24,7 @@ _UNCOUNTED = frozenset({429, 502, 503, 504})
 """The webhook is not there or has no time: that says nothing about the stanza."""
 
 _COUNTED = frozenset({408, 421, 423, 425, 500, 507, *range(520, 600)})
-"""It may be the stanza that it fails on, so not for ever."""
+"""The statuses that may be due to the stanza, so an attempt with one of them counts."""
 
 _AWAY = frozenset({502, 503, 504})
 """The webhook is not there, says a proxy before it or the webhook itself."""

@@ -8,12 +8,12 @@ from typing import Literal
 from attrs import define
 
 Conversation = tuple[str, str, bool]
-"""What keeps its order: the bare sender, the bare recipient, and whether it is an iq (`Stanza.conversation`)."""
+"""A conversation keeps its order: bare sender, bare recipient, and whether it is of iqs (`Stanza.conversation`)."""
 
 
 @define(eq=False, weakref_slot=False)
 class Domain:
-    """What the addresses of one domain have pending or reserved."""
+    """The deliveries that the addresses of one domain have pending or reserved."""
 
     name: str
     pending: int = 0
@@ -149,7 +149,7 @@ class Round:
         return queue
 
     def _lead(self, sender: Sender, queue: ConversationQueue | None) -> None:
-        """This conversation of a sender is the next one; None if there is none."""
+        """Make a conversation the next one of its sender; None if there is none."""
         if self._of_iqs:
             sender.next_iq = queue
         else:

@@ -40,7 +40,7 @@ number; the stanza; its group.
 
 
 class UnkeptStanzas:
-    """Those that wait to be handed over, in their order."""
+    """The unkept stanzas that wait to be handed over, in their order."""
 
     def __init__(self) -> None:
         self._heap: list[Unkept] = []

@@ -164,7 +164,7 @@ def _endpoint(url: WebhookUrl, reactor: Any, connect_timeout: float, trust_root:
 def _static_headers(
     given: Mapping[str, str], url_authorization: bytes | None, bearer_token: str | None, user_agent: str
 ) -> Headers:
-    """What every POST carries; the same name twice, whoever gives it, is a ValueError that does not show the value."""
+    """Make the headers of every POST; a name that is given twice is a ValueError that does not show the value."""
     headers = Headers(
         {
             b"User-Agent": [user_agent.encode("ascii")],

@@ -35,7 +35,7 @@ waits until all connections that have something were read once.
 
 
 class Pool(Seam):
-    """Where a connection belongs."""
+    """The pool that a connection belongs to."""
 
     def park(self, connection: Connection, seconds: float) -> None:
         """Keep a connection whose response is complete for another request, for so long at most."""

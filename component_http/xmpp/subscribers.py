@@ -65,7 +65,7 @@ class Subscribers:
             self._make_room()
 
     def remove(self, component: str, user: str) -> None:
-        """This user is not interested any more, or there is no such user."""
+        """Forget a user who is not interested any more, or does not exist."""
         pair = component, user
         if pair in self._pairs:
             del self._pairs[pair]
