@@ -37,7 +37,7 @@ from component_http.testing import ScriptedWebhook, json_response
 from tests.integration import processes
 from tests.integration.counterparts import need
 from tests.integration.servers import free_port
-from tests.integration.waiting import PATIENCE
+from tests.integration.waiting import PATIENCE, eventually
 
 COMMAND = [sys.executable, "-c", "import sys; from component_http.cli import main; sys.exit(main())", "playground"]
 DEMO = [sys.executable, "-m", "component_http.playground.demo"]
@@ -618,7 +618,7 @@ def test_back_from_the_background() -> None:
         terminal.screen = b""
         terminal.process.send_signal(signal.SIGCONT)
         terminal.wait_for("you> \x1b[0mhel")
-        assert not terminal.modes() & termios.ICANON
+        eventually(lambda: not terminal.modes() & termios.ICANON, "the modes for editing")
 
 
 def test_terminal_without_a_cursor() -> None:

@@ -40,9 +40,10 @@ def test_webhook_down(bench: Bench) -> None:
     assert re.fullmatch(
         r" {8}(it backs off before the next attempt; next try (in \d+ s|now)|its POST is under way)"
         r"; last failure: .*refused.*",
-        listed[2],
+        listed[3],
     ), listed
-    assert listed[4] == "        it waits behind d1 of the same conversation"
+    assert listed[0].startswith("webhook failing since "), listed
+    assert listed[5] == "        it waits behind d1 of the same conversation"
 
     def shows() -> dict[str, object]:
         found: dict[str, object] = json.loads(bench.command("pending", "show", "d2", "--json"))
