@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,9 @@ from component_http.spool.shelf import Shelf
 from component_http.spool.transaction import Patience, whole
 
 _DAY = 86_400.0
+
+_NUMBER = re.compile("[0-9]{1,18}")
+"""A number of a row, as another program writes it: SQLite has no larger ones than those of 64 bits."""
 
 TIDY = 3600.0
 """Seconds between two searches for dead letters and idempotency records that are too old."""
@@ -238,7 +242,7 @@ class Session:
                 self._behind.append(argument)
             elif verb == "drop_delivery":
                 found.dropped_deliveries.append(argument)
-            elif verb == "drop_departure" and argument.isdecimal():
+            elif verb == "drop_departure" and _NUMBER.fullmatch(argument):
                 found.dropped_outbound.append(int(argument))
                 outbound_rows.remove(self.connection, [int(argument)])
             elif verb == "wake":

@@ -16,8 +16,8 @@ from component_http.tap import exit_on_settings_error, heed_signals
 
 application = Application("component-http")
 
-# If the settings are wrong, or another gateway uses the spool, print a sentence for each mistake and exit with status 78,
-# before twistd goes into the background.
+# If the settings are wrong, or another gateway uses the spool, print a sentence for each mistake and exit with
+# status 78, before twistd goes into the background.
 with exit_on_settings_error():
     settings = Settings.from_toml(Path(__file__).with_name("component-http.toml"))
     gateway = Gateway(settings, reactor)

@@ -1015,7 +1015,8 @@ class LookTests(SqliteCase):
             with closing(sqlite3.connect(self.path)) as connection, connection:
                 connection.execute(
                     "INSERT INTO commands (verb, argument)"
-                    f" VALUES ('drop_delivery', 'd1'), ('drop_departure', '{numbers[0]}'), ('drop_departure', x'ff')"
+                    f" VALUES ('drop_delivery', 'd1'), ('drop_departure', '{numbers[0]}'), ('drop_departure', x'ff'),"
+                    " ('drop_departure', '9223372036854775808')"
                 )
             self.assertEqual(Found([], False, ["d1"], [numbers[0]]), await spool.look({}, 500))
             self.assertEqual([numbers[1]], [each.number for each in await spool.outbound_stanzas(0)])
