@@ -272,7 +272,7 @@ def _described(letter: KeptDeadLetter, now: float) -> Iterator[str]:
         "given up": f"{moment(letter.ended)}, {age(now - letter.ended)} ago",
     }
     if letter.body is not None:
-        facts["POSTs"] = str(letter.tries)
+        facts["POSTs"] = f"{letter.tries} reached the webhook"
     for name, fact in facts.items():
         yield f"{name:<9} {on_one_line(fact)}\n"
     if letter.body is not None:

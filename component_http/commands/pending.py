@@ -74,8 +74,10 @@ def _list(pending: Pending, site: Site, chosen: argparse.Namespace) -> int:
     if chosen.json:
         say_json([_as_json(one, why[one.name]) for one in found])
     elif found:
-        trouble = failing(status(site.path, **site.options), site.now())
-        say(("" if trouble is None else f"webhook {trouble}\n") + _table(found, why, site.now()))
+        stands = status(site.path, **site.options)
+        trouble = failing(stands, site.now())
+        known = None if trouble is None or stands.trouble is None else stands.trouble.reason
+        say(("" if trouble is None else f"webhook {trouble}\n") + _table(found, why, site.now(), known))
     else:
         note("nothing waits")
     if len(names) > len(shown):
@@ -83,8 +85,8 @@ def _list(pending: Pending, site: Site, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _table(found: Sequence[Waiting], why: Mapping[str, Reason], now: float) -> str:
-    """Lay out the list; a reason that all have in common stands below it, once."""
+def _table(found: Sequence[Waiting], why: Mapping[str, Reason], now: float, known: str | None) -> str:
+    """Lay out the list; a reason that all have in common stands below it, once, and the failure `known` nowhere."""
     rows = [
         (
             one.name,
@@ -98,7 +100,7 @@ def _table(found: Sequence[Waiting], why: Mapping[str, Reason], now: float) -> s
         for one in found
     ]
     text = table(("NUMBER", "AGE", "STATE", "SIZE", "FROM", "TO", "KIND"), rows, _LIMITS)
-    told = [on_one_line(why[one.name].in_a_list(now)) for one in found]
+    told = [on_one_line(why[one.name].in_a_list(now, known)) for one in found]
     if len(told) > 1 and len(set(told)) == 1:
         return f"{text}all of it: {told[0]}\n"
     header, *lines = text.splitlines(keepends=True)
@@ -157,7 +159,7 @@ def _in_words(one: Waiting, reason: Reason, now: float) -> Iterator[str]:
         "from": one.sender,
         "to": one.recipient,
         "since": "" if one.since is None else f"{moment(one.since)}, {age(now - one.since)} ago",
-        "POSTs": "" if one.tries is None else str(one.tries),
+        "POSTs": "" if one.tries is None else f"{one.tries} reached the webhook",
         "suspect": "the server may have closed the stream because of it" if one.suspect else "",
         "why": reason.sentence(now),
         "failure": reason.last_failure or "",
@@ -220,9 +222,10 @@ class Reason:
         # Which delivery probes the webhook next is not known.
         return f"{words}; {then.replace('try', 'probe') if self.held_by == 'webhook_away' else then}"
 
-    def in_a_list(self, now: float) -> str:
-        """Say the same, and why the last attempt failed."""
-        return "; last failure: ".join(filter(None, (self.sentence(now), self.last_failure)))
+    def in_a_list(self, now: float, known: str | None) -> str:
+        """Say the same, and why the last attempt failed, unless that is known already."""
+        failure = None if self.last_failure == known else self.last_failure
+        return "; last failure: ".join(filter(None, (self.sentence(now), failure)))
 
 
 def reasons(site: Site, pending: Pending, found: Sequence[Waiting]) -> dict[str, Reason]:

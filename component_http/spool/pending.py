@@ -39,7 +39,7 @@ class Waiting:
         id: The id of the delivery, or of the one that a stanza answers; None for a stanza that answers none.
         since: The time since which it waits, in seconds since the epoch; None where that cannot be read.
         size: Bytes of the request or of the stanza.
-        tries: POSTs so far; None for a stanza.
+        tries: POSTs that reached the webhook so far; None for a stanza.
         suspect: The server may have closed the stream because of this stanza.
         content: The request, or the stanza's XML.
     """

@@ -172,7 +172,7 @@ from      alice@example\.org/x
 to        bot@bot\.example\.org
 accepted  1970-01-01 00:16:40 UTC, \d+ d ago
 given up  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, 2 h ago
-POSTs     3
+POSTs     3 reached the webhook
 
 request, 48 B:
 \{
@@ -512,7 +512,7 @@ class PendingTests(CommandCase):
         """
         self.wait()
         self.assertIn("<body>hi</body>", self.pending("show", "s7").output)
-        self.assertIn("POSTs     2", self.pending("show", "D12").output)
+        self.assertIn("POSTs     2 reached the webhook", self.pending("show", "D12").output)
         self.assertEqual("{}", json.loads(self.pending("show", "d12", "--json").output)["content"])
         self.assertEqual(
             Ended(1, "", "component-http: there is nothing pending with the number s9\n"), self.pending("show", "s9")
@@ -596,6 +596,20 @@ class PendingTests(CommandCase):
         words = self.asking("show", "d12", answers=answers).output
         self.assertIn("why       it backs off before the next attempt; next try in 5 s\n", words)
         self.assertIn("failure   connection refused\n", words)
+
+    def test_known_failure(self) -> None:
+        """
+        A list names the failure of the webhook once, above, and in a row only a failure that is another one.
+        """
+        self.wait()
+        with changing(self.path) as other:
+            trouble = json.dumps({"since": time.time() - 5, "reason": "connection refused", "next_attempt": 0.0})
+            other.execute("INSERT OR REPLACE INTO facts VALUES ('webhook_trouble', ?)", (trouble,))
+        for failure, expected in (("connection refused", ""), ("HTTP status 500", "; last failure: HTTP status 500")):
+            ended = self.asking("list", answers={"abc": Explanation("backing_off", None, None, failure)})
+            above, _, _, reason, *_ = ended.output.splitlines()
+            self.assertRegex(above, r"^webhook failing since \d\d:\d\d UTC \(\d s\): connection refused$")
+            self.assertEqual(f"        it backs off before the next attempt{expected}", reason)
 
     def test_behind(self) -> None:
         """
