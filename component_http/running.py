@@ -112,7 +112,12 @@ class Running:
                 return await self._parts.spool.restore()
             except SpoolError as error:
                 if throttle.may_tell(str(error), self._lasting.reactor.seconds()):
-                    self._log.error("nothing is served until the spool can be read: {reason}", reason=str(error))
+                    self._log.error(
+                        "nothing is served until the spool can be read: {reason}; the gateway tries again every"
+                        " {again:g} seconds",
+                        reason=str(error),
+                        again=RESTORE_AGAIN,
+                    )
             await deferLater(self._lasting.reactor, RESTORE_AGAIN)
 
     def _not_restored(self, failure: Failure) -> None:

@@ -16,7 +16,7 @@ from attrs import NOTHING, Attribute, Converter, field, fields, frozen
 from component_http.contract.http import without_mark
 from component_http.errors import SettingsError
 from component_http.settings.values.plain import secret_path
-from component_http.settings.values.value_type import ValueType, accepted, shown
+from component_http.settings.values.value_type import ValueType, accepted, shown, unreadable
 
 
 @frozen
@@ -187,7 +187,7 @@ def read_text(label: str, path: str | os.PathLike[str], limit: int) -> str:
         with open(path, "rb") as file:
             content = file.read(limit + 1)
     except OSError as error:
-        raise SettingsError(f"{label} cannot be read: {error.strerror or error}") from None
+        raise SettingsError(unreadable(label, error)) from None
     if len(content) > limit:
         raise SettingsError(f"{label} has more than {limit} bytes, so it must be another file than the one meant")
     try:

@@ -111,7 +111,9 @@ def lock(path: Path, *, user: int | None = None, warn: Warn = no_warning) -> Spo
         holder = file.read(20).strip()
         file.close()
         if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise SettingsError(f"spool.path is {path}, but its file system has no locks: {error.strerror}") from None
+            raise SettingsError(
+                f"spool.path is {path}, but its file system has no locks: {error.strerror}; name a file on another one"
+            ) from None
         who = f" (process {holder})" if holder.isdecimal() else ""
         raise SettingsError(
             f"the spool {path} is in use by another gateway{who}: stop that one, or give this one a spool.path of its"
@@ -215,8 +217,10 @@ def make_private(path: Path, *, user: int | None = None, warn: Warn = no_warning
         return
     except OSError as error:
         if is_no_room(error):
-            raise DiskFull(f"the disk is full, so {path} cannot be made") from None
-        raise SettingsError(f"spool.path is {path}, but that file cannot be made: {error.strerror}") from None
+            raise DiskFull(f"the disk of {path} is full: make room") from None
+        raise SettingsError(
+            f"spool.path is {path}, but that file cannot be made: {error.strerror}; name a file elsewhere"
+        ) from None
     os.close(descriptor)
     # SQLite writes what is in the file to the disk, but not the new file's name in its folder.
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
@@ -271,8 +275,9 @@ def opened(path: Path, *, synchronous: Synchronous = "FULL", schema: Schema = SC
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             raise _damaged(path, error) from None
-        kind = DiskFull if is_full(error) else SpoolError
-        raise kind(f"the spool {path} cannot be opened: {error}") from error
+        if is_full(error):
+            raise DiskFull(f"the disk of {path} is full: make room") from error
+        raise SpoolError(f"the spool {path} cannot be opened: {error}") from error
     return connection
 
 

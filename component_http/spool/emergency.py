@@ -52,11 +52,13 @@ class Alarm:
         if self._observer is not None:
             self._observer.count("disk_full")
         if self._throttle.may_tell("full", self._seconds()):
-            effect = f"what was accepted goes on in the {released // 1024} KiB that were kept for this"
+            effect = f"what was accepted goes on in a reserve of {released // 1024} KiB"
             if not released:
-                effect = "nothing was kept for this, so what ends may be delivered again after a restart"
+                effect = "there is no reserve, so a delivery that ends may be made again after a restart"
             self._log.error(
-                "the disk of {path} is full: stanzas are refused, and {effect}", path=str(self._path), effect=effect
+                "the disk of {path} is full: make room; stanzas are refused, and {effect}",
+                path=str(self._path),
+                effect=effect,
             )
 
     def disk_has_room(self) -> None:
@@ -102,7 +104,7 @@ class Emergency:
         self.group_bytes = MAX_GROUP_BYTES
 
     def refusal(self) -> DiskFull:
-        return DiskFull(f"the disk is full, that of {self._path}")
+        return DiskFull(f"the disk of {self._path} is full: make room")
 
     def is_full(self, error: Exception) -> bool:
         """Say whether the disk was full where an error was raised."""

@@ -135,15 +135,18 @@ class Troubles:
 
     def lost(self, complaint: str, header_namespace: str | None) -> str:
         """The complaint about a connection that ended, which may be due to its port."""
-        port = self._address.rpartition(":")[2]
-        served = SERVED.get(header_namespace or "") or _USUAL_PORTS.get(port)
-        if header_namespace == NS_COMPONENT or served is None:
+        if header_namespace == NS_COMPONENT:
             return complaint
-        return f"{WRONG_PORT} ({self._address} is for {served}: {complaint})"
+        served = SERVED.get(header_namespace or "") or _USUAL_PORTS.get(self._address.rpartition(":")[2])
+        if served is not None:
+            return f"{WRONG_PORT} ({self._address} is for {served}: {complaint})"
+        if _named(complaint) in _REMEDIES:
+            return complaint
+        return f"{complaint}; check that component.server names the server's port for components"
 
     def tell(self, complaint: str) -> None:
         """Log a complaint, which may have details in brackets, with its remedy."""
-        remedy = _REMEDIES.get(complaint.partition(" (")[0], "").format(domain=self._domain)
+        remedy = _REMEDIES.get(_named(complaint), "").format(domain=self._domain)
         if remedy:
             complaint = f"{complaint}: {remedy}"
         if len(self._told) > MAX_COMPLAINTS:
@@ -156,3 +159,8 @@ class Troubles:
     def mended(self) -> None:
         """Tell everything again when it happens again."""
         self._told.clear()
+
+
+def _named(complaint: str) -> str:
+    """The trouble that a complaint is about, without the details."""
+    return complaint.partition(" (")[0]

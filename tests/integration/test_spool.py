@@ -345,7 +345,10 @@ def test_full_disk(disk: SmallDisk) -> None:
         assert refused | ids(peer.elements, NO_ERROR) == set(said)
         assert posted == set(said) - refused
         gateway.stop()
-        assert "refusing stanzas: the spool cannot keep them: the disk is full, that of" in gateway.log()
+        assert (
+            f"refusing stanzas: the spool cannot keep them: the disk of {bench.path} is full: make room"
+            in gateway.log()
+        )
         assert f"there is room again on the disk of {bench.path}: stanzas are accepted again" in gateway.log()
         assert bench.sound()
 
@@ -364,7 +367,9 @@ def test_started_on_a_full_disk(disk: SmallDisk) -> None:
         disk.fill()
         bench.webhook.answer = echo
         gateway = bench.start()
-        gateway.wait_for_log("nothing is served until the spool can be read: the disk is full")
+        gateway.wait_for_log(
+            f"nothing is served until the spool can be read: the disk of {bench.path} is full: make room"
+        )
         gateway.assert_sound()
         disk.clear()
         peer = bench.server.connected()

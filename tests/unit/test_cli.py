@@ -132,7 +132,11 @@ class CheckTests(SynchronousTestCase):
         )
         ended = run("check", str(self.file))
         self.assertEqual(78, ended.status)
-        self.assertEqual(3, ended.error.count("cannot be read: No such file or directory\n"), ended.error)
+        self.assertEqual(
+            3,
+            ended.error.count("cannot be read: No such file or directory; make the file, or correct its path\n"),
+            ended.error,
+        )
 
     def test_own_user(self) -> None:
         """
@@ -203,7 +207,11 @@ class CheckTests(SynchronousTestCase):
         """
         ended = run("check", str(self.file))
         self.assertEqual(78, ended.status)
-        self.assertIn(f"{self.file} cannot be read: No such file or directory\n", ended.error)
+        self.assertEqual(
+            f"component-http: {self.file} cannot be read: No such file or directory; make the file, or correct its"
+            " path\n",
+            ended.error,
+        )
 
 
 class CommandTests(SynchronousTestCase):
@@ -248,7 +256,8 @@ class CommandTests(SynchronousTestCase):
         run ends with status 78 and the same sentences as check.
         """
         ended = run("run", "none.toml")
-        self.assertEqual(Ended(78, "", "component-http: none.toml cannot be read: No such file or directory\n"), ended)
+        sentence = "none.toml cannot be read: No such file or directory; make the file, or correct its path"
+        self.assertEqual(Ended(78, "", f"component-http: {sentence}\n"), ended)
 
 
 class ExampleTests(SynchronousTestCase):

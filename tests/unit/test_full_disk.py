@@ -211,7 +211,7 @@ class FullDiskTests(DiskCase):
         self.assertEqual([], bench.store(*[20 * KIB] * 20))
         bench.disk.fill()
         error = bench.store_until_full()
-        self.assertEqual(f"the disk is full, that of {bench.path}", str(error))
+        self.assertEqual(f"the disk of {bench.path} is full: make room", str(error))
         self.assertEqual("the spool's disk is full", bench.spool.trouble)
         self.assertEqual(b"x" * 20 * KIB, bench.wait(bench.spool.body(bench.stored[3])))
         self.assertEqual([1, 2], list(bench.end(outbound_stanzas=2)))

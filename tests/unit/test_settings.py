@@ -1201,9 +1201,10 @@ class FileTests(SettingsTestCase):
         A file that is not there, or is a folder, is told by name.
         """
         self.assertEqual(
-            "none.toml cannot be read: No such file or directory", self.refusal_of(self.folder / "none.toml")
+            "none.toml cannot be read: No such file or directory; make the file, or correct its path",
+            self.refusal_of(self.folder / "none.toml"),
         )
-        self.assertIn("cannot be read: Is a directory", self.refusal_of(self.folder))
+        self.assertIn("cannot be read: Is a directory; name a file", self.refusal_of(self.folder))
 
     def test_syntax(self) -> None:
         """
@@ -1279,7 +1280,8 @@ class SecretTests(SettingsTestCase):
         """
         self.assertRegex(
             self.component_refusal(secret_file="/nowhere/secret"),
-            '^bot.toml: component.secret_file "/nowhere/secret" cannot be read: No such file or directory$',
+            '^bot.toml: component.secret_file "/nowhere/secret" cannot be read: No such file or directory; make the file,'
+            " or correct its path$",
         )
 
     def test_from_the_environment(self) -> None:

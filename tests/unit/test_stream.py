@@ -213,10 +213,13 @@ class HandshakeTests(StreamTestCase):
 
     def test_silent_server(self) -> None:
         """
-        A server that accepts and stays silent is left after ten seconds and tried again.
+        A server that accepts and stays silent is left after ten seconds and tried again; the log names the setting.
         """
         self.server.accept()
-        self.clock.advance(HANDSHAKE_TIMEOUT)
+        with capturedLogs() as logs:
+            self.clock.advance(HANDSHAKE_TIMEOUT)
+        [told] = self.logged(logs, LogLevel.warn)
+        self.assertIn("within 10 s; check that component.server names the server's port for components", told)
         self.assertTrue(self.server.wire.aborted)
         self.clock.advance(2)
         self.assertEqual(2, len(self.server.attempts))
@@ -280,7 +283,10 @@ class HandshakeTests(StreamTestCase):
         with capturedLogs() as logs:
             self.server.accept()
             self.server.wire.lose(SSL.Error([("SSL routines", "", "wrong version number")]))
-        self.assertEqual(["TLS: wrong version number"], self.logged(logs, LogLevel.warn))
+        self.assertEqual(
+            ["TLS: wrong version number; check that component.server names the server's port for components"],
+            self.logged(logs, LogLevel.warn),
+        )
 
     def warned(self, *, address="127.0.0.1:5347", says=b"", lost=None):
         """What is logged where a connection says this and is lost."""

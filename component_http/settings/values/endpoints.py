@@ -13,7 +13,7 @@ from zope.interface import implementer
 from component_http.contract.endpoint import Endpoint, escaped
 from component_http.contract.url import is_ipv6, without_secrets
 from component_http.settings.values.plain import path_in
-from component_http.settings.values.value_type import Unfit, ValueType, shown
+from component_http.settings.values.value_type import Unfit, ValueType, shown, unreadable
 from component_http.tls import client_endpoint
 
 _PATH = r"\.{0,2}/[^/@\s][^@\s]*"
@@ -58,7 +58,7 @@ def _accept_server(value: Any) -> str:
     try:
         client_endpoint(_NoReactor(), value)
     except OSError as error:  # a TLS endpoint reads its certificates
-        raise Unfit(found=found, remedy=f"{shown(error.filename)} cannot be read: {error.strerror}") from None
+        raise Unfit(found=found, remedy=unreadable(shown(error.filename), error)) from None
     except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
         unknown = str(error).startswith("Unknown endpoint type")
         said = None if unknown else f"Twisted says {shown(str(error))}"
@@ -150,7 +150,7 @@ def _accept_listen(value: Any) -> str:
     try:
         serverFromString(_NoReactor(), value)
     except OSError as error:  # a TLS endpoint reads its key and its certificate
-        raise Unfit(remedy=f"{shown(error.filename)} cannot be read: {error.strerror}") from None
+        raise Unfit(remedy=unreadable(shown(error.filename), error)) from None
     except LookupError:  # a systemd: endpoint looks for its socket among those that this process has got
         raise Unfit(remedy="systemd has handed over no such socket: start the gateway by its .socket unit") from None
     except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like

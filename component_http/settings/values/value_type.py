@@ -7,6 +7,7 @@ A type knows no names, tables or files. Whoever asks it gives the label that beg
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import re
@@ -28,6 +29,14 @@ CREDENTIAL_MARK = "credential:"
 
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 """The environment variable by which systemd names the folder with a service's credentials."""
+
+_REMEDIES = {
+    errno.EACCES: "chown or chmod it, or start this as a user who may read it",
+    errno.ENOENT: "make the file, or correct its path",
+    errno.ENOTDIR: "make the file, or correct its path",
+    errno.EISDIR: "name a file",
+}
+"""Remedies for a file that cannot be read."""
 
 
 @define(eq=False)
@@ -121,6 +130,12 @@ def shown(value: object) -> str:
         return "something that cannot be shown"
     text = "".join(char if char.isprintable() else "?" for char in text)
     return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
+
+
+def unreadable(label: str, error: OSError) -> str:
+    """Say why a file, which `label` names, cannot be read, and what to do."""
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{label} cannot be read: {error.strerror or error}" + (f"; {remedy}" if remedy else "")
 
 
 def _resolved(value: object, type: ValueType, env: Mapping[str, str], folder: Path | None) -> object:
