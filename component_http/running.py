@@ -94,7 +94,7 @@ class Running:
             relay.restore(deliveries)
             deliveries = await self._restored()
         if number:
-            self._log.info("{number} deliveries from the spool", number=number)
+            self._log.info("deliveries from the spool: {number}", number=number)
             if not lasting.has_webhook:
                 self._log.warn("there is no webhook, so they become dead letters")
         self._restoring = None

@@ -265,7 +265,7 @@ class Outbox:
             lost += len(page)
             page = await self._spool.outbound_stanzas(page[-1].number or 0)
         if lost:
-            self._log.warn("stopped with {count} stanzas that waited to be sent: lost", count=lost)
+            self._log.warn("stanzas lost at the stop, because they still waited to be sent: {count}", count=lost)
 
     # -- from the spool --
 

@@ -366,7 +366,7 @@ class Relay:
         self._returning.stop()
         if self._under_way():
             self._log.info(
-                "waiting for {pending} deliveries, at most {timeout} s", pending=self.pending, timeout=timeout
+                "waiting at most {timeout} s for pending deliveries: {pending}", pending=self.pending, timeout=timeout
             )
         await self._drain.begin(timeout)
 
@@ -376,9 +376,9 @@ class Relay:
     def _give_up_rest(self) -> None:
         """The time is over."""
         if self._spool.durable:
-            self._log.info("{pending} deliveries stay in the spool, iqs excepted", pending=self.pending)
+            self._log.info("deliveries that stay in the spool, iqs excepted: {pending}", pending=self.pending)
         else:
-            self._log.warn("gave up {pending} deliveries, for the gateway is stopping", pending=self.pending)
+            self._log.warn("deliveries given up because the gateway is stopping: {pending}", pending=self.pending)
         self._starts.stop()
         self._giving_up.begin(STOPPED, cut_off=True, leave=self._spool.durable)
 

@@ -84,7 +84,7 @@ class AlwaysAvailable(LateHandler):
         self._stop_telling()
         if self._subscribers and not self._resting:
             self._left.extend(self._subscribers)
-            self._log.info("telling {count} subscribers that we are there", count=len(self._left))
+            self._log.info("telling subscribers that the bot is online: {count}", count=len(self._left))
             self._tell_later()
 
     def connectionLost(self, reason: Failure) -> None:

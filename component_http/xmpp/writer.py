@@ -194,7 +194,7 @@ class Writer:
         """A stream is ready: write what comes first on each, as far as it may be sent, then what waits."""
         self._connection = connection
         if self.queue:
-            self._log.info("sending {count} stanzas that waited for the stream", count=len(self.queue))
+            self._log.info("sending the stanzas that waited for the stream: {count}", count=len(self.queue))
         self.barrier.connected()
         for each in first:
             if isinstance(each, OutboundStanza):
@@ -215,13 +215,13 @@ class Writer:
         loss = self.queue.lost(why, certain=certain)
         if loss.suspected:
             self._log.warn(
-                "{domain}: the server may have closed the stream because of one of {count} stanzas: they will be"
-                " written again one by one",
+                "{domain}: the server may have closed the stream because of a stanza, so the unconfirmed ones will be"
+                " written again one by one: {count}",
                 domain=self._domain,
                 count=loss.again,
             )
         elif loss.again:
-            self._log.info("{count} stanzas will be written again: the server may not have them", count=loss.again)
+            self._log.info("writing stanzas again that the server may not have: {count}", count=loss.again)
         return loss
 
     def drain(self) -> None:
@@ -263,7 +263,7 @@ class Writer:
         lost = kept - len(self._own)
         self._own.clear()
         if lost:
-            self._log.warn("stopped with {count} stanzas that waited to be sent: lost", count=lost)
+            self._log.warn("stanzas lost at the stop, because they still waited to be sent: {count}", count=lost)
         self.queue.settle()
 
     def when_sent(self) -> Deferred[None]:

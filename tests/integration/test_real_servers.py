@@ -450,7 +450,7 @@ def test_replies_of_the_last_moment_are_sent_before_the_end(world: World, alice:
         alice.say("bot@spare.localhost", "hurry")
         assert arrived.wait(10.0)
         os.kill(gateway.pid, signal.SIGTERM)
-        gateway.wait_for_log("waiting for 1 deliveries")
+        gateway.wait_for_log("for pending deliveries: 1")
         go_on.set()
         alice.heard(lambda one: one["body"] == "just in time", "the last reply")
     finally:

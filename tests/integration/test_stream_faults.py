@@ -282,7 +282,7 @@ def test_a_stop_lets_the_bot_finish(again: bool) -> None:
         peer.send(f"<message from='a@localhost/x' to='bot@{DOMAIN}' type='chat' id='1'><body>ping</body></message>")
         webhook.wait_for(1, settled=False)
         os.kill(gateway.pid, signal.SIGTERM)
-        gateway.wait_for_log("waiting for 1 deliveries")
+        gateway.wait_for_log("for pending deliveries: 1")
         if again:
             os.kill(gateway.pid, signal.SIGTERM)
             error = peer.wait_for(lambda element: element.get("type") == "error", "the error")

@@ -1280,8 +1280,8 @@ class SecretTests(SettingsTestCase):
         """
         self.assertRegex(
             self.component_refusal(secret_file="/nowhere/secret"),
-            '^bot.toml: component.secret_file "/nowhere/secret" cannot be read: No such file or directory; make the file,'
-            " or correct its path$",
+            '^bot.toml: component.secret_file "/nowhere/secret" cannot be read: No such file or directory; make the'
+            " file, or correct its path$",
         )
 
     def test_from_the_environment(self) -> None:

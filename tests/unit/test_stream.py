@@ -1740,7 +1740,7 @@ class RefusalTests(BarrierTestCase):
         self.stream.send(message(id="new"))
         with capturedLogs() as logs:
             self.close()
-        self.assertIn("one of {count} stanzas", "".join(each["log_format"] for each in logs))
+        self.assertIn("written again one by one: {count}", "".join(each["log_format"] for each in logs))
         self.stream.send(message(id="newer"))
         self.assertEqual([], self.ids())
         for id in ("m0", "m1", "m2", "new"):
