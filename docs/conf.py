@@ -72,12 +72,15 @@ def short_signature(
     _app: Sphinx, what: str, _name: str, documented: Any, _options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None] | None:
     """The arguments of an attrs class as somebody writes them, and none for a class that nobody makes."""
+    if signature is not None:
+        signature = re.sub(r"(?:TypeAliasForwardRef\('|<InterfaceClass )(?:\w+\.)*(\w+)(?:'\)|>)", r"\1", signature)
+        signature = re.sub(r"lambda[ \w]*: [^,)]+", "...", signature)
     if what != "class":
-        return None
+        return signature, returns
     if getattr(documented, "_is_protocol", False):
         return "", returns
     if not attrs.has(documented):
-        return None
+        return signature, returns
     fields = [field for field in attrs.fields(documented) if field.init]
     arguments = ["*"] if fields and fields[0].kw_only else []
     for field in fields:
