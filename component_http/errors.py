@@ -33,7 +33,7 @@ __all__ = [
 
 
 class ComponentHttpError(Exception):
-    """Everything this package raises on purpose."""
+    """The base class of all errors that this package raises on purpose."""
 
 
 class SettingsError(ComponentHttpError):

@@ -51,7 +51,7 @@ name. An exception of it is a failed attempt: like the response 500, or like wha
 
 
 class Webhook(Protocol):
-    """Somebody who answers an HTTP POST."""
+    """Answers HTTP POSTs, as the webhook does."""
 
     def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Awaitable[Response]:
         """
@@ -308,7 +308,7 @@ class Spool(DeliverySpool, OutboundSpool, RecordSpool, SubscriberSpool, Protocol
 
 class Outlet(Protocol):
     """
-    Where stanzas leave for the XMPP server.
+    Sends stanzas to the XMPP server.
 
     Attributes:
         crowded: So much waits to leave, because the server does not read or is not there, that whoever makes more
@@ -385,7 +385,7 @@ class Stream(Protocol):
 
 class Sender(Protocol):
     """
-    Who sends stanzas that are no answer to a POST: those that come of their own accord, and late replies.
+    Sends stanzas that do not answer a POST: pushed ones, and late replies.
 
     What it was asked to keep it keeps, also if who asked is cancelled meanwhile.
     """
@@ -467,7 +467,7 @@ class Valve(Protocol):
 
 
 class Observer(Protocol):
-    """Somebody who wants to know how often things happen."""
+    """Is told how often things happen."""
 
     def count(self, event: str) -> None:
         """

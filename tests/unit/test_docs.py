@@ -423,6 +423,8 @@ class PagesTests(SynchronousTestCase):
             self.assertIn(f"component_http.{name}", shown)
         for module in ("interfaces", "testing", "errors"):
             self.assertIn(f"component_http.{module}", shown)
+            names = importlib.import_module(f"component_http.{module}").__all__
+            self.assertEqual([], [name for name in names if f"`{name}`" not in page])
         tables = {name for name in settings.__all__ if name.endswith("Settings")} - {"Settings"}
         self.assertEqual(
             {f"component_http.settings.{name}" for name in tables},
