@@ -37,7 +37,7 @@ class Dispatch:
 
     Args:
         spool: Remembers answers by their keys.
-        outbox: Keep what is pushed.
+        outbox: Keeps pushed stanzas and sends them.
         relay: Has the iqs that may be answered late; told what is pushed.
         bounces: Knows which pushed stanzas came back.
         ask: Sends an iq with a fresh id, and waits for its answer so many seconds (see `Sender.ask`).
