@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NOT_YET = object()
 
 
 def abandon(*deferreds: Deferred[Any]) -> None:
@@ -13,6 +19,36 @@ def abandon(*deferreds: Deferred[Any]) -> None:
     for deferred in deferreds:
         deferred.addErrback(lambda _: None)
         deferred.cancel()
+
+
+def follow(
+    deferred: Deferred[T],
+    then: Callable[Concatenate[T, P], object],
+    failed: Callable[Concatenate[Failure, P], object],
+    broken: Callable[Concatenate[Failure, P], object],
+    *arguments: P.args,
+    **named: P.kwargs,
+) -> None:
+    """
+    Go on when a Deferred has fired: at once, by a plain call, where it has, as a spool in memory always has.
+
+    Args:
+        deferred: Nobody else waits for it.
+        then: Called with its result and the arguments.
+        failed: Called with its failure and the arguments.
+        broken: Called with any failure of these two.
+        arguments: For all three.
+        named: Likewise.
+    """
+    result: Any = deferred.result if deferred.called and not deferred.paused else _NOT_YET
+    if result is not _NOT_YET and not isinstance(result, Failure):
+        try:
+            then(result, *arguments, **named)
+        except Exception:
+            broken(Failure(), *arguments, **named)
+    else:
+        deferred.addCallbacks(then, failed, arguments, named, arguments, named)
+        deferred.addErrback(broken, *arguments, **named)
 
 
 class Waiters:

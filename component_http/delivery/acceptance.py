@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import define
+from attrs import define, field
 from twisted.python.failure import Failure
 
 from component_http.contract import conditions
@@ -16,6 +16,7 @@ from component_http.delivery.life import STORING, Lives
 from component_http.delivery.refusals import Refusals
 from component_http.errors import SpoolError
 from component_http.interfaces import DeliverySpool, Valve
+from component_http.waiters import follow
 
 
 @define(eq=False)
@@ -35,7 +36,7 @@ class Acceptance:
         heard: Told each stanza that is to be stored, with the id of its delivery.
         take: Takes in charge what is stored; returns whether it may go on.
         when_not_stored: Called when something could not be stored.
-        failed: Told of a bug of ours.
+        failed: Told of internal errors.
     """
 
     _deliveries: Lives
@@ -50,6 +51,7 @@ class Acceptance:
     _take: Callable[[Delivery], bool]
     _when_not_stored: Callable[[], object]
     _failed: Callable[[Failure, Delivery], object]
+    _closed_valve: bool = field(init=False, default=False)
 
     def accept(self, stanza: Stanza) -> None:
         """See `component_http.delivery.relay.Relay.accept`."""
@@ -65,39 +67,46 @@ class Acceptance:
             self._refusals.refuse(stanza, refused)
 
     def read_again(self) -> None:
-        """Open the valve, if there is room again."""
-        if self._admission.may_read:
-            self._valve.resume()
+        """Open the valve, if it was closed and there is room again."""
+        if self._closed_valve and self._admission.may_read:
+            self.stop()
 
     def stop(self) -> None:
         """Hold nothing back any more; what comes is refused."""
+        self._closed_valve = False
         self._valve.resume()
+
+    def _pause(self) -> None:
+        self._closed_valve = True
+        self._valve.pause()
 
     def _store(self, stanza: Stanza, body: bytes) -> None:
         delivery = self._new_delivery(stanza, len(body))
         self._heard(stanza, delivery.id)
-        self._deliveries.begin(delivery, STORING)
-        self._admission.begin(delivery)
-        if self._admission.much_to_store:
-            self._valve.pause()
         stored = self._spool.store(delivery, body)
-        stored.addCallbacks(self._stored, self._not_stored, callbackArgs=(delivery,), errbackArgs=(delivery,))
-        stored.addErrback(self._failed, delivery)
+        if not stored.called:
+            self._deliveries.begin(delivery, STORING)
+            self._admission.begin(delivery)
+            if self._admission.much_to_store:
+                self._pause()
+        follow(stored, self._stored, self._not_stored, self._failed, delivery)
 
     def _stored(self, _: None, delivery: Delivery) -> None:
         had_much = self._admission.much_to_store
-        self._admission.stored(delivery)
+        if delivery.stage is STORING:
+            self._admission.stored(delivery)
         if not self._take(delivery):
             return
         # While the webhook answers, what is held back now gets in later; else it should be told that there is no room.
         if self._admission.crowded and not self._away():
-            self._valve.pause()
+            self._pause()
         elif had_much:
             self.read_again()
 
     def _not_stored(self, failure: Failure, delivery: Delivery) -> None:
-        self._admission.not_stored(delivery)
-        self._deliveries.end(delivery)
+        if delivery.stage is STORING:
+            self._admission.not_stored(delivery)
+            self._deliveries.end(delivery)
         if failure.check(SpoolError):
             refused = Refused("refused_unstored", conditions.FULL, failure.getErrorMessage())
         else:

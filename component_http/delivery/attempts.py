@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -12,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from component_http.contract.delivery import Delivery
+from component_http.contract.reply import Verdict
 from component_http.contract.request import delayed_body
 from component_http.contract.stanza import Stanza
 from component_http.delivery.back_off import BackOffs
@@ -19,13 +18,14 @@ from component_http.delivery.bans import Bans
 from component_http.delivery.deadlines import Times
 from component_http.delivery.endings import Endings
 from component_http.delivery.expiry import Expiry
-from component_http.delivery.forwarder import Attempted, Forwarder
-from component_http.delivery.life import ENDING, Lives, Running
+from component_http.delivery.forwarder import Forwarder, Later
+from component_http.delivery.life import ENDING, Attempt, Lives
 from component_http.delivery.loops import Loops
 from component_http.delivery.retry import Retry
 from component_http.delivery.slices import by_slices
 from component_http.errors import SpoolError
 from component_http.interfaces import DeliverySpool
+from component_http.waiters import follow
 
 SPOOL_BACK_OFF = 5.0
 """Seconds for which a delivery backs off whose request body the spool could not read."""
@@ -48,7 +48,7 @@ class Attempts:
         clock: The reactor's clock.
         wall: The wall clock, seconds since the epoch.
         once: The spool has to know of a POST before it is made.
-        attempted: Told what an attempt came to, if the delivery has not ended meanwhile.
+        attempted: Told what follows an attempt, and the ban (`AttemptOver`), if the delivery has not ended meanwhile.
     """
 
     _deliveries: Lives
@@ -62,7 +62,7 @@ class Attempts:
     _clock: IReactorTime
     _wall: Callable[[], float]
     _once: bool
-    _attempted: Callable[[Delivery, Attempted], object]
+    _attempted: Callable[[Delivery, Verdict | Retry | Later, float], object]
     _bans: Bans = field(init=False, factory=Bans)
 
     def begin(self, delivery: Delivery) -> bool:
@@ -87,16 +87,17 @@ class Attempts:
             self._times.give_more(delivery, now)
             self._expiry.remove(delivery)
             self._expiry.add(delivery, "late", delivery.deadline)
+        forwarder = self._forwarder
+        attempt = forwarder.begin(delivery, self._over)
+        self._deliveries.move(delivery, attempt)
         if late or self._once:
-            read = partial(self._read, delivery, late=late)
+            body = Deferred.fromCoroutine(self._body(delivery, late=late))
         else:
-            read = partial(self._spool.body, delivery.id)
-        attempt: Deferred[Any] = self._forwarder.attempt(delivery, read)
-        running = Running(attempt)
-        self._deliveries.move(delivery, running)
+            body = self._spool.body(delivery.id)
         if not self._once:
             self._spool.note(delivery)
-        attempt.addBoth(self._over, delivery, running).addErrback(self._endings.failed, delivery)
+        attempt.waits_for = body
+        follow(body, forwarder.post, forwarder.no_body, forwarder.broken, attempt)
         return True
 
     def heard(self, stanza: Stanza, delivery_id: str) -> None:
@@ -134,9 +135,6 @@ class Attempts:
             self._endings.end(delivery, self._forwarder.outcomes.expired(delivery))
         return True
 
-    def _read(self, delivery: Delivery, *, late: bool) -> Deferred[bytes]:
-        return Deferred.fromCoroutine(self._body(delivery, late=late))
-
     async def _body(self, delivery: Delivery, *, late: bool) -> bytes:
         """
         The request body, when the spool knows what has to be known before the POST.
@@ -158,13 +156,17 @@ class Attempts:
             await self._spool.begun(delivery)
         return body
 
-    def _over(self, result: Attempted | Failure, delivery: Delivery, running: Running) -> None:
-        if delivery.stage is not running:
+    def _over(self, attempt: Attempt, following: Verdict | Retry | Later | Failure, ban: float) -> None:
+        delivery = attempt.delivery
+        if delivery.stage is not attempt:
             return  # it was ended meanwhile, and this is what is left of a cancelled attempt
-        if not isinstance(result, Failure):
-            self._attempted(delivery, result)
-        elif result.check(SpoolError):
-            self._endings.spool_failed(result, "it cannot read what is to be POSTed, so that waits")
-            self._attempted(delivery, Attempted(Retry(SPOOL_BACK_OFF, counted=False)))
-        else:
-            self._endings.failed(result, delivery)
+        try:
+            if not isinstance(following, Failure):
+                self._attempted(delivery, following, ban)
+            elif following.check(SpoolError):
+                self._endings.spool_failed(following, "it cannot read what is to be POSTed, so that waits")
+                self._attempted(delivery, Retry(SPOOL_BACK_OFF, counted=False), 0.0)
+            else:
+                self._endings.failed(following, delivery)
+        except Exception:
+            self._endings.failed(Failure(), delivery)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -16,7 +15,7 @@ from component_http.contract import conditions, reply
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import OutboundStanza
-from component_http.contract.reply import Response, Verdict
+from component_http.contract.reply import Outcome, Response, Verdict
 from component_http.delivery.backlog import Backlog
 from component_http.delivery.expiry import Expiry
 from component_http.delivery.life import ENDING, Lives
@@ -25,9 +24,26 @@ from component_http.delivery.outbox import Outbox
 from component_http.errors import SpoolError
 from component_http.interfaces import DeliverySpool, Observer
 from component_http.throttle import LOG_INTERVAL, Throttle
+from component_http.waiters import follow
 
 MAX_RESPONSE_BYTES = 64 * 1024
 """Bytes of a response that are kept in a dead letter: enough to see what was wrong with it."""
+
+
+@frozen
+class _Ending:
+    """
+    The end of a delivery while the spool keeps it.
+
+    Attributes:
+        told: Fires with the numbers of the stanzas.
+    """
+
+    delivery: Delivery
+    outcome: Outcome
+    stanzas: Sequence[OutboundStanza]
+    dead_letter: DeadLetter | None
+    told: Deferred[Sequence[int]] | None
 
 
 @define(eq=False)
@@ -94,20 +110,17 @@ class Endings:
             asked=delivery.stanza if delivery.stanza.bounceable else None,
         )
         dead_letter = _dead_letter(delivery, verdict) if keep else None
-        ended: Deferred[Any] = self._spool.end(delivery.id, stanzas, dead_letter, record)
-        ended.addBoth(self._ended, delivery, verdict, stanzas, dead_letter).addErrback(
-            self.log_internal_error, delivery
-        )
-        if told is not None:
-            ended.addCallback(lambda numbers: told.callback(numbers or ()))
+        ended = self._spool.end(delivery.id, stanzas, dead_letter, record)
+        ending = _Ending(delivery, verdict.outcome, stanzas, dead_letter, told)
+        follow(ended, self._kept, self._not_kept, self._broken, ending)
 
     def failed(self, failure: Failure, delivery: Delivery) -> None:
-        """End a delivery for a bug of ours, which is not silence for whoever waits for an answer."""
+        """End a delivery for an internal error, which is not silence for whoever waits for an answer."""
         self.log_internal_error(failure, delivery)
         self.end(delivery, reply.give_up(delivery.stanza, conditions.INTERNAL, "an internal error"))
 
     def log_internal_error(self, failure: Failure, delivery: Delivery) -> None:
-        """Say which delivery a bug of ours has met."""
+        """Log the delivery that an internal error has met."""
         self._log.failure("{id}: internal error", failure=failure, id=delivery.id)
 
     def spool_failed(self, failure: Failure, effect: str) -> None:
@@ -123,31 +136,32 @@ class Endings:
         else:
             self.log_internal_error(failure, delivery)
 
-    def _ended(
-        self,
-        noted: Sequence[int] | Failure,
-        delivery: Delivery,
-        verdict: Verdict,
-        stanzas: Sequence[OutboundStanza],
-        dead_letter: DeadLetter | None,
-    ) -> Sequence[int] | None:
-        numbers = None
-        if isinstance(noted, Failure):
-            self._not_noted(noted, delivery)
-        else:
-            numbers = noted
+    def _kept(self, numbers: Sequence[int], ending: _Ending) -> None:
+        self._over(ending)
+        self._outbox.depart(ending.stanzas, numbers)
+        self._when_ended()
+        if ending.told is not None:
+            ending.told.callback(numbers)
+
+    def _not_kept(self, failure: Failure, ending: _Ending) -> None:
+        self._not_noted(failure, ending.delivery)
+        self._over(ending)
+        self._outbox.depart_unkept(ending.stanzas, partial(self._gone_at_last, ending.delivery, ending.dead_letter))
+        self._when_ended()
+        if ending.told is not None:
+            ending.told.callback(())
+
+    def _broken(self, failure: Failure, ending: _Ending) -> None:
+        self.log_internal_error(failure, ending.delivery)
+
+    def _over(self, ending: _Ending) -> None:
+        delivery = ending.delivery
         self._deliveries.end(delivery)
         if delivery.id in self._backlog:
             self._backlog.remove(delivery.id)
         else:
             self._backlog.release(delivery.conversation, delivery.size)  # it was open
-        self._observer.count(verdict.outcome)
-        if numbers is not None:
-            self._outbox.depart(stanzas, numbers)
-        else:
-            self._outbox.depart_unkept(stanzas, partial(self._gone_at_last, delivery, dead_letter))
-        self._when_ended()
-        return numbers
+        self._observer.count(ending.outcome)
 
     def _gone_at_last(self, delivery: Delivery, dead_letter: DeadLetter | None) -> None:
         """The server has what the spool could not keep; before, the delivery had to be in the spool for a restart."""

@@ -16,9 +16,8 @@ from component_http.contract.delivery import Delivery
 from component_http.contract.link import HEADER
 from component_http.contract.reply import Response, Verdict, is_open
 from component_http.contract.request import thread_of
-from component_http.delivery.breaker import Probe
 from component_http.delivery.health import NO_WEBHOOK, Health, in_words
-from component_http.delivery.load import Admission
+from component_http.delivery.life import Attempt
 from component_http.delivery.outcomes import Outcomes
 from component_http.delivery.retry import FINAL, AttemptResult, GiveUp, Retry, RetryPolicy, outcome_class
 from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut, WebhookError
@@ -48,64 +47,12 @@ class Later:
 LATER = Later()
 
 
-@frozen
-class Attempted:
-    """
-    What an attempt came to.
-
-    Attributes:
-        next: The end of the delivery, when to try again, or that its answer comes later.
-        ban: Seconds that the webhook wants no other delivery of the same conversation for, where this one ended.
-    """
-
-    next: Verdict | Retry | Later
-    ban: float = 0.0
-
-
-class _Attempt:
-    """
-    An attempt that is under way.
-
-    Attributes:
-        delivery: The delivery.
-        began: When it began.
-        probe: As what the breaker let it through.
-        admission: As what the load let it through.
-        body: Fires with the request body.
-        waits_for: Fires with what the attempt waits for now: its body, or the response.
-        fresh: Its connection had to be new.
-        ended: Load and breaker know what came of it.
-        cancelled: Nobody waits for it any more.
-        done: Fires with what it came to.
-    """
-
-    __slots__ = (
-        "admission",
-        "began",
-        "body",
-        "cancelled",
-        "delivery",
-        "done",
-        "ended",
-        "fresh",
-        "probe",
-        "waits_for",
-    )
-
-    def __init__(
-        self, delivery: Delivery, began: float, probe: Probe | None, admission: Admission, body: Deferred[bytes]
-    ) -> None:
-        self.delivery = delivery
-        self.began = began
-        self.probe = probe
-        self.admission = admission
-        self.body = self.waits_for = body
-        self.fresh = self.ended = self.cancelled = False
-        self.done: Deferred[Attempted] = Deferred(self._cancel)
-
-    def _cancel(self, _done: Deferred[Attempted]) -> None:
-        self.cancelled = True
-        self.waits_for.cancel()
+AttemptOver = Callable[[Attempt, "Verdict | Retry | Later | Failure", float], object]
+"""
+Told what follows an attempt, once for each: the end of the delivery, the next attempt, an answer later, or an internal
+error (`SpoolError`: the spool could not give the request body). The number is seconds for which the webhook wants no
+other delivery of the same conversation, where this one ended.
+"""
 
 
 class Forwarder:
@@ -159,34 +106,40 @@ class Forwarder:
         if webhook is None:
             health.no_more = NO_WEBHOOK
 
-    def attempt(self, delivery: Delivery, read: Callable[[], Deferred[bytes]]) -> Deferred[Attempted]:
+    def begin(self, delivery: Delivery, over: AttemptOver) -> Attempt:
         """
-        Make one attempt; only when `Health.wait` says 0.
+        Begin an attempt; only when `Health.wait` says 0. The delivery takes note of it, and `post` is to follow.
 
         Args:
-            delivery: What to carry; it takes note of the attempt.
-            read: Gives its request body; called when the delivery has taken note, so that a spool can know of the
-                attempt before it is made.
-
-        Returns:
-            Fires with what it came to, whatever the webhook does; it may be cancelled. It fails with what `read` fails
-            with; any other exception is a mistake.
+            delivery: The delivery to be POSTed.
+            over: Told what follows the attempt, whatever the webhook does, unless it is cancelled.
         """
         began = self._clock.seconds()
-        probe, admission = self.health.begin(began)
+        probe, others = self.health.begin(began)
         delivery.tries += 1
-        body = read()
-        attempt = _Attempt(delivery, began, probe, admission, body)
-        body.addCallback(self._have_body, attempt).addErrback(self._broken, attempt)
-        return attempt.done
+        return Attempt(delivery, began, probe, others, over)
 
-    def _have_body(self, content: bytes, attempt: _Attempt) -> None:
+    def post(self, content: bytes, attempt: Attempt) -> None:
+        """POST the request body of an attempt."""
         thread = thread_of(content)
         if thread is not None:
             attempt.delivery.stanza = evolve(attempt.delivery.stanza, thread=thread)
-        self._post(attempt, content)
+        self._post(content, attempt)
 
-    def _post(self, attempt: _Attempt, content: bytes) -> None:
+    def no_body(self, failure: Failure, attempt: Attempt) -> None:
+        """End an attempt without a POST: its body could not be read, or it was cancelled before."""
+        if not failure.check(CancelledError):
+            attempt.delivery.tries -= 1
+        self.broken(failure, attempt)
+
+    def broken(self, failure: Failure, attempt: Attempt) -> None:
+        """End an attempt that was cancelled, or that met an internal error."""
+        if not attempt.learned:
+            cancelled = failure.check(CancelledError) is not None
+            self._learn(attempt, None, hangs=cancelled and self._hangs(attempt.delivery, attempt.began))
+        attempt.over(attempt, failure, 0.0)
+
+    def _post(self, content: bytes, attempt: Attempt) -> None:
         delivery = attempt.delivery
         headers = {
             "webhook-id": delivery.id,
@@ -203,26 +156,25 @@ class Forwarder:
         attempt.waits_for = post
         if attempt.probe == "short":
             post.addTimeout(PROBE_SECONDS, self._clock, _cut_short)
-        post.addCallbacks(self._answered, self._failed, (attempt, content), errbackArgs=(attempt, content))
-        post.addErrback(self._broken, attempt)
+        post.addCallbacks(self._answered, self._failed, (content, attempt), errbackArgs=(content, attempt))
+        post.addErrback(self.broken, attempt)
 
-    def _failed(self, failure: Failure, attempt: _Attempt, content: bytes) -> Failure | None:
+    def _failed(self, failure: Failure, content: bytes, attempt: Attempt) -> Failure | None:
         error = failure.value
         if not isinstance(error, WebhookError):
             return failure
         self._observer.count("attempt_timed_out" if isinstance(error, TimedOut) else "attempt_failed")
-        self._answered(error, attempt, content)
+        self._answered(error, content, attempt)
         return None
 
-    def _answered(self, result: AttemptResult, attempt: _Attempt, content: bytes) -> None:
+    def _answered(self, result: AttemptResult, content: bytes, attempt: Attempt) -> None:
         delivery = attempt.delivery
         step = FINAL if outcome_class(result) == "final" else self._next_step(delivery, result, attempt)
         if isinstance(step, Retry) and step.fresh:
             self._observer.count("retried_stale")
             attempt.fresh = True
-            self._post(attempt, content)
+            self._post(content, attempt)
             return
-        attempt.ended = True
         self._learn(attempt, result)
         if isinstance(result, _UNREACHED) and not attempt.fresh:
             delivery.tries -= 1
@@ -233,12 +185,11 @@ class Forwarder:
             self.health.pause(step.pause)
         if isinstance(step, Retry):
             self._note_failure(delivery, step, result)
-            attempted = Attempted(step)
+            attempt.over(attempt, step, 0.0)
         elif self._link is not None and isinstance(result, Response) and is_open(delivery.stanza, result):
-            attempted = Attempted(self._left_open(delivery, result))
+            attempt.over(attempt, self._left_open(delivery, result), 0.0)
         else:
-            attempted = Attempted(self.outcomes.of(delivery, result, step), step.ban)
-        attempt.done.callback(attempted)
+            attempt.over(attempt, self.outcomes.of(delivery, result, step), step.ban)
 
     def _left_open(self, delivery: Delivery, response: Response) -> Later:
         self._observer.count("left_open")
@@ -246,27 +197,9 @@ class Forwarder:
         self.outcomes.open(delivery, response)
         return LATER
 
-    def _broken(self, failure: Failure, attempt: _Attempt) -> None:
-        """End an attempt that was cancelled, whose body cannot be read, or that met a mistake."""
-        delivery = attempt.delivery
-        cancelled = failure.check(CancelledError) is not None
-        if not attempt.ended:
-            attempt.ended = True
-            if not cancelled and attempt.waits_for is attempt.body:
-                delivery.tries -= 1
-            self._learn(attempt, None, hangs=cancelled and self._hangs(delivery, attempt.began))
-        if not attempt.done.called and not attempt.cancelled:
-            attempt.done.errback(failure)
-
-    def _learn(self, attempt: _Attempt, result: AttemptResult | None, *, hangs: bool = False) -> None:
-        self.health.learn(
-            attempt.delivery,
-            result,
-            began=attempt.began,
-            probe=attempt.probe,
-            admission=attempt.admission,
-            hangs=hangs,
-        )
+    def _learn(self, attempt: Attempt, result: AttemptResult | None, *, hangs: bool = False) -> None:
+        attempt.learned = True
+        self.health.learn(attempt, result, hangs=hangs)
 
     def _hangs(self, delivery: Delivery, began: float) -> bool:
         """An attempt that is cut off now was cut off by the deadline, and had its time."""
@@ -276,7 +209,7 @@ class Forwarder:
         self._observer.count("attempt_timed_out")
         return True
 
-    def _next_step(self, delivery: Delivery, result: AttemptResult, attempt: _Attempt) -> Retry | GiveUp:
+    def _next_step(self, delivery: Delivery, result: AttemptResult, attempt: Attempt) -> Retry | GiveUp:
         unseen = delivery.tries == 1 and not attempt.fresh and isinstance(result, _UNREACHED)
         return self._policy.after(
             result,

@@ -10,10 +10,10 @@ from twisted.logger import Logger
 
 from component_http.contract import conditions
 from component_http.contract.conditions import StanzaError
-from component_http.contract.delivery import Delivery
 from component_http.contract.reply import Response
 from component_http.delivery.breaker import Breaker, Probe, is_failure
-from component_http.delivery.load import Admission, Load
+from component_http.delivery.life import Attempt
+from component_http.delivery.load import Load
 from component_http.delivery.retry import AttemptResult, is_rejection
 from component_http.errors import CertificateInvalid
 from component_http.interfaces import Observer
@@ -106,8 +106,8 @@ class Health:
         now = self._clock.seconds()
         return max(self._breaker.wait(now), self._load.wait(now))
 
-    def begin(self, now: float) -> tuple[Probe | None, Admission]:
-        """Note that an attempt begins; returns what `learn` wants to know of it."""
+    def begin(self, now: float) -> tuple[Probe | None, int]:
+        """Note that an attempt begins; returns the kind of probe, if it is one, and the number of others under way."""
         return self._breaker.begin(now), self._load.begin(now)
 
     def ask_now(self) -> None:
@@ -115,45 +115,35 @@ class Health:
         self._breaker.ask_now()
         self._awake()
 
-    def learn(
-        self,
-        delivery: Delivery,
-        result: AttemptResult | None,
-        *,
-        began: float,
-        probe: Probe | None,
-        admission: Admission,
-        hangs: bool = False,
-    ) -> None:
+    def learn(self, attempt: Attempt, result: AttemptResult | None, *, hangs: bool = False) -> None:
         """
         Note how an attempt ended.
 
         Args:
-            delivery: The delivery that it was for.
+            attempt: The attempt, as `begin` let it through.
             result: The response or failure; None where it was cut off by us.
-            began: When it began.
-            probe: As `begin` returned it.
-            admission: Likewise.
             hangs: It was cut off because the webhook did not answer in time.
         """
-        now, before = self._clock.seconds(), self._breaker.state
-        accepted = not is_rejection(result) if isinstance(result, Response) else None
-        self._load.end(admission, accepted, now)
+        now = self._clock.seconds()
+        breaker = self._breaker
+        responded = isinstance(result, Response)
+        rejected = result is not None and is_rejection(result)
+        self._load.end(attempt.others, not rejected if responded else None, attempt.began, now)
         failed = (hangs or None) if result is None else is_failure(result)
-        self._breaker.end(
-            failed,
-            now,
-            conversation=delivery.conversation,
-            began=began,
-            probe=probe,
-            rejected=result is not None and is_rejection(result),
+        before = breaker.state
+        breaker.end(
+            failed, now, attempt.delivery.conversation, began=attempt.began, probe=attempt.probe, rejected=rejected
         )
         if failed:
             self.last_failure = "it did not answer in time" if result is None else in_words(result)
-        if self._breaker.state != before:
-            self._changed(before, self._breaker.state)
-        if result is not None:
-            self._look_at_certificate(result)
+        if breaker.state != before:
+            self._changed(before, breaker.state)
+        if responded:
+            self.untrusted = False
+        elif isinstance(result, CertificateInvalid):
+            self.untrusted = True
+            if self._throttle.may_tell("certificate", now):
+                self._log.error("the webhook's certificate cannot be trusted: {reason}", reason=str(result))
 
     def _changed(self, before: str, after: str) -> None:
         if after == "open" and before == "closed":
@@ -170,14 +160,6 @@ class Health:
     def _awake(self) -> None:
         self.awakenings += 1
         self._load.restart(self._clock.seconds())
-
-    def _look_at_certificate(self, result: AttemptResult) -> None:
-        if isinstance(result, CertificateInvalid):
-            self.untrusted = True
-            if self._throttle.may_tell("certificate", self._clock.seconds()):
-                self._log.error("the webhook's certificate cannot be trusted: {reason}", reason=str(result))
-        elif isinstance(result, Response):
-            self.untrusted = False
 
     def pause(self, seconds: float) -> None:
         """The webhook wants nothing for so many seconds, unless it is known how much it takes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from component_http.contract.delivery import NEW, Delivery, Stage
+from component_http.delivery.breaker import Probe
 
 FOLLOWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -39,23 +40,44 @@ OVER = Stage("over")
 """The stages at which nothing goes on that could be cancelled."""
 
 
-class Running(Stage):
+class Attempt(Stage):
     """
-    A POST is under way.
+    A POST of a delivery is under way.
 
     Attributes:
-        attempt: Fires when it has ended.
+        delivery: The delivery.
+        began: When the attempt began.
+        probe: The kind of probe that the breaker let through; None for an attempt as usual.
+        others: The number of other attempts that were under way.
+        fresh: The connection had to be new.
+        learned: `Health` knows the end of the attempt.
+        over: Told what follows the attempt, once.
+        waits_for: The Deferred that the attempt waits for now: of its request body, or of the response.
     """
 
-    __slots__ = ("attempt",)
+    __slots__ = ("began", "delivery", "fresh", "learned", "others", "over", "probe", "waits_for")
 
-    def __init__(self, attempt: Deferred[Any]) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        began: float,
+        probe: Probe | None = None,
+        others: int = 0,
+        over: Callable[[Attempt, Any, float], object] = lambda attempt, following, ban: None,
+    ) -> None:
         super().__init__("running")
-        self.attempt = attempt
+        self.delivery = delivery
+        self.began = began
+        self.probe = probe
+        self.others = others
+        self.over = over
+        self.fresh = self.learned = False
+        self.waits_for: Deferred[Any] | None = None
 
     def cancel(self) -> None:
         """Cut the POST off."""
-        self.attempt.cancel()
+        if self.waits_for is not None:
+            self.waits_for.cancel()
 
 
 class Wait(Stage):

@@ -2,24 +2,8 @@
 
 from __future__ import annotations
 
-from attrs import frozen
-
 from component_http.delivery.limit import Limit
 from component_http.delivery.pace import Pace
-
-
-@frozen
-class Admission:
-    """
-    A request that began.
-
-    Attributes:
-        began: When, in seconds.
-        others: The number of others that were under way.
-    """
-
-    began: float
-    others: int
 
 
 class Load:
@@ -51,25 +35,26 @@ class Load:
         """Seconds until the next request may begin, 0.0 for now."""
         return self._pace.wait(now)
 
-    def begin(self, now: float) -> Admission:
-        """Note that a request begins."""
+    def begin(self, now: float) -> int:
+        """Note that a request begins; returns the number of others that are under way."""
         self._pace.begin(now)
-        return Admission(now, self._limit.begin())
+        return self._limit.begin()
 
-    def end(self, admission: Admission, accepted: bool | None, now: float) -> None:
+    def end(self, others: int, accepted: bool | None, began: float, now: float) -> None:
         """
         Note how a request ended.
 
         Args:
-            admission: As `begin` returned it.
+            others: The number that `begin` returned.
             accepted: The webhook took it (True), or rejected it as one too many (False); None if nobody knows.
+            began: When it began.
             now: The present.
         """
         if not self._learns:
             accepted = None
-        explained = self._limit.end(admission.others, accepted, now)
+        explained = self._limit.end(others, accepted, now)
         if accepted is not None and not explained:
-            self._pace.end(accepted, admission.began, now)
+            self._pace.end(accepted, began, now)
 
     def pause(self, seconds: float, now: float) -> None:
         """The webhook wants nothing for so many seconds."""

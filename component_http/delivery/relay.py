@@ -28,10 +28,10 @@ from component_http.delivery.drain import Drain
 from component_http.delivery.endings import Endings
 from component_http.delivery.expiry import Expiry
 from component_http.delivery.explanations import Explanations
-from component_http.delivery.forwarder import Attempted, Forwarder, Later
+from component_http.delivery.forwarder import Forwarder, Later
 from component_http.delivery.giving_up import GivingUp
 from component_http.delivery.health import NoMore
-from component_http.delivery.life import ENDING, LEFT, OPEN, READY, Lives
+from component_http.delivery.life import ENDING, LEFT, OPEN, READY, STORING, Lives
 from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.refusals import Refusals
@@ -234,7 +234,7 @@ class Relay:
 
     def _accepted(self, delivery: Delivery) -> bool:
         """The spool has a delivery; returns whether it may go on."""
-        self._take(delivery, reserved=True)
+        self._take(delivery)
         self._observer.count("accepted")
         if self._giving_up.begun:
             self._giving_up.end(delivery)
@@ -243,7 +243,8 @@ class Relay:
             self._start()
         return True
 
-    def _take(self, delivery: Delivery, *, reserved: bool = False) -> None:
+    def _take(self, delivery: Delivery) -> None:
+        reserved = delivery.stage is STORING
         if reserved:
             self._deliveries.move(delivery, READY)
         else:
@@ -262,18 +263,17 @@ class Relay:
         assert delivery is not None
         return delivery.stage is not READY or self._attempts.begin(delivery)  # it may be ending
 
-    def _attempted(self, delivery: Delivery, attempted: Attempted) -> None:
+    def _attempted(self, delivery: Delivery, following: Verdict | Retry | Later, ban: float) -> None:
         """An attempt has ended, and the delivery has not."""
         if self._forwarder.health.no_more is not None and not self._giving_up.begun:
             self._give_up_all(self._forwarder.health.no_more)
-        following = attempted.next
         if isinstance(following, Later):
             self._leave_open(delivery)
         elif not isinstance(following, Retry):
-            if attempted.ban:
-                self._attempts.ban(delivery, attempted.ban)
+            if ban:
+                self._attempts.ban(delivery, ban)
             self._endings.end(delivery, following)
-            if attempted.ban:
+            if ban:
                 self._attempts.end_banned(self._backlog.waiting(delivery.conversation))
         elif self._giving_up.begun:
             self._giving_up.end(delivery)

@@ -103,7 +103,7 @@ MODULES = {
     # Seams.
     "interfaces": Allowed(VALUES, ["twisted.internet.defer", "twisted.words.xish"], pure=True),
     "turns": Allowed([], ["twisted.internet.defer", "twisted.internet.interfaces"], pure=True),
-    "waiters": Allowed([], ["twisted.internet.defer"], pure=True),
+    "waiters": Allowed([], ["twisted.internet.defer", "twisted.python.failure"], pure=True),
     # Flow.
     "delivery": Allowed(
         SEAMS,

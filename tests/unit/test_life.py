@@ -17,7 +17,7 @@ from component_http.delivery.admission import MAX_STORING_BYTES, PAUSE_STORING, 
 from component_http.delivery.alarm import Alarm
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.bans import MAX_BANS, Bans
-from component_http.delivery.life import ENDING, FOLLOWS, OPEN, READY, STORING, Lives, Running, Wait
+from component_http.delivery.life import ENDING, FOLLOWS, OPEN, READY, STORING, Attempt, Lives, Wait
 
 
 def a_delivery(number: int = 1, size: int = 10) -> Delivery:
@@ -47,7 +47,7 @@ class LifeTests(SynchronousTestCase):
         delivery = a_delivery()
         self.lives.begin(delivery, STORING)
         self.assertEqual(["d1"], [*self.lives.at("storing")])
-        running = Running(Deferred())
+        running = Attempt(delivery, 0.0)
         wait = Wait("backing_off", self.clock.callLater(1.0, lambda: None), 0)
         for stage in (READY, running, wait, READY, ENDING):
             self.lives.move(delivery, stage)
@@ -83,16 +83,18 @@ class LifeTests(SynchronousTestCase):
         """
         What goes on at a stage is cancelled with it: a POST is cut off, a timer does not ring.
         """
-        attempt: Deferred[None] = Deferred()
+        post: Deferred[None] = Deferred()
         posted, waiting = a_delivery(1), a_delivery(2)
+        attempt = Attempt(posted, 0.0)
+        attempt.waits_for = post
         self.lives.begin(posted, READY)
         self.lives.begin(waiting, READY)
-        self.lives.move(posted, Running(attempt))
-        self.lives.move(waiting, Running(Deferred()))
+        self.lives.move(posted, attempt)
+        self.lives.move(waiting, Attempt(waiting, 0.0))
         self.lives.move(waiting, Wait("asleep", self.clock.callLater(1.0, self.fail), 0))
         for delivery in (posted, waiting):
             self.lives.stop(delivery, ENDING)
-        self.failureResultOf(attempt, CancelledError)
+        self.failureResultOf(post, CancelledError)
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_taken_in_charge_by_another(self) -> None:

@@ -223,7 +223,7 @@ class LoadTests(SynchronousTestCase):
         for index in range(1000):
             now = index / 100
             self.assertEqual((0.0, 4), (load.wait(now), load.places(now)))
-            load.end(load.begin(now), False, now)
+            load.end(load.begin(now), False, now, now)
         load.restart(10.0)
         self.assertEqual(0.0, load.wait(10.0))
 
@@ -235,7 +235,7 @@ class LoadTests(SynchronousTestCase):
         load.restart(0.0)
         begun, now = 0, 0.0
         while now < 1.0:
-            load.end(load.begin(now), True, now)
+            load.end(load.begin(now), True, now, now)
             begun += 1
             now += load.wait(now)
         self.assertTrue(20 <= begun <= 32, begun)
