@@ -9,7 +9,6 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from component_http.contract import conditions, reply
@@ -24,6 +23,7 @@ from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
 from component_http.errors import SpoolError
 from component_http.interfaces import DeliverySpool, Observer
+from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
 
 MAX_RESPONSE_BYTES = 64 * 1024
