@@ -23,8 +23,17 @@ from component_http.contract.url import WebhookUrl
 from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 from component_http.webhook.agent import AT_ONCE_BYTES, BytesProducer, PooledAgent
 from component_http.webhook.client import WebhookClient
-from component_http.webhook.connection import FAREWELL_SECONDS, IDLE_SECONDS, MAX_IDLE_SECONDS, READ_BYTES, Connection
-from component_http.webhook.response import MAX_HEAD_BYTES, MAX_HEAD_LINES, MAX_INTERIM_RESPONSES, WholeResponse
+from component_http.webhook.connection import FAREWELL_SECONDS, READ_BYTES, Connection
+from component_http.webhook.pool import Pool
+from component_http.webhook.response import (
+    IDLE_SECONDS,
+    MAX_HEAD_BYTES,
+    MAX_HEAD_LINES,
+    MAX_IDLE_SECONDS,
+    MAX_INTERIM_RESPONSES,
+    WholeResponse,
+)
+from component_http.webhook.time_limits import TimeLimits
 from tests.unit.work import Reactor
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -143,6 +152,19 @@ class AgentCase(SynchronousTestCase):
             connect_timeout=5.0,
             max_connections=max_connections,
             body_limit=lambda status: body_limit if status == 200 else 100,
+        )
+
+    def pool(self) -> Pool:
+        """A pool without connections."""
+        return Pool(
+            self.origin,
+            self.clock,
+            TimeLimits(self.clock),
+            lambda: None,
+            secure=False,
+            connect_timeout=5.0,
+            max_connections=1,
+            body_limit=lambda status: 1000,
         )
 
     def post(
@@ -298,6 +320,59 @@ class TurnTests(AgentCase):
         agent = self.agent()
         answer = agent.request(b"POST", b"http://bot.example/", None, BytesProducer(b""))
         self.failureResultOf(answer, ValueError)
+
+
+class Socket(Wire):
+    """A transport with a socket, which takes so many bytes at once."""
+
+    takes: int | Exception = 1_000_000
+
+    def writeSomeData(self, data: bytes) -> int | Exception:
+        if isinstance(self.takes, Exception):
+            return self.takes
+        taken = data[: self.takes]
+        super().write(taken)
+        return len(taken)
+
+    def write(self, data: bytes) -> None:
+        super().write(b"<later>" + data)
+
+
+class WriteTests(AgentCase):
+    """The way of a request into a socket."""
+
+    def written(self, takes: int | Exception) -> tuple[bytes, bytes]:
+        """Two requests of one connection as they are written, the first to a socket that takes so many bytes."""
+        connection = Connection(self.pool())
+        socket = Socket(self.clock, connection, deaf=False)
+        connection.makeConnection(socket)
+        socket.takes = takes
+        connection.exchange(b"0123456789", lambda outcome: None)
+        first = socket.value()
+        socket.clear()
+        socket.say(OK)
+        socket.takes = 1_000_000
+        connection.exchange(b"next", lambda outcome: None)
+        return first, socket.value()
+
+    def test_at_once(self) -> None:
+        """
+        A request is written to the socket at once, without a turn of the reactor, if the socket takes it.
+        """
+        self.assertEqual((b"0123456789", b"next"), self.written(1_000_000))
+
+    def test_in_part(self) -> None:
+        """
+        The remainder of a request that the socket does not take at once follows, and nothing overtakes it.
+        """
+        self.assertEqual((b"0123<later>456789", b"<later>next"), self.written(4))
+        self.assertEqual((b"<later>0123456789", b"<later>next"), self.written(0))
+
+    def test_lost(self) -> None:
+        """
+        A connection that is lost while a request is written is found out by the transport.
+        """
+        self.assertEqual((b"<later>0123456789", b"<later>next"), self.written(ConnectionLost()))
 
 
 class KeptConnectionTests(AgentCase):
@@ -1023,14 +1098,12 @@ class BrokenResponseTests(AgentCase):
         """
         What a server says before it was asked anything ends the connection.
         """
-        agent = self.agent()
-        connection = Connection(self.clock, agent, secure=False)
+        connection = Connection(self.pool())
         wire = Wire(self.clock, connection, deaf=False)
         connection.makeConnection(wire)
         wire.say(OK)
         self.assertTrue(wire.aborted)
         self.successResultOf(connection.ready)
-        self.successResultOf(Deferred.fromCoroutine(agent.close()))
 
 
 RESPONSES = st.sampled_from(
