@@ -15,11 +15,10 @@ from functools import partial
 from io import BytesIO
 from typing import Any, Literal
 
-from attrs import field, frozen
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer
+from twisted.web.iweb import IAgent
 from zope.interface import implementer  # type: ignore[import-untyped, unused-ignore]
 
 from component_http.contract.reply import Response
@@ -28,39 +27,12 @@ from component_http.turns import Turns
 from component_http.webhook.connection import Connection
 from component_http.webhook.pool import Pool, no_connection
 from component_http.webhook.response import WholeResponse
-from component_http.webhook.time_limits import TimeLimits
 
 AT_ONCE_BYTES = 16_384
 """
 The largest body that is handed over as soon as it is there; to make stanzas of 1 MiB can take 0.4 s, so larger ones
 are handed over one in each turn of the reactor.
 """
-
-
-@implementer(IBodyProducer)
-@frozen
-class BytesProducer:
-    """A request body that is in memory already, so it is written at once."""
-
-    body: bytes = field(repr=False)
-
-    @property
-    def length(self) -> int:
-        """Bytes, for Content-Length."""
-        return len(self.body)
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self.body)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """Nothing to pause."""
-
-    def resumeProducing(self) -> None:
-        """Nothing to resume."""
-
-    def stopProducing(self) -> None:
-        """Nothing to stop."""
 
 
 class _Request(Deferred[Response]):
@@ -100,46 +72,21 @@ class PooledAgent:
     nobody else waiting (`AT_ONCE_BYTES`).
     """
 
-    def __init__(
-        self,
-        origin: bytes,
-        host: bytes,
-        endpoint: Any,
-        clock: Any,
-        *,
-        secure: bool,
-        timeout: float,
-        connect_timeout: float,
-        max_connections: int,
-        body_limit: Callable[[int], int],
-    ) -> None:
+    def __init__(self, origin: bytes, host: bytes, pool: Pool, timeout: float) -> None:
         """
         Args:
             origin: The start of every URL, such as b"http://127.0.0.1:8080".
             host: The value of the Host header.
-            endpoint: An `IStreamClientEndpoint`: connects to the origin; with TLS around it where `secure`.
-            clock: An `IReactorTime`.
+            pool: The connections, for this agent alone.
             timeout: Seconds from connecting to the last byte of the body.
-            connect_timeout: Seconds of these that connecting and the TLS handshake may take.
-            max_connections: Connections at once, idle and closing ones included.
-            body_limit: The bytes of body to read at most, given the status.
         """
         self._origin = origin
         self._host = host
         self._timeout = timeout
-        self._connect_timeout = min(connect_timeout, timeout)
-        self._limits = TimeLimits(clock)
-        self._turns = Turns(clock)
-        self._pool = Pool(
-            endpoint,
-            clock,
-            self._limits,
-            self._serve,
-            secure=secure,
-            connect_timeout=self._connect_timeout,
-            max_connections=max_connections,
-            body_limit=body_limit,
-        )
+        self._limits = pool.limits
+        self._turns = Turns(pool.clock)
+        self._pool = pool
+        pool.freed = self._serve
         # In arrival order; a dictionary, because one that is cancelled must leave without a search.
         self._waiting: dict[_Request, None] = {}
         self._serving = False
@@ -159,7 +106,7 @@ class PooledAgent:
         Args:
             uri: Absolute and percent-encoded; sent byte for byte from the path on.
             headers: The Host header is ours.
-            bodyProducer: Must have written everything when its `startProducing` returns, as `BytesProducer` has.
+            bodyProducer: Writes the body, which is sent when all of it is written.
             fresh: Use a connection that has carried no request before.
 
         Returns:
@@ -167,14 +114,15 @@ class PooledAgent:
 
         Source: `twisted.web.iweb.IAgent`.
         """
-        body = BytesIO()
-        if bodyProducer is not None:
-            bodyProducer.startProducing(body)
-        try:
+
+        async def whole() -> WholeResponse:
+            body = BytesIO()
             head = self.head(method, uri, headers or Headers())
-        except ValueError as error:
-            return fail(error)
-        return self.send(with_body(head, b"", body.getvalue()), fresh).addCallback(WholeResponse)
+            if bodyProducer is not None:
+                await bodyProducer.startProducing(body)
+            return WholeResponse(await self.send(with_body(head, b"", body.getvalue()), fresh))
+
+        return Deferred.fromCoroutine(whole())
 
     def head(self, method: bytes, uri: bytes, headers: Headers) -> bytes:
         """
@@ -270,7 +218,7 @@ class PooledAgent:
 
     def _too_late(self, request: _Request) -> None:
         if isinstance(request.stage, Deferred):
-            self._fail(request, no_connection(self._connect_timeout))
+            self._fail(request, no_connection(self._timeout))
         else:
             self._fail(request, TimedOut(f"no complete answer within {self._timeout:g} s"))
 

@@ -24,7 +24,8 @@ from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
 from component_http.tls import client_tls
-from component_http.webhook.agent import BytesProducer, PooledAgent, with_body
+from component_http.webhook.agent import PooledAgent, with_body
+from component_http.webhook.pool import Pool
 
 MAX_OTHER_BODY_BYTES = 65_536
 """Bytes read of a body that nobody looks at (any status but 200), so that the connection can be used again."""
@@ -82,17 +83,15 @@ class WebhookClient:
         self._origin = where.origin
         origin = where.origin.encode("ascii")
         fixed = _static_headers(headers or {}, where.authorization, bearer_token, user_agent)
-        self._agent = PooledAgent(
-            origin,
-            where.host_header,
+        pool = Pool(
             _endpoint(where, reactor, connect_timeout, trust_root),
             reactor,
             secure=where.secure,
-            timeout=timeout,
             connect_timeout=connect_timeout,
             max_connections=max_connections,
             body_limit=lambda status: max_body_bytes if status == 200 else MAX_OTHER_BODY_BYTES,
         )
+        self._agent = PooledAgent(origin, where.host_header, pool, timeout)
         self._http = _PreparedClient(self._agent, self._agent.head(b"POST", origin + where.target, fixed))
 
     def __repr__(self) -> str:
@@ -129,8 +128,7 @@ class _PreparedClient(HTTPClient):
     """treq's client for one POST that is made again and again: its head is written, and no agent is put around ours."""
 
     def __init__(self, agent: Any, head: bytes) -> None:
-        producer: Any = BytesProducer
-        super().__init__(agent, data_to_body_producer=producer)
+        super().__init__(agent)
         self._send: Callable[[bytes, bool], Deferred[Response]] = agent.send
         self._head = head
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from typing import Any
-from typing import Protocol as Seam
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
@@ -18,6 +17,9 @@ from component_http.errors import ConnectionCut
 from component_http.waiters import Waiters
 from component_http.webhook.response import ResponseReader, read_at_once
 
+if TYPE_CHECKING:
+    from component_http.webhook.pool import Pool
+
 FAREWELL_SECONDS = 1.0
 """Seconds a server has to close with us; a TLS peer that never answers would else hold the socket for ever."""
 
@@ -26,27 +28,6 @@ READ_BYTES = 8192
 Bytes read at once from one connection. Small chunks and short header lines cost most for each byte, and everything else
 waits until all connections that have something were read once.
 """
-
-
-class Pool(Seam):
-    """
-    The pool that a connection belongs to.
-
-    Attributes:
-        clock: An `IReactorTime`.
-        secure: Its connections run over TLS: the handshake counts as part of connecting.
-        body_limit: The bytes of body to read at most, given the status.
-    """
-
-    clock: Any
-    secure: bool
-    body_limit: Callable[[int], int]
-
-    def park(self, connection: Connection, seconds: float) -> None:
-        """Keep a connection whose response is complete for another request, for so long at most."""
-
-    def gone(self, connection: Connection) -> None:
-        """Forget a connection, because its socket is closed."""
 
 
 @implementer(IHandshakeListener)

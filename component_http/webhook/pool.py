@@ -20,16 +20,18 @@ class Pool:
     At most so many connections to one origin; the idle ones are kept for a while.
 
     Attributes:
-        clock, secure, body_limit: See `component_http.webhook.connection.Pool`.
+        clock: An `IReactorTime`.
+        secure: The connections run over TLS: the handshake counts as part of connecting.
+        body_limit: The bytes of body to read at most, given the status.
         closed: No connection is kept any more.
+        freed: Called when a connection is idle, and when there is one less.
+        limits: The time limits of the idle connections, and those of the requests beside them.
     """
 
     def __init__(
         self,
         endpoint: Any,
         clock: Any,
-        limits: TimeLimits,
-        freed: Callable[[], None],
         *,
         secure: bool,
         connect_timeout: float,
@@ -38,18 +40,17 @@ class Pool:
     ) -> None:
         """
         Args:
-            limits: The time limits of idle connections are among these.
-            freed: Called when a connection is idle, and when there is one less.
-
-        The other arguments are those of `component_http.webhook.agent.PooledAgent`.
+            endpoint: An `IStreamClientEndpoint`: connects to the origin; with TLS around it where `secure`.
+            connect_timeout: Seconds that connecting and the TLS handshake may take.
+            max_connections: Connections at once, idle and closing ones included.
         """
         self.clock = clock
         self.secure = secure
         self.body_limit = body_limit
         self.closed = False
+        self.freed: Callable[[], None] = lambda: None
+        self.limits = TimeLimits(clock)
         self._endpoint = endpoint
-        self._limits = limits
-        self._freed = freed
         self._connect_timeout = connect_timeout
         self._max_connections = max_connections
         # In the order in which they became idle.
@@ -63,7 +64,7 @@ class Pool:
             connection, _ = self._idle.popitem()
             if not connection.stale():
                 return connection
-            self._limits.end(connection)
+            self.limits.end(connection)
             connection.leave()
         return None
 
@@ -97,24 +98,24 @@ class Pool:
             await connection.when_gone()
 
     def park(self, connection: Connection, seconds: float) -> None:
-        """See `component_http.webhook.connection.Pool.park`."""
+        """Keep a connection whose response is complete for another request, for so long at most."""
         if self.closed:
             connection.leave()
             return
         self._idle[connection] = None
-        self._limits.begin(connection, seconds, self._dismiss)
-        self._freed()
+        self.limits.begin(connection, seconds, self._dismiss)
+        self.freed()
 
     def gone(self, connection: Connection) -> None:
-        """See `component_http.webhook.connection.Pool.gone`."""
+        """Forget a connection, because its socket is closed."""
         self._idle.pop(connection, None)
-        self._limits.end(connection)
+        self.limits.end(connection)
         self._connections.discard(connection)
-        self._freed()
+        self.freed()
 
     def _dismiss(self, connection: Connection) -> None:
         self._idle.pop(connection)
-        self._limits.end(connection)
+        self.limits.end(connection)
         connection.leave()
 
     async def _opened(self) -> Connection:
@@ -134,10 +135,10 @@ class Pool:
         factory = Factory.forProtocol(lambda: Connection(self))
         factory.noisy = False
         try:
-            connection = await _endpoint_connected(self._endpoint, factory)
+            connection: Connection = await self._endpoint.connect(factory)
         except Exception:
             self._connecting -= 1
-            self._freed()
+            self.freed()
             raise
         self._connecting -= 1
         self._connections.add(connection)
@@ -147,25 +148,3 @@ class Pool:
 def no_connection(seconds: float) -> ConnectionFailed:
     """Make the error for a connection that did not come about in time."""
     return ConnectionFailed(f"no connection within {seconds:g} s")
-
-
-def _endpoint_connected(endpoint: Any, factory: Factory[Any]) -> Deferred[Connection]:
-    """Connect; unlike the endpoint's own Deferred, which may say that DNS failed, a cancelled one says so."""
-    cancelled = False
-
-    def cancel(_opened: Deferred[Connection]) -> None:
-        nonlocal cancelled
-        cancelled = True
-        connecting.cancel()
-
-    def connected(connection: Any) -> None:
-        opened.callback(connection)
-
-    def failed(reason: Any) -> None:
-        if not cancelled:
-            opened.errback(reason)
-
-    opened: Deferred[Connection] = Deferred(cancel)
-    connecting = endpoint.connect(factory)
-    connecting.addCallbacks(connected, failed)
-    return opened

@@ -10,7 +10,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
@@ -21,7 +22,7 @@ from zope.interface import implementer
 
 from component_http.contract.url import WebhookUrl
 from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, WebhookError
-from component_http.webhook.agent import AT_ONCE_BYTES, BytesProducer, PooledAgent
+from component_http.webhook.agent import AT_ONCE_BYTES, PooledAgent
 from component_http.webhook.client import WebhookClient
 from component_http.webhook.connection import FAREWELL_SECONDS, READ_BYTES, Connection
 from component_http.webhook.pool import Pool
@@ -33,7 +34,6 @@ from component_http.webhook.response import (
     MAX_INTERIM_RESPONSES,
     WholeResponse,
 )
-from component_http.webhook.time_limits import TimeLimits
 from tests.unit.work import Reactor
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -124,6 +124,17 @@ class Origin:
         connected.errback(ConnectionRefusedError())
 
 
+class BytesProducer:
+    """A request body in memory, written at once."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self.body)
+        return succeed(None)
+
+
 class AgentCase(SynchronousTestCase):
     """What the tests of the agent share: one origin, one clock."""
 
@@ -142,29 +153,17 @@ class AgentCase(SynchronousTestCase):
     def agent(
         self, *, max_connections: int = 1, secure: bool = False, timeout: float = 60.0, body_limit: int = 1000
     ) -> PooledAgent:
-        return PooledAgent(
-            b"http://bot",
-            b"bot",
-            self.origin,
-            self.clock,
-            secure=secure,
-            timeout=timeout,
-            connect_timeout=5.0,
-            max_connections=max_connections,
-            body_limit=lambda status: body_limit if status == 200 else 100,
-        )
+        return PooledAgent(b"http://bot", b"bot", self.pool(max_connections, secure, body_limit), timeout)
 
-    def pool(self) -> Pool:
+    def pool(self, max_connections: int = 1, secure: bool = False, body_limit: int = 1000) -> Pool:
         """A pool without connections."""
         return Pool(
             self.origin,
             self.clock,
-            TimeLimits(self.clock),
-            lambda: None,
-            secure=False,
+            secure=secure,
             connect_timeout=5.0,
-            max_connections=1,
-            body_limit=lambda status: 1000,
+            max_connections=max_connections,
+            body_limit=lambda status: body_limit if status == 200 else 100,
         )
 
     def post(
@@ -336,6 +335,22 @@ class Socket(Wire):
 
     def write(self, data: bytes) -> None:
         super().write(b"<later>" + data)
+
+
+class TreqTests(AgentCase):
+    """treq over this agent."""
+
+    def test_treq(self) -> None:
+        """
+        treq's own client makes a request through the agent and reads the response.
+        """
+        client = HTTPClient(self.agent(), data_to_body_producer=BytesProducer)
+        answer = client.post("http://bot/path", data=b"hello", allow_redirects=False)
+        wire = self.origin.accept()
+        self.assertTrue(wire.value().startswith(b"POST /path HTTP/1.1\r\nHost: bot\r\n"))
+        self.assertTrue(wire.value().endswith(b"Content-Length: 5\r\n\r\nhello"))
+        wire.say(OK)
+        self.assertEqual("{}", self.successResultOf(self.successResultOf(answer).text()))
 
 
 class WriteTests(AgentCase):
