@@ -182,7 +182,7 @@ class Connection(Protocol):
             self._settle(ConnectionCut(why, reused=self.reused, started=True), 0.0)
 
     def _settle(self, outcome: Response | ConnectionCut, keep: float) -> None:
-        """End an exchange, but first let the connection find its place: who acts on the outcome may need it."""
+        """End an exchange, but first let the connection find its place: whoever acts on the outcome may need it."""
         told = self._told
         assert told is not None
         self._reader = self._told = None

@@ -69,7 +69,7 @@ class Pool:
         return None
 
     def has_room(self) -> bool:
-        """Whether one more connection may be opened."""
+        """Tell whether one more connection may be opened."""
         return len(self._connections) + self._connecting < self._max_connections
 
     def make_room(self) -> bool:
