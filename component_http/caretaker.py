@@ -9,13 +9,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
 from component_http.errors import SpoolError
 from component_http.interfaces import Found, Spool
+from component_http.log import Logger
 from component_http.spool.facts import answer, facts_of_webhook
 
 INTERVAL = 1.0

@@ -8,7 +8,6 @@ from typing import Any
 from attrs import frozen
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
@@ -19,6 +18,7 @@ from component_http.contract.outbound import OutboundStanza
 from component_http.delivery.status import Status
 from component_http.errors import SettingsError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Webhook
+from component_http.log import Logger, set_level
 from component_http.running import Running
 from component_http.settings import Settings
 from component_http.sizing import too_few_files
@@ -73,6 +73,7 @@ class Gateway(MultiService):
         if webhook is not None and answer is not None:
             raise TypeError("a gateway has a webhook or an answer function, not both")
         super().__init__()
+        set_level(settings.log.level)
         if (webhook, answer, settings.component.component_post_url, settings.api.listen) == (None, None, None, None):
             raise SettingsError(
                 "component.component_post_url is missing, and so is api.listen: without a webhook and without an API"

@@ -9,7 +9,6 @@ from secrets import token_bytes
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
@@ -21,6 +20,7 @@ from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
 from component_http.delivery.status import Status
 from component_http.errors import SpoolError
+from component_http.log import Logger
 from component_http.sizing import api_connections
 from component_http.spool.database import SpoolLock
 from component_http.throttle import LOG_INTERVAL, Throttle

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from twisted.logger import Logger
 from twisted.python import usage
 
 from component_http._version import __version__
 from component_http.errors import SettingsError
+from component_http.log import Logger
 from component_http.settings import SECRET_VARIABLE, Setting, Settings, reference, retired_flags, unknown_flag
 from component_http.settings.values.value_type import shown
 

@@ -10,13 +10,13 @@ from attrs import define, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, INegotiated, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from component_http.api.exchange import Admitted, Answer, Call, Problem, problem_json
 from component_http.api.http1 import CONTINUE, Head, RequestReader, response
 from component_http.chunks import BodyTooLarge
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.turns import Turns
 from component_http.waiters import Ongoing
 

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
@@ -41,6 +40,7 @@ from component_http.errors import (
     Unanswered,
 )
 from component_http.interfaces import Observer, Sender
+from component_http.log import Logger
 from component_http.waiters import Ongoing
 
 DEFAULT_TIMEOUT = 30.0

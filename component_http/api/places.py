@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from twisted.logger import Logger
-
 from component_http.api.connection import Connection, Site
+from component_http.log import Logger
 from component_http.throttle import Folded
 
 

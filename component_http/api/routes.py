@@ -9,7 +9,6 @@ from urllib.parse import unquote
 
 from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from component_http.api import hooks, openapi, post_msg, rest, v1
@@ -21,6 +20,7 @@ from component_http.api.reading import unpacked
 from component_http.api.secrets import BySecret
 from component_http.api.tokens import Token, Tokens, check_rate
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.throttle import Folded
 
 _CarryOut = Callable[[Call], Awaitable[Answer]]

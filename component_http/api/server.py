@@ -10,7 +10,6 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IListeningPort, IProtocolNegotiationFactory, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -18,6 +17,7 @@ from component_http.api.connection import CLOSE_TIME, Site
 from component_http.api.exchange import Admitted, Answer, Call
 from component_http.api.places import Places
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.turns import Turns
 from component_http.waiters import Ongoing
 

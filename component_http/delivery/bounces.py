@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from component_http.contract.address import Address
 from component_http.contract.conditions import read_error
@@ -15,6 +14,7 @@ from component_http.contract.stanza import Stanza
 from component_http.delivery.fates import Fates
 from component_http.errors import Bounced
 from component_http.interfaces import Observer, OutboundSpool
+from component_http.log import Logger
 from component_http.throttle import Folded
 
 MAX_PUSHED = 10_000

@@ -8,7 +8,6 @@ from functools import partial
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from component_http.contract import conditions, reply
@@ -23,6 +22,7 @@ from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
 from component_http.errors import SpoolError
 from component_http.interfaces import DeliverySpool, Observer
+from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.waiters import follow
 

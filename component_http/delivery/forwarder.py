@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from component_http.contract.delivery import Delivery
@@ -22,6 +21,7 @@ from component_http.delivery.outcomes import Outcomes
 from component_http.delivery.retry import FINAL, AttemptResult, GiveUp, Retry, RetryPolicy, outcome_class
 from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
+from component_http.log import Logger
 
 HANGING = 10.0
 """

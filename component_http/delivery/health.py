@@ -6,7 +6,6 @@ from typing import Literal
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from component_http.contract import conditions
 from component_http.contract.conditions import StanzaError
@@ -17,6 +16,7 @@ from component_http.delivery.load import Load
 from component_http.delivery.retry import AttemptResult, is_rejection
 from component_http.errors import CertificateInvalid
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
 
 

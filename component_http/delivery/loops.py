@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from attrs import define
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 
 from component_http.contract.delivery import Delivery
@@ -15,6 +14,7 @@ from component_http.contract.stanza import Stanza
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.interfaces import Observer
+from component_http.log import Logger
 
 
 @define(eq=False)

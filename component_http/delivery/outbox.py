@@ -11,7 +11,6 @@ from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from component_http.contract.composing import Composed
@@ -25,6 +24,7 @@ from component_http.delivery.too_large import TooLarge
 from component_http.delivery.unkept import Group, UnkeptStanzas
 from component_http.errors import NotSent, SpoolError
 from component_http.interfaces import Observer, OutboundSpool, Outlet
+from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.waiters import Waiters, abandon
 

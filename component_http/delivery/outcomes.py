@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from attrs import define, evolve, field
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from component_http.contract import conditions, reply
 from component_http.contract.conditions import StanzaError
@@ -17,6 +16,7 @@ from component_http.delivery.health import Health
 from component_http.delivery.retry import AttemptResult, GiveUp
 from component_http.errors import TimedOut
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from component_http.contract.conditions import error_stanza
 from component_http.contract.stanza import Stanza
 from component_http.delivery.admission import REASONS, Refused
 from component_http.interfaces import Observer, Outlet
+from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
 
 REFUSAL_INTERVAL = 1.0

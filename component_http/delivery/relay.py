@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from component_http.contract import conditions, reply
@@ -41,6 +40,7 @@ from component_http.delivery.starts import Starts
 from component_http.delivery.status import Status
 from component_http.errors import DeliveryEnded, SpoolError
 from component_http.interfaces import DeliverySpool, Observer, Outlet, Valve
+from component_http.log import Logger
 
 NOT_READY_ABOVE = 0.8
 """How full the backlog is, as a part of its limits, when no more should be sent here."""

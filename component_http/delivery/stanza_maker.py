@@ -7,7 +7,6 @@ from itertools import zip_longest
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 
 from component_http.contract.outbound import OutboundStanza, outbound_stanza
@@ -16,6 +15,7 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
 from component_http.errors import AnswerRefused, XmlRefused
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.throttle import Folded
 
 

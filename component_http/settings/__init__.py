@@ -36,6 +36,7 @@ from component_http.settings.catalog import (
 from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
 from component_http.settings.declaration import Table, without_line_end
 from component_http.settings.delivery import DeliverySettings
+from component_http.settings.log import LogSettings
 from component_http.settings.reading import Reading
 from component_http.settings.spool import SpoolSettings
 from component_http.settings.webhook import WebhookSettings
@@ -46,6 +47,7 @@ __all__ = [
     "ComponentSettings",
     "DeliverySettings",
     "HookSettings",
+    "LogSettings",
     "Setting",
     "Settings",
     "SpoolSettings",
@@ -79,6 +81,7 @@ class Settings(Table):
     delivery: DeliverySettings = field(kw_only=True, factory=DeliverySettings)
     spool: SpoolSettings = field(kw_only=True, factory=SpoolSettings)
     api: ApiSettings = field(kw_only=True, factory=ApiSettings)
+    log: LogSettings = field(kw_only=True, factory=LogSettings)
     conditions: Mapping[int, StanzaError] = CONDITIONS
     file: str | None = field(kw_only=True, default=None, eq=False, repr=False)
 

@@ -13,6 +13,7 @@ from component_http.settings.api import ApiSettings
 from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
 from component_http.settings.declaration import About, Table, about, setting
 from component_http.settings.delivery import DeliverySettings
+from component_http.settings.log import LogSettings
 from component_http.settings.spool import SpoolSettings
 from component_http.settings.values.http import STATUS_ERRORS
 from component_http.settings.values.plain import RATE
@@ -20,7 +21,8 @@ from component_http.settings.values.value_type import hint, nearest, shown
 from component_http.settings.webhook import WebhookSettings
 
 TABLES: Mapping[str, type[AttrsInstance]] = {
-    table.TABLE: table for table in (ComponentSettings, WebhookSettings, DeliverySettings, SpoolSettings, ApiSettings)
+    table.TABLE: table
+    for table in (ComponentSettings, WebhookSettings, DeliverySettings, SpoolSettings, ApiSettings, LogSettings)
 }
 
 CONDITIONS: Any = setting(

@@ -9,10 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from twisted.logger import Logger
-
 from component_http.errors import DiskFull
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.spool.database import OPENING_BYTES, is_full, make_private, may_be_full
 from component_http.spool.room import Ballast
 from component_http.spool.rows import Damaged, file_sizes

@@ -1,33 +1,31 @@
 """
-A bounded pool of connections to one origin, as an agent that treq can use.
+Requests to one origin over a bounded pool of connections, as an agent that treq can use.
 
 Twisted's own agent bounds idle connections but not requests, hides whether a connection was used before, reads
 headers and bodies without end, and lets a peer that never says goodbye hold a TLS socket for ever.
 
-The path of a request: `PooledAgent` makes bytes of it; it waits for its turn, gets an idle `Connection` or a new one,
-and ends with a `WholeResponse` or one `WebhookError`.
+The path of a request: `PooledAgent` gives it its turn, and an idle `Connection` of its `Pool` or a new one; it ends
+with a response or one `WebhookError`.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any, Literal
 
-from attrs import field, frozen
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
+from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer
+from twisted.web.iweb import IAgent
 from zope.interface import implementer  # type: ignore[import-untyped, unused-ignore]
 
+from component_http.contract.reply import Response
 from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, WebhookError
-from component_http.tls import tls_failure
 from component_http.turns import Turns
 from component_http.webhook.connection import Connection
+from component_http.webhook.pool import Pool, no_connection
 from component_http.webhook.response import WholeResponse
 
 AT_ONCE_BYTES = 16_384
@@ -37,65 +35,22 @@ are handed over one in each turn of the reactor.
 """
 
 
-@implementer(IBodyProducer)
-@frozen
-class BytesProducer:
-    """A request body that is in memory already, so it is written at once."""
-
-    body: bytes = field(repr=False)
-
-    @property
-    def length(self) -> int:
-        """Bytes, for Content-Length."""
-        return len(self.body)
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self.body)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """Nothing to pause."""
-
-    def resumeProducing(self) -> None:
-        """Nothing to resume."""
-
-    def stopProducing(self) -> None:
-        """Nothing to stop."""
-
-
-class _Request:
+class _Request(Deferred[Response]):
     """
-    A request, from being asked for to its outcome.
+    A request, from being asked for to its outcome: the Deferred of that.
 
     Attributes:
-        data: As it is written.
+        data: All of it, as it is written.
         fresh: It wants a connection that has carried no request before.
-        done: Fires with the response or fails with a `WebhookError`; cancelling it ends the request.
         stage: How far it has come: it waits for its turn; the Deferred of the connection that is made for it; the
             connection that it was sent over; it has its outcome, which may still wait to be handed over.
-        deadline: When it is given up, once it has its turn.
     """
 
-    __slots__ = ("data", "deadline", "done", "fresh", "stage")
-
-    def __init__(self, data: bytes, fresh: bool, cancel: Callable[[_Request], None]) -> None:
+    def __init__(self, data: bytes, fresh: bool, cancel: Callable[[Any], None]) -> None:
+        super().__init__(cancel)
         self.data = data
         self.fresh = fresh
-        self.done: Deferred[WholeResponse] = Deferred(lambda _: cancel(self))
         self.stage: Literal["waiting", "over"] | Deferred[Any] | Connection = "waiting"
-        self.deadline = 0.0
-
-
-class _ConnectionFactory(Factory):
-    """Builds a connection for each address that the endpoint tries."""
-
-    noisy = False
-
-    def __init__(self, build: Callable[[], Connection]) -> None:
-        self._build = build
-
-    def buildProtocol(self, addr: IAddress | None) -> Connection:
-        return self._build()
 
 
 @implementer(IAgent)
@@ -117,56 +72,30 @@ class PooledAgent:
     nobody else waiting (`AT_ONCE_BYTES`).
     """
 
-    def __init__(
-        self,
-        origin: bytes,
-        host: bytes,
-        endpoint: Any,
-        clock: Any,
-        *,
-        secure: bool,
-        timeout: float,
-        connect_timeout: float,
-        max_connections: int,
-        body_limit: Callable[[int], int],
-    ) -> None:
+    def __init__(self, origin: bytes, host: bytes, pool: Pool, timeout: float) -> None:
         """
         Args:
             origin: The start of every URL, such as b"http://127.0.0.1:8080".
             host: The value of the Host header.
-            endpoint: An `IStreamClientEndpoint`: connects to the origin; with TLS around it where `secure`.
-            clock: An `IReactorTime`.
+            pool: The connections, for this agent alone.
             timeout: Seconds from connecting to the last byte of the body.
-            connect_timeout: Seconds of these that connecting and the TLS handshake may take.
-            max_connections: Connections at once, idle and closing ones included.
-            body_limit: The bytes of body to read at most, given the status.
         """
         self._origin = origin
         self._host = host
-        self._endpoint = endpoint
-        self._clock = clock
         self._timeout = timeout
-        self._connect_timeout = min(connect_timeout, timeout)
-        self._max_connections = max_connections
-        self._body_limit = body_limit
-        self._factory = _ConnectionFactory(lambda: Connection(clock, self, secure=secure))
+        self._limits = pool.limits
+        self._turns = Turns(pool.clock)
+        self._pool = pool
+        pool.freed = self._serve
         # In arrival order; a dictionary, because one that is cancelled must leave without a search.
         self._waiting: dict[_Request, None] = {}
-        # Those that had their turn, in the order of their deadlines; the first of them is what the timer is for.
-        self._under_way: OrderedDict[_Request, None] = OrderedDict()
-        self._timer: Any = None
-        self._idle: dict[Connection, Any] = {}
-        self._connections: set[Connection] = set()
-        self._turns = Turns(clock)
-        self._connecting = 0
         self._serving = False
-        self._closed = False
 
     def request(
         self,
         method: bytes,
         uri: bytes,
-        headers: Headers | bytes | None = None,
+        headers: Headers | None = None,
         bodyProducer: Any = None,
         *,
         fresh: bool = False,
@@ -176,8 +105,8 @@ class PooledAgent:
 
         Args:
             uri: Absolute and percent-encoded; sent byte for byte from the path on.
-            headers: Or their lines, as they are written. The Host header is ours.
-            bodyProducer: Must have written everything when its `startProducing` returns, as `BytesProducer` has.
+            headers: The Host header is ours.
+            bodyProducer: Writes the body, which is sent when all of it is written.
             fresh: Use a connection that has carried no request before.
 
         Returns:
@@ -185,25 +114,47 @@ class PooledAgent:
 
         Source: `twisted.web.iweb.IAgent`.
         """
+
+        async def whole() -> WholeResponse:
+            body = BytesIO()
+            head = self.head(method, uri, headers or Headers())
+            if bodyProducer is not None:
+                await bodyProducer.startProducing(body)
+            return WholeResponse(await self.send(with_body(head, b"", body.getvalue()), fresh))
+
+        return Deferred.fromCoroutine(whole())
+
+    def head(self, method: bytes, uri: bytes, headers: Headers) -> bytes:
+        """
+        Write the head of requests, without what is particular to each; see `with_body`.
+
+        Raises:
+            ValueError: The URI is of another origin.
+        """
         target = uri[len(self._origin) :]
         if not uri.startswith(self._origin) or not target.startswith(b"/"):
-            return fail(ValueError("this agent is for another origin"))
-        if self._closed:
-            return fail(ConnectionFailed("closed"))
-        lines = headers if isinstance(headers, bytes) else header_lines(headers or Headers())
-        body = b"" if bodyProducer is None else _written(bodyProducer)
-        data = b"%s %s HTTP/1.1\r\nHost: %s\r\n%sContent-Length: %d\r\n\r\n%s" % (
-            method,
-            target,
-            self._host,
-            lines,
-            len(body),
-            body,
+            raise ValueError("this agent is for another origin")
+        lines = b"".join(
+            b"%s: %s\r\n" % (name, value)
+            for name, values in headers.getAllRawHeaders()
+            if name.lower() != b"host"
+            for value in values
         )
+        return b"%s %s HTTP/1.1\r\nHost: %s\r\n%s" % (method, target, self._host, lines)
+
+    def send(self, data: bytes, fresh: bool = False) -> Deferred[Response]:
+        """
+        Send a request that is written already, and read the whole response; like `request` in everything else.
+
+        Returns:
+            Fires with the response, whose body is None where it is larger than the agent reads.
+        """
+        if self._pool.closed:
+            return fail(ConnectionFailed("closed"))
         request = _Request(data, fresh, self._cancel)
         self._waiting[request] = None
         self._serve()
-        return request.done
+        return request
 
     async def close(self) -> None:
         """
@@ -212,13 +163,10 @@ class PooledAgent:
         Running requests go on, and their connections close after them; cancel them first to have everything gone
         when this returns.
         """
-        self._closed = True
+        self._pool.closed = True
         while self._waiting:
             self._fail(next(iter(self._waiting)), ConnectionFailed("closed"))
-        for connection in tuple(self._idle):
-            self._dismiss(connection)
-        for connection in [each for each in self._connections if each.leaving]:
-            await connection.when_gone()
+        await self._pool.close()
 
     def _cancel(self, request: _Request) -> None:
         """Free what a request holds that nobody waits for any more."""
@@ -227,9 +175,9 @@ class PooledAgent:
         self._serve()
 
     def _release(self, request: _Request) -> None:
-        stage = request.stage
+        stage, request.stage = request.stage, "over"
         self._waiting.pop(request, None)
-        self._end(request)
+        self._limits.end(request)
         if isinstance(stage, Deferred):
             stage.cancel()
         elif isinstance(stage, Connection):
@@ -237,7 +185,7 @@ class PooledAgent:
 
     def _fail(self, request: _Request, error: WebhookError) -> None:
         self._release(request)
-        request.done.errback(Failure(error))
+        request.errback(Failure(error))
 
     def _serve(self) -> None:
         # What a turn starts may end at once and free the next turn: a loop, because a long queue would nest too deep.
@@ -253,177 +201,55 @@ class PooledAgent:
     def _serve_first(self) -> bool:
         """Do the next thing for the request that waits longest; False if only time can help it."""
         request = next(iter(self._waiting))
-        if self._idle and not request.fresh:
-            connection, timer = self._idle.popitem()
-            timer.cancel()
-            if connection.stale():
-                connection.leave()
-            else:
-                self._begin(request)
-                self._send(request, connection)
-        elif len(self._connections) + self._connecting < self._max_connections:
-            self._begin(request)
-            self._connect(request)
-        elif self._idle and not any(connection.leaving for connection in self._connections):
-            self._dismiss(next(iter(self._idle)))
+        connection = None if request.fresh else self._pool.take()
+        if connection is None and not self._pool.has_room():
+            return self._pool.make_room()
+        del self._waiting[request]
+        self._limits.begin(request, self._timeout, self._too_late)
+        if connection is not None:
+            self._limits.end(connection)
+            self._send(request, connection)
         else:
-            return False
+            request.stage = opening = self._pool.open()
+            opening.addCallbacks(
+                lambda connection: self._send(request, connection), lambda reason: self._not_connected(request, reason)
+            )
         return True
 
-    def _begin(self, request: _Request) -> None:
-        """Let the time limit of a request begin."""
-        del self._waiting[request]
-        request.deadline = self._clock.seconds() + self._timeout
-        self._under_way[request] = None
-        if self._timer is None:
-            self._timer = self._clock.callLater(self._timeout, self._look_at_deadlines)
-
-    def _look_at_deadlines(self) -> None:
-        self._timer = None
-        now = self._clock.seconds()
-        while self._under_way:
-            first = next(iter(self._under_way))
-            if first.deadline > now:
-                self._timer = self._clock.callLater(first.deadline - now, self._look_at_deadlines)
-                return
-            if isinstance(first.stage, Deferred):
-                self._fail(first, _no_connection(self._connect_timeout))
-            else:
-                self._fail(first, TimedOut(f"no complete answer within {self._timeout:g} s"))
-
-    def _end(self, request: _Request) -> None:
-        """Forget a request that has its outcome, and the timer with the last one."""
-        request.stage = "over"
-        self._under_way.pop(request, None)
-        if not self._under_way and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _too_late(self, request: _Request) -> None:
+        if isinstance(request.stage, Deferred):
+            self._fail(request, no_connection(self._timeout))
+        else:
+            self._fail(request, TimedOut(f"no complete answer within {self._timeout:g} s"))
 
     def _send(self, request: _Request, connection: Connection) -> None:
         request.stage = connection
-        connection.exchange(request.data, self._body_limit, lambda outcome: self._exchanged(request, outcome))
+        connection.exchange(request.data, partial(self._exchanged, request))
 
-    def _exchanged(self, request: _Request, outcome: WholeResponse | ConnectionCut) -> None:
-        self._end(request)
+    def _exchanged(self, request: _Request, outcome: Response | ConnectionCut) -> None:
+        request.stage = "over"
+        self._limits.end(request)
         if isinstance(outcome, ConnectionCut):
-            request.done.errback(Failure(outcome))
-        elif len(outcome.body) > AT_ONCE_BYTES:
+            request.errback(Failure(outcome))
+        elif outcome.body is not None and len(outcome.body) > AT_ONCE_BYTES:
             self._turns.ask(lambda: self._hand_over(request, outcome))
         else:
-            request.done.callback(outcome)
+            request.callback(outcome)
 
-    def _hand_over(self, request: _Request, response: WholeResponse) -> bool:
-        """Give a long response to who waits for it; False if it was cancelled meanwhile."""
-        if request.done.called:
+    def _hand_over(self, request: _Request, response: Response) -> bool:
+        """Give a long response to whoever waits for it; False if it was cancelled meanwhile."""
+        if request.called:
             return False
-        request.done.callback(response)
+        request.callback(response)
         return True
-
-    # -- connections --
-
-    def _connect(self, request: _Request) -> None:
-        self._connecting += 1
-        connecting = Deferred.fromCoroutine(self._connected())
-        request.stage = connecting
-        connecting.addTimeout(self._connect_timeout, self._clock, lambda _, seconds: Failure(_no_connection(seconds)))
-        connecting.addCallbacks(
-            lambda connection: self._send(request, connection), lambda reason: self._not_connected(request, reason)
-        )
 
     def _not_connected(self, request: _Request, reason: Failure) -> None:
         if request.stage != "over":
-            error = reason.value
-            self._end(request)
-            assert isinstance(error, WebhookError)
-            request.done.errback(reason)
-
-    async def _connected(self) -> Connection:
-        connection = None
-        try:
-            connection = await self._reach()
-            await connection.ready
-        except CancelledError:
-            if connection is not None:
-                connection.abort()
-            raise
-        except Exception as error:
-            raise tls_failure(error) or ConnectionFailed(str(error).rstrip(".") or type(error).__name__) from error
-        return connection
-
-    async def _reach(self) -> Connection:
-        try:
-            connection = await _endpoint_connected(self._endpoint, self._factory)
-        except Exception:
-            self._connecting -= 1
-            self._serve()
-            raise
-        self._connecting -= 1
-        self._connections.add(connection)
-        return connection
-
-    def park(self, connection: Connection, seconds: float) -> None:
-        """See `component_http.webhook.connection.Pool.park`."""
-        if self._closed:
-            connection.leave()
-            return
-        self._idle[connection] = self._clock.callLater(seconds, self._dismiss, connection)
-        self._serve()
-
-    def gone(self, connection: Connection) -> None:
-        """See `component_http.webhook.connection.Pool.gone`."""
-        timer = self._idle.pop(connection, None)
-        if timer is not None:
-            timer.cancel()
-        self._connections.discard(connection)
-        self._serve()
-
-    def _dismiss(self, connection: Connection) -> None:
-        timer = self._idle.pop(connection)
-        if timer.active():
-            timer.cancel()
-        connection.leave()
+            request.stage = "over"
+            self._limits.end(request)
+            request.errback(reason)
 
 
-def header_lines(headers: Headers) -> bytes:
-    """Write header fields, except Host."""
-    return b"".join(
-        b"%s: %s\r\n" % (name, value)
-        for name, values in headers.getAllRawHeaders()
-        if name.lower() != b"host"
-        for value in values
-    )
-
-
-def _written(producer: Any) -> bytes:
-    """Take the whole body from a producer that has it in memory."""
-    if isinstance(producer, BytesProducer):
-        return producer.body
-    body = BytesIO()
-    producer.startProducing(body)
-    return body.getvalue()
-
-
-def _no_connection(seconds: float) -> ConnectionFailed:
-    return ConnectionFailed(f"no connection within {seconds:g} s")
-
-
-def _endpoint_connected(endpoint: Any, factory: Factory) -> Deferred[Connection]:
-    """Connect; unlike the endpoint's own Deferred, which may say that DNS failed, a cancelled one says so."""
-    cancelled = False
-
-    def cancel(_opened: Deferred[Connection]) -> None:
-        nonlocal cancelled
-        cancelled = True
-        connecting.cancel()
-
-    def connected(connection: Any) -> None:
-        opened.callback(connection)
-
-    def failed(reason: Any) -> None:
-        if not cancelled:
-            opened.errback(reason)
-
-    opened: Deferred[Connection] = Deferred(cancel)
-    connecting = endpoint.connect(factory)
-    connecting.addCallbacks(connected, failed)
-    return opened
+def with_body(head: bytes, lines: bytes, body: bytes) -> bytes:
+    """Complete a request whose head was begun by `PooledAgent.head`: with more header lines, and with its body."""
+    return b"%s%sContent-Length: %d\r\n\r\n%s" % (head, lines, len(body), body)

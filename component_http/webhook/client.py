@@ -1,14 +1,15 @@
 """
 The webhook as somebody to POST to: treq over our own agent.
 
-treq makes the request and reads the response's body; `PooledAgent` keeps the limits. What treq adds for browsing,
-cookies, redirects, decoding and encoding the same URL again each time, is left out.
+treq's client is the way in, and `PooledAgent` keeps the limits. All POSTs have one URL and one set of headers, so their
+head is written once. All that treq does for a browser is left out: cookies, redirects, decoding, and encoding the same
+URL again for each request.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from treq.client import HTTPClient
@@ -23,8 +24,8 @@ from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
 from component_http.tls import client_tls
-from component_http.webhook.agent import BytesProducer, PooledAgent, header_lines
-from component_http.webhook.response import WholeResponse
+from component_http.webhook.agent import PooledAgent, with_body
+from component_http.webhook.pool import Pool
 
 MAX_OTHER_BODY_BYTES = 65_536
 """Bytes read of a body that nobody looks at (any status but 200), so that the connection can be used again."""
@@ -81,20 +82,17 @@ class WebhookClient:
         where = WebhookUrl.parse(url)
         self._origin = where.origin
         origin = where.origin.encode("ascii")
-        self._url = origin + where.target
-        self._headers = header_lines(_static_headers(headers or {}, where.authorization, bearer_token, user_agent))
-        self._agent = PooledAgent(
-            origin,
-            where.host_header,
+        fixed = _static_headers(headers or {}, where.authorization, bearer_token, user_agent)
+        pool = Pool(
             _endpoint(where, reactor, connect_timeout, trust_root),
             reactor,
             secure=where.secure,
-            timeout=timeout,
             connect_timeout=connect_timeout,
             max_connections=max_connections,
             body_limit=lambda status: max_body_bytes if status == 200 else MAX_OTHER_BODY_BYTES,
         )
-        self._http = _PlainHTTPClient(self._agent)
+        self._agent = PooledAgent(origin, where.host_header, pool, timeout)
+        self._http = _PreparedClient(self._agent, self._agent.head(b"POST", origin + where.target, fixed))
 
     def __repr__(self) -> str:
         return f"<WebhookClient {self._origin}>"
@@ -109,8 +107,8 @@ class WebhookClient:
             fresh: Use a connection that has carried no request before; an idle one is closed where there is no room.
 
         Returns:
-            The response, whatever its status. `body` is None for a 200 with more than `max_body_bytes`, and of any
-            other status it is empty where it is larger than `MAX_OTHER_BODY_BYTES`.
+            The response, whatever its status. `body` is None for a 200 with more than `max_body_bytes`, and for any
+            other status with more than `MAX_OTHER_BODY_BYTES`.
 
         Raises:
             ConnectionFailed: No connection in time, or the client is closed.
@@ -119,31 +117,24 @@ class WebhookClient:
             ConnectionCut: The connection ended before the response was complete, or it was not HTTP.
         """
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        sent = self._headers + lines.encode("ascii")
-        return self._http.request("POST", self._url, headers=sent, data=body, fresh=fresh).addCallback(_response)
+        return self._http.post(lines.encode("ascii"), body, fresh)
 
     async def close(self) -> None:
         """Drop the idle connections; waiting and later requests fail with `ConnectionFailed`, running ones go on."""
         await self._agent.close()
 
 
-class _PlainHTTPClient(HTTPClient):
-    """treq's client, less the agents it wraps around ours for each request; its URLs are encoded already."""
+class _PreparedClient(HTTPClient):
+    """treq's client for one POST that is made again and again: its head is written, and no agent is put around ours."""
 
-    def __init__(self, agent: Any) -> None:
-        producer: Any = BytesProducer
-        super().__init__(agent, data_to_body_producer=producer)
-        self._plain_agent: PooledAgent = agent
+    def __init__(self, agent: Any, head: bytes) -> None:
+        super().__init__(agent)
+        self._send: Callable[[bytes, bool], Deferred[Response]] = agent.send
+        self._head = head
 
-    def request(  # type: ignore[override]
-        self, method: str, url: bytes, *, headers: bytes, data: bytes, fresh: bool = False, **_unused: Any
-    ) -> Deferred[WholeResponse]:
-        """See `treq.request`; what a webhook never needs is ignored."""
-        return self._plain_agent.request(method.encode("ascii"), url, headers, BytesProducer(data), fresh=fresh)
-
-
-def _response(answer: WholeResponse) -> Response:
-    return Response(answer.code, answer.fields, answer.body if answer.whole or answer.code != 200 else None)
+    def post(self, headers: bytes, data: bytes, fresh: bool) -> Deferred[Response]:  # type: ignore[override]
+        """See `treq.post`; the headers are the lines of those that are particular to this request."""
+        return self._send(with_body(self._head, headers, data), fresh)
 
 
 def _endpoint(url: WebhookUrl, reactor: Any, connect_timeout: float, trust_root: Any) -> Any:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from typing import Any
-from typing import Protocol as Seam
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
@@ -13,16 +12,13 @@ from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol, connectionDone
 from zope.interface import implementer  # type: ignore[import-untyped, unused-ignore]
 
+from component_http.contract.reply import Response
 from component_http.errors import ConnectionCut
 from component_http.waiters import Waiters
-from component_http.webhook.response import ResponseReader, WholeResponse
+from component_http.webhook.response import ResponseReader, read_at_once
 
-IDLE_SECONDS = 4.0
-"""Seconds an idle connection is kept: one less than the 5 s after which Node, uvicorn and Apache close theirs, so
-that a request does not run into a closing connection."""
-
-MAX_IDLE_SECONDS = 60.0
-"""Seconds an idle connection is kept at most where the server announces its own time (`Keep-Alive: timeout=75`)."""
+if TYPE_CHECKING:
+    from component_http.webhook.pool import Pool
 
 FAREWELL_SECONDS = 1.0
 """Seconds a server has to close with us; a TLS peer that never answers would else hold the socket for ever."""
@@ -34,25 +30,13 @@ waits until all connections that have something were read once.
 """
 
 
-class Pool(Seam):
-    """The pool that a connection belongs to."""
-
-    def park(self, connection: Connection, seconds: float) -> None:
-        """Keep a connection whose response is complete for another request, for so long at most."""
-
-    def gone(self, connection: Connection) -> None:
-        """Forget a connection, because its socket is closed."""
-
-
 @implementer(IHandshakeListener)
 class Connection(Protocol):
     """
     One connection to the origin.
 
     Args:
-        clock: An `IReactorTime`.
-        pool: Where it belongs.
-        secure: It runs over TLS: the handshake counts as part of connecting.
+        pool: The pool it belongs to.
 
     Attributes:
         ready: Fires with None when requests may be sent, which is after the TLS handshake; fails with what the
@@ -63,23 +47,30 @@ class Connection(Protocol):
 
     transport: Any
 
-    def __init__(self, clock: Any, pool: Pool, *, secure: bool) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.ready: Deferred[None] = Deferred()
         self.reused = False
         self.leaving = False
-        self._clock = clock
         self._pool = pool
-        self._secure = secure
         self._lost = False
-        # The response that is awaited, and who is told of it; None while none is.
+        # Told of the response that is awaited; None while none is. And its reader, once some of it has arrived.
+        self._told: Callable[[Response | ConnectionCut], None] | None = None
         self._reader: ResponseReader | None = None
-        self._told: Callable[[WholeResponse | ConnectionCut], None] | None = None
+        # The socket's transport, be it under TLS; whether it has taken all at once; and what tells if it can be read.
+        self._lowest: Any = None
+        self._at_once = False
+        self._poll: Any = None
         self._farewell: Any = None
         self._until_gone = Waiters()
 
     def connectionMade(self) -> None:
-        self._lowest_transport.bufferSize = READ_BYTES
-        if not self._secure:
+        self._lowest = getattr(self.transport, "transport", self.transport)
+        self._lowest.bufferSize = READ_BYTES
+        if hasattr(self._lowest, "fileno"):
+            self._poll = select.poll()
+            self._poll.register(self._lowest.fileno(), select.POLLIN)
+        if not self._pool.secure:
+            self._at_once = hasattr(self.transport, "writeSomeData")
             self.ready.callback(None)
 
     def handshakeCompleted(self) -> None:
@@ -87,38 +78,46 @@ class Connection(Protocol):
         if not self.ready.called:
             self.ready.callback(None)
 
-    def exchange(
-        self,
-        request: bytes,
-        body_limit: Callable[[int], int],
-        told: Callable[[WholeResponse | ConnectionCut], None],
-    ) -> None:
+    def exchange(self, request: bytes, told: Callable[[Response | ConnectionCut], None]) -> None:
         """
         Send a request and read the whole response. One at a time; `abort` ends it.
 
         Args:
             request: All of it, head and body.
-            body_limit: The bytes of body to read at most, given the status.
-            told: Called with what came of it, when the connection has found its place; not after `abort`.
+            told: Called with the outcome, when the connection has found its place; not after `abort`.
         """
-        self._reader = ResponseReader(body_limit)
         self._told = told
+        if self._at_once:
+            # `write` would wait until the reactor says that the socket can be written: two system calls and an event.
+            sent = self.transport.writeSomeData(request)
+            if sent == len(request):
+                return
+            # The remainder waits in the transport, and so has everything else to, from now on.
+            self._at_once = False
+            request = request[sent:] if isinstance(sent, int) else request
         self.transport.write(request)
 
     def dataReceived(self, data: bytes) -> None:
-        reader = self._reader
-        if reader is None:
+        if self._told is None:
             # Nobody asked: out of step, or a server's last words (408) before it closes.
             self.abort()
             return
+        reader = self._reader
+        if reader is None:
+            if not self._pool.secure:
+                whole = read_at_once(data, self._pool.body_limit)
+                if whole is not None:
+                    self._settle(*whole)
+                    return
+            reader = self._reader = ResponseReader(self._pool.body_limit)
         reader.feed(data)
         if reader.response is None and reader.broken is None:
             return
-        if self._secure:
+        if self._pool.secure:
             # The TLS layer may hold a goodbye that came with the response, and tells only after this returns.
-            self._clock.callLater(0, self._settle, reader)
+            self._pool.clock.callLater(0, self._read, reader)
         else:
-            self._settle(reader)
+            self._read(reader)
 
     def connectionLost(self, reason: Any = connectionDone) -> None:
         self._lost = self.leaving = True
@@ -133,7 +132,10 @@ class Connection(Protocol):
             elif reader.broken is None:
                 # A body without a length is complete only if the connection was closed properly (RFC 9112 section 9.8).
                 reader.broken = "the connection broke"
-            self._settle(reader)
+            self._read(reader)
+        elif self._told is not None:
+            why = "closed without an answer" if reason.check(ConnectionDone) else "the connection broke"
+            self._settle(ConnectionCut(why, reused=self.reused, started=False), 0.0)
         if not self.ready.called:
             self.ready.errback(reason)
         self._until_gone.tell()
@@ -144,28 +146,13 @@ class Connection(Protocol):
 
         Without this look a request that follows the last one closely goes into a connection that is already closed.
         """
-        transport = self._lowest_transport
-        if transport.disconnecting:
-            return True
-        if not hasattr(transport, "fileno"):
-            return False  # Not a socket.
-        number = transport.fileno()
-        if number < 0:
-            return True
-        poll = select.poll()
-        poll.register(number, select.POLLIN)
-        return bool(poll.poll(0))
-
-    @property
-    def _lowest_transport(self) -> Any:
-        """The socket's: over TLS, the transport under it."""
-        return getattr(self.transport, "transport", self.transport)
+        return bool(self._lowest.disconnecting or (self._poll is not None and self._poll.poll(0)))
 
     def leave(self) -> None:
         """Close politely, and abort if the peer does not do the same soon."""
         if not self.leaving:
             self.leaving = True
-            self._farewell = self._clock.callLater(FAREWELL_SECONDS, self._leave_at_once)
+            self._farewell = self._pool.clock.callLater(FAREWELL_SECONDS, self._leave_at_once)
             self.transport.loseConnection()
 
     def abort(self) -> None:
@@ -183,24 +170,28 @@ class Connection(Protocol):
         self._farewell = None
         self.abort()
 
-    def _settle(self, reader: ResponseReader) -> None:
-        """End an exchange, but first let the connection find its place: who acts on the outcome may need it."""
-        if self._reader is not reader or self._told is None:
+    def _read(self, reader: ResponseReader) -> None:
+        """End the exchange of a reader, unless that is done."""
+        if self._reader is not reader:
             return
-        told, reused = self._told, self.reused
+        # A response that was complete before the connection broke is one.
+        if reader.response is not None:
+            self._settle(reader.response, reader.keep)
+        else:
+            why = reader.broken or "the connection was closed"
+            self._settle(ConnectionCut(why, reused=self.reused, started=True), 0.0)
+
+    def _settle(self, outcome: Response | ConnectionCut, keep: float) -> None:
+        """End an exchange, but first let the connection find its place: whoever acts on the outcome may need it."""
+        told = self._told
+        assert told is not None
         self._reader = self._told = None
         self.reused = True
-        response = reader.response
-        seconds = reader.seconds_to_keep(IDLE_SECONDS, MAX_IDLE_SECONDS)
         if not self._lost:
-            if seconds > 0 and not self.leaving:
-                self._pool.park(self, seconds)
-            elif response is not None and response.whole:
+            if keep > 0 and not self.leaving:
+                self._pool.park(self, keep)
+            elif isinstance(outcome, Response) and outcome.body is not None:
                 self.leave()
             else:
                 self.abort()
-        if response is None:
-            why = reader.broken or "the connection was closed"
-            told(ConnectionCut(why, reused=reused, started=reader.started))
-        else:
-            told(response)
+        told(outcome)

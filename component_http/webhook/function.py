@@ -8,12 +8,12 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from component_http.contract.reply import Response
 from component_http.errors import TimedOut, WebhookError
 from component_http.interfaces import AnswerFunction
+from component_http.log import Logger
 
 
 class FunctionWebhook:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -18,6 +19,7 @@ from zope.interface import implementer  # type: ignore[import-untyped, unused-ig
 
 from component_http.chunks import BodyTooLarge, ChunkedBody, ChunksMalformed, TrailerTooLarge
 from component_http.contract.http import TOKEN
+from component_http.contract.reply import Response
 
 MAX_HEAD_BYTES = 65_536
 """Bytes of status lines and headers in all, interim responses included: more than any server sends on purpose."""
@@ -27,6 +29,16 @@ MAX_INTERIM_RESPONSES = 16
 
 MAX_HEAD_LINES = 1000
 """Lines of these: each field costs as much as a hundred bytes of a long one, and nobody sends a hundred fields."""
+
+MAX_KNOWN_HEAD_BYTES = 1024
+"""Bytes of a head that may be remembered, so that what is remembered is at most 64 KiB of heads."""
+
+IDLE_SECONDS = 4.0
+"""Seconds an idle connection is kept: one less than the 5 s after which Node, uvicorn and Apache close theirs, so
+that a request does not run into a closing connection."""
+
+MAX_IDLE_SECONDS = 60.0
+"""Seconds an idle connection is kept at most where the server announces its own time (`Keep-Alive: timeout=75`)."""
 
 # Sections 2.2 and 5.2: a line may end with LF alone, and a field may go on in a line that begins with a blank.
 _FIELDS = rb"(?:" + TOKEN.encode("ascii") + rb":[^\0\n\v\f\r]*\r?\n(?:[ \t][^\0\n\v\f\r]*\r?\n)*)*"
@@ -45,13 +57,14 @@ _BAD_BODY = "the body ended early, or is not properly chunked"
 @implementer(IResponse)
 class WholeResponse:
     """
-    A response that has arrived.
+    A response that has arrived, as treq reads it.
 
     Attributes:
         code: The status.
         fields: Header fields by lower-case name; the values of several fields of one name are joined by commas.
         body: The body as it came, not decoded; empty where there was none or it was too large.
         whole: False where the body was larger than the agent reads.
+        length: Bytes of the body.
     """
 
     version = (b"HTTP", 1, 1)
@@ -59,16 +72,12 @@ class WholeResponse:
     request: Any = None
     previousResponse: Any = None
 
-    def __init__(self, code: int, fields: Mapping[str, str], body: bytes, *, whole: bool) -> None:
-        self.code = code
-        self.fields = fields
-        self.body = body
-        self.whole = whole
-
-    @property
-    def length(self) -> int:
-        """Bytes of the body."""
-        return len(self.body)
+    def __init__(self, response: Response) -> None:
+        self.code = response.status
+        self.fields = response.headers
+        self.body = response.body or b""
+        self.whole = response.body is not None
+        self.length = len(self.body)
 
     @property
     def headers(self) -> Headers:
@@ -84,6 +93,68 @@ class WholeResponse:
         self.previousResponse = response
 
 
+class NotHTTP(Exception):
+    """The answer is not HTTP/1; the message says why, as a phrase."""
+
+
+class Head(NamedTuple):
+    """
+    The status line and the header fields of a response.
+
+    Attributes:
+        fields: Header fields by lower-case name, as in `component_http.contract.reply.Response`.
+        body: How the body ends: after so many bytes, with its last chunk, or with the connection.
+        keep: Seconds for which the connection may be kept afterwards; 0.0 or less if not at all.
+    """
+
+    status: int
+    fields: Mapping[str, str]
+    body: int | Literal["chunked", "closed"]
+    keep: float
+
+
+def read_head(head: bytes) -> Head:
+    """
+    Read one head, up to the empty line at its end.
+
+    Raises:
+        NotHTTP: It is no head, or two readers could understand differently where its body ends (section 6.3).
+    """
+    found = _HEAD.fullmatch(head)
+    if found is None or found[2] == b"101":
+        raise NotHTTP(_NOT_HTTP)
+    status, old = int(found[2]), found[1] == b"0"
+    if status < 200:
+        return Head(status, {}, 0, 0.0)
+    fields = _fields(found[3].decode("latin-1"))
+    body = _end_of_body(status, fields, old)
+    return Head(status, fields, body, 0.0 if old or body == "closed" else _seconds_to_keep(fields))
+
+
+_known_head = lru_cache(64)(read_head)
+"""The same for short heads, of which a server sends the same again and again."""
+
+
+def read_at_once(data: bytes, body_limit: Callable[[int], int]) -> tuple[Response, float] | None:
+    """
+    Read a response of the usual shape: one short head with a Content-Length, and all of the body.
+
+    Returns:
+        The response, and the seconds for which its connection may be kept; None for any other shape, which a
+        `ResponseReader` reads.
+    """
+    end = data.find(b"\r\n\r\n") + 4
+    if not 4 <= end <= MAX_KNOWN_HEAD_BYTES:
+        return None
+    try:
+        status, fields, length, keep = _known_head(data[:end])
+    except NotHTTP:
+        return None
+    if status < 200 or length != len(data) - end or len(data) - end > body_limit(status):
+        return None
+    return Response(status, fields, data[end:]), keep
+
+
 class ResponseReader:
     """
     Reads the response to one request.
@@ -92,14 +163,12 @@ class ResponseReader:
         body_limit: The bytes of body to read at most, given the status.
 
     Attributes:
-        started: A byte has arrived.
         response: The response, once it is complete or known to be too large; else None.
         broken: Why there will be no response, as a phrase; else None.
     """
 
     def __init__(self, body_limit: Callable[[int], int]) -> None:
-        self.started = False
-        self.response: WholeResponse | None = None
+        self.response: Response | None = None
         self.broken: str | None = None
         self._body_limit = body_limit
         self._buffer = bytearray()
@@ -107,151 +176,122 @@ class ResponseReader:
         self._head_bytes = self._head_lines = self._heads = 0
         self._searched = 0
         # Of the final head, once it was read.
-        self._old = False
-        self._status = 0
-        self._fields: dict[str, str] = {}
-        # The most bytes of body, and how it ends: after so many bytes, with its last chunk, or with the connection.
-        self._limit = 0
-        self._body: int | ChunkedBody | None = None
+        self._head: Head | None = None
+        self._chunks: ChunkedBody | None = None
 
     @property
-    def surplus(self) -> bool:
-        """More than the response has arrived."""
-        return self.response is not None and bool(self._buffer)
+    def keep(self) -> float:
+        """Seconds for which the connection may be kept; 0.0 or less if not at all, or not before all is read."""
+        if self._head is None or self.response is None or self.response.body is None or self._buffer:
+            return 0.0
+        return self._head.keep
 
     def feed(self, data: bytes) -> None:
         """Read what has arrived; nothing more once there is a response, or none can come."""
-        self.started = True
         self._buffer += data
-        while not self._status and self.broken is None:
-            if not self._read_head():
-                return
-        if self.response is None and self.broken is None:
-            self._read_body()
+        try:
+            while self._head is None:
+                if not self._read_head():
+                    return
+            if self.response is None and self.broken is None:
+                self._read_body(self._head)
+        except NotHTTP as error:
+            self.broken = str(error)
+        except BodyTooLarge:
+            assert self._head is not None
+            self.response = Response(self._head.status, self._head.fields, None)
+            self._buffer.clear()
 
     def ended(self) -> None:
-        """The server has closed the connection properly, which ends a body without a length (section 6.3)."""
+        """End a body without a length: the server has closed the connection properly (section 6.3)."""
         if self.response is not None or self.broken is not None:
             return
-        if not self.started:
-            self.broken = "closed without an answer"
-        elif not self._status:
+        if self._head is None:
             self.broken = f"{_NOT_HTTP}, or ended in its headers"
-        elif self._body is None:
-            self._complete(bytes(self._buffer))
-            self._buffer.clear()
+        elif self._head.body == "closed":
+            self._complete(self._head, bytes(self._buffer))
         else:
             self.broken = _BAD_BODY
 
-    def seconds_to_keep(self, usual: float, most: float) -> float:
-        """
-        Say how long the connection may be kept for another request; 0.0 or less if not at all.
-
-        Args:
-            usual: Where the server does not say.
-            most: At most; else a second less than what it says.
-
-        Source: section 9.3; `Keep-Alive: timeout=` is RFC 2068 section 19.7.1.1.
-        """
-        if self.response is None or not self.response.whole or self._buffer or self._old or self._body is None:
-            return 0.0
-        fields = self._fields
-        if "connection" in fields and _CLOSE.search(fields["connection"]):
-            return 0.0
-        announced = _KEEP_ALIVE.search(fields["keep-alive"]) if "keep-alive" in fields else None
-        return usual if announced is None else min(most, float(announced[1]) - 1.0)
-
     def _read_head(self) -> bool:
-        """Read one head, if all of it is there; False if it is not, or is no head."""
-        if not _BEGINNING.startswith(self._buffer[: len(_BEGINNING)]):
-            self.broken = _NOT_HTTP
+        """Read one head, if all of it is there; False if it is not, or the response is broken already."""
+        if self.broken is not None:
             return False
+        if not _BEGINNING.startswith(self._buffer[: len(_BEGINNING)]):
+            raise NotHTTP(_NOT_HTTP)
         end = _HEAD_END.search(self._buffer, max(0, self._searched - 2))
         self._searched = len(self._buffer)
         size = self._searched if end is None else end.end()
         if self._head_bytes + size > MAX_HEAD_BYTES:
-            self.broken = f"more than {MAX_HEAD_BYTES} bytes of headers"
-            return False
+            raise NotHTTP(f"more than {MAX_HEAD_BYTES} bytes of headers")
         if end is None:
             return False
         self._head_bytes += size
         self._head_lines += self._buffer.count(b"\n", 0, size)
         self._heads += 1
         if self._head_lines > MAX_HEAD_LINES:
-            self.broken = f"more than {MAX_HEAD_LINES} lines of headers"
-            return False
-        head = _HEAD.fullmatch(self._buffer, 0, size)
-        status = 0 if head is None else int(head[2])
-        if head is None or status == 101:
-            self.broken = _NOT_HTTP
-            return False
-        if status >= 200:
-            self._old = head[1] == b"0"
-            self._status = status
-            self._fields = _fields(head[3].decode("latin-1"))
-            self._find_length()
+            raise NotHTTP(f"more than {MAX_HEAD_LINES} lines of headers")
+        head = read_head(bytes(self._buffer[:size]))
+        if head.status >= 200:
+            self._head = head
         elif self._heads > MAX_INTERIM_RESPONSES:
-            self.broken = f"more than {MAX_INTERIM_RESPONSES} interim responses"
+            raise NotHTTP(f"more than {MAX_INTERIM_RESPONSES} interim responses")
         del self._buffer[:size]
         self._searched = 0
-        return self.broken is None
+        return True
 
-    def _find_length(self) -> None:
-        """Find out how the body ends; whatever two readers could understand differently is refused (section 6.3)."""
-        self._limit = self._body_limit(self._status)
-        fields = self._fields
-        if self._status in (204, 304):
-            self._body = 0
-        elif "transfer-encoding" in fields:
-            if fields["transfer-encoding"].lower() != "chunked" or "content-length" in fields or self._old:
-                self.broken = f"{_NOT_HTTP}: its Transfer-Encoding is not plain chunked"
-            else:
-                self._body = ChunkedBody(self._limit, MAX_HEAD_BYTES)
-        elif "content-length" in fields:
-            length = fields["content-length"]
-            if not _LENGTH.fullmatch(length):
-                lengths = {each.strip() for each in length.split(",")}
-                length = lengths.pop() if len(lengths) == 1 else ""
-            if not _LENGTH.fullmatch(length):
-                self.broken = f"{_NOT_HTTP}: its Content-Length is not a number"
-            else:
-                self._body = int(length)
-
-    def _read_body(self) -> None:
-        body, buffer = self._body, self._buffer
-        if isinstance(body, ChunkedBody):
+    def _read_body(self, head: Head) -> None:
+        limit, buffer = self._body_limit(head.status), self._buffer
+        if head.body == "chunked":
+            if self._chunks is None:
+                self._chunks = ChunkedBody(limit, MAX_HEAD_BYTES)
             try:
-                content = body.take(buffer)
-            except BodyTooLarge:
-                self._too_large()
+                content = self._chunks.take(buffer)
             except (ChunksMalformed, TrailerTooLarge):
-                self.broken = _BAD_BODY
-            else:
-                if content is None:
-                    return
-                if _TRAILER.fullmatch(body.trailer):
-                    self._complete(content)
-                else:
-                    self.broken = _BAD_BODY
-        elif body is None:
-            if len(buffer) > self._limit:
-                self._too_large()
-        elif body > self._limit:
-            self._too_large()
-        elif len(buffer) >= body:
-            self._complete(bytes(buffer[:body]))
-            del buffer[:body]
+                raise NotHTTP(_BAD_BODY) from None
+            if content is not None:
+                if not _TRAILER.fullmatch(self._chunks.trailer):
+                    raise NotHTTP(_BAD_BODY)
+                self._complete(head, content)
+        elif head.body == "closed":
+            if len(buffer) > limit:
+                raise BodyTooLarge
+        elif head.body > limit:
+            raise BodyTooLarge
+        elif len(buffer) >= head.body:
+            self._complete(head, bytes(buffer[: head.body]))
+            del buffer[: head.body]
 
-    def _complete(self, body: bytes) -> None:
-        self.response = WholeResponse(self._status, self._fields, body, whole=True)
+    def _complete(self, head: Head, body: bytes) -> None:
+        self.response = Response(head.status, head.fields, body)
 
-    def _too_large(self) -> None:
-        self.response = WholeResponse(self._status, self._fields, b"", whole=False)
-        self._buffer.clear()
+
+def _end_of_body(status: int, fields: Mapping[str, str], old: bool) -> int | Literal["chunked", "closed"]:
+    if status in (204, 304):
+        return 0
+    if "transfer-encoding" in fields:
+        if fields["transfer-encoding"].lower() != "chunked" or "content-length" in fields or old:
+            raise NotHTTP(f"{_NOT_HTTP}: its Transfer-Encoding is not plain chunked")
+        return "chunked"
+    if "content-length" not in fields:
+        return "closed"
+    lengths = {each.strip() for each in fields["content-length"].split(",")}
+    length = lengths.pop()
+    if lengths or not _LENGTH.fullmatch(length):
+        raise NotHTTP(f"{_NOT_HTTP}: its Content-Length is not a number")
+    return int(length)
+
+
+def _seconds_to_keep(fields: Mapping[str, str]) -> float:
+    """Section 9.3; `Keep-Alive: timeout=` is RFC 2068 section 19.7.1.1."""
+    if "connection" in fields and _CLOSE.search(fields["connection"]):
+        return 0.0
+    announced = _KEEP_ALIVE.search(fields["keep-alive"]) if "keep-alive" in fields else None
+    return IDLE_SECONDS if announced is None else min(MAX_IDLE_SECONDS, float(announced[1]) - 1.0)
 
 
 def _fields(text: str) -> dict[str, str]:
-    """The fields of a head, or of a trailer, by lower-case name."""
+    """Read the fields of a head."""
     if "\n " in text or "\n\t" in text:
         text = _FOLD.sub(" ", text)
     fields: dict[str, str] = {}

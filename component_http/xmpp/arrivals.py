@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attrs import frozen
-from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 
 from component_http.contract import conditions
@@ -13,6 +12,7 @@ from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.stanza import Stanza
 from component_http.errors import MalformedStanza
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.throttle import Folded
 
 

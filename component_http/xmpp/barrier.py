@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 from attrs import Factory, define
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 
 from component_http.contract.xml import NS_PING
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.xmpp.write_queue import WriteQueue
 
 if TYPE_CHECKING:

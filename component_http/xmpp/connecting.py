@@ -9,9 +9,9 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from component_http.log import Logger
 from component_http.waiters import Waiters
 
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0

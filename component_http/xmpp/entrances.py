@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 from wokkel.subprotocols import XMPPHandler
@@ -26,6 +25,7 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC
 from component_http.errors import Offline, RoomRefused, Unanswered
 from component_http.interfaces import Observer, Outlet
+from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.xmpp.rooms import status_codes
 from component_http.xmpp.stays import Key, Stay, is_destroyed, new_nick, why_out

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import ClassVar
 
-from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 from wokkel.subprotocols import XMPPHandler
 
@@ -15,6 +14,7 @@ from component_http.contract import conditions
 from component_http.contract.stanza import Stanza
 from component_http.errors import MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.throttle import Folded
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.rooms import Rooms, tells_of_rooms

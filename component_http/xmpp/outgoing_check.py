@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import Factory, field, frozen
-from twisted.logger import Logger
 
 from component_http.contract.outbound import LIFETIMES, OutboundStanza, outbound_stanza
 from component_http.contract.outgoing import fitted
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import AnswerRefused, XmlRefused
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.throttle import Folded
 
 DROPPED = "dropped a stanza that the server would not take: {reason}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager
@@ -18,6 +17,7 @@ from wokkel.subprotocols import StreamManager
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT
 from component_http.interfaces import Observer, Outlet
+from component_http.log import Logger
 from component_http.xmpp.intake import LateHandler
 from component_http.xmpp.subscribers import Subscribers
 

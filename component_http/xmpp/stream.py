@@ -15,7 +15,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, XmlStreamFactoryMixin
 from wokkel.subprotocols import StreamManager
@@ -24,6 +23,7 @@ from component_http.contract.outbound import LIFETIMES, Fate, OutboundStanza
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.throttle import Folded
 from component_http.xmpp.arrivals import Arrivals
 from component_http.xmpp.connecting import ConnectLoop

@@ -7,11 +7,12 @@ Source: RFC 6120 section 4.9 (stream errors).
 from __future__ import annotations
 
 from attrs import field, frozen
-from twisted.logger import Logger, LogLevel
+from twisted.logger import LogLevel
 from twisted.words.protocols.jabber.error import StreamError
 
 from component_http.contract.outbound import Refused
 from component_http.contract.xml import NS_COMPONENT
+from component_http.log import Logger
 
 MAX_COMPLAINTS = 100
 """Different things that can be wrong at once before they are told again; rubbish from a server differs each time."""

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.words.protocols.jabber.error import StanzaError
 from twisted.words.protocols.jabber.jid import JID
@@ -35,6 +34,7 @@ from component_http.contract import conditions
 from component_http.contract.address import Address
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_DISCO_INFO, NS_DISCO_ITEMS, NS_LAST, NS_PING, NS_TIME, NS_VERSION
+from component_http.log import Logger
 from component_http.throttle import Folded
 from component_http.xmpp.intake import LateHandler
 

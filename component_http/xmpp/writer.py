@@ -10,13 +10,13 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.words.xish.domish import Element
 
 from component_http.contract.outbound import Fate, OutboundStanza, Refused
 from component_http.contract.outgoing import delayed
 from component_http.contract.xml import Limits
 from component_http.interfaces import Observer
+from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.xmpp.barrier import Barrier
 from component_http.xmpp.connection import Connection, cancel_after

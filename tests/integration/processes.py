@@ -196,6 +196,7 @@ class GatewayProcess(Process):
                 "component_post_url": post_url,
             },
             "delivery": {"max_attempts": 1},
+            "log": {"level": "debug"},
         }
         for section, values in (sections or {}).items():
             settings.setdefault(section, {}).update(values)

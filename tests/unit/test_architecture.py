@@ -69,7 +69,7 @@ class Allowed:
 
 
 VALUES = ("chunks", "contract", "errors", "throttle", "shares")
-SEAMS = (*VALUES, "interfaces", "turns", "waiters")
+SEAMS = (*VALUES, "interfaces", "log", "turns", "waiters")
 
 MODULES = {
     # Values.
@@ -102,6 +102,7 @@ MODULES = {
     },
     # Seams.
     "interfaces": Allowed(VALUES, ["twisted.internet.defer", "twisted.words.xish"], pure=True),
+    "log": Allowed([], ["twisted.logger"], pure=True),
     "turns": Allowed([], ["twisted.internet.defer", "twisted.internet.interfaces"], pure=True),
     "waiters": Allowed([], ["twisted.internet.defer", "twisted.python.failure"], pure=True),
     # Flow.
@@ -130,7 +131,7 @@ MODULES = {
     # Beside the path of a stanza.
     "clock": Allowed([], ["twisted", "zope"]),
     "compat": Allowed(["contract"], ["twisted", "constantly"]),
-    "settings": Allowed(["contract", "errors", "tls"], ["twisted", "zope"]),
+    "settings": Allowed(["contract", "errors", "log", "tls"], ["twisted", "zope"]),
     "tls": Allowed(["contract", "errors"], ["twisted", "cryptography", "OpenSSL", "service_identity", "zope"]),
     "testing": Allowed([*SEAMS, "spool.memory"], ["twisted"]),
 }

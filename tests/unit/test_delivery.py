@@ -45,6 +45,7 @@ from component_http.errors import (
     TimedOut,
     WebhookError,
 )
+from component_http.log import set_level
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
 from component_http.testing import KeepingSpool, RecordingOutlet, RecordingValve, ScriptedWebhook, json_response
@@ -187,7 +188,12 @@ class AnswerTests(DeliveryTestCase):
 
 
 class LogTests(DeliveryTestCase):
-    """What the author of a bot reads in the log."""
+    """The lines that the author of a bot reads in the log."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        set_level("debug")
+        self.addCleanup(set_level, "info")
 
     def warnings(self, logs, level=LogLevel.warn):
         return [event.get("note") for event in logs if event["log_level"] is level]

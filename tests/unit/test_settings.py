@@ -363,7 +363,7 @@ class WrongNameTests(SettingsTestCase):
         )
         self.assertEqual(
             "bot.toml: [qux] is not a table of settings;"
-            " there are [component], [webhook], [delivery], [spool], [api], [conditions]",
+            " there are [component], [webhook], [delivery], [spool], [api], [log], [conditions]",
             self.refusal(qux={}),
         )
 

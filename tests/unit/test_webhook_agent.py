@@ -10,7 +10,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
@@ -21,10 +22,18 @@ from zope.interface import implementer
 
 from component_http.contract.url import WebhookUrl
 from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, WebhookError
-from component_http.webhook.agent import AT_ONCE_BYTES, BytesProducer, PooledAgent
+from component_http.webhook.agent import AT_ONCE_BYTES, PooledAgent
 from component_http.webhook.client import WebhookClient
-from component_http.webhook.connection import FAREWELL_SECONDS, IDLE_SECONDS, MAX_IDLE_SECONDS, READ_BYTES, Connection
-from component_http.webhook.response import MAX_HEAD_BYTES, MAX_HEAD_LINES, MAX_INTERIM_RESPONSES, WholeResponse
+from component_http.webhook.connection import FAREWELL_SECONDS, READ_BYTES, Connection
+from component_http.webhook.pool import Pool
+from component_http.webhook.response import (
+    IDLE_SECONDS,
+    MAX_HEAD_BYTES,
+    MAX_HEAD_LINES,
+    MAX_IDLE_SECONDS,
+    MAX_INTERIM_RESPONSES,
+    WholeResponse,
+)
 from tests.unit.work import Reactor
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
@@ -115,6 +124,17 @@ class Origin:
         connected.errback(ConnectionRefusedError())
 
 
+class BytesProducer:
+    """A request body in memory, written at once."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self.body)
+        return succeed(None)
+
+
 class AgentCase(SynchronousTestCase):
     """What the tests of the agent share: one origin, one clock."""
 
@@ -133,13 +153,14 @@ class AgentCase(SynchronousTestCase):
     def agent(
         self, *, max_connections: int = 1, secure: bool = False, timeout: float = 60.0, body_limit: int = 1000
     ) -> PooledAgent:
-        return PooledAgent(
-            b"http://bot",
-            b"bot",
+        return PooledAgent(b"http://bot", b"bot", self.pool(max_connections, secure, body_limit), timeout)
+
+    def pool(self, max_connections: int = 1, secure: bool = False, body_limit: int = 1000) -> Pool:
+        """A pool without connections."""
+        return Pool(
             self.origin,
             self.clock,
             secure=secure,
-            timeout=timeout,
             connect_timeout=5.0,
             max_connections=max_connections,
             body_limit=lambda status: body_limit if status == 200 else 100,
@@ -298,6 +319,75 @@ class TurnTests(AgentCase):
         agent = self.agent()
         answer = agent.request(b"POST", b"http://bot.example/", None, BytesProducer(b""))
         self.failureResultOf(answer, ValueError)
+
+
+class Socket(Wire):
+    """A transport with a socket, which takes so many bytes at once."""
+
+    takes: int | Exception = 1_000_000
+
+    def writeSomeData(self, data: bytes) -> int | Exception:
+        if isinstance(self.takes, Exception):
+            return self.takes
+        taken = data[: self.takes]
+        super().write(taken)
+        return len(taken)
+
+    def write(self, data: bytes) -> None:
+        super().write(b"<later>" + data)
+
+
+class TreqTests(AgentCase):
+    """treq over this agent."""
+
+    def test_treq(self) -> None:
+        """
+        treq's own client makes a request through the agent and reads the response.
+        """
+        client = HTTPClient(self.agent(), data_to_body_producer=BytesProducer)
+        answer = client.post("http://bot/path", data=b"hello", allow_redirects=False)
+        wire = self.origin.accept()
+        self.assertTrue(wire.value().startswith(b"POST /path HTTP/1.1\r\nHost: bot\r\n"))
+        self.assertTrue(wire.value().endswith(b"Content-Length: 5\r\n\r\nhello"))
+        wire.say(OK)
+        self.assertEqual("{}", self.successResultOf(self.successResultOf(answer).text()))
+
+
+class WriteTests(AgentCase):
+    """The way of a request into a socket."""
+
+    def written(self, takes: int | Exception) -> tuple[bytes, bytes]:
+        """Two requests of one connection as they are written, the first to a socket that takes so many bytes."""
+        connection = Connection(self.pool())
+        socket = Socket(self.clock, connection, deaf=False)
+        connection.makeConnection(socket)
+        socket.takes = takes
+        connection.exchange(b"0123456789", lambda outcome: None)
+        first = socket.value()
+        socket.clear()
+        socket.say(OK)
+        socket.takes = 1_000_000
+        connection.exchange(b"next", lambda outcome: None)
+        return first, socket.value()
+
+    def test_at_once(self) -> None:
+        """
+        A request is written to the socket at once, without a turn of the reactor, if the socket takes it.
+        """
+        self.assertEqual((b"0123456789", b"next"), self.written(1_000_000))
+
+    def test_in_part(self) -> None:
+        """
+        The remainder of a request that the socket does not take at once follows, and nothing overtakes it.
+        """
+        self.assertEqual((b"0123<later>456789", b"<later>next"), self.written(4))
+        self.assertEqual((b"<later>0123456789", b"<later>next"), self.written(0))
+
+    def test_lost(self) -> None:
+        """
+        A connection that is lost while a request is written is found out by the transport.
+        """
+        self.assertEqual((b"<later>0123456789", b"<later>next"), self.written(ConnectionLost()))
 
 
 class KeptConnectionTests(AgentCase):
@@ -1023,14 +1113,12 @@ class BrokenResponseTests(AgentCase):
         """
         What a server says before it was asked anything ends the connection.
         """
-        agent = self.agent()
-        connection = Connection(self.clock, agent, secure=False)
+        connection = Connection(self.pool())
         wire = Wire(self.clock, connection, deaf=False)
         connection.makeConnection(wire)
         wire.say(OK)
         self.assertTrue(wire.aborted)
         self.successResultOf(connection.ready)
-        self.successResultOf(Deferred.fromCoroutine(agent.close()))
 
 
 RESPONSES = st.sampled_from(

@@ -1,0 +1,43 @@
+"""The log of the gateway: Twisted's, with lines below a level left out before anything is made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.logger import Logger as TwistedLogger
+from twisted.logger import LogLevel
+
+LEVELS = ("debug", "info", "warn", "error")
+"""The levels that can be set, from the one that writes most."""
+
+_left_out = frozenset({LogLevel.debug})
+
+
+def set_level(level: str) -> None:
+    """
+    Leave out the lines of the gateway below a level, for the whole process. `Gateway` does it with its settings.
+
+    Args:
+        level: One of `LEVELS`.
+    """
+    global _left_out
+    _left_out = frozenset(LogLevel.levelWithName(name) for name in LEVELS[: LEVELS.index(level)])
+
+
+class Logger(TwistedLogger):
+    """
+    Twisted's logger for the lines of one class or module.
+
+    It differs in two ways, which are felt where each stanza has a line: a line that is left out costs only the call,
+    and all instances of a class share one logger, so that an event has no `log_source`.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.namespace = f"{owner.__module__}.{owner.__qualname__}"
+
+    def __get__(self, instance: object, owner: type | None = None) -> Logger:
+        return self
+
+    def emit(self, level: Any, format: str | None = None, **fields: object) -> None:
+        if level not in _left_out:
+            super().emit(level, format, **fields)
