@@ -27,6 +27,11 @@ from component_http.settings import ComponentSettings, Settings, SpoolSettings
 DOMAIN = "bot.localhost"
 SENDERS, AT_ONCE = 100, 10
 
+SETTINGS = Settings(
+    component=ComponentSettings(domain=DOMAIN, secret="s", component_post_url="http://127.0.0.1:8080/bot"),
+    spool=SpoolSettings(kind="memory"),
+)
+
 HEAD = (
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Thu, 26 Nov 2026 06:30:05 GMT\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n"
@@ -66,17 +71,18 @@ class Wire:
 
 
 class Run:
-    """A gateway between two wires."""
+    """
+    A gateway between two wires.
 
-    def __init__(self, body: bytes) -> None:
-        self.reactor = MemoryReactorClock()
-        self.gateway = Gateway(
-            Settings(
-                component=ComponentSettings(domain=DOMAIN, secret="s", component_post_url="http://127.0.0.1:8080/bot"),
-                spool=SpoolSettings(kind="memory"),
-            ),
-            self.reactor,
-        )
+    Args:
+        body: The text of each message, and of each reply.
+        settings: Of the gateway.
+        reactor: Its own, moved by hand.
+    """
+
+    def __init__(self, body: bytes, settings: Settings = SETTINGS, reactor: Any = None) -> None:
+        self.reactor = MemoryReactorClock() if reactor is None else reactor
+        self.gateway = Gateway(settings, self.reactor)
         self.body = body
         answer = b'{"body":"%s"}' % body
         self.answer = HEAD % len(answer) + answer
@@ -121,6 +127,10 @@ class Run:
                 wire.take()
                 protocol.dataReceived(self.answer)
         self.reactor.advance(0.005)
+        self.take_replies()
+
+    def take_replies(self) -> None:
+        """Count the replies, and answer the pings."""
         written = self.stream.take()
         self.replies += written.count(b"</message>")
         for iq in _ID.findall(written):
