@@ -219,7 +219,10 @@ def measure(row: str, sizes: Sequence[int], rounds: int) -> dict[int, float]:
     processes = {}
     for size in sizes:
         processes[size] = subprocess.Popen(
-            [sys.executable, __file__, "--child", row, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, "--child", row, str(size)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
     found: dict[int, list[float]] = {size: [] for size in sizes}
     try:

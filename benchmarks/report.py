@@ -48,9 +48,10 @@ def bars(title: str, values: Mapping[str, float], *, marked: str) -> str:
     rows = []
     for at, (name, value) in enumerate(values.items()):
         y, width = 40 + at * step, max(2.0, 420 * value / widest)
+        colour = BLUE if name.startswith(marked) else GREY
         rows.append(
             f'<text x="150" y="{y + 15}" text-anchor="end">{escape(name)}</text>'
-            f'<rect x="160" y="{y}" width="{width:.0f}" height="22" fill="{BLUE if name.startswith(marked) else GREY}"/>'
+            f'<rect x="160" y="{y}" width="{width:.0f}" height="22" fill="{colour}"/>'
             f'<text x="{168 + width:.0f}" y="{y + 15}">{value:.3f}</text>'
         )
     return _picture(title, 50 + len(values) * step, rows)

@@ -17,6 +17,7 @@ _TAGS = re.compile(_MESSAGE + rb"|" + _IQ, re.DOTALL)
 _ATTRIBUTE = re.compile(rb"\b(to|from|id|type)=['\"]([^'\"]*)['\"]")
 _HANDSHAKE = re.compile(rb"<handshake\b[^>]*(?:/>|>[^<]*</handshake>)")
 _NUMBER = re.compile(rb"<body\b[^>]*>(\d+)")
+_ID = re.compile(rb"<message\b[^>]*\bid=['\"]m(\d+)['\"]")
 _ERROR = re.compile(rb"<message\b[^>]*\btype=['\"]error['\"]")
 
 
@@ -109,19 +110,18 @@ class Side(asyncio.Protocol):
 
     def _replied(self, user: int, stanza: bytes) -> None:
         now, waiting = time.perf_counter(), self._sent[user]
-        said = _NUMBER.search(stanza)
-        if said is not None:
-            number = int(said[1])
-            if number < self._latest.get(user, 0):
-                self.wrong_order += 1
-            else:
-                self._latest[user] = number
-            sent = next(each for each in waiting if each[0] == number)
-            waiting.remove(sent)
-        else:
-            sent = waiting.popleft()
+        failed = b"error" in stanza and _ERROR.match(stanza)
+        said = _ID.search(stanza) if failed else _NUMBER.search(stanza)
+        number = int(said[1]) if said is not None else waiting[0][0] if waiting else 0
+        if said is not None and not failed:
+            self.wrong_order += number < self._latest.get(user, 0)
+            self._latest[user] = max(number, self._latest.get(user, 0))
+        sent = next((each for each in waiting if each[0] == number), None)
+        if sent is None:
+            return  # nothing waits for it: something came back for this message before
+        waiting.remove(sent)
         self.outstanding -= 1
-        if b"error" in stanza and _ERROR.match(stanza):
+        if failed:
             self.refused += 1
         else:
             self.latencies.append(now - sent[1])
@@ -195,6 +195,10 @@ class Side(asyncio.Protocol):
                 await asyncio.sleep(0)
         await self.settle(patience)
 
+    def rate(self, since: float, until: float) -> float:
+        """Replies per second between two moments, by `time.perf_counter`."""
+        return sum(since <= each < until for each in self.times) / (until - since)
+
     async def greed(self, seconds: float, users: int) -> float:
         """
         Write as fast as the socket takes it for some seconds, and wait for all replies.
@@ -212,6 +216,5 @@ class Side(asyncio.Protocol):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._writable.wait(), max(0.0, until - time.perf_counter()))
             await asyncio.sleep(0)
-        meanwhile = sum(until - seconds <= each < until for each in self.times)
         await self.settle(30.0)
-        return meanwhile / seconds
+        return self.rate(until - seconds, until)
