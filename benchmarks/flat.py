@@ -92,7 +92,7 @@ class Reactor(MemoryReactorClock):
 
     def wait(self) -> None:
         """Wait until another thread calls."""
-        if not self._anything.wait(30):
+        if not self._anything.wait(30.0):
             sys.exit("nothing happens any more")
         self._anything.clear()
 
@@ -114,6 +114,7 @@ class Case(Run):
             spool=spool,
         )
         super().__init__(b"x" * 20, settings, Reactor())
+        self.body = b"y" * 20  # no repetition of the replies, which would look like two programs that answer each other
         self.users = users
         self.start()
 
