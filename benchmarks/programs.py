@@ -6,13 +6,11 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -207,15 +205,8 @@ class Stage:
     def clear(self) -> None:
         """End all that runs."""
         for process in self._processes:
-            with suppress(ProcessLookupError):
-                process.terminate()
-                process.send_signal(signal.SIGCONT)
-        for process in self._processes:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # a gateway would deliver first what waits in it
+            process.wait()
         self._processes.clear()
 
 

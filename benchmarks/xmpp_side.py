@@ -147,15 +147,18 @@ class Side(asyncio.Protocol):
         self.latencies: list[float] = []
         self.times: list[float] = []
 
-    async def keep(self, window: int, seconds: float, padding: bytes = b"", users: int = 0) -> float:
+    async def keep(
+        self, window: int, seconds: float, padding: bytes = b"", users: int = 0, patience: float = 10.0
+    ) -> float:
         """
         Keep so many messages unanswered for some seconds, then wait for the last replies.
 
         Args:
             users: So many of them write, in turn; 0: each has one message.
+            patience: Seconds without a reply after which the others are lost.
 
         Returns:
-            Seconds until the last reply, or until nothing came for ten seconds.
+            Seconds until the last reply, or until patience ended.
         """
         began = time.perf_counter()
         turn = window
@@ -174,10 +177,10 @@ class Side(asyncio.Protocol):
         while time.perf_counter() - began < seconds:
             await asyncio.sleep(0.05)
         going = False
-        await self.settle()
+        await self.settle(patience)
         return time.perf_counter() - began
 
-    async def settle(self, patience: float = 10.0) -> None:
+    async def settle(self, patience: float) -> None:
         """Wait until all is answered, or nothing was for so long."""
         since, last = time.perf_counter(), self.replies
         while self.outstanding and time.perf_counter() - since < patience:
@@ -201,7 +204,7 @@ class Side(asyncio.Protocol):
 
     async def greed(self, seconds: float, users: int) -> float:
         """
-        Write as fast as the socket takes it for some seconds, and wait for all replies.
+        Write as fast as the socket takes it for some seconds, and leave the rest.
 
         Returns:
             Replies per second meanwhile, without the first second.
@@ -216,5 +219,4 @@ class Side(asyncio.Protocol):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._writable.wait(), max(0.0, until - time.perf_counter()))
             await asyncio.sleep(0)
-        await self.settle(30.0)
         return self.rate(until - seconds, until)
