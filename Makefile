@@ -10,7 +10,7 @@ BENCH_ARGS ?=
 WORKERS ?= 6
 bin := $(VENV)/bin
 
-.PHONY: help test coverage mutations soak soak-short bench counted demo docs reference lint hooks oldest wheel clean servers
+.PHONY: help test coverage mutations soak soak-short bench flat counted demo docs reference lint hooks oldest wheel clean servers
 .NOTPARALLEL:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make soak    hold the gateway under load and faults, more than an hour (SOAK_ARGS=... names scenarios, --seed)"
 	@echo "make soak-short  some seconds of each of its scenarios, without the figures about time and memory"
 	@echo "make bench   measure the gateway beside other ways to do the same (BENCH_ARGS=--help)"
+	@echo "make flat    measure whether a message costs the same however much there is beside it"
 	@echo "make counted count the instructions that a message costs, and compare with the baseline"
 	@echo "make demo    see the gateway at work in this terminal, without an XMPP server"
 	@echo "make docs    build the documents into docs/_build/html"
@@ -53,6 +54,9 @@ bench:
 	@$(MAKE) --no-print-directory VENV=.bench .bench/.bench
 	@.ci/prepare peers
 	.bench/bin/python benchmarks/bench.py --out docs/bench $(BENCH_ARGS)
+
+flat: $(VENV)/.run
+	$(bin)/python benchmarks/flat.py --out docs/bench $(BENCH_ARGS)
 
 counted: $(VENV)/.test
 	@.ci/prepare counting

@@ -2,9 +2,9 @@
 A fixed run of the gateway in one process: the real classes, with transports in memory and no real clock.
 
 The same bytes go in and out each time, so what it takes is counted, not timed: see `counted.py`. With `--profile` it
-shows where the time goes instead.
+shows where the time goes instead, and with `--calls` how many functions each message calls, in Python and in C.
 
-Usage: `python benchmarks/fixed_run.py MESSAGES [--body BYTES] [--profile]`, from a source tree.
+Usage: `python benchmarks/fixed_run.py MESSAGES [--body BYTES] [--profile | --calls]`, from a source tree.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ from component_http.settings import ComponentSettings, Settings, SpoolSettings
 
 DOMAIN = "bot.localhost"
 SENDERS, AT_ONCE = 100, 10
+
+SETTINGS = Settings(
+    component=ComponentSettings(domain=DOMAIN, secret="s", component_post_url="http://127.0.0.1:8080/bot"),
+    spool=SpoolSettings(kind="memory"),
+)
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Thu, 26 Nov 2026 06:30:05 GMT\r\n"
@@ -66,17 +71,18 @@ class Wire:
 
 
 class Run:
-    """A gateway between two wires."""
+    """
+    A gateway between two wires.
 
-    def __init__(self, body: bytes) -> None:
-        self.reactor = MemoryReactorClock()
-        self.gateway = Gateway(
-            Settings(
-                component=ComponentSettings(domain=DOMAIN, secret="s", component_post_url="http://127.0.0.1:8080/bot"),
-                spool=SpoolSettings(kind="memory"),
-            ),
-            self.reactor,
-        )
+    Args:
+        body: The text of each message, and of each reply.
+        settings: Of the gateway.
+        reactor: Its own, moved by hand.
+    """
+
+    def __init__(self, body: bytes, settings: Settings = SETTINGS, reactor: Any = None) -> None:
+        self.reactor = MemoryReactorClock() if reactor is None else reactor
+        self.gateway = Gateway(settings, self.reactor)
         self.body = body
         answer = b'{"body":"%s"}' % body
         self.answer = HEAD % len(answer) + answer
@@ -121,6 +127,10 @@ class Run:
                 wire.take()
                 protocol.dataReceived(self.answer)
         self.reactor.advance(0.005)
+        self.take_replies()
+
+    def take_replies(self) -> None:
+        """Count the replies, and answer the pings."""
         written = self.stream.take()
         self.replies += written.count(b"</message>")
         for iq in _ID.findall(written):
@@ -133,12 +143,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("messages", type=int)
     parser.add_argument("--body", type=int, default=20)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--calls", action="store_true")
     options = parser.parse_args(arguments)
     run = Run(b"x" * options.body)
     run.start()
     for _ in range(20):
         run.turn()
-    if options.profile:
+    if options.profile or options.calls:
         import cProfile
         import pstats
 
@@ -148,13 +159,17 @@ def main(arguments: Sequence[str]) -> None:
     for _ in range(options.messages // AT_ONCE):
         run.turn()
     took = time.process_time() - began
-    if options.profile:
+    if options.profile or options.calls:
         profile.disable()
+    if options.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(45)
     for _ in range(20):
         run.turn()
     if run.replies - before < options.messages:
         sys.exit(f"{run.sent} sent, only {run.replies} answered")
+    if options.calls:
+        print(f"{sum(entry.callcount for entry in profile.getstats()) // options.messages} calls each")
+        return
     print(f"{options.messages} messages, {1e6 * took / options.messages:.0f} microseconds each")
 
 

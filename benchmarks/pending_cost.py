@@ -8,7 +8,7 @@ for a webhook that does not answer, with the spool in memory.
 from __future__ import annotations
 
 import gc
-import resource
+import os
 import sys
 import tracemalloc
 from pathlib import Path
@@ -47,13 +47,18 @@ def fill(number: int) -> tuple[object, int]:
     return world, world.relay.status().pending_bytes
 
 
+def resident() -> int:
+    """Bytes of memory that the process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def main() -> None:
     """Measure and print."""
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     fill(100)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident()
     world, size = fill(number)
-    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    grown = resident() - before
     print(f"the process grows by {(grown - size) / number:.0f} bytes for each of {number}, beside its body")
     del world
     gc.collect()

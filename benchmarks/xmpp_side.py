@@ -7,6 +7,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 DOMAIN = "bot.localhost"
 
@@ -16,6 +17,8 @@ _TAGS = re.compile(_MESSAGE + rb"|" + _IQ, re.DOTALL)
 _ATTRIBUTE = re.compile(rb"\b(to|from|id|type)=['\"]([^'\"]*)['\"]")
 _HANDSHAKE = re.compile(rb"<handshake\b[^>]*(?:/>|>[^<]*</handshake>)")
 _NUMBER = re.compile(rb"<body\b[^>]*>(\d+)")
+_ID = re.compile(rb"<message\b[^>]*\bid=['\"]m(\d+)['\"]")
+_ERROR = re.compile(rb"<message\b[^>]*\btype=['\"]error['\"]")
 
 
 class Side(asyncio.Protocol):
@@ -23,21 +26,22 @@ class Side(asyncio.Protocol):
     A server with one component (XEP-0114), and users who write to it.
 
     Attributes:
-        replies: Messages that came back.
-        wrong_order: Of these, those that answer another message than the sender's oldest one, where they say which.
+        replies: Messages that came back, without those of type error.
+        refused: Messages that came back as errors.
+        wrong_order: Replies that came after the reply to a later message of the same sender, where they say which.
         latencies: Seconds from each message to its reply.
-        outstanding: Messages without a reply.
+        times: The moments of the replies, by `time.perf_counter`.
+        outstanding: Messages that nothing came back for.
     """
 
     def __init__(self, domain: str = DOMAIN) -> None:
         self.ready = asyncio.Event()
         self.domain = domain.encode()
-        self.replies = 0
-        self.wrong_order = 0
         self.outstanding = 0
-        self.latencies: list[float] = []
+        self.reset()
         self.on_reply: Callable[[int], None] = lambda user: None
         self._sent: dict[int, deque[tuple[int, float]]] = {}
+        self._latest: dict[int, int] = {}
         self._next = 0
         self._buffer = b""
         self._accepted = False
@@ -105,19 +109,24 @@ class Side(asyncio.Protocol):
             )
 
     def _replied(self, user: int, stanza: bytes) -> None:
-        waiting = self._sent[user]
-        number, since = waiting[0]
-        said = _NUMBER.search(stanza)
-        if said is not None and int(said[1]) != number:
-            self.wrong_order += 1
-            found = next((each for each in waiting if each[0] == int(said[1])), waiting[0])
-            waiting.remove(found)
-            since = found[1]
-        else:
-            waiting.popleft()
-        self.latencies.append(time.perf_counter() - since)
-        self.replies += 1
+        now, waiting = time.perf_counter(), self._sent[user]
+        failed = b"error" in stanza and _ERROR.match(stanza)
+        said = _ID.search(stanza) if failed else _NUMBER.search(stanza)
+        number = int(said[1]) if said is not None else waiting[0][0] if waiting else 0
+        if said is not None and not failed:
+            self.wrong_order += number < self._latest.get(user, 0)
+            self._latest[user] = max(number, self._latest.get(user, 0))
+        sent = next((each for each in waiting if each[0] == number), None)
+        if sent is None:
+            return  # nothing waits for it: something came back for this message before
+        waiting.remove(sent)
         self.outstanding -= 1
+        if failed:
+            self.refused += 1
+        else:
+            self.latencies.append(now - sent[1])
+            self.times.append(now)
+            self.replies += 1
         self.on_reply(user)
 
     def say(self, user: int, padding: bytes = b"") -> None:
@@ -134,18 +143,22 @@ class Side(asyncio.Protocol):
 
     def reset(self) -> None:
         """Forget what was measured."""
-        self.replies = self.wrong_order = 0
-        self.latencies = []
+        self.replies = self.refused = self.wrong_order = 0
+        self.latencies: list[float] = []
+        self.times: list[float] = []
 
-    async def keep(self, window: int, seconds: float, padding: bytes = b"", users: int = 0) -> float:
+    async def keep(
+        self, window: int, seconds: float, padding: bytes = b"", users: int = 0, patience: float = 10.0
+    ) -> float:
         """
         Keep so many messages unanswered for some seconds, then wait for the last replies.
 
         Args:
             users: So many of them write, in turn; 0: each has one message.
+            patience: Seconds without a reply after which the others are lost.
 
         Returns:
-            Seconds until the last reply, or until nothing came for ten seconds.
+            Seconds until the last reply, or until patience ended.
         """
         began = time.perf_counter()
         turn = window
@@ -164,10 +177,10 @@ class Side(asyncio.Protocol):
         while time.perf_counter() - began < seconds:
             await asyncio.sleep(0.05)
         going = False
-        await self.settle()
+        await self.settle(patience)
         return time.perf_counter() - began
 
-    async def settle(self, patience: float = 10.0) -> None:
+    async def settle(self, patience: float) -> None:
         """Wait until all is answered, or nothing was for so long."""
         since, last = time.perf_counter(), self.replies
         while self.outstanding and time.perf_counter() - since < patience:
@@ -175,12 +188,35 @@ class Side(asyncio.Protocol):
             if self.replies != last:
                 since, last = time.perf_counter(), self.replies
 
-    async def flood(self, count: int, users: int, padding: bytes = b"") -> None:
+    async def flood(self, count: int, users: int, patience: float = 30.0) -> None:
         """Write so many messages as fast as the socket takes them, and wait for all replies."""
         self.on_reply = lambda user: None
         for number in range(count):
-            self.say(number % users, padding)
+            self.say(number % users)
             if number % 50 == 0:
                 await self._writable.wait()
                 await asyncio.sleep(0)
-        await self.settle(30.0)
+        await self.settle(patience)
+
+    def rate(self, since: float, until: float) -> float:
+        """Replies per second between two moments, by `time.perf_counter`."""
+        return sum(since <= each < until for each in self.times) / (until - since)
+
+    async def greed(self, seconds: float, users: int) -> float:
+        """
+        Write as fast as the socket takes it for some seconds, and leave the rest.
+
+        Returns:
+            Replies per second meanwhile, without the first second.
+        """
+        self.on_reply = lambda user: None
+        until = time.perf_counter() + seconds + 1.0
+        number = 0
+        while time.perf_counter() < until:
+            for _ in range(50):
+                number += 1
+                self.say(number % users)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._writable.wait(), max(0.0, until - time.perf_counter()))
+            await asyncio.sleep(0)
+        return self.rate(until - seconds, until)

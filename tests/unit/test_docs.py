@@ -330,10 +330,14 @@ class PagesTests(SynchronousTestCase):
         ours |= flags_of("letters", "drop") | flags_of("spool", "status") | flags_of("example") | flags_of("check")
         others = {
             "--allow-untyped-calls",
+            "--case",
             "--data-urlencode",
+            "--disk",
             "--now",
             "--pidfile",
+            "--profile",
             "--quarantine-spool",
+            "--quick",
             "--strict",
             "--uid",
         }
