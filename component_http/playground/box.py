@@ -15,7 +15,7 @@ from component_http.gateway import Gateway
 from component_http.interfaces import Webhook
 from component_http.playground.narrated import NarratedWebhook
 from component_http.playground.screen import Screen
-from component_http.settings import Settings
+from component_http.settings import LogSettings, Settings
 from component_http.testing import ComponentServer
 from component_http.wiring import webhook_client
 
@@ -79,7 +79,9 @@ class Box:
         globalLogPublisher.addObserver(self._log_observer)
         port = self._server.listen()
         component = evolve(self._settings.component, server=f"tcp:127.0.0.1:{port}", secret=self._server.secret)
-        self._gateway = Gateway(evolve(self._settings, component=component), self._reactor, webhook=self.webhook)
+        # The notes that `_logged` takes from the log are of the level debug, too.
+        settings = evolve(self._settings, component=component, log=LogSettings(level="debug"))
+        self._gateway = Gateway(settings, self._reactor, webhook=self.webhook)
         self._gateway.startService()
         await self.connected()
 
