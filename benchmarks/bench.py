@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
@@ -380,7 +380,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     base = QUICK if options.quick else Sizes()
     chosen = {key: getattr(options, key) or getattr(base, key) for key in ("rounds", "seconds")}
-    sizes = Sizes(**chosen, waiting=base.waiting, flood=base.flood, pending=base.pending, alone=base.alone)
+    sizes = evolve(base, **chosen)
     names = []
     for name in options.names or PROGRAMS:
         if PROGRAMS[name][1]():

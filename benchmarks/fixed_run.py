@@ -111,15 +111,17 @@ class Run:
         protocol.makeConnection(wire)
         return protocol, wire
 
+    def message(self, name: bytes) -> bytes:
+        """Write the next message, of a user with this name."""
+        number, self.sent = self.sent, self.sent + 1
+        return (
+            b"<message from='%s@localhost/phone' to='echo@bot.localhost' type='chat' id='m%d'><body>%s</body></message>"
+            % (name, number, self.body)
+        )
+
     def turn(self) -> None:
         """Send some messages, answer the POSTs that come of them, and take the replies."""
-        text = b"".join(
-            b"<message from='u%d@localhost/phone' to='echo@bot.localhost' type='chat' id='m%d'>"
-            b"<body>%s</body></message>" % (number % SENDERS, number, self.body)
-            for number in range(self.sent, self.sent + AT_ONCE)
-        )
-        self.sent += AT_ONCE
-        self.xmpp.dataReceived(text)
+        self.xmpp.dataReceived(b"".join(self.message(b"u%d" % (self.sent % SENDERS)) for _ in range(AT_ONCE)))
         while self.reactor.tcpClients:
             self.webhooks.append(self.connect())
         for protocol, wire in self.webhooks:

@@ -27,16 +27,17 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.base import DelayedCall, ReactorBase
 from twisted.internet.testing import MemoryReactorClock
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from fixed_run import AT_ONCE, DOMAIN, Run, Wire  # noqa: E402
+from fixed_run import AT_ONCE, SETTINGS, Run, Wire  # noqa: E402
 from report import lines, publish, table  # noqa: E402  (all of these are found through the line above)
 
-from component_http.settings import ComponentSettings, DeliverySettings, Settings, SpoolSettings  # noqa: E402
+from component_http.settings import DeliverySettings, SpoolSettings  # noqa: E402
 
 ALLOWED = 1.2
 """How much more the dearest case of a row may cost than the cheapest."""
@@ -108,11 +109,7 @@ class Case(Run):
 
     def __init__(self, folder: Path | None, users: int = 100) -> None:
         spool = SpoolSettings(kind="memory") if folder is None else SpoolSettings(path=str(folder / "spool.sqlite3"))
-        settings = Settings(
-            component=ComponentSettings(domain=DOMAIN, secret="s", component_post_url="http://127.0.0.1:8080/bot"),
-            delivery=DeliverySettings(max_pending=1_000_000),
-            spool=spool,
-        )
+        settings = evolve(SETTINGS, delivery=DeliverySettings(max_pending=1_000_000), spool=spool)
         super().__init__(b"x" * 20, settings, Reactor())
         self.body = b"y" * 20  # no repetition of the replies, which would look like two programs that answer each other
         self.users = users
@@ -124,18 +121,10 @@ class Case(Run):
             self.reactor.advance(0.0)
         return super().connect()
 
-    def stanza(self, name: bytes) -> bytes:
-        """A message of one user."""
-        self.sent += 1
-        return (
-            b"<message from='%s@localhost/phone' to='echo@bot.localhost' type='chat' id='m%d'><body>%s</body></message>"
-            % (name, self.sent, self.body)
-        )
-
     def exchange(self, names: Sequence[bytes]) -> None:
         """Let users write a message each, and go on until all that are not to fail have their replies."""
         due = self.replies + sum(not name.startswith(b"f") for name in names)
-        self.xmpp.dataReceived(b"".join(self.stanza(name) for name in names))
+        self.xmpp.dataReceived(b"".join(self.message(name) for name in names))
         answered = True
         while self.replies < due or answered:
             self.reactor.advance(0.0)

@@ -28,8 +28,8 @@ class Logger(TwistedLogger):
     """
     Twisted's logger for the lines of one class or module.
 
-    It differs in two ways, which are felt where each stanza has a line: a line that is left out costs only the call,
-    and all instances of a class share one logger, so that an event has no `log_source`.
+    It differs in two ways, because there is a debug line for each stanza. A line that is left out costs only the call.
+    All instances of a class share one logger, so an event has no `log_source`.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:

@@ -11,8 +11,6 @@ from twisted.python.failure import Failure
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NOT_YET = object()
-
 
 def abandon(*deferreds: Deferred[Any]) -> None:
     """Cancel some Deferreds whose outcome nobody wants any more, and ignore how they end."""
@@ -30,18 +28,18 @@ def follow(
     **named: P.kwargs,
 ) -> None:
     """
-    Go on when a Deferred has fired: at once, by a plain call, where it has, as a spool in memory always has.
+    Go on when a Deferred fires. Where it has a result already, that costs one plain call.
 
     Args:
-        deferred: Nobody else waits for it.
+        deferred: A Deferred that nobody else waits for.
         then: Called with its result and the arguments.
         failed: Called with its failure and the arguments.
-        broken: Called with any failure of these two.
-        arguments: For all three.
-        named: Likewise.
+        broken: Called with the failure and the arguments when `then` or `failed` raises.
+        arguments: The arguments for all three.
+        named: The same by name.
     """
-    result: Any = deferred.result if deferred.called and not deferred.paused else _NOT_YET
-    if result is not _NOT_YET and not isinstance(result, Failure):
+    if deferred.called and not deferred.paused and not isinstance(deferred.result, Failure):
+        result: Any = deferred.result
         try:
             then(result, *arguments, **named)
         except Exception:

@@ -51,7 +51,7 @@ class Acceptance:
     _take: Callable[[Delivery], bool]
     _when_not_stored: Callable[[], object]
     _failed: Callable[[Failure, Delivery], object]
-    _closed_valve: bool = field(init=False, default=False)
+    _valve_is_closed: bool = field(init=False, default=False)
 
     def accept(self, stanza: Stanza) -> None:
         """See `component_http.delivery.relay.Relay.accept`."""
@@ -68,16 +68,16 @@ class Acceptance:
 
     def read_again(self) -> None:
         """Open the valve, if it was closed and there is room again."""
-        if self._closed_valve and self._admission.may_read:
-            self.stop()
+        if self._valve_is_closed and self._admission.may_read:
+            self.open_valve()
 
-    def stop(self) -> None:
-        """Hold nothing back any more; what comes is refused."""
-        self._closed_valve = False
+    def open_valve(self) -> None:
+        """Read again, whether there is room or not; stanzas without room are refused."""
+        self._valve_is_closed = False
         self._valve.resume()
 
-    def _pause(self) -> None:
-        self._closed_valve = True
+    def _close_valve(self) -> None:
+        self._valve_is_closed = True
         self._valve.pause()
 
     def _store(self, stanza: Stanza, body: bytes) -> None:
@@ -88,7 +88,7 @@ class Acceptance:
             self._deliveries.begin(delivery, STORING)
             self._admission.begin(delivery)
             if self._admission.much_to_store:
-                self._pause()
+                self._close_valve()
         follow(stored, self._stored, self._not_stored, self._failed, delivery)
 
     def _stored(self, _: None, delivery: Delivery) -> None:
@@ -99,7 +99,7 @@ class Acceptance:
             return
         # While the webhook answers, what is held back now gets in later; else it should be told that there is no room.
         if self._admission.crowded and not self._away():
-            self._pause()
+            self._close_valve()
         elif had_much:
             self.read_again()
 

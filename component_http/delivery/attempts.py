@@ -48,7 +48,7 @@ class Attempts:
         clock: The reactor's clock.
         wall: The wall clock, seconds since the epoch.
         once: The spool has to know of a POST before it is made.
-        attempted: Told what follows an attempt, and the ban (`AttemptOver`), if the delivery has not ended meanwhile.
+        attempted: Called with a delivery that has not ended meanwhile, what follows its attempt, and the ban.
     """
 
     _deliveries: Lives

@@ -112,7 +112,7 @@ class Endings:
         dead_letter = _dead_letter(delivery, verdict) if keep else None
         ended = self._spool.end(delivery.id, stanzas, dead_letter, record)
         ending = _Ending(delivery, verdict.outcome, stanzas, dead_letter, told)
-        follow(ended, self._kept, self._not_kept, self._broken, ending)
+        follow(ended, self._ended, self._not_kept, self._broken, ending)
 
     def failed(self, failure: Failure, delivery: Delivery) -> None:
         """End a delivery for an internal error, which is not silence for whoever waits for an answer."""
@@ -136,25 +136,12 @@ class Endings:
         else:
             self.log_internal_error(failure, delivery)
 
-    def _kept(self, numbers: Sequence[int], ending: _Ending) -> None:
-        self._over(ending)
-        self._outbox.depart(ending.stanzas, numbers)
-        self._when_ended()
-        if ending.told is not None:
-            ending.told.callback(numbers)
-
     def _not_kept(self, failure: Failure, ending: _Ending) -> None:
         self._not_noted(failure, ending.delivery)
-        self._over(ending)
-        self._outbox.depart_unkept(ending.stanzas, partial(self._gone_at_last, ending.delivery, ending.dead_letter))
-        self._when_ended()
-        if ending.told is not None:
-            ending.told.callback(())
+        self._ended(None, ending)
 
-    def _broken(self, failure: Failure, ending: _Ending) -> None:
-        self.log_internal_error(failure, ending.delivery)
-
-    def _over(self, ending: _Ending) -> None:
+    def _ended(self, numbers: Sequence[int] | None, ending: _Ending) -> None:
+        """Let the stanzas leave; `numbers` is None where the spool could not keep them."""
         delivery = ending.delivery
         self._deliveries.end(delivery)
         if delivery.id in self._backlog:
@@ -162,6 +149,18 @@ class Endings:
         else:
             self._backlog.release(delivery.conversation, delivery.size)  # it was open
         self._observer.count(ending.outcome)
+        if numbers is not None:
+            self._outbox.depart(ending.stanzas, numbers)
+        else:
+            self._outbox.depart_unkept(ending.stanzas, partial(self._gone_at_last, delivery, ending.dead_letter))
+        self._when_ended()
+        if ending.told is not None:
+            ending.told.callback(numbers or ())
+
+    def _broken(self, failure: Failure, ending: _Ending) -> None:
+        self.log_internal_error(failure, ending.delivery)
+        if ending.told is not None:
+            ending.told.callback(())
 
     def _gone_at_last(self, delivery: Delivery, dead_letter: DeadLetter | None) -> None:
         """The server has what the spool could not keep; before, the delivery had to be in the spool for a restart."""

@@ -49,9 +49,11 @@ LATER = Later()
 
 AttemptOver = Callable[[Attempt, "Verdict | Retry | Later | Failure", float], object]
 """
-Told what follows an attempt, once for each: the end of the delivery, the next attempt, an answer later, or an internal
-error (`SpoolError`: the spool could not give the request body). The number is seconds for which the webhook wants no
-other delivery of the same conversation, where this one ended.
+Called once for each attempt, with the attempt, what follows it, and a ban.
+
+What follows is the end of the delivery, a retry, an answer that comes later, or a failure: a `SpoolError` if the
+request body could not be read, else an internal error. The ban is the seconds for which the webhook wants no other
+delivery of the conversation of one that has ended; mostly 0.0.
 """
 
 
@@ -112,7 +114,7 @@ class Forwarder:
 
         Args:
             delivery: The delivery to be POSTed.
-            over: Told what follows the attempt, whatever the webhook does, unless it is cancelled.
+            over: Called whatever the webhook does, also when the attempt was cancelled.
         """
         began = self._clock.seconds()
         probe, others = self.health.begin(began)

@@ -51,7 +51,7 @@ class Attempt(Stage):
         others: The number of other attempts that were under way.
         fresh: The connection had to be new.
         learned: `Health` knows the end of the attempt.
-        over: Told what follows the attempt, once.
+        over: Called once, with what follows the attempt (`component_http.delivery.forwarder.AttemptOver`).
         waits_for: The Deferred that the attempt waits for now: of its request body, or of the response.
     """
 
@@ -61,9 +61,9 @@ class Attempt(Stage):
         self,
         delivery: Delivery,
         began: float,
-        probe: Probe | None = None,
-        others: int = 0,
-        over: Callable[[Attempt, Any, float], object] = lambda attempt, following, ban: None,
+        probe: Probe | None,
+        others: int,
+        over: Callable[[Attempt, Any, float], object],
     ) -> None:
         super().__init__("running")
         self.delivery = delivery

@@ -234,7 +234,7 @@ class Relay:
 
     def _accepted(self, delivery: Delivery) -> bool:
         """The spool has a delivery; returns whether it may go on."""
-        self._take(delivery)
+        self._take(delivery, reserved=delivery.stage is STORING)
         self._observer.count("accepted")
         if self._giving_up.begun:
             self._giving_up.end(delivery)
@@ -243,8 +243,7 @@ class Relay:
             self._start()
         return True
 
-    def _take(self, delivery: Delivery) -> None:
-        reserved = delivery.stage is STORING
+    def _take(self, delivery: Delivery, *, reserved: bool = False) -> None:
         if reserved:
             self._deliveries.move(delivery, READY)
         else:
@@ -391,7 +390,7 @@ class Relay:
         """All is over."""
         self._expiry.stop()
         self._starts.forget()
-        self._acceptance.stop()
+        self._acceptance.open_valve()
 
 
 def _forget_failure(failure: Failure) -> None:

@@ -79,7 +79,7 @@ class Box:
         globalLogPublisher.addObserver(self._log_observer)
         port = self._server.listen()
         component = evolve(self._settings.component, server=f"tcp:127.0.0.1:{port}", secret=self._server.secret)
-        # The notes that `_logged` takes from the log are of the level debug, too.
+        # `_logged` takes the note about each delivery from the log, and some notes are debug lines.
         settings = evolve(self._settings, component=component, log=LogSettings(level="debug"))
         self._gateway = Gateway(settings, self._reactor, webhook=self.webhook)
         self._gateway.startService()

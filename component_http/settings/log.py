@@ -19,7 +19,7 @@ class LogSettings(Table):
 
     level: str = setting(
         choice(*LEVELS),
-        "the least important lines that are logged; debug adds one for each stanza",
+        "the lowest level of the lines that are logged; debug adds a line for each stanza",
         default="info",
-        why="to write a line costs a tenth of a stanza's way through the gateway",
+        why="a line for each stanza takes a tenth of the time that a stanza takes",
     )

@@ -56,7 +56,8 @@ class Connection(Protocol):
         # Told of the response that is awaited; None while none is. And its reader, once some of it has arrived.
         self._told: Callable[[Response | ConnectionCut], None] | None = None
         self._reader: ResponseReader | None = None
-        # The socket's transport, be it under TLS; whether it has taken all at once; and what tells if it can be read.
+        # The transport of the socket, also under TLS; whether it took every request as a whole; and a poll object that
+        # tells whether the socket can be read.
         self._lowest: Any = None
         self._at_once = False
         self._poll: Any = None
@@ -92,7 +93,7 @@ class Connection(Protocol):
             sent = self.transport.writeSomeData(request)
             if sent == len(request):
                 return
-            # The remainder waits in the transport, and so has everything else to, from now on.
+            # The remainder waits in the transport, so later requests have to wait there as well.
             self._at_once = False
             request = request[sent:] if isinstance(sent, int) else request
         self.transport.write(request)

@@ -283,7 +283,7 @@ def _end_of_body(status: int, fields: Mapping[str, str], old: bool) -> int | Lit
 
 
 def _seconds_to_keep(fields: Mapping[str, str]) -> float:
-    """Section 9.3; `Keep-Alive: timeout=` is RFC 2068 section 19.7.1.1."""
+    """Seconds for which the connection may be kept (section 9.3; `Keep-Alive: timeout=`: RFC 2068 section 19.7.1.1)."""
     if "connection" in fields and _CLOSE.search(fields["connection"]):
         return 0.0
     announced = _KEEP_ALIVE.search(fields["keep-alive"]) if "keep-alive" in fields else None

@@ -8,10 +8,10 @@ from typing import Any
 
 class TimeLimits:
     """
-    Runs a function for each thing whose time is over before it has ended.
+    Calls a function for each thing that has not ended within its time.
 
-    A timer of the reactor for each would cost more than to look at all of them now and then: there is one, for the
-    first of them, and most have ended when it fires.
+    There is one timer, for the earliest limit. When it fires, most things have ended, so a look at all others costs
+    less than a timer for each.
 
     Args:
         clock: An `IReactorTime`.
@@ -23,15 +23,15 @@ class TimeLimits:
         self._timer: Any = None
         self._next = 0.0
 
-    def begin(self, thing: Hashable, seconds: float, struck: Callable[[Any], None]) -> None:
+    def begin(self, thing: Hashable, seconds: float, expired: Callable[[Any], None]) -> None:
         """
         Begin a time limit.
 
         Args:
-            struck: Called with the thing when the seconds are over, unless `end` is called before.
+            expired: Called with the thing when the seconds are over, unless `end` is called before.
         """
         limit = self._clock.seconds() + seconds
-        self._limits[thing] = (limit, struck)
+        self._limits[thing] = (limit, expired)
         if self._timer is None or limit < self._next:
             self._look_at(limit)
 
@@ -51,10 +51,10 @@ class TimeLimits:
     def _look(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        for thing, (limit, struck) in list(self._limits.items()):
-            if limit <= now and self._limits.get(thing) == (limit, struck):
+        for thing, (limit, expired) in list(self._limits.items()):
+            if limit <= now and self._limits.get(thing) == (limit, expired):
                 del self._limits[thing]
-                struck(thing)
+                expired(thing)
         first = min((limit for limit, _ in self._limits.values()), default=None)
         if first is not None and (self._timer is None or first < self._next):
             self._look_at(first)

@@ -47,7 +47,7 @@ class LifeTests(SynchronousTestCase):
         delivery = a_delivery()
         self.lives.begin(delivery, STORING)
         self.assertEqual(["d1"], [*self.lives.at("storing")])
-        running = Attempt(delivery, 0.0)
+        running = Attempt(delivery, 0.0, None, 0, self.fail)
         wait = Wait("backing_off", self.clock.callLater(1.0, lambda: None), 0)
         for stage in (READY, running, wait, READY, ENDING):
             self.lives.move(delivery, stage)
@@ -85,12 +85,12 @@ class LifeTests(SynchronousTestCase):
         """
         post: Deferred[None] = Deferred()
         posted, waiting = a_delivery(1), a_delivery(2)
-        attempt = Attempt(posted, 0.0)
+        attempt = Attempt(posted, 0.0, None, 0, self.fail)
         attempt.waits_for = post
         self.lives.begin(posted, READY)
         self.lives.begin(waiting, READY)
         self.lives.move(posted, attempt)
-        self.lives.move(waiting, Attempt(waiting, 0.0))
+        self.lives.move(waiting, Attempt(waiting, 0.0, None, 0, self.fail))
         self.lives.move(waiting, Wait("asleep", self.clock.callLater(1.0, self.fail), 0))
         for delivery in (posted, waiting):
             self.lives.stop(delivery, ENDING)
