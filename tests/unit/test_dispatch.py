@@ -326,6 +326,19 @@ class OpenIqTests(SynchronousTestCase):
         self.assertEqual((["late"], 2, 1), (self.world.sent(), len(self.world.webhook.posts), self.world.relay.pending))
         self.assertEqual((2, 1), (self.world.counters["left_open"], self.world.counters["replied"]))
 
+    def test_internal_error(self) -> None:
+        """
+        Whoever has sent the answer is told also when an internal error ends the delivery.
+        """
+
+        def count(event: str) -> None:
+            raise ZeroDivisionError(event)
+
+        self.world.accept_iq()
+        self.world.counters.count = count  # type: ignore[method-assign]
+        self.successResultOf(self.push(self.answer(), "open"))
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+
     def test_deadline(self) -> None:
         """
         Without an answer its deadline ends it with an error, and what comes then is too late.
