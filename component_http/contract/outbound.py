@@ -70,7 +70,7 @@ class Head(NamedTuple):
         given = stanza.attributes.get
         asks = stanza.name == "presence" and "type" not in stanza.attributes
         enters = asks and next(stanza.elements(NS_MUC, "x"), None) is not None
-        return cls(given("type"), given("id"), stanza["from"], stanza["to"], enters)
+        return cls(given("type"), given("id"), given("from", ""), given("to", ""), enters)
 
 
 _UNKNOWN = Head()

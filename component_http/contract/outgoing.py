@@ -51,6 +51,11 @@ def sendable(element: Element, domain: str, max_bytes: int) -> bytes:
     if not recipient:
         raise XmlRefused("'to' is missing")
     _address(recipient, "to")
+    return written(element, max_bytes)
+
+
+def written(element: Element, max_bytes: int) -> bytes:
+    """Write a stanza whose addresses are known to be right; raises `XmlRefused` as `sendable` does."""
     xml = serialize(element).encode("utf-8")
     if len(xml) > max_bytes:
         raise XmlRefused(f"larger than {max_bytes} bytes")

@@ -46,7 +46,7 @@ class AlwaysAvailable(LateHandler):
         observer: Told `announced`.
     """
 
-    PATHS = ("/presence",)
+    KINDS = ("presence",)
     _log = Logger()
 
     def __init__(

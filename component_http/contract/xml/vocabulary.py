@@ -74,13 +74,18 @@ def escaped(text: str) -> str:
     return min(sparing, f"<![CDATA[{section}]]>", key=len)
 
 
+def needs_escaping(value: str) -> bool:
+    """Whether an attribute's value cannot be written as it is."""
+    return _ATTRIBUTE_SPECIAL.search(value) is not None
+
+
 def quoted(value: str) -> str:
     """
     Write an attribute's value, hardly longer than any peer can have written it.
 
     That is why the quotation marks are those that it holds fewer of, and why `>` stays as it is.
     """
-    if _ATTRIBUTE_SPECIAL.search(value) is None:
+    if not needs_escaping(value):
         return f"'{value}'"
     value = replace_forbidden(value).replace("&", "&amp;").replace("<", "&lt;")
     value = value.replace("\t", "&#9;").replace("\n", "&#10;").replace("\r", "&#13;")
