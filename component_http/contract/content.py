@@ -68,7 +68,7 @@ def checked(
             continue
         if not isinstance(value, allowed):
             raise ReplyRefused(f"{within}{name}: not {words}")
-        found[name] = _LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value
+        found[name] = value if not isinstance(value, str) or value.isascii() else _LONE_SURROGATE.sub("\ufffd", value)
     return found
 
 

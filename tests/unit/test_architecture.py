@@ -78,7 +78,7 @@ MODULES = {
     "throttle": Allowed(pure=True),
     "shares": Allowed(pure=True),
     "_version": Allowed(pure=True),
-    "contract": Allowed(["errors"], ["twisted.words.xish", "idna"], pure=True),
+    "contract": Allowed(["errors"], ["twisted.words.xish", "idna", "orjson"], pure=True),
     **{
         f"delivery.{name}": Allowed([*VALUES, "delivery.retry", "delivery.rounds", "delivery.window"], pure=True)
         for name in (

@@ -31,8 +31,8 @@ def long_namespace(data: bytes | bytearray, end: int, within_cdata: bool) -> re.
     The match ends where the name is too long; its group "long" begins with the declaration. The data begins with a
     token, in text, or inside of a CDATA section.
     """
-    # Hardly a stanza holds a long one anywhere, and this is much faster.
-    if _LONG_ANYWHERE.search(data, 0, end) is None:
+    # Hardly a stanza holds a long one anywhere, and these are much faster.
+    if data.find(b"xmlns", 0, end) < 0 or _LONG_ANYWHERE.search(data, 0, end) is None:
         return None
     at = data.find(b"]]>", 0, end) if within_cdata else 0
     while at >= 0 and (found := _LONG_OR_OPAQUE.search(data, at, end)):
