@@ -59,7 +59,7 @@ class NotAnAddress(ValueError):
     """The text is not an XMPP address; the message says which part is wrong and never repeats it."""
 
 
-@frozen(weakref_slot=False, cache_hash=True)
+@frozen(weakref_slot=False)
 class Address:
     """
     One XMPP address, normalised: two that mean the same are equal, and so are their strings.

@@ -1144,10 +1144,21 @@ class WindowTests(SqliteCase):
             self.assertEqual(["d0", "d1"], at_once)
             for name, body in bodies.items():
                 self.assertEqual(body, await spool.body(name))
-            await spool.end("d0", ())
             await spool.store(a_delivery("d10"), b"%010d" % 10)
             self.assertTrue(spool.body("d10").called)
             await gatherResults([spool.end(delivery.id, ()) for delivery in await spool.restore()])
+
+    async def test_after_the_first_attempt(self) -> None:
+        """
+        A delivery whose body was read once leaves its place in memory to the next, and is read from the file then.
+        """
+        spool = self.open(window=1)
+        for name in ("d1", "d2"):
+            await spool.store(a_delivery(name), name.encode())
+            self.assertTrue(spool.body(name).called)
+        again = spool.body("d1")
+        self.assertFalse(again.called)
+        self.assertEqual(b"d1", await again)
 
     async def test_none_there(self) -> None:
         """
