@@ -139,6 +139,7 @@ def lasting_parts(
             marked=rooms.marked,
             confirm=component.write_barrier,
             fallback=component.write_barrier_fallback,
+            most_unconfirmed=MAX_UNCONFIRMED if settings.spool.kind == "memory" else sys.maxsize,
             lifetimes=lifetimes(settings.delivery),
         )
     sender = Address.parse(component.default_sender)

@@ -8,6 +8,7 @@ limits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from sys import intern
 
 from attrs import frozen
 from twisted.words.xish.domish import Element
@@ -323,7 +324,8 @@ class _Answering(_Composer):
         is_error = stanza_type == "error" and element.name != "iq"
         if is_error and recipient.bare == stanza.sender.bare and not stanza.bounceable:
             raise ReplyRefused("type: a room, a headline or presence is never answered by an error")
-        attributes["from"], attributes["to"] = str(sender), str(recipient)
+        # What is sent is remembered for a while, and most of it has the same addresses.
+        attributes["from"], attributes["to"] = intern(str(sender)), intern(str(recipient))
         if self.is_answer(element):
             # From whom it was asked of: the asker takes it from nobody else (RFC 6120 section 8.1.2.1).
             attributes["from"], attributes["id"] = str(stanza.recipient), stanza.id

@@ -37,8 +37,29 @@ _REASONS = {
 }
 """Why a stanza was not sent, by how it ended, for whoever waits for it."""
 
-_Facts = tuple[str, int, str | None, Stanza | None]
-"""The facts of a stanza that the outlet has: its kind, its bytes, its delivery, and who asked."""
+
+@define(eq=False, weakref_slot=False)
+class _HandedOver:
+    """
+    A stanza that the outlet has; called with its fate.
+
+    There may be ten thousand of them, so it has few facts, and no XML: the spool keeps that.
+
+    Attributes:
+        ended: Called with this and with the fate.
+        number: Its number in the spool.
+        size: Bytes of its XML.
+    """
+
+    ended: Callable[[_HandedOver, Fate], None]
+    number: int
+    kind: str
+    size: int
+    delivery_id: str | None
+    asked: Stanza | None
+
+    def __call__(self, fate: Fate) -> None:
+        self.ended(self, fate)
 
 
 @define(eq=False)
@@ -113,6 +134,7 @@ class Outbox:
         self._caught_up = Waiters()
         self._stopped = False
         self._unkept = UnkeptStanzas()
+        self._tell_end = self._ended  # one bound method for all
 
     @property
     def crowded(self) -> bool:
@@ -327,8 +349,7 @@ class Outbox:
         return True
 
     def _hand_over(self, outbound: OutboundStanza, number: int) -> bool:
-        # Without the XML, which need not be remembered any more when it is written.
-        tell = partial(self._ended, number, _facts(outbound))
+        tell = self._handed_over(outbound, number)
         refused = self._too_large.refusal(outbound, self._clock.seconds())
         if refused is not None:
             tell(refused)
@@ -337,6 +358,10 @@ class Outbox:
         self._cursor = max(self._cursor, number)
         return True
 
+    def _handed_over(self, outbound: OutboundStanza, number: int = 0) -> _HandedOver:
+        xml_bytes = len(outbound.xml)
+        return _HandedOver(self._tell_end, number, outbound.kind, xml_bytes, outbound.delivery_id, outbound.asked)
+
     def _taken(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
         try:
             return self._outlet.depart(outbound, tell)
@@ -344,7 +369,8 @@ class Outbox:
             self._log.failure("cannot send a {kind}", kind=outbound.kind)
             return False
 
-    def _ended(self, number: int, facts: _Facts, fate: Fate) -> None:
+    def _ended(self, handed_over: _HandedOver, fate: Fate) -> None:
+        number = handed_over.number
         if fate == "confirmed":
             self._spool.confirmed(number)
             self._fates.arrived(number)
@@ -353,31 +379,29 @@ class Outbox:
         elif isinstance(fate, Refused):
             why = f"the server closes the stream over it: {fate.reason}"
             self._spool.failed(number, "reply_refused", why)
-            self._refused(fate, *facts, letter=f".{number}")
+            self._refused(fate, handed_over, letter=f".{number}")
             self._fates.failed(number, NotSent(why))
         else:
             if fate == "suspected":
                 self._spool.suspect(number)
             self.read_from(number - 1)
 
-    def _refused(
-        self, fate: Refused, kind: str, size: int, delivery_id: str | None, asked: Stanza | None, letter: str = ""
-    ) -> None:
+    def _refused(self, fate: Refused, refused: _HandedOver, letter: str = "") -> None:
         """Tell the operator, and whoever waits for an answer."""
         self._observer.count("outgoing_refused")
-        self._too_large.note(fate, size, self._clock.seconds())
+        self._too_large.note(fate, refused.size, self._clock.seconds())
         if self._throttle.may_tell(fate.reason, self._clock.seconds()):
             self._log.error(
                 "{id}: the server closes the stream over this {kind} of {size} bytes, so it is not sent: {reason};"
                 " {remedy}",
-                id=f"{delivery_id or 'departure'}{letter}",
-                kind=kind,
-                size=size,
+                id=f"{refused.delivery_id or 'departure'}{letter}",
+                kind=refused.kind,
+                size=refused.size,
                 reason=fate.reason,
                 remedy=fate.remedy,
             )
-        if asked is not None:
-            stanzas = self.maker.make([error_stanza(asked, REPLY_NOT_SENT)])
+        if refused.asked is not None:
+            stanzas = self.maker.make([error_stanza(refused.asked, REPLY_NOT_SENT)])
             pushed: Deferred[Any] = self._spool.push(stanzas)
             pushed.addCallbacks(partial(self.depart, stanzas), lambda _: self.depart_unkept(stanzas, lambda: None))
             pushed.addErrback(lambda failure: self._log.failure("cannot tell a sender", failure=failure))
@@ -402,7 +426,7 @@ class Outbox:
 
     def _unkept_ended(self, behind: float, turn: int, outbound: OutboundStanza, group: Group, fate: Fate) -> None:
         if isinstance(fate, Refused):
-            self._refused(fate, *_facts(outbound))
+            self._refused(fate, self._handed_over(outbound))
         elif fate in ("lost", "suspected", "stopped"):
             # Behind what is read again, as before.
             suspect = outbound.suspect or fate == "suspected"
@@ -415,7 +439,3 @@ class Outbox:
         if not self._behind:
             self._crowd.answers = 0
         self._crowd.look()
-
-
-def _facts(outbound: OutboundStanza) -> _Facts:
-    return outbound.kind, len(outbound.xml), outbound.delivery_id, outbound.asked

@@ -6,6 +6,7 @@ Source: XEP-0114 (Jabber Component Protocol), RFC 6120 sections 4.4 (closing), 4
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
@@ -60,12 +61,14 @@ class ComponentStream(StreamManager, Service):
         domain: The component's own domain, normalised.
         address: The host and the port of the server, or the path of its socket, for the log.
         observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `foreign`,
-            `unsendable`, `unanswered`, `outgoing_full`, `outgoing_lost`, `outgoing_refused`, `reading_paused`,
+            `unsendable`, `unanswered`, `unconfirmed_forgotten`, `outgoing_full`, `outgoing_lost`, `outgoing_refused`, `reading_paused`,
             `writing_held`.
         random: Source of the jitter between two connections.
         sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).
         first: Gives what is written first on each new stream, before all that waits (`Entrances.first`).
         marked: Marks what comes from a room that we are in (`Rooms.marked`).
+        max_waiting: Stanzas that may wait to be written.
+        most_unconfirmed: As for `WriteQueue`.
         confirm: Ask the server whether it has what we wrote, and write again what it has not when a stream was lost.
         fallback: The domain to ask where pings to ourselves do not come back; None for none.
         now: The wall clock, seconds since the epoch, for what leaves late.
@@ -88,6 +91,7 @@ class ComponentStream(StreamManager, Service):
         first: Callable[[], Iterable[Element | OutboundStanza]] = tuple,
         marked: Callable[[Stanza], Stanza] = lambda stanza: stanza,
         max_waiting: int = MAX_STANZAS,
+        most_unconfirmed: int = sys.maxsize,
         confirm: bool = True,
         fallback: str | None = None,
         lifetimes: Mapping[str, float] = LIFETIMES,
@@ -115,6 +119,7 @@ class ComponentStream(StreamManager, Service):
             dead=self._dead,
             sent=sent,
             max_waiting=max_waiting,
+            most_unconfirmed=most_unconfirmed,
             confirm=confirm,
             fallback=fallback,
             lifetimes=lifetimes,

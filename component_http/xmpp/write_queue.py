@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -49,22 +50,26 @@ class WriteQueue:
     or ends the stream again. Then that stanza is to blame, and is not written any more.
 
     Args:
-        observer: Told `outgoing_expired`.
+        observer: Told `outgoing_expired` and `unconfirmed_forgotten`.
         max_stanzas: Stanzas that may wait.
+        most_unconfirmed: Stanzas that are written again after a lost stream; beyond it the oldest counts as confirmed.
 
     Attributes:
         crowded: `CROWDED_STANZAS` or `CROWDED_BYTES` waited, and more than half of that still does.
         waiting_bytes: Bytes of what waits.
     """
 
-    def __init__(self, observer: Observer, max_stanzas: int = MAX_STANZAS) -> None:
+    def __init__(
+        self, observer: Observer, max_stanzas: int = MAX_STANZAS, most_unconfirmed: int = sys.maxsize
+    ) -> None:
         self.crowded = False
         self.waiting_bytes = 0
         self._observer = observer
         self._max_stanzas = max_stanzas
         self._waiting: deque[tuple[OutboundStanza, Tell]] = deque()
-        # Who is told of what was written, and which it was of all that was.
-        self._unconfirmed: deque[tuple[int, Tell]] = deque()
+        # Who is told of what was written; the last of them of what was written last.
+        self._unconfirmed: deque[Tell] = deque()
+        self._most_unconfirmed = most_unconfirmed
         self._written = 0
         # The server has answered on this stream; a suspect is out; and how many streams in a row the server has ended
         # with something unconfirmed and nothing confirmed.
@@ -137,17 +142,20 @@ class WriteQueue:
         if not outbound.again:
             tell("confirmed")
             return
-        self._unconfirmed.append((self._written, tell))
+        self._unconfirmed.append(tell)
         self._written += 1
         self._suspect_is_out = outbound.suspect
+        if len(self._unconfirmed) > self._most_unconfirmed:
+            self._observer.count("unconfirmed_forgotten")
+            self._unconfirmed.popleft()("confirmed")
 
     def confirm(self, written: int) -> None:
         """The server has what was written up to here (see `written`). Afterwards `settle`."""
         self._proved = True
         unconfirmed = self._unconfirmed
-        while unconfirmed and unconfirmed[0][0] < written:
+        while unconfirmed and self._written - len(unconfirmed) < written:
             self._fruitless = 0
-            unconfirmed.popleft()[1]("confirmed")
+            unconfirmed.popleft()("confirmed")
         self._suspect_is_out = self._suspect_is_out and bool(unconfirmed)
 
     def excuse(self, written: int) -> None:
@@ -162,7 +170,7 @@ class WriteQueue:
         that is believed when the next stream ends in the same way.
         """
         suspected = refused = False
-        told = [tell for _, tell in self._unconfirmed]
+        told = list(self._unconfirmed)
         self._unconfirmed.clear()
         if why is not None and told:
             self._fruitless += 1
@@ -207,7 +215,7 @@ class WriteQueue:
 
     @property
     def _all_sent(self) -> bool:
-        return not self._waiting and (not self._unconfirmed or self._unconfirmed[-1][0] < self._excused)
+        return not self._waiting and (not self._unconfirmed or self._written <= self._excused)
 
     def _empty(self) -> list[Tell]:
         waiting = [tell for _, tell in self._waiting]

@@ -61,6 +61,7 @@ class Writer:
         dead: Callable[[str], None],
         sent: Callable[[OutboundStanza], object],
         max_waiting: int,
+        most_unconfirmed: int,
         confirm: bool,
         fallback: str | None,
         lifetimes: Mapping[str, float],
@@ -74,7 +75,7 @@ class Writer:
         self._connection: Connection | None = None
         self._throttle = Throttle(LOG_INTERVAL)
         self._check = OutgoingCheck(domain, limits, observer, sent, clock.seconds, lifetimes)
-        self.queue = WriteQueue(observer, max_waiting)
+        self.queue = WriteQueue(observer, max_waiting, most_unconfirmed)
         self.barrier = Barrier(
             domain,
             self.queue,
