@@ -9,16 +9,13 @@ from functools import partial
 from os import urandom
 from random import Random
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
-from component_http.api.hooks import Hook
-from component_http.api.secrets import BySecret
-from component_http.api_service import api_hooks
 from component_http.contract import composing, reply
 from component_http.contract.address import Address
 from component_http.contract.composing import MAX_REPLIES, Composed
@@ -64,6 +61,10 @@ from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
+
+if TYPE_CHECKING:
+    from component_http.api.hooks import Hook
+    from component_http.api.secrets import BySecret
 
 
 @frozen(eq=False)
@@ -144,6 +145,12 @@ def lasting_parts(
         )
     sender = Address.parse(component.default_sender)
 
+    hooks = None
+    if settings.api.listen is not None:
+        from component_http.api_service import api_hooks
+
+        hooks = api_hooks(settings)
+
     def compose(objects: Sequence[Mapping[str, object]], kind: str) -> Composed:
         return composing.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
 
@@ -155,7 +162,7 @@ def lasting_parts(
         stream=stream,
         outlet=outlet,
         webhook=webhook,
-        hooks=None if settings.api.listen is None else api_hooks(settings),
+        hooks=hooks,
         rooms=rooms,
         subscribers=Subscribers(domain),
         pushes=Pushes(compose),

@@ -61,7 +61,8 @@ class ComponentStream(StreamManager, Service):
         domain: The component's own domain, normalised.
         address: The host and the port of the server, or the path of its socket, for the log.
         observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `foreign`,
-            `unsendable`, `unanswered`, `unconfirmed_forgotten`, `outgoing_full`, `outgoing_lost`, `outgoing_refused`, `reading_paused`,
+            `unsendable`, `unanswered`, `unconfirmed_forgotten`,
+            `outgoing_full`, `outgoing_lost`, `outgoing_refused`, `reading_paused`,
             `writing_held`.
         random: Source of the jitter between two connections.
         sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).

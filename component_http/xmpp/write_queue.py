@@ -59,9 +59,7 @@ class WriteQueue:
         waiting_bytes: Bytes of what waits.
     """
 
-    def __init__(
-        self, observer: Observer, max_stanzas: int = MAX_STANZAS, most_unconfirmed: int = sys.maxsize
-    ) -> None:
+    def __init__(self, observer: Observer, max_stanzas: int = MAX_STANZAS, most_unconfirmed: int = sys.maxsize) -> None:
         self.crowded = False
         self.waiting_bytes = 0
         self._observer = observer
