@@ -19,8 +19,8 @@ from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import Fate, OutboundStanza, Refused
 from component_http.contract.stanza import Stanza
 from component_http.delivery.fates import Fates
+from component_http.delivery.handing_over import HandingOver
 from component_http.delivery.stanza_maker import StanzaMaker
-from component_http.delivery.too_large import TooLarge
 from component_http.delivery.unkept import Group, UnkeptStanzas
 from component_http.errors import NotSent, SpoolError
 from component_http.interfaces import Observer, OutboundSpool, Outlet
@@ -30,36 +30,6 @@ from component_http.waiters import Waiters, abandon
 
 AGAIN = 5.0
 """Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
-
-_REASONS = {
-    "reply_expired": "it could not be sent in its time",
-    "reply_unsendable": "the server would not take it",
-}
-"""Why a stanza was not sent, by how it ended, for whoever waits for it."""
-
-
-@define(eq=False, weakref_slot=False)
-class _HandedOver:
-    """
-    A stanza that the outlet has; called with its fate.
-
-    There may be ten thousand of them, so it has few facts, and no XML: the spool keeps that.
-
-    Attributes:
-        ended: Called with this and with the fate.
-        number: Its number in the spool.
-        size: Bytes of its XML.
-    """
-
-    ended: Callable[[_HandedOver, Fate], None]
-    number: int
-    kind: str
-    size: int
-    delivery_id: str | None
-    asked: Stanza | None
-
-    def __call__(self, fate: Fate) -> None:
-        self.ended(self, fate)
 
 
 @define(eq=False)
@@ -124,7 +94,9 @@ class Outbox:
         self._fates = Fates() if fates is None else fates
         self._tell_pushed = pushed
         self._throttle = Throttle(LOG_INTERVAL)
-        self._too_large = TooLarge()
+        self._handing_over = HandingOver(
+            spool, outlet, observer, clock, self._fates, again=self.read_from, apologise=self._apologise
+        )
         # The last number that was handed over, and the last that the spool gave, as far as that is known.
         self._cursor = 0
         self._highest: int | None = None
@@ -134,7 +106,6 @@ class Outbox:
         self._caught_up = Waiters()
         self._stopped = False
         self._unkept = UnkeptStanzas()
-        self._tell_end = self._ended  # one bound method for all
 
     @property
     def crowded(self) -> bool:
@@ -261,7 +232,7 @@ class Outbox:
 
     def read_all(self) -> None:
         """Hand over all that the spool has and that was not handed over, whoever put it there."""
-        self._too_large.forget()
+        self._handing_over.try_large_ones()
         self.read_from(self._cursor)
 
     def dropped(self, numbers: Sequence[int]) -> None:
@@ -339,9 +310,9 @@ class Outbox:
             self._crowd.answers = max(0, self._crowd.answers - 1)
         if outbound.expires <= self._clock.seconds():
             self._observer.count("outgoing_expired")
-            self._fail(number, "reply_expired")
+            self._handing_over.fail(number, "reply_expired")
         elif not self.maker.still_fits(outbound):
-            self._fail(number, "reply_unsendable")
+            self._handing_over.fail(number, "reply_unsendable")
         else:
             self._tell_if_pushed(number, outbound)
             return self._hand_over(outbound, number)
@@ -349,66 +320,17 @@ class Outbox:
         return True
 
     def _hand_over(self, outbound: OutboundStanza, number: int) -> bool:
-        tell = self._handed_over(outbound, number)
-        refused = self._too_large.refusal(outbound, self._clock.seconds())
-        if refused is not None:
-            tell(refused)
-        elif not self._taken(outbound, tell):
+        if not self._handing_over.hand_over(outbound, number):
             return False
         self._cursor = max(self._cursor, number)
         return True
 
-    def _handed_over(self, outbound: OutboundStanza, number: int = 0) -> _HandedOver:
-        xml_bytes = len(outbound.xml)
-        return _HandedOver(self._tell_end, number, outbound.kind, xml_bytes, outbound.delivery_id, outbound.asked)
-
-    def _taken(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
-        try:
-            return self._outlet.depart(outbound, tell)
-        except Exception:
-            self._log.failure("cannot send a {kind}", kind=outbound.kind)
-            return False
-
-    def _ended(self, handed_over: _HandedOver, fate: Fate) -> None:
-        number = handed_over.number
-        if fate == "confirmed":
-            self._spool.confirmed(number)
-            self._fates.arrived(number)
-        elif fate == "expired":
-            self._fail(number, "reply_expired")
-        elif isinstance(fate, Refused):
-            why = f"the server closes the stream over it: {fate.reason}"
-            self._spool.failed(number, "reply_refused", why)
-            self._refused(fate, handed_over, letter=f".{number}")
-            self._fates.failed(number, NotSent(why))
-        else:
-            if fate == "suspected":
-                self._spool.suspect(number)
-            self.read_from(number - 1)
-
-    def _refused(self, fate: Refused, refused: _HandedOver, letter: str = "") -> None:
-        """Tell the operator, and whoever waits for an answer."""
-        self._observer.count("outgoing_refused")
-        self._too_large.note(fate, refused.size, self._clock.seconds())
-        if self._throttle.may_tell(fate.reason, self._clock.seconds()):
-            self._log.error(
-                "{id}: the server closes the stream over this {kind} of {size} bytes, so it is not sent: {reason};"
-                " {remedy}",
-                id=f"{refused.delivery_id or 'departure'}{letter}",
-                kind=refused.kind,
-                size=refused.size,
-                reason=fate.reason,
-                remedy=fate.remedy,
-            )
-        if refused.asked is not None:
-            stanzas = self.maker.make([error_stanza(refused.asked, REPLY_NOT_SENT)])
-            pushed: Deferred[Any] = self._spool.push(stanzas)
-            pushed.addCallbacks(partial(self.depart, stanzas), lambda _: self.depart_unkept(stanzas, lambda: None))
-            pushed.addErrback(lambda failure: self._log.failure("cannot tell a sender", failure=failure))
-
-    def _fail(self, number: int, outcome: str) -> None:
-        self._spool.failed(number, outcome)
-        self._fates.failed(number, NotSent(_REASONS[outcome]))
+    def _apologise(self, asked: Stanza) -> None:
+        """Tell whoever asked that the server refuses the answer."""
+        stanzas = self.maker.make([error_stanza(asked, REPLY_NOT_SENT)])
+        pushed: Deferred[Any] = self._spool.push(stanzas)
+        pushed.addCallbacks(partial(self.depart, stanzas), lambda _: self.depart_unkept(stanzas, lambda: None))
+        pushed.addErrback(lambda failure: self._log.failure("cannot tell a sender", failure=failure))
 
     # -- what the spool does not have --
 
@@ -421,12 +343,12 @@ class Outbox:
     def _hand_over_unkept(self, before: float = inf) -> None:
         """Hand over what belongs before a number."""
         for unkept in self._unkept.take(before):
-            if not self._taken(unkept[2], partial(self._unkept_ended, *unkept)):
+            if not self._handing_over.offer(unkept[2], partial(self._unkept_ended, *unkept)):
                 self._observer.count("reply_lost")
 
     def _unkept_ended(self, behind: float, turn: int, outbound: OutboundStanza, group: Group, fate: Fate) -> None:
         if isinstance(fate, Refused):
-            self._refused(fate, self._handed_over(outbound))
+            self._handing_over.refused(fate, outbound)
         elif fate in ("lost", "suspected", "stopped"):
             # Behind what is read again, as before.
             suspect = outbound.suspect or fate == "suspected"
