@@ -215,7 +215,7 @@ class Gateway(MultiService):
 
     def wake(self) -> str:
         """
-        Ask the webhook at once, whatever was to be waited for: somebody knows that it is back.
+        Ask the webhook at once, and end all waits for it: somebody knows that it is back.
 
         Returns:
             How it is, as in `Status.webhook`; `stopping` if it is not asked any more.

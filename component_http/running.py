@@ -192,7 +192,7 @@ class Running:
     async def drain(self, timeout: float | None) -> None:
         for handler in self._handlers:
             if isinstance(handler, LateHandler):
-                handler.rest()
+                handler.pause()
         await self._parts.relay.drain(self._lasting.settings.delivery.drain_timeout if timeout is None else timeout)
 
     async def stop(self, close_stream: Callable[[], Awaitable[object]]) -> None:

@@ -28,7 +28,7 @@ def deadlines(delivery: DeliverySettings) -> dict[str, float]:
 
 
 def lifetimes(delivery: DeliverySettings) -> dict[str, float]:
-    """Seconds for which an outbound stanza is of use, by its kind."""
+    """Seconds until an outbound stanza expires, by its kind."""
     return {**LIFETIMES, "iq": delivery.iq_deadline}
 
 

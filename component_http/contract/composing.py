@@ -295,14 +295,14 @@ class _Answering(_Composer):
         return element
 
     def _continues(self, sender: Address | None, recipient: Address | None) -> bool:
-        """Whether a message with these addresses, None for the defaults, is in the conversation that it answers."""
+        """Tell whether a message with these addresses (None: the defaults) is in the conversation that it answers."""
         stanza = self.stanza
         return (sender is None or sender.bare == stanza.recipient.bare) and (
             recipient is None or recipient.bare == stanza.sender.bare
         )
 
     def _is_occupant(self, recipient: Address) -> bool:
-        """Whether it is somebody in the room that the stanza came from (XEP-0045 section 7.5)."""
+        """Tell whether it is somebody in the room that the stanza came from (XEP-0045 section 7.5)."""
         from_room = self.stanza.through_room or self.stanza.type == "groupchat"
         return from_room and recipient.resource is not None and recipient.bare == self.stanza.sender.bare
 

@@ -73,7 +73,7 @@ def checked(
 
 
 def has_content(kind: str, reply: Checked) -> bool:
-    """Say whether a stanza is made of a reply. Presence without any content is of use, a message is not."""
+    """Say whether a stanza is made of a reply. Presence without any content is sent, a message is not."""
     if kind == "message":
         return not _CONTENT_OF_MESSAGE.isdisjoint(reply) or reply.get("type") == "error"
     return kind == "presence" or not _CONTENT_OF_IQ.isdisjoint(reply)

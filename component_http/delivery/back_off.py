@@ -35,7 +35,7 @@ class BackOffs:
     _when_ready: Callable[[], object]
 
     def __bool__(self) -> bool:
-        """Whether some delivery backs off whose wait may end early."""
+        """Tell whether some delivery backs off whose wait may end early."""
         return bool(self._deliveries.at("backing_off"))
 
     def begin(

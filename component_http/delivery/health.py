@@ -1,4 +1,4 @@
-"""How the webhook is: whether it is asked, how much of it, and since when it fails."""
+"""The health of the webhook: whether it is asked, how much of it, and since when it fails."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ class Health:
 
     @property
     def state(self) -> Literal["closed", "open", "half_open", "gone", "none"]:
-        """How the webhook is: `none`: there is none. `gone`: it said so. Else the state of the breaker."""
+        """The state of the webhook: `none`: there is none. `gone`: it said so. Else the state of the breaker."""
         if self.no_more is None:
             return self._breaker.state
         return "none" if self.no_more is NO_WEBHOOK else "gone"
 
     @property
     def breaker_state(self) -> Literal["closed", "open", "half_open"]:
-        """Whether the webhook is asked as usual, not at all, or by one delivery that probes."""
+        """Tell whether the webhook is asked as usual, not at all, or by one delivery that probes."""
         return self._breaker.state
 
     @property

@@ -1,4 +1,4 @@
-"""How much a webhook is asked for: how many requests at once, and how fast they follow one another."""
+"""The load on a webhook: the number of requests at once, and how fast they follow one another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from component_http.delivery.pace import Pace
 
 class Load:
     """
-    What a webhook takes, learned from what it rejects; see `Limit` and `Pace`.
+    The load that a webhook takes, learned from the requests that it rejects; see `Limit` and `Pace`.
 
     Every `now` is in seconds on one clock that does not go back.
 
@@ -28,7 +28,7 @@ class Load:
         return self._limit.value(now)
 
     def is_known(self, now: float) -> bool:
-        """Whether it is known by now how much the webhook takes, so that a rejection is about one request only."""
+        """Tell whether it is known by now how much the webhook takes, so that a rejection is about one request only."""
         return self._pace.is_known or self._limit.value(now) < self._most
 
     def wait(self, now: float) -> float:

@@ -52,19 +52,19 @@ class _Crowd:
 
 class Outbox:
     """
-    Hands what leaves to the outlet, in the order of the spool's numbers, and lets the spool know when it is gone.
+    Hands outbound stanzas to the outlet, in the order of the spool's numbers, and tells the spool their fates.
 
     What waits is in the spool, and only so much of it is with the outlet that this is not crowded. Where more waits,
     after a start and after a lost stream, it is read from the spool; what comes meanwhile is behind it there. What the
     spool could not keep is kept here, in its place among the others.
 
     Args:
-        spool: Keeps what leaves, and gives it numbers.
+        spool: Keeps the outbound stanzas, and gives them numbers.
         outlet: Where it leaves.
         observer: Told `reply_lost`, `outgoing_expired`, `outgoing_refused` and `spool_failed`, and at the end
             `outgoing_lost`.
         clock: Runs the waits, and says how old a stanza is.
-        maker: Makes what is to leave.
+        maker: Makes outbound stanzas.
         fates: Told which stanzas the server has, and which it will never have; None where nobody waits for that.
         pushed: Told each stanza that ends no delivery before it is handed over, with its number; where it is read from
             the spool, also answers to what may not be answered with an error. None to tell nobody.
@@ -110,7 +110,7 @@ class Outbox:
     @property
     def crowded(self) -> bool:
         """
-        So much waits to leave that whoever makes more of it should rest.
+        So many answers wait that no more should be made.
 
         Only answers of deliveries count, for what somebody pushes should not keep others from being answered; and where
         the spool bears some of them (`Spool.crowd`), an outlet that is crowded is none.
@@ -211,7 +211,7 @@ class Outbox:
 
         Args:
             stanzas: The stanzas, in order.
-            gone: Called when none of them is wanted any more: the server has them, or their time is over. Not called
+            gone: Called when none of them is wanted any more: the server has them, or they expired. Not called
                 where one was lost, which is counted, or the stop came before.
         """
         self._unkept.add(stanzas, inf if self._highest is None else self._highest, gone)
@@ -249,7 +249,7 @@ class Outbox:
             self._reading.cancel()
 
     async def count_lost(self) -> None:
-        """When the outlet has stopped: count what was not written, where the spool forgets it."""
+        """Count the stanzas that were not written, where the spool forgets them; after the outlet has stopped."""
         lost = 0
         page = [] if self._spool.durable else await self._spool.outbound_stanzas(self._cursor)
         while page:

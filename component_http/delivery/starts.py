@@ -1,4 +1,4 @@
-"""When attempts begin: as many as may, in the order of the backlog."""
+"""The starts of attempts: as many as may run, in the order of the backlog."""
 
 from __future__ import annotations
 

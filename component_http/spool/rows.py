@@ -1,5 +1,5 @@
 """
-How values stand in the tables of a spool's file: statements for many rows, readers that check, and rows set aside.
+The values in the tables of a spool's file: statements for many rows, readers that check, and rows set aside.
 
 Whoever writes has begun a transaction; none is begun or ended here or in the modules of the single tables. Rows go in
 and out by dozens in one statement: around each statement the thread gives Python's lock away, and has to ask a busy

@@ -188,7 +188,7 @@ class ResponseReader:
 
     @property
     def reads_known_length(self) -> bool:
-        """Whether the head is read, and the body ends after a number of bytes that it names."""
+        """Tell whether the head is read, and the body ends after a number of bytes that it names."""
         return self._head is not None and isinstance(self._head.body, int)
 
     def feed(self, data: bytes) -> None:

@@ -67,7 +67,7 @@ class LateHandler(XMPPHandler):
         """Deal with one stanza; True if it is dealt with, and is to be marked `handled`."""
         raise NotImplementedError
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Do nothing of its own accord from now on: the gateway is about to stop."""
 
     def connectionInitialized(self) -> None:

@@ -28,7 +28,7 @@ Tell = Callable[[Fate], None]
 @frozen
 class Loss:
     """
-    What a lost stream leaves.
+    The stanzas that a lost stream leaves.
 
     Attributes:
         again: Stanzas that were written and will be written again.
@@ -43,7 +43,7 @@ class Loss:
 
 class WriteQueue:
     """
-    First come, first served. Of what is written only those are remembered who are to be told what became of it.
+    First come, first served. Of each stanza that is written it remembers only who is told its fate.
 
     One stanza that the server refuses would end each stream anew. So when the server may have ended a stream because of
     what was written, all of that is suspect: it is written one stanza at a time, until the server is known to have it
@@ -65,7 +65,7 @@ class WriteQueue:
         self._observer = observer
         self._max_stanzas = max_stanzas
         self._waiting: deque[tuple[OutboundStanza, Tell]] = deque()
-        # Who is told of what was written; the last of them of what was written last.
+        # Told the fates of what was written, in the order of writing.
         self._unconfirmed: deque[Tell] = deque()
         self._most_unconfirmed = most_unconfirmed
         self._written = 0
@@ -89,7 +89,7 @@ class WriteQueue:
 
     @property
     def written(self) -> int:
-        """How many were ever noted as unconfirmed; what a barrier confirms is up to here."""
+        """The number of stanzas that were ever noted as unconfirmed; a barrier confirms all up to here."""
         return self._written
 
     @property
@@ -104,7 +104,7 @@ class WriteQueue:
 
     def may_write(self, outbound: OutboundStanza) -> bool:
         """
-        Whether a stanza may be written now, on a stream whose server returns barriers.
+        Tell whether a stanza may be written now, on a stream whose server returns barriers.
 
         A suspect is written when the server has answered on this stream, so that it is not blamed for a server that
         ends every stream; and with nothing else unconfirmed before it or after it.
@@ -125,7 +125,7 @@ class WriteQueue:
         return True
 
     def take(self, now: float) -> tuple[OutboundStanza, Tell] | None:
-        """Give the first that is still of use, to be written; None if there is none. Afterwards `settle`."""
+        """Give the first that has not expired, to be written; None if there is none. Afterwards `settle`."""
         while self._waiting:
             outbound, tell = self._waiting.popleft()
             self.waiting_bytes -= len(outbound.xml)
@@ -136,7 +136,7 @@ class WriteQueue:
         return None
 
     def note(self, outbound: OutboundStanza, tell: Tell) -> None:
-        """Remember who is to be told of what is written; at once where it would not be written again."""
+        """Note that a stanza is written; its fate is told at once where it would not be written again."""
         if not outbound.again:
             tell("confirmed")
             return

@@ -30,7 +30,7 @@ CONFIRM_TIMEOUT = 2.0
 LATE = 30.0
 """Seconds after which a stanza says when it was made (XEP-0203)."""
 
-CROWDED = "much waits for a stream, or for a server that does not read: reading rests until less does, and so do POSTs"
+CROWDED = "much waits for a stream, or for a server that does not read: reading and POSTs pause until less does"
 FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
 
 
@@ -248,7 +248,7 @@ class Writer:
             connection.close()
 
     def confirmed(self) -> None:
-        """A barrier has returned: what waited for it can be written."""
+        """Write what waited for a barrier that has returned."""
         self.drain()
         self.queue.settle()
 

@@ -27,7 +27,7 @@ _ENDS = {b"<!--": b"-->", b"<![CDATA[": b"]]>"}
 
 
 def _has_long(data: bytes | bytearray, end: int) -> bool:
-    """Whether there is a long one anywhere, be it in text; hardly a stanza holds one, and this is much faster."""
+    """Tell whether there is a long one anywhere, be it in text; hardly a stanza holds one, and this is much faster."""
     at = 0
     for _ in range(_LOOKED_AT):
         at = data.find(b"mlns", at, end)  # most texts have fewer of these letters than of those of "xmlns"

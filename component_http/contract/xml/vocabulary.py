@@ -35,7 +35,7 @@ _ATTRIBUTE_SPECIAL = re.compile(f"[<&'\t\n\r{_FORBIDDEN}]")
 @frozen
 class Limits:
     """
-    How much XML one stanza may be.
+    The limits of one stanza's XML.
 
     Attributes:
         max_bytes: From the `<` of its start tag to the `>` of its end tag, in UTF-8. Servers cut a component's
@@ -76,7 +76,7 @@ def escaped(text: str) -> str:
 
 
 def _has_special(text: str) -> bool:
-    """Whether text between tags cannot be written as it is; five times as fast as a regular expression."""
+    """Tell whether text between tags cannot be written as it is; five times as fast as a regular expression."""
     try:
         data = text.encode()
     except UnicodeEncodeError:
@@ -87,7 +87,7 @@ def _has_special(text: str) -> bool:
 
 
 def needs_escaping(value: str) -> bool:
-    """Whether an attribute's value cannot be written as it is."""
+    """Tell whether an attribute's value cannot be written as it is."""
     return _ATTRIBUTE_SPECIAL.search(value) is not None
 
 

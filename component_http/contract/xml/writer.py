@@ -315,7 +315,7 @@ class _Serializer:
 
 
 def _text_chars(top: Element) -> int:
-    """How long the text in an element is."""
+    """Count the characters of the text in an element."""
     chars = 0
     elements = [top]
     while elements:
@@ -347,7 +347,7 @@ def _check_name(name: str) -> None:
 
 
 def _is_name(name: str) -> bool:
-    """Whether expat, which Prosody and ejabberd read with, takes this for a name without prefix."""
+    """Tell whether expat, which Prosody and ejabberd read with, takes this for a name without prefix."""
     if name.isascii():
         return _ASCII_NAME.fullmatch(name) is not None
     seen: list[str] = []
