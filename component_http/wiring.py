@@ -31,7 +31,7 @@ from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.fates import Fates
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.health import Health
-from component_http.delivery.load import Load
+from component_http.delivery.load import Load, Quota
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.loops import Loops
@@ -273,10 +273,10 @@ def _spool(lasting: Lasting, lock: SpoolLock | None) -> Spool:
 def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delivery], str | None] | None) -> Forwarder:
     settings, delivery = lasting.settings, lasting.settings.delivery
     retries = delivery.max_attempts > 1
-    counters, reactor = lasting.counters, lasting.reactor
+    counters, reactor, rate = lasting.counters, lasting.reactor, settings.webhook.rate
     health = Health(
         counters,
-        Load(webhook_connections(settings), learns=retries),
+        Load(webhook_connections(settings), learns=retries, quota=None if rate is None else Quota(*rate)),
         Breaker() if retries else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize),  # it never opens
         reactor,
     )

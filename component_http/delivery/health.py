@@ -106,6 +106,10 @@ class Health:
         now = self._clock.seconds()
         return max(self._breaker.wait(now), self._load.wait(now))
 
+    def quota_wait(self) -> float:
+        """Seconds until the operator's limit (`webhook.rate`) lets an attempt begin: 0 for now."""
+        return self._load.quota_wait(self._clock.seconds())
+
     def begin(self, now: float) -> tuple[Probe | None, int]:
         """Note that an attempt begins; returns the kind of probe, if it is one, and the number of others under way."""
         return self._breaker.begin(now), self._load.begin(now)

@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from component_http.delivery.limit import Limit
 from component_http.delivery.pace import Pace
+
+
+class Quota:
+    """
+    A limit that somebody has set: so many requests may begin within any time of this length.
+
+    Args:
+        requests: 1 or more.
+        seconds: The length, more than 0.
+    """
+
+    def __init__(self, requests: int, seconds: float) -> None:
+        self._begun: deque[float] = deque(maxlen=requests)
+        self._requests = requests
+        self._seconds = seconds
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next request may begin, 0.0 for now."""
+        return max(0.0, self._begun[0] + self._seconds - now) if len(self._begun) == self._requests else 0.0
+
+    def begin(self, now: float) -> None:
+        """Note that a request begins."""
+        self._begun.append(now)
 
 
 class Load:
@@ -14,14 +39,16 @@ class Load:
 
     Args:
         most: Requests at once while nothing is rejected, 1 or more.
-        learns: False: there is no other limit, whatever the webhook says.
+        learns: False: nothing is learned, whatever the webhook says.
+        quota: The limit that the operator has set; None for none.
     """
 
-    def __init__(self, most: int, *, learns: bool = True) -> None:
+    def __init__(self, most: int, *, learns: bool = True, quota: Quota | None = None) -> None:
         self._most = most
         self._limit = Limit(most)
         self._pace = Pace()
         self._learns = learns
+        self._quota = quota
 
     def places(self, now: float) -> int:
         """Say how many requests may be under way."""
@@ -33,10 +60,16 @@ class Load:
 
     def wait(self, now: float) -> float:
         """Seconds until the next request may begin, 0.0 for now."""
-        return self._pace.wait(now)
+        return max(self._pace.wait(now), self.quota_wait(now))
+
+    def quota_wait(self, now: float) -> float:
+        """Seconds until the operator's limit lets the next request begin, 0.0 for now."""
+        return 0.0 if self._quota is None else self._quota.wait(now)
 
     def begin(self, now: float) -> int:
         """Note that a request begins; returns the number of others that are under way."""
+        if self._quota is not None:
+            self._quota.begin(now)
         self._pace.begin(now)
         return self._limit.begin()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -53,7 +55,9 @@ def some_settings(**tables: Any) -> Settings:
 class SettingsAtWorkTests(SynchronousTestCase):
     """Each setting of [delivery], with another value than its default."""
 
-    def a_gateway(self, script: Iterable[Any], **delivery: object) -> Gateway:
+    def a_gateway(
+        self, script: Iterable[Any], *, webhook: Mapping[str, object] = MappingProxyType({}), **delivery: object
+    ) -> Gateway:
         """A gateway on a stream that is only pretended, with a clock that the test moves."""
         settings = Settings.from_mapping(
             {
@@ -62,6 +66,7 @@ class SettingsAtWorkTests(SynchronousTestCase):
                     "component_post_url": "http://127.0.0.1:8080/",
                     "component_post_stanzas": ["message", "presence", "iq"],
                 },
+                "webhook": webhook,
                 "delivery": delivery,
                 "spool": {"kind": "memory"},
             },
@@ -186,6 +191,23 @@ class SettingsAtWorkTests(SynchronousTestCase):
         self.assertEqual(5, len(self.webhook.posts))
         self.reactor.pump([0.1])
         self.assertEqual(6, len(self.webhook.posts))
+
+    def test_rate(self) -> None:
+        """
+        webhook.rate lets so many POSTs begin in a time; the others wait, iqs go first, and nothing counts as failed.
+        """
+        gateway = self.a_gateway([PONG, PONG, json_response("{}"), PONG, PONG], webhook={"rate": "2/1s"})
+        self.say("a", "b", "c", "d")
+        self.say("e", kind="iq", type_="get")
+        self.assertEqual(2, len(self.webhook.posts))
+        self.reactor.pump([0.99])
+        self.assertEqual((2, "closed"), (len(self.webhook.posts), gateway.status().webhook))
+        self.reactor.pump([0.01])
+        self.assertEqual(
+            ["message", "message", "iq", "message"], [json.loads(body)["kind"] for body, _ in self.webhook.posts]
+        )
+        self.reactor.pump([1.0])
+        self.assertEqual((5, 0), (gateway.counters["replied"], gateway.counters["attempt_failed"]))
 
     def test_on_gone(self) -> None:
         """
