@@ -100,6 +100,24 @@ def _template(hook: HookSettings) -> Template | None:
     return None if hook.template is None else Template(shipped(hook.template), hook.template)
 
 
+def api_tokens(settings: Settings) -> Tokens:
+    """Make the tokens."""
+    tokens = [
+        Token(
+            name=token.name,
+            secret=token.token,
+            may_send_as=token.may_send_as,
+            may_send_to=token.may_send_to,
+            kinds=token.kinds,
+            admin=token.admin,
+            rate=Rate(*token.rate),
+            sender=None if token.sender is None else Address.parse(token.sender),
+        )
+        for token in settings.api.token
+    ]
+    return Tokens(tokens, settings.component.domain)
+
+
 def api_server(
     settings: Settings,
     reactor: Any,
@@ -113,9 +131,9 @@ def api_server(
     new_id: Callable[[], str],
     max_connections: int | None = None,
     endpoint: str | None = None,
-) -> ApiServer:
+) -> tuple[Api, ApiServer]:
     """
-    Make the HTTP API, which serves once it is started.
+    Make the HTTP API and its server, which serves it once it is started.
 
     Args:
         wake: Asks the webhook at once, and returns its state.
@@ -135,22 +153,9 @@ def api_server(
         max_timeout=api.max_wait,
         default_sender=Address.parse(settings.component.default_sender),
     )
-    tokens = [
-        Token(
-            name=token.name,
-            secret=token.token,
-            may_send_as=token.may_send_as,
-            may_send_to=token.may_send_to,
-            kinds=token.kinds,
-            admin=token.admin,
-            rate=Rate(*token.rate),
-            sender=None if token.sender is None else Address.parse(token.sender),
-        )
-        for token in api.token
-    ]
     served = Api(
         desk,
-        Tokens(tokens, domain),
+        api_tokens(settings),
         hooks,
         observer,
         links=ReplyLinks(link_key, wide=api.reply_links == "wide", seconds=reactor.seconds, now=time.time),
@@ -159,7 +164,7 @@ def api_server(
         max_body_bytes=api.max_body_bytes,
         seconds=reactor.seconds,
     )
-    return ApiServer(
+    server = ApiServer(
         served.admit,
         desk.finish,
         serverFromString(reactor, listen),
@@ -169,3 +174,4 @@ def api_server(
         max_body_bytes=api.max_body_bytes,
         request_timeout=api.request_timeout,
     )
+    return served, server

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, succeed
 from twisted.words.xish.domish import Element
@@ -20,11 +20,16 @@ from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Webh
 from component_http.log import Logger, set_level
 from component_http.running import Running
 from component_http.settings import Settings
+from component_http.settings.reloading import left_for_start, taken_over
 from component_http.sizing import too_few_files
 from component_http.spool import database
 from component_http.webhook.function import FunctionWebhook
 from component_http.wiring import lasting_parts, webhook_client
 from component_http.xmpp.stream import ComponentStream
+
+if TYPE_CHECKING:
+    from component_http.api.hooks import Hook
+    from component_http.api.secrets import BySecret
 
 
 @frozen(eq=False)
@@ -222,6 +227,34 @@ class Gateway(MultiService):
         """
         return "stopping" if self._run is None else self._run.wake()
 
+    def reload(self, settings: Settings) -> list[str]:
+        """
+        Go by other settings from now on, as SIGHUP does for a settings file; the stream stays as it is.
+
+        New attempts go by those of the webhook, with its URL, and by [conditions]; tokens, hooks and the log's level
+        change at once. All else differs from the next process on. If an error is raised, nothing has changed.
+
+        Returns:
+            The settings that differ and do not apply yet; they are logged too.
+
+        Raises:
+            SettingsError: The webhook's settings, or a template, cannot be used.
+        """
+        before, lasting = self._lasting.settings, self._lasting
+        left = list(left_for_start(before, settings))
+        taken = taken_over(before, settings)
+        client = webhook_client(taken, lasting.reactor) if lasting.webhook is None else None
+        hooks = None if lasting.hooks is None else _hooks(taken)
+        self._lasting = evolve(lasting, settings=taken, hooks=hooks)
+        set_level(taken.log.level)
+        if self._run is not None:
+            self._run.reload(self._lasting, client)
+        self.counters.count("reloaded")
+        self._log.info("the settings were read again: {posted}", posted=taken.component.posted)
+        for name in left:
+            self._warn(f"{name} has changed, which applies only after a restart")
+        return left
+
     # -- stop --
 
     def drain(self, timeout: float | None = None) -> Deferred[None]:
@@ -263,6 +296,12 @@ class Gateway(MultiService):
         self._run = self._prepared = None
         for stopped in run.stops:
             stopped.callback(result)
+
+
+def _hooks(settings: Settings) -> BySecret[Hook]:
+    from component_http.api_service import api_hooks
+
+    return api_hooks(settings)
 
 
 def _check_port(settings: Settings) -> None:

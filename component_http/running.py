@@ -23,11 +23,13 @@ from component_http.log import Logger
 from component_http.sizing import api_connections
 from component_http.spool.database import SpoolLock
 from component_http.throttle import LOG_INTERVAL, Throttle
-from component_http.wiring import Lasting, assemble, handlers, new_id
+from component_http.webhook.client import WebhookClient
+from component_http.wiring import Lasting, adapt, assemble, handlers, new_id
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import LateHandler
 
 if TYPE_CHECKING:
+    from component_http.api.routes import Api
     from component_http.api.server import ApiServer
 
 RESTORE_AGAIN = 5.0
@@ -55,7 +57,9 @@ class Running:
         self._restoring: Deferred[None] | None = None
         self._caretaker: Caretaker | None = None
         self._link_key: bytes | None = None
-        self._api: ApiServer | None = None
+        self._client = self._parts.client
+        self._api: Api | None = None
+        self._api_server: ApiServer | None = None
         self.stops: list[Deferred[None]] = []
 
     # -- start --
@@ -135,7 +139,7 @@ class Running:
             return
         from component_http.api_service import api_server
 
-        self._api = api_server(
+        self._api, self._api_server = api_server(
             lasting.settings,
             lasting.reactor,
             self._parts.sender,
@@ -147,7 +151,7 @@ class Running:
             new_id=new_id,
             max_connections=api_connections(lasting.settings),
         )
-        self._api.startService()
+        self._api_server.startService()
 
     # -- while it runs --
 
@@ -187,6 +191,27 @@ class Running:
         path = link_path(self._link_key, delivery.id, delivery.stanza, expires)
         return None if path is None else f"{self._lasting.settings.api.base_url or ''}{path}"
 
+    def reload(self, lasting: Lasting, client: WebhookClient | None) -> None:
+        """
+        Go by other settings from now on.
+
+        Args:
+            lasting: Has them.
+            client: The client for the webhook, made of them; None where the application has a webhook of its own.
+        """
+        before, self._lasting = self._lasting, lasting
+        moved = before.settings.component.component_post_url != lasting.settings.component.component_post_url
+        adapt(self._parts, lasting, client, moved=moved)
+        if client is not None and self._client is not None:
+            # Attempts that are under way end over the connections of the former client.
+            closed = Deferred.fromCoroutine(self._client.close())
+            closed.addErrback(lambda failure: self._log.failure("cannot close a webhook's client", failure=failure))
+            self._client = client
+        if self._api is not None and lasting.hooks is not None:
+            from component_http.api_service import api_tokens
+
+            self._api.use(api_tokens(lasting.settings), lasting.hooks)
+
     # -- stop --
 
     async def drain(self, timeout: float | None) -> None:
@@ -201,14 +226,14 @@ class Running:
         if self._restoring is not None:
             self._restoring.cancel()
         await self.drain(None)
-        if self._api is not None:
-            await self._api.stopService()
+        if self._api_server is not None:
+            await self._api_server.stopService()
         lasting.pushes.close()
         parts.entrances.leave()
         if self._caretaker is not None:
             self._caretaker.stop()
-        if parts.client is not None:
-            await parts.client.close()
+        if self._client is not None:
+            await self._client.close()
         await close_stream()
         for handler in self._handlers:
             handler.disownHandlerParent(lasting.stream)

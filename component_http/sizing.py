@@ -15,7 +15,7 @@ Files that the process may open beside connections to the webhook and to the API
 what Python and Twisted need. Without them a lost stream could not be connected again while these are busy.
 """
 
-MOST_PENDING = {"memory": 10_000, "sqlite": 140_000}
+MOST_PENDING = {"memory": 10_000, "sqlite": 100_000}
 """Deliveries that may be pending, by the kind of the spool, unless it is set."""
 
 MOST_PENDING_BYTES = {"memory": 64 * 1024 * 1024, "sqlite": 1024 * 1024 * 1024}

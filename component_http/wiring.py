@@ -19,9 +19,11 @@ from component_http import __version__
 from component_http.contract import composing, reply
 from component_http.contract.address import Address
 from component_http.contract.composing import MAX_REPLIES, Composed
-from component_http.contract.conditions import error_of_status
+from component_http.contract.conditions import StanzaError, error_of_status
 from component_http.contract.delivery import Delivery
 from component_http.contract.outbound import OutboundStanza
+from component_http.contract.reply import Response, Verdict
+from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog
 from component_http.delivery.bounces import Bounces
@@ -280,18 +282,10 @@ def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delive
         Breaker() if retries else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize),  # it never opens
         reactor,
     )
-    judge = partial(
-        reply.judge,
-        domain=settings.component.domain,
-        limits=lasting.limits,
-        new_id=new_id,
-        status_errors=settings.conditions,
-    )
-    on_gone = error_of_status(410, settings.conditions) if delivery.on_gone == "disable" else None
     return Forwarder(
         webhook,
         health,
-        Outcomes(judge, on_gone, health, counters, reactor),
+        Outcomes(*_judgement(lasting), health, counters, reactor),
         counters,
         policy=RetryPolicy(max_attempts=delivery.max_attempts, cap=delivery.retry_cap),
         clock=reactor,
@@ -299,6 +293,37 @@ def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delive
         draw=Random().random,
         link=link,
     )
+
+
+def _judgement(lasting: Lasting) -> tuple[Callable[[Stanza, Response], Verdict], StanzaError | None]:
+    """Make the judge of responses, and the error for senders after a 410 if that ends everything."""
+    settings = lasting.settings
+    judge = partial(
+        reply.judge,
+        domain=settings.component.domain,
+        limits=lasting.limits,
+        new_id=new_id,
+        status_errors=settings.conditions,
+    )
+    return judge, error_of_status(410, settings.conditions) if settings.delivery.on_gone == "disable" else None
+
+
+def adapt(parts: Parts, lasting: Lasting, client: WebhookClient | None, *, moved: bool) -> None:
+    """
+    Let the parts of a run go by new settings of the webhook.
+
+    Args:
+        lasting: Has the new settings.
+        client: The client made of them; None where the application has a webhook of its own.
+        moved: The webhook is another one than before.
+    """
+    settings, forwarder = lasting.settings, parts.relay.forwarder
+    if client is not None:
+        forwarder.use(client)
+    forwarder.outcomes.use(*_judgement(lasting))
+    most, rate = webhook_connections(settings), settings.webhook.rate
+    forwarder.health.adapt(most, None if rate is None else Quota(*rate), moved=moved)
+    parts.relay.adapt(most)
 
 
 def handlers(lasting: Lasting, parts: Parts) -> list[XMPPHandler]:

@@ -103,6 +103,10 @@ class Api:
         self._lines = Folded(seconds)
         self.routes = tuple(self._all_routes())
 
+    def use(self, tokens: Tokens, hooks: BySecret[Hook]) -> None:
+        """Let these in from now on, and nobody else."""
+        self._tokens, self._hooks = tokens, hooks
+
     def _all_routes(self) -> Iterator[Route]:
         for name, kinds in _STANZAS.items():
             yield Route("POST", f"/v1/{name}", self._with_token(v1.push, kinds=kinds))

@@ -30,7 +30,7 @@ class Acceptance:
         spool: Stores them.
         refusals: Tells of those that may not come in.
         valve: Where they come from; closed while much is pending, or waits to be stored.
-        away: Seconds for which the webhook is not asked.
+        answers: Whether the webhook answers, so that what waits will have its turn.
         closed: Says why nothing may come in at all.
         new_delivery: Makes a delivery of a stanza and the size of its request body.
         heard: Told each stanza that is to be stored, with the id of its delivery.
@@ -44,7 +44,7 @@ class Acceptance:
     _spool: DeliverySpool
     _refusals: Refusals
     _valve: Valve
-    _away: Callable[[], float]
+    _answers: Callable[[], bool]
     _closed: Callable[[], Refused | None]
     _new_delivery: Callable[[Stanza, int], Delivery]
     _heard: Callable[[Stanza, str], object]
@@ -98,7 +98,7 @@ class Acceptance:
         if not self._take(delivery):
             return
         # While the webhook answers, what is held back now gets in later; else it should be told that there is no room.
-        if self._admission.crowded and not self._away():
+        if self._admission.crowded and self._answers():
             self._close_valve()
         elif had_much:
             self.read_again()

@@ -29,7 +29,10 @@ class BacklogLimits:
         fair_above: How much is used before a sender's share is looked at: as long as there is room, it is anybody's.
         fair_share: What one bare sender may hold from then on, so that a flood takes no room from others. As much is
             kept for other domains (`kept_for_others`), so that the many accounts of one domain take no room from them.
-        pause_above: How much is used when no more should be read: what waits at the server needs no refusal.
+        max_waiting: Deliveries that should wait for a webhook that answers, if `max_pending` is not less: more of them
+            would only wait longer, and cost memory and time.
+        pause_above: How much of `max_waiting`, or of the bytes, is used when no more should be read: what waits at the
+            server needs no refusal.
         resume_below: How much is used, at most, when reading should go on; well below, so that it does not flutter.
     """
 
@@ -38,6 +41,7 @@ class BacklogLimits:
     max_per_conversation: int = 1000
     fair_above: float = 0.5
     fair_share: float = 0.1
+    max_waiting: int = 10_000
     pause_above: float = 0.75
     resume_below: float = 0.5
 
@@ -105,6 +109,10 @@ class Backlog:
         self._reserved_bytes = 0
         self._reserved_of: dict[Conversation, int] = {}
 
+    def resize(self, max_running: int) -> None:
+        """Let another number of deliveries run at once; those that run go on."""
+        self._max_running = max_running
+
     @property
     def pending(self) -> int:
         """Deliveries in all."""
@@ -128,13 +136,19 @@ class Backlog:
 
     @property
     def crowded(self) -> bool:
-        """More than `pause_above` of either overall limit is used: reading should pause."""
-        return self.used > self._limits.pause_above
+        """So much waits that reading should pause, if the webhook answers."""
+        return self._waiting_part > self._limits.pause_above
 
     @property
     def relieved(self) -> bool:
-        """At most `resume_below` of both overall limits is used: reading should go on."""
-        return self.used <= self._limits.resume_below
+        """So little waits that reading should go on."""
+        return self._waiting_part <= self._limits.resume_below
+
+    @property
+    def _waiting_part(self) -> float:
+        limits = self._limits
+        most = min(limits.max_pending, limits.max_waiting)
+        return max(self.pending / most, self._pending_bytes / limits.max_pending_bytes)
 
     def __contains__(self, delivery_id: object) -> bool:
         return delivery_id in self._queue_of

@@ -77,6 +77,11 @@ class Breaker:
         self._requests = requests
         self._probe_interval = probe_interval
         self._window = Window(window)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: it is another webhook."""
+        self._window.clear()
         self._open = False
         self._probes: set[Probe] = set()
         self._probe_at = -inf

@@ -108,6 +108,10 @@ class Forwarder:
         if webhook is None:
             health.no_more = NO_WEBHOOK
 
+    def use(self, webhook: Webhook) -> None:
+        """POST to this webhook from now on; attempts that are under way end where they began."""
+        self._webhook = webhook
+
     def begin(self, delivery: Delivery, over: AttemptOver) -> Attempt:
         """
         Begin an attempt; only when `Health.wait` says 0. The delivery takes note of it, and `post` is to follow.

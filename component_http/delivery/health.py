@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Literal
 
 from attrs import define, field, frozen
@@ -12,12 +13,15 @@ from component_http.contract.conditions import StanzaError
 from component_http.contract.reply import Response
 from component_http.delivery.breaker import Breaker, Probe, is_failure
 from component_http.delivery.life import Attempt
-from component_http.delivery.load import Load
+from component_http.delivery.load import Load, Quota
 from component_http.delivery.retry import AttemptResult, is_rejection
 from component_http.errors import CertificateInvalid
 from component_http.interfaces import Observer
 from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
+
+SILENCE = 5.0
+"""Seconds without any result of an attempt after which the webhook is not counted on for now."""
 
 
 @frozen
@@ -68,6 +72,12 @@ class Health:
     last_failure: str | None = field(init=False, default=None)
     awakenings: int = field(init=False, default=0)
     _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
+    _heard_at: float = field(init=False, default=-inf)
+
+    @property
+    def answers(self) -> bool:
+        """The webhook is asked, and attempts have ended or begun lately: what waits will have its turn."""
+        return not self.away() and self._clock.seconds() - self._heard_at <= SILENCE
 
     @property
     def gone(self) -> StanzaError | None:
@@ -112,12 +122,31 @@ class Health:
 
     def begin(self, now: float) -> tuple[Probe | None, int]:
         """Note that an attempt begins; returns the kind of probe, if it is one, and the number of others under way."""
-        return self._breaker.begin(now), self._load.begin(now)
+        probe, others = self._breaker.begin(now), self._load.begin(now)
+        if not others:
+            self._heard_at = now
+        return probe, others
 
     def ask_now(self) -> None:
         """Let attempts begin at once: somebody knows that the webhook is back."""
         self._breaker.ask_now()
         self._awake()
+
+    def adapt(self, most: int, quota: Quota | None, *, moved: bool) -> None:
+        """
+        Go by other settings from now on.
+
+        Args:
+            most: The most requests at once.
+            quota: The operator's limit, or None.
+            moved: It is another webhook, so nothing is known of it.
+        """
+        self._load.adapt(most, quota, moved=moved)
+        if moved:
+            self._breaker.forget()
+            self.untrusted = False
+            self.last_failure = None
+            self.awakenings += 1
 
     def learn(self, attempt: Attempt, result: AttemptResult | None, *, hangs: bool = False) -> None:
         """
@@ -129,6 +158,8 @@ class Health:
             hangs: It was cut off because the webhook did not answer in time.
         """
         now = self._clock.seconds()
+        if result is not None:
+            self._heard_at = now
         breaker = self._breaker
         responded = isinstance(result, Response)
         rejected = result is not None and is_rejection(result)

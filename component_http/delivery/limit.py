@@ -31,10 +31,14 @@ class Limit:
     """
 
     def __init__(self, most: int) -> None:
+        self._under_way = 0
+        self.forget(most)
+
+    def forget(self, most: int) -> None:
+        """Begin anew, with another limit; what is under way still counts."""
         self._most = most
         self._low = most
         self._cut_at = float("-inf")
-        self._under_way = 0
         # By the number of others beside which they began: requests that were accepted, and that were rejected.
         self._accepted = [0.0] * most
         self._rejected = [0.0] * most

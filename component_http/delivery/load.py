@@ -50,6 +50,15 @@ class Load:
         self._learns = learns
         self._quota = quota
 
+    def adapt(self, most: int, quota: Quota | None, *, moved: bool) -> None:
+        """Go by another limit and another quota; `moved`: nothing is known of the webhook, for it is another one."""
+        if moved or most != self._most:
+            self._limit.forget(most)
+        if moved:
+            self._pace = Pace()
+        self._most = most
+        self._quota = quota
+
     def places(self, now: float) -> int:
         """Say how many requests may be under way."""
         return self._limit.value(now)

@@ -42,6 +42,10 @@ class Outcomes:
     _clock: IReactorTime
     _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
 
+    def use(self, judge: Callable[[Stanza, Response], Verdict], on_gone: StanzaError | None) -> None:
+        """Judge by other settings from now on; the arguments are those of the constructor."""
+        self._judge, self._on_gone = judge, on_gone
+
     def of(self, delivery: Delivery, result: AttemptResult, step: GiveUp) -> Verdict:
         """Say how a delivery ends by an attempt, after which there is no other one."""
         delivery.failure = result

@@ -74,6 +74,7 @@ class Relay:
         once: No delivery is POSTed twice, not even where a process ended before its answer was known.
 
     Attributes:
+        forwarder: As above.
         loops: To be told what is said to others beside the replies to deliveries.
     """
 
@@ -96,7 +97,7 @@ class Relay:
         times: Times,
         once: bool = False,
     ) -> None:
-        self._forwarder = forwarder
+        self.forwarder = forwarder
         self._spool = spool
         self._backlog = backlog
         self._observer = observer
@@ -137,7 +138,7 @@ class Relay:
             spool,
             Refusals(outlet, observer, clock),
             valve,
-            away=forwarder.health.away,
+            answers=lambda: forwarder.health.answers,
             closed=self._closed,
             new_delivery=lambda stanza, size: times.begin(new_id(), stanza, size, clock.seconds()),
             heard=self._attempts.heard,
@@ -155,7 +156,7 @@ class Relay:
 
     def status(self) -> Status:
         """The present state."""
-        health, backlog = self._forwarder.health, self._backlog
+        health, backlog = self.forwarder.health, self._backlog
         found = {
             "the gateway is stopping": self._drain.begun,
             "the webhook said that it is gone": health.gone is not None,
@@ -191,9 +192,9 @@ class Relay:
         self._acceptance.accept(stanza)
 
     def _closed(self) -> Refused | None:
-        if not self._drain.begun and self._forwarder.health.no_more is None:
+        if not self._drain.begun and self.forwarder.health.no_more is None:
             return None  # as nearly always
-        return closed(stopping=self._drain.begun, gone=self._forwarder.health.gone)
+        return closed(stopping=self._drain.begun, gone=self.forwarder.health.gone)
 
     def restore(self, deliveries: Iterable[Delivery]) -> None:
         """
@@ -264,8 +265,8 @@ class Relay:
 
     def _attempted(self, delivery: Delivery, following: Verdict | Retry | Later, ban: float) -> None:
         """An attempt has ended, and the delivery has not."""
-        if self._forwarder.health.no_more is not None and not self._giving_up.begun:
-            self._give_up_all(self._forwarder.health.no_more)
+        if self.forwarder.health.no_more is not None and not self._giving_up.begun:
+            self._give_up_all(self.forwarder.health.no_more)
         if isinstance(following, Later):
             self._leave_open(delivery)
         elif not isinstance(following, Retry):
@@ -289,6 +290,11 @@ class Relay:
         if self._giving_up.begun:
             self._giving_up.end(delivery)
         self._acceptance.read_again()
+        self._start()
+
+    def adapt(self, max_running: int) -> None:
+        """Go on with a webhook, or settings of it, that the forwarder has been given; so many attempts run at once."""
+        self._backlog.resize(max_running)
         self._start()
 
     def wake(self) -> None:
@@ -342,7 +348,7 @@ class Relay:
                 if delivery.ends > now:
                     self._expiry.add(delivery, "last", delivery.ends)  # The webhook has not seen it.
                 else:
-                    self._endings.end(delivery, self._forwarder.outcomes.expired(delivery))
+                    self._endings.end(delivery, self.forwarder.outcomes.expired(delivery))
         if are_all:
             self._start()
 

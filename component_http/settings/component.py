@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import copy
 from typing import ClassVar
 
 from attrs import frozen
@@ -161,6 +162,12 @@ class ComponentSettings(Table):
                 f"component.sender is {shown(self.sender)}, but the component can only send from {self.domain} and"
                 " addresses in it"
             )
+
+    def with_post_url(self, url: str | None) -> ComponentSettings:
+        """Make the same settings with another webhook; the secret is that of these, and its file is not read again."""
+        other = copy(self)
+        object.__setattr__(other, "component_post_url", url)  # a usual copy would make, and so read, all of it anew
+        return other
 
     @property
     def default_sender(self) -> str:

@@ -28,7 +28,7 @@ def _grace(value: object, owner: DeliverySettings) -> float:
 
 _NO_BUDGET = "there is no retry budget"
 _BREAKER = "POSTs always stop when all of 20 or more requests within 10 seconds have failed"
-_READING = "reading always pauses at 75 percent of max_pending, and goes on at 50 percent"
+_READING = "reading always pauses at 7500 pending stanzas, or 75 percent of max_pending if that is less"
 
 
 @frozen
@@ -107,7 +107,7 @@ class DeliverySettings(Table):
         whole(10, 1_000_000, "stanzas"),
         "the most accepted stanzas that are not yet done; the sender of any other gets a wait error. Where other"
         " domains have used up the limit, a domain that holds little may exceed it by fair_share_percent. Unless set,"
-        " 140000 with an sqlite spool, or 10000 with one in memory",
+        " 100000 with an sqlite spool, or 10000 with one in memory",
         default=None,
         why="it bounds memory while the webhook is slow or away: each takes about 1.4 KB of it, and in a memory spool"
         " its request body too",

@@ -90,7 +90,7 @@ class ApiPageTests(TestCase):
         (folder / "bot.toml").write_text(text)
         self.settings = Settings.from_toml(folder / "bot.toml", {})
         self.sender = RecordingSender(answer=answer)
-        self.server = api_server(
+        _, self.server = api_server(
             self.settings,
             reactor,
             self.sender,

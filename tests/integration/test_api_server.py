@@ -120,7 +120,7 @@ class ApiServerTestCase(TestCase):
                 **api,
             ),
         )
-        self.server = api_server(
+        _, self.server = api_server(
             settings,
             reactor,
             self.sender,

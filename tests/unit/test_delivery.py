@@ -1642,6 +1642,34 @@ class LimitTests(DeliveryTestCase):
         answers[25].callback(Response(204))
         self.assertFalse(self.valve.paused)
 
+    def test_reading_goes_on_while_the_webhook_is_silent(self) -> None:
+        """
+        Nothing is held back at the server for a webhook that takes requests and answers none; one answer changes that.
+        """
+        answers = [Deferred() for _ in range(4)]
+        relay = self.a_relay(answers, limits=BacklogLimits(max_pending=20), max_running=4)
+        for number in range(4):
+            relay.accept(a_stanza(sender=f"u{number}@example.org"))
+        self.clock.advance(5.1)
+        for number in range(4, 17):
+            relay.accept(a_stanza(sender=f"u{number}@example.org"))
+        self.assertFalse(self.valve.paused)
+        answers[0].callback(Response(204))
+        relay.accept(a_stanza(sender="u17@example.org"))
+        self.assertTrue(self.valve.paused)
+
+    def test_reading_pauses_before_a_large_limit(self) -> None:
+        """
+        While the webhook answers, no more wait for it than help anybody, however many might be pending.
+        """
+        limits = BacklogLimits(max_pending=1000, max_waiting=8)
+        relay = self.a_relay([Deferred()] * 9, limits=limits)
+        for number in range(6):
+            relay.accept(a_stanza(sender=f"u{number}@example.org"))
+        self.assertFalse(self.valve.paused)
+        relay.accept(a_stanza(sender="u6@example.org"))
+        self.assertTrue(self.valve.paused)
+
     def test_nearly_full_is_not_ready(self) -> None:
         """
         Above eighty percent of a limit no more should be sent here.

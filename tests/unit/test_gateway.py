@@ -255,7 +255,7 @@ class SettingsAtWorkTests(SynchronousTestCase):
         """
         A file has room for more than memory has, unless it is set.
         """
-        for kind, most, most_bytes in (("sqlite", 140_000, 1 << 30), ("memory", 10_000, 1 << 26)):
+        for kind, most, most_bytes in (("sqlite", 100_000, 1 << 30), ("memory", 10_000, 1 << 26)):
             limits = backlog_limits(some_settings(spool=SpoolSettings(kind=kind)))
             self.assertEqual((most, most_bytes), (limits.max_pending, limits.max_pending_bytes))
 
