@@ -11,9 +11,11 @@ import gc
 import os
 import re
 import signal
+import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from twisted.python import usage
@@ -191,17 +193,24 @@ def makeService(options: Options) -> Gateway:
         user = None if options.parent is None else options.parent.get("uid")
         gateway.prepare(set_aside=bool(options[QUARANTINE]), user=user)
     gc.set_threshold(*GC_THRESHOLDS)
-    reactor.callWhenRunning(heed_signals, gateway, reactor)
+    reactor.callWhenRunning(heed_signals, gateway, reactor, options.settings)
+    reactor.callWhenRunning(notify, "READY=1")
+    reactor.addSystemEventTrigger("before", "shutdown", notify, "STOPPING=1")
     return gateway
 
 
-def heed_signals(gateway: Gateway, reactor: Any) -> None:
+def heed_signals(gateway: Gateway, reactor: Any, settings: Callable[[], Settings] | None = None) -> None:
     """
     Leave the first SIGTERM or SIGINT to Twisted, and let each later one end the drain; Twisted's own handlers object.
 
     The reactor must run already, because it sets its own handlers when it starts: pass this function to
     `callWhenRunning`.
+
+    Args:
+        settings: Reads the settings again, which SIGHUP asks for; None: SIGHUP is not heeded.
     """
+    if settings is not None and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it on purpose
+        signal.signal(signal.SIGHUP, lambda number, frame: reactor.callFromThread(_reload, gateway, settings))
     stopping = False
 
     def arrived(number: int, frame: object) -> None:
@@ -220,3 +229,30 @@ def heed_signals(gateway: Gateway, reactor: Any) -> None:
     for number, handler in handlers.items():
         if callable(handler):  # else it is ignored on purpose, as by nohup
             signal.signal(number, arrived)
+
+
+def _reload(gateway: Gateway, settings: Callable[[], Settings]) -> None:
+    """Let a gateway go by the settings as they are now; where they cannot be used, say why, and change nothing."""
+    # Source: sd_notify(3), systemd.service(5) on Type=notify-reload.
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+    try:
+        gateway.reload(settings())
+    except SettingsError as error:
+        gateway.counters.count("reload_refused")
+        for sentence in error.sentences:
+            _log.error("the settings stay as they were: {sentence}", sentence=sentence)
+    finally:
+        notify("READY=1")
+
+
+def notify(state: str) -> None:
+    """
+    Tell the service manager a state, if it wants to hear of any (`Type=notify`).
+
+    Source: sd_notify(3): the socket is named by NOTIFY_SOCKET, and one whose name begins with @ is abstract.
+    """
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)

@@ -36,7 +36,7 @@ def assemble() -> Any:
     gateway.setServiceParent(application)
     meter = LagMeter(reactor, "status.json", lambda: gateway.counters)
     reactor.callWhenRunning(meter.start)
-    reactor.callWhenRunning(heed_signals, gateway, reactor)
+    reactor.callWhenRunning(heed_signals, gateway, reactor, lambda: Settings.from_toml("gateway.toml"))
     reactor.addSystemEventTrigger("after", "shutdown", meter.write)
     parent = os.getppid()
 
