@@ -77,7 +77,6 @@ class Gateway(MultiService):
         if webhook is not None and answer is not None:
             raise TypeError("a gateway has a webhook or an answer function, not both")
         super().__init__()
-        set_level(settings.log.level)
         if (webhook, answer, settings.component.component_post_url, settings.api.listen) == (None, None, None, None):
             raise SettingsError(
                 "component.component_post_url is missing, and so is api.listen: without a webhook and without an API"
@@ -92,6 +91,7 @@ class Gateway(MultiService):
         self._prepared: _Prepared | None = None
         self._run: Running | None = None
         self._lasting = lasting_parts(settings, reactor, manager, webhook, sent=self._sent, first=self._first_of_stream)
+        set_level(settings.log.level)
         self.counters = self._lasting.counters
         self.stream = self._lasting.stream
         self.outlet: Outlet = self._lasting.outlet
