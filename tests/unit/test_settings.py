@@ -1535,9 +1535,9 @@ class ReloadingTests(SettingsTestCase):
         A gateway gets its first webhook, and loses its only one, at a restart.
         """
         with_webhook, without = settings_of(), settings_of(component={"component_post_url": None}, api=self.API)
-        for running, given in ((with_webhook, without), (without, with_webhook)):
-            self.assertIn("component.component_post_url", list(left_for_start(running, given)))
-            self.assertEqual(running.component, taken_over(running, given).component)
+        for running, new in ((with_webhook, without), (without, with_webhook)):
+            self.assertIn("component.component_post_url", list(left_for_start(running, new)))
+            self.assertEqual(running.component, taken_over(running, new).component)
 
 
 class ReferenceTests(SynchronousTestCase):
