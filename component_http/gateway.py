@@ -77,7 +77,6 @@ class Gateway(MultiService):
         if webhook is not None and answer is not None:
             raise TypeError("a gateway has a webhook or an answer function, not both")
         super().__init__()
-        set_level(settings.log.level)
         if (webhook, answer, settings.component.component_post_url, settings.api.listen) == (None, None, None, None):
             raise SettingsError(
                 "component.component_post_url is missing, and so is api.listen: without a webhook and without an API"
@@ -92,6 +91,7 @@ class Gateway(MultiService):
         self._prepared: _Prepared | None = None
         self._run: Running | None = None
         self._lasting = lasting_parts(settings, reactor, manager, webhook, sent=self._sent, first=self._first_of_stream)
+        set_level(settings.log.level)
         self.counters = self._lasting.counters
         self.stream = self._lasting.stream
         self.outlet: Outlet = self._lasting.outlet
@@ -232,10 +232,10 @@ class Gateway(MultiService):
         Go by other settings from now on, as SIGHUP does for a settings file; the stream stays as it is.
 
         New attempts go by those of the webhook, with its URL, and by [conditions]; tokens, hooks and the log's level
-        change at once. All else differs from the next process on. If an error is raised, nothing has changed.
+        change at once. If an error is raised, nothing has changed.
 
         Returns:
-            The settings that differ and do not apply yet; they are logged too.
+            The names of the settings that differ and that only another gateway can apply.
 
         Raises:
             SettingsError: The webhook's settings, or a template, cannot be used.
@@ -251,8 +251,6 @@ class Gateway(MultiService):
             self._run.reload(self._lasting, client)
         self.counters.count("reloaded")
         self._log.info("the settings were read again: {posted}", posted=taken.component.posted)
-        for name in left:
-            self._warn(f"{name} has changed, which applies only after a restart")
         return left
 
     # -- stop --

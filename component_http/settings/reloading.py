@@ -15,18 +15,22 @@ if TYPE_CHECKING:
 
 def taken_over(running: Settings, given: Settings) -> Settings:
     """Make the settings of a running gateway that was given new ones."""
-    component = running.component.with_post_url(given.component.component_post_url)
+    component = running.component
+    if _has_webhook(running) == _has_webhook(given):
+        component = component.with_post_url(given.component.component_post_url)
     return evolve(
-        given,
-        component=running.component if _has_webhook(running) != _has_webhook(given) else component,
-        api=given.api if running.api.listen == given.api.listen else running.api,
+        running,
+        component=component,
+        webhook=given.webhook,
+        api=evolve(running.api, token=given.api.token, hook=given.api.hook),
+        conditions=given.conditions,
+        log=given.log,
     )
 
 
 def left_for_start(running: Settings, given: Settings) -> Iterator[str]:
     """Name each setting that differs and that only a start takes over."""
     for row in reference():
-        # Tables within [api] belong to the port, which stays as it is.
         if "." in row.table or row.reloads:
             continue
         before, after = (getattr(getattr(each, row.table), row.key) for each in (running, given))

@@ -111,18 +111,38 @@ def test_a_broken_file_changes_nothing() -> None:
         stage.answers("second")
 
 
-def test_what_needs_a_restart_is_named() -> None:
+def test_what_needs_another_gateway() -> None:
     """
-    What cannot change while the gateway runs stays as it is, and the log names it.
+    What cannot change while a gateway runs ends it politely, and another one begins in the same process; what the first
+    had not delivered by then is delivered by the second.
     """
-    with staged() as stage:
-        other = stage.file.read_text().replace(DOMAIN, "other.localhost").replace(stage.first.url, stage.second.url)
-        stage.reload(other + "\n[spool]\nmax_letters = 7\n")
-        warned = "\n".join(stage.gateway.warnings())
-        assert "component.domain has changed, which applies only after a restart" in warned
-        assert "spool.max_letters has changed" in warned
+    with staged(sections={"delivery": {"drain_timeout": 0.2, "max_attempts": 5}}) as stage:
+        stage.say("slow", "slow")
+        stage.first.wait_for(1, settled=False)
+        changed = stage.file.read_text().replace(stage.first.url, stage.second.url)
+        stage.file.write_text(changed + "\n[spool]\nmax_letters = 7\n")
+        os.kill(stage.gateway.pid, signal.SIGHUP)
+        stage.peer.wait(lambda: stage.peer.stream_closed, "the end of the first stream")
+        stage.peer = stage.server.connected()
+        stage.answers("second")
+        assert "starting anew, because of changes: spool.max_letters" in stage.gateway.log()
         stage.say("alice")
         stage.answers("second")
+
+
+def test_another_gateway_that_cannot_start() -> None:
+    """
+    If the other gateway cannot begin, the first one goes on.
+    """
+    with staged() as stage:
+        good = stage.file.read_text()
+        stage.file.write_text(good + '\n[spool]\npath = "nowhere/spool.sqlite3"\n')
+        os.kill(stage.gateway.pid, signal.SIGHUP)
+        stage.peer = stage.server.connected()
+        stage.gateway.wait_for_log("the settings stay as they were: ")
+        stage.say("alice")
+        stage.answers("first")
+        stage.reload(good)
 
 
 def test_a_token_is_replaced() -> None:
