@@ -315,4 +315,4 @@ class SqliteSpool:
 
 
 def _size(rows: Sequence[Row]) -> int:
-    return sum(len(row[-1]) for row in rows)
+    return sum([len(row[-1]) for row in rows])
