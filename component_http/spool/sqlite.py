@@ -28,25 +28,31 @@ from component_http.spool.writer import Writer
 
 
 class _Bodies:
-    """Request bodies that are in memory too, so that they need not be read: so many at most, of so many bytes."""
+    """
+    Request bodies that are in memory until they are asked for the first time, so that they need not be read.
+
+    So many at most, of so many bytes: else the oldest go, for a delivery that does not wait for its turn is the newest.
+    """
 
     def __init__(self, most: int, most_bytes: int) -> None:
-        self._room = most
-        self._room_bytes = most_bytes
+        self._most = most
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._bodies: dict[str, bytes] = {}
 
-    def get(self, delivery_id: str) -> bytes | None:
-        return self._bodies.get(delivery_id)
-
     def keep(self, delivery_id: str, body: bytes) -> None:
-        if len(self._bodies) < self._room and len(body) <= self._room_bytes:
-            self._bodies[delivery_id] = body
-            self._room_bytes -= len(body)
+        if len(body) > self._most_bytes:
+            return
+        self._bodies[delivery_id] = body
+        self._bytes += len(body)
+        while len(self._bodies) > self._most or self._bytes > self._most_bytes:
+            self.take(next(iter(self._bodies)))
 
-    def forget(self, delivery_id: str) -> None:
+    def take(self, delivery_id: str) -> bytes | None:
         body = self._bodies.pop(delivery_id, None)
         if body is not None:
-            self._room_bytes += len(body)
+            self._bytes -= len(body)
+        return body
 
 
 class SqliteSpool:
@@ -70,7 +76,7 @@ class SqliteSpool:
         deadlines: Seconds a delivery may take, by the kind of its stanza: a restored one gets no more.
         grace: Seconds since its acceptance for which a message waits that the webhook has not seen, or 0.0.
         synchronous: `FULL`: what is committed survives a loss of power. `NORMAL`: it survives the end of the process.
-        window: Bodies that are kept in memory too, so that they need not be read; `window_bytes` the same in bytes.
+        window: Bodies that are in memory too, so that they need not be read; `window_bytes` the same in bytes.
         ballast_bytes: Bytes that are kept for when the disk is full; fewer on a small disk.
         letter_days: Days for which a dead letter is kept, `max_letters` of them at most.
         observer: Told `disk_full`; None for nobody.
@@ -155,7 +161,7 @@ class SqliteSpool:
         return self._call(Session.begun, delivery.id, delivery.tries, delivery.attempts)
 
     def body(self, delivery_id: str) -> Deferred[bytes]:
-        kept = self._bodies.get(delivery_id)
+        kept = self._bodies.take(delivery_id)
         if kept is not None:
             return succeed(kept)
 
@@ -167,9 +173,8 @@ class SqliteSpool:
         return self._call(Session.body, delivery_id).addCallback(read)
 
     def amend(self, delivery_id: str, body: bytes) -> Deferred[None]:
-        # From then on it is read from the file, for few are ever amended.
-        amended = self._call(Session.amend, delivery_id, body, size=len(body))
-        return amended.addCallback(lambda _: self._bodies.forget(delivery_id))
+        self._bodies.take(delivery_id)
+        return self._call(Session.amend, delivery_id, body, size=len(body))
 
     def end(
         self,
@@ -178,7 +183,7 @@ class SqliteSpool:
         letter: DeadLetter | None = None,
         record: IdempotencyRecord | None = None,
     ) -> Deferred[Sequence[int]]:
-        self._bodies.forget(delivery_id)
+        self._bodies.take(delivery_id)
         self._begun_first.pop(delivery_id, None)
         rows = outbound_rows.rows_of(outbound_stanzas)
         seconds, now = self._reactor.seconds(), self._setup.wall()
@@ -297,7 +302,7 @@ class SqliteSpool:
                 done.callback(result.value)
             else:
                 if isinstance(order, Store):
-                    self._bodies.forget(order.row[0])
+                    self._bodies.take(order.row[0])
                 done.errback(Failure(result.error))
 
     def _committed(self) -> None:
