@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Container, Iterable, Sequence
 from contextlib import suppress
+from json.encoder import encode_basestring_ascii
 
 from component_http.contract.outbound import Head, OutboundStanza
 from component_http.contract.stanza import STANZA_KINDS, Stanza
@@ -62,16 +63,26 @@ def rows_of(outbound_stanzas: Sequence[OutboundStanza]) -> list[Row]:
             outbound.expires,
             outbound.verbatim,
             None if outbound.asked is None else _asked_text(outbound.asked),
-            json.dumps(outbound.head),
+            _head_text(outbound.head),
             outbound.xml,
         )
         for outbound in outbound_stanzas
     ]
 
 
+def _head_text(head: Head) -> str:
+    *texts, enters = head
+    return f"[{_json_of(texts)}, {'true' if enters else 'false'}]"
+
+
 def _asked_text(asked: Stanza) -> str:
     *facts, _, uri = facts_of(asked)
-    return json.dumps([*facts, uri], ensure_ascii=False)
+    return f"[{_json_of([*facts, uri])}]"
+
+
+def _json_of(texts: Sequence[str | None]) -> str:
+    """The values of an array; `json.dumps` takes three times as long for some texts."""
+    return ", ".join(["null" if each is None else encode_basestring_ascii(each) for each in texts])
 
 
 def _asked(asked: object) -> Stanza | None:

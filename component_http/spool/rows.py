@@ -31,7 +31,7 @@ Row = Sequence[Any]
 LEAD = "clock"
 """The name of the fact that says how many seconds the spool's clock (`SpoolClock`) is ahead of the wall clock."""
 
-AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
+AT_ONCE = (64, 32, *range(16, 0, -1))
 """The numbers of rows for which there is a statement."""
 
 

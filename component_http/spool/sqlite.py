@@ -19,7 +19,7 @@ from component_http.spool import dead_letter_rows, other_rows, outbound_rows
 from component_http.spool.database import Synchronous
 from component_http.spool.delivery_rows import Allowance, row_of
 from component_http.spool.emergency import Alarm, Emergency
-from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Result, Store
+from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Store
 from component_http.spool.room import BALLAST_BYTES, Ballast
 from component_http.spool.rows import Row
 from component_http.spool.session import Session, Setup
@@ -293,17 +293,17 @@ class SqliteSpool:
         asked, self._asked = self._asked, []
         self._writer.put(asked)
 
-    def _answer(self, results: Sequence[Result]) -> None:
-        for result in results:
-            order, done = result.order, result.order.done
+    def _answer(self, group: Sequence[Order]) -> None:
+        for order in group:
+            done = order.done
             if done is None:
                 continue
-            if result.error is None:
-                done.callback(result.value)
+            if order.error is None:
+                done.callback(order.value)
             else:
                 if isinstance(order, Store):
                     self._bodies.take(order.row[0])
-                done.errback(Failure(result.error))
+                done.errback(Failure(order.error))
 
     def _committed(self) -> None:
         self.commits += 1  # in the spool's thread
