@@ -236,8 +236,7 @@ async def measure(stage: Stage, names: Sequence[str], sizes: Sizes) -> None:
         stage.clear()
     if DISK in gateways:
         say("many pending on disk")
-        more = f"[delivery]\nmax_pending = {sizes.pending * 3 // 2}"
-        [program] = await stage.start([DISK], "python", command=gateway("sqlite", more=more))
+        [program] = await stage.start([DISK], "python")
         await pending(program, sizes)
         stage.clear()
         program.note("commit", commit_ms(stage.folder))

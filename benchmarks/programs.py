@@ -45,25 +45,23 @@ server = "tcp:127.0.0.1:{xmpp}"
 component_post_url = "{url}"
 [spool]
 {spool}
-{more}
 """
 
 
-def gateway(spool: str, *, prefix: Sequence[str] = (), more: str = "") -> Command:
+def gateway(spool: str, *, prefix: Sequence[str] = ()) -> Command:
     """
     A gateway with its defaults.
 
     Args:
         spool: `memory` or `sqlite`.
         prefix: What its command begins with; `{folder}` is its folder.
-        more: More settings.
     """
 
     def command(folder: Path, port: int, url: str) -> list[str]:
         (folder / "secret").write_text("secret\n")
         (folder / "secret").chmod(0o600)
         store = 'kind = "memory"' if spool == "memory" else 'path = "spool.sqlite3"'
-        settings = GATEWAY.format(domain=DOMAIN, xmpp=port, url=url, spool=store, more=more)
+        settings = GATEWAY.format(domain=DOMAIN, xmpp=port, url=url, spool=store)
         (folder / "settings.toml").write_text(settings)
         before = [word.format(folder=folder) for word in prefix]
         return [*before, sys.executable, "-m", "component_http", "run", str(folder / "settings.toml")]

@@ -1,4 +1,8 @@
-"""Make the HTTP API from the settings."""
+"""
+Make the HTTP API from the settings.
+
+Its modules and Jinja2 take 5 MiB of memory, so this module is imported only where `api.listen` is set.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,8 @@ _PORT_REMEDIES = {
 def check_port(settings: Settings) -> None:
     """Raise `SettingsError` if the API's port cannot be opened. Some endpoints are only checked at the start."""
     listen = settings.api.listen
-    endpoint = Endpoint.parse(listen or "")
+    assert listen is not None
+    endpoint = Endpoint.parse(listen)
     if endpoint.kind == "unix":
         folder = Path(endpoint.socket_path).absolute().parent
         if not os.access(folder, os.W_OK | os.X_OK):

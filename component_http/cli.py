@@ -1,4 +1,8 @@
-"""The command `component-http`: the gateway in the foreground, and tools around it."""
+"""
+The command `component-http`: the gateway in the foreground, and tools around it.
+
+The tools are imported where one of them is wanted, for `run` keeps what it imports in memory.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ import sys
 from collections.abc import Sequence
 
 from component_http._version import __version__
-from component_http.commands import check, example, letters, on_spool, pending, playground, spool
 from component_http.tap import RunOptions
 
 _USUAL = {"letters": "list", "pending": "list", "spool": "status"}
@@ -38,6 +41,8 @@ def _carry_out(given: list[str]) -> int:
     if given[:1] == ["run"]:
         return _run(given[1:])
     if given[:1] == ["check"]:
+        from component_http.commands import check
+
         return check.main(given[1:])
     if given and given[0] in _USUAL and (len(given) == 1 or (given[1] not in ("-h", "--help") and given[1][0] == "-")):
         given = [given[0], _USUAL[given[0]], *given[1:]]
@@ -68,6 +73,8 @@ def command_line() -> argparse.ArgumentParser:
 
     Each command sets `main`, which carries it out; commands on a spool's file have `on_spool.main` for it.
     """
+    from component_http.commands import example, letters, on_spool, pending, playground, spool
+
     parser = argparse.ArgumentParser(
         prog="component-http", description="The gateway between an XMPP component and a webhook, and tools around it."
     )

@@ -138,7 +138,7 @@ class Unanswered(ComponentHttpError):
 
 
 class Offline(ComponentHttpError):
-    """An iq cannot be sent now, because the stream is away, or too many are waited for."""
+    """An iq cannot be sent now, because the stream is away, or too many wait for an answer."""
 
 
 class WebhookError(ComponentHttpError):

@@ -12,7 +12,6 @@ from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
-from component_http.api_service import check_port
 from component_http.clock import steady_reactor
 from component_http.contract.outbound import OutboundStanza
 from component_http.delivery.status import Status
@@ -131,12 +130,12 @@ class Gateway(MultiService):
         settings = self._lasting.settings
         path = settings.spool.file()
         if path is None:
-            check_port(settings)
+            _check_port(settings)
             return None
         # First the lock: another gateway with these settings has the port as well, and the lock knows who that is.
         lock = database.lock(path, user=user, warn=self._warn)
         try:
-            check_port(settings)
+            _check_port(settings)
             try:
                 database.prepare(lock.path, user=user, warn=self._warn)
             except SpoolUnusable as error:
@@ -216,7 +215,7 @@ class Gateway(MultiService):
 
     def wake(self) -> str:
         """
-        Ask the webhook at once, whatever was to be waited for: somebody knows that it is back.
+        Ask the webhook at once, and end all waits for it: somebody knows that it is back.
 
         Returns:
             How it is, as in `Status.webhook`; `stopping` if it is not asked any more.
@@ -264,3 +263,10 @@ class Gateway(MultiService):
         self._run = self._prepared = None
         for stopped in run.stops:
             stopped.callback(result)
+
+
+def _check_port(settings: Settings) -> None:
+    if settings.api.listen is not None:
+        from component_http.api_service import check_port
+
+        check_port(settings)

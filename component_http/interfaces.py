@@ -259,7 +259,7 @@ class SubscriberSpool(Protocol):
 
     def subscribe(self, component: str, user: str) -> None:
         """
-        Keep that a user is to be told that an address of the component is there, some time soon.
+        Keep a user who wants to know that an address of the component is there; some time soon.
 
         If that fails, nobody hears of it. Both addresses are bare; a pair that is kept already stays where it is.
         """
@@ -311,8 +311,8 @@ class Outlet(Protocol):
     Sends stanzas to the XMPP server.
 
     Attributes:
-        crowded: So much waits to leave, because the server does not read or is not there, that whoever makes more
-            of it should rest.
+        crowded: So many stanzas wait, because the server does not read or is not there, that no more should be
+            made.
     """
 
     @property
@@ -342,7 +342,7 @@ class Outlet(Protocol):
         ...  # pragma: no cover
 
     def give_back(self) -> None:
-        """Tell `lost` of all that waits to be written, for who was told brings it again."""
+        """Tell `lost` of every stanza that waits to be written, so that its owner brings it again."""
         ...  # pragma: no cover
 
     def when_clear(self) -> Deferred[None]:
@@ -350,7 +350,7 @@ class Outlet(Protocol):
         ...  # pragma: no cover
 
     def when_sent(self) -> Deferred[None]:
-        """Fire as soon as nothing waits to leave; at once if nothing does. Cancelling it forgets it."""
+        """Fire as soon as no stanza waits; at once if none does. Cancelling it forgets it."""
         ...  # pragma: no cover
 
 
@@ -387,7 +387,7 @@ class Sender(Protocol):
     """
     Sends stanzas that do not answer a POST: pushed ones, and late replies.
 
-    What it was asked to keep it keeps, also if who asked is cancelled meanwhile.
+    It goes on to keep stanzas when the caller is cancelled meanwhile.
     """
 
     async def push(
@@ -407,7 +407,7 @@ class Sender(Protocol):
         Raises:
             component_http.errors.SpoolError: They cannot be kept now, so none is.
             component_http.errors.DeliveryEnded: The iq that they would answer was answered already.
-            component_http.errors.RoomRefused: A room that one of them is to be said in lets its sender not in, so none
+            component_http.errors.RoomRefused: A room that one of them is for does not let its sender in, so none
                 is kept.
         """
         ...  # pragma: no cover
@@ -425,7 +425,7 @@ class Sender(Protocol):
         """
         Wait until the server has pushed stanzas; cancelling it ends the waiting only.
 
-        What is said in a room is waited for until the room shows it, but for `dispatch.GRACE` seconds only.
+        A message to a room has arrived when the room shows it, or after `dispatch.GRACE` seconds.
 
         Args:
             numbers: The numbers of the stanzas, as `push` returned them.
@@ -441,7 +441,7 @@ class Sender(Protocol):
         Send an iq of type get or set at once, and once, and wait for its answer; cancelling it ends the waiting only.
 
         Args:
-            iq: It, with its addresses; it gets an id that nobody can guess.
+            iq: The iq, with its addresses; it gets an id that nobody can guess.
             timeout: Seconds to wait.
 
         Returns:
@@ -458,7 +458,7 @@ class Valve(Protocol):
     """The way in for stanzas, which can be held back for a moment."""
 
     def pause(self) -> None:
-        """Stop reading; never for longer than the server puts up with, whoever asks."""
+        """Stop reading, never for longer than the server allows."""
         ...  # pragma: no cover
 
     def resume(self) -> None:

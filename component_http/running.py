@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from secrets import token_bytes
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
@@ -12,8 +13,6 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
-from component_http.api.server import ApiServer
-from component_http.api_service import api_server
 from component_http.caretaker import Caretaker
 from component_http.contract.delivery import Delivery
 from component_http.contract.link import KEY_BYTES, link_path
@@ -27,6 +26,9 @@ from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.wiring import Lasting, assemble, handlers, new_id
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import LateHandler
+
+if TYPE_CHECKING:
+    from component_http.api.server import ApiServer
 
 RESTORE_AGAIN = 5.0
 """Seconds after which a spool that could not be read is read again."""
@@ -131,6 +133,8 @@ class Running:
         lasting.pushes.open(self._parts.sender)
         if lasting.hooks is None:
             return
+        from component_http.api_service import api_server
+
         self._api = api_server(
             lasting.settings,
             lasting.reactor,
@@ -188,7 +192,7 @@ class Running:
     async def drain(self, timeout: float | None) -> None:
         for handler in self._handlers:
             if isinstance(handler, LateHandler):
-                handler.rest()
+                handler.pause()
         await self._parts.relay.drain(self._lasting.settings.delivery.drain_timeout if timeout is None else timeout)
 
     async def stop(self, close_stream: Callable[[], Awaitable[object]]) -> None:

@@ -15,6 +15,9 @@ Files that the process may open beside connections to the webhook and to the API
 what Python and Twisted need. Without them a lost stream could not be connected again while these are busy.
 """
 
+MOST_PENDING = {"memory": 10_000, "sqlite": 140_000}
+"""Deliveries that may be pending, by the kind of the spool, unless it is set."""
+
 MOST_PENDING_BYTES = {"memory": 64 * 1024 * 1024, "sqlite": 1024 * 1024 * 1024}
 """Bytes of the request bodies of all pending deliveries, by the kind of the spool, unless it is set."""
 
@@ -25,7 +28,7 @@ def deadlines(delivery: DeliverySettings) -> dict[str, float]:
 
 
 def lifetimes(delivery: DeliverySettings) -> dict[str, float]:
-    """Seconds for which an outbound stanza is of use, by its kind."""
+    """Seconds until an outbound stanza expires, by its kind."""
     return {**LIFETIMES, "iq": delivery.iq_deadline}
 
 
@@ -33,7 +36,7 @@ def backlog_limits(settings: Settings) -> BacklogLimits:
     """The limits of the backlog: the settings with fractions in place of percents."""
     delivery = settings.delivery
     return BacklogLimits(
-        max_pending=delivery.max_pending,
+        max_pending=delivery.max_pending or MOST_PENDING[settings.spool.kind],
         max_pending_bytes=delivery.max_pending_bytes or MOST_PENDING_BYTES[settings.spool.kind],
         max_per_conversation=delivery.max_per_conversation,
         fair_share=delivery.fair_share_percent / 100,

@@ -56,7 +56,7 @@ class Waiters:
         self._waiting: list[Deferred[None]] = []
 
     def __bool__(self) -> bool:
-        """Whether somebody waits."""
+        """Tell whether somebody waits."""
         return bool(self._waiting)
 
     def one_more(self) -> Deferred[None]:
@@ -67,7 +67,7 @@ class Waiters:
 
     def tell(self, still: Callable[[], bool] = lambda: True) -> None:
         """
-        Fire the Deferreds one after the other, but none that is asked for meanwhile.
+        Fire the Deferreds in their order, but none that is asked for meanwhile.
 
         Args:
             still: Whether the event still holds. Whoever is told may change it, and then the others go on waiting.
@@ -81,14 +81,14 @@ class Waiters:
 
 
 class Ongoing:
-    """The work that is under way, which can be waited for and cancelled."""
+    """The work that is under way; somebody can wait for its end, or cancel it."""
 
     def __init__(self) -> None:
         self._works: set[Deferred[Any]] = set()
         self._waiters = Waiters()
 
     def __bool__(self) -> bool:
-        """Whether work is under way."""
+        """Tell whether work is under way."""
         return bool(self._works)
 
     def own(self, work: Deferred[Any]) -> None:

@@ -9,16 +9,13 @@ from functools import partial
 from os import urandom
 from random import Random
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
-from component_http.api.hooks import Hook
-from component_http.api.secrets import BySecret
-from component_http.api_service import api_hooks
 from component_http.contract import composing, reply
 from component_http.contract.address import Address
 from component_http.contract.composing import MAX_REPLIES, Composed
@@ -34,7 +31,7 @@ from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.fates import Fates
 from component_http.delivery.forwarder import Forwarder
 from component_http.delivery.health import Health
-from component_http.delivery.load import Load
+from component_http.delivery.load import Load, Quota
 from component_http.delivery.loop_brake import LoopBrake
 from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.loops import Loops
@@ -64,6 +61,10 @@ from component_http.xmpp.rooms import Rooms
 from component_http.xmpp.stream import ComponentStream
 from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
+
+if TYPE_CHECKING:
+    from component_http.api.hooks import Hook
+    from component_http.api.secrets import BySecret
 
 
 @frozen(eq=False)
@@ -139,9 +140,16 @@ def lasting_parts(
             marked=rooms.marked,
             confirm=component.write_barrier,
             fallback=component.write_barrier_fallback,
+            most_unconfirmed=MAX_UNCONFIRMED if settings.spool.kind == "memory" else sys.maxsize,
             lifetimes=lifetimes(settings.delivery),
         )
     sender = Address.parse(component.default_sender)
+
+    hooks = None
+    if settings.api.listen is not None:
+        from component_http.api_service import api_hooks
+
+        hooks = api_hooks(settings)
 
     def compose(objects: Sequence[Mapping[str, object]], kind: str) -> Composed:
         return composing.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
@@ -154,7 +162,7 @@ def lasting_parts(
         stream=stream,
         outlet=outlet,
         webhook=webhook,
-        hooks=None if settings.api.listen is None else api_hooks(settings),
+        hooks=hooks,
         rooms=rooms,
         subscribers=Subscribers(domain),
         pushes=Pushes(compose),
@@ -265,10 +273,10 @@ def _spool(lasting: Lasting, lock: SpoolLock | None) -> Spool:
 def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delivery], str | None] | None) -> Forwarder:
     settings, delivery = lasting.settings, lasting.settings.delivery
     retries = delivery.max_attempts > 1
-    counters, reactor = lasting.counters, lasting.reactor
+    counters, reactor, rate = lasting.counters, lasting.reactor, settings.webhook.rate
     health = Health(
         counters,
-        Load(webhook_connections(settings), learns=retries),
+        Load(webhook_connections(settings), learns=retries, quota=None if rate is None else Quota(*rate)),
         Breaker() if retries else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize),  # it never opens
         reactor,
     )
@@ -357,14 +365,16 @@ def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
 
 
 def _ids() -> Iterator[str]:
-    """Ids that nobody can guess, each after the one before: so they cost an index of a large table little."""
+    """
+    Ids of 32 hexadecimal digits: the time in milliseconds, so that an index grows at its end, and chance.
+
+    The kernel is asked for many random bytes at once.
+    """
     while True:
-        random = urandom(_RANDOM_BYTES)  # the kernel is asked once for many ids
-        for begin in range(0, _RANDOM_BYTES, 8):
-            yield f"{time.time_ns():016x}{random[begin : begin + 8].hex()}"
+        chance = urandom(4000)
+        for begin in range(0, len(chance), 10):
+            yield f"{time.time_ns() // 1_000_000:012x}{chance[begin : begin + 10].hex()}"
 
-
-_RANDOM_BYTES = 4096
 
 new_id: Callable[[], str] = _ids().__next__
-"""Makes an id that nobody else has."""
+"""Makes an id that nobody else has, and that nobody can guess."""

@@ -91,7 +91,7 @@ class _Leaving(Enum):
     """The connection has no place, and gets 503 as soon as it sends something."""
 
     CLOSING = auto()
-    """The last answer is written; all that still comes is thrown away until the client closes or the time is over."""
+    """The last answer is written; what still comes is thrown away until the client closes or the time limit ends."""
 
     CLOSED = auto()
 
@@ -128,14 +128,14 @@ class Connection(Protocol):
 
     @property
     def under_way(self) -> bool:
-        """Whether a request with a secret of ours is coming in or being answered."""
+        """Tell whether a request with a secret of ours is coming in or being answered."""
         if isinstance(self._stage, _Receiving):
             return self._stage.request is not None
         return isinstance(self._stage, _Answering) and self._stage.known
 
     @property
     def arrives_by_url(self) -> bool:
-        """Whether such a request is still coming in, from a client that has shown no token."""
+        """Tell whether such a request is still coming in, from a client that has shown no token."""
         return self.under_way and not self.has_token and isinstance(self._stage, _Receiving)
 
     @property

@@ -204,7 +204,7 @@ async def post(desk: Desk, call: Call, caller: Token, kind: str = "", type: str 
 
 
 async def get(desk: Desk, call: Call, caller: Token, query: str, to: str) -> Answer:
-    """Carry out `GET /rest/{query}/{to}`: ask a question that has a name."""
+    """Carry out `GET /rest/{query}/{to}`: make an iq request that has a name."""
     if query not in QUESTIONS:
         known = ", ".join(QUESTIONS)
         raise Problem(422, f"there is no question {query[:40]!r} here; there are {known}", condition="bad-request")

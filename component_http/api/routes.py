@@ -1,4 +1,4 @@
-"""Which request goes where, who may make it, and how an error is told there."""
+"""The routes of the API: where a request goes, who may make it, and how an error is told there."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self._size_left = _MAX_SIZE
 
     def check_time(self) -> None:
-        """Raise `TemplateFailed` if the time is over."""
+        """Raise `TemplateFailed` if the time limit has passed."""
         if self._seconds() > self._end:
             raise TemplateFailed("the template takes too long")
 

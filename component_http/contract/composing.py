@@ -8,6 +8,7 @@ limits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from sys import intern
 
 from attrs import frozen
 from twisted.words.xish.domish import Element
@@ -23,7 +24,7 @@ from component_http.contract.content import (
     has_content,
     mistake,
 )
-from component_http.contract.outgoing import sendable
+from component_http.contract.outgoing import written
 from component_http.contract.stanza import TYPES, Stanza
 from component_http.contract.xml import NS_COMPONENT, NS_MUC_USER, Limits, parse_stanzas
 from component_http.errors import ForeignSender, ReplyRefused, XmlRefused
@@ -158,7 +159,7 @@ class _Composer:
             ReplyRefused: One of them cannot be sent, so none is.
         """
         made: list[Element] = []
-        written: list[bytes] = []
+        xml: list[bytes] = []
         verbatim: set[int] = set()
         note: str | None = None
         allowance = _Allowance()
@@ -178,9 +179,8 @@ class _Composer:
                     self._left_out(note)
                     elements = []
             for element in elements:
-                # Each at once, as long as its addresses are remembered: to take long ones apart again is dear.
                 try:
-                    written.append(sendable(element, self.domain, self.limits.max_bytes))
+                    xml.append(written(element, self.limits.max_bytes))
                 except XmlRefused as error:
                     raise ReplyRefused(str(error)) from None
                 made.append(element)
@@ -189,7 +189,7 @@ class _Composer:
         answers = sum(map(self.is_answer, made))
         if answers > 1:
             raise ReplyRefused("more than one answer to the iq")
-        return Composed(tuple(made), frozenset(verbatim), answers > 0, note, tuple(written))
+        return Composed(tuple(made), frozenset(verbatim), answers > 0, note, tuple(xml))
 
     def is_answer(self, element: Element) -> bool:
         """The element ends the iq that is answered."""
@@ -295,14 +295,14 @@ class _Answering(_Composer):
         return element
 
     def _continues(self, sender: Address | None, recipient: Address | None) -> bool:
-        """Whether a message with these addresses, None for the defaults, is in the conversation that it answers."""
+        """Tell whether a message with these addresses (None: the defaults) is in the conversation that it answers."""
         stanza = self.stanza
         return (sender is None or sender.bare == stanza.recipient.bare) and (
             recipient is None or recipient.bare == stanza.sender.bare
         )
 
     def _is_occupant(self, recipient: Address) -> bool:
-        """Whether it is somebody in the room that the stanza came from (XEP-0045 section 7.5)."""
+        """Tell whether it is somebody in the room that the stanza came from (XEP-0045 section 7.5)."""
         from_room = self.stanza.through_room or self.stanza.type == "groupchat"
         return from_room and recipient.resource is not None and recipient.bare == self.stanza.sender.bare
 
@@ -314,8 +314,8 @@ class _Answering(_Composer):
         return (None, None) if given == (self.stanza.sender, self.stanza.recipient) else given
 
     def _complete(self, element: Element, sender: Address | None, recipient: Address | None) -> None:
-        stanza = self.stanza
-        stanza_type = element.getAttribute("type")
+        stanza, attributes = self.stanza, element.attributes
+        stanza_type = attributes.get("type")
         if sender is None:
             sender = stanza.recipient
         if recipient is None:
@@ -324,15 +324,16 @@ class _Answering(_Composer):
         is_error = stanza_type == "error" and element.name != "iq"
         if is_error and recipient.bare == stanza.sender.bare and not stanza.bounceable:
             raise ReplyRefused("type: a room, a headline or presence is never answered by an error")
-        element["from"], element["to"] = str(sender), str(recipient)
+        # What is sent is remembered for a while, and most of it has the same addresses.
+        attributes["from"], attributes["to"] = intern(str(sender)), intern(str(recipient))
         if self.is_answer(element):
             # From whom it was asked of: the asker takes it from nobody else (RFC 6120 section 8.1.2.1).
-            element["from"], element["id"] = str(stanza.recipient), stanza.id
-        elif not element.getAttribute("id"):
+            attributes["from"], attributes["id"] = str(stanza.recipient), stanza.id
+        elif not attributes.get("id"):
             if not (is_error and recipient == stanza.sender):
-                element["id"] = self.new_id()
+                attributes["id"] = self.new_id()
             elif stanza.id is not None:
-                element["id"] = stanza.id
+                attributes["id"] = stanza.id
 
 
 @frozen

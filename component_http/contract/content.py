@@ -68,12 +68,12 @@ def checked(
             continue
         if not isinstance(value, allowed):
             raise ReplyRefused(f"{within}{name}: not {words}")
-        found[name] = _LONE_SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value
+        found[name] = value if not isinstance(value, str) or value.isascii() else _LONE_SURROGATE.sub("\ufffd", value)
     return found
 
 
 def has_content(kind: str, reply: Checked) -> bool:
-    """Say whether a stanza is made of a reply. Presence without any content is of use, a message is not."""
+    """Say whether a stanza is made of a reply. Presence without any content is sent, a message is not."""
     if kind == "message":
         return not _CONTENT_OF_MESSAGE.isdisjoint(reply) or reply.get("type") == "error"
     return kind == "presence" or not _CONTENT_OF_IQ.isdisjoint(reply)

@@ -18,6 +18,7 @@ HeldBy = Literal[
     "webhook_probed",
     "webhook_gone",
     "pace",
+    "rate",
     "outbox_full",
     "no_room",
     "stopping",

@@ -31,15 +31,15 @@ class Refused:
 
 Fate = Literal["confirmed", "expired", "lost", "suspected", "stopped"] | Refused
 """
-What became of an outbound stanza: the server has it; it expired before it could be written; the stream was lost before
+The end of an outbound stanza: the server has it; it expired before it could be written; the stream was lost before
 the server was known to have it; the same, and the server may have closed the stream because of it; it still waited when
 the outlet was stopped; or it was found that the server closes the stream over it.
 """
 
 LIFETIMES: Mapping[str, float] = MappingProxyType({"message": 86_400.0, "presence": 60.0, "iq": 25.0})
 """
-Seconds for which a stanza is of use, by its kind: an iq that is an answer, for who asked waits no longer. An iq that
-asks, and what is about a subscription, lives as long as a message.
+Seconds until a stanza expires, by its kind. The answer to an iq expires soon, because nobody waits for it longer. An iq
+request, and presence about a subscription, lives as long as a message.
 """
 
 _REQUESTS = ("get", "set")
@@ -70,7 +70,7 @@ class Head(NamedTuple):
         given = stanza.attributes.get
         asks = stanza.name == "presence" and "type" not in stanza.attributes
         enters = asks and next(stanza.elements(NS_MUC, "x"), None) is not None
-        return cls(given("type"), given("id"), stanza["from"], stanza["to"], enters)
+        return cls(given("type"), given("id"), given("from", ""), given("to", ""), enters)
 
 
 _UNKNOWN = Head()
@@ -107,7 +107,7 @@ class OutboundStanza:
 
     @property
     def again(self) -> bool:
-        """Whether it may be written twice if nobody knows whether the server has it; an iq request may not."""
+        """Tell whether it may be written twice if nobody knows whether the server has it; an iq request may not."""
         return self.kind != "iq" or self.head.type not in _REQUESTS
 
 
@@ -130,7 +130,7 @@ def outbound_stanza(
         xml: Its XML.
         now: The time, in seconds of the reactor's clock.
         lifetimes: As `LIFETIMES`.
-        deadline: Until when the answer to an iq is waited for, likewise; None where nobody waits.
+        deadline: The time until which somebody waits for the answer to an iq, likewise; None where nobody waits.
         verbatim: As in `OutboundStanza`, like the others.
     """
     kind, head = stanza.name, Head.of(stanza)
@@ -145,7 +145,7 @@ def outbound_stanza(
 
 def lifetime(kind: str, type_: str | None, lifetimes: Mapping[str, float] = LIFETIMES) -> float:
     """
-    Say for how many seconds a stanza is of use.
+    Say after how many seconds a stanza expires.
 
     Args:
         kind: `message`, `presence` or `iq`.

@@ -1,5 +1,5 @@
 """
-What may leave: one bad stanza makes an XMPP server close the component stream for everyone.
+The check of outbound stanzas: one bad stanza makes an XMPP server close the component stream for everyone.
 
 Source: XEP-0114 section 3; RFC 6120 sections 8.1 and 11; what Prosody and ejabberd were seen to do (512 KiB, foreign or
 missing `from`).
@@ -51,6 +51,11 @@ def sendable(element: Element, domain: str, max_bytes: int) -> bytes:
     if not recipient:
         raise XmlRefused("'to' is missing")
     _address(recipient, "to")
+    return written(element, max_bytes)
+
+
+def written(element: Element, max_bytes: int) -> bytes:
+    """Write a stanza whose addresses are known to be right; raises `XmlRefused` as `sendable` does."""
     xml = serialize(element).encode("utf-8")
     if len(xml) > max_bytes:
         raise XmlRefused(f"larger than {max_bytes} bytes")
@@ -58,7 +63,7 @@ def sendable(element: Element, domain: str, max_bytes: int) -> bytes:
 
 
 def is_ours(sender: str, domain: str) -> bool:
-    """Whether a `from` is an address of the component's own domain, normalised."""
+    """Tell whether a `from` is an address of the component's own domain, normalised."""
     try:
         return Address.parse(sender).domain == domain
     except NotAnAddress:

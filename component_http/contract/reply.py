@@ -33,7 +33,7 @@ Outcome = Literal["replied", "silent", "bounced", "expired", "refused_reply"]
 @frozen
 class Response:
     """
-    What a webhook answered to one POST.
+    The webhook's response to one POST.
 
     Attributes:
         status: The HTTP status code.
@@ -49,7 +49,7 @@ class Response:
 @frozen
 class Verdict:
     """
-    What follows from one response, or from none.
+    The consequence of one response, or of none.
 
     Attributes:
         outcome: How the delivery ends. `replied`: the webhook's own stanzas are sent. `silent`: nothing is to be sent.
@@ -129,7 +129,7 @@ def is_open(stanza: Stanza, response: Response) -> bool:
 
 def give_up(stanza: Stanza, error: StanzaError, note: str) -> Verdict:
     """
-    End a delivery that failed: no usable response came, or none was waited for.
+    End a delivery that failed: no usable response came, or the gateway did not wait for one.
 
     Args:
         stanza: What was to be delivered.

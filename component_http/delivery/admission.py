@@ -1,4 +1,4 @@
-"""Whether a stanza may come in, and else how it is refused."""
+"""The decision whether a stanza may come in, and the reason if it may not."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Alarm:
 
     @property
     def is_set(self) -> bool:
-        """Whether it is going to ring."""
+        """Tell whether it is going to ring."""
         return self._call is not None
 
     def set(self, wait: float) -> None:

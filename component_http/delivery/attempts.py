@@ -40,7 +40,7 @@ class Attempts:
         deliveries: At which stage each of them is.
         forwarder: Makes one attempt.
         spool: Has the request bodies.
-        endings: Ends a delivery whose time is over.
+        endings: Ends a delivery whose deadline has come.
         expiry: Knows the deadlines.
         back_offs: Lets a delivery wait that may not be POSTed yet.
         loops: Knows whether it has to wait because its conversation is a loop.

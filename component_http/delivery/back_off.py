@@ -34,6 +34,10 @@ class BackOffs:
     _clock: IReactorTime
     _when_ready: Callable[[], object]
 
+    def __bool__(self) -> bool:
+        """Tell whether some delivery backs off whose wait may end early."""
+        return bool(self._deliveries.at("backing_off"))
+
     def begin(
         self, delivery: Delivery, seconds: float, how: Literal["backing_off", "asleep", "held"] = "backing_off"
     ) -> None:

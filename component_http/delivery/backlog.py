@@ -17,7 +17,7 @@ Refusal = Literal["refused_full", "refused_conversation_full", "refused_unfair"]
 @frozen
 class BacklogLimits:
     """
-    How much may be pending, and when less is better.
+    The limits of what may be pending, and the marks at which reading pauses and goes on.
 
     The fractions, 0 to 1, are of `max_pending` and of `max_pending_bytes` alike.
 
@@ -122,7 +122,7 @@ class Backlog:
 
     @property
     def used(self) -> float:
-        """How much of the overall limits is used, of that which is used more: 0 to 1, and more after a restart."""
+        """The used part of the overall limit that is used most: 0 to 1, and more after a restart."""
         limits = self._limits
         return max(self.pending / limits.max_pending, self._pending_bytes / limits.max_pending_bytes)
 
@@ -140,7 +140,7 @@ class Backlog:
         return delivery_id in self._queue_of
 
     def __iter__(self) -> Iterator[str]:
-        """The ids of all that was pending when it began, in order of arrival; they may be removed on the way."""
+        """The ids of all that was pending when it began, in order of arrival; they may be removed meanwhile."""
         return iter(list(self._queue_of))
 
     def refusal(self, conversation: Conversation, size: int) -> Refusal | None:
@@ -210,7 +210,7 @@ class Backlog:
 
     def has_room_to_spare(self, conversation: Conversation) -> bool:
         """
-        Whether a delivery that may wait can be added, so that what comes live hardly waits for it.
+        Tell whether a delivery that may wait can be added, so that what comes live hardly waits for it.
 
         Nothing else of its conversation is pending or reserved, no more than run at once wait beside those that run,
         and of neither limit so much is used that shares are looked at.

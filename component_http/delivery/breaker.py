@@ -32,7 +32,7 @@ _LONGEST_ROW = 100
 
 def is_failure(result: AttemptResult) -> bool:
     """
-    Whether the webhook, or the way to it, is out of order.
+    Tell whether the webhook, or the way to it, is out of order.
 
     Any complete response that does not say so is a sign of life, also one that refuses the stanza. A stale connection
     is a failure too, but no result to tell a `Breaker`: the attempt goes on, on a new connection.
@@ -89,7 +89,7 @@ class Breaker:
 
     @property
     def state(self) -> Literal["closed", "open", "half_open"]:
-        """Whether attempts begin (closed), wait for the next probe (open), or wait for one under way (half open)."""
+        """The state: attempts begin (closed), wait for the next probe (open), or wait for one under way (half open)."""
         if not self._open:
             return "closed"
         return "half_open" if self._probes else "open"

@@ -1,4 +1,4 @@
-"""When each pending delivery has to have ended."""
+"""The deadlines of pending deliveries."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from component_http.contract.delivery import Delivery
 from component_http.contract.stanza import Stanza
 
 LATE_SECONDS = 60.0
-"""Seconds that a message gets for its attempts which the webhook has not seen when its time is over, or nearly."""
+"""Seconds for the attempts of a message whose deadline comes before the webhook has seen it, or soon after."""
 
 
 @frozen
 class Times:
     """
-    How long deliveries may take.
+    The times that deliveries may take.
 
     Attributes:
         seconds: The time of each, by the kind of its stanza.

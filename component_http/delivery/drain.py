@@ -1,4 +1,4 @@
-"""The stages of a stop: let what is accepted end, give up the rest, and let what leaves leave."""
+"""The stages of a stop: deliveries may end, then the others are given up, and outbound stanzas are sent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DRAIN_FOLLOWS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 @frozen
 class _Stage:
     """
-    How far the stop has come.
+    The stage of the stop.
 
     Attributes:
         name: One of `DRAIN_FOLLOWS`.
@@ -50,7 +50,7 @@ class Drain:
         clock: Runs the time limits.
         under_way: How many deliveries have not ended, nor been left for the next start.
         outbox: Knows what waits to leave; lets nothing more leave when all is done.
-        hurry: Called when the time is over.
+        hurry: Called when the time for the drain has passed.
         give_up: Called then if something is under way: it has to end.
         over: Called when all is done; for another drain it is called again.
     """
@@ -76,7 +76,7 @@ class Drain:
 
     @property
     def stage(self) -> str:
-        """How far the stop has come, one of `DRAIN_FOLLOWS`."""
+        """The stage of the stop, one of `DRAIN_FOLLOWS`."""
         return self._stage.name
 
     @property
@@ -95,7 +95,7 @@ class Drain:
         return waiting
 
     def look(self) -> None:
-        """When all has ended, wait for what is still to leave, as long as the drain may take and a moment at least."""
+        """Flush when all deliveries have ended: wait for the outbound stanzas, a moment at least."""
         if not self._waiting or self.stage == "flushing" or self._under_way():
             return
         sent = self._outbox.when_sent()

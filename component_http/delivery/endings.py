@@ -1,4 +1,4 @@
-"""The end of a delivery: what leaves for it, its dead letter, and what is counted."""
+"""The end of a delivery: its outbound stanzas, its dead letter, and its count."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Endings:
         deliveries: At which stage each of them is.
         backlog: Knows them no longer when they have ended.
         expiry: Has no deadline for them from then on.
-        spool: Keeps what leaves, and the dead letters.
+        spool: Keeps the outbound stanzas and the dead letters.
         outbox: Lets it leave.
         loops: May hold an answer back; told those that are given.
         observer: Told one of `replied`, `silent`, `bounced`, `expired`, `refused_reply` for each; `spool_failed`.

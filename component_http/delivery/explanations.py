@@ -70,4 +70,6 @@ class Explanations:
         if self._outbox.crowded:
             return "outbox_full", inf
         pause = health.wait()
+        if pause and pause == health.quota_wait():
+            return "rate", pause
         return ("pace", pause) if pause else ("turn", inf)

@@ -49,7 +49,7 @@ class Fates:
             wait.over.errback(error)
 
     def has_failed(self, number: int) -> bool:
-        """Whether a stanza is known not to have arrived."""
+        """Tell whether a stanza is known not to have arrived."""
         return number in self._failed
 
     def wait(self, numbers: Iterable[int]) -> Deferred[None]:

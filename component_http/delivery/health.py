@@ -1,4 +1,4 @@
-"""How the webhook is: whether it is asked, how much of it, and since when it fails."""
+"""The health of the webhook: whether it is asked, how much of it, and since when it fails."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ class Health:
 
     @property
     def state(self) -> Literal["closed", "open", "half_open", "gone", "none"]:
-        """How the webhook is: `none`: there is none. `gone`: it said so. Else the state of the breaker."""
+        """The state of the webhook: `none`: there is none. `gone`: it said so. Else the state of the breaker."""
         if self.no_more is None:
             return self._breaker.state
         return "none" if self.no_more is NO_WEBHOOK else "gone"
 
     @property
     def breaker_state(self) -> Literal["closed", "open", "half_open"]:
-        """Whether the webhook is asked as usual, not at all, or by one delivery that probes."""
+        """Tell whether the webhook is asked as usual, not at all, or by one delivery that probes."""
         return self._breaker.state
 
     @property
@@ -105,6 +105,10 @@ class Health:
         """Seconds until an attempt may begin: 0 for now, infinite while it depends on one that is under way."""
         now = self._clock.seconds()
         return max(self._breaker.wait(now), self._load.wait(now))
+
+    def quota_wait(self) -> float:
+        """Seconds until the operator's limit (`webhook.rate`) lets an attempt begin: 0 for now."""
+        return self._load.quota_wait(self._clock.seconds())
 
     def begin(self, now: float) -> tuple[Probe | None, int]:
         """Note that an attempt begins; returns the kind of probe, if it is one, and the number of others under way."""

@@ -82,7 +82,7 @@ class Attempt(Stage):
 
 class Wait(Stage):
     """
-    The next attempt is waited for.
+    A delivery waits for its next attempt.
 
     Args:
         name: `backing_off`, `asleep` or `held`.
@@ -161,7 +161,7 @@ class Lives:
         before.cancel()
 
     def may(self, delivery: Delivery, stage: Stage) -> bool:
-        """Whether a delivery can go on to this stage."""
+        """Tell whether a delivery can go on to this stage."""
         return stage.name in _FOLLOWS[delivery.stage.name]
 
     def end(self, delivery: Delivery) -> None:

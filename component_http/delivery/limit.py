@@ -1,4 +1,4 @@
-"""How many requests a webhook takes at once, learned from those that it rejects."""
+"""The number of requests that a webhook takes at once, learned from those that it rejects."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Hold:
 @define(eq=False)
 class _Talk:
     """
-    What was said last in a conversation, and what speaks for a loop.
+    The last messages of a conversation, and the evidence for a loop.
 
     Attributes:
         said: The text of our last reply, or its beginning.

@@ -1,4 +1,4 @@
-"""So many replies in one conversation within a time, and no more: the end of two bots that answer each other."""
+"""The limit for replies in one conversation within a time, which ends the talk of two bots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_REMEMBERED = 16_384
 @define
 class _Answers:
     """
-    What was answered in one conversation within the window.
+    The replies in one conversation within the window.
 
     Attributes:
         noted: When, and how many replies it had, of each answer.

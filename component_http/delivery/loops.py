@@ -57,9 +57,9 @@ class Loops:
         for stanza in stanzas:
             body = next(stanza.elements(stanza.uri, "body"), None) if stanza.name == "message" else None
             if body is not None:
-                conversation = stanza["to"].partition("/")[0], stanza["from"].partition("/")[0], False
-                now = self._clock.seconds()
-                brake.said(conversation, str(body), stanza.getAttribute("id"), now, answers=delivery_id)
+                given = stanza.attributes
+                conversation = given["to"].partition("/")[0], given["from"].partition("/")[0], False
+                brake.said(conversation, str(body), given.get("id"), self._clock.seconds(), answers=delivery_id)
 
     def hold(self, delivery: Delivery) -> float:
         """Seconds that a delivery has to wait before it is POSTed, because its conversation is a loop."""

@@ -19,8 +19,8 @@ from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import Fate, OutboundStanza, Refused
 from component_http.contract.stanza import Stanza
 from component_http.delivery.fates import Fates
+from component_http.delivery.handing_over import HandingOver
 from component_http.delivery.stanza_maker import StanzaMaker
-from component_http.delivery.too_large import TooLarge
 from component_http.delivery.unkept import Group, UnkeptStanzas
 from component_http.errors import NotSent, SpoolError
 from component_http.interfaces import Observer, OutboundSpool, Outlet
@@ -30,15 +30,6 @@ from component_http.waiters import Waiters, abandon
 
 AGAIN = 5.0
 """Seconds after which a spool is read again that could not be read, or an outlet asked again that took nothing."""
-
-_REASONS = {
-    "reply_expired": "it could not be sent in its time",
-    "reply_unsendable": "the server would not take it",
-}
-"""Why a stanza was not sent, by how it ended, for whoever waits for it."""
-
-_Facts = tuple[str, int, str | None, Stanza | None]
-"""The facts of a stanza that the outlet has: its kind, its bytes, its delivery, and who asked."""
 
 
 @define(eq=False)
@@ -61,19 +52,19 @@ class _Crowd:
 
 class Outbox:
     """
-    Hands what leaves to the outlet, in the order of the spool's numbers, and lets the spool know when it is gone.
+    Hands outbound stanzas to the outlet, in the order of the spool's numbers, and tells the spool their fates.
 
     What waits is in the spool, and only so much of it is with the outlet that this is not crowded. Where more waits,
     after a start and after a lost stream, it is read from the spool; what comes meanwhile is behind it there. What the
     spool could not keep is kept here, in its place among the others.
 
     Args:
-        spool: Keeps what leaves, and gives it numbers.
+        spool: Keeps the outbound stanzas, and gives them numbers.
         outlet: Where it leaves.
         observer: Told `reply_lost`, `outgoing_expired`, `outgoing_refused` and `spool_failed`, and at the end
             `outgoing_lost`.
         clock: Runs the waits, and says how old a stanza is.
-        maker: Makes what is to leave.
+        maker: Makes outbound stanzas.
         fates: Told which stanzas the server has, and which it will never have; None where nobody waits for that.
         pushed: Told each stanza that ends no delivery before it is handed over, with its number; where it is read from
             the spool, also answers to what may not be answered with an error. None to tell nobody.
@@ -103,7 +94,9 @@ class Outbox:
         self._fates = Fates() if fates is None else fates
         self._tell_pushed = pushed
         self._throttle = Throttle(LOG_INTERVAL)
-        self._too_large = TooLarge()
+        self._handing_over = HandingOver(
+            spool, outlet, observer, clock, self._fates, again=self.read_from, apologise=self._apologise
+        )
         # The last number that was handed over, and the last that the spool gave, as far as that is known.
         self._cursor = 0
         self._highest: int | None = None
@@ -117,7 +110,7 @@ class Outbox:
     @property
     def crowded(self) -> bool:
         """
-        So much waits to leave that whoever makes more of it should rest.
+        So many answers wait that no more should be made.
 
         Only answers of deliveries count, for what somebody pushes should not keep others from being answered; and where
         the spool bears some of them (`Spool.crowd`), an outlet that is crowded is none.
@@ -218,7 +211,7 @@ class Outbox:
 
         Args:
             stanzas: The stanzas, in order.
-            gone: Called when none of them is wanted any more: the server has them, or their time is over. Not called
+            gone: Called when none of them is wanted any more: the server has them, or they expired. Not called
                 where one was lost, which is counted, or the stop came before.
         """
         self._unkept.add(stanzas, inf if self._highest is None else self._highest, gone)
@@ -239,7 +232,7 @@ class Outbox:
 
     def read_all(self) -> None:
         """Hand over all that the spool has and that was not handed over, whoever put it there."""
-        self._too_large.forget()
+        self._handing_over.try_large_ones()
         self.read_from(self._cursor)
 
     def dropped(self, numbers: Sequence[int]) -> None:
@@ -256,7 +249,7 @@ class Outbox:
             self._reading.cancel()
 
     async def count_lost(self) -> None:
-        """When the outlet has stopped: count what was not written, where the spool forgets it."""
+        """Count the stanzas that were not written, where the spool forgets them; after the outlet has stopped."""
         lost = 0
         page = [] if self._spool.durable else await self._spool.outbound_stanzas(self._cursor)
         while page:
@@ -317,9 +310,9 @@ class Outbox:
             self._crowd.answers = max(0, self._crowd.answers - 1)
         if outbound.expires <= self._clock.seconds():
             self._observer.count("outgoing_expired")
-            self._fail(number, "reply_expired")
+            self._handing_over.fail(number, "reply_expired")
         elif not self.maker.still_fits(outbound):
-            self._fail(number, "reply_unsendable")
+            self._handing_over.fail(number, "reply_unsendable")
         else:
             self._tell_if_pushed(number, outbound)
             return self._hand_over(outbound, number)
@@ -327,64 +320,17 @@ class Outbox:
         return True
 
     def _hand_over(self, outbound: OutboundStanza, number: int) -> bool:
-        # Without the XML, which need not be remembered any more when it is written.
-        tell = partial(self._ended, number, _facts(outbound))
-        refused = self._too_large.refusal(outbound, self._clock.seconds())
-        if refused is not None:
-            tell(refused)
-        elif not self._taken(outbound, tell):
+        if not self._handing_over.hand_over(outbound, number):
             return False
         self._cursor = max(self._cursor, number)
         return True
 
-    def _taken(self, outbound: OutboundStanza, tell: Callable[[Fate], None]) -> bool:
-        try:
-            return self._outlet.depart(outbound, tell)
-        except Exception:
-            self._log.failure("cannot send a {kind}", kind=outbound.kind)
-            return False
-
-    def _ended(self, number: int, facts: _Facts, fate: Fate) -> None:
-        if fate == "confirmed":
-            self._spool.confirmed(number)
-            self._fates.arrived(number)
-        elif fate == "expired":
-            self._fail(number, "reply_expired")
-        elif isinstance(fate, Refused):
-            why = f"the server closes the stream over it: {fate.reason}"
-            self._spool.failed(number, "reply_refused", why)
-            self._refused(fate, *facts, letter=f".{number}")
-            self._fates.failed(number, NotSent(why))
-        else:
-            if fate == "suspected":
-                self._spool.suspect(number)
-            self.read_from(number - 1)
-
-    def _refused(
-        self, fate: Refused, kind: str, size: int, delivery_id: str | None, asked: Stanza | None, letter: str = ""
-    ) -> None:
-        """Tell the operator, and whoever waits for an answer."""
-        self._observer.count("outgoing_refused")
-        self._too_large.note(fate, size, self._clock.seconds())
-        if self._throttle.may_tell(fate.reason, self._clock.seconds()):
-            self._log.error(
-                "{id}: the server closes the stream over this {kind} of {size} bytes, so it is not sent: {reason};"
-                " {remedy}",
-                id=f"{delivery_id or 'departure'}{letter}",
-                kind=kind,
-                size=size,
-                reason=fate.reason,
-                remedy=fate.remedy,
-            )
-        if asked is not None:
-            stanzas = self.maker.make([error_stanza(asked, REPLY_NOT_SENT)])
-            pushed: Deferred[Any] = self._spool.push(stanzas)
-            pushed.addCallbacks(partial(self.depart, stanzas), lambda _: self.depart_unkept(stanzas, lambda: None))
-            pushed.addErrback(lambda failure: self._log.failure("cannot tell a sender", failure=failure))
-
-    def _fail(self, number: int, outcome: str) -> None:
-        self._spool.failed(number, outcome)
-        self._fates.failed(number, NotSent(_REASONS[outcome]))
+    def _apologise(self, asked: Stanza) -> None:
+        """Tell whoever asked that the server refuses the answer."""
+        stanzas = self.maker.make([error_stanza(asked, REPLY_NOT_SENT)])
+        pushed: Deferred[Any] = self._spool.push(stanzas)
+        pushed.addCallbacks(partial(self.depart, stanzas), lambda _: self.depart_unkept(stanzas, lambda: None))
+        pushed.addErrback(lambda failure: self._log.failure("cannot tell a sender", failure=failure))
 
     # -- what the spool does not have --
 
@@ -397,12 +343,12 @@ class Outbox:
     def _hand_over_unkept(self, before: float = inf) -> None:
         """Hand over what belongs before a number."""
         for unkept in self._unkept.take(before):
-            if not self._taken(unkept[2], partial(self._unkept_ended, *unkept)):
+            if not self._handing_over.offer(unkept[2], partial(self._unkept_ended, *unkept)):
                 self._observer.count("reply_lost")
 
     def _unkept_ended(self, behind: float, turn: int, outbound: OutboundStanza, group: Group, fate: Fate) -> None:
         if isinstance(fate, Refused):
-            self._refused(fate, *_facts(outbound))
+            self._handing_over.refused(fate, outbound)
         elif fate in ("lost", "suspected", "stopped"):
             # Behind what is read again, as before.
             suspect = outbound.suspect or fate == "suspected"
@@ -415,7 +361,3 @@ class Outbox:
         if not self._behind:
             self._crowd.answers = 0
         self._crowd.look()
-
-
-def _facts(outbound: OutboundStanza) -> _Facts:
-    return outbound.kind, len(outbound.xml), outbound.delivery_id, outbound.asked

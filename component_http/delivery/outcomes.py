@@ -1,4 +1,4 @@
-"""How deliveries end: what is said about the last answer of the webhook, or about there being none."""
+"""The outcomes of deliveries, judged by the last answer of the webhook, or by its absence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast requests may follow one another, learned from those that a webhook rejects."""
+"""The pace of requests, learned from those that a webhook rejects."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class _Level:
 @define
 class _Measurement:
     """
-    What a webhook accepts.
+    A measurement of the requests that a webhook accepts.
 
     Attributes:
         since: When it began.

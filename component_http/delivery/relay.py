@@ -125,7 +125,7 @@ class Relay:
             under_way=self._under_way,
             outbox=outbox,
             hurry=spool.hurry,
-            give_up=self._give_up_rest,
+            give_up=self._give_up_pending,
             over=self._stop,
         )
         self._giving_up = GivingUp(lives, self._endings, self._expiry, clock, once=once, when_left=self._drain.look)
@@ -154,7 +154,7 @@ class Relay:
         return len(self._deliveries) - len(self._deliveries.at("storing"))
 
     def status(self) -> Status:
-        """How things stand now."""
+        """The present state."""
         health, backlog = self._forwarder.health, self._backlog
         found = {
             "the gateway is stopping": self._drain.begun,
@@ -372,8 +372,8 @@ class Relay:
     def _under_way(self) -> int:
         return len(self._deliveries) - len(self._deliveries.at("left"))
 
-    def _give_up_rest(self) -> None:
-        """The time is over."""
+    def _give_up_pending(self) -> None:
+        """Stop: the drain has ended."""
         if self._spool.durable:
             self._log.info("deliveries that stay in the spool, iqs excepted: {pending}", pending=self.pending)
         else:

@@ -43,13 +43,13 @@ _LONGEST_RETRY_AFTER = 86_400.0
 
 
 def is_rejection(result: AttemptResult) -> bool:
-    """Whether the webhook may have had too many requests: at once, or in a second."""
+    """Tell whether the webhook may have had too many requests: at once, or in a second."""
     return isinstance(result, Response) and result.status in _REJECTIONS
 
 
 def outcome_class(result: AttemptResult) -> OutcomeClass:
     """
-    What an attempt's result means for trying again.
+    Say what the result of an attempt means for a retry.
 
     Returns:
         `final`: it is not tried again, whether it is a success or not. `uncounted`: again until the deadline.
@@ -114,7 +114,7 @@ FINAL = GiveUp("final")
 @frozen
 class RetryPolicy:
     """
-    When to try again, and how often.
+    The rule for retries: after which wait, and how often.
 
     Attributes:
         max_attempts: Counted attempts, 1 or more. 1 is exactly one POST whatever happens.

@@ -23,7 +23,7 @@ class Domain:
 @define(eq=False, weakref_slot=False)
 class Sender:
     """
-    What one bare address has pending or reserved.
+    The deliveries that one bare address has pending or reserved.
 
     Attributes:
         next_iq: Of its ready conversations of iqs the one whose turn is next; None where there are none.

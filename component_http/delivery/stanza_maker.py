@@ -29,7 +29,7 @@ class StanzaMaker:
         clock: Says when they are made.
         domain: The component's own domain, normalised.
         limits: For one stanza.
-        lifetimes: Seconds for which a stanza is of use, by its kind.
+        lifetimes: Seconds until a stanza expires, by its kind.
     """
 
     _log = Logger()
@@ -62,7 +62,7 @@ class StanzaMaker:
             xml: The first of them as they are written, where they were checked already.
             verbatim: The positions of those that somebody else wrote as XML, counted from 0.
             delivery_id: The delivery that they answer; None if they answer none.
-            deadline: The time until which the answer to an iq is waited for; None where nobody waits.
+            deadline: The time until which somebody waits for the answer to an iq; None where nobody waits.
             asked: The stanza of that delivery, whose sender is told if the server refuses one of these; None where
                 nobody may be told.
 
@@ -94,7 +94,7 @@ class StanzaMaker:
         return made
 
     def still_fits(self, outbound: OutboundStanza) -> bool:
-        """Whether a stanza that was made under other settings may be sent under these; counted and logged if not."""
+        """Tell whether a stanza made under other settings may be sent under these; count and log it if not."""
         if len(outbound.xml) <= self._limits.max_bytes and is_ours(outbound.head.sender, self._domain):
             return True
         self._drop("unsendable", "it does not fit the settings any more")

@@ -1,4 +1,4 @@
-"""When attempts begin: as many as may, in the order of the backlog."""
+"""The starts of attempts: as many as may run, in the order of the backlog."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Starts:
         self._clear = None
 
     def _may_begin(self) -> bool:
-        if self._stopped or not self._backlog.pending:
+        if self._stopped or not (self._backlog.ready or self._back_offs):
             return False
         if self._outbox.crowded:
             if self._clear is None:

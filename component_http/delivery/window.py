@@ -52,11 +52,12 @@ class Window:
 
     def add(self, failed: bool, now: float) -> None:
         """Count a result."""
-        self.advance(now)
         number = int(now // self._slice_seconds)
         if not self._slices or self._slices[-1].number < number:
+            self.advance(now)
             self._slices.append(_Slice(number))
-        self._slices[-1].results += 1
-        self._slices[-1].failures += failed
+        latest = self._slices[-1]
+        latest.results += 1
+        latest.failures += failed
         self.results += 1
         self.failures += failed

@@ -1,5 +1,5 @@
 """
-What the operator decides: the settings, their limits, and one sentence for each mistake in them.
+The settings, their limits, and one sentence for each mistake in them.
 
 A setting has the same name in three places. A settings file has `[webhook] timeout`, the command line
 `--webhook-timeout`, an application `WebhookSettings(timeout=...)`. Each of them, and so each constructor, checks the

@@ -1,5 +1,5 @@
 """
-How a setting is declared: its type, its default, and the sentences that explain it.
+The declaration of a setting: its type, its default, and the sentences that explain it.
 
 The reader of settings files, the flags, `--help` and the configuration reference are made from these declarations.
 """

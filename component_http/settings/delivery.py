@@ -103,13 +103,15 @@ class DeliverySettings(Table):
         why="two bots that answer each other never stop; a fixed limit would hit healthy load",
         example='"20/10s"',
     )
-    max_pending: int = setting(
+    max_pending: int | None = setting(
         whole(10, 1_000_000, "stanzas"),
         "the most accepted stanzas that are not yet done; the sender of any other gets a wait error. Where other"
-        " domains have used up the limit, a domain that holds little may exceed it by fair_share_percent",
-        default=10_000,
-        why="it bounds memory while the webhook is slow or away: each takes about 2 KB of it, and in a memory spool its"
-        " request body too; with a hundred thousand the process becomes noticeably slower",
+        " domains have used up the limit, a domain that holds little may exceed it by fair_share_percent. Unless set,"
+        " 140000 with an sqlite spool, or 10000 with one in memory",
+        default=None,
+        why="it bounds memory while the webhook is slow or away: each takes about 1.4 KB of it, and in a memory spool"
+        " its request body too",
+        example="20000",
     )
     max_pending_bytes: int | None = setting(
         whole(1_048_576, 4_294_967_296, "bytes"),

@@ -9,7 +9,7 @@ from attrs import Factory, frozen
 
 from component_http.settings.declaration import Table, secret, secret_file, setting
 from component_http.settings.values.http import HEADERS, TOKEN
-from component_http.settings.values.plain import number, whole
+from component_http.settings.values.plain import RATE, number, whole
 
 
 @frozen
@@ -39,6 +39,14 @@ class WebhookSettings(Table):
         "the most connections to the webhook at once; other POSTs wait in order",
         default=32,
         why="a small webhook can bear 32; beyond 1000 a process runs out of sockets",
+    )
+    rate: tuple[int, float] | None = setting(
+        RATE,
+        "the most POSTs that begin within any time of this length, retries included; the others wait, iqs first, which"
+        " is no failure of the webhook",
+        default=None,
+        why="a host that bills or blocks a bot by requests per second needs a limit that is not found by trying",
+        example='"50/1s"',
     )
     headers: Mapping[str, str] = setting(
         HEADERS,

@@ -33,7 +33,7 @@ MAX_KEPT = 100_000
 MAX_KEPT_BYTES = 80 * 1024 * 1024
 """
 The same beyond which the oldest are forgotten, so that they are not written again. What waits to be written is less,
-for POSTs rest then; a server that works confirms a hundred stanzas at a time.
+for POSTs pause then; a server that works confirms a hundred stanzas at a time.
 """
 
 PAGE = 500

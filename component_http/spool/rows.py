@@ -1,5 +1,5 @@
 """
-How values stand in the tables of a spool's file: statements for many rows, readers that check, and rows set aside.
+The values in the tables of a spool's file: statements for many rows, readers that check, and rows set aside.
 
 Whoever writes has begun a transaction; none is begun or ended here or in the modules of the single tables. Rows go in
 and out by dozens in one statement: around each statement the thread gives Python's lock away, and has to ask a busy
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, TypeVar
 
+import orjson
 from attrs import frozen
 
 from component_http.contract.address import Address
@@ -53,6 +54,19 @@ def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
             begin += size
 
 
+def runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Give the first and the last of each run of numbers that follow one another; they are in order."""
+    if not numbers:
+        return
+    first = last = numbers[0]
+    for each in numbers[1:]:
+        if each != last + 1:
+            yield first, last
+            first = each
+        last = each
+    yield first, last
+
+
 def write(connection: sqlite3.Connection, statements: Mapping[int, str], rows: Sequence[Row]) -> int:
     """
     Execute a statement for rows, many at once; returns the number of the last row, where the statement inserts some.
@@ -76,6 +90,14 @@ def file_sizes(connection: sqlite3.Connection) -> tuple[int, int]:
 
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """The errors of a reader that meets a value which no gateway writes."""
+
+
+def json_of(found: Sequence[object]) -> str:
+    """Write strings, numbers and the like as a JSON array."""
+    try:
+        return orjson.dumps(found).decode()
+    except orjson.JSONEncodeError:  # for a lone surrogate
+        return json.dumps(found)
 
 
 def text_of(value: bytes) -> str:

@@ -29,9 +29,10 @@ from component_http.spool.writer import Writer
 
 class _Bodies:
     """
-    Request bodies that are in memory until they are asked for the first time, so that they need not be read.
+    Request bodies of deliveries before their first attempt, so that those need not be read.
 
     So many at most, of so many bytes: else the oldest go, for a delivery that does not wait for its turn is the newest.
+    Later attempts are few, and read the file.
     """
 
     def __init__(self, most: int, most_bytes: int) -> None:
@@ -49,6 +50,7 @@ class _Bodies:
             self.take(next(iter(self._bodies)))
 
     def take(self, delivery_id: str) -> bytes | None:
+        """Give a body away, or forget it; None if it is not here."""
         body = self._bodies.pop(delivery_id, None)
         if body is not None:
             self._bytes -= len(body)
@@ -76,7 +78,7 @@ class SqliteSpool:
         deadlines: Seconds a delivery may take, by the kind of its stanza: a restored one gets no more.
         grace: Seconds since its acceptance for which a message waits that the webhook has not seen, or 0.0.
         synchronous: `FULL`: what is committed survives a loss of power. `NORMAL`: it survives the end of the process.
-        window: Bodies that are in memory too, so that they need not be read; `window_bytes` the same in bytes.
+        window: Bodies that are in memory too until their first attempt; `window_bytes` the same in bytes.
         ballast_bytes: Bytes that are kept for when the disk is full; fewer on a small disk.
         letter_days: Days for which a dead letter is kept, `max_letters` of them at most.
         observer: Told `disk_full`; None for nobody.

@@ -1,4 +1,4 @@
-"""Transactions on a spool's file, and how long another program that writes is waited for."""
+"""Transactions on a spool's file, and the patience with other programs that write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUSY_AT_THE_END = 0.25
 
 class Patience:
     """
-    Begins the transactions of the spool's thread, and decides how long another program that writes is waited for.
+    Begins the transactions of the spool's thread, and decides how long they wait for another program that writes.
 
     Attributes:
         hurries: The process is about to end; set by the reactor's thread.

@@ -58,7 +58,7 @@ class PooledAgent:
     """
     Makes requests to one origin over at most so many connections.
 
-    More requests than connections wait, and get their turn in the order they came; whoever makes the requests bounds
+    More requests than connections wait, and get their turn in the order they came; the owner of the requests bounds
     how many wait. A waiting request that is cancelled leaves the queue. An idle connection is used again, the last
     one first, and leaves the pool as soon as its peer closes it, and after some seconds (see `IDLE_SECONDS`).
 
@@ -66,7 +66,7 @@ class PooledAgent:
     many as allowed, the one that has been idle longest makes room first.
 
     The time limit starts when a request has its turn, not while it waits for one: the limit is about the webhook,
-    and whoever queues deliveries has deadlines of its own.
+    and the queue of deliveries has deadlines of its own.
 
     A response with a long body is handed over in a turn of the reactor of its own, so that many of them together keep
     nobody else waiting (`AT_ONCE_BYTES`).

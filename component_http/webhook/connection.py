@@ -29,6 +29,9 @@ Bytes read at once from one connection. Small chunks and short header lines cost
 waits until all connections that have something were read once.
 """
 
+BODY_BYTES = 65_536
+"""The same while a body of known length is read, which costs little for each byte."""
+
 
 @implementer(IHandshakeListener)
 class Connection(Protocol):
@@ -113,6 +116,8 @@ class Connection(Protocol):
             reader = self._reader = ResponseReader(self._pool.body_limit)
         reader.feed(data)
         if reader.response is None and reader.broken is None:
+            if reader.reads_known_length:
+                self._lowest.bufferSize = BODY_BYTES
             return
         if self._pool.secure:
             # The TLS layer may hold a goodbye that came with the response, and tells only after this returns.
@@ -186,6 +191,8 @@ class Connection(Protocol):
         """End an exchange, but first let the connection find its place: whoever acts on the outcome may need it."""
         told = self._told
         assert told is not None
+        if self._reader is not None:
+            self._lowest.bufferSize = READ_BYTES
         self._reader = self._told = None
         self.reused = True
         if not self._lost:

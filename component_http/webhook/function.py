@@ -59,7 +59,7 @@ class FunctionWebhook:
             running.cancel()
 
         running: Deferred[Any] = maybeDeferred(self._answer, json.loads(body))
-        # A function that does not end when it is cancelled is not waited for.
+        # Do not wait for a function that does not end when it is cancelled.
         outcome: Deferred[Any] = Deferred(cancel)
         running.addBoth(ended)
         try:

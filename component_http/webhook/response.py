@@ -186,6 +186,11 @@ class ResponseReader:
             return 0.0
         return self._head.keep
 
+    @property
+    def reads_known_length(self) -> bool:
+        """Tell whether the head is read, and the body ends after a number of bytes that it names."""
+        return self._head is not None and isinstance(self._head.body, int)
+
     def feed(self, data: bytes) -> None:
         """Read what has arrived; nothing more once there is a response, or none can come."""
         self._buffer += data

@@ -35,7 +35,7 @@ class Arrivals:
     lines: Folded
 
     def takes(self, element: Element) -> bool:
-        """Whether it can be answered without ending the stream, and is for us."""
+        """Tell whether it can be answered without ending the stream, and is for us."""
         attributes = element.attributes
         try:
             Address.parse(attributes.get("from", ""))

@@ -1,5 +1,5 @@
 """
-Which of what we wrote the server is known to have, and whether it is there at all.
+The write barrier: it finds out what the server has received, and whether the server is there at all.
 
 XEP-0114 has no acknowledgements. But a ping from the component to itself goes through the server like everything else,
 in order: when it comes back, the server has routed all that was written before it. So it has when it answers the ping
@@ -201,7 +201,7 @@ class Barrier:
         )
 
     def returned(self, element: Element) -> bool:
-        """Whether an iq is a ping from our own address, or the answer to one of ours: nobody else's business."""
+        """Tell whether an iq is a ping from our own address, or the answer to one of ours: nobody else's business."""
         sender = element.getAttribute("from")
         if not (self._on and sender in self._addresses and element.getAttribute("to") == self._domain):
             return False

@@ -86,7 +86,7 @@ class Entrances(XMPPHandler):
         """
         See that one of our addresses is in a room (a bare address), and wait for that, at most `PATIENCE` seconds.
 
-        While there is no stream it is not waited for: the room is entered when the stream is there, before anything
+        While there is no stream, nobody waits for it: the room is entered when the stream is there, before anything
         else is sent. Cancelling it ends the waiting only. Raises `RoomRefused` where the room does not let it in.
         """
         stay = self._expected(ours, room)
@@ -193,7 +193,7 @@ class Entrances(XMPPHandler):
             presence["type"] = "unavailable"
             self._outlet.send(presence)
 
-    # -- what leaves and what arrives --
+    # -- outbound and incoming stanzas --
 
     def sent(self, presence: OutboundStanza) -> None:
         """A presence leaves, ours or the webhook's."""
@@ -252,7 +252,7 @@ class Entrances(XMPPHandler):
 
     def unheard(self, stanza: Stanza) -> bool:
         """
-        Whether a stanza is for all in a room that the gateway has entered, and the webhook has not.
+        Tell whether a stanza is for all in a room that the gateway has entered, and the webhook has not.
 
         A room's own presence, with its avatar, has no mark of a room.
         """
@@ -357,7 +357,7 @@ class Entrances(XMPPHandler):
 
 
 async def _answered(ask: Callable[[Element, float], Awaitable[Element]], iq: Element) -> bool:
-    """Whether an iq was answered by a result."""
+    """Tell whether an iq was answered by a result."""
     try:
         answer = await ask(iq, PATIENCE)
         return str(answer.getAttribute("type")) == "result"

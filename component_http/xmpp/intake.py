@@ -8,10 +8,11 @@ from contextlib import suppress
 from typing import ClassVar
 
 from twisted.words.xish.domish import Element
+from twisted.words.xish.xpath import XPathQuery
 from wokkel.subprotocols import XMPPHandler
 
 from component_http.contract import conditions
-from component_http.contract.stanza import Stanza
+from component_http.contract.stanza import STANZA_KINDS, Stanza
 from component_http.errors import MalformedStanza, XmlRefused
 from component_http.interfaces import Observer
 from component_http.log import Logger
@@ -34,6 +35,17 @@ FIRST = 1.0
 """The priority of who only watches: before all handlers, so that none of them can hide anything by `handled`."""
 
 
+class _OfKind(XPathQuery):
+    """Matches the stanzas of one kind: what `/message` matches, but by one comparison for each stanza."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"/{kind}")
+        self._kind = kind
+
+    def matches(self, elem: Element) -> bool:
+        return bool(elem.name == self._kind)
+
+
 class LateHandler(XMPPHandler):
     """
     A handler that comes after those of usual priority, and leaves alone what one of them marked `handled`.
@@ -44,7 +56,7 @@ class LateHandler(XMPPHandler):
         domain: The component's own domain, normalised.
     """
 
-    PATHS: ClassVar[tuple[str, ...]] = ()
+    KINDS: ClassVar[tuple[str, ...]] = ()
     PRIORITY: ClassVar[float] = BEFORE_LAST
 
     def __init__(self, domain: str) -> None:
@@ -55,12 +67,12 @@ class LateHandler(XMPPHandler):
         """Deal with one stanza; True if it is dealt with, and is to be marked `handled`."""
         raise NotImplementedError
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Do nothing of its own accord from now on: the gateway is about to stop."""
 
     def connectionInitialized(self) -> None:
-        for path in self.PATHS:
-            self.xmlstream.addObserver(path, self._arrived, self.PRIORITY)
+        for kind in self.KINDS:
+            self.xmlstream.addObserver(_OfKind(kind), self._arrived, self.PRIORITY)
 
     def _arrived(self, element: Element) -> None:
         # `element.handled` would be a child of that name, if it has one.
@@ -112,7 +124,7 @@ class StanzaIntake(LateHandler):
         monotonic: A steady clock, in seconds, for log lines that are written once in a while.
     """
 
-    PATHS = ("/message", "/presence", "/iq")
+    KINDS = STANZA_KINDS
     PRIORITY = LAST
     _log = Logger()
 
@@ -147,7 +159,7 @@ class StanzaIntake(LateHandler):
 
     def connectionInitialized(self) -> None:
         super().connectionInitialized()
-        self.xmlstream.addObserver("/presence", self._watch, FIRST)
+        self.xmlstream.addObserver(_OfKind("presence"), self._watch, FIRST)
 
     def _watch(self, element: Element) -> None:
         """Let the rooms know of a presence, whoever takes it."""

@@ -1,4 +1,4 @@
-"""Iqs that we send, and whose answer is waited for."""
+"""The iq requests that we send, until they are answered."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from component_http.shares import Latest
 from component_http.xmpp.intake import FIRST
 
 MAX_WAITING = 1000
-"""Iqs that are waited for at once; each is a client of the API that waits too."""
+"""Iq requests without an answer at once; each is a client of the API that waits too."""
 
 MAX_LATE = 1000
-"""Iqs that are not waited for any more, and whose answer is still known as one."""
+"""Iq requests that nobody waits for any more, and whose answer is still known as one."""
 
 
 class IqRequests(XMPPHandler):

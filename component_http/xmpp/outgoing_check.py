@@ -27,7 +27,7 @@ class OutgoingCheck:
         observer: Told `unsendable` and `unanswered`.
         sent: Told each stanza that was let through, and whatever else leaves.
         seconds: A clock that does not go back.
-        lifetimes: Seconds for which a stanza is of use, by its kind.
+        lifetimes: Seconds until a stanza expires, by its kind.
     """
 
     _log = Logger()

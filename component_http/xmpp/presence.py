@@ -46,7 +46,7 @@ class AlwaysAvailable(LateHandler):
         observer: Told `announced`.
     """
 
-    PATHS = ("/presence",)
+    KINDS = ("presence",)
     _log = Logger()
 
     def __init__(
@@ -95,7 +95,7 @@ class AlwaysAvailable(LateHandler):
         self._stop_telling()
         super().disownHandlerParent(parent)
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         self._resting = True
         self._stop_telling()
 

@@ -10,7 +10,7 @@ from component_http.xmpp.connection import Connection, cancel
 from component_http.xmpp.writer import Writer
 
 MAX_PAUSE = 5.0
-"""Seconds that reading may rest; ejabberd cuts off a component that does not read for 15 s."""
+"""Seconds that reading may pause; ejabberd cuts off a component that does not read for 15 s."""
 
 
 @define(eq=False)

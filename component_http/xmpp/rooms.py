@@ -1,5 +1,5 @@
 """
-What a chat room sends back: our own messages to us, and on joining what was said before.
+Messages that a chat room sends back: our own, and on joining those from before.
 
 Source: XEP-0045 sections 7.1 and 7.2 (entering a room), 7.4 (messages to all), 7.6 (changing the nick) and 7.14
 (leaving); XEP-0203 (delayed delivery).
@@ -40,7 +40,7 @@ has most of them. Messages of an occupant that is forgotten are still recognised
 @frozen
 class _Occupant:
     """
-    What one of our addresses is in one room.
+    The role of one of our addresses in one room.
 
     Attributes:
         nick: The fingerprint of the resource of its occupant address; empty as long as nothing has told it.
@@ -208,7 +208,7 @@ def _asked_and_domain(item: tuple[bytes, _Occupant]) -> tuple[bool, int]:
 
 
 def tells_of_rooms(presence: Element) -> bool:
-    """Whether `Rooms.presence_arrived` can learn anything from a presence."""
+    """Tell whether `Rooms.presence_arrived` can learn anything from a presence."""
     return presence.getAttribute("type") == "error" or any(child.uri == NS_MUC_USER for child in presence.elements())
 
 
@@ -237,13 +237,13 @@ def status_codes(presence: Element) -> set[str]:
 
 
 def _is_subject(message: Stanza) -> bool:
-    """Whether a message tells the room's subject (section 7.2.15), which was not said before, but is so now."""
+    """Tell whether a message tells the room's subject (section 7.2.15), which was not said before, but is so now."""
     return not message.has_body and message.own("subject") is not None
 
 
 def _ends_the_past(message: Stanza, delays: list[Element]) -> bool:
     """
-    All that the room says from now on is new: only what was said before comes before the subject (section 7.1).
+    Note that the room's history has ended: only history comes before the subject (section 7.1).
 
     An old subject may be of the past itself, and a room may greet us before its past, from its bare address.
     """
@@ -253,7 +253,7 @@ def _ends_the_past(message: Stanza, delays: list[Element]) -> bool:
 
 
 def _is_delayed_by(room: Address, delays: list[Element]) -> bool:
-    """Whether one of the delays is the room's own; of those not written as we write the address the last few count."""
+    """Tell whether a delay is the room's own; of those not written as we write the address the last few count."""
     authors = [delay.getAttribute("from", "").partition("/")[0] for delay in delays]
     if str(room) in authors:
         return True

@@ -94,5 +94,5 @@ def new_nick(presence: Element) -> str | None:
 
 
 def is_destroyed(presence: Element) -> bool:
-    """Whether a room says that it is no more."""
+    """Tell whether a room says that it is no more."""
     return any(next(x.elements(NS_MUC_USER, "destroy"), None) is not None for x in presence.elements(NS_MUC_USER, "x"))

@@ -6,6 +6,7 @@ Source: XEP-0114 (Jabber Component Protocol), RFC 6120 sections 4.4 (closing), 4
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
@@ -52,7 +53,7 @@ class ComponentStream(StreamManager, Service):
     check of `contract.outgoing`; what fails it is dropped, counted as `unsendable` and logged.
 
     What cannot be written now, for there is no stream or its transport takes no more, waits in one queue. While that is
-    crowded, reading rests as well: what the server sends makes more to be sent. It does not rest while suspects are
+    crowded, reading pauses as well: what the server sends makes more to be sent. It does not pause while suspects are
     written one by one, for each waits for the server's answer to a ping.
 
     Args:
@@ -60,15 +61,17 @@ class ComponentStream(StreamManager, Service):
         domain: The component's own domain, normalised.
         address: The host and the port of the server, or the path of its socket, for the log.
         observer: Told `connected`, `stream_lost`, `connection_failed`, `oversized`, `malformed`, `foreign`,
-            `unsendable`, `unanswered`, `outgoing_full`, `outgoing_lost`, `outgoing_refused`, `reading_paused`,
-            `writing_held`.
+            `unsendable`, `unanswered`, `unconfirmed_forgotten`, `outgoing_full`, `outgoing_lost`, `outgoing_refused`,
+            `reading_paused`, `writing_held`.
         random: Source of the jitter between two connections.
         sent: Told each stanza that leaves, whoever sends it (`Rooms.sent`).
         first: Gives what is written first on each new stream, before all that waits (`Entrances.first`).
         marked: Marks what comes from a room that we are in (`Rooms.marked`).
+        max_waiting: Stanzas that may wait to be written.
+        most_unconfirmed: As for `WriteQueue`.
         confirm: Ask the server whether it has what we wrote, and write again what it has not when a stream was lost.
         fallback: The domain to ask where pings to ourselves do not come back; None for none.
-        now: The wall clock, seconds since the epoch, for what leaves late.
+        now: The wall clock, seconds since the epoch, for stanzas that are sent late.
     """
 
     _log = Logger()
@@ -88,6 +91,7 @@ class ComponentStream(StreamManager, Service):
         first: Callable[[], Iterable[Element | OutboundStanza]] = tuple,
         marked: Callable[[Stanza], Stanza] = lambda stanza: stanza,
         max_waiting: int = MAX_STANZAS,
+        most_unconfirmed: int = sys.maxsize,
         confirm: bool = True,
         fallback: str | None = None,
         lifetimes: Mapping[str, float] = LIFETIMES,
@@ -115,6 +119,7 @@ class ComponentStream(StreamManager, Service):
             dead=self._dead,
             sent=sent,
             max_waiting=max_waiting,
+            most_unconfirmed=most_unconfirmed,
             confirm=confirm,
             fallback=fallback,
             lifetimes=lifetimes,
@@ -271,7 +276,7 @@ class ComponentStream(StreamManager, Service):
             self._crowd_changed(True)
 
     def takes(self, element: Element) -> bool:
-        """Whether the handlers see a stanza: it can be answered, and is no ping of ours that came back."""
+        """Tell whether the handlers see a stanza: it can be answered, and is no ping of ours that came back."""
         return self._arrivals.takes(element) and not (element.name == "iq" and self._writer.barrier.returned(element))
 
     def skipped(self, start: Element, reason: str) -> None:

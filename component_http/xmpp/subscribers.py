@@ -1,4 +1,4 @@
-"""The users who are to see that the component is there."""
+"""The users who are told that the component is there."""
 
 from __future__ import annotations
 

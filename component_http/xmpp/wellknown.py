@@ -52,7 +52,7 @@ class WellKnown(LateHandler):
         now: The wall clock, seconds since the epoch.
     """
 
-    PATHS = ("/iq[@type='get']",)
+    KINDS = ("iq",)
     _log = Logger()
 
     def __init__(self, domain: str, version: str, now: Callable[[], float]) -> None:
@@ -73,7 +73,7 @@ class WellKnown(LateHandler):
     def take(self, stanza: Stanza) -> bool:
         """Answer it if it asks one of these questions, and nothing else with it (RFC 6120 section 8.2.3)."""
         questions = list(stanza.element.elements())
-        if len(questions) != 1:
+        if stanza.type != "get" or len(questions) != 1:
             return False
         [question] = questions
         answer = self._answers.get((question.uri, question.name))

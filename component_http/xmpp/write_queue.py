@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -27,7 +28,7 @@ Tell = Callable[[Fate], None]
 @frozen
 class Loss:
     """
-    What a lost stream leaves.
+    The stanzas that a lost stream leaves.
 
     Attributes:
         again: Stanzas that were written and will be written again.
@@ -42,29 +43,31 @@ class Loss:
 
 class WriteQueue:
     """
-    First come, first served. Of what is written only those are remembered who are to be told what became of it.
+    First come, first served. Of each stanza that is written it remembers only who is told its fate.
 
     One stanza that the server refuses would end each stream anew. So when the server may have ended a stream because of
     what was written, all of that is suspect: it is written one stanza at a time, until the server is known to have it
     or ends the stream again. Then that stanza is to blame, and is not written any more.
 
     Args:
-        observer: Told `outgoing_expired`.
+        observer: Told `outgoing_expired` and `unconfirmed_forgotten`.
         max_stanzas: Stanzas that may wait.
+        most_unconfirmed: Stanzas that are written again after a lost stream; beyond it the oldest counts as confirmed.
 
     Attributes:
         crowded: `CROWDED_STANZAS` or `CROWDED_BYTES` waited, and more than half of that still does.
         waiting_bytes: Bytes of what waits.
     """
 
-    def __init__(self, observer: Observer, max_stanzas: int = MAX_STANZAS) -> None:
+    def __init__(self, observer: Observer, max_stanzas: int = MAX_STANZAS, most_unconfirmed: int = sys.maxsize) -> None:
         self.crowded = False
         self.waiting_bytes = 0
         self._observer = observer
         self._max_stanzas = max_stanzas
         self._waiting: deque[tuple[OutboundStanza, Tell]] = deque()
-        # Who is told of what was written, and which it was of all that was.
-        self._unconfirmed: deque[tuple[int, Tell]] = deque()
+        # Told the fates of what was written, in the order of writing.
+        self._unconfirmed: deque[Tell] = deque()
+        self._most_unconfirmed = most_unconfirmed
         self._written = 0
         # The server has answered on this stream; a suspect is out; and how many streams in a row the server has ended
         # with something unconfirmed and nothing confirmed.
@@ -86,7 +89,7 @@ class WriteQueue:
 
     @property
     def written(self) -> int:
-        """How many were ever noted as unconfirmed; what a barrier confirms is up to here."""
+        """The number of stanzas that were ever noted as unconfirmed; a barrier confirms all up to here."""
         return self._written
 
     @property
@@ -101,7 +104,7 @@ class WriteQueue:
 
     def may_write(self, outbound: OutboundStanza) -> bool:
         """
-        Whether a stanza may be written now, on a stream whose server returns barriers.
+        Tell whether a stanza may be written now, on a stream whose server returns barriers.
 
         A suspect is written when the server has answered on this stream, so that it is not blamed for a server that
         ends every stream; and with nothing else unconfirmed before it or after it.
@@ -122,7 +125,7 @@ class WriteQueue:
         return True
 
     def take(self, now: float) -> tuple[OutboundStanza, Tell] | None:
-        """Give the first that is still of use, to be written; None if there is none. Afterwards `settle`."""
+        """Give the first that has not expired, to be written; None if there is none. Afterwards `settle`."""
         while self._waiting:
             outbound, tell = self._waiting.popleft()
             self.waiting_bytes -= len(outbound.xml)
@@ -133,21 +136,24 @@ class WriteQueue:
         return None
 
     def note(self, outbound: OutboundStanza, tell: Tell) -> None:
-        """Remember who is to be told of what is written; at once where it would not be written again."""
+        """Note that a stanza is written; its fate is told at once where it would not be written again."""
         if not outbound.again:
             tell("confirmed")
             return
-        self._unconfirmed.append((self._written, tell))
+        self._unconfirmed.append(tell)
         self._written += 1
         self._suspect_is_out = outbound.suspect
+        if len(self._unconfirmed) > self._most_unconfirmed:
+            self._observer.count("unconfirmed_forgotten")
+            self._unconfirmed.popleft()("confirmed")
 
     def confirm(self, written: int) -> None:
         """The server has what was written up to here (see `written`). Afterwards `settle`."""
         self._proved = True
         unconfirmed = self._unconfirmed
-        while unconfirmed and unconfirmed[0][0] < written:
+        while unconfirmed and self._written - len(unconfirmed) < written:
             self._fruitless = 0
-            unconfirmed.popleft()[1]("confirmed")
+            unconfirmed.popleft()("confirmed")
         self._suspect_is_out = self._suspect_is_out and bool(unconfirmed)
 
     def excuse(self, written: int) -> None:
@@ -162,7 +168,7 @@ class WriteQueue:
         that is believed when the next stream ends in the same way.
         """
         suspected = refused = False
-        told = [tell for _, tell in self._unconfirmed]
+        told = list(self._unconfirmed)
         self._unconfirmed.clear()
         if why is not None and told:
             self._fruitless += 1
@@ -207,7 +213,7 @@ class WriteQueue:
 
     @property
     def _all_sent(self) -> bool:
-        return not self._waiting and (not self._unconfirmed or self._unconfirmed[-1][0] < self._excused)
+        return not self._waiting and (not self._unconfirmed or self._written <= self._excused)
 
     def _empty(self) -> list[Tell]:
         waiting = [tell for _, tell in self._waiting]

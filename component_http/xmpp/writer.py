@@ -30,7 +30,7 @@ CONFIRM_TIMEOUT = 2.0
 LATE = 30.0
 """Seconds after which a stanza says when it was made (XEP-0203)."""
 
-CROWDED = "much waits for a stream, or for a server that does not read: reading rests until less does, and so do POSTs"
+CROWDED = "much waits for a stream, or for a server that does not read: reading and POSTs pause until less does"
 FULL = "dropping what is sent: too much waits for a stream, or for a server that does not read"
 
 
@@ -61,6 +61,7 @@ class Writer:
         dead: Callable[[str], None],
         sent: Callable[[OutboundStanza], object],
         max_waiting: int,
+        most_unconfirmed: int,
         confirm: bool,
         fallback: str | None,
         lifetimes: Mapping[str, float],
@@ -74,7 +75,7 @@ class Writer:
         self._connection: Connection | None = None
         self._throttle = Throttle(LOG_INTERVAL)
         self._check = OutgoingCheck(domain, limits, observer, sent, clock.seconds, lifetimes)
-        self.queue = WriteQueue(observer, max_waiting)
+        self.queue = WriteQueue(observer, max_waiting, most_unconfirmed)
         self.barrier = Barrier(
             domain,
             self.queue,
@@ -247,7 +248,7 @@ class Writer:
             connection.close()
 
     def confirmed(self) -> None:
-        """A barrier has returned: what waited for it can be written."""
+        """Write what waited for a barrier that has returned."""
         self.drain()
         self.queue.settle()
 

@@ -78,7 +78,7 @@ MODULES = {
     "throttle": Allowed(pure=True),
     "shares": Allowed(pure=True),
     "_version": Allowed(pure=True),
-    "contract": Allowed(["errors"], ["twisted.words.xish", "idna"], pure=True),
+    "contract": Allowed(["errors"], ["twisted.words.xish", "idna", "orjson"], pure=True),
     **{
         f"delivery.{name}": Allowed([*VALUES, "delivery.retry", "delivery.rounds", "delivery.window"], pure=True)
         for name in (
@@ -120,7 +120,7 @@ MODULES = {
     # Edges: each knows one outside library and no other edge.
     "xmpp": Allowed([*SEAMS, "_version", "compat", "tls"], ["twisted", "wokkel", "constantly", "zope"]),
     "webhook": Allowed([*SEAMS, "_version", "tls"], ["twisted", "treq", "zope"]),
-    "spool": Allowed(SEAMS, ["twisted"]),
+    "spool": Allowed(SEAMS, ["twisted", "orjson"]),
     "operations": Allowed([*SEAMS, "_version"], ["twisted"]),
     "api": Allowed(SEAMS, ["twisted", "zope"]),
     "api.template": Allowed([*SEAMS, "api.exchange", "api.slack"], ["jinja2"]),

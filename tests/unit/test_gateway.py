@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 from twisted.internet import reactor as _reactor
@@ -53,7 +55,9 @@ def some_settings(**tables: Any) -> Settings:
 class SettingsAtWorkTests(SynchronousTestCase):
     """Each setting of [delivery], with another value than its default."""
 
-    def a_gateway(self, script: Iterable[Any], **delivery: object) -> Gateway:
+    def a_gateway(
+        self, script: Iterable[Any], *, webhook: Mapping[str, object] = MappingProxyType({}), **delivery: object
+    ) -> Gateway:
         """A gateway on a stream that is only pretended, with a clock that the test moves."""
         settings = Settings.from_mapping(
             {
@@ -62,6 +66,7 @@ class SettingsAtWorkTests(SynchronousTestCase):
                     "component_post_url": "http://127.0.0.1:8080/",
                     "component_post_stanzas": ["message", "presence", "iq"],
                 },
+                "webhook": webhook,
                 "delivery": delivery,
                 "spool": {"kind": "memory"},
             },
@@ -187,6 +192,23 @@ class SettingsAtWorkTests(SynchronousTestCase):
         self.reactor.pump([0.1])
         self.assertEqual(6, len(self.webhook.posts))
 
+    def test_rate(self) -> None:
+        """
+        webhook.rate lets so many POSTs begin in a time; the others wait, iqs go first, and nothing counts as failed.
+        """
+        gateway = self.a_gateway([PONG, PONG, json_response("{}"), PONG, PONG], webhook={"rate": "2/1s"})
+        self.say("a", "b", "c", "d")
+        self.say("e", kind="iq", type_="get")
+        self.assertEqual(2, len(self.webhook.posts))
+        self.reactor.pump([0.99])
+        self.assertEqual((2, "closed"), (len(self.webhook.posts), gateway.status().webhook))
+        self.reactor.pump([0.01])
+        self.assertEqual(
+            ["message", "message", "iq", "message"], [json.loads(body)["kind"] for body, _ in self.webhook.posts]
+        )
+        self.reactor.pump([1.0])
+        self.assertEqual((5, 0), (gateway.counters["replied"], gateway.counters["attempt_failed"]))
+
     def test_on_gone(self) -> None:
         """
         on_gone says whether a 410 is about one stanza or about all.
@@ -233,9 +255,9 @@ class SettingsAtWorkTests(SynchronousTestCase):
         """
         A file has room for more than memory has, unless it is set.
         """
-        for kind, most in (("sqlite", 1 << 30), ("memory", 1 << 26)):
+        for kind, most, most_bytes in (("sqlite", 140_000, 1 << 30), ("memory", 10_000, 1 << 26)):
             limits = backlog_limits(some_settings(spool=SpoolSettings(kind=kind)))
-            self.assertEqual((10_000, most), (limits.max_pending, limits.max_pending_bytes))
+            self.assertEqual((most, most_bytes), (limits.max_pending, limits.max_pending_bytes))
 
     def test_status(self) -> None:
         """

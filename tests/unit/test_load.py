@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.delivery.limit import Limit
-from component_http.delivery.load import Load
+from component_http.delivery.load import Load, Quota
 from component_http.delivery.pace import Pace
 from component_http.delivery.window import Window
 from tests.examples import examples
@@ -210,6 +210,41 @@ class PaceTests(SynchronousTestCase):
                 pace.end(what == "a", under_way.pop(0), now)
             self.assertTrue(0.0 <= pace.wait(now) <= 2.0 + 1e-6)
             self.assertGreaterEqual(pace.rate(now), 0.5)
+
+
+class QuotaTests(SynchronousTestCase):
+    """A limit that the operator has set."""
+
+    @given(st.integers(1, 5), st.integers(1, 40), st.lists(st.integers(0, 20), max_size=60))
+    def test_any_schedule(self, requests: int, eighths: int, gaps: list[int]) -> None:
+        """
+        Within any time of its length no more requests begin, and none waits longer than for that.
+        """
+        length = eighths / 8
+        quota = Quota(requests, length)
+        begun: list[float] = []
+        now = 0.0
+        for gap in gaps:
+            now += gap / 8
+            wait = quota.wait(now)
+            recent = [each for each in begun if now - each < length]
+            self.assertEqual(len(recent) >= requests, wait > 0)
+            now += wait
+            self.assertEqual(0.0, quota.wait(now))
+            quota.begin(now)
+            begun.append(now)
+            self.assertLessEqual(sum(now - each < length for each in begun), requests)
+
+    def test_with_the_others(self) -> None:
+        """
+        It holds requests back beside what is learned, also where nothing is.
+        """
+        for learns in (False, True):
+            load = Load(4, learns=learns, quota=Quota(2, 1.0))
+            for _ in range(2):
+                self.assertEqual(0.0, load.wait(5.0))
+                load.end(load.begin(5.0), True, 5.0, 5.0)
+            self.assertEqual((0.75, 0.75, 0.0), (load.wait(5.25), load.quota_wait(5.25), load.wait(6.0)))
 
 
 class LoadTests(SynchronousTestCase):

@@ -21,9 +21,9 @@ from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import LIFETIMES, Head, OutboundStanza, Refused
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits, parse_stanzas
+from component_http.delivery.handing_over import TOO_LARGE_FOR
 from component_http.delivery.outbox import AGAIN, Outbox
 from component_http.delivery.stanza_maker import StanzaMaker
-from component_http.delivery.too_large import TOO_LARGE_FOR
 from component_http.errors import NotSent, SpoolError
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool

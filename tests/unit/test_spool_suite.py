@@ -1159,6 +1159,18 @@ class WindowTests(SqliteCase):
         await spool.store(a_delivery("d3"), b"3")
         self.assertTrue(spool.body("d3").called)
 
+    async def test_after_the_first_attempt(self) -> None:
+        """
+        A delivery whose body was read once leaves its place in memory to the next, and is read from the file then.
+        """
+        spool = self.open(window=1)
+        for name in ("d1", "d2"):
+            await spool.store(a_delivery(name), name.encode())
+            self.assertTrue(spool.body(name).called)
+        again = spool.body("d1")
+        self.assertFalse(again.called)
+        self.assertEqual(b"d1", await again)
+
     async def test_none_there(self) -> None:
         """
         A body that nobody stored is a mistake.

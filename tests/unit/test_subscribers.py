@@ -357,7 +357,7 @@ class TellingTests(SynchronousTestCase):
         """
         self.add(2)
         self.line.connect()
-        self.handler.rest()
+        self.handler.pause()
         self.assertEqual([], self.clock.getDelayedCalls())
         self.line.lose()
         self.line.connect()

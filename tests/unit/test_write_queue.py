@@ -264,3 +264,20 @@ class WriteQueueTests(SynchronousTestCase):
         self.assertFalse(keeper.add(4))
         self.assertEqual([0, 1, 2, 3], [write(queue) for _ in range(4)])
         self.assertTrue(queue.add(OutboundStanza(b"x" * MAX_BYTES, "message", 1.0, 0.0), [].append))
+
+    def test_too_many_unconfirmed(self) -> None:
+        """
+        Of more unconfirmed stanzas than are remembered the oldest count as sent; the others are written again.
+        """
+        counters = Counters()
+        queue = WriteQueue(counters, most_unconfirmed=2)
+        keeper = Keeper(queue)
+        for number in range(5):
+            keeper.add(number)
+            write(queue)
+        self.assertEqual(dict.fromkeys(range(3), "confirmed"), keeper.fates)
+        self.assertEqual(3, counters["unconfirmed_forgotten"])
+        queue.confirm(4)
+        self.assertEqual("confirmed", keeper.fates[3])
+        queue.lost()
+        self.assertEqual([4], [write(queue) for _ in range(len(queue))])

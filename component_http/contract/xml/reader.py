@@ -29,14 +29,14 @@ _RAW_ATTRIBUTES = re.compile(rb"""<[^\s/>]+(?:\s+[^\s=]+\s*=\s*(?:"[^"<]*"|'[^'<
 
 @frozen
 class WornOut(Exception):
-    """An expat parser has lived long enough; `rest` is what is in from the next stanza on."""
+    """An expat parser has lived long enough; `rest` begins with the next stanza."""
 
     rest: bytes
 
 
 @frozen
 class Oversized(Exception):
-    """A stanza is over a limit; `rest` is what is in from there on, for the `skipper` instead of expat."""
+    """A stanza is over a limit; `rest` are the bytes from there on, which the `skipper` gets instead of expat."""
 
     rest: bytes
     skipper: Skipper
@@ -173,7 +173,7 @@ class Reader:
 
         Raises:
             Oversized: A child of the root is over a limit.
-            WornOut: The parser's lifetime is over.
+            WornOut: The parser's lifetime has ended.
             ParserError, expat.ExpatError: Not well-formed, or not what a stream may hold.
         """
         unread = self._input.unread

@@ -9,12 +9,14 @@ from twisted.words.xish.domish import Element, SerializedXML
 
 from component_http.contract.xml.parsing import parse_elements
 from component_http.contract.xml.vocabulary import (
+    NS_CLIENT,
     NS_COMPONENT,
     NS_XML,
     NS_XMLNS,
     STANZA_NAMESPACES,
     Limits,
     escaped,
+    needs_escaping,
     quoted,
     replace_forbidden,
 )
@@ -39,6 +41,9 @@ _USUAL_ATTRIBUTES: dict[str | tuple[str | None, str], str] = {
     **{name: name for name in ("to", "from", "type", "id", "node", "var", "stamp", "by", "jid", "name", "code")},
 }
 """As they are written; these are all that most stanzas have."""
+
+
+_NOT_SIMPLE = (NS_CLIENT, NS_XML, NS_XMLNS)
 
 
 def serialize(element: Element, *, default_namespace: str = NS_COMPONENT, standalone: bool = False) -> str:
@@ -66,12 +71,74 @@ def serialize(element: Element, *, default_namespace: str = NS_COMPONENT, standa
             cannot be used, a child or value of another type, raw XML that `parse_stanzas` would refuse.
     """
     try:
+        if default_namespace == NS_COMPONENT:
+            text = _simply_written(element)
+            if text is not None:
+                return text
         try:
             return _Serializer(default_namespace, standalone, shared_prefixes=False).write(element)
         except _PrefixesNeeded:
             return _Serializer(default_namespace, standalone, shared_prefixes=True).write(element)
     except (TypeError, AttributeError, ValueError) as error:
         raise XmlRefused(f"something in it is not XML: {error}") from error
+
+
+def _simply_written(top: Element) -> str | None:
+    """
+    Write a stanza of the usual shape; None for any other one.
+
+    Nearly all stanzas have it: no prefixes, no child of a child, and each foreign namespace once. The result is that of
+    `_Serializer`, in less than half the time.
+    """
+    if top.uri != NS_COMPONENT or top.localPrefixes:
+        return None
+    start = _simple_start(top, "")
+    if start is None or not top.children:
+        return start and f"{start}/>"
+    parts = [start, ">"]
+    declared: list[str] = []
+    for child in top.children:
+        if child.__class__ is str:
+            parts.append(escaped(child))
+            continue
+        if child.__class__ is not Element or child.localPrefixes:
+            return None
+        uri = child.uri
+        declaration = ""
+        if uri != NS_COMPONENT:
+            if not uri or uri in declared or uri in _NOT_SIMPLE:
+                return None
+            declared.append(uri)
+            declaration = f" xmlns={quoted(uri)}"
+        start = _simple_start(child, declaration)
+        if start is None:
+            return None
+        children = child.children
+        if not children:
+            parts.append(f"{start}/>")
+        elif len(children) == 1 and children[0].__class__ is str:
+            parts.append(f"{start}>{escaped(children[0])}</{child.name}>")
+        else:
+            return None
+    parts.append(f"</{top.name}>")
+    return "".join(parts)
+
+
+def _simple_start(element: Element, declaration: str) -> str | None:
+    """Write a start tag without its end; None where a name is not of the usual ones."""
+    name = element.name
+    if not (name.isascii() and name.isidentifier()):
+        return None
+    tag = f"<{name}{declaration}"
+    attributes = element.attributes
+    if attributes:
+        plain = not needs_escaping("".join(attributes.values()))  # one search for all of them
+        for key, value in attributes.items():
+            written = _USUAL_ATTRIBUTES.get(key)
+            if written is None:
+                return None
+            tag += f" {written}='{value}'" if plain else f" {written}={quoted(value)}"
+    return tag
 
 
 class _PrefixesNeeded(Exception):
@@ -248,7 +315,7 @@ class _Serializer:
 
 
 def _text_chars(top: Element) -> int:
-    """How long the text in an element is."""
+    """Count the characters of the text in an element."""
     chars = 0
     elements = [top]
     while elements:
@@ -280,7 +347,7 @@ def _check_name(name: str) -> None:
 
 
 def _is_name(name: str) -> bool:
-    """Whether expat, which Prosody and ejabberd read with, takes this for a name without prefix."""
+    """Tell whether expat, which Prosody and ejabberd read with, takes this for a name without prefix."""
     if name.isascii():
         return _ASCII_NAME.fullmatch(name) is not None
     seen: list[str] = []
