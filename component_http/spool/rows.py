@@ -47,11 +47,12 @@ def values(rows: int, columns: int) -> str:
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Cut a list into parts for which there is a statement."""
-    begin = 0
-    for size in AT_ONCE:
-        while len(items) - begin >= size:
-            yield items[begin : begin + size]
-            begin += size
+    begin, left = 0, len(items)
+    while left:
+        size = left if left in AT_ONCE else next(each for each in AT_ONCE if each < left)
+        yield items[begin : begin + size]
+        begin += size
+        left -= size
 
 
 def runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
