@@ -243,7 +243,8 @@ class Gateway(MultiService):
         before, lasting = self._lasting.settings, self._lasting
         left = list(left_for_start(before, settings))
         taken = taken_over(before, settings)
-        client = webhook_client(taken, lasting.reactor) if lasting.webhook is None else None
+        same = (before.webhook, before.component) == (taken.webhook, taken.component)
+        client = None if same or lasting.webhook is not None else webhook_client(taken, lasting.reactor)
         hooks = None if lasting.hooks is None else _hooks(taken)
         self._lasting = evolve(lasting, settings=taken, hooks=hooks)
         set_level(taken.log.level)

@@ -197,11 +197,12 @@ class Running:
 
         Args:
             lasting: Has them.
-            client: The client for the webhook, made of them; None where the application has a webhook of its own.
+            client: The client for the webhook, made of them; None where the application has a webhook of its own, or
+                nothing about it has changed.
         """
-        before, self._lasting = self._lasting, lasting
-        moved = before.settings.component.component_post_url != lasting.settings.component.component_post_url
-        adapt(self._parts, lasting, client, moved=moved)
+        before, self._lasting = self._lasting.settings, lasting
+        moved = before.component.component_post_url != lasting.settings.component.component_post_url
+        adapt(self._parts, lasting, client, moved=moved, changed=moved or before.webhook != lasting.settings.webhook)
         if client is not None and self._client is not None:
             # Attempts that are under way end over the connections of the former client.
             closed = Deferred.fromCoroutine(self._client.close())

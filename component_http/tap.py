@@ -264,6 +264,8 @@ class Served:
 
     def reload(self) -> None:
         """Go by the settings as they are now; where they cannot be used, say why, and change nothing."""
+        if self._ends:
+            return
         if self._reloading is not None:
             self._once_more = True
             return

@@ -308,19 +308,22 @@ def _judgement(lasting: Lasting) -> tuple[Callable[[Stanza, Response], Verdict],
     return judge, error_of_status(410, settings.conditions) if settings.delivery.on_gone == "disable" else None
 
 
-def adapt(parts: Parts, lasting: Lasting, client: WebhookClient | None, *, moved: bool) -> None:
+def adapt(parts: Parts, lasting: Lasting, client: WebhookClient | None, *, moved: bool, changed: bool) -> None:
     """
     Let the parts of a run go by new settings of the webhook.
 
     Args:
         lasting: Has the new settings.
-        client: The client made of them; None where the application has a webhook of its own.
+        client: The client made of them; None to go on with the webhook that there is.
         moved: The webhook is another one than before.
+        changed: Something about it is another than before.
     """
     settings, forwarder = lasting.settings, parts.relay.forwarder
+    forwarder.outcomes.use(*_judgement(lasting))
+    if not changed:
+        return
     if client is not None:
         forwarder.use(client)
-    forwarder.outcomes.use(*_judgement(lasting))
     most, rate = webhook_connections(settings), settings.webhook.rate
     forwarder.health.adapt(most, None if rate is None else Quota(*rate), moved=moved)
     parts.relay.adapt(most)
