@@ -65,41 +65,44 @@ class Address:
 
     It is only its string, for there are as many of them in memory as there are deliveries.
 
+    Attributes:
+        text: All of it, as `str` gives it.
+
     Source: RFC 7622 section 3, with the normalisation of RFC 6122 (stringprep), as the servers have it.
     """
 
-    _text: str
+    text: str
 
     def __str__(self) -> str:
-        return self._text
+        return self.text
 
     def __eq__(self, other: object) -> bool:
-        return self._text == other._text if isinstance(other, Address) else NotImplemented
+        return self.text == other.text if isinstance(other, Address) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._text)
+        return hash(self.text)
 
     @property
     def local(self) -> str | None:
         """The text before the `@`, or None."""
-        local, at, _ = self._text.partition("/")[0].partition("@")
+        local, at, _ = self.text.partition("/")[0].partition("@")
         return local if at else None
 
     @property
     def domain(self) -> str:
         """The host, without a trailing dot."""
-        return self._text.partition("/")[0].rpartition("@")[2]
+        return self.text.partition("/")[0].rpartition("@")[2]
 
     @property
     def resource(self) -> str | None:
         """The text after the first `/`, or None."""
-        _, slash, resource = self._text.partition("/")
+        _, slash, resource = self.text.partition("/")
         return resource if slash else None
 
     @property
     def bare(self) -> Address:
         """The same without its resource."""
-        bare, slash, _ = self._text.partition("/")
+        bare, slash, _ = self.text.partition("/")
         return Address(bare) if slash else self
 
     @classmethod

@@ -153,7 +153,7 @@ class Stanza:
     @property
     def conversation(self) -> tuple[str, str, bool]:
         """Its place in the order: the bare sender, the bare recipient, and whether it is an iq."""
-        return _conversation(str(self.sender), str(self.recipient), self.kind == "iq")
+        return _conversation(self.sender.text, self.recipient.text, self.kind == "iq")
 
 
 @lru_cache(1024)

@@ -142,8 +142,8 @@ def facts_of(stanza: Stanza) -> tuple[str, str, str | None, str, str, bool, str 
         stanza.kind,
         stanza.type,
         stanza.id,
-        str(stanza.sender),
-        str(stanza.recipient),
+        stanza.sender.text,
+        stanza.recipient.text,
         stanza.through_room,
         stanza.element.uri,
     )
