@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from os import urandom
 from random import Random
@@ -392,6 +392,17 @@ def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
         ) from error
 
 
-def new_id() -> str:
-    """Make an id of 32 hexadecimal digits: the time in milliseconds, so that an index grows at its end, and chance."""
-    return f"{time.time_ns() // 1_000_000:012x}{urandom(10).hex()}"
+def _ids() -> Iterator[str]:
+    """
+    Ids of 32 hexadecimal digits: the time in milliseconds, so that an index grows at its end, and chance.
+
+    The kernel is asked for many random bytes at once.
+    """
+    while True:
+        chance = urandom(4000)
+        for begin in range(0, len(chance), 10):
+            yield f"{time.time_ns() // 1_000_000:012x}{chance[begin : begin + 10].hex()}"
+
+
+new_id: Callable[[], str] = _ids().__next__
+"""Makes an id that nobody else has, and that nobody can guess."""

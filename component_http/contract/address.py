@@ -6,7 +6,6 @@ import re
 import stringprep
 from collections.abc import Iterable
 from functools import lru_cache
-from sys import intern
 from unicodedata import ucd_3_2_0 as unicode_3_2
 
 from attrs import frozen
@@ -59,32 +58,52 @@ class NotAnAddress(ValueError):
     """The text is not an XMPP address; the message says which part is wrong and never repeats it."""
 
 
-@frozen(weakref_slot=False)
+@frozen(eq=False, weakref_slot=False)
 class Address:
     """
     One XMPP address, normalised: two that mean the same are equal, and so are their strings.
 
+    It is only its string, for there are as many of them in memory as there are deliveries.
+
     Attributes:
-        local: The text before the `@`, or None.
-        domain: The host, without a trailing dot.
-        resource: The text after the first `/`, or None.
+        text: All of it, as `str` gives it.
 
     Source: RFC 7622 section 3, with the normalisation of RFC 6122 (stringprep), as the servers have it.
     """
 
-    local: str | None
-    domain: str
-    resource: str | None
+    text: str
 
     def __str__(self) -> str:
-        local = "" if self.local is None else f"{self.local}@"
-        resource = "" if self.resource is None else f"/{self.resource}"
-        return f"{local}{self.domain}{resource}"
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return self.text == other.text if isinstance(other, Address) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    @property
+    def local(self) -> str | None:
+        """The text before the `@`, or None."""
+        local, at, _ = self.text.partition("/")[0].partition("@")
+        return local if at else None
+
+    @property
+    def domain(self) -> str:
+        """The host, without a trailing dot."""
+        return self.text.partition("/")[0].rpartition("@")[2]
+
+    @property
+    def resource(self) -> str | None:
+        """The text after the first `/`, or None."""
+        _, slash, resource = self.text.partition("/")
+        return resource if slash else None
 
     @property
     def bare(self) -> Address:
         """The same without its resource."""
-        return self if self.resource is None else Address(self.local, self.domain, None)
+        bare, slash, _ = self.text.partition("/")
+        return Address(bare) if slash else self
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -112,15 +131,14 @@ def _parse(text: str) -> Address | str:
         return "it is too long"
     bare, slash, resource = text.partition("/")
     before, at, after = bare.partition("@")
-    local, domain = (before, after) if at else (None, before)
     try:
-        return Address(
-            local=None if local is None else _local(local),
-            domain=intern(_domain(domain)),  # of a few servers come the users of one component
-            resource=_resource(resource) if slash else None,
-        )
+        parts = [_local(before), at, _domain(after)] if at else [_domain(before)]
+        if slash:
+            parts += slash, _resource(resource)
     except NotAnAddress as error:
         return str(error)
+    found = "".join(parts)
+    return Address(text if found == text else found)
 
 
 _remembered = lru_cache(_REMEMBERED)(_parse)

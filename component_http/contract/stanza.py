@@ -153,18 +153,13 @@ class Stanza:
     @property
     def conversation(self) -> tuple[str, str, bool]:
         """Its place in the order: the bare sender, the bare recipient, and whether it is an iq."""
-        return _conversation(self.sender, self.recipient, self.kind == "iq")
+        return _conversation(self.sender.text, self.recipient.text, self.kind == "iq")
 
 
-@lru_cache(4096)
-def _conversation(sender: Address, recipient: Address, is_iq: bool) -> tuple[str, str, bool]:
+@lru_cache(1024)
+def _conversation(sender: str, recipient: str, is_iq: bool) -> tuple[str, str, bool]:
     """The same object for all of a conversation, as long as it goes on."""
-    return _bare(sender), _bare(recipient), is_iq
-
-
-@lru_cache(4096)
-def _bare(address: Address) -> str:
-    return str(address.bare)
+    return sender.partition("/")[0], recipient.partition("/")[0], is_iq
 
 
 @lru_cache(64)

@@ -54,7 +54,7 @@ class Explanations:
     def _obstacle(self, delivery: Delivery) -> tuple[HeldBy, float]:
         """Say what a delivery waits for whose turn it could be, and for how many seconds."""
         stage, health, away = delivery.stage, self._health, self._health.away()
-        wait = stage.call.getTime() - self._clock.seconds() if isinstance(stage, Wait) else inf
+        wait = stage.until - self._clock.seconds() if isinstance(stage, Wait) else inf
         if stage.name in _BY_STAGE:
             return _BY_STAGE[stage.name], wait if isinf(wait) else max(wait, away)
         if health.no_more is not None:

@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 
 from component_http.contract.delivery import NEW, Delivery, Stage
 from component_http.delivery.breaker import Probe
@@ -82,26 +81,25 @@ class Attempt(Stage):
 
 class Wait(Stage):
     """
-    A delivery waits for its next attempt.
+    The next attempt is waited for.
 
     Args:
-        name: `backing_off`, `asleep` or `held`.
+        name: One of `WAITS`.
 
     Attributes:
-        call: Ends it.
+        until: When the wait is over.
         awakenings: Those of the forwarder when it began.
     """
 
-    __slots__ = ("awakenings", "call")
+    __slots__ = ("awakenings", "until")
 
-    def __init__(self, name: str, call: IDelayedCall, awakenings: int) -> None:
+    def __init__(self, name: str, until: float, awakenings: int) -> None:
         super().__init__(name)
-        self.call = call
+        self.until = until
         self.awakenings = awakenings
 
-    def cancel(self) -> None:
-        """Wait no longer, and do nothing."""
-        self.call.cancel()
+
+WAITS = ("backing_off", "asleep", "held")
 
 
 class Lives:

@@ -87,6 +87,7 @@ class Starts:
     def forget(self) -> None:
         """Wait for nothing any more."""
         self._next.cancel()
+        self._back_offs.stop()
         if self._clear is not None:
             self._clear.cancel()
         self._clear = None

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from attrs import evolve
 from twisted.internet.error import ConnectionLost
 from twisted.words.xish.domish import Element
 
@@ -79,7 +78,7 @@ class Playground:
         self._sent = 0
         self._last_text: str | None = None
         self.user = USER
-        self.recipient = Address("bot", self._domain, None)
+        self.recipient = Address.parse(f"bot@{self._domain}")
         self._commands: Mapping[str, Callable[[str], Awaitable[bool]]] = {
             "again": self._again,
             "curl": self._curl,
@@ -155,7 +154,7 @@ class Playground:
                 return self._complain("That is no name and no address: /from alice, or /from alice@example.org/phone")
             if address.domain == self._domain:
                 return self._complain(f"Addresses in {self._domain} are your bot's: talk as somebody else.")
-            self.user = address if address.resource else evolve(address, resource=USER.resource)
+            self.user = address if address.resource else Address.parse(f"{address}/{USER.resource}")
         self._screen.show(f"You are {self.user} now." if rest else f"You are {self.user}.")
         return True
 

@@ -11,7 +11,7 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import serialize
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
 
-USER = Address("you", "localhost", "playground")
+USER = Address.parse("you@localhost/playground")
 """The user's address, unless `/from` names another one."""
 
 

@@ -257,7 +257,9 @@ def opened(path: Path, *, synchronous: Synchronous = "FULL", schema: Schema = SC
         SpoolError: SQLite cannot open it now.
     """
     try:
-        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=BUSY, isolation_level=None)
+        name = f"file:{quote(str(path))}?mode=rw"
+        # The statements of `rows` for many rows are compiled once.
+        connection = sqlite3.connect(name, uri=True, timeout=BUSY, isolation_level=None, cached_statements=256)
         try:
             _see_version(connection, path, schema)
             [mode] = connection.execute("PRAGMA journal_mode = WAL").fetchone()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from attrs import define, evolve, field, fields, frozen
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 
 from component_http.contract.delivery import DeadLetter
@@ -31,10 +31,14 @@ class Order:
     Attributes:
         done: Fires in the reactor's thread with the result; None where nobody waits.
         size: Bytes that are written for it, roughly.
+        value: The result, once it was carried out.
+        error: Why it was not.
     """
 
     done: Deferred[Any] | None
     size: int
+    value: object = field(init=False, default=None)
+    error: Exception | None = field(init=False, default=None)
 
     @property
     def is_new(self) -> bool:
@@ -76,15 +80,6 @@ class Call(Order):
 
 
 @frozen
-class Result:
-    """The value of an order that was carried out, or the error of one that was not."""
-
-    order: Order
-    value: object = None
-    error: Exception | None = None
-
-
-@frozen
 class Dead:
     """The dead letter of an outbound stanza; one that came back has its row (`outbound_rows.rows_of`), too."""
 
@@ -114,8 +109,8 @@ class Part:
     tried: dict[str, tuple[int, int]] = field(factory=dict)
     subscribed: dict[tuple[str, str], bool] = field(factory=dict)
 
-    def sorts(self) -> list[dict[Any, Any]]:
-        return [getattr(self, each.name) for each in fields(Part)]
+    def sorts(self) -> tuple[dict[Any, Any], ...]:
+        return self.overdue, self.settled, self.suspected, self.damaged, self.tried, self.subscribed
 
 
 class Arrears:
@@ -171,15 +166,17 @@ class Arrears:
         while self.notes:
             method, subject, value = self.notes.popleft()
             method(self, subject, value)
-        return Part(*(dict(islice(sort.items(), most)) for sort in self.rest.sorts()))
+        return Part(*[dict(islice(sort.items(), most)) if sort else {} for sort in self.rest.sorts()])
 
     def written(self, part: Part, ended: Iterable[str]) -> None:
         """Forget a part that was written, and all that was to be written of deliveries that have ended."""
         for sort, done in zip(self.rest.sorts(), part.sorts(), strict=True):
             for key in done:
                 del sort[key]
-        for delivery_id in ended:
-            self.rest.overdue.pop(delivery_id, None)
-            self.rest.tried.pop(delivery_id, None)
-        if not self.rest.overdue:
+        overdue, tried = self.rest.overdue, self.rest.tried
+        if overdue or tried:
+            for delivery_id in ended:
+                overdue.pop(delivery_id, None)
+                tried.pop(delivery_id, None)
+        if not overdue:
             self._overdue_bytes = 0

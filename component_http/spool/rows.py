@@ -32,7 +32,7 @@ Row = Sequence[Any]
 LEAD = "clock"
 """The name of the fact that says how many seconds the spool's clock (`SpoolClock`) is ahead of the wall clock."""
 
-AT_ONCE = (64, 32, 16, 8, 4, 2, 1)
+AT_ONCE = (64, 32, *range(16, 0, -1))
 """The numbers of rows for which there is a statement."""
 
 
@@ -47,11 +47,12 @@ def values(rows: int, columns: int) -> str:
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Cut a list into parts for which there is a statement."""
-    begin = 0
-    for size in AT_ONCE:
-        while len(items) - begin >= size:
-            yield items[begin : begin + size]
-            begin += size
+    begin, left = 0, len(items)
+    while left:
+        size = left if left in AT_ONCE else next(each for each in AT_ONCE if each < left)
+        yield items[begin : begin + size]
+        begin += size
+        left -= size
 
 
 def runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -141,8 +142,8 @@ def facts_of(stanza: Stanza) -> tuple[str, str, str | None, str, str, bool, str 
         stanza.kind,
         stanza.type,
         stanza.id,
-        str(stanza.sender),
-        str(stanza.recipient),
+        stanza.sender.text,
+        stanza.recipient.text,
         stanza.through_room,
         stanza.element.uri,
     )

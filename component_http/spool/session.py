@@ -20,7 +20,7 @@ from component_http.spool import dead_letter_rows, delivery_rows, other_rows, ou
 from component_http.spool.database import Synchronous
 from component_http.spool.delivery_rows import Allowance
 from component_http.spool.emergency import Emergency
-from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Result, Store
+from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Store
 from component_http.spool.rows import LEAD, Damaged, SpoolClock, lead, set_aside
 from component_http.spool.shelf import Shelf
 from component_http.spool.transaction import Patience, whole
@@ -94,9 +94,10 @@ class Session:
         finally:
             self.connection.close()
 
-    def carry_out(self, group: Sequence[Order], arrears: int) -> tuple[list[Result], bool]:
+    def carry_out(self, group: Sequence[Order], arrears: int) -> bool:
         """
-        Do all of a group in one transaction, or raise and have done nothing.
+        Do all of a group in one transaction, and give each order its value or its error; or raise, and have done
+        nothing.
 
         Orders are not carried out in the order of asking, but for each delivery it is the same: stored, tried, read,
         ended.
@@ -105,11 +106,12 @@ class Session:
             arrears: So much of each sort of the arrears is written with them at most.
 
         Returns:
-            The results, in the order of the group, and whether anything was written.
+            Whether anything was written.
         """
         part = self._setup.arrears.part(arrears)
         stored = [order.row for order in group if isinstance(order, Store)]
-        ends = [order for order in group if isinstance(order, End)]
+        pushes = [order for order in group if isinstance(order, Push)]
+        ends = [order for order in pushes if isinstance(order, End)]
         ended = part.overdue | {order.delivery_id: (order.dead_letter, order.now) for order in ends}
         dead_letters = {name: (dead, now) for name, (dead, now) in ended.items() if dead is not None}
         tried = [(name, *tries) for name, tries in part.tried.items() if name not in ended]
@@ -119,7 +121,7 @@ class Session:
         self._behind.clear()
         try:
             with whole(connection):
-                if stored or ended or tried or part.settled or part.suspected or part.damaged or part.subscribed:
+                if stored or ended or any(part.sorts()):
                     self._begin()
                 delivery_rows.add(connection, stored, self._clock.ahead)
                 delivery_rows.note_tries(connection, tried)
@@ -128,13 +130,11 @@ class Session:
                 for row in part.damaged.values():
                     set_aside(connection, row, self._clock.wall())
                 other_rows.set_subscribers(connection, part.subscribed)
-                results = {
-                    order: Result(order, order.method(self, *order.arguments))
-                    if isinstance(order, Call)
-                    else Result(order)
-                    for order in group
-                }
-                results.update(self._push(group))
+                for order in group:
+                    if isinstance(order, Call):
+                        order.value = order.method(self, *order.arguments)
+                if pushes:
+                    self._push(pushes)
                 # These get numbers beyond all that the reactor's thread knows of by then.
                 for number in self._behind:
                     outbound_rows.move_to_the_end(connection, number)
@@ -149,7 +149,7 @@ class Session:
         for _ in dead_letters:
             self._setup.dead_letters.grew()
         self._setup.arrears.written(part, ended)
-        return list(results.values()), wrote
+        return wrote
 
     def _check_room(self, ends: Sequence[End], dead_letters: Mapping[str, tuple[DeadLetter, float]]) -> None:
         """Refuse to end deliveries on a full disk where there is no room for what is kept of them."""
@@ -159,15 +159,14 @@ class Session:
             growth += delivery_rows.size_of(self.connection, dead_letters.keys())
         self._setup.emergency.check(self.connection, growth)
 
-    def _push(self, group: Sequence[Order]) -> dict[Order, Result]:
+    def _push(self, pushes: Sequence[Push]) -> None:
         """Insert the outbound stanzas of a group, in order, with their records."""
-        pushes = [order for order in group if isinstance(order, Push)]
-        results: dict[Order, Result] = {}
         if any(push.is_new for push in pushes):
             refusal = outbound_rows.refusal(self.connection, self._setup.max_outbound)
             if refusal is not None:
-                results = {push: Result(push, error=refusal) for push in pushes if push.is_new}
-                pushes = [push for push in pushes if push not in results]
+                for push in pushes:
+                    push.error = refusal if push.is_new else None
+                pushes = [push for push in pushes if not push.is_new]
             else:
                 self._begin()
         number = outbound_rows.add(self.connection, [row for push in pushes for row in push.rows], self._clock.ahead)
@@ -177,8 +176,7 @@ class Session:
             if push.record is not None:
                 now = self._clock.moment(push.seconds).now
                 self._setup.records.grew(other_rows.remember(self.connection, push.record, numbers, now))
-            results[push] = Result(push, numbers)
-        return results
+            push.value = numbers
 
     def _settle(self, settled: Mapping[int, Dead | None]) -> None:
         """Delete outbound stanzas, and keep their dead letters."""

@@ -19,7 +19,7 @@ from component_http.spool import dead_letter_rows, other_rows, outbound_rows
 from component_http.spool.database import Synchronous
 from component_http.spool.delivery_rows import Allowance, row_of
 from component_http.spool.emergency import Alarm, Emergency
-from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Result, Store
+from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Store
 from component_http.spool.room import BALLAST_BYTES, Ballast
 from component_http.spool.rows import Row
 from component_http.spool.session import Session, Setup
@@ -31,24 +31,29 @@ class _Bodies:
     """
     Request bodies of deliveries before their first attempt, so that those need not be read.
 
-    So many at most, of so many bytes. Later attempts are few, and read the file.
+    So many at most, of so many bytes: else the oldest go, for a delivery that does not wait for its turn is the newest.
+    Later attempts are few, and read the file.
     """
 
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most = most
-        self._room_bytes = most_bytes
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._bodies: dict[str, bytes] = {}
 
     def keep(self, delivery_id: str, body: bytes) -> None:
-        if len(self._bodies) < self._most and len(body) <= self._room_bytes:
-            self._bodies[delivery_id] = body
-            self._room_bytes -= len(body)
+        if len(body) > self._most_bytes:
+            return
+        self._bodies[delivery_id] = body
+        self._bytes += len(body)
+        while len(self._bodies) > self._most or self._bytes > self._most_bytes:
+            self.take(next(iter(self._bodies)))
 
     def take(self, delivery_id: str) -> bytes | None:
         """Give a body away, or forget it; None if it is not here."""
         body = self._bodies.pop(delivery_id, None)
         if body is not None:
-            self._room_bytes += len(body)
+            self._bytes -= len(body)
         return body
 
 
@@ -290,17 +295,17 @@ class SqliteSpool:
         asked, self._asked = self._asked, []
         self._writer.put(asked)
 
-    def _answer(self, results: Sequence[Result]) -> None:
-        for result in results:
-            order, done = result.order, result.order.done
+    def _answer(self, group: Sequence[Order]) -> None:
+        for order in group:
+            done = order.done
             if done is None:
                 continue
-            if result.error is None:
-                done.callback(result.value)
+            if order.error is None:
+                done.callback(order.value)
             else:
                 if isinstance(order, Store):
                     self._bodies.take(order.row[0])
-                done.errback(Failure(result.error))
+                done.errback(Failure(order.error))
 
     def _committed(self) -> None:
         self.commits += 1  # in the spool's thread
@@ -315,4 +320,4 @@ class SqliteSpool:
 
 
 def _size(rows: Sequence[Row]) -> int:
-    return sum(len(row[-1]) for row in rows)
+    return sum([len(row[-1]) for row in rows])

@@ -12,7 +12,7 @@ from typing import Any
 
 from component_http.errors import ComponentHttpError, SpoolError
 from component_http.spool.database import is_damage, opened
-from component_http.spool.orders import Call, End, Order, Result
+from component_http.spool.orders import Call, End, Order
 from component_http.spool.room import allocate_index
 from component_http.spool.rows import text_of
 from component_http.spool.session import Session, Setup
@@ -39,7 +39,7 @@ class Writer:
 
     Args:
         setup: The file, and the state that outlives the thread.
-        call: Calls a function in the reactor's thread, where `answer` gets results, and `ended` is the last call.
+        call: Calls a function in the reactor's thread, where `answer` gets each group, and `ended` is the last call.
         committed: Called, in the spool's thread, after each transaction that wrote something.
     """
 
@@ -48,7 +48,7 @@ class Writer:
         setup: Setup,
         *,
         call: Callable[..., Any],
-        answer: Callable[[Sequence[Result]], None],
+        answer: Callable[[Sequence[Order]], None],
         committed: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
@@ -82,9 +82,9 @@ class Writer:
         while not ends:
             group, ends = self._next_group()
             self._busy = len(group) >= MANY
-            results = self._done(group)
-            if results:
-                self._call(self._answer, results)
+            self._do(group)
+            if group:
+                self._call(self._answer, group)
         self._write_arrears()
         if self._session is not None:
             self._session.close()
@@ -109,7 +109,7 @@ class Writer:
             size += order.size
         return group, False
 
-    def _done(self, group: Sequence[Order]) -> list[Result]:
+    def _do(self, group: Sequence[Order]) -> None:
         """Carry out a group. Where one order cannot be carried out, the others are."""
         emergency = self._setup.emergency
         looks = any(isinstance(order, Call) and order.method is Session.look for order in group)
@@ -117,48 +117,52 @@ class Writer:
             emergency.look(self._connection())
         if not emergency.going_on:
             try:
-                return self._carry_out(group)
+                self._carry_out(group)
             except Exception as error:
                 if emergency.is_full(error):
                     emergency.begin(self._connection())
                 elif len(group) > 1 and not isinstance(error, _PASSING):
-                    return [self._done_alone(order) for order in group]
+                    self._do_one_by_one(group)
+                    return
                 else:
-                    return [self._failed(order, error) for order in group]
-        results = self._done_on_full_disk(group)
+                    self._failed(group, error)
+                    return
+            else:
+                return
+        self._do_on_full_disk(group)
         if looks:
             self._write_arrears()
-        return results
 
-    def _done_on_full_disk(self, group: Sequence[Order]) -> list[Result]:
+    def _do_on_full_disk(self, group: Sequence[Order]) -> None:
         """Refuse new orders, and carry out the others as far as there is room: all at once, or else one by one."""
         refusal = self._setup.emergency.refusal()
-        results = {order: Result(order, error=refusal) for order in group if order.is_new}
-        others = [order for order in group if order not in results]
+        others = []
+        for order in group:
+            if order.is_new:
+                order.error = refusal
+            else:
+                others.append(order)
         try:
-            done = self._carry_out(others, 0)
+            self._carry_out(others, 0)
         except Exception as error:
             if self._setup.emergency.is_full(error):
                 self._setup.emergency.empty_log(self._connection())
-                done = [self._done_alone(order, 0) for order in others]
+                self._do_one_by_one(others, 0)
             else:
-                done = [self._failed(order, error) for order in others]
-        results.update((result.order, result) for result in done)
-        return [results[order] for order in group]
+                self._failed(others, error)
 
-    def _done_alone(self, order: Order, arrears: int = MAX_GROUP) -> Result:
-        try:
-            [result] = self._carry_out([order], arrears)
-            return result
-        except Exception as error:
-            return self._failed(order, error)
+    def _do_one_by_one(self, group: Sequence[Order], arrears: int = MAX_GROUP) -> None:
+        for order in group:
+            order.error = None
+            try:
+                self._carry_out([order], arrears)
+            except Exception as error:
+                self._failed([order], error)
 
-    def _carry_out(self, group: Sequence[Order], arrears: int = MAX_GROUP) -> list[Result]:
+    def _carry_out(self, group: Sequence[Order], arrears: int = MAX_GROUP) -> None:
         session = self._session or self._open()
-        results, wrote = session.carry_out(group, arrears)
-        if wrote:
+        if session.carry_out(group, arrears):
             self._committed()
-        return results
 
     def _write_arrears(self) -> None:
         """Write the arrears, or as much of them as there is room for."""
@@ -172,18 +176,20 @@ class Writer:
                 size //= 8
                 self._setup.emergency.empty_log(self._connection())
 
-    def _failed(self, order: Order, error: Exception) -> Result:
-        """The result of an order that was not carried out; a delivery that ends without outbound stanzas ends later."""
+    def _failed(self, group: Sequence[Order], error: Exception) -> None:
+        """Tell that orders were not carried out; a delivery that ends without outbound stanzas ends later."""
         passing = isinstance(error, _PASSING) or is_damage(error)
-        if isinstance(order, End) and not order.rows:
-            # A dead letter that is itself the reason would keep everything after it from being written.
-            self._setup.arrears.postpone(order, order.dead_letter if passing else None)
+        for order in group:
+            if isinstance(order, End) and not order.rows:
+                # A dead letter that is itself the reason would keep everything after it from being written.
+                self._setup.arrears.postpone(order, order.dead_letter if passing else None)
         if self._setup.emergency.is_full(error):
             error = self._setup.emergency.refusal()
             self._setup.emergency.empty_log(self._connection())
         elif passing:
             error = SpoolError(str(error))
-        return Result(order, error=error)
+        for order in group:
+            order.error = error
 
     def _connection(self) -> sqlite3.Connection | None:
         return None if self._session is None else self._session.connection

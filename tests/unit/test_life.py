@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,9 +17,15 @@ from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT
 from component_http.delivery.admission import MAX_STORING_BYTES, PAUSE_STORING, Admission, closed
 from component_http.delivery.alarm import Alarm
+from component_http.delivery.back_off import BackOffs
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.bans import MAX_BANS, Bans
+from component_http.delivery.breaker import Breaker
+from component_http.delivery.health import Health
 from component_http.delivery.life import ENDING, FOLLOWS, OPEN, READY, STORING, Attempt, Lives, Wait
+from component_http.delivery.load import Load
+from component_http.delivery.slices import SLICE
+from component_http.operations.metrics import Counters
 
 
 def a_delivery(number: int = 1, size: int = 10) -> Delivery:
@@ -38,7 +46,6 @@ class LifeTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.lives = Lives()
-        self.clock = Clock()
 
     def test_from_the_beginning_to_the_end(self) -> None:
         """
@@ -48,7 +55,7 @@ class LifeTests(SynchronousTestCase):
         self.lives.begin(delivery, STORING)
         self.assertEqual(["d1"], [*self.lives.at("storing")])
         running = Attempt(delivery, 0.0, None, 0, self.fail)
-        wait = Wait("backing_off", self.clock.callLater(1.0, lambda: None), 0)
+        wait = Wait("backing_off", 1.0, 0)
         for stage in (READY, running, wait, READY, ENDING):
             self.lives.move(delivery, stage)
             self.assertEqual((stage.name, 1), (delivery.stage.name, len(self.lives)))
@@ -81,21 +88,16 @@ class LifeTests(SynchronousTestCase):
 
     def test_cancelled(self) -> None:
         """
-        What goes on at a stage is cancelled with it: a POST is cut off, a timer does not ring.
+        What goes on at a stage is cancelled with it: a POST is cut off.
         """
         post: Deferred[None] = Deferred()
-        posted, waiting = a_delivery(1), a_delivery(2)
+        posted = a_delivery(1)
         attempt = Attempt(posted, 0.0, None, 0, self.fail)
         attempt.waits_for = post
         self.lives.begin(posted, READY)
-        self.lives.begin(waiting, READY)
         self.lives.move(posted, attempt)
-        self.lives.move(waiting, Attempt(waiting, 0.0, None, 0, self.fail))
-        self.lives.move(waiting, Wait("asleep", self.clock.callLater(1.0, self.fail), 0))
-        for delivery in (posted, waiting):
-            self.lives.stop(delivery, ENDING)
+        self.lives.stop(posted, ENDING)
         self.failureResultOf(post, CancelledError)
-        self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_taken_in_charge_by_another(self) -> None:
         """
@@ -106,6 +108,79 @@ class LifeTests(SynchronousTestCase):
         after = Lives()
         after.begin(delivery, READY)
         self.assertEqual((1, READY), (len(after), delivery.stage))
+
+
+class WaitTests(SynchronousTestCase):
+    """Many deliveries wait for their next attempt."""
+
+    def setUp(self) -> None:
+        self.clock, self.lives, self.rings = Clock(), Lives(), 0
+        limits = BacklogLimits(max_pending=10_000)
+        self.backlog = Backlog(limits, 10_000)
+        health = Health(Counters(), Load(32, learns=True), Breaker(), self.clock)
+        self.back_offs = BackOffs(self.lives, self.backlog, health, self.clock, self.ring)
+
+    def ring(self) -> None:
+        self.rings += 1
+
+    def wait(self, number: int, seconds: float) -> Delivery:
+        """Let a delivery of its own conversation wait."""
+        delivery = a_delivery(number)
+        delivery.conversation = f"u{number}@example.org", "bot@bot.example.org", False
+        self.lives.begin(delivery, READY)
+        self.backlog.add(delivery.id, delivery.conversation, 1)
+        self.assertEqual(delivery.id, self.backlog.next())
+        self.lives.move(delivery, Attempt(delivery, 0.0, None, 0, self.fail))
+        self.back_offs.begin(delivery, seconds)
+        return delivery
+
+    def test_one_timer(self) -> None:
+        """
+        All have one timer; waits that end at once end in their order, and others have a turn after some of them.
+        """
+        for number in range(5 * SLICE):
+            self.wait(number, 7.0)
+        self.wait(5 * SLICE, 3.0)
+        self.assertEqual(1, len(self.clock.getDelayedCalls()))
+        self.clock.advance(3.0)
+        self.assertEqual(f"d{5 * SLICE}", self.backlog.next())
+        seen: list[int] = []
+        self.clock.callLater(4.0, lambda: seen.append(len(self.lives.at("backing_off"))))
+        self.clock.advance(4.0)
+        self.assertEqual([4 * SLICE], seen)
+        self.assertEqual([f"d{number}" for number in range(5 * SLICE)], [self.backlog.next() for _ in range(5 * SLICE)])
+        self.assertEqual(([], 6), (self.clock.getDelayedCalls(), self.rings))
+
+    def test_ended_before(self) -> None:
+        """
+        Deliveries that end before their waits are over are kept by nobody, and none of them is ready again.
+        """
+        gone = []
+        for number in range(5 * SLICE):
+            delivery = self.wait(number, 600.0)
+            self.lives.stop(delivery, ENDING)
+            self.lives.end(delivery)
+            self.backlog.remove(delivery.id)
+            gone.append(weakref.ref(delivery.stanza.element))
+            del delivery
+        self.assertLess(sum(each() is not None for each in gone), 2 * SLICE)
+        self.clock.advance(600.0)
+        self.assertEqual((0, None), (self.rings, self.backlog.next()))
+
+    def test_another_wait(self) -> None:
+        """
+        A delivery whose wait ended before, and that waits again, waits as long as the second one.
+        """
+        delivery = self.wait(1, 1.0)
+        self.lives.stop(delivery, READY)
+        self.backlog.ready_again(delivery.id)
+        self.backlog.next()
+        self.lives.move(delivery, Attempt(delivery, 0.0, None, 0, self.fail))
+        self.back_offs.begin(delivery, 5.0)
+        self.clock.advance(1.0)
+        self.assertEqual("backing_off", delivery.stage.name)
+        self.clock.advance(4.0)
+        self.assertEqual("ready", delivery.stage.name)
 
 
 class AdmissionTests(SynchronousTestCase):

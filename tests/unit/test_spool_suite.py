@@ -1134,19 +1134,30 @@ class WindowTests(SqliteCase):
 
     async def test_beyond_the_window(self) -> None:
         """
-        Bodies beyond the window, by number or by bytes, come from the file.
+        Bodies beyond the window, by number or by bytes, come from the file: the oldest, and what is asked for again.
         """
         for window in ({"window": 2}, {"window_bytes": 20}):
             spool = self.open(**window)
             bodies = {f"d{number}": b"%010d" % number for number in range(10)}
             await gatherResults([spool.store(a_delivery(name), body) for name, body in bodies.items()])
             at_once = [name for name in bodies if spool.body(name).called]
-            self.assertEqual(["d0", "d1"], at_once)
+            self.assertEqual(["d8", "d9"], at_once)
             for name, body in bodies.items():
                 self.assertEqual(body, await spool.body(name))
             await spool.store(a_delivery("d10"), b"%010d" % 10)
             self.assertTrue(spool.body("d10").called)
+            self.assertFalse(spool.body("d10").called)
             await gatherResults([spool.end(delivery.id, ()) for delivery in await spool.restore()])
+
+    async def test_a_large_one(self) -> None:
+        """
+        A body that is larger than all that may be in memory comes from the file.
+        """
+        spool = self.open(window_bytes=20)
+        await gatherResults([spool.store(a_delivery("d1"), b"1"), spool.store(a_delivery("d2"), b"2" * 21)])
+        self.assertEqual([b"1", b"2" * 21], await gatherResults([spool.body("d1"), spool.body("d2")]))
+        await spool.store(a_delivery("d3"), b"3")
+        self.assertTrue(spool.body("d3").called)
 
     async def test_after_the_first_attempt(self) -> None:
         """
