@@ -36,7 +36,8 @@ GC_THRESHOLDS = (5000, 10, 100)
 """
 When Python looks for cycles of objects: ten times less often for those that have lived long.
 
-Hardly anything here is in a cycle, and with ten thousand stanzas pending each look at all objects takes long.
+Hardly anything here is in a cycle, and with ten thousand stanzas pending each look at all objects holds up everybody
+for some 60 ms.
 """
 
 
@@ -190,9 +191,16 @@ def makeService(options: Options) -> Gateway:
         # The spool's lock survives the fork into the background, and `twistd --uid` changes the user only then.
         user = None if options.parent is None else options.parent.get("uid")
         gateway.prepare(set_aside=bool(options[QUARANTINE]), user=user)
-    gc.set_threshold(*GC_THRESHOLDS)
     reactor.callWhenRunning(heed_signals, gateway, reactor)
+    reactor.callWhenRunning(collect_rarely)
     return gateway
+
+
+def collect_rarely() -> None:
+    """Let Python look for cycles less often (`GC_THRESHOLDS`), and never again at what is there by now."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def heed_signals(gateway: Gateway, reactor: Any) -> None:

@@ -12,7 +12,7 @@ from twisted.internet.task import LoopingCall
 from component_http.clock import steady_reactor
 from component_http.gateway import Gateway
 from component_http.settings import Settings
-from component_http.tap import exit_on_settings_error, heed_signals
+from component_http.tap import collect_rarely, exit_on_settings_error, heed_signals
 from component_http.webhook.client import WebhookClient
 from tests.soak.doom import DOOM, Doom, DoomedWebhook
 from tests.soak.lag import LagMeter
@@ -37,6 +37,7 @@ def assemble() -> Any:
     meter = LagMeter(reactor, "status.json", lambda: gateway.counters)
     reactor.callWhenRunning(meter.start)
     reactor.callWhenRunning(heed_signals, gateway, reactor)
+    reactor.callWhenRunning(collect_rarely)
     reactor.addSystemEventTrigger("after", "shutdown", meter.write)
     parent = os.getppid()
 
