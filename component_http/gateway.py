@@ -22,7 +22,6 @@ from component_http.running import Running
 from component_http.settings import Settings
 from component_http.settings.reloading import left_for_start, taken_over
 from component_http.sizing import too_few_files
-from component_http.spool import database
 from component_http.webhook.function import FunctionWebhook
 from component_http.wiring import lasting_parts, webhook_client
 from component_http.xmpp.stream import ComponentStream
@@ -30,13 +29,14 @@ from component_http.xmpp.stream import ComponentStream
 if TYPE_CHECKING:
     from component_http.api.hooks import Hook
     from component_http.api.secrets import BySecret
+    from component_http.spool.database import SpoolLock
 
 
 @frozen(eq=False)
 class _Prepared:
     """Everything that a start needs was checked; `lock` is that of the spool's file, None for a spool in memory."""
 
-    lock: database.SpoolLock | None
+    lock: SpoolLock | None
 
 
 class Gateway(MultiService):
@@ -77,7 +77,6 @@ class Gateway(MultiService):
         if webhook is not None and answer is not None:
             raise TypeError("a gateway has a webhook or an answer function, not both")
         super().__init__()
-        set_level(settings.log.level)
         if (webhook, answer, settings.component.component_post_url, settings.api.listen) == (None, None, None, None):
             raise SettingsError(
                 "component.component_post_url is missing, and so is api.listen: without a webhook and without an API"
@@ -92,6 +91,7 @@ class Gateway(MultiService):
         self._prepared: _Prepared | None = None
         self._run: Running | None = None
         self._lasting = lasting_parts(settings, reactor, manager, webhook, sent=self._sent, first=self._first_of_stream)
+        set_level(settings.log.level)
         self.counters = self._lasting.counters
         self.stream = self._lasting.stream
         self.outlet: Outlet = self._lasting.outlet
@@ -131,12 +131,14 @@ class Gateway(MultiService):
         if self._prepared is None:
             self._prepared = _Prepared(self._locked(set_aside, user))
 
-    def _locked(self, set_aside: bool, user: int | None) -> database.SpoolLock | None:
+    def _locked(self, set_aside: bool, user: int | None) -> SpoolLock | None:
         settings = self._lasting.settings
         path = settings.spool.file()
         if path is None:
             _check_port(settings)
             return None
+        from component_http.spool import database
+
         # First the lock: another gateway with these settings has the port as well, and the lock knows who that is.
         lock = database.lock(path, user=user, warn=self._warn)
         try:
@@ -171,7 +173,7 @@ class Gateway(MultiService):
         self._run = Running(lasting, lock)
         self._run.start(super().startService)
 
-    def _say_what_is_served(self, lock: database.SpoolLock | None) -> None:
+    def _say_what_is_served(self, lock: SpoolLock | None) -> None:
         """Begin the log with what somebody who reads it at night would ask first."""
         component = self._lasting.settings.component
         kinds = ", ".join(component.component_post_stanzas)
@@ -232,10 +234,10 @@ class Gateway(MultiService):
         Go by other settings from now on, as SIGHUP does for a settings file; the stream stays as it is.
 
         New attempts go by those of the webhook, with its URL, and by [conditions]; tokens, hooks and the log's level
-        change at once. All else differs from the next process on. If an error is raised, nothing has changed.
+        change at once. If an error is raised, nothing has changed.
 
         Returns:
-            The settings that differ and do not apply yet; they are logged too.
+            The names of the settings that differ and that only another gateway can apply.
 
         Raises:
             SettingsError: The webhook's settings, or a template, cannot be used.
@@ -243,7 +245,8 @@ class Gateway(MultiService):
         before, lasting = self._lasting.settings, self._lasting
         left = list(left_for_start(before, settings))
         taken = taken_over(before, settings)
-        client = webhook_client(taken, lasting.reactor) if lasting.webhook is None else None
+        same = (before.webhook, before.component) == (taken.webhook, taken.component)
+        client = None if same or lasting.webhook is not None else webhook_client(taken, lasting.reactor)
         hooks = None if lasting.hooks is None else _hooks(taken)
         self._lasting = evolve(lasting, settings=taken, hooks=hooks)
         set_level(taken.log.level)
@@ -251,8 +254,6 @@ class Gateway(MultiService):
             self._run.reload(self._lasting, client)
         self.counters.count("reloaded")
         self._log.info("the settings were read again: {posted}", posted=taken.component.posted)
-        for name in left:
-            self._warn(f"{name} has changed, which applies only after a restart")
         return left
 
     # -- stop --

@@ -11,11 +11,14 @@ import gc
 import os
 import re
 import signal
+import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.python import usage
 
 from component_http._version import __version__
@@ -186,45 +189,154 @@ def makeService(options: Options) -> Gateway:
 
     from component_http.gateway import Gateway
 
+    collect_rarely()
     with exit_on_settings_error():
         gateway = Gateway(options.settings(), reactor)
         # The spool's lock survives the fork into the background, and `twistd --uid` changes the user only then.
         user = None if options.parent is None else options.parent.get("uid")
         gateway.prepare(set_aside=bool(options[QUARANTINE]), user=user)
-    reactor.callWhenRunning(heed_signals, gateway, reactor)
-    reactor.callWhenRunning(collect_rarely)
+    served = Served(gateway, reactor, options.settings, starts_anew=True)
+    reactor.callWhenRunning(served.heed_signals)
+    reactor.callWhenRunning(notify, "READY=1")
+    reactor.addSystemEventTrigger("before", "shutdown", notify, "STOPPING=1")
+    reactor.addSystemEventTrigger("before", "shutdown", served.stopped)
     return gateway
 
 
 def collect_rarely() -> None:
-    """Let Python look for cycles less often (`GC_THRESHOLDS`), and never again at what is there by now."""
-    gc.collect()
+    """Let Python look for cycles less often (`GC_THRESHOLDS`), and never again at the modules that are loaded by now."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def heed_signals(gateway: Gateway, reactor: Any) -> None:
+def heed_signals(gateway: Gateway, reactor: Any, settings: Callable[[], Settings] | None = None) -> None:
     """
     Leave the first SIGTERM or SIGINT to Twisted, and let each later one end the drain; Twisted's own handlers object.
 
     The reactor must run already, because it sets its own handlers when it starts: pass this function to
     `callWhenRunning`.
+
+    Args:
+        settings: Reads the settings again when SIGHUP asks for it; None: SIGHUP is not heeded.
     """
-    stopping = False
+    Served(gateway, reactor, settings).heed_signals()
 
-    def arrived(number: int, frame: object) -> None:
-        nonlocal stopping
-        if stopping:
-            reactor.callFromThread(again, number)
-        else:
-            stopping = True
-            handlers[number](number, frame)
 
-    def again(number: int) -> None:
+class Served:
+    """
+    The gateway of a process, which heeds the signals.
+
+    Args:
+        settings: Reads the settings again when SIGHUP asks for it; None: SIGHUP is not heeded.
+        starts_anew: Put another gateway in its place where a change needs that; else the log says that it does.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        reactor: Any,
+        settings: Callable[[], Settings] | None = None,
+        *,
+        starts_anew: bool = False,
+    ) -> None:
+        self._gateway = gateway
+        self._reactor = reactor
+        self._settings = settings
+        self._starts_anew = starts_anew
+        self._ends = False
+        # The reload that is under way, and whether another one was asked for meanwhile.
+        self._reloading: Deferred[None] | None = None
+        self._once_more = False
+
+    def heed_signals(self) -> None:
+        """Put handlers in the place of those that the reactor has set."""
+        if self._settings is not None and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # so does nohup
+            signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
+        handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def arrived(number: int, frame: object) -> None:
+            if self._ends:
+                self._reactor.callFromThread(self._hurry, number)
+            else:
+                self._ends = True
+                handlers[number](number, frame)
+
+        for number, handler in handlers.items():
+            if callable(handler):  # else it is ignored on purpose, as by nohup
+                signal.signal(number, arrived)
+
+    def _hurry(self, number: int) -> None:
         _log.info("{signal} again: stopping at once", signal=signal.Signals(number).name)
-        gateway.drain(0)
+        self._gateway.drain(0)
 
-    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in handlers.items():
-        if callable(handler):  # else it is ignored on purpose, as by nohup
-            signal.signal(number, arrived)
+    def reload(self) -> None:
+        """Go by the settings as they are now; where they cannot be used, say why, and change nothing."""
+        if self._ends:
+            return
+        if self._reloading is not None:
+            self._once_more = True
+            return
+        # Source: sd_notify(3), systemd.service(5) on Type=notify-reload.
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        self._reloading = Deferred.fromCoroutine(self._reload())
+        self._reloading.addErrback(lambda failure: _log.failure("cannot reload", failure=failure))
+        self._reloading.addCallback(self._reloaded)
+
+    def _reloaded(self, _: None) -> None:
+        self._reloading = None
+        notify("READY=1")
+        if self._once_more:
+            self._once_more = False
+            self.reload()
+
+    def stopped(self) -> Deferred[None]:
+        """Fire when no gateway is being replaced, so that the process may end."""
+        self._ends = True
+        return succeed(None) if self._reloading is None else self._reloading.addCallback(lambda _: None)
+
+    async def _reload(self) -> None:
+        from component_http.gateway import Gateway
+
+        assert self._settings is not None
+        former = self._gateway
+        try:
+            settings = self._settings()
+            following = Gateway(settings, self._reactor) if self._starts_anew else None
+            left = former.reload(settings)
+        except SettingsError as error:
+            self._refuse(error)
+            return
+        if following is None or not left:
+            for name in left:
+                _log.warn("{name} has changed, which applies only after a restart", name=name)
+            return
+        _log.info("starting anew, because of changes: {names}", names=", ".join(left))
+        parent = former.parent
+        await former.disownServiceParent()
+        if self._ends:
+            return
+        try:
+            following.prepare()
+        except SettingsError as error:
+            self._refuse(error)
+            following = former
+        self._gateway = following
+        following.setServiceParent(parent)
+
+    def _refuse(self, error: SettingsError) -> None:
+        self._gateway.counters.count("reload_refused")
+        for sentence in error.sentences:
+            _log.error("the settings stay as they were: {sentence}", sentence=sentence)
+
+
+def notify(state: str) -> None:
+    """
+    Tell the service manager a state, if it wants to hear of any (`Type=notify`).
+
+    Source: sd_notify(3): the socket is named by NOTIFY_SOCKET, and one whose name begins with @ is abstract.
+    """
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)

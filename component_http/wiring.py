@@ -48,9 +48,7 @@ from component_http.interfaces import Spool, Stream, Webhook
 from component_http.operations.metrics import Counters
 from component_http.settings import Settings
 from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
-from component_http.spool.database import SpoolLock
 from component_http.spool.memory import MemorySpool
-from component_http.spool.sqlite import SqliteSpool
 from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
 from component_http.xmpp.borrowed import BorrowedStream
@@ -67,6 +65,7 @@ from component_http.xmpp.wellknown import WellKnown
 if TYPE_CHECKING:
     from component_http.api.hooks import Hook
     from component_http.api.secrets import BySecret
+    from component_http.spool.database import SpoolLock
 
 
 @frozen(eq=False)
@@ -259,6 +258,8 @@ def _spool(lasting: Lasting, lock: SpoolLock | None) -> Spool:
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
         waiting = backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES
         return MemorySpool(lasting.reactor.seconds, max_kept=MAX_UNCONFIRMED + waiting, observer=lasting.counters)
+    from component_http.spool.sqlite import SqliteSpool
+
     lock.note_process()
     return SqliteSpool(
         lock.path,
@@ -308,19 +309,22 @@ def _judgement(lasting: Lasting) -> tuple[Callable[[Stanza, Response], Verdict],
     return judge, error_of_status(410, settings.conditions) if settings.delivery.on_gone == "disable" else None
 
 
-def adapt(parts: Parts, lasting: Lasting, client: WebhookClient | None, *, moved: bool) -> None:
+def adapt(parts: Parts, lasting: Lasting, client: WebhookClient | None, *, moved: bool, changed: bool) -> None:
     """
     Let the parts of a run go by new settings of the webhook.
 
     Args:
         lasting: Has the new settings.
-        client: The client made of them; None where the application has a webhook of its own.
+        client: The client made of them; None to go on with the webhook that there is.
         moved: The webhook is another one than before.
+        changed: Something about it is another than before.
     """
     settings, forwarder = lasting.settings, parts.relay.forwarder
+    forwarder.outcomes.use(*_judgement(lasting))
+    if not changed:
+        return
     if client is not None:
         forwarder.use(client)
-    forwarder.outcomes.use(*_judgement(lasting))
     most, rate = webhook_connections(settings), settings.webhook.rate
     forwarder.health.adapt(most, None if rate is None else Quota(*rate), moved=moved)
     parts.relay.adapt(most)

@@ -78,6 +78,8 @@ def _setting(row: Setting) -> str:
         lines.append(f"- Flag: {' or '.join(f'`{flag}`' for flag in row.flags)}.")
     else:
         lines.append("- No flag; only in a settings file.")
+    when = "at once, when the settings are read again" if row.reloads else "when the gateway starts again"
+    lines.append(f"- A change applies: {when}.")
     if about.why:
         lines.append(f"- Why: {about.why}.")
     return "\n".join(lines) + "\n"

@@ -184,7 +184,7 @@ _SENTENCES = {
     "webhook_probed": "the webhook fails, and a probe is under way",
     "webhook_gone": "the webhook is gone: it answered 410",
     "pace": "the webhook takes only so many requests per second",
-    "rate": "webhook.rate allows no more requests now",
+    "rate": "the limit of webhook.rate is reached",
     "outbox_full": "too many answers wait for the XMPP server, so no POST begins",
     "no_room": "it is retried, and waits until there is room beside what comes live",
     "stopping": "the gateway is stopping; it is tried at the next start",

@@ -143,12 +143,18 @@ def _error(given: Mapping[str, object], text: str | None) -> StanzaError:
     return StanzaError(error_type, condition, error.get("text", text))
 
 
+def _with_text(name: str, text: str) -> Element:
+    child = Element((NS_COMPONENT, name))
+    child.children.append(text)
+    return child
+
+
 def _fill_message(element: Element, reply: Checked) -> None:
     for name in ("subject", "body"):
         if name in reply:
-            element.addElement((NS_COMPONENT, name), content=_json_text(reply[name]))
+            element.children.append(_with_text(name, _json_text(reply[name])))
     if reply.get("thread"):
-        element.addElement((NS_COMPONENT, "thread"), content=reply["thread"])
+        element.children.append(_with_text("thread", reply["thread"]))
     _fill_nick(element, reply)
     if "state" in reply:
         element.addElement((NS_CHAT_STATES, _one_of("state", reply["state"], CHAT_STATES)))

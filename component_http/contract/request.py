@@ -102,7 +102,9 @@ def request_properties(stanza: Stanza) -> dict[str, object]:
     """
     element = stanza.element
     found = _extensions(stanza)
-    properties: dict[str, object] = {"to": str(stanza.recipient), "from": str(stanza.sender), "kind": stanza.kind}
+    # Its addresses are written into it, normalised.
+    addresses = element.attributes
+    properties: dict[str, object] = {"to": addresses["to"], "from": addresses["from"], "kind": stanza.kind}
     if "body" in found:
         properties["body"] = found.pop("body")
     if stanza.type:

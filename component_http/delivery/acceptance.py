@@ -55,9 +55,11 @@ class Acceptance:
 
     def accept(self, stanza: Stanza) -> None:
         """See `component_http.delivery.relay.Relay.accept`."""
-        # It is asked first without the size, because a body that is refused need not be written.
         conversation = stanza.conversation
-        refused = self._closed() or self._admission.refusal(conversation, 0)
+        refused = self._closed()
+        if refused is None and self._admission.is_tight:
+            # It is asked first without the size, because a body that is refused need not be written.
+            refused = self._admission.refusal(conversation, 0)
         if refused is None:
             body = request_body(stanza)
             refused = self._admission.refusal(conversation, len(body))

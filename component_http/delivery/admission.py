@@ -13,6 +13,9 @@ from component_http.contract.delivery import Delivery
 from component_http.delivery.backlog import Backlog
 from component_http.delivery.rounds import Conversation
 
+TIGHT = 0.25
+"""The part of the backlog's limits from which on it is asked for room before a request body is written."""
+
 MAX_STORING_BYTES = 16 * 1024 * 1024
 """Bytes of request bodies that wait to be stored, in memory, beyond which no more are accepted."""
 
@@ -84,6 +87,11 @@ class Admission:
         self._storing = 0
         self._storing_bytes = 0
         self.much_to_store = False
+
+    @property
+    def is_tight(self) -> bool:
+        """So much is pending that a stanza may well be refused."""
+        return self._backlog.used > TIGHT
 
     @property
     def crowded(self) -> bool:

@@ -282,7 +282,7 @@ class Backlog:
     @property
     def ready(self) -> bool:
         """Some delivery waits for nothing but its turn."""
-        return bool(self._iqs or self._others)
+        return bool(self._iqs.domains or self._others.domains)
 
     def next(self, most: int | None = None) -> str | None:
         """
@@ -300,8 +300,8 @@ class Backlog:
         if self._running >= min(self._max_running, places + kept):
             return None
         messages = self._running - self._running_iqs
-        may_be_message = bool(self._others) and self._running < places and messages < self._max_running - kept
-        if self._iqs and not (may_be_message and self._passed >= MESSAGE_SHARE - 1):
+        may_be_message = bool(self._others.domains) and self._running < places and messages < self._max_running - kept
+        if self._iqs.domains and not (may_be_message and self._passed >= MESSAGE_SHARE - 1):
             self._passed += may_be_message
             queue = self._iqs.next()
             self._running_iqs += 1

@@ -30,6 +30,10 @@ MAX_RESPONSE_BYTES = 64 * 1024
 """Bytes of a response that are kept in a dead letter: enough to see what was wrong with it."""
 
 
+MAX_ENDING = 1000
+"""Deliveries that wait for the spool to keep their ends, beyond which each keeps its place, so that no more begin."""
+
+
 @frozen
 class _Ending:
     """
@@ -60,6 +64,7 @@ class Endings:
         loops: May hold an answer back; told those that are given.
         observer: Told one of `replied`, `silent`, `bounced`, `expired`, `refused_reply` for each; `spool_failed`.
         clock: Says when the same was logged last.
+        when_place_is_free: Called when another delivery may run, although the spool has not kept the end of this one.
         when_ended: Called when one has ended.
     """
 
@@ -73,6 +78,7 @@ class Endings:
     _loops: Loops
     _observer: Observer
     _clock: IReactorTime
+    _when_place_is_free: Callable[[], object]
     _when_ended: Callable[[], object]
     _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
 
@@ -97,6 +103,7 @@ class Endings:
         if not self._deliveries.may(delivery, ENDING):
             return
         self._expiry.remove(delivery)
+        was_running = delivery.stage.name == "running"
         self._deliveries.stop(delivery, ENDING)
         verdict = self._loops.guarded(delivery, verdict)
         if verdict.outcome == "replied":
@@ -112,6 +119,10 @@ class Endings:
         dead_letter = _dead_letter(delivery, verdict) if keep else None
         ended = self._spool.end(delivery.id, stanzas, dead_letter, record)
         ending = _Ending(delivery, verdict.outcome, stanzas, dead_letter, told)
+        if not ended.called and was_running and len(self._deliveries.at("ending")) <= MAX_ENDING:
+            # The webhook need not wait for the disk.
+            self._backlog.back_off(delivery.id)
+            self._when_place_is_free()
         follow(ended, self._ended, self._not_kept, self._broken, ending)
 
     def failed(self, failure: Failure, delivery: Delivery) -> None:

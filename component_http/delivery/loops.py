@@ -55,7 +55,7 @@ class Loops:
         if brake is None:
             return
         for stanza in stanzas:
-            body = next(stanza.elements(stanza.uri, "body"), None) if stanza.name == "message" else None
+            body = _body_of(stanza) if stanza.name == "message" else None
             if body is not None:
                 given = stanza.attributes
                 conversation = given["to"].partition("/")[0], given["from"].partition("/")[0], False
@@ -88,3 +88,10 @@ class Loops:
         note = "more replies than loop_guard allows"
         self._log.warn("{id}: the webhook's answer was held back: {note}", id=delivery.id, note=note)
         return Verdict("refused_reply", note=note)
+
+
+def _body_of(message: Element) -> Element | None:
+    for child in message.children:
+        if isinstance(child, Element) and child.name == "body" and child.uri == message.uri:
+            return child
+    return None

@@ -104,7 +104,9 @@ class Relay:
         self.loops = loops
         self._deliveries = lives = Lives()
         self._expiry = Expiry(clock, self._expire)
-        self._endings = Endings(lives, backlog, self._expiry, spool, outbox, loops, observer, clock, self._ended)
+        self._endings = Endings(
+            lives, backlog, self._expiry, spool, outbox, loops, observer, clock, self._start, self._ended
+        )
         back_offs = BackOffs(lives, backlog, forwarder.health, clock, self._start)
         self._attempts = Attempts(
             lives,

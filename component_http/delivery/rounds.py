@@ -100,15 +100,14 @@ class Round:
 
     Args:
         of_iqs: It is the round of the iqs; else that of all others.
+
+    Attributes:
+        domains: Of each domain with a ready conversation, that whose turn is next: of the sender whose turn it is.
     """
 
     def __init__(self, *, of_iqs: bool) -> None:
         self._of_iqs = of_iqs
-        # Of each domain the conversation whose turn is next: the next one of the sender whose turn that is.
-        self._domains: OrderedDict[Domain, ConversationQueue] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._domains)
+        self.domains: OrderedDict[Domain, ConversationQueue] = OrderedDict()
 
     def enter(self, queue: ConversationQueue) -> None:
         """Put a conversation at the end of its sender's; a sender or domain that is there already keeps its place."""
@@ -122,7 +121,7 @@ class Round:
             return
         queue.before = queue.after = queue
         self._lead(sender, queue)
-        first = self._domains.setdefault(sender.domain, queue)
+        first = self.domains.setdefault(sender.domain, queue)
         last = first.sender_before or first
         queue.sender_before, queue.sender_after = last, first
         last.sender_after = first.sender_before = queue
@@ -138,14 +137,14 @@ class Round:
 
     def next(self) -> ConversationQueue:
         """Take out the conversation whose turn it is; its sender and domain go to the end. There has to be one."""
-        domain, queue = next(iter(self._domains.items()))
+        domain, queue = next(iter(self.domains.items()))
         sender = queue.sender
         self.leave(queue)
         lead = sender.next_iq if self._of_iqs else sender.next_other
         if lead is not None and lead.sender_after is not None:
-            self._domains[domain] = lead.sender_after
-        if domain in self._domains:
-            self._domains.move_to_end(domain)
+            self.domains[domain] = lead.sender_after
+        if domain in self.domains:
+            self.domains.move_to_end(domain)
         return queue
 
     def _lead(self, sender: Sender, queue: ConversationQueue | None) -> None:
@@ -165,7 +164,7 @@ class Round:
             before.sender_after, after.sender_before = after, before
             if after is queue:
                 queue.sender_before = queue.sender_after = None
-                del self._domains[sender.domain]
+                del self.domains[sender.domain]
                 return
             lead = after
         elif after is queue:
@@ -173,5 +172,5 @@ class Round:
         else:
             lead.sender_before, lead.sender_after = before, after
             before.sender_after = after.sender_before = lead
-        if self._domains[sender.domain] is queue:
-            self._domains[sender.domain] = lead
+        if self.domains[sender.domain] is queue:
+            self.domains[sender.domain] = lead

@@ -52,7 +52,7 @@ class Starts:
     def go(self) -> None:
         """Begin as many attempts as may begin now."""
         # What begins may end at once and call this again: a loop, because a long queue would nest too deep.
-        if self._busy:
+        if self._busy or not (self._backlog.ready or self._back_offs):
             return
         self._busy = True
         ended = 0
@@ -64,6 +64,8 @@ class Starts:
                 delivery_id = self._backlog.next(self._health.places)
                 if delivery_id is not None:
                     ended += not self._begin(delivery_id)
+                    if not (self._backlog.ready or self._back_offs):
+                        break  # as mostly
                 elif not self._back_offs.end_one():
                     break
         finally:
@@ -90,7 +92,7 @@ class Starts:
         self._clear = None
 
     def _may_begin(self) -> bool:
-        if self._stopped or not (self._backlog.ready or self._back_offs):
+        if self._stopped:
             return False
         if self._outbox.crowded:
             if self._clear is None:

@@ -34,6 +34,9 @@ CONDITIONS: Any = setting(
 )
 """The table [conditions]: the field of one setting, whose keys are HTTP statuses."""
 
+_RELOADED_TABLES = ("webhook", "log", "api.token", "api.hook", "")
+"""The tables of which all settings apply as soon as they are read again; "" is [conditions]."""
+
 OLD_NAMES = {"component.post_stanza_types": "component.component_post_stanzas"}
 """Other names of settings: the code of mod_component_http reads this one, but its README has ours."""
 
@@ -58,6 +61,11 @@ class Setting:
     def name(self) -> str:
         """Its key with its table in front."""
         return f"{self.table}.{self.key}" if self.table else self.key
+
+    @property
+    def reloads(self) -> bool:
+        """Tell whether a new value applies to a gateway that reads its settings again; else it does at a restart."""
+        return self.table in _RELOADED_TABLES or self.name == "component.component_post_url"
 
     @property
     def flags(self) -> tuple[str, ...]:

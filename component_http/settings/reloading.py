@@ -1,4 +1,4 @@
-"""The settings that a running gateway takes over when its settings are read again, and those that wait for a start."""
+"""New settings for a gateway that runs: those that apply at once, and those that wait for a restart."""
 
 from __future__ import annotations
 
@@ -7,37 +7,31 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from component_http.settings.catalog import Setting, reference
+from component_http.settings.catalog import reference
 
 if TYPE_CHECKING:
     from component_http.settings import Settings
 
-_TABLES = ("webhook", "log", "api.token", "api.hook", "")
-"""The tables of which all settings are taken over at once; "" is [conditions]."""
-
-_URL = "component.component_post_url"
-
-
-def is_taken_over(setting: Setting) -> bool:
-    """Tell whether a new value applies to a running gateway; else it does from the next start on."""
-    return setting.table in _TABLES or setting.name == _URL
-
 
 def taken_over(running: Settings, given: Settings) -> Settings:
     """Make the settings of a running gateway that was given new ones."""
-    component = running.component.with_post_url(given.component.component_post_url)
+    component = running.component
+    if _has_webhook(running) == _has_webhook(given):
+        component = component.with_post_url(given.component.component_post_url)
     return evolve(
-        given,
-        component=running.component if _has_webhook(running) != _has_webhook(given) else component,
-        api=given.api if running.api.listen == given.api.listen else running.api,
+        running,
+        component=component,
+        webhook=given.webhook,
+        api=evolve(running.api, token=given.api.token, hook=given.api.hook),
+        conditions=given.conditions,
+        log=given.log,
     )
 
 
 def left_for_start(running: Settings, given: Settings) -> Iterator[str]:
     """Name each setting that differs and that only a start takes over."""
     for row in reference():
-        # Tables within [api] belong to the port, which stays as it is.
-        if "." in row.table or is_taken_over(row):
+        if "." in row.table or row.reloads:
             continue
         before, after = (getattr(getattr(each, row.table), row.key) for each in (running, given))
         if before != after:
@@ -45,7 +39,7 @@ def left_for_start(running: Settings, given: Settings) -> Iterator[str]:
     if running.component.secret != given.component.secret:
         yield "the secret of the component"
     if _has_webhook(running) != _has_webhook(given):
-        yield _URL
+        yield "component.component_post_url"
 
 
 def _has_webhook(settings: Settings) -> bool:

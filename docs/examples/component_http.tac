@@ -18,15 +18,15 @@ application = Application("component-http")
 
 # If the settings are wrong, or another gateway uses the spool, print a sentence for each mistake and exit with
 # status 78, before twistd goes into the background.
+file = Path(__file__).with_name("component-http.toml")
 with exit_on_settings_error():
-    settings = Settings.from_toml(Path(__file__).with_name("component-http.toml"))
-    gateway = Gateway(settings, reactor)
+    gateway = Gateway(Settings.from_toml(file), reactor)
     gateway.prepare()
 
 gateway.setServiceParent(application)
 
-# A second SIGTERM ends the wait for deliveries under way.
-reactor.callWhenRunning(heed_signals, gateway, reactor)
+# A second SIGTERM ends the wait for deliveries under way, and SIGHUP reads the settings again.
+reactor.callWhenRunning(heed_signals, gateway, reactor, lambda: Settings.from_toml(file))
 
 # You can add any wokkel XMPPHandler to the gateway's stream; it sees each stanza before the webhook does:
 # gateway.addHandler(MyHandler())

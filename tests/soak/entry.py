@@ -28,6 +28,7 @@ def assemble() -> Any:
 
     It ends with whoever started it, even if that was killed.
     """
+    collect_rarely()
     application = Application("component-http")
     with exit_on_settings_error():
         settings = Settings.from_toml("gateway.toml")
@@ -36,8 +37,7 @@ def assemble() -> Any:
     gateway.setServiceParent(application)
     meter = LagMeter(reactor, "status.json", lambda: gateway.counters)
     reactor.callWhenRunning(meter.start)
-    reactor.callWhenRunning(heed_signals, gateway, reactor)
-    reactor.callWhenRunning(collect_rarely)
+    reactor.callWhenRunning(heed_signals, gateway, reactor, lambda: Settings.from_toml("gateway.toml"))
     reactor.addSystemEventTrigger("after", "shutdown", meter.write)
     parent = os.getppid()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -132,4 +134,38 @@ def _writing(rig: Rig) -> Iterator[sqlite3.Connection]:
         connection.execute("COMMIT")
 
 
-LIMITS: dict[str, Callable[[Plan], Report]] = {"F16": odd_rows, "F17": once, "F18": long_queue, "F19": locked}
+def reloaded(plan: Plan) -> Report:
+    """F20"""
+    times = plan.pick(50, 12)
+    report = Report("F20", f"100/s of 40 senders; {times} SIGHUPs, every tenth with a broken file", plan.seed)
+    with plan.rig(faults={"latency": 0.05}) as rig:
+        file = rig.gateway.folder / "gateway.toml"
+        good = file.read_text()
+        rig.start(times * 0.2 + 2.0, users(100, 40))
+        for number in range(times):
+            time.sleep(0.2)
+            # Each makes a new client for the webhook, with connections of its own.
+            text = good + f"\n[webhook]\nmax_connections = {8 + number % 3}\n"
+            file.write_text(text + "nonsense = 1\n" if number % 10 == 9 else text)
+            os.kill(rig.gateway.pid, signal.SIGHUP)
+        rig.wait_for_generator(60)
+        report.figures["settled after s"] = rig.settle(30)
+        books = rig.finish()
+    account(report, books)
+    counted = {name: books.counters.get(name, 0) for name in ("reloaded", "reload_refused", "connected", "stream_lost")}
+    report.figures.update(counted)
+    report.check("everything answered", books.load["replied"] == books.load["sent"])
+    report.check("each broken file is refused", counted["reload_refused"] == times // 10)
+    # Two signals that come close together are one.
+    report.check("the others are taken", 0 < counted["reloaded"] <= times - times // 10)
+    report.check("one stream", (counted["connected"], counted["stream_lost"]) == (1, 0))
+    return report
+
+
+LIMITS: dict[str, Callable[[Plan], Report]] = {
+    "F16": odd_rows,
+    "F17": once,
+    "F18": long_queue,
+    "F19": locked,
+    "F20": reloaded,
+}

@@ -1642,6 +1642,25 @@ class LimitTests(DeliveryTestCase):
         answers[25].callback(Response(204))
         self.assertFalse(self.valve.paused)
 
+    def test_the_webhook_does_not_wait_for_the_disk(self) -> None:
+        """
+        As soon as one is answered another is POSTed, though the disk has not kept the answer; its own followers wait.
+        """
+        answers = [Deferred() for _ in range(3)]
+        relay = self.a_relay(answers, spool=KeepingSpool(self.clock, 1.0), max_running=1)
+        for sender in ("alice", "alice", "bob"):
+            relay.accept(a_stanza(sender=f"{sender}@example.org"))
+        self.clock.advance(1.0)
+        self.clock.advance(1.0)
+        self.assertEqual(1, len(self.webhook.posts))
+        answers[0].callback(json_response('{"body": "pong"}'))
+        self.assertEqual((1, 0), (relay.status().running, len(self.outlet.sent)))
+        answered = sorted(relay.explain(f"d{number}").held_by for number in (1, 2, 3))
+        self.assertEqual(["conversation", "ending", "running"], answered)
+        self.clock.advance(1.0)
+        self.clock.advance(1.0)
+        self.assertEqual(1, len(self.outlet.sent))
+
     def test_reading_goes_on_while_the_webhook_is_silent(self) -> None:
         """
         Nothing is held back at the server for a webhook that takes requests and answers none; one answer changes that.

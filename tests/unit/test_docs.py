@@ -482,7 +482,7 @@ def _counted(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Call) and node.args:
             callee = ast.unparse(node.func)
-            if re.search(r"observer\.count$|\._?ignored$", callee):
+            if re.search(r"(observer|counters)\.count$|\._?ignored$", callee):
                 named = node.args[0]
             elif callee.endswith("._refuse"):
                 named = node.args[-1]

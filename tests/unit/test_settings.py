@@ -27,6 +27,7 @@ from component_http.settings import (
     retired_flags,
     spool_from_toml,
 )
+from component_http.settings.reloading import left_for_start, taken_over
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "component-http.toml"
 
@@ -1466,6 +1467,77 @@ class SecretTests(SettingsTestCase):
         self.assertNotIn(NOT_SHOWN, warning)
         (warning,) = warnings(url="http://bot/", bearer_token_file=str(self.write(NOT_SHOWN, "token")))
         self.assertIn("stanzas, the bearer token;", warning)
+
+
+class ReloadingTests(SettingsTestCase):
+    """Other settings for a gateway that runs."""
+
+    API: Mapping[str, object] = {"listen": "tcp:8081"}
+
+    def api(self, token: str, **more: object) -> dict[str, object]:
+        """A table [api] with one token."""
+        self.write(token + "\n", "token")
+        return {**self.API, "token": [{"name": "ops", "token_file": str(self.folder / "token")}], **more}
+
+    def test_at_once(self) -> None:
+        """
+        The webhook with its URL, tokens, conditions and the log's level are those that were given.
+        """
+        running = settings_of(api=self.api("first-token-of-ops"))
+        given = settings_of(
+            component={"component_post_url": "http://127.0.0.1:9090/"},
+            webhook={"timeout": 7.0, "rate": "5/1s"},
+            conditions={"404": "cancel item-not-found"},
+            log={"level": "warn"},
+            api=self.api("second-token-of-ops"),
+        )
+        taken = taken_over(running, given)
+        self.assertEqual([], list(left_for_start(running, given)))
+        self.assertEqual(
+            (given.component, given.webhook, given.conditions, given.log, given.api),
+            (taken.component, taken.webhook, taken.conditions, taken.log, taken.api),
+        )
+
+    def test_at_a_restart(self) -> None:
+        """
+        Everything else stays as it is, and is named; the new secret of the component too, but not told.
+        """
+        running = settings_of(api=self.api("first-token-of-ops"))
+        given = Settings.from_mapping(
+            a_mapping(
+                component={"domain": "other.example.org", "nick": "bot"},
+                delivery={"max_attempts": 3},
+                spool={"kind": "memory"},
+                api=self.api("second-token-of-ops", max_wait=5.0),
+            ),
+            env={"COMPONENT_HTTP_SECRET": "another"},
+        )
+        named = sorted(left_for_start(running, given))
+        self.assertEqual(
+            [
+                "api.max_wait",
+                "component.domain",
+                "component.nick",
+                "delivery.max_attempts",
+                "spool.kind",
+                "the secret of the component",
+            ],
+            named,
+        )
+        taken = taken_over(running, given)
+        self.assertEqual(
+            (running.component, running.delivery, running.spool), (taken.component, taken.delivery, taken.spool)
+        )
+        self.assertEqual((running.api.max_wait, given.api.token), (taken.api.max_wait, taken.api.token))
+
+    def test_no_webhook(self) -> None:
+        """
+        A gateway gets its first webhook, and loses its only one, at a restart.
+        """
+        with_webhook, without = settings_of(), settings_of(component={"component_post_url": None}, api=self.API)
+        for running, new in ((with_webhook, without), (without, with_webhook)):
+            self.assertIn("component.component_post_url", list(left_for_start(running, new)))
+            self.assertEqual(running.component, taken_over(running, new).component)
 
 
 class ReferenceTests(SynchronousTestCase):
