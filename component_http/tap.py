@@ -204,7 +204,7 @@ def makeService(options: Options) -> Gateway:
 
 
 def collect_rarely() -> None:
-    """Let Python look for cycles less often (`GC_THRESHOLDS`), and never again at the modules that are loaded by now."""
+    """Let Python look for cycles less often (`GC_THRESHOLDS`), and never again at the modules loaded by now."""
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
 
