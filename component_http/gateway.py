@@ -22,7 +22,6 @@ from component_http.running import Running
 from component_http.settings import Settings
 from component_http.settings.reloading import left_for_start, taken_over
 from component_http.sizing import too_few_files
-from component_http.spool import database
 from component_http.webhook.function import FunctionWebhook
 from component_http.wiring import lasting_parts, webhook_client
 from component_http.xmpp.stream import ComponentStream
@@ -30,13 +29,14 @@ from component_http.xmpp.stream import ComponentStream
 if TYPE_CHECKING:
     from component_http.api.hooks import Hook
     from component_http.api.secrets import BySecret
+    from component_http.spool.database import SpoolLock
 
 
 @frozen(eq=False)
 class _Prepared:
     """Everything that a start needs was checked; `lock` is that of the spool's file, None for a spool in memory."""
 
-    lock: database.SpoolLock | None
+    lock: SpoolLock | None
 
 
 class Gateway(MultiService):
@@ -131,12 +131,14 @@ class Gateway(MultiService):
         if self._prepared is None:
             self._prepared = _Prepared(self._locked(set_aside, user))
 
-    def _locked(self, set_aside: bool, user: int | None) -> database.SpoolLock | None:
+    def _locked(self, set_aside: bool, user: int | None) -> SpoolLock | None:
         settings = self._lasting.settings
         path = settings.spool.file()
         if path is None:
             _check_port(settings)
             return None
+        from component_http.spool import database
+
         # First the lock: another gateway with these settings has the port as well, and the lock knows who that is.
         lock = database.lock(path, user=user, warn=self._warn)
         try:
@@ -171,7 +173,7 @@ class Gateway(MultiService):
         self._run = Running(lasting, lock)
         self._run.start(super().startService)
 
-    def _say_what_is_served(self, lock: database.SpoolLock | None) -> None:
+    def _say_what_is_served(self, lock: SpoolLock | None) -> None:
         """Begin the log with what somebody who reads it at night would ask first."""
         component = self._lasting.settings.component
         kinds = ", ".join(component.component_post_stanzas)

@@ -13,7 +13,6 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 
-from component_http.caretaker import Caretaker
 from component_http.contract.delivery import Delivery
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
@@ -21,7 +20,6 @@ from component_http.delivery.status import Status
 from component_http.errors import SpoolError
 from component_http.log import Logger
 from component_http.sizing import api_connections
-from component_http.spool.database import SpoolLock
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.webhook.client import WebhookClient
 from component_http.wiring import Lasting, adapt, assemble, handlers, new_id
@@ -31,6 +29,8 @@ from component_http.xmpp.intake import LateHandler
 if TYPE_CHECKING:
     from component_http.api.routes import Api
     from component_http.api.server import ApiServer
+    from component_http.caretaker import Caretaker
+    from component_http.spool.database import SpoolLock
 
 RESTORE_AGAIN = 5.0
 """Seconds after which a spool that could not be read is read again."""
@@ -106,6 +106,8 @@ class Running:
         self._restoring = None
         serve()
         self._open(self._link_key)
+        from component_http.caretaker import Caretaker
+
         self._caretaker = Caretaker(
             spool, relay, outbox, connected=lambda: lasting.outlet.connected, wake=self.wake, clock=lasting.reactor
         )

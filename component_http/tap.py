@@ -39,7 +39,8 @@ GC_THRESHOLDS = (5000, 10, 100)
 """
 When Python looks for cycles of objects: ten times less often for those that have lived long.
 
-Hardly anything here is in a cycle, and with ten thousand stanzas pending each look at all objects takes long.
+Hardly anything here is in a cycle, and with ten thousand stanzas pending each look at all objects holds up everybody
+for some 60 ms.
 """
 
 
@@ -188,18 +189,24 @@ def makeService(options: Options) -> Gateway:
 
     from component_http.gateway import Gateway
 
+    collect_rarely()
     with exit_on_settings_error():
         gateway = Gateway(options.settings(), reactor)
         # The spool's lock survives the fork into the background, and `twistd --uid` changes the user only then.
         user = None if options.parent is None else options.parent.get("uid")
         gateway.prepare(set_aside=bool(options[QUARANTINE]), user=user)
-    gc.set_threshold(*GC_THRESHOLDS)
     served = Served(gateway, reactor, options.settings, starts_anew=True)
     reactor.callWhenRunning(served.heed_signals)
     reactor.callWhenRunning(notify, "READY=1")
     reactor.addSystemEventTrigger("before", "shutdown", notify, "STOPPING=1")
     reactor.addSystemEventTrigger("before", "shutdown", served.stopped)
     return gateway
+
+
+def collect_rarely() -> None:
+    """Let Python look for cycles less often (`GC_THRESHOLDS`), and never again at the modules loaded by now."""
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 def heed_signals(gateway: Gateway, reactor: Any, settings: Callable[[], Settings] | None = None) -> None:

@@ -48,9 +48,7 @@ from component_http.interfaces import Spool, Stream, Webhook
 from component_http.operations.metrics import Counters
 from component_http.settings import Settings
 from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
-from component_http.spool.database import SpoolLock
 from component_http.spool.memory import MemorySpool
-from component_http.spool.sqlite import SqliteSpool
 from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
 from component_http.xmpp.borrowed import BorrowedStream
@@ -67,6 +65,7 @@ from component_http.xmpp.wellknown import WellKnown
 if TYPE_CHECKING:
     from component_http.api.hooks import Hook
     from component_http.api.secrets import BySecret
+    from component_http.spool.database import SpoolLock
 
 
 @frozen(eq=False)
@@ -259,6 +258,8 @@ def _spool(lasting: Lasting, lock: SpoolLock | None) -> Spool:
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
         waiting = backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES
         return MemorySpool(lasting.reactor.seconds, max_kept=MAX_UNCONFIRMED + waiting, observer=lasting.counters)
+    from component_http.spool.sqlite import SqliteSpool
+
     lock.note_process()
     return SqliteSpool(
         lock.path,

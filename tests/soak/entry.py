@@ -12,7 +12,7 @@ from twisted.internet.task import LoopingCall
 from component_http.clock import steady_reactor
 from component_http.gateway import Gateway
 from component_http.settings import Settings
-from component_http.tap import exit_on_settings_error, heed_signals
+from component_http.tap import collect_rarely, exit_on_settings_error, heed_signals
 from component_http.webhook.client import WebhookClient
 from tests.soak.doom import DOOM, Doom, DoomedWebhook
 from tests.soak.lag import LagMeter
@@ -28,6 +28,7 @@ def assemble() -> Any:
 
     It ends with whoever started it, even if that was killed.
     """
+    collect_rarely()
     application = Application("component-http")
     with exit_on_settings_error():
         settings = Settings.from_toml("gateway.toml")

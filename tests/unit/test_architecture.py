@@ -295,6 +295,22 @@ class ImportTests(SynchronousTestCase):
         guilty = guilty_imports("component_http.compat", "wokkel.component")
         self.assertEqual("wokkel.component", ", ".join(guilty))
 
+    def test_what_is_not_needed_is_not_loaded(self) -> None:
+        """
+        The command that runs a gateway loads SQLite only for a spool on disk, the API only where it is served, and no
+        other command.
+        """
+        probe = subprocess.run(
+            [sys.executable, "-c", "import sys, component_http.cli, component_http.gateway; print(*sys.modules)"],
+            cwd=PACKAGE.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        loaded = set(probe.stdout.split())
+        unneeded = {"sqlite3", "component_http.api", "component_http.commands", "component_http.playground"}
+        self.assertEqual(set(), loaded & unneeded)
+
     def test_public_names(self) -> None:
         """
         The three names for applications come from the package itself, and nothing else does.
