@@ -71,7 +71,7 @@ def answer(
     Args:
         stanza: What they answer; its recipient is in `domain`.
         replies: The objects, as `reply_objects` reads them.
-        domain: The component's own domain, normalised; no stanza comes from anywhere else.
+        domain: The component's own domain; no stanza comes from anywhere else.
         limits: What each stanza keeps to.
         new_id: Makes the id of a stanza that needs a fresh one.
 
@@ -80,7 +80,7 @@ def answer(
     """
     if not stanza.answerable:
         return Composed(())
-    return _Answering(domain, limits, new_id, stanza).compose(replies)
+    return _Answering(Address.parse(domain).domain, limits, new_id, stanza).compose(replies)
 
 
 def push(
@@ -101,7 +101,7 @@ def push(
 
     Args:
         replies: The objects, as `reply_objects` reads them.
-        domain: The component's own domain, normalised; no stanza comes from anywhere else.
+        domain: The component's own domain; no stanza comes from anywhere else.
         limits: What each stanza keeps to.
         new_id: Makes the id of a stanza that has none.
         sender: Where they come from unless they say so; None where they have to.
@@ -111,7 +111,7 @@ def push(
     Raises:
         ReplyRefused: One of them cannot be used, so none is.
     """
-    return _Pushing(domain, limits, new_id, sender, kind, children).compose(replies)
+    return _Pushing(Address.parse(domain).domain, limits, new_id, sender, kind, children).compose(replies)
 
 
 class _Allowance:
