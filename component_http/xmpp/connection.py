@@ -37,8 +37,14 @@ HANDSHAKE_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
 """Seconds the server has to answer our closing tag before the connection is dropped."""
 
-READ_BYTES = 8192
-"""Bytes read at once: some dozens of stanzas, so that no webhook's answer waits for hundreds of them."""
+READ_BYTES = 4096
+"""
+Bytes read at once: some twenty stanzas, not more than the answers of the webhook that come in the same turn of the
+reactor. So they keep pace, and a server that writes as fast as it can does not fill the gateway.
+"""
+
+LONG_READ_BYTES = 16384
+"""The same after a read in which no stanza ended, for a long one costs little until it ends."""
 
 KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 """A peer that vanished is noticed after two minutes by the kernel (its default is two hours)."""
@@ -66,6 +72,8 @@ class Connection(xmlstream.XmlStream):
     def __init__(self, owner: ComponentStream) -> None:
         self._owner = owner
         self._limit: IDelayedCall | None = None
+        self._socket: Any = None
+        self._one_is_in = False
         self.closed: Deferred[str] = Deferred()
         self.header_namespace: str | None = None
         self.authenticated = False
@@ -91,12 +99,15 @@ class Connection(xmlstream.XmlStream):
 
     def connectionMade(self) -> None:
         self._limit_to(HANDSHAKE_TIMEOUT, self._handshake_timed_out)
-        _set_tcp_options(self.transport)
+        self._socket = _socket_of(self.transport)
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         if self.complaint is None:
+            self._one_is_in = False
             super().dataReceived(data)
+            if self._socket is not None:
+                self._socket.bufferSize = READ_BYTES if self._one_is_in else LONG_READ_BYTES
             self._owner.was_read()
 
     def pauseProducing(self) -> None:
@@ -132,6 +143,7 @@ class Connection(xmlstream.XmlStream):
             super().onDocumentStart(rootElement)
 
     def onElement(self, element: Element) -> None:
+        self._one_is_in = True
         if self.authenticated and element.name in STANZA_KINDS:
             if not self._owner.takes(element):
                 return
@@ -219,8 +231,12 @@ class Connection(xmlstream.XmlStream):
         self._limit = None
 
 
-def _set_tcp_options(transport: Any) -> None:
-    """Read little at a time, notice a peer that vanished, and send small stanzas at once; not in memory."""
+def _socket_of(transport: Any) -> Any:
+    """
+    Find the transport that reads a socket, if there is one: in memory there is none, and TLS runs over another one.
+
+    Have it read little at a time, notice a peer that vanished, and send small stanzas at once.
+    """
     while transport is not None:
         handle = transport.getHandle() if hasattr(transport, "getHandle") else None
         if isinstance(handle, socket.socket):
@@ -231,8 +247,9 @@ def _set_tcp_options(transport: Any) -> None:
                 for option, value in KEEPALIVE:
                     if hasattr(socket, option):
                         handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-            return
-        transport = getattr(transport, "transport", None)  # TLS runs over another one
+            return transport
+        transport = getattr(transport, "transport", None)
+    return None
 
 
 def cancel(call: IDelayedCall | None) -> None:

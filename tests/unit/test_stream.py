@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from datetime import UTC, datetime
 from hashlib import sha1
 from random import Random
@@ -26,7 +27,7 @@ from component_http.errors import CertificateInvalid
 from component_http.operations.metrics import Counters
 from component_http.throttle import LOG_INTERVAL
 from component_http.xmpp.connecting import LAST_RETRY
-from component_http.xmpp.connection import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
+from component_http.xmpp.connection import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, LONG_READ_BYTES, READ_BYTES
 from component_http.xmpp.own_stanzas import MAX_UNCONFIRMED
 from component_http.xmpp.reading import MAX_PAUSE
 from component_http.xmpp.rooms import Rooms
@@ -42,6 +43,7 @@ class Wire(StringTransport):
 
     protocol = None
     aborted = False
+    handle = None
     fill_after = None
     """Writes after which there is no room for more."""
 
@@ -52,6 +54,9 @@ class Wire(StringTransport):
             if self.fill_after == 0:
                 self.fill_after = None
                 self.fill()
+
+    def getHandle(self):
+        return self.handle
 
     def abortConnection(self):
         self.aborted = True
@@ -82,6 +87,7 @@ class Server:
 
     def __init__(self):
         self.attempts = []
+        self.handle = None
         self.protocol = None
         self.wire = None
 
@@ -97,6 +103,7 @@ class Server:
         attempt, factory = self.attempts[-1]
         self.protocol = factory.buildProtocol(None)
         self.wire = Wire()
+        self.wire.handle = self.handle
         self.wire.protocol = self.protocol
         self.protocol.makeConnection(self.wire)
         attempt.callback(self.protocol)
@@ -840,6 +847,19 @@ class ReceiveTests(StreamTestCase):
         self.server.authenticate()
         self.server.says("<message from='a@example.org' to='bot@bot.example.org'><body>hi</body></message>")
         self.assertEqual(1, len(self.seen))
+
+    def test_long_stanzas_are_read_in_long_pieces(self) -> None:
+        """
+        Some stanzas are read in each turn of the reactor, and more of one that is long, until it ends.
+        """
+        self.server.handle = socket.socket(socket.AF_UNIX)
+        self.addCleanup(self.server.handle.close)
+        self.server.authenticate()
+        sizes = []
+        for piece in ("<message from='a@example.org' ", "to='bot@bot.example.org'/>", "<message from='b@example.org'"):
+            self.server.says(piece)
+            sizes.append(self.server.wire.bufferSize)
+        self.assertEqual([LONG_READ_BYTES, READ_BYTES, LONG_READ_BYTES], sizes)
 
     def test_bad_address_reaches_nobody(self) -> None:
         """
