@@ -203,6 +203,7 @@ class StanzaIntake(LateHandler):
             return
         try:
             self._accept(stanza)
+            _unlink(stanza.element)
         except XmlRefused as error:
             self._ignored("malformed", stanza.element, f"another handler has broken it: {error}")
             if stanza.is_request:
@@ -218,3 +219,11 @@ class StanzaIntake(LateHandler):
         if stanza.kind != "iq" and stanza.type == "error":
             return self._forward_errors
         return self._forward_bodyless or stanza.kind != "message" or stanza.has_body
+
+
+def _unlink(element: Element) -> None:
+    """Let the children forget their parent: all is freed at once then, and Python need not look for a cycle."""
+    for child in element.children:
+        if isinstance(child, Element):
+            child.parent = None
+            _unlink(child)

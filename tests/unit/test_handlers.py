@@ -107,6 +107,16 @@ class IntakeTests(HandlerTestCase):
         self.assertEqual(["message"], [stanza.kind for stanza in self.accepted])
         self.assertEqual([], self.answers())
 
+    def test_what_is_taken_is_in_no_cycle(self) -> None:
+        """
+        A stanza that was handed on is freed as soon as nobody needs it, also a large one.
+        """
+        self.add_intake("message")
+        self.receive("message", "<x xmlns='x'><y/></x>")
+        [x] = self.accepted[0].element.elements()
+        [y] = x.elements()
+        self.assertEqual([None, None], [x.parent, y.parent])
+
     def test_errors_are_shown_to_whoever_pushed(self) -> None:
         """
         An error that comes back is looked at by whoever pushed what it is about, and forwarded all the same.
