@@ -125,6 +125,13 @@ def answer(
     return json.dumps({"commands": commands, "connected": connected, "deliveries": deliveries})
 
 
+def answer_for_others(value: str, number: int | None) -> str | None:
+    """Take a command out of an answer, because who gave it has read that; None if nobody else waits for it."""
+    found = json.loads(value)
+    found["commands"] = [each for each in found["commands"] if each != number]
+    return json.dumps(found) if found["commands"] else None
+
+
 def read_answer(value: object) -> Answer | None:
     """Read the fact `pending`; None if it cannot be read."""
     try:

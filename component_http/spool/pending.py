@@ -14,7 +14,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from component_http.spool.dead_letters import AT_ONCE, Moved
-from component_http.spool.facts import Answer, question, read_answer
+from component_http.spool.facts import Answer, answer_for_others, question, read_answer
 from component_http.spool.outbound_rows import head_of
 from component_http.spool.rows import lead
 from component_http.spool.visit import Visit, holder
@@ -98,7 +98,11 @@ class Pending(Visit):
                 row = execute("SELECT value FROM facts WHERE name = 'pending'").fetchone()
                 found = None if row is None else read_answer(row[0])
                 if found is not None and number in found.commands:
-                    execute("DELETE FROM facts WHERE name = 'pending' AND value = ?", row)
+                    others = answer_for_others(row[0], number)
+                    if others is None:
+                        execute("DELETE FROM facts WHERE name = 'pending' AND value = ?", row)
+                    else:
+                        execute("UPDATE facts SET value = ? WHERE name = 'pending' AND value = ?", (others, *row))
                     return found
             execute("DELETE FROM commands WHERE number = ?", (number,))
         return None

@@ -24,8 +24,8 @@ from component_http.commands.on_spool import BREATH
 from component_http.contract.explanation import Explanation, HeldBy
 from component_http.spool.database import lock
 from component_http.spool.dead_letters import AT_ONCE
-from component_http.spool.facts import answer
-from component_http.spool.pending import ANSWER_WITHIN, LOOK_AGAIN
+from component_http.spool.facts import Answer, answer
+from component_http.spool.pending import ANSWER_WITHIN, LOOK_AGAIN, Pending
 from component_http.spool.schema import SCHEMA
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
 from tests.unit.test_cli import Ended, run
@@ -638,6 +638,31 @@ class PendingTests(CommandCase):
         self.assertIn("all of it: the gateway has not said why\n", ended.output)
         self.assertEqual(round(ANSWER_WITHIN / LOOK_AGAIN), self.pauses)
         self.assertEqual("no_gateway", json.loads(self.pending("show", "d12", "--json").output)["held_by"])
+
+    def test_two_at_once(self) -> None:
+        """
+        Two who ask in the same second both have the answer, and nothing of it is left.
+        """
+        self.wait()
+        taken = lock(self.path)
+        self.addCleanup(taken.release)
+        found: list[Answer | None] = []
+
+        def first_pauses(seconds: float) -> None:
+            with Pending(self.path) as second:
+                found.append(second.explain(["abc"], second_pauses))
+
+        def second_pauses(seconds: float) -> None:
+            with changing(self.path) as other:
+                asked = other.execute("SELECT number, argument FROM commands WHERE verb = 'explain'").fetchall()
+                said = answer(asked, lambda _: Explanation("turn"), connected=True, now=time.time())
+                other.execute("DELETE FROM commands")
+                other.execute("INSERT INTO facts VALUES ('pending', ?)", (said,))
+
+        with Pending(self.path) as first:
+            found.append(first.explain(["abc"], first_pauses))
+        self.assertEqual([{"abc": Explanation("turn")}] * 2, [each.deliveries if each else None for each in found])
+        self.assertEqual([], look(self.path, "SELECT * FROM facts WHERE name = 'pending'"))
 
     def test_every_reason(self) -> None:
         """
