@@ -223,7 +223,9 @@ class StanzaIntake(LateHandler):
 
 def _unlink(element: Element) -> None:
     """Let the children forget their parent: all is freed at once then, and Python need not look for a cycle."""
-    for child in element.children:
-        if isinstance(child, Element):
-            child.parent = None
-            _unlink(child)
+    linked = [element]
+    while linked:
+        for child in linked.pop().children:
+            if isinstance(child, Element):
+                child.parent = None
+                linked.append(child)
