@@ -243,6 +243,7 @@ class Served:
         self._reactor = reactor
         self._settings = settings
         self._starts_anew = starts_anew
+        self._has_terminal = False
         self._ends = False
         # The reload that is under way, and whether another one was asked for meanwhile.
         self._reloading: Deferred[None] | None = None
@@ -250,8 +251,10 @@ class Served:
 
     def heed_signals(self) -> None:
         """Put handlers in the place of those that the reactor has set."""
-        if self._settings is not None and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # so does nohup
-            signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self.reload))
+        if self._settings is not None:
+            # nohup wants it to go on without its terminal.
+            self._has_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
+            signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self._hung_up))
         handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def arrived(number: int, frame: object) -> None:
@@ -264,6 +267,13 @@ class Served:
         for number, handler in handlers.items():
             if callable(handler):  # else it is ignored on purpose, as by nohup
                 signal.signal(number, arrived)
+
+    def _hung_up(self) -> None:
+        """Reload; but stop if SIGHUP says that the terminal has gone."""
+        if self._has_terminal and not _has_terminal():
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self.reload()
 
     def _hurry(self, number: int) -> None:
         _log.info("{signal} again: stopping at once", signal=signal.Signals(number).name)
@@ -327,6 +337,15 @@ class Served:
         self._gateway.counters.count("reload_refused")
         for sentence in error.sentences:
             _log.error("the settings stay as they were: {sentence}", sentence=sentence)
+
+
+def _has_terminal() -> bool:
+    """Tell whether the process belongs to a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def notify(state: str) -> None:

@@ -4,11 +4,17 @@ Settings that are read again by SIGHUP, as the real process does it, without tou
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
+import termios
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,7 +25,15 @@ import requests
 
 from tests.integration.exchange import says
 from tests.integration.probe import Peer, ScriptedServer
-from tests.integration.processes import Answer, GatewayProcess, Request, ScriptedWebhook, reply
+from tests.integration.processes import (
+    Answer,
+    GatewayProcess,
+    Request,
+    ScriptedWebhook,
+    from_checkout,
+    gateway_folder,
+    reply,
+)
 
 DOMAIN = "bot.localhost"
 PATIENCE = 20.0
@@ -167,6 +181,47 @@ def test_a_token_is_replaced() -> None:
         (stage.gateway.folder / "ops").write_text(new)
         stage.reload(stage.file.read_text())
         assert (status(old), status(new)) == (401, 202)
+
+
+def test_the_terminal_goes() -> None:
+    """
+    In a terminal SIGHUP says that this has gone, and the gateway stops politely, as users of a shell expect.
+    """
+    with ScriptedServer() as server:
+        settings = {
+            "component": {
+                "domain": DOMAIN,
+                "server": server.endpoint,
+                "secret_file": "secret",
+                "component_post_url": "http://127.0.0.1:9/",
+            },
+            "spool": {"kind": "memory"},
+        }
+        folder = gateway_folder(server.secret, settings)
+        ours, theirs = pty.openpty()
+        try:
+            gateway = subprocess.Popen(
+                [sys.executable, "-m", "component_http", "run", "gateway.toml"],
+                cwd=folder,
+                env={**os.environ, **from_checkout()},
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=_take_terminal,
+            )
+            os.close(theirs)
+            peer = server.connected()
+        finally:
+            os.close(ours)
+        peer.wait(lambda: peer.stream_closed, "the end of the stream")
+        assert gateway.wait(PATIENCE) in (0, -signal.SIGTERM)
+        shutil.rmtree(folder)
+
+
+def _take_terminal() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def test_the_service_manager_hears_of_it() -> None:
