@@ -145,7 +145,8 @@ def _error(given: Mapping[str, object], text: str | None) -> StanzaError:
 
 def _with_text(name: str, text: str) -> Element:
     child = Element((NS_COMPONENT, name))
-    child.children.append(text)
+    if text:
+        child.children.append(text)
     return child
 
 
