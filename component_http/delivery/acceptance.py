@@ -69,8 +69,9 @@ class Acceptance:
             self._refusals.refuse(stanza, refused)
 
     def read_again(self) -> None:
-        """Open the valve, if it was closed and there is room again."""
-        if self._valve_is_closed and self._admission.may_read:
+        """Open the valve, if it was closed and there is room again, or nobody for whom it helps to wait."""
+        admission = self._admission
+        if self._valve_is_closed and not admission.much_to_store and (admission.relieved or not self._answers()):
             self.open_valve()
 
     def open_valve(self) -> None:

@@ -99,9 +99,9 @@ class Admission:
         return self._backlog.crowded
 
     @property
-    def may_read(self) -> bool:
-        """There is room for what is read."""
-        return not self.much_to_store and self._backlog.relieved
+    def relieved(self) -> bool:
+        """So little is pending that reading should go on."""
+        return self._backlog.relieved
 
     def refusal(self, conversation: Conversation, size: int) -> Refused | None:
         """

@@ -1677,6 +1677,21 @@ class LimitTests(DeliveryTestCase):
         relay.accept(a_stanza(sender="u17@example.org"))
         self.assertTrue(self.valve.paused)
 
+    def test_reading_goes_on_when_all_is_stored(self) -> None:
+        """
+        While the webhook is silent reading pauses for the disk only: it goes on as soon as that has everything.
+        """
+        limits = BacklogLimits(max_pending=10_000, max_waiting=100)
+        relay = self.a_relay([Deferred()] * 4, spool=KeepingSpool(self.clock, 1.0), limits=limits, max_running=4)
+        relay.accept(a_stanza())
+        self.clock.advance(1.0)
+        self.clock.advance(6.0)
+        for number in range(1001):
+            relay.accept(a_stanza(sender=f"u{number}@d{number % 20}.example"))
+        self.assertTrue(self.valve.paused)
+        self.clock.advance(1.0)
+        self.assertEqual((1002, False), (relay.pending, self.valve.paused))
+
     def test_reading_pauses_before_a_large_limit(self) -> None:
         """
         While the webhook answers, no more wait for it than help anybody, however many might be pending.
