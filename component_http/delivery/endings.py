@@ -29,9 +29,12 @@ from component_http.waiters import follow
 MAX_RESPONSE_BYTES = 64 * 1024
 """Bytes of a response that are kept in a dead letter: enough to see what was wrong with it."""
 
+MAX_ENDING = 100
+"""
+Deliveries that wait for the spool to keep their ends, beyond which each keeps its place, so that no more begin.
 
-MAX_ENDING = 1000
-"""Deliveries that wait for the spool to keep their ends, beyond which each keeps its place, so that no more begin."""
+After a kill -9 so many, and those that were running, are POSTed again.
+"""
 
 
 @frozen
