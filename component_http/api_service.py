@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,8 @@ from component_http.api.template import Template, shipped
 from component_http.api.tokens import Token, Tokens
 from component_http.contract.address import Address
 from component_http.contract.endpoint import Endpoint
-from component_http.contract.xml import Limits
 from component_http.errors import SettingsError
-from component_http.interfaces import Observer, Sender
+from component_http.interfaces import Observer, Origin
 from component_http.settings import HookSettings, Settings
 
 _PORT_REMEDIES = {
@@ -109,25 +108,25 @@ def api_tokens(settings: Settings) -> Tokens:
             may_send_as=token.may_send_as,
             may_send_to=token.may_send_to,
             kinds=token.kinds,
+            components=token.components,
             admin=token.admin,
             rate=Rate(*token.rate),
             sender=None if token.sender is None else Address.parse(token.sender),
         )
         for token in settings.api.token
     ]
-    return Tokens(tokens, settings.component.domain)
+    return Tokens(tokens, {each.component.domain for each in settings.each})
 
 
 def api_server(
     settings: Settings,
     reactor: Any,
-    sender: Sender,
+    origins: dict[str, Origin],
     observer: Observer,
     hooks: BySecret[Hook],
     link_key: bytes,
-    wake: Callable[[], str],
+    wake: Callable[[], Mapping[str, object]],
     *,
-    limits: Limits,
     new_id: Callable[[], str],
     max_connections: int | None = None,
     endpoint: str | None = None,
@@ -136,22 +135,20 @@ def api_server(
     Make the HTTP API and its server, which serves it once it is started.
 
     Args:
-        wake: Asks the webhook at once, and returns its state.
+        origins: Each component, by its domain; it may change later.
+        wake: Asks the webhook at once, and returns what its client is told.
         max_connections: The most connections at once, instead of `api.max_connections`.
         endpoint: The endpoint to listen at, instead of `api.listen`.
     """
-    api, domain = settings.api, settings.component.domain
+    api = settings.api
     listen = endpoint or api.listen
     assert listen is not None
     desk = Desk(
-        sender,
+        origins,
         observer,
-        domain=domain,
-        limits=limits,
         new_id=new_id,
         clock=reactor,
         max_timeout=api.max_wait,
-        default_sender=Address.parse(settings.component.default_sender),
     )
     served = Api(
         desk,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
+from component_http.contract.delivery import Delivery
+from component_http.contract.explanation import Explanation
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
+from component_http.delivery.status import STATES
 from component_http.errors import SpoolError
 from component_http.interfaces import Found, Spool
 from component_http.log import Logger
@@ -22,34 +25,33 @@ INTERVAL = 1.0
 """Seconds between two looks: whoever retries a dead letter does not want to wait."""
 
 
+class Served(Protocol):
+    """A component that is served; `connected`: there is a stream to its XMPP server."""
+
+    relay: Relay
+    outbox: Outbox
+
+    @property
+    def connected(self) -> bool: ...  # pragma: no cover
+
+
 class Caretaker:
     """
     Looks after a spool that other programs use too, from its making until `stop`.
 
     Args:
         spool: The spool; all of it was read.
-        relay: Takes deliveries that somebody retries or drops, and says why others wait.
-        outbox: Takes stanzas that somebody retries or drops.
-        connected: Says whether there is a stream to the XMPP server.
-        wake: Has the webhook asked at once.
+        served: Each component by its domain; it changes when components come and go.
+        wake: Has all webhooks asked at once.
     """
 
     _log = Logger()
 
     def __init__(
-        self,
-        spool: Spool,
-        relay: Relay,
-        outbox: Outbox,
-        *,
-        connected: Callable[[], bool],
-        wake: Callable[[], object],
-        clock: IReactorTime,
+        self, spool: Spool, served: Mapping[str, Served], *, wake: Callable[[], object], clock: IReactorTime
     ) -> None:
         self._spool = spool
-        self._relay = relay
-        self._outbox = outbox
-        self._connected = connected
+        self._served = served
         self._wake = wake
         self._looking = LoopingCall(self._look)
         self._looking.clock = clock
@@ -63,29 +65,47 @@ class Caretaker:
         return self._look_and_tell({}).addErrback(self._not_looked)
 
     def _look_and_tell(self, more: dict[str, str]) -> Deferred[Any]:
-        """Look once, and leave facts: those about the webhook, and more."""
-        status = self._relay.status()
-        facts = facts_of_webhook(
-            status.webhook, status.failing_for, status.last_failure, status.next_attempt, time.time()
-        )
-        return self._spool.look({**facts, **more}, self._relay.room_to_return).addCallback(self._found)
+        """Look once, and leave facts: those about the webhook that is least well, and more."""
+        states = {domain: serving.relay.status() for domain, serving in self._served.items()}
+        facts: dict[str, str] = {}
+        if states:
+            domain, status = min(states.items(), key=lambda each: STATES.index(each[1].webhook))
+            reason = status.last_failure
+            if reason is not None and len(states) > 1:
+                reason = f"{domain}: {reason}"
+            facts = facts_of_webhook(status.webhook, status.failing_for, reason, status.next_attempt, time.time())
+        # A component without room keeps retried deliveries of the others waiting for a moment.
+        room = min((serving.relay.room_to_return for serving in self._served.values()), default=0)
+        return self._spool.look({**facts, **more}, room).addCallback(self._found)
 
     def _found(self, found: Found) -> Deferred[Any] | None:
-        self._relay.take_back(found.deliveries)
-        self._relay.drop(found.dropped_deliveries)
-        if found.dropped_outbound:
-            self._outbox.dropped(found.dropped_outbound)
-        if found.outbound_stanzas:
-            self._outbox.read_all()
+        returned: dict[str, list[Delivery]] = {}
+        for delivery in found.deliveries:
+            returned.setdefault(delivery.stanza.recipient.domain, []).append(delivery)
+        served = [*self._served.values()]
+        for domain, deliveries in returned.items():
+            if domain in self._served:  # else the next start finds it
+                self._served[domain].relay.take_back(deliveries)
+        for delivery_id in found.dropped_deliveries if served else ():
+            # What is in the spool only is anybody's to drop.
+            owner = next((each for each in served if each.relay.explain(delivery_id) is not None), served[0])
+            owner.relay.drop([delivery_id])
+        for each in served:
+            if found.dropped_outbound:
+                each.outbox.dropped(found.dropped_outbound)
+            if found.outbound_stanzas:
+                each.outbox.read_all()
         if found.wake:
             self._wake()
         if not found.questions:
             return None
         # Whoever asked waits for the answer, so it does not wait for the next look.
-        connected, now = self._connected(), time.time()
-        return self._look_and_tell(
-            {"pending": answer(found.questions, self._relay.explain, connected=connected, now=now)}
-        )
+        connected, now = all(serving.connected for serving in self._served.values()), time.time()
+        return self._look_and_tell({"pending": answer(found.questions, self._explain, connected=connected, now=now)})
+
+    def _explain(self, delivery_id: str) -> Explanation | None:
+        found = (serving.relay.explain(delivery_id) for serving in self._served.values())
+        return next((each for each in found if each is not None), None)
 
     def _not_looked(self, failure: Failure) -> None:
         """Leave what a full disk prevents for a later look; the relay says what comes of it."""

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, frozen
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredLock, succeed
+from twisted.python.failure import Failure
 from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
 from component_http.clock import steady_reactor
+from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.outbound import OutboundStanza
-from component_http.delivery.status import Status
+from component_http.delivery.backlog import Budget
+from component_http.delivery.status import Status, least_well
 from component_http.errors import SettingsError, SpoolUnusable
-from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Webhook
+from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Stream, Webhook
 from component_http.log import Logger, set_level
+from component_http.operations.metrics import Counters
 from component_http.running import Running
 from component_http.settings import Settings
-from component_http.settings.reloading import left_for_start, taken_over
-from component_http.sizing import too_few_files
+from component_http.settings.reloading import Changes
+from component_http.sizing import most_of_all, too_few_files, webhook_connections
 from component_http.webhook.function import FunctionWebhook
-from component_http.wiring import lasting_parts, webhook_client
+from component_http.wiring import Lasting, lasting_parts, make_spool, webhook_client
 from component_http.xmpp.stream import ComponentStream
 
 if TYPE_CHECKING:
@@ -57,10 +64,10 @@ class Gateway(MultiService):
     Raises:
         SettingsError: There is neither a webhook nor an API, or the webhook's settings cannot be used.
 
+    Of several components (`Settings.others`) `stream` and `outlet` are those of the first.
+
     Attributes:
-        counters: How often each thing happened so far.
-        stream: The stream that the handlers are on.
-        outlet: The stream as a way out: it keeps what cannot be sent now, and says when it is crowded.
+        counters: How often each thing happened so far, of all components.
     """
 
     _log = Logger()
@@ -76,40 +83,97 @@ class Gateway(MultiService):
     ) -> None:
         if webhook is not None and answer is not None:
             raise TypeError("a gateway has a webhook or an answer function, not both")
+        if manager is not None and settings.others:
+            raise TypeError("a StreamManager is for one component, and the settings have several")
         super().__init__()
-        if (webhook, answer, settings.component.component_post_url, settings.api.listen) == (None, None, None, None):
-            raise SettingsError(
-                "component.component_post_url is missing, and so is api.listen: without a webhook and without an API"
-                " there is nothing to do"
-            )
+        if (webhook, answer, settings.api.listen) == (None, None, None):
+            for each in settings.each:
+                if each.component.component_post_url is None:
+                    raise SettingsError(
+                        "component.component_post_url is missing, and so is api.listen: without a webhook and without"
+                        f" an API there is nothing to do for {each.component.domain}"
+                    )
         # Setting the machine's clock moves no timer of this one.
-        reactor = steady_reactor(reactor)
+        self._reactor = reactor = steady_reactor(reactor)
         if answer is not None:
             webhook = FunctionWebhook(answer, timeout=settings.webhook.timeout, clock=reactor)
-        if webhook is None:
-            webhook_client(settings, reactor)  # a start makes another one; this one shows that it can be made
+        self._webhook = webhook
+        self._manager = manager
+        self._settings = settings
         self._prepared: _Prepared | None = None
         self._run: Running | None = None
-        self._lasting = lasting_parts(settings, reactor, manager, webhook, sent=self._sent, first=self._first_of_stream)
+        self._handlers: list[tuple[str, XMPPHandler]] = []
+        # Components that come, go, or have another stream.
+        self._changing = DeferredLock()
+        self.counters = Counters()
+        self._budget = Budget(*most_of_all(settings))
+        self._check(settings)
+        self._hooks = _hooks(settings)
+        self._components = {each.component.domain: self._component(each) for each in settings.each}
         set_level(settings.log.level)
-        self.counters = self._lasting.counters
-        self.stream = self._lasting.stream
-        self.outlet: Outlet = self._lasting.outlet
-        if isinstance(self._lasting.outlet, ComponentStream):
-            self._lasting.outlet.setServiceParent(self)
+        for lasting in self._components.values():
+            self._adopt(lasting)
 
-    def addHandler(self, handler: XMPPHandler) -> None:
-        """Put a wokkel protocol handler on the gateway's stream; it sees each stanza before the webhook does."""
-        handler.setHandlerParent(self.stream)
+    def _check(self, settings: Settings) -> None:
+        """Raise `SettingsError` if a webhook's client cannot be made; each start makes another one."""
+        if self._webhook is None:
+            for each in settings.each:
+                webhook_client(each, self._reactor)
 
-    def _sent(self, outbound: OutboundStanza) -> None:
+    def _component(self, settings: Settings) -> Lasting:
+        """Make the parts of a component that outlive a stop."""
+        domain = settings.component.domain
+        return lasting_parts(
+            settings,
+            self._reactor,
+            self._manager,
+            self._webhook,
+            counters=self.counters,
+            budget=self._budget,
+            connections=webhook_connections(settings, len(self._settings.each)),
+            sent=partial(self._sent, domain),
+            first=partial(self._first_of_stream, domain),
+        )
+
+    def _adopt(self, lasting: Lasting) -> None:
+        if isinstance(lasting.outlet, ComponentStream):
+            lasting.outlet.setServiceParent(self)
+
+    def _lasting(self, domain: str | None) -> Lasting:
+        try:
+            return self._components[next(iter(self._components)) if domain is None else domain]
+        except KeyError:
+            raise ValueError(f"{domain} is not served here") from None
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains of the components that are served."""
+        return tuple(self._components)
+
+    @property
+    def stream(self) -> Stream:
+        """The stream that the handlers of the first component are on."""
+        return self._lasting(None).stream
+
+    @property
+    def outlet(self) -> Outlet:
+        """This stream as a way out: it keeps what cannot be sent now, and says when it is crowded."""
+        return self._lasting(None).outlet
+
+    def addHandler(self, handler: XMPPHandler, domain: str | None = None) -> None:
+        """Put a wokkel protocol handler on a component's stream; it sees each stanza before the webhook does."""
+        lasting = self._lasting(domain)
+        self._handlers.append((lasting.domain, handler))
+        handler.setHandlerParent(lasting.stream)
+
+    def _sent(self, domain: str, outbound: OutboundStanza) -> None:
         """Note a stanza that leaves, whoever sends it."""
-        self._lasting.rooms.sent(outbound)
-        if outbound.kind == "presence" and self._run is not None:
-            self._run.entrances.sent(outbound)
+        self._components[domain].rooms.sent(outbound)
+        if outbound.kind == "presence" and self._run is not None and domain in self._run.served:
+            self._run.served[domain].parts.entrances.sent(outbound)
 
-    def _first_of_stream(self) -> Iterable[Element | OutboundStanza]:
-        return () if self._run is None else self._run.entrances.first()
+    def _first_of_stream(self, domain: str) -> Iterable[Element | OutboundStanza]:
+        return () if self._run is None else self._run.served[domain].parts.entrances.first()
 
     # -- start --
 
@@ -132,7 +196,7 @@ class Gateway(MultiService):
             self._prepared = _Prepared(self._locked(set_aside, user))
 
     def _locked(self, set_aside: bool, user: int | None) -> SpoolLock | None:
-        settings = self._lasting.settings
+        settings = self._settings
         path = settings.spool.file()
         if path is None:
             _check_port(settings)
@@ -163,33 +227,39 @@ class Gateway(MultiService):
             raise RuntimeError("the gateway is stopping: wait for stopService before starting it again")
         self.prepare()
         assert self._prepared is not None
-        lasting, lock = self._lasting, self._prepared.lock
-        for warning in (
-            *lasting.settings.warnings(),
-            *too_few_files(lasting.settings, has_webhook=lasting.has_webhook),
-        ):
+        settings, lock = self._settings, self._prepared.lock
+        has_webhook = any(lasting.has_webhook for lasting in self._components.values())
+        for warning in (*settings.warnings(), *too_few_files(settings, has_webhook=has_webhook)):
             self._warn(warning)
-        self._say_what_is_served(lock)
-        self._run = Running(lasting, lock)
+        for lasting in self._components.values():
+            self._say_what_is_served(lasting, lock)
+        spool = make_spool(settings, self._components, lock, self._reactor, self.counters)
+        self._run = Running(settings, self._hooks, self._components.values(), spool, lock, self._reactor, self.counters)
         self._run.start(super().startService)
 
-    def _say_what_is_served(self, lock: SpoolLock | None) -> None:
+    def _say_what_is_served(self, lasting: Lasting, lock: SpoolLock | None) -> None:
         """Begin the log with what somebody who reads it at night would ask first."""
-        component = self._lasting.settings.component
+        component = lasting.settings.component
         kinds = ", ".join(component.component_post_stanzas)
         self._log.info(
             "component-http {version} serves {domain}: {posted}; the spool is {spool}",
             version=__version__,
             domain=component.domain,
-            posted=component.posted if self._lasting.webhook is None else f"{kinds} to the application itself",
+            posted=component.posted if lasting.webhook is None else f"{kinds} to the application itself",
             spool="in memory" if lock is None else lock.path,
         )
 
     # -- while it runs --
 
-    def status(self) -> Status | None:
-        """Tell the state between the stream and the webhook; None before the start and after the stop."""
-        return None if self._run is None else self._run.status()
+    def status(self, domain: str | None = None) -> Status | None:
+        """Tell the state between a component's stream and its webhook; None before the start and after the stop."""
+        domain = self._lasting(domain).domain
+        if self._run is None or domain not in self._run.served:
+            return None
+        status = self._run.served[domain].parts.relay.status()
+        if not self._run.is_restoring:
+            return status
+        return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
 
     async def push(self, objects: ReplyObjects, *, kind: str = "message", until_sent: bool = False) -> list[str]:
         """
@@ -201,7 +271,8 @@ class Gateway(MultiService):
 
         Args:
             objects: One reply object, or several; each with `to`. Without `from` it comes from `component.sender`, or
-                else from the bare domain.
+                else from the bare domain. With several components the first `from` says which one sends all of them;
+                without one it is the first.
             kind: The kind of a stanza whose object does not name one.
             until_sent: Wait until the server is known to have them, not only until they are kept.
 
@@ -218,43 +289,103 @@ class Gateway(MultiService):
             component_http.errors.NotSent: They were kept, but could not be sent in their time; or the gateway was
                 stopped before that was known, and a spool on disk still has them.
         """
-        return await self._lasting.pushes.push(objects, kind, until_sent=until_sent)
+        lasting = self._components.get(_domain_of_first(objects)) or self._lasting(None)
+        return await lasting.pushes.push(objects, kind, until_sent=until_sent)
 
     def wake(self) -> str:
         """
-        Ask the webhook at once, and end all waits for it: somebody knows that it is back.
+        Ask all webhooks at once, and end all waits for them: somebody knows that they are back.
 
         Returns:
-            How it is, as in `Status.webhook`; `stopping` if it is not asked any more.
+            How the least well one is, as in `Status.webhook`; `stopping` if they are not asked any more.
         """
-        return "stopping" if self._run is None else self._run.wake()
+        return "stopping" if self._run is None else least_well(self._run.wake().values())
 
     def reload(self, settings: Settings) -> list[str]:
         """
-        Go by other settings from now on, as SIGHUP does for a settings file; the stream stays as it is.
+        Go by other settings from now on, as SIGHUP does for a settings file.
 
-        New attempts go by those of the webhook, with its URL, and by [conditions]; tokens, hooks and the log's level
-        change at once. If an error is raised, nothing has changed.
+        New attempts go by those of webhook and delivery, with its URL, and by [conditions]; tokens, hooks and the log's
+        level change at once. Where another setting of a component differs, it drains, and has another stream. What is
+        added is served, and what is removed drains; what is left of it in a spool on disk becomes dead letters. If an
+        error is raised, nothing has changed.
 
         Returns:
             The names of the settings that differ and that only another gateway can apply.
 
         Raises:
-            SettingsError: The webhook's settings, or a template, cannot be used.
+            SettingsError: A webhook's settings, or a template, cannot be used.
         """
-        before, lasting = self._lasting.settings, self._lasting
-        left = list(left_for_start(before, settings))
-        taken = taken_over(before, settings)
-        same = (before.webhook, before.component) == (taken.webhook, taken.component)
-        client = None if same or lasting.webhook is not None else webhook_client(taken, lasting.reactor)
-        hooks = None if lasting.hooks is None else _hooks(taken)
-        self._lasting = evolve(lasting, settings=taken, hooks=hooks)
-        set_level(taken.log.level)
+        changes = Changes.between(self._settings, settings)
+        left = list(changes.left)
+        if self._manager is not None and (changes.removed or changes.replaced):
+            # The stream is the application's, so another one is the application's business too.
+            left += chain(*changes.replaced.values()) if changes.replaced else ["component.domain"]
+            return left
+        before = {domain: lasting.settings for domain, lasting in self._components.items()}
+        self._check(changes.settings)
+        hooks = _hooks(changes.settings)
+        after = {each.component.domain: each for each in changes.settings.each}
+        clients = {
+            domain: webhook_client(after[domain], self._reactor, self._components[domain].connections)
+            for domain in before.keys() & after.keys() - changes.replaced.keys()
+            if self._webhook is None
+            and (before[domain].webhook, before[domain].component) != (after[domain].webhook, after[domain].component)
+        }
+        # From here on nothing can fail.
+        self._settings, self._hooks = changes.settings, hooks
+        set_level(settings.log.level)
+        for domain in before.keys() & after.keys() - changes.replaced.keys():
+            lasting = self._components[domain] = evolve(self._components[domain], settings=after[domain])
+            if self._run is not None and domain in self._run.served:
+                self._run.served[domain].reload(lasting, clients.get(domain))
         if self._run is not None:
-            self._run.reload(self._lasting, client)
+            self._run.reload(changes.settings, hooks)
         self.counters.count("reloaded")
-        self._log.info("the settings were read again: {posted}", posted=taken.component.posted)
+        for each in changes.settings.each:
+            component = each.component
+            self._log.info(
+                "the settings were read again: {domain}: {posted}", domain=component.domain, posted=component.posted
+            )
+        for domain in (*changes.removed, *changes.replaced, *changes.added):
+            changing: Deferred[None] = self._changing.run(self._change, domain, after.get(domain))
+            changing.addErrback(self._not_changed, domain)
         return left
+
+    def _change(self, domain: str, settings: Settings | None) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._changed(domain, settings))
+
+    async def _changed(self, domain: str, settings: Settings | None) -> None:
+        """Serve a component by these settings from now on, with a new stream; by None serve it no longer."""
+        former, run = self._components.get(domain), self._run
+        is_running = run is not None and not run.stops
+        if former is not None:
+            if settings is None:
+                self._log.info("{domain} is not served any more: it drains", domain=domain)
+            else:
+                self._log.info("{domain} drains, and then has another stream", domain=domain)
+            for name, handler in self._handlers:
+                if name == domain:
+                    handler.disownHandlerParent(former.stream)
+            if is_running and run is not None:
+                await run.remove(domain, partial(_leave, former), for_good=settings is None)
+            else:
+                await _leave(former)
+            del self._components[domain]
+        if settings is None:
+            return
+        lasting = self._components[domain] = self._component(settings)
+        for name, handler in self._handlers:
+            if name == domain:
+                handler.setHandlerParent(lasting.stream)
+        if run is not None and self._run is run and not run.stops:
+            self._say_what_is_served(lasting, None if self._prepared is None else self._prepared.lock)
+            await run.add(lasting, partial(self._adopt, lasting))
+        else:
+            self._adopt(lasting)
+
+    def _not_changed(self, failure: Failure, domain: str) -> None:
+        self._log.failure("cannot serve {domain} by its new settings", failure=failure, domain=domain)
 
     # -- stop --
 
@@ -299,10 +430,26 @@ class Gateway(MultiService):
             stopped.callback(result)
 
 
-def _hooks(settings: Settings) -> BySecret[Hook]:
+def _hooks(settings: Settings) -> BySecret[Hook] | None:
+    if settings.api.listen is None:
+        return None
     from component_http.api_service import api_hooks
 
     return api_hooks(settings)
+
+
+async def _leave(lasting: Lasting) -> None:
+    """Stop a component's stream."""
+    if isinstance(lasting.outlet, ComponentStream):
+        await (lasting.outlet.disownServiceParent() or succeed(None))
+
+
+def _domain_of_first(objects: ReplyObjects) -> str:
+    """Find the domain of the first sender that reply objects name; "" where none does."""
+    for one in [objects] if isinstance(objects, Mapping) else objects:
+        with suppress(NotAnAddress, AttributeError):
+            return Address.parse(str(one["from"])).domain if "from" in one else ""
+    return ""
 
 
 def _check_port(settings: Settings) -> None:

@@ -1,33 +1,32 @@
-"""One run of the gateway, from its start to its stop."""
+"""One run of the gateway, from its start to its stop: the spool, the API, and each component that is served."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from secrets import token_bytes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
-from twisted.words.xish.domish import Element
 
-from component_http.contract.delivery import Delivery
-from component_http.contract.link import KEY_BYTES, link_path
-from component_http.contract.link import LIFETIME as LINK_LIFETIME
-from component_http.delivery.status import Status
+from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.link import KEY_BYTES
+from component_http.delivery.status import least_well
 from component_http.errors import SpoolError
+from component_http.interfaces import Observer, Spool
 from component_http.log import Logger
+from component_http.serving import Serving
+from component_http.settings import Settings
 from component_http.sizing import api_connections
 from component_http.throttle import LOG_INTERVAL, Throttle
-from component_http.webhook.client import WebhookClient
-from component_http.wiring import Lasting, adapt, assemble, handlers, new_id
-from component_http.xmpp.entrances import Entrances
-from component_http.xmpp.intake import LateHandler
+from component_http.wiring import Lasting, new_id
 
 if TYPE_CHECKING:
+    from component_http.api.hooks import Hook
     from component_http.api.routes import Api
+    from component_http.api.secrets import BySecret
     from component_http.api.server import ApiServer
     from component_http.caretaker import Caretaker
     from component_http.spool.database import SpoolLock
@@ -41,26 +40,46 @@ class Running:
     The gateway while it runs; made by its start, and dropped when `stop` is over.
 
     Args:
+        settings: Those of all components.
+        hooks: The hooks of the API; None without an API.
+        components: Each component that is served, by its domain.
+        spool: The spool of all of them.
         lock: The lock of the spool's file, which is released by the stop; None for a spool in memory.
 
     Attributes:
+        served: Each component that is served, by its domain.
         stops: Fired by the owner when the stop is over; not empty means that it has begun.
     """
 
     _log = Logger()
 
-    def __init__(self, lasting: Lasting, lock: SpoolLock | None) -> None:
-        self._lasting = lasting
+    def __init__(
+        self,
+        settings: Settings,
+        hooks: BySecret[Hook] | None,
+        components: Iterable[Lasting],
+        spool: Spool,
+        lock: SpoolLock | None,
+        reactor: Any,
+        observer: Observer,
+    ) -> None:
+        self._settings = settings
+        self._hooks = hooks
+        self._spool = spool
         self._lock = lock
-        self._parts = assemble(lasting, lock, ask=self._ask, link=self._link)
-        self._handlers = handlers(lasting, self._parts)
-        self._restoring: Deferred[None] | None = None
-        self._caretaker: Caretaker | None = None
+        self._reactor = reactor
+        self._observer = observer
         self._link_key: bytes | None = None
-        self._client = self._parts.client
+        self.served = {lasting.domain: self._serving(lasting) for lasting in components}
+        self._restoring: Deferred[None] | None = None
+        self._reading = DeferredLock()
+        self._caretaker: Caretaker | None = None
         self._api: Api | None = None
         self._api_server: ApiServer | None = None
         self.stops: list[Deferred[None]] = []
+
+    def _serving(self, lasting: Lasting) -> Serving:
+        return Serving(lasting, self._spool, lambda: self._link_key)
 
     # -- start --
 
@@ -68,65 +87,100 @@ class Running:
         """
         Begin: with a spool on disk its content is read first.
 
-        `serve` starts the stream; it is called as soon as nothing from before can be overtaken.
+        `serve` starts the streams; it is called as soon as nothing from before can be overtaken.
         """
-        lasting, spool = self._lasting, self._parts.spool
-        lasting.pushes.start()
-        # A stream that somebody else owns may bring stanzas at once; they are stored behind what is restored.
-        for handler in self._handlers:
-            handler.setHandlerParent(lasting.stream)
-        if spool.durable:
+        for serving in self.served.values():
+            serving.begin()
+        if self._spool.durable:
             self._restoring = Deferred.fromCoroutine(self._restore(serve))
             self._restoring.addErrback(self._not_restored)
         else:
-            lasting.subscribers.restore((), spool)
+            for serving in self.served.values():
+                serving.restore((), is_empty=True)
             serve()
-            spool.key().addCallback(self._open)
+            self._spool.key().addCallback(self._open)
 
     async def _restore(self, serve: Callable[[], object]) -> None:
-        lasting, spool, relay, outbox = self._lasting, self._parts.spool, self._parts.relay, self._parts.outbox
-        # The first are asked for at once, so that what is stored meanwhile is stored behind them.
-        deliveries = await self._restored()
-        others, key = spool.subscribers(), spool.key()
-        for each in (others, key):
-            each.addErrback(_nothing_there)
-        subscribers, self._link_key = await others or (), await key
-        outbox.read_all()
-        lasting.subscribers.restore(subscribers, spool)
-        number = 0
-        while deliveries:
-            # They are POSTed from now on; but the stream waits, for what comes is behind all of them.
-            number += len(deliveries)
-            relay.restore(deliveries)
-            deliveries = await self._restored()
+        number = await self._restore_components(self.served)
         if number:
             self._log.info("deliveries from the spool: {number}", number=number)
-            if not lasting.has_webhook:
-                self._log.warn("there is no webhook, so they become dead letters")
         self._restoring = None
         serve()
         self._open(self._link_key)
         from component_http.caretaker import Caretaker
 
-        self._caretaker = Caretaker(
-            spool, relay, outbox, connected=lambda: lasting.outlet.connected, wake=self.wake, clock=lasting.reactor
-        )
+        self._caretaker = Caretaker(self._spool, self.served, wake=self.wake, clock=self._reactor)
+
+    async def _restore_components(self, added: Mapping[str, Serving]) -> int:
+        """Give components what the spool has kept for them, and return the number of deliveries; one call at a time."""
+        number: int = await self._reading.run(lambda: Deferred.fromCoroutine(self._read(added)))
+        return number
+
+    async def _read(self, added: Mapping[str, Serving]) -> int:
+        # The first are asked for at once, so that what is stored meanwhile is stored behind them.
+        deliveries = await self._restored()
+        others, key = self._spool.subscribers(), self._spool.key()
+        for each in (others, key):
+            each.addErrback(_nothing_there)
+        subscribers, self._link_key = await others or [], await key
+        for serving in added.values():
+            serving.restore([pair for pair in subscribers if self._belongs(pair[0], serving)])
+        number = 0
+        foreign: Counter[str] = Counter()
+        while deliveries:
+            # They are POSTed from now on; but the stream waits, for what comes is behind all of them.
+            of_each: dict[str, list[Delivery]] = {}
+            for delivery in deliveries:
+                of_each.setdefault(delivery.stanza.recipient.domain, []).append(delivery)
+            for domain, its in of_each.items():
+                if domain in added:
+                    number += len(its)
+                    added[domain].restore_deliveries(its)
+                elif domain not in self.served:
+                    foreign[domain] += len(its)
+                    self._end_foreign(domain, its)
+            deliveries = await self._restored()
+        try:
+            for outbound, domain in await self._spool.foreign(self.served.keys()):
+                foreign[domain] += 1
+                self._observer.count("not_served")
+                self._spool.failed(outbound, "reply_unsendable", _not_served(domain))
+        except SpoolError as error:
+            self._log.error("stanzas of other domains stay in the spool: {reason}", reason=str(error))
+        for domain, number_of in foreign.items():
+            self._log.warn(
+                "{domain} is not served any more, so what was kept for it becomes dead letters: {number}",
+                domain=domain,
+                number=number_of,
+            )
+        return number
+
+    def _belongs(self, component: str, serving: Serving) -> bool:
+        """Say whether an address is of a component; what is of none is the first one's to forget."""
+        domain = component.rpartition("@")[2]
+        return domain == serving.domain or (domain not in self.served and serving is next(iter(self.served.values())))
+
+    def _end_foreign(self, domain: str, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            self._observer.count("not_served")
+            dead_letter = DeadLetter("bounced", _not_served(domain), delivery.tries)
+            self._spool.end(delivery.id, (), dead_letter).addErrback(_nothing_there)
 
     async def _restored(self) -> list[Delivery]:
         """Read the next deliveries from the spool, again and again until that works."""
         throttle = Throttle(LOG_INTERVAL)
         while True:
             try:
-                return await self._parts.spool.restore()
+                return await self._spool.restore()
             except SpoolError as error:
-                if throttle.may_tell(str(error), self._lasting.reactor.seconds()):
+                if throttle.may_tell(str(error), self._reactor.seconds()):
                     self._log.error(
                         "nothing is served until the spool can be read: {reason}; the gateway tries again every"
                         " {again:g} seconds",
                         reason=str(error),
                         again=RESTORE_AGAIN,
                     )
-            await deferLater(self._lasting.reactor, RESTORE_AGAIN)
+            await deferLater(self._reactor, RESTORE_AGAIN)
 
     def _not_restored(self, failure: Failure) -> None:
         if not failure.check(CancelledError):
@@ -135,115 +189,114 @@ class Running:
     def _open(self, link_key: bytes | None) -> None:
         """Take what is pushed, by the application and by the API."""
         self._link_key = link_key
-        lasting = self._lasting
-        lasting.pushes.open(self._parts.sender)
-        if lasting.hooks is None:
+        for serving in self.served.values():
+            serving.open()
+        if self._hooks is None:
             return
         from component_http.api_service import api_server
 
         self._api, self._api_server = api_server(
-            lasting.settings,
-            lasting.reactor,
-            self._parts.sender,
-            lasting.counters,
-            lasting.hooks,
+            self._settings,
+            self._reactor,
+            {domain: serving.origin for domain, serving in self.served.items()},
+            self._observer,
+            self._hooks,
             link_key or token_bytes(KEY_BYTES),  # if the key could not be read, no link is ours
-            self.wake,
-            limits=lasting.limits,
+            self._woken,
             new_id=new_id,
-            max_connections=api_connections(lasting.settings),
+            max_connections=api_connections(self._settings),
         )
         self._api_server.startService()
 
     # -- while it runs --
 
     @property
-    def entrances(self) -> Entrances:
-        return self._parts.entrances
+    def is_restoring(self) -> bool:
+        """The spool has not been read yet."""
+        return self._restoring is not None
 
-    def status(self) -> Status:
-        status = self._parts.relay.status()
-        if self._restoring is None:
-            return status
-        return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
-
-    def wake(self) -> str:
+    def wake(self) -> dict[str, str]:
+        """Ask all webhooks at once; returns the state of each by the domain of its component."""
         if self.stops:
-            return "stopping"
+            return dict.fromkeys(self.served, "stopping")
         self._log.info("wake requested: the webhook is asked at once")
-        self._parts.relay.wake()
-        return self._parts.relay.status().webhook
+        return {domain: serving.wake() for domain, serving in self.served.items()}
 
-    async def _ask(self, iq: Element, timeout: float) -> Element:
-        """Ask an iq. Without an API that is rare, so only the first one adds the handler that hears the answers."""
-        iq_requests = self._parts.iq_requests
-        if iq_requests.parent is None:
-            self._handlers.append(iq_requests)
-            iq_requests.setHandlerParent(self._lasting.stream)
-        return await iq_requests.ask(iq, timeout)
+    def _woken(self) -> dict[str, object]:
+        """Ask all webhooks at once, for a client of the API; returns what it is told."""
+        states = self.wake()
+        told: dict[str, object] = {"webhook": least_well(states.values())}
+        return told if len(states) == 1 else {**told, "webhooks": states}
 
-    def _link(self, delivery: Delivery) -> str | None:
-        """Make the link for a late reply; None if there can be none."""
-        if self._link_key is None:
-            return None
-        now = time.time()
-        expires = now + LINK_LIFETIME
-        if delivery.stanza.kind == "iq":
-            expires = now + delivery.deadline - self._lasting.reactor.seconds()
-        path = link_path(self._link_key, delivery.id, delivery.stanza, expires)
-        return None if path is None else f"{self._lasting.settings.api.base_url or ''}{path}"
-
-    def reload(self, lasting: Lasting, client: WebhookClient | None) -> None:
-        """
-        Go by other settings from now on.
-
-        Args:
-            lasting: Has them.
-            client: The client for the webhook, made of them; None where the application has a webhook of its own, or
-                nothing about it has changed.
-        """
-        before, self._lasting = self._lasting.settings, lasting
-        moved = before.component.component_post_url != lasting.settings.component.component_post_url
-        adapt(self._parts, lasting, client, moved=moved, changed=moved or before.webhook != lasting.settings.webhook)
-        if client is not None and self._client is not None:
-            # Attempts that are under way end over the connections of the former client.
-            closed = Deferred.fromCoroutine(self._client.close())
-            closed.addErrback(lambda failure: self._log.failure("cannot close a webhook's client", failure=failure))
-            self._client = client
-        if self._api is not None and lasting.hooks is not None:
+    def reload(self, settings: Settings, hooks: BySecret[Hook] | None) -> None:
+        """Go by other tokens and hooks of the API from now on."""
+        self._settings, self._hooks = settings, hooks
+        if self._api is not None and hooks is not None:
             from component_http.api_service import api_tokens
 
-            self._api.use(api_tokens(lasting.settings), lasting.hooks)
+            self._api.use(api_tokens(settings), hooks)
+
+    async def add(self, lasting: Lasting, serve: Callable[[], object]) -> None:
+        """Serve one more component; `serve` starts its stream, when it cannot overtake what the spool has for it."""
+        serving = self.served[lasting.domain] = self._serving(lasting)
+        serving.begin()
+        await self._restore_components({lasting.domain: serving})
+        if self.stops:
+            return
+        serve()
+        serving.open()
+        if self._api is not None:
+            self._api.origins[lasting.domain] = serving.origin
+
+    async def remove(self, domain: str, close_stream: Callable[[], Awaitable[object]], *, for_good: bool) -> None:
+        """
+        Serve a component no longer: it drains, and `close_stream` stops its stream.
+
+        Args:
+            for_good: Nobody will serve that domain, so what is left of it becomes dead letters.
+        """
+        serving = self.served[domain]
+        if for_good and self._api is not None:
+            self._api.origins.pop(domain, None)
+        await serving.drain(None)
+        await serving.close()
+        await close_stream()
+        await serving.finish(lost=for_good)
+        del self.served[domain]
+        if for_good and not self.stops:
+            await self._restore_components({})
 
     # -- stop --
 
     async def drain(self, timeout: float | None) -> None:
-        for handler in self._handlers:
-            if isinstance(handler, LateHandler):
-                handler.pause()
-        await self._parts.relay.drain(self._lasting.settings.delivery.drain_timeout if timeout is None else timeout)
+        await _all([serving.drain(timeout) for serving in self.served.values()])
 
-    async def stop(self, close_stream: Callable[[], Awaitable[object]]) -> None:
-        """Drain, then close everything, and release the spool; `close_stream` stops the stream, if it was started."""
-        lasting, parts = self._lasting, self._parts
+    async def stop(self, close_streams: Callable[[], Awaitable[object]]) -> None:
+        """Drain, then close everything, and release the spool; `close_streams` stops those that were started."""
         if self._restoring is not None:
             self._restoring.cancel()
         await self.drain(None)
         if self._api_server is not None:
             await self._api_server.stopService()
-        lasting.pushes.close()
-        parts.entrances.leave()
         if self._caretaker is not None:
             self._caretaker.stop()
-        if self._client is not None:
-            await self._client.close()
-        await close_stream()
-        for handler in self._handlers:
-            handler.disownHandlerParent(lasting.stream)
-        await parts.outbox.count_lost()
-        await parts.spool.close()
+        await _all([serving.close() for serving in self.served.values()])
+        await close_streams()
+        await _all([serving.finish(lost=True) for serving in self.served.values()])
+        await self._spool.close()
         if self._lock is not None:
             self._lock.release()
+
+
+def _not_served(domain: str) -> str:
+    return f"{domain or 'its domain'} is not served any more"
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of some work at once, to the end of each; then raise the first error of any."""
+    for _, result in await DeferredList(list(map(Deferred.fromCoroutine, works)), consumeErrors=True):
+        if isinstance(result, Failure):
+            result.raiseException()
 
 
 def _nothing_there(failure: Failure) -> None:

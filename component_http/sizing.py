@@ -33,13 +33,26 @@ def lifetimes(delivery: DeliverySettings) -> dict[str, float]:
 
 
 def backlog_limits(settings: Settings) -> BacklogLimits:
-    """The limits of the backlog: the settings with fractions in place of percents."""
-    delivery = settings.delivery
+    """The limits of a component's backlog: the settings with fractions in place of percents."""
+    delivery, kind = settings.delivery, settings.spool.kind
     return BacklogLimits(
-        max_pending=delivery.max_pending or MOST_PENDING[settings.spool.kind],
-        max_pending_bytes=delivery.max_pending_bytes or MOST_PENDING_BYTES[settings.spool.kind],
+        max_pending=delivery.max_pending or MOST_PENDING[kind],
+        max_pending_bytes=delivery.max_pending_bytes or MOST_PENDING_BYTES[kind],
         max_per_conversation=delivery.max_per_conversation,
         fair_share=delivery.fair_share_percent / 100,
+    )
+
+
+def most_of_all(settings: Settings) -> tuple[int, int]:
+    """
+    Deliveries that may be pending of all components together, and bytes of their request bodies.
+
+    They are what one alone may have unless it is set, or the largest that is set.
+    """
+    kind = settings.spool.kind
+    return (
+        max([MOST_PENDING[kind], *(each.delivery.max_pending or 0 for each in settings.each)]),
+        max([MOST_PENDING_BYTES[kind], *(each.delivery.max_pending_bytes or 0 for each in settings.each)]),
     )
 
 
@@ -55,16 +68,23 @@ def api_connections(settings: Settings) -> int:
     return max(1, min(settings.api.max_connections, (_open_files() - FILES_BESIDE) // 4))
 
 
-def webhook_connections(settings: Settings) -> int:
-    """Connections to the webhook at once: `max_connections`, or as many as there can be files for."""
+def webhook_connections(settings: Settings, components: int = 1) -> int:
+    """
+    Connections to the webhook of one of so many components at once: `max_connections`, or as many as there can be files
+    for.
+    """
     # As many of the API's clients again may wait to be told that there are too many.
-    beside = FILES_BESIDE + 2 * api_connections(settings)
-    return max(1, min(settings.webhook.max_connections, _open_files() - beside))
+    beside = FILES_BESIDE + components - 1 + 2 * api_connections(settings)
+    return max(1, min(settings.webhook.max_connections, (_open_files() - beside) // components))
 
 
 def too_few_files(settings: Settings, *, has_webhook: bool) -> list[str]:
     """Sentences about each `max_connections` that the process has too few files for."""
-    found = [("webhook", settings.webhook.max_connections, webhook_connections(settings))] if has_webhook else []
+    of_each = [
+        ("webhook", each.webhook.max_connections, webhook_connections(each, len(settings.each)))
+        for each in settings.each
+    ]
+    found = [max(of_each, key=lambda one: one[1] - one[2])] if has_webhook else []
     if settings.api.listen is not None:
         found.append(("api", settings.api.max_connections, api_connections(settings)))
     return [

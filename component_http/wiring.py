@@ -25,7 +25,7 @@ from component_http.contract.outbound import OutboundStanza
 from component_http.contract.reply import Response, Verdict
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
-from component_http.delivery.backlog import Backlog
+from component_http.delivery.backlog import Backlog, Budget
 from component_http.delivery.bounces import Bounces
 from component_http.delivery.breaker import Breaker
 from component_http.delivery.deadlines import LATE_SECONDS, Times
@@ -44,10 +44,10 @@ from component_http.delivery.relay import Relay
 from component_http.delivery.retry import RetryPolicy
 from component_http.delivery.stanza_maker import StanzaMaker
 from component_http.errors import SettingsError
-from component_http.interfaces import Spool, Stream, Webhook
+from component_http.interfaces import Observer, Spool, Stream, Webhook
 from component_http.operations.metrics import Counters
 from component_http.settings import Settings
-from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
+from component_http.sizing import backlog_limits, deadlines, lifetimes
 from component_http.spool.memory import MemorySpool
 from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
@@ -63,8 +63,6 @@ from component_http.xmpp.subscribers import Subscribers
 from component_http.xmpp.wellknown import WellKnown
 
 if TYPE_CHECKING:
-    from component_http.api.hooks import Hook
-    from component_http.api.secrets import BySecret
     from component_http.spool.database import SpoolLock
 
 
@@ -74,11 +72,15 @@ class Lasting:
     The parts of a gateway that outlive a stop and serve the next start.
 
     Attributes:
+        settings: Those of this component.
+        budget: The room for what is pending, which all components share.
+        connections: The most connections to the webhook.
+        lifetimes: Seconds until an outbound stanza expires, by its kind; a reload changes them.
         reactor: A reactor whose timers do not follow the wall clock.
         stream: The stream that handlers are added to.
         outlet: The same stream as a way out; it also pauses reading.
         webhook: The webhook of an embedding application; None for that of the settings, or for none.
-        hooks: The hooks of the API; None without an API.
+        has_api: There is an API.
         rooms: The rooms that the component is in.
         subscribers: The users who are told that the component is online.
         pushes: Takes what the application sends.
@@ -86,15 +88,22 @@ class Lasting:
 
     settings: Settings
     limits: Limits
+    budget: Budget
+    connections: int
+    lifetimes: dict[str, float]
     reactor: Any
     counters: Counters
     stream: Stream
     outlet: ComponentStream | BorrowedStream
     webhook: Webhook | None
-    hooks: BySecret[Hook] | None
+    has_api: bool
     rooms: Rooms
     subscribers: Subscribers
     pushes: Pushes
+
+    @property
+    def domain(self) -> str:
+        return self.settings.component.domain
 
     @property
     def has_webhook(self) -> bool:
@@ -108,6 +117,9 @@ def lasting_parts(
     manager: StreamManager | None,
     webhook: Webhook | None,
     *,
+    counters: Counters,
+    budget: Budget,
+    connections: int,
     sent: Callable[[OutboundStanza], object],
     first: Callable[[], Iterable[Element | OutboundStanza]],
 ) -> Lasting:
@@ -117,11 +129,14 @@ def lasting_parts(
     Args:
         reactor: As in `Lasting`, and so is `webhook`.
         manager: The stream of an embedding application; None to make ours.
+        counters: Told what happens; those of all components, as is the budget.
+        budget: As in `Lasting`, and so are the connections.
         sent: Told each stanza that leaves.
         first: The stanzas that open each new stream.
     """
     component, domain = settings.component, settings.component.domain
-    counters, limits, rooms = Counters(), Limits(max_bytes=component.max_stanza_bytes), Rooms()
+    limits, rooms = Limits(max_bytes=component.max_stanza_bytes), Rooms()
+    lasting = lifetimes(settings.delivery)
     stream: Stream
     outlet: ComponentStream | BorrowedStream
     if manager is not None:
@@ -142,15 +157,9 @@ def lasting_parts(
             confirm=component.write_barrier,
             fallback=component.write_barrier_fallback,
             most_unconfirmed=MAX_UNCONFIRMED if settings.spool.kind == "memory" else sys.maxsize,
-            lifetimes=lifetimes(settings.delivery),
+            lifetimes=lasting,
         )
     sender = Address.parse(component.default_sender)
-
-    hooks = None
-    if settings.api.listen is not None:
-        from component_http.api_service import api_hooks
-
-        hooks = api_hooks(settings)
 
     def compose(objects: Sequence[Mapping[str, object]], kind: str) -> Composed:
         return composing.push(objects, domain=domain, limits=limits, new_id=new_id, sender=sender, kind=kind)
@@ -158,12 +167,15 @@ def lasting_parts(
     return Lasting(
         settings,
         limits,
+        budget,
+        connections,
+        lasting,
         reactor,
         counters,
         stream=stream,
         outlet=outlet,
         webhook=webhook,
-        hooks=hooks,
+        has_api=settings.api.listen is not None,
         rooms=rooms,
         subscribers=Subscribers(domain),
         pushes=Pushes(compose),
@@ -172,10 +184,13 @@ def lasting_parts(
 
 @frozen(eq=False)
 class Parts:
-    """The parts of one run; `client` is None if the application brings its own webhook, or if there is none."""
+    """
+    The parts of a component in one run; `client` is None if the application brings its own webhook, or if there is
+    none.
+    """
 
-    spool: Spool
     client: WebhookClient | None
+    backlog: Backlog
     relay: Relay
     outbox: Outbox
     bounces: Bounces
@@ -186,22 +201,21 @@ class Parts:
 
 def assemble(
     lasting: Lasting,
-    lock: SpoolLock | None,
+    spool: Spool,
     *,
     ask: Callable[[Element, float], Awaitable[Element]],
     link: Callable[[Delivery], str | None],
 ) -> Parts:
     """
-    Make the parts of one run, and connect them.
+    Make the parts of a component for one run, and connect them.
 
     Args:
-        lock: The lock of the spool's file; None for a spool in memory.
+        spool: That of all components.
         ask: Asks an iq, and waits for its answer so many seconds.
         link: Makes the link for a late reply to a delivery.
     """
     settings, reactor, counters, outlet = lasting.settings, lasting.reactor, lasting.counters, lasting.outlet
-    component, delivery = settings.component, settings.delivery
-    spool = _spool(lasting, lock)
+    component = settings.component
     fates = Fates()
     bounces = Bounces(spool, counters, reactor.seconds, fates)
     entrances = Entrances(
@@ -218,58 +232,67 @@ def assemble(
         outlet,
         counters,
         clock=reactor,
-        maker=StanzaMaker(counters, reactor, component.domain, lasting.limits, lifetimes(delivery)),
+        domain=component.domain,
+        maker=StanzaMaker(counters, reactor, component.domain, lasting.limits, lasting.lifetimes),
         fates=fates,
         pushed=pushed,
     )
-    client = None if lasting.webhook is not None else webhook_client(settings, reactor)
+    client = None if lasting.webhook is not None else webhook_client(settings, reactor, lasting.connections)
+    backlog = Backlog(backlog_limits(settings), lasting.connections, lasting.budget)
     relay = Relay(
-        _forwarder(lasting, lasting.webhook or client, None if lasting.hooks is None else link),
+        _forwarder(lasting, lasting.webhook or client, link if lasting.has_api else None),
         spool,
-        Backlog(backlog_limits(settings), webhook_connections(settings)),
+        backlog,
         outlet,
         outbox,
         outlet,
         counters,
-        Loops(
-            LoopGuard(*delivery.loop_guard) if isinstance(delivery.loop_guard, tuple) else None,
-            LoopBrake() if delivery.loop_guard is None else None,
-            counters,
-            reactor,
-        ),
+        Loops(*_loops(settings), counters, reactor),
         clock=reactor,
         new_id=new_id,
         wall=time.time,
-        times=Times(
-            deadlines(delivery), grace=delivery.outage_grace, late_seconds=max(LATE_SECONDS, settings.webhook.timeout)
-        ),
-        once=delivery.max_attempts == 1 and spool.durable,
+        times=_times(settings),
+        once=settings.delivery.max_attempts == 1 and spool.durable,
     )
     sender = Dispatch(
         spool, outbox, relay, bounces, ask=ask, enter=entrances.enter, when_sent=outlet.when_sent, clock=reactor
     )
     iq_requests = IqRequests(outlet, reactor, lambda: token_hex(16))
-    return Parts(spool, client, relay, outbox, bounces, entrances, iq_requests, sender)
+    return Parts(client, backlog, relay, outbox, bounces, entrances, iq_requests, sender)
 
 
-def _spool(lasting: Lasting, lock: SpoolLock | None) -> Spool:
-    settings = lasting.settings
+def make_spool(
+    settings: Settings, components: Mapping[str, Lasting], lock: SpoolLock | None, reactor: Any, observer: Observer
+) -> Spool:
+    """
+    Make the spool of all components.
+
+    Args:
+        settings: Those of all.
+        components: Each of them by its domain; the spool asks it for those that are there later, too.
+        lock: The lock of the spool's file; None for a spool in memory.
+    """
     if lock is None:
         # Room for an answer to all that can be pending, beside all that the POSTs under way can bring.
-        waiting = backlog_limits(settings).most_pending + settings.webhook.max_connections * MAX_REPLIES
-        return MemorySpool(lasting.reactor.seconds, max_kept=MAX_UNCONFIRMED + waiting, observer=lasting.counters)
+        waiting = sum(
+            backlog_limits(each).most_pending + each.webhook.max_connections * MAX_REPLIES for each in settings.each
+        )
+        return MemorySpool(reactor.seconds, max_kept=len(settings.each) * MAX_UNCONFIRMED + waiting, observer=observer)
     from component_http.spool.sqlite import SqliteSpool
+
+    def delivery_settings(domain: str) -> tuple[Mapping[str, float], float]:
+        found = (components[domain].settings if domain in components else settings).delivery
+        return deadlines(found), found.outage_grace
 
     lock.note_process()
     return SqliteSpool(
         lock.path,
-        lasting.reactor,
-        deadlines=deadlines(settings.delivery),
-        grace=settings.delivery.outage_grace,
+        reactor,
+        allowance=delivery_settings,
         synchronous=settings.spool.synchronous,
         letter_days=settings.spool.letter_days,
         max_letters=settings.spool.max_letters,
-        observer=lasting.counters,
+        observer=observer,
     )
 
 
@@ -279,7 +302,7 @@ def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delive
     counters, reactor, rate = lasting.counters, lasting.reactor, settings.webhook.rate
     health = Health(
         counters,
-        Load(webhook_connections(settings), learns=retries, quota=None if rate is None else Quota(*rate)),
+        Load(lasting.connections, learns=retries, quota=None if rate is None else Quota(*rate)),
         Breaker() if retries else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize),  # it never opens
         reactor,
     )
@@ -288,12 +311,27 @@ def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delive
         health,
         Outcomes(*_judgement(lasting), health, counters, reactor),
         counters,
-        policy=RetryPolicy(max_attempts=delivery.max_attempts, cap=delivery.retry_cap),
+        policy=_policy(settings),
         clock=reactor,
         wall=time.time,
         draw=Random().random,
         link=link,
     )
+
+
+def _times(settings: Settings) -> Times:
+    delivery = settings.delivery
+    late_seconds = max(LATE_SECONDS, settings.webhook.timeout)
+    return Times(deadlines(delivery), grace=delivery.outage_grace, late_seconds=late_seconds)
+
+
+def _policy(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(max_attempts=settings.delivery.max_attempts, cap=settings.delivery.retry_cap)
+
+
+def _loops(settings: Settings) -> tuple[LoopGuard | None, LoopBrake | None]:
+    limit = settings.delivery.loop_guard
+    return LoopGuard(*limit) if isinstance(limit, tuple) else None, LoopBrake() if limit is None else None
 
 
 def _judgement(lasting: Lasting) -> tuple[Callable[[Stanza, Response], Verdict], StanzaError | None]:
@@ -309,25 +347,30 @@ def _judgement(lasting: Lasting) -> tuple[Callable[[Stanza, Response], Verdict],
     return judge, error_of_status(410, settings.conditions) if settings.delivery.on_gone == "disable" else None
 
 
-def adapt(parts: Parts, lasting: Lasting, client: WebhookClient | None, *, moved: bool, changed: bool) -> None:
+def adapt(parts: Parts, before: Settings, lasting: Lasting, client: WebhookClient | None) -> None:
     """
-    Let the parts of a run go by new settings of the webhook.
+    Let the parts of a run go by new settings of the webhook, and of the delivery.
 
     Args:
+        before: The settings until now.
         lasting: Has the new settings.
         client: The client made of them; None to go on with the webhook that there is.
-        moved: The webhook is another one than before.
-        changed: Something about it is another than before.
     """
-    settings, forwarder = lasting.settings, parts.relay.forwarder
+    settings, relay, forwarder = lasting.settings, parts.relay, parts.relay.forwarder
     forwarder.outcomes.use(*_judgement(lasting))
-    if not changed:
-        return
-    if client is not None:
-        forwarder.use(client)
-    most, rate = webhook_connections(settings), settings.webhook.rate
-    forwarder.health.adapt(most, None if rate is None else Quota(*rate), moved=moved)
-    parts.relay.adapt(most)
+    moved = before.component.component_post_url != settings.component.component_post_url
+    if moved or before.webhook != settings.webhook:
+        if client is not None:
+            forwarder.use(client)
+        rate = settings.webhook.rate
+        forwarder.health.adapt(lasting.connections, None if rate is None else Quota(*rate), moved=moved)
+    forwarder.policy = _policy(settings)
+    relay.times.use(_times(settings))
+    if before.delivery.loop_guard != settings.delivery.loop_guard:
+        relay.loops.use(*_loops(settings))
+    lasting.lifetimes.update(lifetimes(settings.delivery))
+    parts.backlog.use(backlog_limits(settings), lasting.connections)
+    relay.adapt()
 
 
 def handlers(lasting: Lasting, parts: Parts) -> list[XMPPHandler]:
@@ -361,14 +404,15 @@ def handlers(lasting: Lasting, parts: Parts) -> list[XMPPHandler]:
     if component.answer_wellknown_iq:
         found.append(WellKnown(component.domain, __version__, time.time))
     found.append(parts.entrances)
-    if lasting.hooks is not None:
+    if lasting.has_api:
         found.append(parts.iq_requests)
     return found
 
 
-def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
+def webhook_client(settings: Settings, reactor: Any, connections: int = 1) -> WebhookClient | None:
     """
-    Make the client for the webhook of the settings; None if they name none. It opens nothing before its first POST.
+    Make the client for the webhook of the settings, with so many connections at most; None if they name none. It opens
+    nothing before its first POST.
 
     Raises:
         SettingsError: The webhook's settings cannot be used.
@@ -382,7 +426,7 @@ def webhook_client(settings: Settings, reactor: Any) -> WebhookClient | None:
             reactor=reactor,
             timeout=webhook.timeout,
             connect_timeout=webhook.connect_timeout,
-            max_connections=webhook_connections(settings),
+            max_connections=connections,
             max_body_bytes=webhook.max_body_bytes,
             headers=webhook.headers,
             bearer_token=webhook.bearer_token,

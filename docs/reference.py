@@ -78,7 +78,11 @@ def _setting(row: Setting) -> str:
         lines.append(f"- Flag: {' or '.join(f'`{flag}`' for flag in row.flags)}.")
     else:
         lines.append("- No flag; only in a settings file.")
-    when = "at once, when the settings are read again" if row.reloads else "when the gateway starts again"
+    when = {
+        "at once": "at once, when the settings are read again",
+        "reconnect": "when the settings are read again, by another stream after a drain",
+        "restart": "when the settings are read again, by a new start in the same process",
+    }[row.applies]
     lines.append(f"- A change applies: {when}.")
     if about.why:
         lines.append(f"- Why: {about.why}.")

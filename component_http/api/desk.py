@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from attrs import evolve, frozen
@@ -23,7 +24,7 @@ from component_http.api.reading import read_seconds
 from component_http.api.refusals import bounce_problem, room_problem
 from component_http.api.tokens import Token
 from component_http.contract import composing
-from component_http.contract.address import Address
+from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.composing import Composed
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.stanza import Stanza
@@ -39,7 +40,7 @@ from component_http.errors import (
     SpoolError,
     Unanswered,
 )
-from component_http.interfaces import Observer, Sender
+from component_http.interfaces import Observer, Origin, Sender
 from component_http.log import Logger
 from component_http.waiters import Ongoing
 
@@ -56,10 +57,11 @@ _Result = TypeVar("_Result")
 
 @frozen
 class Pushed:
-    """The ids of stanzas that are kept until the server has them, and their numbers for `Sender.sent`."""
+    """The ids of stanzas that are kept until the server has them, and their numbers for `sent` of their sender."""
 
     ids: Sequence[str]
     numbers: Sequence[int]
+    sender: Sender
 
 
 def fingerprint(call: Call, composed: Composed) -> str:
@@ -80,31 +82,24 @@ class Desk:
     Composes, sends and waits for the shapes.
 
     Args:
+        origins: Each component that stanzas may come from, by its domain; it may change.
         observer: Told `api_pushed`, `api_asked`, `api_unanswered` and `api_full`.
-        domain: The component's domain, normalised.
         max_timeout: The longest wait that a request may ask for, in seconds.
-        default_sender: The sender of a token's stanzas that name none; None for the domain.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        sender: Sender,
+        origins: MutableMapping[str, Origin],
         observer: Observer,
         *,
-        domain: str,
-        limits: Limits,
         new_id: Callable[[], str],
         clock: IReactorTime,
         max_timeout: float,
-        default_sender: Address | None = None,
     ) -> None:
-        self.domain = domain
-        self.limits = limits
+        self.origins = origins
         self.max_timeout = max_timeout
-        self._default_sender = default_sender or Address.parse(domain)
-        self._sender = sender
         self._observer = observer
         self._new_id = new_id
         self._clock = clock
@@ -115,7 +110,38 @@ class Desk:
         """Return the time of the clock that runs the waits."""
         return self._clock.seconds()
 
+    @property
+    def limits(self) -> Limits:
+        """The limits of a stanza before its sender is known."""
+        return Limits(max_bytes=max([origin.limits.max_bytes for origin in self.origins.values()], default=0))
+
     # -- composing --
+
+    def _domain(self, objects: Sequence[Mapping[str, object]], caller: Token | None, sender: Address | None) -> str:
+        """Find the component that stanzas come from. Raises `Problem` if it is not clear, or is not served."""
+        named = next((one["from"] for one in objects if isinstance(one.get("from"), str)), None)
+        if named is not None:
+            with suppress(NotAnAddress):
+                sender = Address.parse(str(named))
+        elif sender is None and caller is not None:
+            sender = caller.own_sender
+        if sender is not None and sender.domain in self.origins:
+            return sender.domain
+        allowed = [
+            each for each in self.origins if caller is None or not caller.components or each in caller.components
+        ]
+        if len(allowed) == 1 or (sender is not None and allowed):
+            return allowed[0]
+        if not allowed:
+            raise Problem(
+                503, "no component that this token is for is served now", headers={"Retry-After": RETRY_AFTER}
+            )
+        raise Problem(422, f"from: name the sender, because there are several components: {', '.join(allowed)}")
+
+    def _sender_of(self, composed: Composed) -> Sender:
+        """Find who sends some stanzas, which are of one component."""
+        domain = Address.parse(composed.stanzas[0]["from"]).domain
+        return self.origins[domain].sender
 
     def compose(
         self,
@@ -140,13 +166,16 @@ class Desk:
         Raises:
             Problem: The stanzas cannot be made, or may not be sent.
         """
+        objects = list(objects)
+        domain = self._domain(objects, caller, sender)
+        origin = self.origins[domain]
         if sender is None and caller is not None:
-            sender = caller.default_sender(self._default_sender)
+            sender = caller.default_sender(origin.address)
         try:
             composed = composing.push(
                 objects,
-                domain=self.domain,
-                limits=self.limits,
+                domain=domain,
+                limits=origin.limits,
                 new_id=self._new_id,
                 sender=sender,
                 kind=kind,
@@ -165,8 +194,12 @@ class Desk:
 
     def answer(self, stanza: Stanza, objects: Iterable[Mapping[str, object]]) -> Composed:
         """Make stanzas that answer a delivery late; no objects at all make the empty result of an iq."""
+        domain = stanza.recipient.domain
+        if domain not in self.origins:
+            raise Problem(410, f"{domain} is not served any more")
+        limits = self.origins[domain].limits
         try:
-            composed = composing.answer(stanza, objects, domain=self.domain, limits=self.limits, new_id=self._new_id)
+            composed = composing.answer(stanza, objects, domain=domain, limits=limits, new_id=self._new_id)
         except ReplyRefused as refused:
             raise Problem(422, str(refused)) from None
         if composed.stanzas:
@@ -206,7 +239,7 @@ class Desk:
             )
         self._keys.add(key)
         try:
-            earlier = await self._sender.recall(*key)
+            earlier = await self._sender_of(composed).recall(*key)
             if earlier is None:
                 return await self._store(composed, delivery_id, record)
         except SpoolError:
@@ -215,11 +248,12 @@ class Desk:
             self._keys.discard(key)
         if earlier.fingerprint != record.fingerprint:
             raise Problem(422, "this Idempotency-Key was used with another request: make a new one")
-        return Pushed(json.loads(earlier.body), earlier.numbers)
+        return Pushed(json.loads(earlier.body), earlier.numbers, self._sender_of(composed))
 
     async def _store(self, composed: Composed, delivery_id: str | None, record: IdempotencyRecord | None) -> Pushed:
         try:
-            numbers = await self._sender.push(composed, delivery_id=delivery_id, record=record)
+            sender = self._sender_of(composed)
+            numbers = await sender.push(composed, delivery_id=delivery_id, record=record)
         except SpoolError:
             raise self._full() from None
         except DeliveryEnded:
@@ -227,7 +261,7 @@ class Desk:
         except RoomRefused as refused:
             raise room_problem(refused) from None
         self._observer.count("api_pushed")
-        return Pushed([stanza["id"] for stanza in composed.stanzas], numbers)
+        return Pushed([stanza["id"] for stanza in composed.stanzas], numbers, sender)
 
     def _full(self) -> Problem:
         self._observer.count("api_full")
@@ -243,7 +277,7 @@ class Desk:
         Raises:
             Problem: The server will never have one of them, or one came back.
         """
-        waiting = Deferred.fromCoroutine(self._sender.sent(pushed.numbers))
+        waiting = Deferred.fromCoroutine(pushed.sender.sent(pushed.numbers))
         try:
             await waiting.addTimeout(timeout, self._clock)
         except (TimeoutError, SpoolError):
@@ -277,7 +311,7 @@ class Desk:
         asked_id = iq["id"]
         self._observer.count("api_asked")
         try:
-            answer = await self._sender.ask(iq, timeout)
+            answer = await self._sender_of(composed).ask(iq, timeout)
         except Unanswered:
             self._observer.count("api_unanswered")
             raise Problem(504, f"no answer came within {timeout:g} s") from None

@@ -160,8 +160,17 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
             "summary": "Ask the webhook at once, because it is back; for tokens with admin = true.",
             "responses": {
                 "200": {
-                    "description": "The state of the webhook: closed, open, half_open, gone, none, or stopping.",
-                    "content": _content({"type": "object", "properties": {"webhook": _STRING}}),
+                    "description": "The state of the webhook: closed, open, half_open, gone, none, or stopping. Of"
+                    " several components: the least well state, and in webhooks that of each by its domain.",
+                    "content": _content(
+                        {
+                            "type": "object",
+                            "properties": {
+                                "webhook": _STRING,
+                                "webhooks": {"type": "object", "additionalProperties": _STRING},
+                            },
+                        }
+                    ),
                 },
                 **_problems(*_OF_TOKEN, content=_PROBLEM),
             },

@@ -315,7 +315,7 @@ async def _carried_out(
     desk: Desk, call: Call, caller: Token, wanted: Mapping[str, object], children: list[Element]
 ) -> Answer:
     # mod_rest's statuses: 403 for a sender that is not the caller's, 422 for one that is no address.
-    foreign = Problem(403, f"from: not an address of {desk.domain}", condition="not-authorized")
+    foreign = Problem(403, f"from: not an address of {' or '.join(desk.origins)}", condition="not-authorized")
     composed = desk.compose([wanted], caller=caller, children=children, foreign_sender=foreign)
     if len(composed.stanzas) > 1:
         raise Problem(422, "one stanza can be sent at a time")

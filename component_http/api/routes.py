@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from functools import partial
 from urllib.parse import unquote
 
@@ -19,7 +19,7 @@ from component_http.api.links import ReplyLinks
 from component_http.api.reading import unpacked
 from component_http.api.secrets import BySecret
 from component_http.api.tokens import Token, Tokens, check_rate
-from component_http.interfaces import Observer
+from component_http.interfaces import Observer, Origin
 from component_http.log import Logger
 from component_http.throttle import Folded
 
@@ -71,7 +71,7 @@ class Api:
 
     Args:
         observer: Told `api_refused`, `api_unauthorized`, `api_limited` and `api_failed`.
-        wake: Asks the webhook at once, and returns its state.
+        wake: Asks the webhook at once, and returns what its client is told.
         max_body_bytes: The most bytes that a compressed body may unpack to.
         seconds: A clock that does not go back.
     """
@@ -86,7 +86,7 @@ class Api:
         observer: Observer,
         *,
         links: ReplyLinks,
-        wake: Callable[[], str],
+        wake: Callable[[], Mapping[str, object]],
         version: str,
         max_body_bytes: int,
         seconds: Callable[[], float],
@@ -102,6 +102,11 @@ class Api:
         self._description = json_answer(200, openapi.document(version))
         self._lines = Folded(seconds)
         self.routes = tuple(self._all_routes())
+
+    @property
+    def origins(self) -> MutableMapping[str, Origin]:
+        """The components that stanzas may come from, by their domains."""
+        return self._desk.origins
 
     def use(self, tokens: Tokens, hooks: BySecret[Hook]) -> None:
         """Let these in from now on, and nobody else."""
@@ -225,7 +230,7 @@ class Api:
         return self._woken
 
     async def _woken(self, call: Call) -> Answer:
-        return json_answer(200, {"webhook": self._wake_webhook()})
+        return json_answer(200, self._wake_webhook())
 
     def _hook(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
         hook = self._hooks.find(found["secret"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from math import ceil
 
 from attrs import evolve, field, frozen
@@ -28,6 +28,7 @@ class Token:
     Attributes:
         may_send_as: Patterns of the addresses that it may send from; a * stands for any characters.
         may_send_to: Patterns of the addresses that it may send to.
+        components: The domains of the components that it is for; all of them if there are none.
         admin: Whether it may control the gateway itself.
         sender: The sender of its stanzas that name none; None for the choice of `default_sender`.
     """
@@ -37,6 +38,7 @@ class Token:
     may_send_as: Sequence[str] = ("*",)
     may_send_to: Sequence[str] = ("*",)
     kinds: Sequence[str] = ("message", "presence", "iq")
+    components: Sequence[str] = ()
     admin: bool = False
     rate: Rate = field(factory=lambda: Rate(100, 10.0), eq=False)
     sender: Address | None = None
@@ -47,19 +49,23 @@ class Token:
         object.__setattr__(self, "_from", any_of(self.may_send_as))
         object.__setattr__(self, "_to", any_of(self.may_send_to))
 
+    @property
+    def own_sender(self) -> Address | None:
+        """The token's own sender, or its first address that is no pattern; None if there is none."""
+        if self.sender is not None:
+            return self.sender
+        return next((Address.parse(pattern) for pattern in self.may_send_as if "*" not in pattern), None)
+
     def default_sender(self, everybodys: Address) -> Address | None:
         """
-        Choose the sender of stanzas that name none: the token's own sender, its first address that is no pattern, or
-        else the one of all tokens.
+        Choose the sender of stanzas that name none: the token's own, or else the one of all tokens.
 
         Returns:
             None if it may not send from that one either.
         """
-        if self.sender is not None:
-            return self.sender
-        for pattern in self.may_send_as:
-            if "*" not in pattern:
-                return Address.parse(pattern)
+        own = self.own_sender
+        if own is not None:
+            return own
         return everybodys if self._from.fullmatch(str(everybodys.bare)) else None
 
     def check_admin(self) -> None:
@@ -82,6 +88,8 @@ class Token:
                     raise Problem(
                         403, f"the token {self.name} may not send {attribute} this address: see its {setting}"
                     )
+            if self.components and Address.parse(stanza["from"]).domain not in self.components:
+                raise Problem(403, f"the token {self.name} is not for this component: see its components")
 
 
 class Tokens:
@@ -90,14 +98,14 @@ class Tokens:
 
     Args:
         tokens: The tokens, each with a secret of its own.
-        domain: The component's own, normalised.
+        domains: Those of the components, normalised.
 
     Source: RFC 6750 section 2.1 (Bearer), RFC 7617 (Basic), RFC 9110 section 11.6.1 (the challenge).
     """
 
-    def __init__(self, tokens: Iterable[Token], domain: str) -> None:
+    def __init__(self, tokens: Iterable[Token], domains: Container[str]) -> None:
         self._tokens = BySecret(tokens)
-        self._domain = domain
+        self._domains = domains
 
     def identify(self, authorization: str | None) -> Token:
         """
@@ -134,7 +142,7 @@ class Tokens:
             address = Address.parse(user)
         except NotAnAddress:
             return None
-        return address if address.domain == self._domain else None
+        return address if address.domain in self._domains else None
 
 
 def _unknown(detail: str) -> Problem:

@@ -64,6 +64,11 @@ class Head(NamedTuple):
     recipient: str = ""
     enters: bool = False
 
+    @property
+    def domain(self) -> str:
+        """The domain of the component that sends it; empty where the stanza cannot be read any more."""
+        return self.sender.partition("/")[0].rpartition("@")[2]
+
     @classmethod
     def of(cls, stanza: Element) -> Head:
         """The facts of a stanza that was checked, so that it has both addresses."""

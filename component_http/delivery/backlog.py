@@ -63,6 +63,50 @@ neither may have to wait for the end of the others.
 """
 
 
+class Budget:
+    """
+    The room that the backlogs of several components share, so that none takes it from the others.
+
+    A backlog may use half of what the others leave: one that is flooded at most half of the room, and two of them a
+    third each. So there is always room for another. However much the others use, it may use its part of half the room.
+
+    Args:
+        max_pending: Deliveries of all of them together.
+        max_pending_bytes: Bytes of their request bodies.
+    """
+
+    def __init__(self, max_pending: int, max_pending_bytes: int) -> None:
+        self._most = max_pending
+        self._most_bytes = max_pending_bytes
+        self._backlogs: list[Backlog] = []
+
+    def join(self, backlog: Backlog) -> None:
+        self._backlogs.append(backlog)
+
+    def leave(self, backlog: Backlog) -> None:
+        self._backlogs.remove(backlog)
+
+    @property
+    def pending(self) -> int:
+        """Deliveries of all of them."""
+        return sum([backlog.pending for backlog in self._backlogs])
+
+    def room(self, backlog: Backlog, limits: BacklogLimits) -> tuple[float, float]:
+        """Say how many deliveries, and bytes, a backlog may have; never more than its own limits."""
+        number = len(self._backlogs)
+        if number < 2:
+            return limits.max_pending, limits.max_pending_bytes
+        free, free_bytes = self._most, self._most_bytes
+        for other in self._backlogs:
+            if other is not backlog:
+                free -= other.pending
+                free_bytes -= other.pending_bytes
+        return (
+            min(limits.max_pending, max(free, self._most / number) / 2),
+            min(limits.max_pending_bytes, max(free_bytes, self._most_bytes / number) / 2),
+        )
+
+
 class Backlog:
     """
     The deliveries that are pending: accepted, and not ended.
@@ -88,10 +132,14 @@ class Backlog:
     Args:
         limits: What `refusal`, `crowded` and `relieved` go by.
         max_running: Deliveries that run at once, 1 or more; one that backs off is not running.
+        budget: The room that it shares with others; None for none.
     """
 
-    def __init__(self, limits: BacklogLimits, max_running: int) -> None:
+    def __init__(self, limits: BacklogLimits, max_running: int, budget: Budget | None = None) -> None:
         self._limits = limits
+        self._budget = budget
+        if budget is not None:
+            budget.join(self)
         self._max_running = max_running
         self._running = 0
         self._pending_bytes = 0
@@ -109,9 +157,14 @@ class Backlog:
         self._reserved_bytes = 0
         self._reserved_of: dict[Conversation, int] = {}
 
-    def resize(self, max_running: int) -> None:
-        """Let another number of deliveries run at once; those that run go on."""
-        self._max_running = max_running
+    def close(self) -> None:
+        """Give back the room that it shares with others: it is not used any more."""
+        if self._budget is not None:
+            self._budget.leave(self)
+
+    def use(self, limits: BacklogLimits, max_running: int) -> None:
+        """Go by other limits from now on; those that run, and all that is pending, go on."""
+        self._limits, self._max_running = limits, max_running
 
     @property
     def pending(self) -> int:
@@ -131,8 +184,15 @@ class Backlog:
     @property
     def used(self) -> float:
         """The used part of the overall limit that is used most: 0 to 1, and more after a restart."""
+        most, most_bytes = self._room()
+        return max(self.pending / most, self._pending_bytes / most_bytes)
+
+    def _room(self) -> tuple[float, float]:
+        """The overall limits: deliveries, and bytes."""
         limits = self._limits
-        return max(self.pending / limits.max_pending, self._pending_bytes / limits.max_pending_bytes)
+        if self._budget is None:
+            return limits.max_pending, limits.max_pending_bytes
+        return self._budget.room(self, limits)
 
     @property
     def crowded(self) -> bool:
@@ -146,9 +206,8 @@ class Backlog:
 
     @property
     def _waiting_part(self) -> float:
-        limits = self._limits
-        most = min(limits.max_pending, limits.max_waiting)
-        return max(self.pending / most, self._pending_bytes / limits.max_pending_bytes)
+        most, most_bytes = self._room()
+        return max(self.pending / min(most, self._limits.max_waiting), self._pending_bytes / most_bytes)
 
     def __contains__(self, delivery_id: object) -> bool:
         return delivery_id in self._queue_of
@@ -175,16 +234,13 @@ class Backlog:
             A domain that holds at most `kept_for_others` may exceed an overall limit by as much: another one, which was
             alone before, may have used all of it.
         """
-        limits = self._limits
+        limits, (most, most_bytes) = self._limits, self._room()
         pending = len(self._queue_of) + self._reserved
         pending_bytes = self._pending_bytes + self._reserved_bytes
         queue = self._queues.get(conversation)
         in_conversation = self._reserved_of.get(conversation, 0) + (0 if queue is None else len(queue))
         full = in_conversation >= limits.max_per_conversation
-        if (
-            pending + 1 <= limits.fair_above * limits.max_pending
-            and pending_bytes + size <= limits.fair_above * limits.max_pending_bytes
-        ):
+        if pending + 1 <= limits.fair_above * most and pending_bytes + size <= limits.fair_above * most_bytes:
             return "refused_conversation_full" if full else None
         sender, domain = self._senders.get(conversation[0]), self._domains.get(_domain_of(conversation[0]))
         others = pending != (domain.pending if domain else 0)
@@ -194,13 +250,13 @@ class Backlog:
                 pending + 1,
                 sender.pending + 1 if sender else 0,
                 domain.pending + 1 if domain else 0,
-                limits.max_pending,
+                most,
             ),
             (
                 pending_bytes + size,
                 sender.pending_bytes + size if sender else 0,
                 domain.pending_bytes + size if domain else 0,
-                limits.max_pending_bytes,
+                most_bytes,
             ),
         ):
             kept = limits.kept_for_others * limit if others else 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import islice
 from sys import maxsize
 
-from attrs import define, frozen
+from attrs import define
 
 from component_http.contract.delivery import Delivery
 from component_http.contract.stanza import Stanza
@@ -16,7 +16,7 @@ LATE_SECONDS = 60.0
 """Seconds for the attempts of a message whose deadline comes before the webhook has seen it, or soon after."""
 
 
-@frozen
+@define
 class Times:
     """
     The times that deliveries may take.
@@ -31,6 +31,10 @@ class Times:
     seconds: Mapping[str, float]
     grace: float = 0.0
     late_seconds: float = LATE_SECONDS
+
+    def use(self, other: Times) -> None:
+        """Go by other times from now on; what is pending keeps its deadline."""
+        self.seconds, self.grace, self.late_seconds = other.seconds, other.grace, other.late_seconds
 
     def begin(self, delivery_id: str, stanza: Stanza, size: int, now: float) -> Delivery:
         """Make a delivery of a stanza whose time begins now."""

@@ -79,6 +79,7 @@ class Forwarder:
     Attributes:
         health: As above.
         outcomes: As above.
+        policy: As above.
     """
 
     _log = Logger()
@@ -100,7 +101,7 @@ class Forwarder:
         self.health = health
         self.outcomes = outcomes
         self._observer = observer
-        self._policy = policy
+        self.policy = policy
         self._clock = clock
         self._wall = wall
         self._draw = draw
@@ -217,7 +218,7 @@ class Forwarder:
 
     def _next_step(self, delivery: Delivery, result: AttemptResult, attempt: Attempt) -> Retry | GiveUp:
         unseen = delivery.tries == 1 and not attempt.fresh and isinstance(result, _UNREACHED)
-        return self._policy.after(
+        return self.policy.after(
             result,
             attempts=delivery.attempts,
             tries=delivery.tries + delivery.unreached,

@@ -36,6 +36,10 @@ class Loops:
     _observer: Observer
     _clock: IReactorTime
 
+    def use(self, guard: LoopGuard | None, brake: LoopBrake | None) -> None:
+        """Ask these from now on."""
+        self._guard, self._brake = guard, brake
+
     def heard(self, stanza: Stanza, delivery_id: str) -> bool:
         """Note what has come; returns whether its conversation was held as a loop and turns out to be none."""
         brake = self._brake

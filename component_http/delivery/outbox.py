@@ -64,6 +64,7 @@ class Outbox:
         observer: Told `reply_lost`, `outgoing_expired`, `outgoing_refused` and `spool_failed`, and at the end
             `outgoing_lost`.
         clock: Runs the waits, and says how old a stanza is.
+        domain: The domain of the component: the spool may have outbound stanzas of others.
         maker: Makes outbound stanzas.
         fates: Told which stanzas the server has, and which it will never have; None where nobody waits for that.
         pushed: Told each stanza that ends no delivery before it is handed over, with its number; where it is read from
@@ -82,6 +83,7 @@ class Outbox:
         observer: Observer,
         *,
         clock: IReactorTime,
+        domain: str | None = None,
         maker: StanzaMaker,
         fates: Fates | None = None,
         pushed: Callable[[int, OutboundStanza], object] | None = None,
@@ -90,6 +92,7 @@ class Outbox:
         self._outlet = outlet
         self._observer = observer
         self._clock = clock
+        self._domain = domain
         self.maker = maker
         self._fates = Fates() if fates is None else fates
         self._tell_pushed = pushed
@@ -251,12 +254,12 @@ class Outbox:
     async def count_lost(self) -> None:
         """Count the stanzas that were not written, where the spool forgets them; after the outlet has stopped."""
         lost = 0
-        page = [] if self._spool.durable else await self._spool.outbound_stanzas(self._cursor)
+        page = [] if self._spool.durable else await self._spool.outbound_stanzas(self._cursor, self._domain)
         while page:
             for _ in page:
                 self._observer.count("outgoing_lost")
             lost += len(page)
-            page = await self._spool.outbound_stanzas(page[-1].number or 0)
+            page = await self._spool.outbound_stanzas(page[-1].number or 0, self._domain)
         if lost:
             self._log.warn("stanzas lost at the stop, because they still waited to be sent: {count}", count=lost)
 
@@ -269,7 +272,7 @@ class Outbox:
             await self._outlet.when_clear()
             cursor, highest = self._cursor, self._highest
             try:
-                page = await self._spool.outbound_stanzas(cursor)
+                page = await self._spool.outbound_stanzas(cursor, self._domain)
             except SpoolError as error:
                 self._observer.count("spool_failed")
                 if self._throttle.may_tell("read", self._clock.seconds()):

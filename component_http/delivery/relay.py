@@ -75,6 +75,7 @@ class Relay:
 
     Attributes:
         forwarder: As above.
+        times: As above.
         loops: To be told what is said to others beside the replies to deliveries.
     """
 
@@ -102,6 +103,7 @@ class Relay:
         self._backlog = backlog
         self._observer = observer
         self.loops = loops
+        self.times = times
         self._deliveries = lives = Lives()
         self._expiry = Expiry(clock, self._expire)
         self._endings = Endings(
@@ -294,9 +296,9 @@ class Relay:
         self._acceptance.read_again()
         self._start()
 
-    def adapt(self, max_running: int) -> None:
-        """Go on with a webhook, or settings of it, that the forwarder has been given; so many attempts run at once."""
-        self._backlog.resize(max_running)
+    def adapt(self) -> None:
+        """Go on with a webhook, or with settings, that its parts have been given."""
+        self._acceptance.read_again()
         self._start()
 
     def wake(self) -> None:

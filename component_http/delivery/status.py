@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from attrs import frozen
+
+STATES = ("gone", "stopping", "open", "half_open", "closed", "none")
+"""The states of a webhook, the least well first."""
+
+
+def least_well(states: Iterable[str]) -> str:
+    """Find the least well of some webhooks' states; `none` if there are none."""
+    return min(states, key=STATES.index, default="none")
 
 
 @frozen

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
+from component_http.contract.address import Address
 from component_http.contract.composing import Composed
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import Fate, OutboundStanza
 from component_http.contract.reply import Response
+from component_http.contract.xml import Limits
 from component_http.interfaces.spools import (
     DeliverySpool,
     Found,
@@ -223,6 +226,22 @@ class Sender(Protocol):
             component_http.errors.Offline: It cannot be sent now.
         """
         ...  # pragma: no cover
+
+
+@frozen
+class Origin:
+    """
+    A component that stanzas are sent from.
+
+    Attributes:
+        sender: Sends them.
+        address: The sender of those that name none.
+        limits: The limits of each.
+    """
+
+    sender: Sender
+    address: Address
+    limits: Limits
 
 
 class Valve(Protocol):

@@ -139,12 +139,13 @@ class OutboundSpool(Protocol):
         """Fire with the numbers, of these, whose outbound stanzas are still kept."""
         ...  # pragma: no cover
 
-    def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
+    def outbound_stanzas(self, after: int, domain: str | None = None) -> Deferred[list[OutboundStanza]]:
         """
         Fire with the outbound stanzas that were neither confirmed nor failed, in order; some of them, if they are many.
 
         Args:
             after: The number before the first; 0 for all.
+            domain: The domain of the component that sends them; None for those of all.
 
         Returns:
             Outbound stanzas with the times of the reactor's clock. An empty list means that there are no more.
@@ -231,6 +232,10 @@ class Spool(DeliverySpool, OutboundSpool, RecordSpool, SubscriberSpool, Protocol
         The first time before anything else is asked of the spool; after the empty list it begins anew. Their deadlines
         are those of the reactor's clock.
         """
+        ...  # pragma: no cover
+
+    def foreign(self, domains: Collection[str]) -> Deferred[list[tuple[int, str]]]:
+        """Fire with the number and the domain of each outbound stanza of another component than those of domains."""
         ...  # pragma: no cover
 
     def look(self, facts: Mapping[str, str], room: int) -> Deferred[Found]:

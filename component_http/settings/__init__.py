@@ -13,19 +13,19 @@ settings, `reading` reads files and flags, `advice` compares the tables with eac
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from attrs import field, frozen
 
 from component_http.contract.conditions import StanzaError
 from component_http.errors import SettingsError
-from component_http.settings.advice import conflicts, secret_files, warnings
+from component_http.settings.advice import conflicts, domain_conflicts, foreign_senders, secret_files, warnings
 from component_http.settings.api import ApiSettings, HookSettings, TokenSettings
 from component_http.settings.catalog import (
     CONDITIONS,
-    TABLES,
     Setting,
     no_webhook,
     nothing_to_do,
@@ -34,12 +34,17 @@ from component_http.settings.catalog import (
     unknown_flag,
 )
 from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
-from component_http.settings.declaration import Table, without_line_end
+from component_http.settings.declaration import Table
 from component_http.settings.delivery import DeliverySettings
 from component_http.settings.log import LogSettings
 from component_http.settings.reading import Reading
 from component_http.settings.spool import SpoolSettings
 from component_http.settings.webhook import WebhookSettings
+
+_OWN = (ComponentSettings, WebhookSettings, DeliverySettings)
+"""The tables that each component has for itself, beside [conditions]; the others are for all of them."""
+
+_SHARED = (SpoolSettings, ApiSettings, LogSettings)
 
 __all__ = [
     "SECRET_VARIABLE",
@@ -70,6 +75,8 @@ class Settings(Table):
 
     Attributes:
         conditions: The stanza error of an HTTP status, if it differs from the contract's.
+        others: The other components that the same gateway serves. Of each its component, webhook, delivery and
+            conditions count; it shares the spool, the API and the log of this one.
         file: The settings file that they were read from, or None.
 
     Raises:
@@ -83,12 +90,38 @@ class Settings(Table):
     api: ApiSettings = field(kw_only=True, factory=ApiSettings)
     log: LogSettings = field(kw_only=True, factory=LogSettings)
     conditions: Mapping[int, StanzaError] = CONDITIONS
+    others: Sequence[Settings] = field(kw_only=True, default=())
     file: str | None = field(kw_only=True, default=None, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        problems = list(conflicts(self.component, self.webhook, self.api))
+        object.__setattr__(self, "others", tuple(map(self._beside, self.others)))
+        domains = [each.component.domain for each in self.each]
+        problems = [
+            *conflicts(self.component, self.webhook),
+            *domain_conflicts(domains),
+            *foreign_senders(domains, self.api),
+        ]
         if problems:
             raise SettingsError(*problems)
+
+    def _beside(self, other: Settings) -> Settings:
+        """Make the settings of another component, with the tables of this one that it shares."""
+        if other.others:
+            raise SettingsError(f"{other.component.domain} has other components of its own: name them all in one place")
+        shared = copy(other)
+        for table in ("spool", "api", "log", "file"):
+            object.__setattr__(shared, table, getattr(self, table))
+        return shared
+
+    @property
+    def each(self) -> tuple[Settings, ...]:
+        """The settings of each component that is served, this one first."""
+        return (self, *self.others)
+
+    @property
+    def posts(self) -> bool:
+        """Some component has a webhook."""
+        return any(each.component.component_post_url is not None for each in self.each)
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], env: Mapping[str, str] = os.environ) -> Self:
@@ -123,13 +156,10 @@ class Settings(Table):
         reading = Reading(env)
         if config is not None:
             reading.add_file(config)
-            for name in leave_out:
-                reading.given.pop(name, None)
+            reading.leave_out(leave_out)
         reading.add_flags(flags)
         source = None if config is None else str(config)
-        if needs_webhook and reading.lacks("component.component_post_url"):
-            reading.problems.append(no_webhook(source))
-        return cls._from_reading(reading, source, source, must_serve=not needs_webhook)
+        return cls._from_reading(reading, source, source, serves="webhook" if needs_webhook else "anything")
 
     @classmethod
     def from_mapping(
@@ -149,19 +179,37 @@ class Settings(Table):
 
     @classmethod
     def _from_reading(
-        cls, reading: Reading, source: str | None, file: str | None = None, *, must_serve: bool = False
+        cls,
+        reading: Reading,
+        source: str | None,
+        file: str | None = None,
+        *,
+        serves: Literal["webhook", "anything", "nothing"] = "nothing",
     ) -> Self:
-        if reading.env.get(SECRET_VARIABLE):
-            reading.given["component.secret"] = without_line_end(reading.env[SECRET_VARIABLE])
-        parts: dict[str, Any] = {name: reading.made(table, source) for name, table in TABLES.items()}
-        if must_serve and reading.lacks("component.component_post_url") and reading.lacks("api.listen"):
-            reading.problems.append(nothing_to_do(source))
-        if "conditions" in reading.given:
-            parts["conditions"] = reading.given["conditions"]
-        reading.tell(conflicts(parts["component"], parts["webhook"], parts["api"]), source)
+        """Make the settings of what was read; `serves` is what each component has to have something for."""
+        shared: dict[str, Any] = {table.TABLE: reading.made(table, source) for table in _SHARED}
+        components: list[dict[str, Any]] = []
+        for where, one in reading.components(source):
+            parts = {table.TABLE: one.made(table, where) for table in _OWN}
+            if one.lacks("component.component_post_url"):
+                if serves == "webhook":
+                    one.problems.append(no_webhook(where))
+                elif serves == "anything" and reading.lacks("api.listen"):
+                    one.problems.append(nothing_to_do(where))
+            one.tell(conflicts(parts["component"], parts["webhook"]), where)
+            if "conditions" in one.given:
+                parts["conditions"] = one.given["conditions"]
+            components.append(parts)
+            if one is not reading:
+                reading.problems += [each for each in one.problems if each not in reading.problems]
+        domains = [parts["component"].domain for parts in components if parts["component"] is not None]
+        reading.tell(domain_conflicts(domains), source)
+        if len(domains) == len(components) and shared["api"] is not None:
+            reading.tell(foreign_senders(domains, shared["api"]), source)
         if reading.problems:
             raise SettingsError(*reading.problems)
-        return cls(**parts, file=file)
+        first, *others = components
+        return cls(**first, **shared, others=tuple(cls(**parts) for parts in others), file=file)
 
     def warnings(self) -> tuple[str, ...]:
         """Write a sentence, for the log, for each setting that works but should be better."""

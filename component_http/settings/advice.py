@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import fields
@@ -27,51 +28,68 @@ _SECRET_HEADER = re.compile("auth|cookie|key|pass|secret|token", re.IGNORECASE)
 """Finds the names of headers that usually hold a secret."""
 
 
-def conflicts(
-    component: ComponentSettings | None, webhook: WebhookSettings | None, api: ApiSettings | None
-) -> Iterator[str]:
+def conflicts(component: ComponentSettings | None, webhook: WebhookSettings | None) -> Iterator[str]:
     """Find settings of several tables that cannot be used together; None stands for a table that could not be made."""
-    if component is None:
+    if component is None or webhook is None:
         return
-    if webhook is not None:
-        sources = [] if webhook.bearer_token is None else ["webhook.bearer_token_file"]
-        sources += [f"webhook.headers.{name}" for name in webhook.headers if name.lower() == "authorization"]
-        if component.url_holds_credentials:
-            sources.append("the user in component.component_post_url")
-        if len(sources) > 1:
-            yield f"{sources[0]} and {sources[1]} both set the Authorization header: remove one of them"
-    if api is not None:
-        yield from _foreign_senders(component.domain, api)
+    sources = [] if webhook.bearer_token is None else ["webhook.bearer_token_file"]
+    sources += [f"webhook.headers.{name}" for name in webhook.headers if name.lower() == "authorization"]
+    if component.url_holds_credentials:
+        sources.append("the user in component.component_post_url")
+    if len(sources) > 1:
+        yield f"{sources[0]} and {sources[1]} both set the Authorization header: remove one of them"
 
 
-def _foreign_senders(domain: str, api: ApiSettings) -> Iterator[str]:
-    only = f"but the component can only send from {domain} and addresses in it"
+def domain_conflicts(domains: Sequence[str]) -> Iterator[str]:
+    """Find domains that several components have."""
+    for domain, times in Counter(domains).items():
+        if times > 1:
+            yield f"{times} components have the domain {domain}: each must have one of its own"
+
+
+def foreign_senders(domains: Sequence[str], api: ApiSettings) -> Iterator[str]:
+    """Find what the API is to send from where none of the components is."""
+    served = domains[0] if len(domains) == 1 else f"one of {', '.join(domains)}"
+    only = f"but the component can only send from {served} and addresses in it"
     for token in api.token:
+        for domain in token.components:
+            if domain not in domains:
+                yield f"api.token {token.name} has {shown(domain)} in components, but there is no such component"
         for pattern in token.may_send_as:
-            if pattern != "*" and pattern.rpartition("@")[2] != domain:
+            if pattern != "*" and pattern.rpartition("@")[2] not in domains:
                 yield f"api.token {token.name} has {shown(pattern)} in may_send_as, {only}"
-        if token.sender is not None and Address.parse(token.sender).domain != domain:
+        if token.sender is not None and Address.parse(token.sender).domain not in domains:
             yield f"api.token {token.name} has {shown(token.sender)} as sender, {only}"
     for hook in api.hook:
-        if hook.send_as is not None and Address.parse(hook.send_as).domain != domain:
+        if hook.send_as is None and len(domains) > 1:
+            yield f"api.hook {hook.name} needs send_as, because there are several components"
+        elif hook.send_as is not None and Address.parse(hook.send_as).domain not in domains:
             yield f"api.hook {hook.name} has {shown(hook.send_as)} as send_as, {only}"
 
 
 def secret_files(settings: Settings) -> list[tuple[str, str]]:
     """List the files with secrets, each behind the name of its setting."""
     files = (
-        ("component.secret_file", settings.component.secret_file),
-        ("webhook.bearer_token_file", settings.webhook.bearer_token_file),
+        *(("component.secret_file", each.component.secret_file) for each in settings.each),
+        *(("webhook.bearer_token_file", each.webhook.bearer_token_file) for each in settings.each),
         *(("api.token.token_file", token.token_file) for token in settings.api.token),
         *(("api.hook.secret_file", hook.secret_file) for hook in settings.api.hook),
     )
-    return [(key, path) for key, path in files if path is not None]
+    return list(dict.fromkeys((key, path) for key, path in files if path is not None))
 
 
 def warnings(settings: Settings) -> Iterator[str]:
     """Write a sentence for each setting that should be better; it looks at the modes of the secrets' files."""
-    component, api = settings.component, settings.api
-    server, listen = Endpoint.parse(component.server), Endpoint.parse(api.listen or "")
+    for each in settings.each:
+        prefix = f"{each.component.domain}: " if settings.others else ""
+        yield from (f"{prefix}{sentence}" for sentence in _of_component(each))
+    yield from _retired(settings)
+    yield from _of_all(settings)
+
+
+def _of_component(settings: Settings) -> Iterator[str]:
+    component = settings.component
+    server = Endpoint.parse(component.server)
     if server.kind == "tcp" and not is_loopback(server.host_and_port[0]):
         yield (
             f"component.server is {shown(component.server)}, on another machine: others on the network can read the"
@@ -88,7 +106,11 @@ def warnings(settings: Settings) -> Iterator[str]:
             "component.component_post_url holds a user or a password: they are sent as Basic auth and stay out of the"
             " log, but a file named by webhook.bearer_token_file keeps a secret better"
         )
-    yield from _retired(settings)
+
+
+def _of_all(settings: Settings) -> Iterator[str]:
+    api = settings.api
+    listen = Endpoint.parse(api.listen or "")
     if api.listen is None and (api.token or api.hook):
         yield "there are tokens or hooks for the API, but it is off: set api.listen, or remove them"
     if listen.kind in ("tcp", "tcp6") and not is_loopback(listen.interface_and_port[0]):
@@ -99,7 +121,7 @@ def warnings(settings: Settings) -> Iterator[str]:
     for key, path in secret_files(settings):
         if may := _everyone_may(path):
             yield f"{key} {shown(path)} can be {may} by every user of this machine: chmod o-rwx it"
-    inside = _secrets_inside(settings)
+    inside = [name for each in settings.each for name in _secrets_inside(each)]
     if settings.file is not None and inside and (may := _everyone_may(settings.file)):
         yield (
             f"the settings file {shown(settings.file)} has a secret in it ({inside[0]}), and can be {may} by every user"
@@ -110,7 +132,9 @@ def warnings(settings: Settings) -> Iterator[str]:
 def _retired(settings: Settings) -> Iterator[str]:
     for name, table in TABLES.items():
         for attribute in fields(table):
-            if about(attribute).retired and getattr(getattr(settings, name), attribute.name) is not None:
+            if about(attribute).retired and any(
+                getattr(getattr(each, name), attribute.name) is not None for each in settings.each
+            ):
                 yield f"{name}.{attribute.name} is not used any more, because {about(attribute).retired}: remove it"
 
 

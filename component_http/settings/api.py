@@ -13,7 +13,7 @@ from component_http.contract.endpoint import Endpoint
 from component_http.contract.stanza import STANZA_KINDS
 from component_http.errors import SettingsError
 from component_http.settings.declaration import Table, read_text, rows, secret, secret_file, setting
-from component_http.settings.values.addresses import PATTERNS, RECIPIENTS, SENDER
+from component_http.settings.values.addresses import DOMAINS, PATTERNS, RECIPIENTS, SENDER
 from component_http.settings.values.endpoints import LISTEN
 from component_http.settings.values.http import BASE_URL, CREDENTIAL, SECRET
 from component_http.settings.values.plain import NAME, RATE, STANZAS, SWITCH, choice, file_path, number, whole
@@ -72,6 +72,13 @@ class TokenSettings(Table):
         default=("*",),
         why="a monitoring script has no business with strangers",
         example='["*@example.org"]',
+    )
+    components: tuple[str, ...] = setting(
+        DOMAINS,
+        "the components that it is for, by their domains; all of them if there are none",
+        default=(),
+        why="a script of one bot has no business with the others",
+        example='["bot.example.org"]',
     )
     kinds: tuple[str, ...] = setting(
         STANZAS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from attrs import NOTHING, Attribute, AttrsInstance, Factory, fields, frozen
 
@@ -34,8 +34,19 @@ CONDITIONS: Any = setting(
 )
 """The table [conditions]: the field of one setting, whose keys are HTTP statuses."""
 
-_RELOADED_TABLES = ("webhook", "log", "api.token", "api.hook", "")
-"""The tables of which all settings apply as soon as they are read again; "" is [conditions]."""
+Applies = Literal["at once", "reconnect", "restart"]
+"""
+How a new value comes to a gateway that reads its settings again: at once; by another stream of that component, after a
+drain; or by another gateway in the same process.
+"""
+
+_APPLIES: Mapping[str, Applies] = {
+    "component": "reconnect",
+    "component.component_post_url": "at once",
+    "spool": "restart",
+    "api": "restart",
+}
+"""The settings, and the tables, that do not apply at once, but for one."""
 
 OLD_NAMES = {"component.post_stanza_types": "component.component_post_stanzas"}
 """Other names of settings: the code of mod_component_http reads this one, but its README has ours."""
@@ -63,9 +74,9 @@ class Setting:
         return f"{self.table}.{self.key}" if self.table else self.key
 
     @property
-    def reloads(self) -> bool:
-        """Tell whether a new value applies to a gateway that reads its settings again; else it does at a restart."""
-        return self.table in _RELOADED_TABLES or self.name == "component.component_post_url"
+    def applies(self) -> Applies:
+        """Tell how a new value comes to a gateway that reads its settings again."""
+        return _APPLIES.get(self.name) or _APPLIES.get(self.table, "at once")
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -164,7 +175,8 @@ def missing(table: str, attribute: Attribute[Any], source: str | None) -> str:
     if table in ROWS:
         return f"{source}: {key} is missing: add {key} = {example}"
     if source is not None:
-        return f"{source}: {table}.{key} is missing: add {key} = {example} below [{table}]"
+        heading = f"[[{table}]]" if f"[[{table}]]" in source else f"[{table}]"
+        return f"{source}: {table}.{key} is missing: add {key} = {example} below {heading}"
     flag = SETTINGS[f"{table}.{key}"].flags[0]
     return f"{flag} is missing: add {flag}={json.loads(example)}, or --config=FILE with {key} below [{table}]"
 

@@ -5,21 +5,38 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import NOTHING, fields
 
 from component_http.errors import SettingsError
 from component_http.settings import catalog
 from component_http.settings.catalog import OLD_NAMES, ROWS, SETTINGS, TABLES
-from component_http.settings.declaration import Table, read_text, secret_problems
+from component_http.settings.component import SECRET_VARIABLE
+from component_http.settings.declaration import Table, read_text, secret_problems, without_line_end
 from component_http.settings.values.value_type import accepted, shown
+
+_OF_EACH_COMPONENT = frozenset({"webhook", "delivery", "conditions"})
+"""Tables that each component may have for itself; those at the top of the file are the defaults."""
 
 _MAX_FILE_BYTES = 1024 * 1024
 """Bytes of a settings file that are read; a real one has a few hundred, a device has no end."""
+
+
+class _OneOfSeveral(NamedTuple):
+    """One table [[component]]: the place for sentences, its content, and the folder of its file."""
+
+    where: str
+    tables: dict[str, Any]
+    folder: Path | None
+
+
+def _name_of(row: Mapping[str, object], number: int) -> str:
+    domain = row.get("domain")
+    return domain if isinstance(domain, str) and re.fullmatch("[A-Za-z0-9.-]{1,253}", domain) else f"number {number}"
 
 
 class Reading:
@@ -30,12 +47,15 @@ class Reading:
         env: The environment, for credentials.
         given: The values that can be used, by the names of their settings.
         problems: A sentence for each mistake.
+
+    With several tables [[component]] those of `components` have the settings of each.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self.env = env
         self.given: dict[str, Any] = {}
         self.problems: list[str] = []
+        self._components: list[_OneOfSeveral] = []
         self._spoilt: set[str] = set()
 
     @contextmanager
@@ -86,6 +106,13 @@ class Reading:
             if table == "conditions":
                 with self.collecting(table):
                     self._add(f"{source}: {table}", table, content, folder)
+            elif (
+                table == "component" and isinstance(content, list) and all(isinstance(row, Mapping) for row in content)
+            ):
+                self._components = [
+                    _OneOfSeveral(f"{source}: [[component]] {_name_of(row, number)}", dict(row), folder)
+                    for number, row in enumerate(content, 1)
+                ]
             elif table not in TABLES:
                 with self.collecting(*catalog.meant_by(table, content)):
                     raise SettingsError(f"{source}: {catalog.unknown_table(catalog.bare(table), content)}")
@@ -138,6 +165,62 @@ class Reading:
         if problems:
             raise SettingsError(*problems)
         return tuple(rows)
+
+    # Several components.
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Forget settings that a file gave."""
+        for name in names:
+            self.given.pop(name, None)
+            for one in self._components:
+                one.tables.pop(name.removeprefix("component."), None)
+
+    def components(self, source: str | None) -> Iterator[tuple[str | None, Reading]]:
+        """
+        Give the settings of each component, with the place where they stand: those of [component], or of each
+        [[component]], for which the tables at the top are the defaults.
+        """
+        if self.env.get(SECRET_VARIABLE):
+            self.given["component.secret"] = without_line_end(self.env[SECRET_VARIABLE])
+        if not self._components:
+            yield source, self
+            return
+        for name in self.given:
+            if catalog.is_in(name, "component") and name != "component.secret":
+                flag = SETTINGS[name].flags[0]
+                self.problems.append(
+                    f"{flag} is for one component, but {source} has several tables [[component]]: write it there"
+                )
+        for where, tables, folder in self._components:
+            one = Reading(self.env)
+            one.given = {
+                name: value
+                for name, value in self.given.items()
+                if name.partition(".")[0] in _OF_EACH_COMPONENT or name == "component.secret"
+            }
+            one._spoilt = {name for name in self._spoilt if name.partition(".")[0] in _OF_EACH_COMPONENT}
+            # What is given once more here takes the place of what stands at the top.
+            for table in _OF_EACH_COMPONENT & tables.keys():
+                own = tables.pop(table)
+                one._forget_given(table, own)
+                one.add_tables({table: own}, where, folder)
+            for table in tables.keys() & (TABLES.keys() | {"conditions"}):
+                del tables[table]
+                one.problems.append(f"{where}: [{table}] is for all components: write it at the top of the file")
+            if tables.get("secret_file") is not None:
+                one.given.pop("component.secret", None)  # the environment has that of another one
+            one._add_table(f"{where}: ", "component", tables, folder)
+            yield where, one
+
+    def _forget_given(self, table: str, content: object) -> None:
+        if table == "conditions":
+            self.given.pop(table, None)
+        if table == "conditions" or not isinstance(content, Mapping):
+            return
+        for key in content:
+            name = f"{table}.{key}"
+            self.given.pop(OLD_NAMES.get(name, name), None)
+            self._spoilt.discard(name)
 
     # Flags.
 

@@ -1,46 +1,69 @@
-"""New settings for a gateway that runs: those that apply at once, and those that wait for a restart."""
+"""New settings for a gateway that runs: what of it they change, and when."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from attrs import evolve
+from attrs import evolve, frozen
 
-from component_http.settings.catalog import reference
+from component_http.settings.catalog import Setting, reference
 
 if TYPE_CHECKING:
     from component_http.settings import Settings
 
 
-def taken_over(running: Settings, given: Settings) -> Settings:
-    """Make the settings of a running gateway that was given new ones."""
-    component = running.component
-    if _has_webhook(running) == _has_webhook(given):
-        component = component.with_post_url(given.component.component_post_url)
-    return evolve(
-        running,
-        component=component,
-        webhook=given.webhook,
-        api=evolve(running.api, token=given.api.token, hook=given.api.hook),
-        conditions=given.conditions,
-        log=given.log,
-    )
+@frozen
+class Changes:
+    """
+    The difference that new settings make.
+
+    Attributes:
+        settings: Those that a gateway which runs goes by from now on.
+        removed: Domains of components that are not served any more.
+        added: Domains of those that were not served before.
+        replaced: By the domains of components whose stream has to be another one, the names of the settings that
+            differ.
+        left: The names of settings that differ, and that only another gateway can apply.
+    """
+
+    settings: Settings
+    removed: Sequence[str]
+    added: Sequence[str]
+    replaced: Mapping[str, Sequence[str]]
+    left: Sequence[str]
+
+    @classmethod
+    def between(cls, running: Settings, given: Settings) -> Changes:
+        """Compare the settings of a gateway that runs with those that it is given."""
+        before, after = ({each.component.domain: each for each in settings.each} for settings in (running, given))
+        replaced = {
+            domain: names
+            for domain in before.keys() & after.keys()
+            if (names := list(_differing(before[domain], after[domain], "reconnect")))
+        }
+        return cls(
+            evolve(given, spool=running.spool, api=evolve(running.api, token=given.api.token, hook=given.api.hook)),
+            [domain for domain in before if domain not in after],
+            [domain for domain in after if domain not in before],
+            replaced,
+            list(_differing(running, given, "restart")),
+        )
 
 
-def left_for_start(running: Settings, given: Settings) -> Iterator[str]:
-    """Name each setting that differs and that only a start takes over."""
+def _differing(running: Settings, given: Settings, applies: str) -> Iterator[str]:
+    """Name each setting that differs and that applies in one of the ways of `Setting.applies`."""
     for row in reference():
-        if "." in row.table or row.reloads:
-            continue
-        before, after = (getattr(getattr(each, row.table), row.key) for each in (running, given))
-        if before != after:
+        if "." not in row.table and row.applies == applies and _value(running, row) != _value(given, row):
             yield row.name
-    if running.component.secret != given.component.secret:
-        yield "the secret of the component"
-    if _has_webhook(running) != _has_webhook(given):
-        yield "component.component_post_url"
+    if applies == "reconnect":
+        if running.component.secret != given.component.secret:
+            yield "the secret of the component"
+        if (running.component.component_post_url is None) != (given.component.component_post_url is None):
+            yield "component.component_post_url"
+        if (running.delivery.max_attempts == 1) != (given.delivery.max_attempts == 1):
+            yield "delivery.max_attempts"
 
 
-def _has_webhook(settings: Settings) -> bool:
-    return settings.component.component_post_url is not None
+def _value(settings: Settings, row: Setting) -> object:
+    return getattr(getattr(settings, row.table), row.key)

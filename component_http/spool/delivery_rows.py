@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
-
-from attrs import frozen
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from component_http.contract.delivery import Delivery
 from component_http.spool.rows import (
@@ -56,18 +54,11 @@ _RESTORE = (
 )
 
 
-@frozen
-class Allowance:
-    """
-    The time that a restored delivery may have.
-
-    Attributes:
-        deadlines: Seconds at most, by the kind of its stanza.
-        grace: Seconds since its acceptance for which a message waits that the webhook has not seen, or 0.0.
-    """
-
-    deadlines: Mapping[str, float]
-    grace: float
+Allowance = Callable[[str], tuple[Mapping[str, float], float]]
+"""
+Says how long the restored deliveries of a component may take, by its domain: seconds by the kind of the stanza, and
+seconds since its acceptance for which a message waits that the webhook has not seen, or 0.0.
+"""
 
 
 def row_of(delivery: Delivery, body: bytes, seconds: float) -> Row:
@@ -144,14 +135,15 @@ def _delivery(row: Row, at: Moment, allowance: Allowance) -> Delivery:
     if body != "blob":
         raise TypeError(f"{body} where the request body belongs")
     stanza = stanza_of(*row[7:])
+    deadlines, grace = allowance(stanza.recipient.domain)
     message = stanza.kind == "message"
     left = max(0.0, number(deadline) - at.now)
     age = max(0.0, at.now - number(accepted))
-    last = at.seconds + allowance.grace - age if message else 0.0
+    last = at.seconds + grace - age if message else 0.0
     if message and tries == 0 and last <= at.seconds + left:
         left = max(left, GRACE)
     # The wall clock may have been set back since.
-    left = min(left, allowance.deadlines[stanza.kind])
+    left = min(left, deadlines[stanza.kind])
     return Delivery(
         text(delivery_id), stanza, size, at.seconds + left, tries, attempts, last=last, accepted=at.seconds - age
     )

@@ -184,9 +184,18 @@ class MemorySpool:
         """See `component_http.interfaces.Spool.still_kept`."""
         return succeed(self.outbound.keys() & numbers)
 
-    def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
+    def foreign(self, domains: Collection[str]) -> Deferred[list[tuple[int, str]]]:
+        """See `component_http.interfaces.Spool.foreign`."""
+        of_each = [(number, outbound.head.domain) for number, outbound in self.outbound.items()]
+        return succeed([(number, domain) for number, domain in of_each if domain not in domains])
+
+    def outbound_stanzas(self, after: int, domain: str | None = None) -> Deferred[list[OutboundStanza]]:
         """See `component_http.interfaces.Spool.outbound_stanzas`."""
-        numbers = (number for number in range(after + 1, self._next) if number in self.outbound)
+        numbers = (
+            number
+            for number in range(after + 1, self._next)
+            if number in self.outbound and domain in (None, self.outbound[number].head.domain)
+        )
         return succeed([evolve(self.outbound[number], number=number) for number in islice(numbers, PAGE)])
 
     def confirmed(self, number: int) -> None:

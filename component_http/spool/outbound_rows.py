@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Container, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Container, Iterable, Sequence
 from contextlib import suppress
 
 from component_http.contract.outbound import Head, OutboundStanza
@@ -45,13 +46,19 @@ MAX_OUTBOUND = 100_000
 MAX_BYTES = 2 * 1024 * 1024 * 1024
 """Bytes in use in the file, above which nothing more is pushed: twice as much as may be pending."""
 
-_COLUMNS = "delivery_id, kind, stored, expires, verbatim, asked, head, xml"
-_ADD = {n: f"INSERT INTO departures ({_COLUMNS}) VALUES {values(n, 8)}" for n in AT_ONCE}
+_COLUMNS = "delivery_id, kind, stored, expires, verbatim, asked, domain, head, xml"
+_ADD = {n: f"INSERT INTO departures ({_COLUMNS}) VALUES {values(n, 9)}" for n in AT_ONCE}
 _SUSPECT = {n: f"UPDATE departures SET suspect = 1 WHERE number IN {values(1, n)}" for n in AT_ONCE}
 _KEPT = {n: f"SELECT number FROM departures WHERE number IN {values(1, n)}" for n in AT_ONCE}
+DOMAIN = 6
+"""The place of the domain in a row."""
+
 _REMOVE = "DELETE FROM departures WHERE number BETWEEN ? AND ?"
 _MOVE = f"INSERT INTO departures ({_COLUMNS}) SELECT {_COLUMNS} FROM departures WHERE number = ?"
-_PAGE = f"SELECT number, suspect, {_COLUMNS} FROM departures WHERE number > ? ORDER BY number"
+_PAGE = (
+    f"SELECT number, suspect, {_COLUMNS} FROM departures"
+    " WHERE number > ? AND (domain = ? OR domain IS NULL OR ? IS NULL) ORDER BY number"
+)
 
 
 def rows_of(outbound_stanzas: Sequence[OutboundStanza]) -> list[Row]:
@@ -64,6 +71,7 @@ def rows_of(outbound_stanzas: Sequence[OutboundStanza]) -> list[Row]:
             outbound.expires,
             outbound.verbatim,
             None if outbound.asked is None else _asked_text(outbound.asked),
+            outbound.head.domain,
             json_of([*outbound.head]),
             outbound.xml,
         )
@@ -135,6 +143,7 @@ def move_to_the_end(connection: sqlite3.Connection, number: str) -> None:
 def page(
     connection: sqlite3.Connection,
     after: int,
+    domain: str | None,
     at: Moment,
     settled: Container[int],
     suspected: Container[int],
@@ -144,13 +153,14 @@ def page(
     Read the next outbound stanzas behind the number `after`, some of them if there are many.
 
     Args:
+        domain: Only those of this component; None for all.
         settled: Numbers that are left out: they are settled and only not deleted yet.
         suspected: Numbers of suspects that the file may not have marked yet.
     """
     outbound_stanzas: list[OutboundStanza] = []
     size = 0
-    for row in connection.execute(_PAGE, (after,)):
-        if row[0] in settled:
+    for row in connection.execute(_PAGE, (after, domain, domain)):
+        if row[0] in settled or (row[8] is None and domain not in (None, head_of(row[9], octets(row[10])).domain)):
             continue
         outbound = checked("departures", row[0], report, _outbound, row, at, row[0] in suspected)
         if outbound is None:
@@ -163,7 +173,7 @@ def page(
 
 
 def _outbound(row: Row, at: Moment, suspected: bool) -> OutboundStanza:
-    position, suspect, delivery_id, kind, stored, expires, verbatim, asked, head, xml = row
+    position, suspect, delivery_id, kind, stored, expires, verbatim, asked, _, head, xml = row
     if kind not in STANZA_KINDS:
         raise ValueError("it is no stanza")
     # The wall clock may have been set back since.
@@ -182,14 +192,46 @@ def _outbound(row: Row, at: Moment, suspected: bool) -> OutboundStanza:
     )
 
 
-def refusal(connection: sqlite3.Connection, most: int) -> SpoolError | None:
-    """The error of a push where so many stanzas or bytes are in the file; answers are not refused for that."""
+def foreign(connection: sqlite3.Connection, domains: Collection[str]) -> list[tuple[int, str]]:
+    """Read the numbers and the domains of outbound stanzas that none of some components sends."""
+    served = values(1, len(domains))
+    found = connection.execute(
+        f"SELECT number, domain, head, xml FROM departures WHERE domain NOT IN {served} OR domain IS NULL", [*domains]
+    )
+    of_each = [
+        (number, head_of(head, xml if isinstance(xml, bytes) else b"").domain if domain is None else text(domain))
+        for number, domain, head, xml in found
+    ]
+    return [(number, domain) for number, domain in of_each if domain not in domains]
+
+
+def may_be_full(connection: sqlite3.Connection, most: int) -> bool:
+    """Tell whether so many outbound stanzas may be in the file; it takes no time to find out."""
     # SQLite finds each of the two at once, but reads the whole table for both together.
-    [waiting] = connection.execute(
+    [span] = connection.execute(
         "SELECT coalesce((SELECT max(number) FROM departures) - (SELECT min(number) FROM departures) + 1, 0)"
     ).fetchone()
-    if waiting >= most:
-        return SpoolError(f"{waiting} stanzas wait for the server")
+    return bool(span >= most)
+
+
+def waiting(connection: sqlite3.Connection) -> Counter[str]:
+    """Count the outbound stanzas of each component, by its domain; "" for those whose head would have to be asked."""
+    return Counter(dict(connection.execute("SELECT coalesce(domain, ''), count(*) FROM departures GROUP BY domain")))
+
+
+def refusal(counts: Counter[str], domain: str, most: int) -> SpoolError | None:
+    """
+    The error of a push where `most` stanzas are in the file; answers are not refused for that.
+
+    What one component has there keeps the others from nothing: each may have its part of half of them.
+    """
+    if counts.total() < most or counts[domain] < most / (2 * len(counts)):
+        return None
+    return SpoolError(f"{counts.total()} stanzas wait for the server")
+
+
+def too_large(connection: sqlite3.Connection) -> SpoolError | None:
+    """The error of a push where too many bytes are in the file."""
     if file_sizes(connection)[1] > MAX_BYTES:
         return SpoolError(f"the spool holds more than {MAX_BYTES} bytes")
     return None

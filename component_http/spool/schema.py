@@ -132,6 +132,10 @@ SCHEMA: Schema = MappingProxyType(
             # this version has put the row there.
             "ALTER TABLE departures ADD COLUMN head TEXT",
         ),
+        6: (
+            # The domain of the component that sends the stanza; NULL where the head has to be asked for it.
+            "ALTER TABLE departures ADD COLUMN domain TEXT",
+        ),
     }
 )
 """The statements that make each version of the schema, by its number, from the one before; 0 is an empty file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.link import KEY_BYTES
 from component_http.contract.outbound import OutboundStanza
+from component_http.errors import SpoolError
 from component_http.interfaces import Found
 from component_http.spool import dead_letter_rows, delivery_rows, other_rows, outbound_rows
 from component_http.spool.database import Synchronous
@@ -32,6 +34,9 @@ _NUMBER = re.compile("[0-9]{1,18}")
 
 TIDY = 3600.0
 """Seconds between two searches for dead letters and idempotency records that are too old."""
+
+COUNT_AGAIN = 1.0
+"""Seconds after which outbound stanzas are counted again while there may be too many: that reads the whole table."""
 
 CLOCK_SET = 1.0
 """Seconds by which the wall clock must be off to count as set; clocks are adjusted by less all the time."""
@@ -82,6 +87,8 @@ class Session:
         # Numbers of outbound stanzas that this transaction gives numbers beyond all others.
         self._behind: list[str] = []
         self._tidied = float("-inf")
+        # The outbound stanzas of each component, and when they were counted.
+        self._waiting: tuple[float, Counter[str]] = float("-inf"), Counter()
         self._restoring: _Restoring | None = None
         setup.dead_letters.look_again()
         setup.records.look_again()
@@ -162,12 +169,10 @@ class Session:
     def _push(self, pushes: Sequence[Push]) -> None:
         """Insert the outbound stanzas of a group, in order, with their records."""
         if any(push.is_new for push in pushes):
-            refusal = outbound_rows.refusal(self.connection, self._setup.max_outbound)
-            if refusal is not None:
-                for push in pushes:
-                    push.error = refusal if push.is_new else None
-                pushes = [push for push in pushes if not push.is_new]
-            else:
+            for push in pushes:
+                push.error = self._refusal(push) if push.is_new else None
+            pushes = [push for push in pushes if push.error is None]
+            if any(push.is_new for push in pushes):
                 self._begin()
         number = outbound_rows.add(self.connection, [row for push in pushes for row in push.rows], self._clock.ahead)
         for push in pushes:
@@ -177,6 +182,18 @@ class Session:
                 now = self._clock.moment(push.seconds).now
                 self._setup.records.grew(other_rows.remember(self.connection, push.record, numbers, now))
             push.value = numbers
+
+    def _refusal(self, push: Push) -> SpoolError | None:
+        """The error of a push for which there is no room; None if there is."""
+        most = self._setup.max_outbound
+        if not outbound_rows.may_be_full(self.connection, most):
+            return outbound_rows.too_large(self.connection)
+        counted, counts = self._waiting
+        if not 0 <= push.seconds - counted < COUNT_AGAIN:
+            counts = outbound_rows.waiting(self.connection)
+            self._waiting = push.seconds, counts
+        domain = push.rows[0][outbound_rows.DOMAIN] if push.rows else ""
+        return outbound_rows.refusal(counts, domain, most) or outbound_rows.too_large(self.connection)
 
     def _settle(self, settled: Mapping[int, Dead | None]) -> None:
         """Delete outbound stanzas, and keep their dead letters."""
@@ -219,9 +236,12 @@ class Session:
     def still_kept(self, numbers: Sequence[int]) -> set[int]:
         return outbound_rows.still_kept(self.connection, numbers, self._setup.arrears.rest.settled)
 
-    def page(self, after: int, seconds: float) -> list[OutboundStanza]:
+    def foreign(self, domains: Sequence[str]) -> list[tuple[int, str]]:
+        return outbound_rows.foreign(self.connection, domains)
+
+    def page(self, after: int, domain: str | None, seconds: float) -> list[OutboundStanza]:
         rest, at = self._setup.arrears.rest, self._clock.moment(seconds)
-        return outbound_rows.page(self.connection, after, at, rest.settled, rest.suspected, self._report)
+        return outbound_rows.page(self.connection, after, domain, at, rest.settled, rest.suspected, self._report)
 
     def look(self, facts: Mapping[str, str], room: int, seconds: float, wall: float) -> Found:
         """Carry out the commands of other programs, write the facts that changed, and delete old rows."""

@@ -17,7 +17,7 @@ from component_http.errors import SpoolError
 from component_http.interfaces import Found, Observer
 from component_http.spool import dead_letter_rows, other_rows, outbound_rows
 from component_http.spool.database import Synchronous
-from component_http.spool.delivery_rows import Allowance, row_of
+from component_http.spool.delivery_rows import row_of
 from component_http.spool.emergency import Alarm, Emergency
 from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Store
 from component_http.spool.room import BALLAST_BYTES, Ballast
@@ -75,8 +75,9 @@ class SqliteSpool:
     Args:
         path: The file, which `component_http.spool.database.prepare` has prepared.
         reactor: Calls come in its thread, and Deferreds fire there.
-        deadlines: Seconds a delivery may take, by the kind of its stanza: a restored one gets no more.
-        grace: Seconds since its acceptance for which a message waits that the webhook has not seen, or 0.0.
+        allowance: Says by the domain of a component how long its restored deliveries may take: seconds by the kind of
+            the stanza, and seconds since its acceptance for which a message waits that the webhook has not seen, or
+            0.0. It is called in the spool's thread.
         synchronous: `FULL`: what is committed survives a loss of power. `NORMAL`: it survives the end of the process.
         window: Bodies that are in memory too until their first attempt; `window_bytes` the same in bytes.
         ballast_bytes: Bytes that are kept for when the disk is full; fewer on a small disk.
@@ -96,8 +97,7 @@ class SqliteSpool:
         path: Path,
         reactor: Any,
         *,
-        deadlines: Mapping[str, float],
-        grace: float = 0.0,
+        allowance: Callable[[str], tuple[Mapping[str, float], float]],
         synchronous: Synchronous = "FULL",
         now: Callable[[], float] = time.time,
         window: int = 1000,
@@ -117,7 +117,7 @@ class SqliteSpool:
             synchronous,
             reactor.seconds,
             now,
-            Allowance(deadlines, grace),
+            allowance,
             letter_days,
             dead_letter_rows.shelf(max_letters, max_letters_bytes),
             other_rows.records_shelf(max_records, max_records_bytes),
@@ -206,8 +206,11 @@ class SqliteSpool:
     def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
         return self._call(Session.still_kept, list(numbers))
 
-    def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
-        return self._call(Session.page, after, self._reactor.seconds())
+    def outbound_stanzas(self, after: int, domain: str | None = None) -> Deferred[list[OutboundStanza]]:
+        return self._call(Session.page, after, domain, self._reactor.seconds())
+
+    def foreign(self, domains: Collection[str]) -> Deferred[list[tuple[int, str]]]:
+        return self._call(Session.foreign, sorted(domains))
 
     def confirmed(self, number: int) -> None:
         # It is no reason for a transaction: it is written with the next one, at the latest with that of `look`.

@@ -123,9 +123,9 @@ class KeepingSpool(MemorySpool):
     def still_kept(self, numbers: Collection[int]) -> Deferred[set[int]]:
         return self._do(lambda: self.outbound.keys() & numbers)
 
-    def outbound_stanzas(self, after: int) -> Deferred[list[OutboundStanza]]:
+    def outbound_stanzas(self, after: int, domain: str | None = None) -> Deferred[list[OutboundStanza]]:
         found: list[OutboundStanza] = []
-        super().outbound_stanzas(after).addCallback(found.extend)
+        super().outbound_stanzas(after, domain).addCallback(found.extend)
         page = self._do(lambda: found[: self.page])
         if self.held is None:
             return page

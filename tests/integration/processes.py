@@ -171,7 +171,8 @@ class GatewayProcess(Process):
         secret: What goes into its secret file.
         post_url: The webhook.
         arguments: More flags of the plugin.
-        sections: More settings: `{"webhook": {"timeout": 1.0}, "component": {...}}`.
+        sections: More settings: `{"webhook": {"timeout": 1.0}, "component": {...}}`; where there are several tables of
+            a name, as a list of them, these instead.
         environment: Added to its own.
         secrets: What is in files beside the settings, by their names.
     """
@@ -184,11 +185,11 @@ class GatewayProcess(Process):
         secret: str,
         post_url: str,
         arguments: Iterable[str] = (),
-        sections: Mapping[str, Mapping[str, object]] | None = None,
+        sections: Mapping[str, Mapping[str, object] | Sequence[Mapping[str, object]]] | None = None,
         environment: Mapping[str, str] | None = None,
         secrets: Mapping[str, str] | None = None,
     ) -> None:
-        settings: dict[str, dict[str, object]] = {
+        settings: dict[str, Any] = {
             "component": {
                 "domain": domain,
                 "server": server,
@@ -199,7 +200,10 @@ class GatewayProcess(Process):
             "log": {"level": "debug"},
         }
         for section, values in (sections or {}).items():
-            settings.setdefault(section, {}).update(values)
+            if isinstance(values, Mapping):
+                settings.setdefault(section, {}).update(values)
+            else:
+                settings[section] = values
         self.domain = domain
         super().__init__(
             [*twistd(), "-n", "--pidfile=", "component-http", "--config", "gateway.toml", *arguments],
@@ -239,9 +243,7 @@ class GatewayProcess(Process):
         assert BUGS.search(self.log()) is None, self.log()
 
 
-def gateway_folder(
-    secret: str, settings: Mapping[str, Mapping[str, object]], secrets: Mapping[str, str] | None = None
-) -> Path:
+def gateway_folder(secret: str, settings: Mapping[str, Any], secrets: Mapping[str, str] | None = None) -> Path:
     """Make a folder with `gateway.toml`, and beside it the file `secret` and others that it may name."""
     folder = Path(tempfile.mkdtemp(prefix="component-http-gateway-"))
     for name, text in {"secret": secret, **(secrets or {})}.items():
@@ -262,12 +264,14 @@ def twistd() -> list[str]:
     return [str(beside)] if beside.exists() else [sys.executable, "-m", "twisted.scripts.twistd"]
 
 
-def toml(settings: Mapping[str, Mapping[str, object]]) -> str:
-    """Write sections of values as TOML."""
+def toml(settings: Mapping[str, Any]) -> str:
+    """Write sections of values as TOML; a list of them as tables of one name."""
     lines: list[str] = []
-    for section, values in settings.items():
-        lines.append(f"[{section}]")
-        lines += [f"{json.dumps(key)} = {_toml_value(value)}" for key, value in values.items()]
+    for section, content in settings.items():
+        several = isinstance(content, (list, tuple))
+        for values in content if several else [content]:
+            lines.append(f"[[{section}]]" if several else f"[{section}]")
+            lines += [f"{json.dumps(key)} = {_toml_value(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -16,10 +16,12 @@ from twisted.trial.unittest import TestCase
 from twisted.words.xish.domish import Element
 
 from component_http.api_service import api_hooks, api_server
+from component_http.contract.address import Address
 from component_http.contract.conditions import SERVICE_UNAVAILABLE, error_stanza
 from component_http.contract.link import KEY_BYTES, link_path
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
+from component_http.interfaces import Origin
 from component_http.operations.metrics import Counters
 from component_http.settings import Settings
 from component_http.testing import RecordingSender
@@ -93,12 +95,11 @@ class ApiPageTests(TestCase):
         _, self.server = api_server(
             self.settings,
             reactor,
-            self.sender,
+            {"bot.example.org": Origin(self.sender, Address.parse("bot.example.org"), Limits())},
             Counters(),
             api_hooks(self.settings),
             KEY,
-            lambda: "closed",
-            limits=Limits(),
+            lambda: {"webhook": "closed"},
             new_id=lambda: uuid4().hex,
             endpoint="tcp:0:interface=127.0.0.1",
         )

@@ -27,8 +27,10 @@ from zope.interface import implementer
 
 from component_http.api.exchange import Call
 from component_http.api_service import api_hooks, api_server
+from component_http.contract.address import Address
 from component_http.contract.link import KEY_BYTES
 from component_http.contract.xml import Limits
+from component_http.interfaces import Origin
 from component_http.operations.metrics import Counters
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings
 from component_http.testing import RecordingSender
@@ -123,12 +125,11 @@ class ApiServerTestCase(TestCase):
         _, self.server = api_server(
             settings,
             reactor,
-            self.sender,
+            {"bot.example.org": Origin(self.sender, Address.parse("bot.example.org"), Limits())},
             self.counters,
             api_hooks(settings),
             bytes(KEY_BYTES),
-            lambda: "closed",
-            limits=Limits(),
+            lambda: {"webhook": "closed"},
             new_id=lambda: uuid4().hex,
             endpoint=endpoint,
         )

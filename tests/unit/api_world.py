@@ -24,6 +24,7 @@ from component_http.api.tokens import Token, Tokens
 from component_http.contract.address import Address
 from component_http.contract.link import KEY_BYTES
 from component_http.contract.xml import Limits, serialize
+from component_http.interfaces import Origin
 from component_http.operations.metrics import Counters
 from component_http.testing import RecordingSender
 
@@ -63,15 +64,13 @@ class ApiTestCase(SynchronousTestCase):
 
     def an_api(self, **changes: Any) -> Api:
         ids = count(1)
+        origin = Origin(self.sender, changes.get("default_sender", Address.parse(DOMAIN)), Limits())
         desk = Desk(
-            self.sender,
+            changes.get("origins", {DOMAIN: origin}),
             self.counters,
-            domain=DOMAIN,
-            limits=Limits(),
             new_id=lambda: f"fresh{next(ids)}",
             clock=self.clock,
             max_timeout=60.0,
-            default_sender=changes.get("default_sender"),
         )
         tokens = [
             Token("all", TOKEN, rate=changes.get("rate", Rate(1000, 1.0)), admin=True),
@@ -100,7 +99,7 @@ class ApiTestCase(SynchronousTestCase):
         ]
         return Api(
             desk,
-            Tokens(tokens, DOMAIN),
+            Tokens(tokens, desk.origins),
             BySecret(hooks),
             self.counters,
             links=ReplyLinks(
@@ -117,9 +116,9 @@ class ApiTestCase(SynchronousTestCase):
 
     woken = 0
 
-    def wake(self) -> str:
+    def wake(self) -> dict[str, str]:
         self.woken += 1
-        return "half_open"
+        return {"webhook": "half_open"}
 
     def ask(
         self,

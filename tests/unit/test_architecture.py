@@ -145,6 +145,7 @@ ASSEMBLY = (
     "__main__",
     "gateway",
     "running",
+    "serving",
     "wiring",
     "sizing",
     "caretaker",

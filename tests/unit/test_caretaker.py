@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
@@ -42,7 +44,8 @@ class CaretakerTests(DeliveryTestCase):
         def wake() -> None:
             self.woken += 1
 
-        caretaker = Caretaker(self.spool, relay, None, connected=lambda: True, wake=wake, clock=self.clock)
+        served: Any = SimpleNamespace(relay=relay, outbox=None, connected=True)
+        caretaker = Caretaker(self.spool, {"bot.example.org": served}, wake=wake, clock=self.clock)
         self.addCleanup(caretaker.stop)
 
     def test_nobody_asks(self) -> None:

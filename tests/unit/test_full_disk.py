@@ -66,7 +66,13 @@ class Bench:
         self._reactor = Inline()
         prepare(self.path)
         self.spool = SqliteSpool(
-            self.path, self._reactor, deadlines=DEADLINES, now=lambda: 1e6, window=1, observer=self.counters, **how
+            self.path,
+            self._reactor,
+            allowance=lambda domain: (DEADLINES, 0.0),
+            now=lambda: 1e6,
+            window=1,
+            observer=self.counters,
+            **how,
         )
         self.stored: list[str] = []
         self.ended: set[str] = set()

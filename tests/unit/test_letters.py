@@ -87,7 +87,7 @@ class RetryTests(SpoolCase):
         add(self.path, "d1.7", unsent=True, outcome="reply_expired")
         self.assertEqual({"d1.7": None}, self.letters().retry(["d1.7"]))
         [(number, *rest)] = look(self.path, "SELECT * FROM departures")
-        self.assertEqual(["d1", "message", NOW, NOW + 86_400, 1, REPLY, None, 0, None], rest)
+        self.assertEqual(["d1", "message", NOW, NOW + 86_400, 1, REPLY, None, 0, None, None], rest)
         self.assertEqual([("depart", str(number))], look(self.path, "SELECT verb, argument FROM commands"))
         self.assertEqual([], self.letters().ids())
 

@@ -27,7 +27,7 @@ from component_http.settings import (
     retired_flags,
     spool_from_toml,
 )
-from component_http.settings.reloading import left_for_start, taken_over
+from component_http.settings.reloading import Changes
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "component-http.toml"
 
@@ -1491,53 +1491,65 @@ class ReloadingTests(SettingsTestCase):
             log={"level": "warn"},
             api=self.api("second-token-of-ops"),
         )
-        taken = taken_over(running, given)
-        self.assertEqual([], list(left_for_start(running, given)))
+        changes = Changes.between(running, given)
+        self.assertEqual(([], [], {}, []), (changes.removed, changes.added, changes.replaced, changes.left))
+        taken = changes.settings
         self.assertEqual(
             (given.component, given.webhook, given.conditions, given.log, given.api),
             (taken.component, taken.webhook, taken.conditions, taken.log, taken.api),
         )
 
-    def test_at_a_restart(self) -> None:
+    def test_another_stream(self) -> None:
         """
-        Everything else stays as it is, and is named; the new secret of the component too, but not told.
+        Other settings of a component need another stream, and so does another secret; those that differ are named.
         """
         running = settings_of(api=self.api("first-token-of-ops"))
         given = Settings.from_mapping(
-            a_mapping(
-                component={"domain": "other.example.org", "nick": "bot"},
-                delivery={"max_attempts": 3},
-                spool={"kind": "memory"},
-                api=self.api("second-token-of-ops", max_wait=5.0),
-            ),
+            a_mapping(component={"nick": "bot"}, delivery={"max_attempts": 1}, api=self.api("second-token-of-ops")),
             env={"COMPONENT_HTTP_SECRET": "another"},
         )
-        named = sorted(left_for_start(running, given))
+        changes = Changes.between(running, given)
+        names = ["component.nick", "the secret of the component", "delivery.max_attempts"]
+        self.assertEqual({"bot.example.org": names}, changes.replaced)
+        self.assertEqual(([], [], []), (changes.removed, changes.added, changes.left))
+
+    def test_delivery_at_once(self) -> None:
+        """
+        The limits and the times of deliveries apply at once.
+        """
+        given = settings_of(delivery={"max_attempts": 3, "iq_deadline": 10.0, "max_pending": 100})
+        changes = Changes.between(settings_of(), given)
+        self.assertEqual(({}, given.delivery), (changes.replaced, changes.settings.delivery))
+
+    def test_come_and_go(self) -> None:
+        """
+        Another domain is another component: one goes, and one comes.
+        """
+        changes = Changes.between(settings_of(), settings_of(component={"domain": "other.example.org"}))
         self.assertEqual(
-            [
-                "api.max_wait",
-                "component.domain",
-                "component.nick",
-                "delivery.max_attempts",
-                "spool.kind",
-                "the secret of the component",
-            ],
-            named,
+            (["bot.example.org"], ["other.example.org"], {}), (changes.removed, changes.added, changes.replaced)
         )
-        taken = taken_over(running, given)
-        self.assertEqual(
-            (running.component, running.delivery, running.spool), (taken.component, taken.delivery, taken.spool)
-        )
+
+    def test_at_a_restart(self) -> None:
+        """
+        The spool and the API stay as they are but for tokens and hooks, and what differs is named.
+        """
+        running = settings_of(api=self.api("first-token-of-ops"))
+        given = settings_of(spool={"kind": "memory"}, api=self.api("second-token-of-ops", max_wait=5.0))
+        changes = Changes.between(running, given)
+        self.assertEqual(["api.max_wait", "spool.kind"], sorted(changes.left))
+        taken = changes.settings
+        self.assertEqual(running.spool, taken.spool)
         self.assertEqual((running.api.max_wait, given.api.token), (taken.api.max_wait, taken.api.token))
 
     def test_no_webhook(self) -> None:
         """
-        A gateway gets its first webhook, and loses its only one, at a restart.
+        A component gets its first webhook, and loses its only one, by another stream.
         """
         with_webhook, without = settings_of(), settings_of(component={"component_post_url": None}, api=self.API)
         for running, new in ((with_webhook, without), (without, with_webhook)):
-            self.assertIn("component.component_post_url", list(left_for_start(running, new)))
-            self.assertEqual(running.component, taken_over(running, new).component)
+            replaced = Changes.between(running, new).replaced
+            self.assertEqual({"bot.example.org": ["component.component_post_url"]}, replaced)
 
 
 class ReferenceTests(SynchronousTestCase):

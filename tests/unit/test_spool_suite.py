@@ -376,7 +376,7 @@ class SqliteCase(TestCase):
         """A spool in this file."""
         prepare(path or self.path)
         how.setdefault("ballast_bytes", 256 * 1024)
-        spool = SqliteSpool(path or self.path, clock, deadlines=DEADLINES, **how)
+        spool = SqliteSpool(path or self.path, clock, allowance=lambda domain: (DEADLINES, 0.0), **how)
         self.spools.append(spool)
         return spool
 
@@ -1223,7 +1223,7 @@ class RestoreTests(SqliteCase):
 
         def a_spool() -> SqliteSpool:
             spool = SqliteSpool(
-                self.path, clock, deadlines=DEADLINES, grace=3600.0, now=lambda: wall[0], ballast_bytes=4096
+                self.path, clock, allowance=lambda domain: (DEADLINES, 3600.0), now=lambda: wall[0], ballast_bytes=4096
             )
             self.spools.append(spool)
             return spool
@@ -1257,7 +1257,9 @@ class RestoreTests(SqliteCase):
         prepare(self.path)
 
         def a_spool() -> SqliteSpool:
-            spool = SqliteSpool(self.path, clock, deadlines=DEADLINES, now=lambda: wall[0], ballast_bytes=4096)
+            spool = SqliteSpool(
+                self.path, clock, allowance=lambda domain: (DEADLINES, 0.0), now=lambda: wall[0], ballast_bytes=4096
+            )
             self.spools.append(spool)
             return spool
 
@@ -1411,7 +1413,7 @@ class ModelTests(SynchronousTestCase):
 
         def a_spool() -> SqliteSpool:
             how = {"window": 3, "window_bytes": 100, "ballast_bytes": 256 * 1024}
-            return SqliteSpool(path, reactor, deadlines=DEADLINES, now=lambda: 1e6, **how)
+            return SqliteSpool(path, reactor, allowance=lambda domain: (DEADLINES, 0.0), now=lambda: 1e6, **how)
 
         def wait(asked: list[Deferred[Any]]) -> list[Any]:
             together = gatherResults(asked, consumeErrors=True)

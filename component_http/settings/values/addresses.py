@@ -38,6 +38,15 @@ def _accept_domain(value: Any) -> str:
 
 DOMAIN = ValueType('a domain such as "bot.example.org", without user, port or resource', _accept_domain)
 
+
+def _accept_domains(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Collection) or isinstance(value, Mapping):
+        raise Unfit(meant=[value])
+    return tuple(map(_accept_domain, value))
+
+
+DOMAINS = ValueType('a list of domains such as ["bot.example.org"]', _accept_domains, None)
+
 SENDER = ValueType('an address such as "alerts@bot.example.org"', lambda value: str(_address(value)))
 
 

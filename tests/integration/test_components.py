@@ -1,0 +1,263 @@
+"""
+Several components in one process: each with a server and a webhook of its own, one spool, and one API.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.integration.exchange import says
+from tests.integration.probe import Peer, ScriptedServer
+from tests.integration.processes import Answer, GatewayProcess, Request, ScriptedWebhook, reply, toml
+from tests.integration.waiting import eventually
+
+PATIENCE = 20.0
+READ_AGAIN = "the settings were read again: "
+
+
+class Bot:
+    """A component: its server, its webhook, which answers with its name and what it was told, and its stream."""
+
+    def __init__(self, stack: ExitStack, name: str) -> None:
+        self.name = name
+        self.domain = f"{name}.localhost"
+        self.hangs = threading.Event()
+        self.release = threading.Event()
+        stack.callback(self.release.set)
+        self.server = stack.enter_context(ScriptedServer())
+        self.webhook = stack.enter_context(ScriptedWebhook(self._answer))
+        self.table: dict[str, Any] = {
+            "domain": self.domain,
+            "server": self.server.endpoint,
+            "secret_file": f"secret-{name}",
+            "component_post_url": self.webhook.url,
+        }
+        self.peer: Peer
+
+    def _answer(self, request: Request) -> Answer:
+        if self.hangs.is_set():
+            self.release.wait(PATIENCE)
+        return reply(body=f"{self.name}: {request.json['body']}")
+
+    def connect(self) -> None:
+        self.peer = self.server.connected()
+
+    def say(self, user: str, body: str, count: int = 1) -> None:
+        self.peer.send(
+            f"<message from='{user}@localhost/x' to='bot@{self.domain}' type='chat'><body>{body}</body></message>"
+            * count
+        )
+
+    def answers(self, body: str) -> None:
+        text = f"{self.name}: {body}"
+        self.peer.wait_for(lambda element: says(element, text), f"the reply {text}")
+
+    def heard(self) -> list[str]:
+        return [request.json["body"] for request in self.webhook.requests]
+
+
+class Stage:
+    """A gateway with some bots."""
+
+    def __init__(self, stack: ExitStack, *names: str, **sections: Any) -> None:
+        self.stack = stack
+        self.bots = {name: Bot(stack, name) for name in names}
+        self.path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "spool.sqlite3"
+        self.sections = {
+            "delivery": {"max_attempts": 5, "drain_timeout": 0.5},
+            "spool": {"path": str(self.path)},
+            "log": {"level": "debug"},
+            **sections,
+        }
+        self.start()
+
+    def start(self) -> None:
+        """Start a gateway, and wait for the stream of each bot."""
+        secrets = {f"secret-{name}": bot.server.secret for name, bot in self.bots.items()}
+        gateway = GatewayProcess(
+            domain="",
+            server="",
+            secret="",
+            post_url="",
+            sections={**self.sections, "component": self.tables()},
+            secrets={**secrets, "ops": "o" * 20, "red": "r" * 20},
+        )
+        self.gateway = self.stack.enter_context(gateway)
+        for bot in self.bots.values():
+            bot.connect()
+        for bot in self.bots.values():
+            self.gateway.wait_for_log(f"authenticated as {bot.domain}")
+
+    def kept(self) -> int:
+        """The deliveries in the spool's file."""
+        with closing(sqlite3.connect(self.path, timeout=10)) as connection:
+            [[number]] = connection.execute("SELECT count(*) FROM deliveries").fetchall()
+        return int(number)
+
+    def tables(self) -> list[dict[str, Any]]:
+        return [bot.table for bot in self.bots.values()]
+
+    def add(self, name: str) -> Bot:
+        bot = self.bots[name] = Bot(self.stack, name)
+        (self.gateway.folder / f"secret-{name}").write_text(bot.server.secret)
+        (self.gateway.folder / f"secret-{name}").chmod(0o600)
+        return bot
+
+    def reload(self) -> None:
+        """Let it read its settings as they are now, and wait until it has."""
+        (self.gateway.folder / "gateway.toml").write_text(toml({**self.sections, "component": self.tables()}))
+        times = self.gateway.log().count(READ_AGAIN)
+        os.kill(self.gateway.pid, signal.SIGHUP)
+        self.gateway.wait_for_log(READ_AGAIN, times=times + 1)
+
+
+@contextmanager
+def staged(*names: str, **sections: Any) -> Iterator[Stage]:
+    with ExitStack() as stack:
+        stage = Stage(stack, *names, **sections)
+        yield stage
+        stage.gateway.stop()
+
+
+def test_each_has_its_own() -> None:
+    """
+    What is said to a component comes to its own webhook, and the answer leaves on its own stream.
+    """
+    with staged("red", "green", "blue") as stage:
+        for bot in stage.bots.values():
+            bot.say("alice", "hello")
+        for bot in stage.bots.values():
+            bot.answers("hello")
+            assert bot.heard() == ["hello"]
+        assert not stage.gateway.warnings()
+
+
+def test_one_does_not_disturb_another() -> None:
+    """
+    While one is flooded and another one's webhook hangs, the third answers as ever.
+    """
+    with staged("flooded", "hanging", "calm", spool={"kind": "memory"}) as stage:
+        flooded, hanging, calm = stage.bots.values()
+        flooded.hangs.set()
+        hanging.hangs.set()
+        for number in range(40):
+            hanging.say(f"user{number}", "hello", 20)
+            flooded.say(f"user{number}", "x" * 500, 200)
+        for number in range(20):
+            calm.say("alice", str(number))
+            calm.answers(str(number))
+        flooded.release.set()
+        hanging.release.set()
+
+
+def test_after_a_kill() -> None:
+    """
+    What waits for two components in the one spool comes to each of them after a kill -9, and nothing to the other.
+    """
+    with staged("red", "blue") as stage:
+        red, blue = stage.bots.values()
+        for bot in (red, blue):
+            bot.hangs.set()
+            bot.say("alice", f"one of {bot.name}")
+            bot.say("alice", f"two of {bot.name}")
+            bot.webhook.wait_for(1, settled=False)
+        eventually(lambda: stage.kept() == 4, "four deliveries in the spool")
+        stage.gateway.kill()
+        for bot in (red, blue):
+            bot.hangs.clear()
+            bot.release.set()
+        stage.start()
+        for bot in (red, blue):
+            bot.answers(f"one of {bot.name}")
+            bot.answers(f"two of {bot.name}")
+            assert all(body.endswith(bot.name) for body in bot.heard())
+
+
+def test_they_come_and_go() -> None:
+    """
+    A reload serves one more component and leaves the stream of another alone; one that goes ends its stream politely,
+    and what had waited for it is a dead letter that names its domain.
+    """
+    with staged("red", "blue") as stage:
+        red, blue = stage.bots.values()
+        red.hangs.set()
+        red.say("alice", "stays behind")
+        red.webhook.wait_for(1, settled=False)
+        green = stage.add("green")
+        del stage.bots["red"]
+        stage.reload()
+        green.connect()
+        green.say("alice", "hello")
+        green.answers("hello")
+        red.peer.wait(lambda: red.peer.stream_closed, "the end of the stream")
+        stage.gateway.wait_for_log("red.localhost is not served any more, so what was kept for it becomes dead letters")
+        blue.say("alice", "still there")
+        blue.answers("still there")
+        red.release.set()
+
+
+def test_one_reconnects_alone() -> None:
+    """
+    With another secret a component drains and connects anew, and the others notice nothing; what waited for it is
+    delivered on the new stream.
+    """
+    with staged("red", "blue") as stage:
+        red, blue = stage.bots.values()
+        red.hangs.set()
+        red.say("alice", "waits")
+        red.webhook.wait_for(1, settled=False)
+        red.table["nick"] = "other"
+        stage.reload()
+        blue.say("alice", "meanwhile")
+        blue.answers("meanwhile")
+        red.peer.wait(lambda: red.peer.stream_closed, "the end of the stream")
+        red.hangs.clear()
+        red.release.set()
+        red.connect()
+        red.answers("waits")
+        red.say("alice", "again")
+        red.answers("again")
+        assert stage.gateway.log().count("authenticated as blue.localhost") == 1
+
+
+def test_the_api_sends_for_each() -> None:
+    """
+    The sender decides which component sends; a token may be for one of them only.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    tokens = [
+        {"name": "ops", "token_file": "ops"},
+        {"name": "red", "token_file": "red", "components": ["red.localhost"]},
+    ]
+    with staged("red", "blue", api={"listen": f"tcp:{port}:interface=127.0.0.1", "token": tokens}) as stage:
+        red, blue = stage.bots.values()
+
+        def push(token: str, **what: str) -> tuple[int, Any]:
+            told = requests.post(
+                f"http://127.0.0.1:{port}/v1/messages",
+                json={"to": "alice@localhost", "body": "pushed", **what},
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=PATIENCE,
+            )
+            return told.status_code, told.json()
+
+        eventually(lambda: "the API listens" in stage.gateway.log(), "the API", detail=stage.gateway.log)
+        assert push("o" * 20, **{"from": "bot@blue.localhost"})[0] == 202
+        blue.peer.wait_for(lambda element: says(element, "pushed"), "what was pushed")
+        assert push("r" * 20)[0] == 202
+        red.peer.wait_for(lambda element: says(element, "pushed"), "what was pushed")
+        status, problem = push("o" * 20)
+        assert status == 422 and "red.localhost, blue.localhost" in problem["detail"]
+        assert push("r" * 20, **{"from": "bot@blue.localhost"})[0] == 403
