@@ -64,9 +64,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _report(settings: Settings, prefix: str, user: pwd.struct_passwd | None) -> None:
-    component = settings.component
-    api = f", the API at {settings.api.listen}" if settings.api.listen else ""
-    print(f"{prefix}ok: {component.domain} at {component.server}, {component.posted}{api}")
+    for each in settings.each:
+        component = each.component
+        api = f", the API at {settings.api.listen}" if settings.api.listen and each is settings else ""
+        print(f"{prefix}ok: {component.domain} at {component.server}, {component.posted}{api}")
     for warning in settings.warnings():
         print(f"{prefix}warning: {warning}")
     spool = settings.spool.file()
@@ -102,7 +103,7 @@ def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
         files.insert(0, ("the settings file", settings.file))
     files += [("api.hook.template_file", hook.template_file) for hook in settings.api.hook if hook.template_file]
     for key, description in (
-        ("component.server", settings.component.server),
+        *(("component.server", each.component.server) for each in settings.each),
         ("api.listen", settings.api.listen or ""),
     ):
         files += [(key, path) for path in Endpoint.parse(description).files()]

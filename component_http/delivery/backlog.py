@@ -73,18 +73,24 @@ class Budget:
     Args:
         max_pending: Deliveries of all of them together.
         max_pending_bytes: Bytes of their request bodies.
+
+    Attributes:
+        is_shared: More than one backlog has joined.
     """
 
     def __init__(self, max_pending: int, max_pending_bytes: int) -> None:
         self._most = max_pending
         self._most_bytes = max_pending_bytes
         self._backlogs: list[Backlog] = []
+        self.is_shared = False
 
     def join(self, backlog: Backlog) -> None:
         self._backlogs.append(backlog)
+        self.is_shared = len(self._backlogs) > 1
 
     def leave(self, backlog: Backlog) -> None:
         self._backlogs.remove(backlog)
+        self.is_shared = len(self._backlogs) > 1
 
     @property
     def pending(self) -> int:
@@ -94,8 +100,6 @@ class Budget:
     def room(self, backlog: Backlog, limits: BacklogLimits) -> tuple[float, float]:
         """Say how many deliveries, and bytes, a backlog may have; never more than its own limits."""
         number = len(self._backlogs)
-        if number < 2:
-            return limits.max_pending, limits.max_pending_bytes
         free, free_bytes = self._most, self._most_bytes
         for other in self._backlogs:
             if other is not backlog:
@@ -190,7 +194,7 @@ class Backlog:
     def _room(self) -> tuple[float, float]:
         """The overall limits: deliveries, and bytes."""
         limits = self._limits
-        if self._budget is None:
+        if self._budget is None or not self._budget.is_shared:
             return limits.max_pending, limits.max_pending_bytes
         return self._budget.room(self, limits)
 

@@ -23,7 +23,9 @@ from component_http.contract.conditions import StanzaError, error_stanza
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.link import link_path
 from component_http.contract.stanza import Stanza
+from component_http.contract.xml import Limits
 from component_http.errors import Bounced, RoomRefused, SpoolError
+from component_http.interfaces import Origin
 from component_http.testing import RecordingSender
 from tests.unit.api_world import (
     BEARER,
@@ -241,6 +243,44 @@ class PushTests(ApiTestCase):
         self.assertIn("under way", self.refused(409, self.post("/v1/messages", HELLO, {"idempotency-key": "k1"})))
         held.callback(None)
         self.assertEqual(["hello"], self.bodies())
+
+
+class SeveralComponentsTests(ApiTestCase):
+    """Two components, of which the sender of a stanza chooses one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.other = RecordingSender()
+        self.api = self.an_api(
+            origins={
+                DOMAIN: Origin(self.sender, Address.parse(DOMAIN), Limits()),
+                "other.example.org": Origin(self.other, Address.parse("bot@other.example.org"), Limits()),
+            }
+        )
+
+    def test_the_sender_chooses(self) -> None:
+        """
+        What has a sender is sent by his component, and an idempotency key is the same for all of them.
+        """
+        self.assertEqual(202, self.post("/v1/messages", {**HELLO, "from": "x@other.example.org"}).status)
+        self.assertEqual(202, self.post("/v1/messages", {**HELLO, "from": f"x@{DOMAIN}"}).status)
+        self.assertEqual((1, 1), (len(self.sender.pushed), len(self.other.pushed)))
+
+    def test_no_sender(self) -> None:
+        """
+        What has none has to say which one it is; a token with a sender of its own need not.
+        """
+        detail = self.refused(422, self.post("/v1/messages", HELLO))
+        self.assertIn(f"{DOMAIN}, other.example.org", detail)
+        self.assertEqual(202, self.post("/v1/messages", HELLO, token=NARROW).status)
+
+    def test_both_at_once(self) -> None:
+        """
+        One request is for one component.
+        """
+        two = [{**HELLO, "from": "x@other.example.org"}, {**HELLO, "from": f"x@{DOMAIN}"}]
+        self.refused(422, self.post("/v1/messages", two))
+        self.assertEqual((0, 0), (len(self.sender.pushed), len(self.other.pushed)))
 
 
 class IdempotencyTests(ApiTestCase):

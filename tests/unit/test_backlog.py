@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from twisted.trial.unittest import SynchronousTestCase
 
-from component_http.delivery.backlog import Backlog, BacklogLimits
+from component_http.delivery.backlog import Backlog, BacklogLimits, Budget
 
 ALICE, BOB, MALLORY = "alice@example.org", "bob@example.org", "mallory@example.org"
 BOT, OTHER_BOT = "bot@bot.localhost", "other@bot.localhost"
@@ -391,6 +391,50 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual("refused_unfair", backlog.refusal(a_chat(MALLORY), 1))
         backlog.release(a_chat(MALLORY), 1)
         self.assertEqual(("stored", None), (backlog.next(), backlog.refusal(a_chat(MALLORY), 1)))
+
+
+class BudgetTests(SynchronousTestCase):
+    """Backlogs of several components that share room for 120."""
+
+    def setUp(self) -> None:
+        self.budget = Budget(120, 1_000_000)
+        limits = BacklogLimits(max_pending=1000, fair_share=1.0)
+        self.backlogs = [Backlog(limits, 10, self.budget) for _ in range(3)]
+
+    def fill(self, backlog: Backlog) -> int:
+        """Add deliveries until one is refused; returns how many it has."""
+        while backlog.refusal(a_chat(f"user-{backlog.pending}@example.org"), 1) is None:
+            backlog.add(f"{id(backlog)}-{backlog.pending}", a_chat(f"user-{backlog.pending}@example.org"), 1)
+        return backlog.pending
+
+    def test_a_flood_leaves_room(self) -> None:
+        """
+        One that is flooded takes half of the room; there is always some for another, and never more than all of it.
+        """
+        self.assertEqual([60, 30, 20], [self.fill(backlog) for backlog in self.backlogs])
+        self.assertLessEqual(self.budget.pending, 120)
+
+    def test_what_is_free_is_anybodys(self) -> None:
+        """
+        When the others have ended there is more room, and alone a component has all that its own limits allow.
+        """
+        one, two, three = self.backlogs
+        self.fill(one)
+        for delivery_id in list(one):
+            one.remove(delivery_id)
+        self.assertEqual(60, self.fill(two))
+        one.close()
+        three.close()
+        self.assertEqual(1000, self.fill(two))
+
+    def test_reading_pauses_before(self) -> None:
+        """
+        Reading pauses at three quarters of what a component may have.
+        """
+        one = self.backlogs[0]
+        while not one.crowded:
+            one.add(f"d{one.pending}", a_chat(), 1)
+        self.assertEqual(46, one.pending)
 
 
 class SpareRoomTests(SynchronousTestCase):

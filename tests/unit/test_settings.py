@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -1072,6 +1073,116 @@ class AllAtOnceTests(SettingsTestCase):
         """
         error = self.assertRaises(SettingsError, Settings.from_flags, {}, env={})
         self.assertEqual("; also ".join(error.sentences), str(error))
+
+
+class SeveralComponentsTests(SettingsTestCase):
+    """Files with several tables [[component]]."""
+
+    TWO = """
+        [webhook]
+        timeout = 30
+        [delivery]
+        max_attempts = 4
+        [conditions]
+        404 = "cancel item-not-found"
+        [[component]]
+        domain = "red.example.org"
+        component_post_url = "http://127.0.0.1:1/"
+        [component.webhook]
+        timeout = 10
+        [[component]]
+        domain = "blue.example.org"
+        component_post_url = "http://127.0.0.1:2/"
+        delivery.max_pending = 100
+        conditions.500 = "wait internal-server-error"
+        """
+
+    def refusals(self, text: str, **flags: str) -> list[str]:
+        """The sentences about a file, without its name."""
+        path = self.write(text)
+        error = self.assertRaises(SettingsError, Settings.from_flags, flags, path, ENVIRONMENT)
+        return [sentence.removeprefix(f"{path}: ") for sentence in error.sentences]
+
+    def test_defaults_of_all(self) -> None:
+        """
+        Each has what stands at the top, or else what it has itself; the environment gives one secret to all.
+        """
+        settings = Settings.from_toml(self.write(self.TWO), ENVIRONMENT)
+        red, blue = settings.each
+        self.assertEqual(("red.example.org", "blue.example.org"), (red.component.domain, blue.component.domain))
+        self.assertEqual((10.0, 30.0), (red.webhook.timeout, blue.webhook.timeout))
+        self.assertEqual((4, 4), (red.delivery.max_attempts, blue.delivery.max_attempts))
+        self.assertEqual((None, 100), (red.delivery.max_pending, blue.delivery.max_pending))
+        self.assertEqual(([404], [500]), ([*red.conditions], [*blue.conditions]))
+        self.assertEqual({NOT_SHOWN}, {each.component.secret for each in settings.each})
+
+    def test_by_an_application(self) -> None:
+        """
+        An application names the others, which share the spool, the API and the log of the first.
+        """
+        first = settings_of(spool={"path": "one.sqlite3"})
+        other = settings_of(component={"domain": "other.example.org"}, spool={"kind": "memory"})
+        settings = evolve(first, others=[other])
+        self.assertEqual([first.spool] * 2, [each.spool for each in settings.each])
+        self.assertIn("domain bot.example.org", str(self.assertRaises(SettingsError, evolve, first, others=[first])))
+        self.assertRaises(SettingsError, evolve, other, others=[settings])
+
+    def test_mistakes_name_their_component(self) -> None:
+        """
+        A mistake is told with the component that it is in.
+        """
+        text = self.TWO + 'tmeout = 3\nspool.kind = "memory"\nwebhook.timeout = 0\n[[component]]\nsecret_file = "x"\n'
+        sentences = self.refusals(text)
+        for expected in (
+            "[[component]] blue.example.org: [spool] is for all components: write it at the top of the file",
+            '[[component]] number 3: component.domain is missing: add domain = "bot.example.org" below [[component]]',
+        ):
+            self.assertIn(expected, sentences)
+        self.assertTrue(any("blue.example.org: webhook.timeout is 0" in each for each in sentences), sentences)
+
+    def test_one_domain_twice(self) -> None:
+        """
+        Two components of one domain are one mistake.
+        """
+        text = self.TWO.replace("blue.", "red.")
+        self.assertEqual(
+            ["2 components have the domain red.example.org: each must have one of its own"], self.refusals(text)
+        )
+
+    def test_flags(self) -> None:
+        """
+        A flag for a component cannot say which of several it is for; others are for all that say nothing else.
+        """
+        [sentence] = self.refusals(self.TWO, server="tcp:127.0.0.1:1")
+        self.assertIn("--server is for one component", sentence)
+        settings = Settings.from_flags({"webhook-timeout": "7"}, self.write(self.TWO), ENVIRONMENT)
+        self.assertEqual([10.0, 7.0], [each.webhook.timeout for each in settings.each])
+
+    def test_api(self) -> None:
+        """
+        A hook has to say which component sends, and a token can be only for one that is there.
+        """
+        for name in ("secret", "token"):
+            self.write("x" * 20, name)
+        api = """
+        [api]
+        listen = "tcp:8347"
+        [[api.hook]]
+        name = "alerts"
+        secret_file = "secret"
+        to = "alice@example.org"
+        [[api.token]]
+        name = "ops"
+        token_file = "token"
+        components = ["green.example.org"]
+        """
+        self.assertEqual(
+            [
+                'api.token ops has "green.example.org" in components, but there is no such component',
+                "api.hook alerts needs send_as, because there are several components",
+            ],
+            self.refusals(self.TWO + api),
+        )
 
 
 class NoWebhookTests(SettingsTestCase):

@@ -106,6 +106,20 @@ class SpoolSuite:
         self.assertEqual(b"after all", await self.spool.body("d1"))
         await self.spool.end("d1", ())
 
+    async def test_of_each_component(self) -> None:
+        """
+        Each component finds its own outbound stanzas, and those of a component that nobody serves are found, too.
+        """
+        red, blue = (evolve(a_departure(), head=Head(sender=f"bot@{name}.example.org/x")) for name in ("red", "blue"))
+        numbers = await self.spool.push([red, blue, red])
+        for domain, its in {"red": [numbers[0], numbers[2]], "blue": [numbers[1]], "green": []}.items():
+            found = await self.spool.outbound_stanzas(0, f"{domain}.example.org")
+            self.assertEqual(its, [each.number for each in found])
+        self.assertEqual(3, len(await self.spool.outbound_stanzas(0)))
+        self.assertEqual(
+            [(numbers[1], "blue.example.org")], await self.spool.foreign({"red.example.org", "green.example.org"})
+        )
+
     async def test_fires_in_order(self) -> None:
         """
         What was asked first is told first, whatever it was.
@@ -598,6 +612,31 @@ class PushTests(SqliteCase):
             spool.confirmed(number)
         self.assertEqual(1, len(await spool.push([a_departure()], a_memo("k1"))))
         self.assertIsNotNone(await spool.recall("ops", "k1"))
+
+    async def test_full_of_one_component(self) -> None:
+        """
+        While so much of one component waits that it may push no more, another one still may, and that has an end too.
+        """
+        spool = self.open(max_outbound=8)
+        red, blue = (evolve(a_departure(), head=Head(sender=f"{name}.example.org")) for name in ("red", "blue"))
+        await spool.push([red] * 8)
+        await self.assertFailure(spool.push([red]), SpoolError)
+        await spool.push([blue])
+        await self.assertFailure(spool.push([red]), SpoolError)
+
+    async def test_from_before_there_were_several(self) -> None:
+        """
+        What a gateway has kept that served one component only is found by that one, by the sender of the stanza.
+        """
+        spool = self.open()
+        [number] = await spool.push([a_departure()])
+        await spool.close()
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute("UPDATE departures SET domain = NULL")
+            connection.commit()
+        self.assertEqual([number], [each.number for each in await spool.outbound_stanzas(0, "bot.example.org")])
+        self.assertEqual([], await spool.outbound_stanzas(0, "other.example.org"))
+        self.assertEqual([(number, "bot.example.org")], await spool.foreign({"other.example.org"}))
 
     async def test_old_memos_leave_the_file(self) -> None:
         """
