@@ -28,9 +28,9 @@ from component_http.operations.metrics import Counters
 from component_http.running import Running
 from component_http.settings import Settings
 from component_http.settings.reloading import Changes
-from component_http.sizing import most_of_all, too_few_files, webhook_connections
+from component_http.sizing import most_of_all, too_few_files, webhooks_of
 from component_http.webhook.function import FunctionWebhook
-from component_http.wiring import Lasting, lasting_parts, make_spool, webhook_client
+from component_http.wiring import Lasting, lasting_parts, make_spool, new_webhooks, webhook_client
 from component_http.xmpp.stream import ComponentStream
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Gateway(MultiService):
         super().__init__()
         if (webhook, answer, settings.api.listen) == (None, None, None):
             for each in settings.each:
-                if each.component.component_post_url is None:
+                if each.component.component_post_url is None and not each.component.route:
                     raise SettingsError(
                         "component.component_post_url is missing, and so is api.listen: without a webhook and without"
                         f" an API there is nothing to do for {each.component.domain}"
@@ -118,7 +118,8 @@ class Gateway(MultiService):
         """Raise `SettingsError` if a webhook's client cannot be made; each start makes another one."""
         if self._webhook is None:
             for each in settings.each:
-                webhook_client(each, self._reactor)
+                for one in (each, *each.of_routes.values()):
+                    webhook_client(one, self._reactor)
 
     def _component(self, settings: Settings) -> Lasting:
         """Make the parts of a component that outlive a stop."""
@@ -130,7 +131,7 @@ class Gateway(MultiService):
             self._webhook,
             counters=self.counters,
             budget=self._budget,
-            connections=webhook_connections(settings, len(self._settings.each)),
+            webhooks=webhooks_of(self._settings),
             sent=partial(self._sent, domain),
             first=partial(self._first_of_stream, domain),
         )
@@ -326,19 +327,18 @@ class Gateway(MultiService):
         self._check(changes.settings)
         hooks = _hooks(changes.settings)
         after = {each.component.domain: each for each in changes.settings.each}
-        clients = {
-            domain: webhook_client(after[domain], self._reactor, self._components[domain].connections)
+        adapted = {
+            domain: evolve(self._components[domain], settings=after[domain])
             for domain in before.keys() & after.keys() - changes.replaced.keys()
-            if self._webhook is None
-            and (before[domain].webhook, before[domain].component) != (after[domain].webhook, after[domain].component)
         }
+        webhooks = {domain: new_webhooks(before[domain], lasting) for domain, lasting in adapted.items()}
         # From here on nothing can fail.
         self._settings, self._hooks = changes.settings, hooks
         set_level(settings.log.level)
-        for domain in before.keys() & after.keys() - changes.replaced.keys():
-            lasting = self._components[domain] = evolve(self._components[domain], settings=after[domain])
+        self._components.update(adapted)
+        for domain, lasting in adapted.items():
             if self._run is not None and domain in self._run.served:
-                self._run.served[domain].reload(lasting, clients.get(domain))
+                self._run.served[domain].reload(lasting, webhooks[domain])
         if self._run is not None:
             self._run.reload(changes.settings, hooks)
         self.counters.count("reloaded")

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from component_http.contract.delivery import DeadLetter, Delivery
 from component_http.contract.link import KEY_BYTES
+from component_http.delivery.relay import Relay
 from component_http.delivery.status import least_well
 from component_http.errors import SpoolError
 from component_http.interfaces import Observer, Spool
@@ -135,6 +136,7 @@ class Running:
             for domain, its in of_each.items():
                 if domain in added:
                     number += len(its)
+                    await self._route_anew(added[domain].relay, its)
                     added[domain].restore_deliveries(its)
                 elif domain not in self.served:
                     foreign[domain] += len(its)
@@ -154,6 +156,15 @@ class Running:
                 number=number_of,
             )
         return number
+
+    async def _route_anew(self, relay: Relay, deliveries: Iterable[Delivery]) -> None:
+        """Find other routes for deliveries whose routes are gone, by their request bodies."""
+        for delivery in deliveries:
+            if relay.lacks(delivery):
+                try:
+                    relay.route_restored(delivery, await self._spool.body(delivery.id))
+                except SpoolError:
+                    delivery.route = None
 
     def _belongs(self, component: str, serving: Serving) -> bool:
         """Say whether an address is of a component; what is of none is the first one's to forget."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
@@ -12,9 +12,8 @@ from component_http.contract.address import Address
 from component_http.contract.delivery import Delivery
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
 from component_http.contract.link import link_path
-from component_http.interfaces import Origin, Spool
+from component_http.interfaces import Origin, Spool, Webhook
 from component_http.log import Logger
-from component_http.webhook.client import WebhookClient
 from component_http.wiring import Lasting, adapt, assemble, handlers
 from component_http.xmpp.intake import LateHandler
 
@@ -41,7 +40,6 @@ class Serving:
         self.parts = assemble(lasting, spool, ask=self._ask, link=self._link)
         self.relay, self.outbox = self.parts.relay, self.parts.outbox
         self._handlers = handlers(lasting, self.parts)
-        self._client = self.parts.client
 
     @property
     def domain(self) -> str:
@@ -112,22 +110,19 @@ class Serving:
         path = link_path(key, delivery.id, delivery.stanza, expires)
         return None if path is None else f"{self.lasting.settings.api.base_url or ''}{path}"
 
-    def reload(self, lasting: Lasting, client: WebhookClient | None) -> None:
+    def reload(self, lasting: Lasting, webhooks: Mapping[str | None, Webhook]) -> None:
         """
         Go by other settings from now on.
 
         Args:
             lasting: Has them.
-            client: The client for the webhook, made of them; None where the application has a webhook of its own, or
-                nothing about it has changed.
+            webhooks: Those that differ from before, as `wiring.new_webhooks` makes them.
         """
         before, self.lasting = self.lasting.settings, lasting
-        adapt(self.parts, before, lasting, client)
-        if client is not None and self._client is not None:
-            # Attempts that are under way end over the connections of the former client.
-            closed = Deferred.fromCoroutine(self._client.close())
+        for client in adapt(self.parts, before, lasting, webhooks, self._link):
+            # Attempts that are under way end over its connections.
+            closed = Deferred.fromCoroutine(client.close())
             closed.addErrback(lambda failure: self._log.failure("cannot close a webhook's client", failure=failure))
-            self._client = client
 
     # -- stop --
 
@@ -141,8 +136,8 @@ class Serving:
         """After the drain: take nothing more from the application, leave the rooms, and close the webhook's client."""
         self.lasting.pushes.close()
         self.parts.entrances.leave()
-        if self._client is not None:
-            await self._client.close()
+        for client in self.parts.clients.values():
+            await client.close()
 
     async def finish(self, *, lost: bool) -> None:
         """After the stream: leave it, count what is lost if it is, and give the room that is shared back."""

@@ -68,20 +68,24 @@ def api_connections(settings: Settings) -> int:
     return max(1, min(settings.api.max_connections, (_open_files() - FILES_BESIDE) // 4))
 
 
-def webhook_connections(settings: Settings, components: int = 1) -> int:
+def webhooks_of(settings: Settings) -> int:
+    """The webhooks of all components: of each its own, and those of its routes."""
+    return sum(1 + len(each.of_routes) for each in settings.each)
+
+
+def webhook_connections(settings: Settings, webhooks: int = 1) -> int:
     """
-    Connections to the webhook of one of so many components at once: `max_connections`, or as many as there can be files
-    for.
+    Connections to one of so many webhooks at once: `max_connections`, or as many as there can be files for.
     """
     # As many of the API's clients again may wait to be told that there are too many.
-    beside = FILES_BESIDE + components - 1 + 2 * api_connections(settings)
-    return max(1, min(settings.webhook.max_connections, (_open_files() - beside) // components))
+    beside = FILES_BESIDE + webhooks - 1 + 2 * api_connections(settings)
+    return max(1, min(settings.webhook.max_connections, (_open_files() - beside) // webhooks))
 
 
 def too_few_files(settings: Settings, *, has_webhook: bool) -> list[str]:
     """Sentences about each `max_connections` that the process has too few files for."""
     of_each = [
-        ("webhook", each.webhook.max_connections, webhook_connections(each, len(settings.each)))
+        ("webhook", each.webhook.max_connections, webhook_connections(each, webhooks_of(settings)))
         for each in settings.each
     ]
     found = [max(of_each, key=lambda one: one[1] - one[2])] if has_webhook else []

@@ -46,11 +46,12 @@ from component_http.delivery.stanza_maker import StanzaMaker
 from component_http.errors import SettingsError
 from component_http.interfaces import Observer, Spool, Stream, Webhook
 from component_http.operations.metrics import Counters
-from component_http.settings import Settings
-from component_http.sizing import backlog_limits, deadlines, lifetimes
+from component_http.settings import Settings, WebhookSettings
+from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
 from component_http.spool.memory import MemorySpool
 from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
+from component_http.webhook.function import FixedWebhook, response_of
 from component_http.xmpp.borrowed import BorrowedStream
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import StanzaIntake
@@ -74,7 +75,7 @@ class Lasting:
     Attributes:
         settings: Those of this component.
         budget: The room for what is pending, which all components share.
-        connections: The most connections to the webhook.
+        webhooks: The webhooks of all components, which share the files that the process may open.
         lifetimes: Seconds until an outbound stanza expires, by its kind; a reload changes them.
         reactor: A reactor whose timers do not follow the wall clock.
         stream: The stream that handlers are added to.
@@ -89,7 +90,7 @@ class Lasting:
     settings: Settings
     limits: Limits
     budget: Budget
-    connections: int
+    webhooks: int
     lifetimes: dict[str, float]
     reactor: Any
     counters: Counters
@@ -108,7 +109,8 @@ class Lasting:
     @property
     def has_webhook(self) -> bool:
         """Deliveries have somewhere to go."""
-        return self.webhook is not None or self.settings.component.component_post_url is not None
+        component = self.settings.component
+        return self.webhook is not None or component.component_post_url is not None or bool(component.route)
 
 
 def lasting_parts(
@@ -119,7 +121,7 @@ def lasting_parts(
     *,
     counters: Counters,
     budget: Budget,
-    connections: int,
+    webhooks: int,
     sent: Callable[[OutboundStanza], object],
     first: Callable[[], Iterable[Element | OutboundStanza]],
 ) -> Lasting:
@@ -130,7 +132,7 @@ def lasting_parts(
         reactor: As in `Lasting`, and so is `webhook`.
         manager: The stream of an embedding application; None to make ours.
         counters: Told what happens; those of all components, as is the budget.
-        budget: As in `Lasting`, and so are the connections.
+        budget: As in `Lasting`, and so are the webhooks.
         sent: Told each stanza that leaves.
         first: The stanzas that open each new stream.
     """
@@ -168,7 +170,7 @@ def lasting_parts(
         settings,
         limits,
         budget,
-        connections,
+        webhooks,
         lasting,
         reactor,
         counters,
@@ -185,11 +187,10 @@ def lasting_parts(
 @frozen(eq=False)
 class Parts:
     """
-    The parts of a component in one run; `client` is None if the application brings its own webhook, or if there is
-    none.
+    The parts of a component in one run; `clients` are those of the webhooks at a URL, by the names of their routes.
     """
 
-    client: WebhookClient | None
+    clients: dict[str | None, WebhookClient]
     backlog: Backlog
     relay: Relay
     outbox: Outbox
@@ -237,10 +238,14 @@ def assemble(
         fates=fates,
         pushed=pushed,
     )
-    client = None if lasting.webhook is not None else webhook_client(settings, reactor, lasting.connections)
-    backlog = Backlog(backlog_limits(settings), lasting.connections, lasting.budget)
+    link_of = link if lasting.has_api else None
+    webhooks = new_webhooks(None, lasting)
+    clients = {name: each for name, each in webhooks.items() if isinstance(each, WebhookClient)}
+    own = _forwarder(lasting, settings, webhooks.pop(None, None), link_of)
+    forwarders = {name: _forwarder(lasting, one, webhooks[name], link_of) for name, one in settings.of_routes.items()}
+    backlog = Backlog(backlog_limits(settings), _most_running(lasting), lasting.budget)
     relay = Relay(
-        _forwarder(lasting, lasting.webhook or client, link if lasting.has_api else None),
+        own,
         spool,
         backlog,
         outlet,
@@ -253,12 +258,14 @@ def assemble(
         wall=time.time,
         times=_times(settings),
         once=settings.delivery.max_attempts == 1 and spool.durable,
+        routes=component.routes,
+        forwarders=forwarders,
     )
     sender = Dispatch(
         spool, outbox, relay, bounces, ask=ask, enter=entrances.enter, when_sent=outlet.when_sent, clock=reactor
     )
     iq_requests = IqRequests(outlet, reactor, lambda: token_hex(16))
-    return Parts(client, backlog, relay, outbox, bounces, entrances, iq_requests, sender)
+    return Parts(clients, backlog, relay, outbox, bounces, entrances, iq_requests, sender)
 
 
 def make_spool(
@@ -296,13 +303,61 @@ def make_spool(
     )
 
 
-def _forwarder(lasting: Lasting, webhook: Webhook | None, link: Callable[[Delivery], str | None] | None) -> Forwarder:
-    settings, delivery = lasting.settings, lasting.settings.delivery
+def _connections(settings: Settings, lasting: Lasting) -> int:
+    return webhook_connections(settings, lasting.webhooks)
+
+
+def _most_running(lasting: Lasting) -> int:
+    """The deliveries that may run at once: as many as there can be connections to all webhooks together."""
+    settings = lasting.settings
+    return sum(_connections(each, lasting) for each in (settings, *settings.of_routes.values()))
+
+
+def new_webhooks(before: Settings | None, lasting: Lasting) -> dict[str | None, Webhook]:
+    """
+    Make the webhooks of a component: by None its own, if it has one, and by its name that of each route.
+
+    Args:
+        before: Settings by which some were made: only those that differ are made.
+
+    Raises:
+        SettingsError: The settings of a webhook cannot be used.
+    """
+    made: dict[str | None, Webhook] = {}
+    settings = lasting.settings
+    if lasting.webhook is not None:
+        made[None] = lasting.webhook
+    elif before is None or _posting(before) != _posting(settings):
+        client = webhook_client(settings, lasting.reactor, _connections(settings, lasting))
+        if client is not None:
+            made[None] = client
+    for route in settings.component.route:
+        one = settings.of_routes[route.name]
+        if (
+            before is not None
+            and route in before.component.route
+            and _posting(before.of_routes[route.name]) == _posting(one)
+        ):
+            continue
+        client = webhook_client(one, lasting.reactor, _connections(one, lasting))
+        made[route.name] = client or FixedWebhook(response_of(route.reply))
+    return made
+
+
+def _posting(settings: Settings) -> tuple[str | None, WebhookSettings]:
+    return settings.component.component_post_url, settings.webhook
+
+
+def _forwarder(
+    lasting: Lasting, settings: Settings, webhook: Webhook | None, link: Callable[[Delivery], str | None] | None
+) -> Forwarder:
+    """Make the forwarder of a webhook; `settings` are those of the component, or of one of its routes."""
+    delivery = settings.delivery
     retries = delivery.max_attempts > 1
     counters, reactor, rate = lasting.counters, lasting.reactor, settings.webhook.rate
     health = Health(
         counters,
-        Load(lasting.connections, learns=retries, quota=None if rate is None else Quota(*rate)),
+        Load(_connections(settings, lasting), learns=retries, quota=None if rate is None else Quota(*rate)),
         Breaker() if retries else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize),  # it never opens
         reactor,
     )
@@ -347,30 +402,56 @@ def _judgement(lasting: Lasting) -> tuple[Callable[[Stanza, Response], Verdict],
     return judge, error_of_status(410, settings.conditions) if settings.delivery.on_gone == "disable" else None
 
 
-def adapt(parts: Parts, before: Settings, lasting: Lasting, client: WebhookClient | None) -> None:
+def adapt(
+    parts: Parts,
+    before: Settings,
+    lasting: Lasting,
+    webhooks: Mapping[str | None, Webhook],
+    link: Callable[[Delivery], str | None],
+) -> list[WebhookClient]:
     """
-    Let the parts of a run go by new settings of the webhook, and of the delivery.
+    Let the parts of a run go by new settings of webhooks and routes, and of the delivery.
 
     Args:
         before: The settings until now.
         lasting: Has the new settings.
-        client: The client made of them; None to go on with the webhook that there is.
+        webhooks: As `new_webhooks` makes them.
+        link: As in `assemble`.
+
+    Returns:
+        The clients that are not used any more.
     """
-    settings, relay, forwarder = lasting.settings, parts.relay, parts.relay.forwarder
-    forwarder.outcomes.use(*_judgement(lasting))
-    moved = before.component.component_post_url != settings.component.component_post_url
-    if moved or before.webhook != settings.webhook:
-        if client is not None:
-            forwarder.use(client)
-        rate = settings.webhook.rate
-        forwarder.health.adapt(lasting.connections, None if rate is None else Quota(*rate), moved=moved)
-    forwarder.policy = _policy(settings)
+    settings, relay = lasting.settings, parts.relay
+    new: dict[str, Forwarder] = {}
+    for name, one in ((None, settings), *settings.of_routes.items()):
+        webhook = webhooks.get(name)
+        if name is not None and name not in relay.lanes:
+            assert webhook is not None
+            new[name] = _forwarder(lasting, one, webhook, link if lasting.has_api else None)
+            continue
+        forwarder = relay.lanes[name].forwarder
+        forwarder.outcomes.use(*_judgement(lasting))
+        forwarder.policy = _policy(settings)
+        former = before if name is None else before.of_routes.get(name)
+        if webhook is not None:
+            forwarder.use(webhook)
+        moved = former is None or _posting(former)[0] != _posting(one)[0]
+        if moved or former is None or former.webhook != one.webhook:
+            rate = one.webhook.rate
+            quota = None if rate is None else Quota(*rate)
+            forwarder.health.adapt(_connections(one, lasting), quota, moved=moved)
     relay.times.use(_times(settings))
     if before.delivery.loop_guard != settings.delivery.loop_guard:
         relay.loops.use(*_loops(settings))
     lasting.lifetimes.update(lifetimes(settings.delivery))
-    parts.backlog.use(backlog_limits(settings), lasting.connections)
+    parts.backlog.use(backlog_limits(settings), _most_running(lasting))
+    if before.component.route != settings.component.route:
+        relay.use_routes(settings.component.routes, new)
     relay.adapt()
+    gone = [name for name in parts.clients if name in webhooks or (name is not None and name not in settings.of_routes)]
+    unused = [parts.clients.pop(name) for name in gone]
+    parts.clients.update({name: each for name, each in webhooks.items() if isinstance(each, WebhookClient)})
+    return unused
 
 
 def handlers(lasting: Lasting, parts: Parts) -> list[XMPPHandler]:

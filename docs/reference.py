@@ -24,6 +24,8 @@ _LANGUAGES = {".py": "python", ".tac": "python", ".toml": "toml", ".service": "i
 
 _TABLES = {
     "component": "The XMPP side: the component, its server, and which of its stanzas the webhook gets.",
+    "component.route": "The routes, which take some stanzas to other webhooks: any number of these; see"
+    " [Routes](operations.md#routes).",
     "webhook": "The HTTP side.",
     "delivery": "How stanzas are delivered to the webhook.",
     "spool": "The spool, which keeps accepted stanzas until they are done.",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from attrs import define
@@ -13,6 +14,7 @@ from twisted.internet.task import Clock
 from component_http.contract import reply
 from component_http.contract.conditions import StanzaError
 from component_http.contract.outbound import LIFETIMES
+from component_http.contract.routes import Routes
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, BacklogLimits
 from component_http.delivery.breaker import Breaker
@@ -25,7 +27,7 @@ from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.outcomes import Outcomes
-from component_http.delivery.relay import Relay
+from component_http.delivery.relay import NO_ROUTES, Relay
 from component_http.delivery.retry import RetryPolicy
 from component_http.delivery.stanza_maker import StanzaMaker
 from component_http.interfaces import Spool, Webhook
@@ -49,6 +51,7 @@ class RelayWorld:
 
     Attributes:
         clock: Moved by the test.
+        forwarder: Makes one more, with a webhook.
     """
 
     relay: Relay
@@ -58,6 +61,7 @@ class RelayWorld:
     valve: RecordingValve
     spool: Spool
     outbox: Outbox
+    forwarder: Callable[[Webhook | None], Forwarder]
 
 
 def relay_world(
@@ -80,6 +84,8 @@ def relay_world(
     link: Any = None,
     grace: float = 0.0,
     once: bool = False,
+    routes: Routes = NO_ROUTES,
+    webhooks: Mapping[str, Webhook] = MappingProxyType({}),
     **outbox: Any,
 ) -> RelayWorld:
     """
@@ -89,6 +95,7 @@ def relay_world(
         webhook: None where there is none.
         clock: For all that needs the time, the wall clock's included.
         new_id: Makes the ids of deliveries; None for d1, d2 and so on.
+        webhooks: Those of the routes, by their names.
         **outbox: More options of the outbox.
     """
     numbers = count(1)
@@ -96,25 +103,28 @@ def relay_world(
     outlet = RecordingOutlet() if outlet is None else outlet
     valve = RecordingValve() if valve is None else valve
     spool = MemorySpool() if spool is None else spool
-    health = Health(counters, Load(max_running, learns=max_attempts > 1), breaker or Breaker(), clock)
     judge = partial(reply.judge, domain=DOMAIN, limits=Limits(), new_id=lambda: "fresh")
-    forwarder = Forwarder(
-        webhook,
-        health,
-        Outcomes(judge, on_gone, health, counters, clock),
-        counters,
-        policy=RetryPolicy(max_attempts=max_attempts),
-        clock=clock,
-        wall=clock.seconds,
-        draw=draw,
-        link=link,
-    )
+
+    def forwarder(webhook: Webhook | None) -> Forwarder:
+        health = Health(counters, Load(max_running, learns=max_attempts > 1), breaker or Breaker(), clock)
+        return Forwarder(
+            webhook,
+            health,
+            Outcomes(judge, on_gone, health, counters, clock),
+            counters,
+            policy=RetryPolicy(max_attempts=max_attempts),
+            clock=clock,
+            wall=clock.seconds,
+            draw=draw,
+            link=link,
+        )
+
     maker = StanzaMaker(counters, clock, DOMAIN, Limits(), LIFETIMES)
     made = Outbox(spool, outlet, counters, clock=clock, maker=maker, **outbox)
     relay = Relay(
-        forwarder,
+        forwarder(webhook),
         spool,
-        Backlog(limits or BacklogLimits(), max_running),
+        Backlog(limits or BacklogLimits(), max_running * (1 + len(webhooks))),
         outlet,
         made,
         valve,
@@ -125,5 +135,7 @@ def relay_world(
         wall=clock.seconds,
         times=Times(SECONDS, grace),
         once=once,
+        routes=routes,
+        forwarders={name: forwarder(each) for name, each in webhooks.items()},
     )
-    return RelayWorld(relay, clock, counters, outlet, valve, spool, made)
+    return RelayWorld(relay, clock, counters, outlet, valve, spool, made, forwarder)

@@ -47,6 +47,7 @@ class Delivery:
         unreached: Attempts in a row that found no connection.
         attempts: Tries that failed by the webhook's fault, and so count against `max_attempts`.
         failure: The result of the last attempt, without any content; None before the first has ended.
+        route: The name of the route that took it; None for the component's own webhook.
         conversation: `stanza.conversation`, which is asked for at each turn.
     """
 
@@ -60,6 +61,7 @@ class Delivery:
     last: float = -inf
     accepted: float | None = None
     unreached: int = 0
+    route: str | None = None
     conversation: tuple[str, str, bool] = field(init=False)
     stage: Stage = field(init=False, default=NEW)
 

@@ -145,6 +145,21 @@ def _extensions(stanza: Stanza) -> dict[str, object]:
     return found
 
 
+def body_of(stanza: Stanza) -> str | None:
+    """Read the body of a message, as `request_properties` does."""
+    if stanza.kind == "message":
+        for child in stanza.element.children:
+            if isinstance(child, Element) and child.name == "body" and child.uri in STANZA_NAMESPACES:
+                return _text(child)
+    return None
+
+
+def body_of_request(body: bytes) -> str | None:
+    """Read the body of the message in a request body; None if it has none."""
+    found = json.loads(body).get("body")
+    return found if isinstance(found, str) else None
+
+
 def _text(element: Element) -> str:
     return "".join(child for child in element.children if isinstance(child, str))
 

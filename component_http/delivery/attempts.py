@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from component_http.contract import reply
 from component_http.contract.delivery import Delivery
 from component_http.contract.reply import Verdict
 from component_http.contract.request import delayed_body
 from component_http.contract.stanza import Stanza
-from component_http.delivery.back_off import BackOffs
 from component_http.delivery.bans import Bans
 from component_http.delivery.deadlines import Times
 from component_http.delivery.endings import Endings
 from component_http.delivery.expiry import Expiry
-from component_http.delivery.forwarder import Forwarder, Later
+from component_http.delivery.forwarder import Later
+from component_http.delivery.lanes import Lane
 from component_http.delivery.life import ENDING, Attempt, Lives
 from component_http.delivery.loops import Loops
 from component_http.delivery.retry import Retry
@@ -38,11 +39,10 @@ class Attempts:
 
     Args:
         deliveries: At which stage each of them is.
-        forwarder: Makes one attempt.
+        lanes: Make one attempt each, by route, and let a delivery wait that may not be POSTed yet.
         spool: Has the request bodies.
         endings: Ends a delivery whose deadline has come.
         expiry: Knows the deadlines.
-        back_offs: Lets a delivery wait that may not be POSTed yet.
         loops: Knows whether it has to wait because its conversation is a loop.
         times: How long deliveries may take.
         clock: The reactor's clock.
@@ -52,11 +52,10 @@ class Attempts:
     """
 
     _deliveries: Lives
-    _forwarder: Forwarder
+    _lanes: Mapping[str | None, Lane]
     _spool: DeliverySpool
     _endings: Endings
     _expiry: Expiry
-    _back_offs: BackOffs
     _loops: Loops
     _times: Times
     _clock: IReactorTime
@@ -67,19 +66,24 @@ class Attempts:
 
     def begin(self, delivery: Delivery) -> bool:
         """Begin an attempt, or back off; or end the delivery and return False, because it cannot be done in time."""
-        now = self._clock.seconds()
+        now, lane = self._clock.seconds(), self._lanes[delivery.route]
+        forwarder = lane.forwarder
+        no_more = forwarder.health.no_more
+        if no_more is not None:
+            self._endings.end(delivery, reply.give_up(delivery.stanza, no_more.error, no_more.note))
+            return False
         ban = self._bans.of(delivery.conversation, now)
         if ban is not None:
             if self.end_if_banned(delivery):
                 return False
-            self._back_offs.begin(delivery, ban.until - now, "asleep")
+            lane.back_offs.begin(delivery, ban.until - now, "asleep")
             return True
         if delivery.ends <= now:
-            self._endings.end(delivery, self._forwarder.outcomes.expired(delivery))
+            self._endings.end(delivery, forwarder.outcomes.expired(delivery))
             return False
         hold = self._loops.hold(delivery)
         if hold:
-            self._back_offs.begin(delivery, hold, "held")
+            lane.back_offs.begin(delivery, hold, "held")
             return True
         late = False
         if self._times.needs_more(delivery, now):
@@ -87,7 +91,6 @@ class Attempts:
             self._times.give_more(delivery, now)
             self._expiry.remove(delivery)
             self._expiry.add(delivery, "late", delivery.deadline)
-        forwarder = self._forwarder
         attempt = forwarder.begin(delivery, self._over)
         self._deliveries.move(delivery, attempt)
         if late or self._once:
@@ -103,12 +106,13 @@ class Attempts:
     def heard(self, stanza: Stanza, delivery_id: str) -> None:
         """Let the loop brake know what comes; a conversation that turns out to be no loop is held no longer."""
         if self._loops.heard(stanza, delivery_id):
-            self._back_offs.let_go(stanza.conversation)
+            for lane in self._lanes.values():
+                lane.back_offs.let_go(stanza.conversation)
 
     def retry(self, delivery: Delivery, retry: Retry) -> None:
         """Let a delivery back off before its next attempt."""
         self._spool.note(delivery)
-        self._back_offs.begin(delivery, retry.seconds, "asleep" if retry.firm else "backing_off")
+        self._lanes[delivery.route].back_offs.begin(delivery, retry.seconds, "asleep" if retry.firm else "backing_off")
 
     def ban(self, delivery: Delivery, seconds: float) -> None:
         """Leave a conversation alone for as long as the webhook has asked for in answer to a delivery that ends now."""
@@ -121,9 +125,10 @@ class Attempts:
 
     def wake(self) -> None:
         """Leave nobody alone, and let nobody sleep: somebody knows that the webhook is back."""
-        self._forwarder.health.ask_now()
         self._bans.clear()
-        self._back_offs.wake()
+        for lane in self._lanes.values():
+            lane.forwarder.health.ask_now()
+            lane.back_offs.wake()
 
     def end_if_banned(self, delivery: Delivery) -> bool:
         """Give a delivery up whose deadline is before the time from which the webhook wants its conversation again."""
@@ -132,7 +137,7 @@ class Attempts:
             return False
         if self._deliveries.may(delivery, ENDING):
             delivery.failure = ban.response
-            self._endings.end(delivery, self._forwarder.outcomes.expired(delivery))
+            self._endings.end(delivery, self._lanes[delivery.route].forwarder.outcomes.expired(delivery))
         return True
 
     async def _body(self, delivery: Delivery, *, late: bool) -> bytes:

@@ -31,6 +31,7 @@ class BackOffs:
         health: Knows how the webhook is, and how often it was found to be back.
         clock: Runs the timer.
         when_ready: Called when some have waited long enough, and wait for their turns again.
+        route: Only deliveries of this route wait here.
     """
 
     _deliveries: Lives
@@ -38,6 +39,9 @@ class BackOffs:
     _health: Health
     _clock: IReactorTime
     _when_ready: Callable[[], object]
+    _route: str | None = None
+    # Those that back off, the longest first; also some that have ended, or wait for something else by now.
+    _waiting: dict[str, Delivery] = field(init=False, factory=dict)
     # The ends of waits, earliest first, also of some waits that have ended early; numbers make all of them different.
     _ends: list[tuple[float, int, Delivery]] = field(init=False, factory=list)
     _numbers: count[int] = field(init=False, factory=count)
@@ -48,7 +52,17 @@ class BackOffs:
 
     def __bool__(self) -> bool:
         """Tell whether some delivery backs off whose wait may end early."""
-        return bool(self._deliveries.at("backing_off"))
+        return bool(self._waiting) and self._longest() is not None
+
+    def _longest(self) -> Delivery | None:
+        """The delivery that backs off longest."""
+        waiting = self._waiting
+        while waiting:
+            delivery = next(iter(waiting.values()))
+            if delivery.stage.name == "backing_off" and delivery.route == self._route:
+                return delivery
+            del waiting[delivery.id]
+        return None
 
     def begin(
         self, delivery: Delivery, seconds: float, how: Literal["backing_off", "asleep", "held"] = "backing_off"
@@ -63,6 +77,9 @@ class BackOffs:
         until = self._clock.seconds() + seconds
         self._backlog.back_off(delivery.id)
         self._deliveries.move(delivery, Wait(how, until, self._health.awakenings))
+        self._waiting.pop(delivery.id, None)
+        if how == "backing_off":
+            self._waiting[delivery.id] = delivery
         self._ring_at(until, delivery)
         self._alarm.set(seconds)
 
@@ -73,7 +90,7 @@ class BackOffs:
         That is right while the webhook is probed, whatever each delivery waits for; one that is alone may itself be
         what the webhook fails on. And it is right for all that backed off before the webhook was back.
         """
-        delivery = next(iter(self._deliveries.at("backing_off").values()), None)
+        delivery = self._longest()
         if delivery is None or self._backlog.ready:
             return False
         stage = delivery.stage
@@ -89,14 +106,15 @@ class BackOffs:
         """Let nobody sleep on: somebody knows that the webhook is back."""
         for delivery in list(self._deliveries.at("asleep").values()):
             stage = delivery.stage
-            assert isinstance(stage, Wait)
-            self._deliveries.move(delivery, Wait("backing_off", stage.until, stage.awakenings))
+            if delivery.route == self._route and isinstance(stage, Wait):
+                self._deliveries.move(delivery, Wait("backing_off", stage.until, stage.awakenings))
+                self._waiting[delivery.id] = delivery
 
     def let_go(self, conversation: Conversation) -> None:
         """Hold nothing of a conversation any longer: it turns out to be no loop."""
         for delivery in self._deliveries.at("held").values():
             stage = delivery.stage
-            if delivery.conversation == conversation and isinstance(stage, Wait):
+            if delivery.conversation == conversation and delivery.route == self._route and isinstance(stage, Wait):
                 stage.until = self._clock.seconds()
                 self._ring_at(stage.until, delivery)
                 self._alarm.set(0.0)
@@ -110,6 +128,7 @@ class BackOffs:
         if len(self._ends) > 2 * sum(len(self._deliveries.at(name)) for name in WAITS) + SLICE:
             self._ends = [each for each in self._ends if _waits_until(each[0], each[2])]
             heapify(self._ends)
+            self._waiting = {name: each for name, each in self._waiting.items() if each.stage.name == "backing_off"}
         heappush(self._ends, (until, next(self._numbers), delivery))
 
     def _rings(self) -> None:

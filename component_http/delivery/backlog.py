@@ -374,6 +374,23 @@ class Backlog:
         self._running += 1
         return queue.first
 
+    @property
+    def has_place(self) -> bool:
+        """One more delivery may run."""
+        return self._running < self._max_running
+
+    def backs_off(self, delivery_id: str) -> bool:
+        """Tell whether a delivery backs off."""
+        queue = self._queue_of[delivery_id]
+        return queue.first == delivery_id and queue.head == "backing_off"
+
+    def run(self, delivery_id: str) -> None:
+        """A delivery that backs off is running from now on, without another turn."""
+        queue = self._queue_led_by(delivery_id, "backing_off")
+        queue.head = "running"
+        self._running += 1
+        self._running_iqs += queue.is_iq
+
     def back_off(self, delivery_id: str) -> None:
         """A running delivery waits for another attempt: its place is free, its own conversation waits with it."""
         queue = self._queue_led_by(delivery_id, "running")

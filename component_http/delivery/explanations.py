@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import inf, isinf
 
 from attrs import frozen
@@ -10,7 +11,8 @@ from twisted.internet.interfaces import IReactorTime
 from component_http.contract.delivery import Delivery
 from component_http.contract.explanation import Explanation, HeldBy
 from component_http.delivery.backlog import Backlog
-from component_http.delivery.health import Health, in_words
+from component_http.delivery.health import in_words
+from component_http.delivery.lanes import Lane
 from component_http.delivery.life import Lives, Wait
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.returning import Returning
@@ -33,7 +35,7 @@ class Explanations:
     _deliveries: Lives
     _backlog: Backlog
     _returning: Returning
-    _health: Health
+    _lanes: Mapping[str | None, Lane]
     _outbox: Outbox
     _clock: IReactorTime
 
@@ -53,7 +55,8 @@ class Explanations:
 
     def _obstacle(self, delivery: Delivery) -> tuple[HeldBy, float]:
         """Say what a delivery waits for whose turn it could be, and for how many seconds."""
-        stage, health, away = delivery.stage, self._health, self._health.away()
+        stage, health = delivery.stage, self._lanes[delivery.route].forwarder.health
+        away = health.away()
         wait = stage.until - self._clock.seconds() if isinstance(stage, Wait) else inf
         if stage.name in _BY_STAGE:
             return _BY_STAGE[stage.name], wait if isinf(wait) else max(wait, away)

@@ -107,6 +107,11 @@ class Health:
         """Attempts that may be under way now."""
         return self._load.places(self._clock.seconds())
 
+    @property
+    def has_place(self) -> bool:
+        """One more attempt may be under way now."""
+        return self._load.under_way < self.places
+
     def away(self) -> float:
         """Seconds for which the webhook is not asked, because it fails or wants it so; infinite during probes."""
         return self._breaker.wait(self._clock.seconds())

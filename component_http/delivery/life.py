@@ -130,6 +130,10 @@ class Lives:
         """The delivery with this id, at whatever stage; None if nobody has it in charge."""
         return self._by_id.get(delivery_id)
 
+    def get_known(self, delivery_id: str) -> Delivery:
+        """The delivery with this id, which somebody has in charge."""
+        return self._by_id[delivery_id]
+
     def at(self, stage: str) -> Mapping[str, Delivery]:
         """The deliveries at a stage, by id, in the order in which they came to it; not for `ready`."""
         return self._at[stage]

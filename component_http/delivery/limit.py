@@ -31,7 +31,7 @@ class Limit:
     """
 
     def __init__(self, most: int) -> None:
-        self._under_way = 0
+        self.under_way = 0
         self.forget(most)
 
     def forget(self, most: int) -> None:
@@ -59,8 +59,8 @@ class Limit:
         Returns:
             The number of others that are under way; `end` wants to know.
         """
-        self._under_way += 1
-        return self._under_way - 1
+        self.under_way += 1
+        return self.under_way - 1
 
     def end(self, others: int, accepted: bool | None, now: float) -> bool:
         """
@@ -74,7 +74,7 @@ class Limit:
         Returns:
             Whether it was a rejection that the number of requests under way explains.
         """
-        self._under_way -= 1
+        self.under_way -= 1
         if accepted is None:
             return False
         level = min(others, self._most - 1)

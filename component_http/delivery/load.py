@@ -59,6 +59,11 @@ class Load:
         self._most = most
         self._quota = quota
 
+    @property
+    def under_way(self) -> int:
+        """Requests that are under way."""
+        return self._limit.under_way
+
     def places(self, now: float) -> int:
         """Say how many requests may be under way."""
         return self._limit.value(now)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail
@@ -16,6 +17,8 @@ from component_http.contract.delivery import Delivery
 from component_http.contract.explanation import Explanation
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.reply import Verdict
+from component_http.contract.request import body_of, body_of_request
+from component_http.contract.routes import Routes
 from component_http.contract.stanza import Stanza
 from component_http.delivery.acceptance import Acceptance
 from component_http.delivery.admission import Admission, Refused, closed
@@ -29,21 +32,24 @@ from component_http.delivery.expiry import Expiry
 from component_http.delivery.explanations import Explanations
 from component_http.delivery.forwarder import Forwarder, Later
 from component_http.delivery.giving_up import GivingUp
-from component_http.delivery.health import NoMore
+from component_http.delivery.health import NO_WEBHOOK, Health, NoMore
+from component_http.delivery.lanes import Lane
 from component_http.delivery.life import ENDING, LEFT, OPEN, READY, STORING, Lives
 from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.refusals import Refusals
 from component_http.delivery.retry import Retry
 from component_http.delivery.returning import Returning
-from component_http.delivery.starts import Starts
-from component_http.delivery.status import Status
+from component_http.delivery.starts import RoutedStarts, Starts
+from component_http.delivery.status import STATES, Status
 from component_http.errors import DeliveryEnded, SpoolError
 from component_http.interfaces import DeliverySpool, Observer, Outlet, Valve
 from component_http.log import Logger
 
 NOT_READY_ABOVE = 0.8
 """How full the backlog is, as a part of its limits, when no more should be sent here."""
+
+NO_ROUTES = Routes()
 
 STOPPED = NoMore(conditions.STOPPING, "the gateway is stopping")
 
@@ -56,7 +62,7 @@ class Relay:
     Its deadline ends it in whatever state it is. `delivery.life` has the stages of this.
 
     Args:
-        forwarder: Makes one attempt at a time.
+        forwarder: Makes the attempts at the component's own webhook.
         spool: Keeps accepted deliveries.
         backlog: Whose turn it is, and how much there may be; empty.
         outlet: Where those are told that are refused.
@@ -72,9 +78,11 @@ class Relay:
         wall: The wall clock, seconds since the epoch.
         times: How long deliveries may take.
         once: No delivery is POSTed twice, not even where a process ended before its answer was known.
+        routes: Those that may take a stanza to another webhook.
+        forwarders: Make the attempts at these, by the names of the routes.
 
     Attributes:
-        forwarder: As above.
+        lanes: The way to each webhook, by the names of the routes; None is the component's own.
         times: As above.
         loops: To be told what is said to others beside the replies to deliveries.
     """
@@ -97,10 +105,13 @@ class Relay:
         wall: Callable[[], float],
         times: Times,
         once: bool = False,
+        routes: Routes = NO_ROUTES,
+        forwarders: Mapping[str, Forwarder] = MappingProxyType({}),
     ) -> None:
-        self.forwarder = forwarder
         self._spool = spool
         self._backlog = backlog
+        self._clock = clock
+        self._routes = routes
         self._observer = observer
         self.loops = loops
         self.times = times
@@ -109,14 +120,14 @@ class Relay:
         self._endings = Endings(
             lives, backlog, self._expiry, spool, outbox, loops, observer, clock, self._start, self._ended
         )
-        back_offs = BackOffs(lives, backlog, forwarder.health, clock, self._start)
+        self.lanes: dict[str | None, Lane] = {None: self._lane(None, forwarder)}
+        self.lanes.update({name: self._lane(name, its) for name, its in forwarders.items()})
         self._attempts = Attempts(
             lives,
-            forwarder,
+            self.lanes,
             spool,
             self._endings,
             self._expiry,
-            back_offs,
             loops,
             times=times,
             clock=clock,
@@ -124,7 +135,8 @@ class Relay:
             once=once,
             attempted=self._attempted,
         )
-        self._starts = Starts(backlog, forwarder.health, outbox, back_offs, clock, self._begin)
+        self._outbox = outbox
+        self._starts = self._new_starts()
         self._drain = Drain(
             clock,
             under_way=self._under_way,
@@ -135,23 +147,83 @@ class Relay:
         )
         self._giving_up = GivingUp(lives, self._endings, self._expiry, clock, once=once, when_left=self._drain.look)
         self._returning = Returning(backlog, times, clock, self._returned, self._start)
-        self._explanations = Explanations(lives, backlog, self._returning, forwarder.health, outbox, clock)
+        self._explanations = Explanations(lives, backlog, self._returning, self.lanes, outbox, clock)
         self._acceptance = Acceptance(
             lives,
             Admission(backlog),
             spool,
             Refusals(outlet, observer, clock),
             valve,
-            answers=lambda: forwarder.health.answers,
+            answers=lambda: any(lane.forwarder.health.answers for lane in self.lanes.values()),
             closed=self._closed,
-            new_delivery=lambda stanza, size: times.begin(new_id(), stanza, size, clock.seconds()),
+            new_delivery=lambda stanza, size: self._new_delivery(new_id(), stanza, size),
             heard=self._attempts.heard,
             take=self._accepted,
             when_not_stored=self._drain.look,
             failed=self._endings.failed,
         )
-        if forwarder.health.no_more is not None:
-            self._give_up_all(forwarder.health.no_more)
+        self._see_no_more()
+
+    # -- routes --
+
+    def _lane(self, route: str | None, forwarder: Forwarder) -> Lane:
+        back_offs = BackOffs(self._deliveries, self._backlog, forwarder.health, self._clock, self._start, route)
+        return Lane(route, forwarder, back_offs)
+
+    def _new_starts(self) -> Starts:
+        if not self._routes:
+            return Starts(self._backlog, self.lanes[None], self._outbox, self._clock, self._begin)
+        return RoutedStarts(
+            self._backlog, self.lanes, self._outbox, self._clock, self._begin, self._deliveries.get_known
+        )
+
+    def _new_delivery(self, delivery_id: str, stanza: Stanza, size: int) -> Delivery:
+        """Make a delivery of a stanza, for the route that takes it."""
+        delivery = self.times.begin(delivery_id, stanza, size, self._clock.seconds())
+        if self._routes:
+            delivery.route = self._routes.of(stanza, body_of(stanza) if self._routes.needs_body else None)
+        return delivery
+
+    def use_routes(self, routes: Routes, forwarders: Mapping[str, Forwarder]) -> None:
+        """
+        Go by other routes from now on. What waits for one that is gone is routed anew; an attempt that is under way
+        ends where it began.
+
+        Args:
+            forwarders: Make the attempts of routes that are new.
+        """
+        self._routes = routes
+        for name, forwarder in forwarders.items():
+            self.lanes[name] = self._lane(name, forwarder)
+        for lane in self.lanes.values():
+            while (parked := lane.unpark()) is not None:
+                self._backlog.ready_again(parked.id)
+        self._starts.forget()
+        self._starts = self._new_starts()
+        for delivery in list(self._deliveries):
+            if delivery.route is not None and delivery.route not in routes:
+                self._spool.body(delivery.id).addCallbacks(self._route_anew, _forget_failure, (delivery,))
+
+    def _route_anew(self, body: bytes, delivery: Delivery) -> None:
+        self.route_restored(delivery, body)
+        if delivery.stage is READY and self._backlog.backs_off(delivery.id):
+            self._backlog.ready_again(delivery.id)  # it was parked meanwhile
+        self._start()
+
+    def lacks(self, delivery: Delivery) -> bool:
+        """Tell whether a delivery that the spool has kept was for a route that is gone."""
+        return delivery.route is not None and delivery.route not in self._routes
+
+    def route_restored(self, delivery: Delivery, body: bytes) -> None:
+        """Route anew what the spool has kept for a route that is gone, before `restore`."""
+        delivery.route = self._routes.of(delivery.stanza, body_of_request(body))
+
+    def _health(self) -> Health:
+        """The health of the webhook that is least well."""
+        present = [lane.forwarder.health for name, lane in self.lanes.items() if name is None or name in self._routes]
+        if len(present) > 1:
+            present = [health for health in present if health.no_more is not NO_WEBHOOK]
+        return min(present, key=lambda health: STATES.index(health.state))
 
     @property
     def pending(self) -> int:
@@ -160,7 +232,7 @@ class Relay:
 
     def status(self) -> Status:
         """The present state."""
-        health, backlog = self.forwarder.health, self._backlog
+        health, backlog = self._health(), self._backlog
         found = {
             "the gateway is stopping": self._drain.begun,
             "the webhook said that it is gone": health.gone is not None,
@@ -196,9 +268,10 @@ class Relay:
         self._acceptance.accept(stanza)
 
     def _closed(self) -> Refused | None:
-        if not self._drain.begun and self.forwarder.health.no_more is None:
+        health = self.lanes[None].forwarder.health
+        if not self._drain.begun and (health.no_more is None or self._routes):
             return None  # as nearly always
-        return closed(stopping=self._drain.begun, gone=self.forwarder.health.gone)
+        return closed(stopping=self._drain.begun, gone=health.gone)
 
     def restore(self, deliveries: Iterable[Delivery]) -> None:
         """
@@ -269,8 +342,7 @@ class Relay:
 
     def _attempted(self, delivery: Delivery, following: Verdict | Retry | Later, ban: float) -> None:
         """An attempt has ended, and the delivery has not."""
-        if self.forwarder.health.no_more is not None and not self._giving_up.begun:
-            self._give_up_all(self.forwarder.health.no_more)
+        self._see_no_more()
         if isinstance(following, Later):
             self._leave_open(delivery)
         elif not isinstance(following, Retry):
@@ -352,7 +424,7 @@ class Relay:
                 if delivery.ends > now:
                     self._expiry.add(delivery, "last", delivery.ends)  # The webhook has not seen it.
                 else:
-                    self._endings.end(delivery, self.forwarder.outcomes.expired(delivery))
+                    self._endings.end(delivery, self.lanes[delivery.route].forwarder.outcomes.expired(delivery))
         if are_all:
             self._start()
 
@@ -391,15 +463,19 @@ class Relay:
         self._starts.stop()
         self._giving_up.begin(STOPPED, cut_off=True, leave=self._spool.durable)
 
-    def _give_up_all(self, no_more: NoMore) -> None:
-        """Begin nothing more; attempts under way may still end."""
-        self._starts.stop()
-        self._giving_up.begin(no_more)
+    def _see_no_more(self) -> None:
+        """Begin nothing more if there is no webhook, or it is gone; attempts under way may still end."""
+        no_more = self.lanes[None].forwarder.health.no_more
+        if no_more is not None and not self._giving_up.begun and not self._routes:
+            self._starts.stop()
+            self._giving_up.begin(no_more)
 
     def _stop(self) -> None:
         """All is over."""
         self._expiry.stop()
         self._starts.forget()
+        for lane in self.lanes.values():
+            lane.back_offs.stop()
         self._acceptance.open_valve()
 
 

@@ -18,7 +18,7 @@ from copy import copy
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from component_http.contract.conditions import StanzaError
 from component_http.errors import SettingsError
@@ -38,6 +38,7 @@ from component_http.settings.declaration import Table
 from component_http.settings.delivery import DeliverySettings
 from component_http.settings.log import LogSettings
 from component_http.settings.reading import Reading
+from component_http.settings.route import RouteSettings
 from component_http.settings.spool import SpoolSettings
 from component_http.settings.webhook import WebhookSettings
 
@@ -53,6 +54,7 @@ __all__ = [
     "DeliverySettings",
     "HookSettings",
     "LogSettings",
+    "RouteSettings",
     "Setting",
     "Settings",
     "SpoolSettings",
@@ -77,6 +79,7 @@ class Settings(Table):
         conditions: The stanza error of an HTTP status, if it differs from the contract's.
         others: The other components that the same gateway serves. Of each its component, webhook, delivery and
             conditions count; it shares the spool, the API and the log of this one.
+        of_routes: For each route, by its name, these settings with its URL and those of its webhook.
         file: The settings file that they were read from, or None.
 
     Raises:
@@ -92,8 +95,11 @@ class Settings(Table):
     conditions: Mapping[int, StanzaError] = CONDITIONS
     others: Sequence[Settings] = field(kw_only=True, default=())
     file: str | None = field(kw_only=True, default=None, eq=False, repr=False)
+    of_routes: Mapping[str, Settings] = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "of_routes", {})
+        object.__setattr__(self, "of_routes", {each.name: self._of_route(each) for each in self.component.route})
         object.__setattr__(self, "others", tuple(map(self._beside, self.others)))
         domains = [each.component.domain for each in self.each]
         problems = [
@@ -118,10 +124,14 @@ class Settings(Table):
         """The settings of each component that is served, this one first."""
         return (self, *self.others)
 
-    @property
-    def posts(self) -> bool:
-        """Some component has a webhook."""
-        return any(each.component.component_post_url is not None for each in self.each)
+    def _of_route(self, route: RouteSettings) -> Settings:
+        routed = copy(self)
+        changed = dict(route.webhook)
+        if "bearer_token_file" in changed:
+            changed["bearer_token"] = None  # that of the component is another one
+        object.__setattr__(routed, "webhook", evolve(self.webhook, **changed))
+        object.__setattr__(routed, "component", self.component.with_post_url(route.url))
+        return routed
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], env: Mapping[str, str] = os.environ) -> Self:
@@ -192,7 +202,9 @@ class Settings(Table):
         for where, one in reading.components(source):
             parts = {table.TABLE: one.made(table, where) for table in _OWN}
             if one.lacks("component.component_post_url"):
-                if serves == "webhook":
+                if one.given.get("component.route"):
+                    pass
+                elif serves == "webhook":
                     one.problems.append(no_webhook(where))
                 elif serves == "anything" and reading.lacks("api.listen"):
                     one.problems.append(nothing_to_do(where))

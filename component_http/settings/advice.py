@@ -106,6 +106,25 @@ def _of_component(settings: Settings) -> Iterator[str]:
             "component.component_post_url holds a user or a password: they are sent as Basic auth and stay out of the"
             " log, but a file named by webhook.bearer_token_file keeps a secret better"
         )
+    yield from _idle_routes(component)
+
+
+def _idle_routes(component: ComponentSettings) -> Iterator[str]:
+    """Write a sentence for each route that can never take anything."""
+    own = Address.parse(component.domain)
+    for route in component.route:
+        conditions = route.route.conditions
+        if conditions.recipient and not any(each.may_match_domain(own.domain) for each in conditions.recipient):
+            yield f"component.route {route.name} never takes anything: its to is outside of {component.domain}"
+        elif conditions.kinds and not set(conditions.kinds) & set(component.component_post_stanzas):
+            yield (
+                f"component.route {route.name} never takes anything: its kind is not among component_post_stanzas,"
+                f" which is {', '.join(component.component_post_stanzas)}"
+            )
+        elif conditions.body is not None and conditions.kinds and "message" not in conditions.kinds:
+            yield f"component.route {route.name} never takes anything: only a message has a body"
+    for name, earlier in component.routes.idle():
+        yield f"component.route {name} never takes anything: {earlier}, which stands before it, takes all of it"
 
 
 def _of_all(settings: Settings) -> Iterator[str]:

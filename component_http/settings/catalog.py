@@ -11,7 +11,7 @@ from attrs import NOTHING, Attribute, AttrsInstance, Factory, fields, frozen
 
 from component_http.settings.api import ApiSettings
 from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
-from component_http.settings.declaration import About, Table, about, setting
+from component_http.settings.declaration import About, Table, about, key_of, setting, settings_in
 from component_http.settings.delivery import DeliverySettings
 from component_http.settings.log import LogSettings
 from component_http.settings.spool import SpoolSettings
@@ -43,6 +43,7 @@ drain; or by another gateway in the same process.
 _APPLIES: Mapping[str, Applies] = {
     "component": "reconnect",
     "component.component_post_url": "at once",
+    "component.route": "at once",
     "spool": "restart",
     "api": "restart",
 }
@@ -105,10 +106,10 @@ def _setting(table: str, key: str, known: About, default: Any) -> Setting:
 def _settings_of(table: Any, name: str) -> Iterator[Setting]:
     """List the settings of a table, and after them those of the tables that may stand in it."""
     inner: list[type[Table]] = []
-    for attribute in fields(table):
+    for attribute in settings_in(table):
         known = about(attribute)
         if known.rows is None:
-            yield _setting(name, attribute.name, known, attribute.default)
+            yield _setting(name, key_of(attribute), known, attribute.default)
         else:
             inner.append(known.rows)
     for rows in inner:
@@ -118,7 +119,7 @@ def _settings_of(table: Any, name: str) -> Iterator[Setting]:
 ROWS: Mapping[str, type[Table]] = {
     rows.TABLE: rows
     for table in TABLES.values()
-    for attribute in fields(table)
+    for attribute in settings_in(table)
     for rows in [about(attribute).rows]
     if rows is not None
 }

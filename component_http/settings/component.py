@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from copy import copy
 from typing import ClassVar
 
@@ -10,9 +11,11 @@ from attrs import frozen
 
 from component_http.contract.address import Address
 from component_http.contract.endpoint import Endpoint
+from component_http.contract.routes import Routes
 from component_http.contract.url import WebhookUrl
 from component_http.errors import SettingsError
-from component_http.settings.declaration import Table, retired, secret, secret_file, setting
+from component_http.settings.declaration import Table, retired, rows, secret, secret_file, setting
+from component_http.settings.route import RouteSettings
 from component_http.settings.values.addresses import DOMAIN, NICK, SENDER
 from component_http.settings.values.endpoints import SERVER
 from component_http.settings.values.http import SECRET, URL
@@ -132,6 +135,7 @@ class ComponentSettings(Table):
         default=False,
         why="by default a misspelt room is an error, and not a new room that nobody reads",
     )
+    route: tuple[RouteSettings, ...] = rows(RouteSettings, "the routes, which take some stanzas to other webhooks")
     max_stanza_bytes: int = setting(
         whole(10_000, 524_288, "bytes"),
         "the largest stanza that is accepted from the server or sent to it",
@@ -157,6 +161,9 @@ class ComponentSettings(Table):
     )
 
     def __attrs_post_init__(self) -> None:
+        for name, times in Counter(route.name for route in self.route).items():
+            if times > 1:
+                raise SettingsError(f"{times} of [[component.route]] have the name {name}: each must have its own")
         if self.sender is not None and Address.parse(self.sender).domain != self.domain:
             raise SettingsError(
                 f"component.sender is {shown(self.sender)}, but the component can only send from {self.domain} and"
@@ -168,6 +175,11 @@ class ComponentSettings(Table):
         other = copy(self)
         object.__setattr__(other, "component_post_url", url)  # a usual copy would make, and so read, all of it anew
         return other
+
+    @property
+    def routes(self) -> Routes:
+        """The routes, in order."""
+        return Routes([route.route for route in self.route])
 
     @property
     def default_sender(self) -> str:

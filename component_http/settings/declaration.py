@@ -53,6 +53,16 @@ class Table:
     __slots__ = ()
 
 
+def settings_in(table: Any) -> Iterator[Attribute[Any]]:
+    """The fields of a table that are settings of it, and no table."""
+    return (attribute for attribute in fields(table) if "about" in attribute.metadata)
+
+
+def key_of(attribute: Attribute[Any]) -> str:
+    """The name of a setting in its table: that of the field, without the _ behind a word of Python such as `from_`."""
+    return attribute.name.removesuffix("_")
+
+
 def about(attribute: Attribute[Any]) -> About:
     known: About = attribute.metadata["about"]
     return known
@@ -92,7 +102,7 @@ def setting(
 def _check(value: object, owner: Any, attribute: Attribute[Any]) -> object:
     if value is None and attribute.default is None:
         return None
-    return accepted(label_of(owner, attribute.name), value, about(attribute).value_type)
+    return accepted(label_of(owner, key_of(attribute)), value, about(attribute).value_type)
 
 
 def retired(reason: str) -> Any:
@@ -165,9 +175,9 @@ def secret_problems(table: Any, given: Mapping[str, Any], spoilt: Collection[str
         given: The values that can be used, by key.
         spoilt: The keys of values that cannot be used.
     """
-    values: dict[str, Any] = {known.name: given.get(known.name, known.default) for known in fields(table)}
+    values: dict[str, Any] = {known.name: given.get(known.name, known.default) for known in settings_in(table)}
     owner = SimpleNamespace(**values, TABLE=table.TABLE)
-    for attribute in fields(table):
+    for attribute in settings_in(table):
         names = {attribute.name, f"{attribute.name.removesuffix('_text')}_file"}
         if about(attribute).hidden and not names & set(spoilt):
             try:

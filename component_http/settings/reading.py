@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from attrs import NOTHING, fields
+from attrs import NOTHING, evolve, fields
 
 from component_http.errors import SettingsError
 from component_http.settings import catalog
 from component_http.settings.catalog import OLD_NAMES, ROWS, SETTINGS, TABLES
 from component_http.settings.component import SECRET_VARIABLE
-from component_http.settings.declaration import Table, read_text, secret_problems, without_line_end
+from component_http.settings.declaration import Table, key_of, read_text, secret_problems, settings_in, without_line_end
+from component_http.settings.route import RouteSettings
 from component_http.settings.values.value_type import accepted, shown
 
 _OF_EACH_COMPONENT = frozenset({"webhook", "delivery", "conditions"})
@@ -147,7 +148,7 @@ class Reading:
 
     def _rows(self, label: str, name: str, content: object, folder: Path | None) -> tuple[Table, ...]:
         """Read all tables [[name]]."""
-        source = label.removesuffix(f": {name}")
+        source = label.removesuffix(f": {name}").removesuffix(f": {name.rpartition('.')[2]}")
         if isinstance(content, Mapping):
             raise SettingsError(f"{source}: [{name}] must be written as [[{name}]], because there may be several")
         if not isinstance(content, (list, tuple)) or not all(isinstance(row, (Mapping, ROWS[name])) for row in content):
@@ -158,10 +159,17 @@ class Reading:
                 rows.append(row)
                 continue
             where = f"{source}: [[{name}]] number {number}"
-            reading = Reading(self.env)
-            reading._add_table(f"{where}: ", name, row, folder)
-            rows.append(reading.made(ROWS[name], where))
-            problems += reading.problems
+            reading, webhook = Reading(self.env), Reading(self.env)
+            table = dict(row)
+            if name == RouteSettings.TABLE and "webhook" in table:
+                webhook.add_tables({"webhook": table.pop("webhook")}, where, folder)
+            reading._add_table(f"{where}: ", name, table, folder)
+            made = reading.made(ROWS[name], where)
+            if webhook.given and made is not None:
+                changed = {setting.rpartition(".")[2]: value for setting, value in webhook.given.items()}
+                made = evolve(made, webhook=changed)
+            rows.append(made)
+            problems += [*webhook.problems, *reading.problems]
         if problems:
             raise SettingsError(*problems)
         return tuple(rows)
@@ -248,6 +256,9 @@ class Reading:
         values = {
             name.removeprefix(prefix): value for name, value in self.given.items() if catalog.is_in(name, table.TABLE)
         }
+        for attribute in settings_in(table):
+            if attribute.name != key_of(attribute) in values:
+                values[attribute.name] = values.pop(key_of(attribute))
         spoilt = {name.removeprefix(prefix) for name in self._spoilt if catalog.is_in(name, table.TABLE)}
         spoilt -= values.keys()
         problems = [

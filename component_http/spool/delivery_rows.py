@@ -15,6 +15,7 @@ from component_http.spool.rows import (
     count,
     facts_of,
     number,
+    or_none,
     stanza_of,
     text,
     values,
@@ -33,7 +34,8 @@ RESTORED_AT_ONCE = 500
 """Deliveries that are restored at once."""
 
 _COLUMNS = (
-    "id, kind, type, stanza_id, sender, recipient, through_room, uri, accepted, deadline, tries, attempts, size, body"
+    "id, kind, type, stanza_id, sender, recipient, through_room, uri, accepted, deadline, tries, attempts, size, route,"
+    " body"
 )
 _ADD = {n: f"INSERT INTO deliveries ({_COLUMNS}) VALUES {values(n, _COLUMNS.count(',') + 1)}" for n in AT_ONCE}
 _NOTE = {
@@ -43,7 +45,7 @@ _NOTE = {
 }
 _REMOVE = {n: f"DELETE FROM deliveries WHERE id IN {values(1, n)}" for n in AT_ONCE}
 _PENDING = (
-    "SELECT number, typeof(body), id, accepted, deadline, tries, attempts, size,"
+    "SELECT number, typeof(body), route, id, accepted, deadline, tries, attempts, size,"
     " kind, type, stanza_id, sender, recipient, through_room, uri FROM deliveries"
 )
 # A dead letter that somebody retries comes in when there is room (`Spool.look`).
@@ -71,6 +73,7 @@ def row_of(delivery: Delivery, body: bytes, seconds: float) -> Row:
         delivery.tries,
         delivery.attempts,
         delivery.size,
+        delivery.route,
         body,
     )
 
@@ -130,11 +133,11 @@ def one(
 
 
 def _delivery(row: Row, at: Moment, allowance: Allowance) -> Delivery:
-    body, delivery_id, accepted, deadline, *counts = row[:7]
+    body, route, delivery_id, accepted, deadline, *counts = row[:8]
     tries, attempts, size = map(count, counts)
     if body != "blob":
         raise TypeError(f"{body} where the request body belongs")
-    stanza = stanza_of(*row[7:])
+    stanza = stanza_of(*row[8:])
     deadlines, grace = allowance(stanza.recipient.domain)
     message = stanza.kind == "message"
     left = max(0.0, number(deadline) - at.now)
@@ -145,5 +148,13 @@ def _delivery(row: Row, at: Moment, allowance: Allowance) -> Delivery:
     # The wall clock may have been set back since.
     left = min(left, deadlines[stanza.kind])
     return Delivery(
-        text(delivery_id), stanza, size, at.seconds + left, tries, attempts, last=last, accepted=at.seconds - age
+        text(delivery_id),
+        stanza,
+        size,
+        at.seconds + left,
+        tries,
+        attempts,
+        last=last,
+        accepted=at.seconds - age,
+        route=or_none(text, route),
     )

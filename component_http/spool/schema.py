@@ -135,6 +135,8 @@ SCHEMA: Schema = MappingProxyType(
         6: (
             # The domain of the component that sends the stanza; NULL where the head has to be asked for it.
             "ALTER TABLE departures ADD COLUMN domain TEXT",
+            # The route that took the stanza; NULL for the component's own webhook.
+            "ALTER TABLE deliveries ADD COLUMN route TEXT",
         ),
     }
 )

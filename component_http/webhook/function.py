@@ -63,7 +63,7 @@ class FunctionWebhook:
         outcome: Deferred[Any] = Deferred(cancel)
         running.addBoth(ended)
         try:
-            return _response(await outcome.addTimeout(self._timeout, self._clock, _timed_out))
+            return response_of(await outcome.addTimeout(self._timeout, self._clock, _timed_out))
         except WebhookError:
             raise
         except Exception as error:
@@ -73,13 +73,24 @@ class FunctionWebhook:
             return Response(500)
 
 
+class FixedWebhook:
+    """Answers each attempt with the same response. Implements `component_http.interfaces.Webhook`."""
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+
+    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
+        return self._response
+
+
 def _timed_out(result: object, timeout: float) -> object:
     if isinstance(result, Failure):  # its cancellation, or an error of its own while it cleaned up
         raise TimedOut(f"no answer within {timeout:g} s") from result.value
     return result
 
 
-def _response(answer: object) -> Response:
+def response_of(answer: object) -> Response:
+    """Make the response that an answer stands for, as `AnswerFunction` says."""
     if answer is None:
         return Response(204)
     if isinstance(answer, Response):

@@ -261,3 +261,45 @@ def test_the_api_sends_for_each() -> None:
         status, problem = push("o" * 20)
         assert status == 422 and "red.localhost, blue.localhost" in problem["detail"]
         assert push("r" * 20, **{"from": "bot@blue.localhost"})[0] == 403
+
+
+def test_routes() -> None:
+    """
+    A route takes what it is for to a webhook of its own, another one answers by itself, and one drops; a route whose
+    webhook is down keeps nothing else from being answered. A reload changes them without touching the stream, and what
+    waits is routed anew, also by another process.
+    """
+    with ExitStack() as stack:
+        weather = stack.enter_context(ScriptedWebhook(lambda request: reply(body=f"rain: {request.json['body']}")))
+        stage = Stage(stack, "red")
+        red = stage.bots["red"]
+        own = dict(red.table)
+        routes: list[dict[str, Any]] = [
+            {"name": "weather", "body": "/weather", "url": "http://127.0.0.1:9/", "webhook": {"connect_timeout": 1.0}},
+            {"name": "moved", "to": ["old@red.localhost"], "reply": {"body": "I have moved"}},
+            {"name": "spam", "from": ["*@spam.localhost"], "drop": True},
+        ]
+        red.table["route"] = routes
+        stage.reload()
+        red.say("alice", "/weather now")
+        red.say("bob", "hello")
+        red.answers("hello")
+        red.peer.send("<message from='bob@localhost/x' to='old@red.localhost' type='chat'><body>hi</body></message>")
+        red.peer.wait_for(lambda element: says(element, "I have moved"), "the fixed reply")
+        red.peer.send("<message from='x@spam.localhost/x' to='bot@red.localhost' type='chat'><body>hi</body></message>")
+        routes[0]["url"] = weather.url
+        stage.reload()
+        red.peer.wait_for(lambda element: says(element, "rain: /weather now"), "the answer of the route")
+        routes[0]["url"] = "http://127.0.0.1:9/"
+        stage.reload()
+        red.say("alice", "/weather tomorrow")
+        red.say("alice", "behind it")
+        eventually(lambda: stage.kept() == 2, "two deliveries in the spool")
+        stage.gateway.kill()
+        red.table = own
+        stage.start()
+        red.answers("/weather tomorrow")
+        red.answers("behind it")
+        assert red.heard() == ["hello", "/weather tomorrow", "behind it"]
+        assert len(weather.requests) == 1
+        stage.gateway.stop()

@@ -194,7 +194,7 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         Where there can be several of a table, no flag can say which is meant.
         """
         rows = [row for row in reference() if "." in row.table]
-        self.assertEqual({"api.token", "api.hook"}, {row.table for row in rows})
+        self.assertEqual({"component.route", "api.token", "api.hook"}, {row.table for row in rows})
         self.assertEqual(set(), {flag for row in rows for flag in row.flags})
         self.assertIn("--api-listen", [flag for row in reference() for flag in row.flags])
 

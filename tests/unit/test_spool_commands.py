@@ -461,7 +461,7 @@ class PendingTests(CommandCase):
         with changing(self.path) as other:
             other.execute(
                 "INSERT INTO deliveries VALUES (12, 'abc', 'message', 'chat', 'm1', 'alice@example.org/x',"
-                " 'bot@bot.example.org', 0, 'jabber:component:accept', ?, ?, 2, 2, 2, x'7b7d')",
+                " 'bot@bot.example.org', 0, 'jabber:component:accept', ?, ?, 2, 2, 2, x'7b7d', NULL)",
                 (time.time() - 100, time.time() + 100),
             )
             for number, suspect in ((7, 1), (8, 0)):

@@ -47,6 +47,21 @@ def _accept_domains(value: Any) -> tuple[str, ...]:
 
 DOMAINS = ValueType('a list of domains such as ["bot.example.org"]', _accept_domains, None)
 
+
+def _accept_addresses(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, Collection) or isinstance(value, Mapping) or not value:
+        raise Unfit
+    return tuple(map(_pattern, value))
+
+
+ADDRESSES = ValueType(
+    'addresses without resource, or domains, with * for any characters, such as ["*@example.org"]',
+    _accept_addresses,
+    None,
+)
+
 SENDER = ValueType('an address such as "alerts@bot.example.org"', lambda value: str(_address(value)))
 
 

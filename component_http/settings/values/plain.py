@@ -60,6 +60,30 @@ def choice(*names: str) -> ValueType:
     return ValueType(one_of(names), accept)
 
 
+def words(names: Collection[str]) -> ValueType:
+    """One of some words, or a list of them; the settings hold a tuple."""
+
+    def accept(value: Any) -> tuple[str, ...]:
+        given = (value,) if isinstance(value, str) else value
+        if not isinstance(given, Collection) or isinstance(given, Mapping) or not given:
+            raise Unfit
+        for word in given:
+            if not isinstance(word, str) or word not in names:
+                raise Unfit(remedy=did_you_mean(word, names))
+        return tuple(given)
+
+    return ValueType(f"a list of {one_of(names)}", accept, None)
+
+
+def _accept_text(value: Any) -> str:
+    if not isinstance(value, str) or not value or len(value) > 1000:
+        raise Unfit
+    return value
+
+
+TEXT = ValueType("a text of up to 1000 characters", _accept_text, None)
+
+
 def _accept_name(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", value):
         raise Unfit
