@@ -37,7 +37,7 @@ HEAD = (
     b"Content-Type: application/json\r\nContent-Length: %d\r\nConnection: keep-alive\r\n\r\n"
 )
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
-_ID = re.compile(rb"<iq [^>]*\bid=['\"]([^'\"]*)['\"]")
+IQ_ID = re.compile(rb"<iq [^>]*\bid=['\"]([^'\"]*)['\"]")
 
 
 class Wire:
@@ -135,7 +135,7 @@ class Run:
         """Count the replies, and answer the pings."""
         written = self.stream.take()
         self.replies += written.count(b"</message>")
-        for iq in _ID.findall(written):
+        for iq in IQ_ID.findall(written):
             self.xmpp.dataReceived(b"<iq from='bot.localhost' to='bot.localhost' type='result' id='%s'/>" % iq)
 
 

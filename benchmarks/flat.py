@@ -34,10 +34,10 @@ from twisted.internet.testing import MemoryReactorClock
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from fixed_run import AT_ONCE, SETTINGS, Run, Wire  # noqa: E402
+from fixed_run import AT_ONCE, IQ_ID, SETTINGS, Run, Wire  # noqa: E402
 from report import lines, publish, table  # noqa: E402  (all of these are found through the line above)
 
-from component_http.settings import DeliverySettings, SpoolSettings  # noqa: E402
+from component_http.settings import DeliverySettings, Settings, SpoolSettings  # noqa: E402
 
 ALLOWED = 1.2
 """How much more the dearest case of a row may cost than the cheapest."""
@@ -107,9 +107,9 @@ class Case(Run):
         users: Senders that take turns.
     """
 
-    def __init__(self, folder: Path | None, users: int = 100) -> None:
+    def __init__(self, folder: Path | None, users: int = 100, settings: Settings = SETTINGS) -> None:
         spool = SpoolSettings(kind="memory") if folder is None else SpoolSettings(path=str(folder / "spool.sqlite3"))
-        settings = evolve(SETTINGS, delivery=DeliverySettings(max_pending=1_000_000), spool=spool)
+        settings = evolve(settings, delivery=DeliverySettings(max_pending=1_000_000), spool=spool)
         super().__init__(b"x" * 20, settings, Reactor())
         self.body = b"y" * 20  # no repetition of the replies, which would look like two programs that answer each other
         self.users = users
@@ -175,10 +175,67 @@ def _retries(case: Case, size: int) -> Case:
     return case
 
 
+class Components(Case):
+    """So many components, between which the messages take turns."""
+
+    def __init__(self, size: int) -> None:
+        self.domains = [b"bot%d.localhost" % number for number in range(size)]
+        first, *others = [
+            evolve(SETTINGS, component=evolve(SETTINGS.component, domain=domain.decode())) for domain in self.domains
+        ]
+        self.streams: list[tuple[Any, Wire]] = []
+        super().__init__(None, settings=evolve(first, others=others))
+
+    def start(self) -> None:
+        self.gateway.startService()
+        self.reactor.advance(0)
+        for domain in self.domains:
+            xmpp, stream = self.connect()
+            xmpp.dataReceived(
+                b"<stream:stream xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams'"
+                b" from='%s' id='1'><handshake/>" % domain
+            )
+            self.streams.append((xmpp, stream))
+            self.reactor.advance(0)
+            stream.take()
+
+    def exchange(self, names: Sequence[bytes]) -> None:
+        """Let each message go to the next component."""
+        due = self.replies + len(names)
+        for name in names:
+            number = self.sent % len(self.domains)
+            self.streams[number][0].dataReceived(self.message(name).replace(b"bot.localhost", self.domains[number], 1))
+        while self.replies < due:
+            self.reactor.advance(0.0)
+            while self.reactor.tcpClients:
+                self.webhooks.append(self.connect())
+            for protocol, wire in self.webhooks:
+                if wire.written:
+                    wire.take()
+                    protocol.dataReceived(self.answer)
+            self.reactor.advance(0.005)
+            self.take_replies()
+
+    def take_replies(self) -> None:
+        for domain, (xmpp, stream) in zip(self.domains, self.streams, strict=True):
+            written = stream.take()
+            self.replies += written.count(b"</message>")
+            for iq in IQ_ID.findall(written):
+                xmpp.dataReceived(b"<iq from='%s' to='%s' type='result' id='%s'/>" % (domain, domain, iq))
+
+
+def components(size: int, _folder: Path) -> Case:
+    """So many components, between which the messages take turns."""
+    case = Components(size)
+    case.turns(2000)
+    return case
+
+
 ROWS: Mapping[str, tuple[str, Callable[[int, Path], Case], tuple[int, ...], tuple[int, ...]]] = {
     "conversations": ("conversations", conversations, (100, 10_000, 200_000), (100, 2000)),
     "retries": ("waiting retries", retries, (10, 10_000), (10, 1000)),
     "rows": ("deliveries in the spool's file", rows, (0, 100_000), (0, 1000)),
+    "components": ("components", components, (1, 10), (1, 10)),
 }
 """What is compared: its title, how a case comes about, the sizes, and those of `--quick`."""
 

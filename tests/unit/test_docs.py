@@ -315,7 +315,9 @@ class PagesTests(SynchronousTestCase):
         for block in found:
             with self.subTest(page=block.page.name, line=block.line):
                 tables = tomllib.loads(block.text)
-                tables["component"].pop("secret_file", None)
+                components = tables["component"]
+                for component in components if isinstance(components, list) else [components]:
+                    component.pop("secret_file", None)
                 for row in itertools.chain(*(tables.get("api", {}).get(rows, ()) for rows in ("token", "hook"))):
                     for key in [key for key in row if key.endswith("_file")]:
                         row[key] = self.mktemp()
@@ -328,6 +330,7 @@ class PagesTests(SynchronousTestCase):
         """
         ours = {flag for row in reference() for flag in row.flags} | flags_of("letters", "list")
         ours |= flags_of("letters", "drop") | flags_of("spool", "status") | flags_of("example") | flags_of("check")
+        ours |= flags_of("route")
         others = {
             "--allow-untyped-calls",
             "--case",
