@@ -20,6 +20,8 @@ import requests
 from tests.integration.exchange import says
 from tests.integration.probe import Peer, ScriptedServer
 from tests.integration.processes import Answer, GatewayProcess, Request, ScriptedWebhook, reply, toml
+from tests.integration.servers import SERVERS, USERS
+from tests.integration.user import User
 from tests.integration.waiting import eventually
 
 PATIENCE = 20.0
@@ -35,7 +37,7 @@ class Bot:
         self.hangs = threading.Event()
         self.release = threading.Event()
         stack.callback(self.release.set)
-        self.server = stack.enter_context(ScriptedServer())
+        self.server = stack.enter_context(ScriptedServer(f"secret of {name}"))
         self.webhook = stack.enter_context(ScriptedWebhook(self._answer))
         self.table: dict[str, Any] = {
             "domain": self.domain,
@@ -207,6 +209,68 @@ def test_they_come_and_go() -> None:
         red.release.set()
 
 
+def test_gone_with_a_thousand_waiting() -> None:
+    """
+    What waits for a component that goes is kept as dead letters, all of it, and the log says so in one line.
+    """
+    with staged("red", "blue", delivery={"max_attempts": 5, "drain_timeout": 0.1}) as stage:
+        red, blue = stage.bots.values()
+        red.hangs.set()
+        for number in range(100):
+            red.say(f"user{number}", "waits", 10)
+        eventually(lambda: stage.kept() == 1000, "a thousand deliveries in the spool")
+        del stage.bots["red"]
+        stage.reload()
+        stage.gateway.wait_for_log("red.localhost is not served any more, so what was kept")
+        eventually(lambda: stage.kept() == 0, "an empty spool")
+        [line] = stage.gateway.lines("is not served any more, so")
+        assert line.endswith("becomes dead letters: 1000")
+        with closing(sqlite3.connect(stage.path, timeout=10)) as connection:
+            dead = connection.execute("SELECT DISTINCT note, count(*) FROM letters").fetchall()
+        assert dead == [("red.localhost is not served any more", 1000)]
+        blue.say("alice", "still there")
+        blue.answers("still there")
+        red.release.set()
+
+
+def test_domains_are_swapped() -> None:
+    """
+    Two components that swap their domains, and so their servers and secrets, drain and connect anew; what waits for a
+    domain stays with it.
+    """
+    with staged("red", "blue") as stage:
+        red, blue = stage.bots.values()
+        red.hangs.set()
+        red.say("alice", "for red")
+        red.webhook.wait_for(1, settled=False)
+        for key in ("component_post_url", "secret_file"):
+            red.table[key], blue.table[key] = blue.table[key], red.table[key]
+        red.server.secret, blue.server.secret = blue.server.secret, red.server.secret
+        stage.reload()
+        for bot in (red, blue):
+            bot.peer.wait(lambda bot=bot: bot.peer.stream_closed, "the end of the stream")
+            bot.connect()
+        red.peer.wait_for(lambda element: says(element, "blue: for red"), "the answer of the other webhook")
+        red.hangs.clear()
+        red.release.set()
+
+
+def test_an_empty_secret() -> None:
+    """
+    A secret that is empty when the settings are read again changes nothing, and one line says so.
+    """
+    with staged("red", "blue") as stage:
+        red, blue = stage.bots.values()
+        (stage.gateway.folder / "secret-red").write_text("\n")
+        os.kill(stage.gateway.pid, signal.SIGHUP)
+        stage.gateway.wait_for_log("the settings stay as they were")
+        [line] = stage.gateway.warnings()
+        assert "[[component]] red.localhost: component.secret_file" in line and "is empty" in line
+        for bot in (red, blue):
+            bot.say("alice", "hello")
+            bot.answers("hello")
+
+
 def test_one_reconnects_alone() -> None:
     """
     With another secret a component drains and connects anew, and the others notice nothing; what waited for it is
@@ -303,3 +367,64 @@ def test_routes() -> None:
         assert red.heard() == ["hello", "/weather tomorrow", "behind it"]
         assert len(weather.requests) == 1
         stage.gateway.stop()
+
+
+def test_three_on_two_real_servers() -> None:
+    """
+    Three components of one process, two on Prosody and one on ejabberd, answer a real client on each; while all of them
+    have load, a reload moves one to another webhook, and no answer is lost, repeated, or out of order.
+    """
+    with ExitStack() as stack:
+        prosody, ejabberd = (
+            stack.enter_context(SERVERS[name](dict.fromkeys(domains, "a secret for all")))
+            for name, domains in (("prosody", ["red.localhost", "blue.localhost"]), ("ejabberd", ["green.localhost"]))
+        )
+        webhooks = {
+            name: stack.enter_context(ScriptedWebhook(lambda request: reply(body=request.json["body"])))
+            for name in ("red", "blue", "green", "other")
+        }
+        tables = [
+            {
+                "domain": f"{name}.localhost",
+                "server": server.endpoint,
+                "secret_file": "secret",
+                "component_post_url": webhooks[name].url,
+            }
+            for name, server in (("red", prosody), ("blue", prosody), ("green", ejabberd))
+        ]
+        gateway = stack.enter_context(
+            GatewayProcess(domain="", server="", secret="a secret for all", post_url="", sections={"component": tables})
+        )
+        users = {}
+        for server in (prosody, ejabberd):
+            users[server] = stack.enter_context(User("alice@localhost", USERS["alice"], server.client_port))
+            users[server].log_in()
+        for table in tables:
+            gateway.wait_for_log(f"authenticated as {table['domain']}")
+        bots = {"red": users[prosody], "blue": users[prosody], "green": users[ejabberd]}
+        number = 60
+        for each in range(number):
+            for name, alice in bots.items():
+                alice.say(f"bot@{name}.localhost", f"{name} {each}")
+            if each == number // 2:
+                eventually(lambda: webhooks["red"].requests, "the first requests", detail=gateway.log)
+                tables[0]["component_post_url"] = webhooks["other"].url
+                text = (gateway.folder / "gateway.toml").read_text()
+                (gateway.folder / "gateway.toml").write_text(text.replace(webhooks["red"].url, webhooks["other"].url))
+                os.kill(gateway.pid, signal.SIGHUP)
+                gateway.wait_for_log(READ_AGAIN)
+
+        def answers(name: str) -> list[str]:
+            return [
+                str(message["body"])
+                for message in bots[name].messages
+                if message["from"].bare == f"bot@{name}.localhost"
+            ]
+
+        for name in bots:
+            eventually(lambda name=name: len(answers(name)) >= number, f"the answers of {name}", detail=gateway.log)
+            assert answers(name) == [f"{name} {each}" for each in range(number)]
+        assert webhooks["red"].requests and webhooks["other"].requests
+        assert len(webhooks["red"].requests) + len(webhooks["other"].requests) == number
+        assert [gateway.log().count(f"authenticated as {table['domain']}") for table in tables] == [1, 1, 1]
+        gateway.stop()
