@@ -511,6 +511,7 @@ def webhook_client(settings: Settings, reactor: Any, connections: int = 1) -> We
             max_body_bytes=webhook.max_body_bytes,
             headers=webhook.headers,
             bearer_token=webhook.bearer_token,
+            signing_secrets=webhook.signing_secrets,
         )
     except ValueError as error:
         raise SettingsError(

@@ -1,14 +1,34 @@
 // An echo bot. Run it with: node echo_bot.mjs 8080
+//
+// If the environment variable SIGNING_SECRET has the gateway's secret, it only answers requests that are signed with it.
+import { createHmac, timingSafeEqual } from "node:crypto";
 import { createServer } from "node:http";
+
+const secret = Buffer.from((process.env.SIGNING_SECRET ?? "").replace(/^whsec_/, ""), "base64");
 
 async function read(request) {
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);
-  return JSON.parse(Buffer.concat(chunks).toString("utf8"));
+  return Buffer.concat(chunks);
+}
+
+// Whether a request was signed with the secret in the last five minutes (standardwebhooks.com).
+function isSigned(headers, body) {
+  const timestamp = headers["webhook-timestamp"];
+  const signed = createHmac("sha256", secret).update(`${headers["webhook-id"]}.${timestamp}.`).update(body);
+  const wanted = Buffer.from(`v1,${signed.digest("base64")}`);
+  const given = (headers["webhook-signature"] ?? "").split(" ").map((each) => Buffer.from(each));
+  const fits = given.filter((each) => each.length === wanted.length && timingSafeEqual(each, wanted));
+  return fits.length > 0 && Math.abs(Date.now() / 1000 - Number(timestamp)) < 300;
 }
 
 const server = createServer(async (request, response) => {
-  const { body } = await read(request);
+  const content = await read(request);
+  if (secret.length > 0 && !isSigned(request.headers, content)) {
+    response.writeHead(401).end();
+    return;
+  }
+  const { body } = JSON.parse(content.toString("utf8"));
   // A message without a body (somebody is typing, say) needs no reply.
   const reply = body === undefined ? {} : { body: `You said: ${body}` };
   response.setHeader("Content-Type", "application/json");

@@ -1,8 +1,31 @@
-"""An echo bot. Run it with: python3 echo_bot.py 8080"""
+"""
+An echo bot. Run it with: python3 echo_bot.py 8080
 
+If the environment variable SIGNING_SECRET has the gateway's secret, it only answers requests that are signed with it.
+"""
+
+import base64
+import hashlib
+import hmac
 import json
+import os
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+SECRET = base64.b64decode(os.environ.get("SIGNING_SECRET", "").removeprefix("whsec_"))
+
+
+def is_signed(headers, body):
+    """Tell whether a request was signed with the secret in the last five minutes (standardwebhooks.com)."""
+    try:
+        fresh = abs(time.time() - int(headers["webhook-timestamp"])) < 300
+        signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+        wanted = "v1," + base64.b64encode(hmac.digest(SECRET, signed, hashlib.sha256)).decode()
+        given = headers["webhook-signature"].split()
+        return fresh and any(hmac.compare_digest(wanted.encode(), each.encode()) for each in given)
+    except (TypeError, ValueError, AttributeError):
+        return False
 
 
 class EchoBot(BaseHTTPRequestHandler):
@@ -10,7 +33,11 @@ class EchoBot(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # send the answer at once, though it is small
 
     def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if SECRET and not is_signed(self.headers, body):
+            self.send_error(401)
+            return
+        request = json.loads(body)
         # A message without a body (somebody is typing, say) needs no reply.
         reply = {"body": f"You said: {request['body']}"} if "body" in request else {}
         answer = json.dumps(reply).encode()

@@ -127,8 +127,11 @@ class Settings(Table):
     def _of_route(self, route: RouteSettings) -> Settings:
         routed = copy(self)
         changed = dict(route.webhook)
+        # Those of the component are other ones.
         if "bearer_token_file" in changed:
-            changed["bearer_token"] = None  # that of the component is another one
+            changed["bearer_token"] = None
+        if "signing_secret_files" in changed:
+            changed["signing_secrets"] = None
         object.__setattr__(routed, "webhook", evolve(self.webhook, **changed))
         object.__setattr__(routed, "component", self.component.with_post_url(route.url))
         return routed

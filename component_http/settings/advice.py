@@ -67,11 +67,20 @@ def foreign_senders(domains: Sequence[str], api: ApiSettings) -> Iterator[str]:
             yield f"api.hook {hook.name} has {shown(hook.send_as)} as send_as, {only}"
 
 
+def _webhooks(settings: Settings) -> Iterator[WebhookSettings]:
+    """The settings of every webhook: of each component, and of its routes."""
+    for each in settings.each:
+        yield each.webhook
+        yield from (one.webhook for one in each.of_routes.values())
+
+
 def secret_files(settings: Settings) -> list[tuple[str, str]]:
     """List the files with secrets, each behind the name of its setting."""
+    signing = (path for each in _webhooks(settings) for path in each.signing_secret_files or ())
     files = (
         *(("component.secret_file", each.component.secret_file) for each in settings.each),
-        *(("webhook.bearer_token_file", each.webhook.bearer_token_file) for each in settings.each),
+        *(("webhook.bearer_token_file", each.bearer_token_file) for each in _webhooks(settings)),
+        *(("webhook.signing_secret_files", path) for path in signing),
         *(("api.token.token_file", token.token_file) for token in settings.api.token),
         *(("api.hook.secret_file", hook.secret_file) for hook in settings.api.hook),
     )

@@ -153,7 +153,7 @@ def secret(type: ValueType, help: str, file: str, *, missing: str | None = None,
         key, path = label_of(owner, file), getattr(owner, file)
         hidden = key.removesuffix("_file")
         given = None if value is None else accepted(hidden, value, type)
-        found = given if path is None else _read_secret(f"{key} {shown(path)}", path)
+        found = given if path is None else read_secret(f"{key} {shown(path)}", path)
         if given is not None and given != found:
             # Of two secrets one is old, and nobody could say which.
             raise SettingsError(
@@ -162,6 +162,21 @@ def secret(type: ValueType, help: str, file: str, *, missing: str | None = None,
         if found is None and missing is not None:
             raise SettingsError(missing.format(key=key))
         return None if found is None else accepted(f"the secret in {key} {shown(path)}", found, type)
+
+    return setting(type, help, default=None, show=False, resolve=resolve, hidden=True)
+
+
+def secrets(type: ValueType, help: str, files: str) -> Any:
+    """Declare the hidden setting that holds several secrets, once the table is made; `files` names their files."""
+
+    def resolve(value: Any, owner: Any) -> tuple[str, ...]:
+        key = label_of(owner, files)
+        given = [accepted(key.removesuffix("_files"), one, type) for one in value or ()]
+        labels = {path: f"{key} {shown(path)}" for path in getattr(owner, files) or ()}
+        found = [accepted(f"the secret in {label}", read_secret(label, path), type) for path, label in labels.items()]
+        if value is not None and labels and given != found:
+            raise SettingsError(f"{key} names other secrets than {key.removesuffix('_files')}s: remove one of the two")
+        return tuple(map(str, found or given))
 
     return setting(type, help, default=None, show=False, resolve=resolve, hidden=True)
 
@@ -178,7 +193,7 @@ def secret_problems(table: Any, given: Mapping[str, Any], spoilt: Collection[str
     values: dict[str, Any] = {known.name: given.get(known.name, known.default) for known in settings_in(table)}
     owner = SimpleNamespace(**values, TABLE=table.TABLE)
     for attribute in settings_in(table):
-        names = {attribute.name, f"{attribute.name.removesuffix('_text')}_file"}
+        names = {attribute.name, f"{attribute.name.removesuffix('_text')}_file", f"{attribute.name[:-1]}_files"}
         if about(attribute).hidden and not names & set(spoilt):
             try:
                 attribute.metadata["resolve"](values[attribute.name], owner)
@@ -211,7 +226,8 @@ def without_line_end(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _read_secret(label: str, path: str) -> str:
+def read_secret(label: str, path: str) -> str:
+    """Read a secret that stands alone in its file. Raises `SettingsError`, with a sentence that `label` begins."""
     found = without_line_end(read_text(label, path, _MAX_SECRET_BYTES))
     if not found:
         raise SettingsError(f"{label} is empty, but must hold the secret in one line")

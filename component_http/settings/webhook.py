@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from attrs import Factory, frozen
 
-from component_http.settings.declaration import Table, secret, secret_file, setting
-from component_http.settings.values.http import HEADERS, TOKEN
-from component_http.settings.values.plain import RATE, number, whole
+from component_http.settings.declaration import Table, secret, secret_file, secrets, setting
+from component_http.settings.values.http import HEADERS, SIGNING_SECRET, TOKEN
+from component_http.settings.values.plain import RATE, number, secret_paths, whole
 
 
 @frozen
@@ -17,7 +17,7 @@ class WebhookSettings(Table):
     """
     The HTTP side.
 
-    Once constructed, `bearer_token` is the token to use, or None.
+    Once constructed, `bearer_token` is the token to use, or None; `signing_secrets` are those to sign with.
     """
 
     TABLE: ClassVar[str] = "webhook"
@@ -62,6 +62,14 @@ class WebhookSettings(Table):
         '"token"',
         "a token in the settings file would be in every copy of that file",
     )
+    signing_secret_files: tuple[str, ...] | None = setting(
+        secret_paths("a file with a secret for signatures"),
+        "the files with the secrets that sign each POST, one signature by each, as Standard Webhooks has it",
+        default=None,
+        why="a webhook that checks the signature takes requests from nobody else; while a secret is replaced both sign",
+        example='["signing-secret"]',
+    )
+    signing_secrets: tuple[str, ...] = secrets(SIGNING_SECRET, "the secrets themselves", "signing_secret_files")
     bearer_token: str | None = secret(TOKEN, "the token itself", "bearer_token_file")
     max_body_bytes: int = setting(
         whole(1024, 67_108_864, "bytes"),

@@ -9,7 +9,7 @@ URL again for each request.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from treq.client import HTTPClient
@@ -23,6 +23,7 @@ from component_http.contract.http import BEARER, is_field_value, is_token
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
+from component_http.signing import signatures, signer
 from component_http.tls import client_tls
 from component_http.webhook.agent import PooledAgent, with_body
 from component_http.webhook.pool import Pool
@@ -59,6 +60,7 @@ class WebhookClient:
         max_body_bytes: int = 1_048_576,
         headers: Mapping[str, str] | None = None,
         bearer_token: str | None = None,
+        signing_secrets: Sequence[str] = (),
         trust_root: Any = None,
         user_agent: str = f"component-http/{__version__}",
     ) -> None:
@@ -74,12 +76,14 @@ class WebhookClient:
             max_body_bytes: A larger body of a response with status 200 is not read, see `post`.
             headers: Sent with each POST; values are printable ASCII.
             bearer_token: Sent as `Authorization: Bearer`.
+            signing_secrets: Each of them signs each POST (`signing`).
             trust_root: See `component_http.tls.client_tls`.
 
         Raises:
             ValueError: The URL is none, or a header is reserved, malformed or given twice.
         """
         where = WebhookUrl.parse(url)
+        self._signers = tuple(map(signer, signing_secrets))
         self._origin = where.origin
         origin = where.origin.encode("ascii")
         fixed = _static_headers(headers or {}, where.authorization, bearer_token, user_agent)
@@ -117,6 +121,9 @@ class WebhookClient:
             ConnectionCut: The connection ended before the response was complete, or it was not HTTP.
         """
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if self._signers:
+            signed = signatures(self._signers, headers["webhook-id"], headers["webhook-timestamp"], body)
+            lines += f"webhook-signature: {signed}\r\n"
         return self._http.post(lines.encode("ascii"), body, fresh)
 
     async def close(self) -> None:

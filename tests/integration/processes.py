@@ -291,11 +291,12 @@ class Bot(Process):
     Args:
         command: How it is started; it listens on `port`.
         port: A free port of loopback.
+        environment: Added to this process's own.
     """
 
-    def __init__(self, command: Sequence[str], port: int) -> None:
+    def __init__(self, command: Sequence[str], port: int, environment: Mapping[str, str] | None = None) -> None:
         self.url = f"http://127.0.0.1:{port}/"
-        super().__init__(command, Path(tempfile.mkdtemp(prefix="component-http-bot-")))
+        super().__init__(command, Path(tempfile.mkdtemp(prefix="component-http-bot-")), environment)
         try:
             eventually(lambda: self._listens(port), f"the bot on port {port}", detail=self.log)
         except BaseException:

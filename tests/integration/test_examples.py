@@ -5,12 +5,15 @@ The bots of `examples/`, each in its own language, behind the real gateway.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import requests
 
+from component_http.signing import new_secret
 from tests.integration.counterparts import need
 from tests.integration.exchange import says
 from tests.integration.probe import Peer, ScriptedServer
@@ -20,13 +23,13 @@ from tests.integration.servers import free_port
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def start(language: str, port: int) -> Bot:
+def start(language: str, port: int, environment: Mapping[str, str] | None = None) -> Bot:
     """Start a bot as the first line of its file says."""
     if language == "php":
-        return Bot([need("php", "php-cli"), "-S", f"127.0.0.1:{port}", str(EXAMPLES / "echo.php")], port)
+        return Bot([need("php", "php-cli"), "-S", f"127.0.0.1:{port}", str(EXAMPLES / "echo.php")], port, environment)
     if language == "node":
-        return Bot([need("node", "nodejs"), str(EXAMPLES / "echo_bot.mjs"), str(port)], port)
-    return Bot([sys.executable, str(EXAMPLES / "echo_bot.py"), str(port)], port)
+        return Bot([need("node", "nodejs"), str(EXAMPLES / "echo_bot.mjs"), str(port)], port, environment)
+    return Bot([sys.executable, str(EXAMPLES / "echo_bot.py"), str(port)], port, environment)
 
 
 @pytest.fixture(scope="module", params=["php", "node", "python"])
@@ -43,6 +46,39 @@ def stream(request: pytest.FixtureRequest) -> Iterator[Peer]:
         gateway.assert_sound()
         assert gateway.warnings() == []
         assert "Warning" not in bot.log() and "rror:" not in bot.log(), bot.log()
+
+
+@pytest.mark.parametrize("language", ["php", "node", "python"])
+def test_only_signed_requests(language: str) -> None:
+    """
+    With the gateway's secret a bot answers what the gateway has signed, also while another secret takes its place, and
+    nobody else.
+    """
+    secret, other = new_secret(), new_secret(asymmetric=True)
+    with ExitStack() as stack:
+        bot = stack.enter_context(start(language, free_port(), {"SIGNING_SECRET": secret}))
+        bot.wait_for_log(bot.url.rstrip("/"))
+        server = stack.enter_context(ScriptedServer())
+        gateway = stack.enter_context(
+            GatewayProcess(
+                domain="bot.localhost",
+                server=server.endpoint,
+                secret=server.secret,
+                post_url=bot.url,
+                sections={"webhook": {"signing_secret_files": ["other", "signing"]}},
+                secrets={"signing": secret, "other": other},
+            )
+        )
+        stream = server.connected()
+        stream.send("<message from='a@localhost/x' to='b@bot.localhost' type='chat'><body>h\u00e9llo</body></message>")
+        stream.wait_for(lambda element: says(element, "You said: h\u00e9llo"), "the echo")
+        for headers in (
+            {},
+            {"webhook-id": "1", "webhook-timestamp": str(int(time.time())), "webhook-signature": "v1,AAAA v1a,AAAA"},
+            {"webhook-id": "1", "webhook-timestamp": "1", "webhook-signature": "v1,\u00e9".encode().decode("latin-1")},
+        ):
+            assert requests.post(bot.url, data=b'{"body": "hello"}', headers=headers, timeout=20).status_code == 401
+        gateway.stop()
 
 
 @pytest.mark.parametrize("words", ["hello", "<b>&amp;</b> \"quoted\" 'too'", "héllo 😀 你好", "two\nlines"])

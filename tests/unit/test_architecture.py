@@ -119,7 +119,7 @@ MODULES = {
     ),
     # Edges: each knows one outside library and no other edge.
     "xmpp": Allowed([*SEAMS, "_version", "compat", "tls"], ["twisted", "wokkel", "constantly", "zope"]),
-    "webhook": Allowed([*SEAMS, "_version", "tls"], ["twisted", "treq", "zope"]),
+    "webhook": Allowed([*SEAMS, "_version", "signing", "tls"], ["twisted", "treq", "zope"]),
     "spool": Allowed(SEAMS, ["twisted", "orjson"]),
     "operations": Allowed([*SEAMS, "_version"], ["twisted"]),
     "api": Allowed(SEAMS, ["twisted", "zope"]),
@@ -131,7 +131,8 @@ MODULES = {
     # Beside the path of a stanza.
     "clock": Allowed([], ["twisted", "zope"]),
     "compat": Allowed(["contract"], ["twisted", "constantly"]),
-    "settings": Allowed(["contract", "errors", "log", "tls"], ["twisted", "zope"]),
+    "settings": Allowed(["contract", "errors", "log", "signing", "tls"], ["twisted", "zope"]),
+    "signing": Allowed([], ["cryptography"]),
     "tls": Allowed(["contract", "errors"], ["twisted", "cryptography", "OpenSSL", "service_identity", "zope"]),
     "testing": Allowed([*SEAMS, "spool.memory"], ["twisted"]),
 }

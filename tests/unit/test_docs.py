@@ -44,6 +44,7 @@ from component_http.delivery.drain import DRAIN_FOLLOWS
 from component_http.delivery.life import FOLLOWS
 from component_http.errors import SettingsError
 from component_http.settings import reference
+from component_http.signing import new_secret
 from component_http.testing import ScriptedWebhook
 from tests.unit.dead_letters import add, changing, new_spool
 
@@ -257,7 +258,7 @@ class ContractPageTests(SynchronousTestCase):
         settings = Settings.from_mapping({"component": SETTINGS, "spool": {"kind": "memory"}}, env=SECRET)
         Gateway(settings, reactor, manager=manager, webhook=webhook).startService()
         a_pretended_stream(bootstraps)[0].dispatch(element)
-        documented = {name for name, _ in table(self.page, "header", "value")}
+        documented = {name for name, _ in table(self.page, "header", "value")} - {"webhook-signature"}  # the client's
         self.assertEqual(set(webhook.posts[0][1]), {name for name in documented if name.startswith("webhook-")})
 
     def test_examples_of_answers(self) -> None:
@@ -315,6 +316,9 @@ class PagesTests(SynchronousTestCase):
         for block in found:
             with self.subTest(page=block.page.name, line=block.line):
                 tables = tomllib.loads(block.text)
+                for name in tables.get("webhook", {}).get("signing_secret_files", ()):
+                    Path(name).write_text(new_secret())
+                    self.addCleanup(Path(name).unlink)
                 components = tables["component"]
                 for component in components if isinstance(components, list) else [components]:
                     component.pop("secret_file", None)
@@ -330,7 +334,7 @@ class PagesTests(SynchronousTestCase):
         """
         ours = {flag for row in reference() for flag in row.flags} | flags_of("letters", "list")
         ours |= flags_of("letters", "drop") | flags_of("spool", "status") | flags_of("example") | flags_of("check")
-        ours |= flags_of("route")
+        ours |= flags_of("route") | flags_of("secret", "new")
         others = {
             "--allow-untyped-calls",
             "--case",

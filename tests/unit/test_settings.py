@@ -29,6 +29,7 @@ from component_http.settings import (
     spool_from_toml,
 )
 from component_http.settings.reloading import Changes
+from component_http.signing import new_secret
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "component-http.toml"
 
@@ -229,6 +230,7 @@ class GoodSettingsTests(SettingsTestCase):
                 self.assertIn(f"\n{row.key} = {row.default}\n", text)
         self.write("s", "component-secret")
         self.write("t", "webhook-token")
+        self.write(new_secret(), "signing-secret")
         for name in ("ops-token", "alerts-secret", "builds-secret"):
             self.write(f"{name}-0123456789", name)
         self.write("{{ text }}", "build.j2")

@@ -14,6 +14,7 @@ from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl, without_secrets
 from component_http.settings.values.plain import one_of
 from component_http.settings.values.value_type import Unfit, ValueType, did_you_mean, is_accepted, shown
+from component_http.signing import PRIVATE, SYMMETRIC, signer
 
 
 def _url_parts(url: str) -> SplitResult | None:
@@ -117,6 +118,20 @@ def _secret(allowed: str, pattern: str, remedy: str = "") -> ValueType:
 SECRET = _secret("a string of one line, with printable characters only and not empty", ".+")
 
 TOKEN = _secret("a string of printable ASCII without blanks", BEARER)
+
+
+def _accept_signing_secret(value: Any) -> str:
+    problem = f"begin with {SYMMETRIC} or {PRIVATE}"
+    try:
+        if isinstance(value, str):
+            signer(value)
+            return value
+    except ValueError as error:
+        problem = str(error)
+    raise Unfit(problem=f"must {problem}")
+
+
+SIGNING_SECRET = ValueType("a secret for signatures", _accept_signing_secret, None)
 
 CREDENTIAL = _secret(
     "a string of at least 16 letters, digits and ._~+/=-", "[A-Za-z0-9._~+/=-]{16,}", ": make a random one"

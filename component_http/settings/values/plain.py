@@ -148,6 +148,23 @@ def file_path(what: str) -> ValueType:
     return ValueType(f"the path of {what}", _accept_path, in_folder=path_in)
 
 
+def secret_paths(what: str) -> ValueType:
+    """The paths of files with a secret each, or `credential:NAME`; at most four."""
+
+    def accept(value: Any) -> tuple[str, ...]:
+        given = (value,) if isinstance(value, str) else value
+        if not isinstance(given, Collection) or isinstance(given, Mapping) or not 0 < len(given) <= MOST_SECRETS:
+            raise Unfit
+        return tuple(map(_accept_path, given))
+
+    allowed = f'a list of up to {MOST_SECRETS} paths of {what}, or "{CREDENTIAL_MARK}NAME" for one that systemd passes'
+    return ValueType(allowed, accept, None, in_folder=path_in, credential=True)
+
+
+MOST_SECRETS = 4
+"""Secrets of one purpose: while one takes the place of another there are two."""
+
+
 def secret_path(what: str) -> ValueType:
     """The path of a file with a secret, or `credential:NAME`."""
     allowed = f'the path of {what}, or "{CREDENTIAL_MARK}NAME" for one that systemd passes'

@@ -139,8 +139,12 @@ def unreadable(label: str, error: OSError) -> str:
 
 
 def _resolved(value: object, type: ValueType, env: Mapping[str, str], folder: Path | None) -> object:
-    if not isinstance(value, str):
-        return value
+    if isinstance(value, (list, tuple)) and type.credential:
+        return [_placed(type, each, env, folder) if isinstance(each, str) else each for each in value]
+    return _placed(type, value, env, folder) if isinstance(value, str) else value
+
+
+def _placed(type: ValueType, value: str, env: Mapping[str, str], folder: Path | None) -> Any:
     if type.credential and value.startswith(CREDENTIAL_MARK):
         value = _credential_path(value, env)
     return value if type.in_folder is None or folder is None else type.in_folder(value, folder)
