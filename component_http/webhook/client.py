@@ -120,11 +120,11 @@ class WebhookClient:
             TimedOut: Connected, but no complete response in time.
             ConnectionCut: The connection ended before the response was complete, or it was not HTTP.
         """
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("ascii")
         if self._signers:
             signed = signatures(self._signers, headers["webhook-id"], headers["webhook-timestamp"], body)
-            lines += f"webhook-signature: {signed}\r\n"
-        return self._http.post(lines.encode("ascii"), body, fresh)
+            lines = b"%swebhook-signature: %s\r\n" % (lines, signed)
+        return self._http.post(lines, body, fresh)
 
     async def close(self) -> None:
         """Drop the idle connections; waiting and later requests fail with `ConnectionFailed`, running ones go on."""
