@@ -21,6 +21,7 @@ from service_identity import CertificateError, VerificationError
 from service_identity.hazmat import DNS_ID, DNSPattern, IPAddress_ID, IPAddressPattern, verify_service_identity
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import HostnameEndpoint, clientFromString, wrapClientTLS
+from twisted.internet.error import VerifyError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import (
     Certificate,
@@ -69,6 +70,104 @@ def client_tls(host: str, trust_root: Any = None, certificate: PrivateCertificat
     return _NameCheckedTLS(wanted, options)
 
 
+@frozen
+class TlsFiles:
+    """
+    The files for TLS connections to a webhook.
+
+    Attributes:
+        authorities: The certificates of the authorities that may sign the webhook's; None for those that the platform
+            trusts.
+        certificate: Our own certificate, with those that belong to it; None for none.
+        key: Its key; None if it stands in the same file.
+    """
+
+    authorities: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+    def tls(self, host: str) -> Any:
+        """Make `client_tls` of them. Raises `ValueError` if one cannot be used; the sentence names the setting."""
+        return client_tls(host, self._trust_root(), self._own())
+
+    def _trust_root(self) -> Any:
+        if self.authorities is None:
+            return None
+        found = []
+        try:
+            text = Path(self.authorities).read_bytes()
+            for part in text.split(_END)[:-1]:
+                found.append(Certificate.loadPEM(part + _END))
+        except OSError as error:
+            raise ValueError(f"webhook.ca_file {self.authorities} cannot be read: {error.strerror}") from None
+        except crypto.Error:
+            found = []
+        if not found:
+            raise ValueError(f"webhook.ca_file {self.authorities} holds no certificates in PEM")
+        return trustRootFromCertificates(found)
+
+    def _own(self) -> PrivateCertificate | None:
+        if self.certificate is None:
+            return None
+        try:
+            pair = _own_certificate(self.certificate, self.key)
+            assert pair is not None
+            pair.options().getContext()
+        except OSError as error:
+            raise ValueError(f"webhook.client_certificate {error.filename} cannot be read: {error.strerror}") from None
+        except (SSL.Error, VerifyError, ValueError):
+            raise ValueError(
+                f"webhook.client_certificate {self.certificate} and webhook.client_key {self.key or '(in it)'} are no"
+                " certificate with its key"
+            ) from None
+        return pair
+
+    def stamps(self) -> tuple[object, ...]:
+        """Tell them from what they were before, if one was replaced or written to."""
+        found = []
+        for path in (self.authorities, self.certificate, self.key):
+            with suppress(OSError):
+                if path is not None:
+                    status = os.stat(path)
+                    found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+        return tuple(found)
+
+
+_END = b"-----END CERTIFICATE-----"
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class RenewedTLS:
+    """
+    The TLS of files that are read again when they have changed, for a certificate lives for weeks.
+
+    Args:
+        host: As in `client_tls`.
+        warn: Told, in a sentence, when changed files cannot be used; then those from before are.
+
+    Raises:
+        ValueError: A file cannot be used.
+    """
+
+    def __init__(self, files: TlsFiles, host: str, warn: Callable[[str], object]) -> None:
+        self._files = files
+        self._host = host
+        self._warn = warn
+        self._stamps = files.stamps()
+        self._tls = files.tls(host)
+
+    def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+        stamps = self._files.stamps()
+        if stamps != self._stamps:
+            self._stamps = stamps
+            try:
+                self._tls = self._files.tls(self._host)
+            except ValueError as error:
+                self._warn(f"{error}; what it held before is used")
+        connection: SSL.Connection = self._tls.clientConnectionForTLS(tlsProtocol)
+        return connection
+
+
 @implementer(IOpenSSLClientConnectionCreator)
 @frozen
 class _NameCheckedTLS:
@@ -85,7 +184,9 @@ class _NameCheckedTLS:
     def _verify(self, tls_protocol: Any) -> Callable[[Any, Any, int, int, int], bool]:
         """Make the function that OpenSSL calls for each certificate of the chain, after its own checks."""
 
-        def verify(_connection: Any, certificate: Any, _error: int, depth: int, trusted: int) -> bool:
+        def verify(_connection: Any, certificate: Any, error: int, depth: int, trusted: int) -> bool:
+            if not trusted and error in _REASONS:
+                tls_protocol.failVerification(Failure(CertificateInvalid(_REASONS[error])))
             if not trusted or depth > 0:
                 return bool(trusted)
             try:
@@ -97,6 +198,23 @@ class _NameCheckedTLS:
             return problem is None
 
         return verify
+
+
+_UNKNOWN = (
+    "its certificate is signed by an authority that is not trusted here: if it is yours, name it in webhook.ca_file, or"
+    " in trustRoots= of a tls: endpoint"
+)
+
+_REASONS = {
+    9: "its certificate is not valid yet: see that the clocks of both machines are right",
+    10: "its certificate has expired: it has to be renewed there",
+    18: _UNKNOWN,
+    19: _UNKNOWN,
+    20: _UNKNOWN,
+    21: _UNKNOWN,
+    23: "its certificate was revoked",
+}
+"""What is wrong with a certificate, by the numbers X509_V_ERR_... of OpenSSL (verify(1))."""
 
 
 def _problem(certificate: x509.Certificate, wanted: DNS_ID | IPAddress_ID) -> str | None:

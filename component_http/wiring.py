@@ -49,7 +49,7 @@ from component_http.operations.metrics import Counters
 from component_http.settings import Settings, WebhookSettings
 from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
 from component_http.spool.memory import MemorySpool
-from component_http.tls import client_endpoint
+from component_http.tls import TlsFiles, client_endpoint
 from component_http.webhook.client import WebhookClient
 from component_http.webhook.function import FixedWebhook, response_of
 from component_http.xmpp.borrowed import BorrowedStream
@@ -512,6 +512,9 @@ def webhook_client(settings: Settings, reactor: Any, connections: int = 1) -> We
             headers=webhook.headers,
             bearer_token=webhook.bearer_token,
             signing_secrets=webhook.signing_secrets,
+            tls=TlsFiles(webhook.ca_file, webhook.client_certificate, webhook.client_key),
+            server_name=webhook.server_name,
+            proxy=webhook.proxy,
         )
     except ValueError as error:
         raise SettingsError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from itertools import count
 from typing import Any
 
 from cryptography import x509
@@ -18,12 +19,16 @@ Name = str | x509.GeneralName
 """A host name or an IP address as text, or anything else that a certificate may be for."""
 
 
+_NUMBERS = count(1)
+
+
 class Authority:
     """Somebody who issues certificates."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority of the tests")])
+        name = f"authority {next(_NUMBERS)} of the tests"
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._certificate = self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=None))
 
     @property

@@ -11,6 +11,7 @@ import idna
 from attrs import field, frozen
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)", re.IGNORECASE)
+_UNIX = re.compile(r"http\+unix://(/[^:?#]+)(?::(/[^#]*))?", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^\[\]:@]+)(?::([0-9]{0,5}))?")
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
@@ -21,6 +22,7 @@ class WebhookUrl:
     A URL that can be POSTed to, taken apart.
 
     Attributes:
+        socket: The path of the Unix socket of an `http+unix:` URL; None for a host and a port.
         host: The host in lower-case ASCII (IDNA where it was not); an IPv6 address has no brackets here.
         port: The port, or the scheme's own where the URL names none.
         target: The path and the query as they are sent: byte for byte as written, but characters that are not ASCII are
@@ -33,17 +35,23 @@ class WebhookUrl:
     port: int
     target: bytes = field(repr=False)
     authorization: bytes | None = field(default=None, repr=False)
+    socket: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> WebhookUrl:
         """
-        Take an absolute http or https URL apart; user and password are percent-encoded.
+        Take an absolute http or https URL apart, or one of a Unix socket such as `http+unix:///run/bot.sock:/path`;
+        user and password are percent-encoded.
 
         Raises:
             ValueError: The text is no such URL. The sentence shows nothing of it that may be secret.
 
         Source: RFC 3986; RFC 7617 (user and password, as UTF-8); UTS 46 for the host.
         """
+        unix = _UNIX.fullmatch(text)
+        if unix is not None and text.isprintable() and " " not in text:
+            path, target = unix.groups()
+            return cls(False, "localhost", 80, _target(target or "/"), socket=path)
         url = _URL.match(text)
         if url is None or not text.isprintable() or re.search(r"[\s\\]", text):
             raise ValueError("not an absolute http:// or https:// URL")
@@ -62,7 +70,7 @@ class WebhookUrl:
             secure,
             _ascii_host(host),
             number,
-            quote(target if target.startswith("/") else f"/{target}", safe=_VISIBLE).encode("ascii"),
+            _target(target if target.startswith("/") else f"/{target}"),
             _basic(userinfo) if userinfo else None,
         )
 
@@ -75,8 +83,14 @@ class WebhookUrl:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port: the part of the URL that the log may show."""
+        """Scheme, host and port, or the socket: the part of the URL that the log may show."""
+        if self.socket is not None:
+            return f"http+unix://{self.socket}"
         return f"http{'s' if self.secure else ''}://{self.host_header.decode('ascii')}"
+
+
+def _target(text: str) -> bytes:
+    return quote(text, safe=_VISIBLE).encode("ascii")
 
 
 def without_secrets(text: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
@@ -104,6 +105,7 @@ class Settings(Table):
         domains = [each.component.domain for each in self.each]
         problems = [
             *conflicts(self.component, self.webhook),
+            *chain(*(conflicts(each.component, each.webhook) for each in self.of_routes.values())),
             *domain_conflicts(domains),
             *foreign_senders(domains, self.api),
         ]

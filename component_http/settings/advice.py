@@ -38,6 +38,12 @@ def conflicts(component: ComponentSettings | None, webhook: WebhookSettings | No
         sources.append("the user in component.component_post_url")
     if len(sources) > 1:
         yield f"{sources[0]} and {sources[1]} both set the Authorization header: remove one of them"
+    url = component.component_post_url and WebhookUrl.parse(component.component_post_url)
+    if webhook.require_tls and url and not url.secure and not is_loopback(url.host):
+        yield (
+            f"component.component_post_url is at {url.origin}, but webhook.require_tls allows only https:// there, or"
+            " http:// on this machine"
+        )
 
 
 def domain_conflicts(domains: Sequence[str]) -> Iterator[str]:
@@ -79,6 +85,7 @@ def secret_files(settings: Settings) -> list[tuple[str, str]]:
     signing = (path for each in _webhooks(settings) for path in each.signing_secret_files or ())
     files = (
         *(("component.secret_file", each.component.secret_file) for each in settings.each),
+        *(("webhook.client_key", each.client_key or each.client_certificate) for each in _webhooks(settings)),
         *(("webhook.bearer_token_file", each.bearer_token_file) for each in _webhooks(settings)),
         *(("webhook.signing_secret_files", path) for path in signing),
         *(("api.token.token_file", token.token_file) for token in settings.api.token),

@@ -7,9 +7,12 @@ from typing import ClassVar
 
 from attrs import Factory, frozen
 
+from component_http.contract.url import WebhookUrl
+from component_http.errors import SettingsError
 from component_http.settings.declaration import Table, secret, secret_file, secrets, setting
-from component_http.settings.values.http import HEADERS, SIGNING_SECRET, TOKEN
-from component_http.settings.values.plain import RATE, number, secret_paths, whole
+from component_http.settings.values.addresses import DOMAIN
+from component_http.settings.values.http import HEADERS, PROXY, SIGNING_SECRET, TOKEN
+from component_http.settings.values.plain import RATE, SWITCH, file_path, number, secret_path, secret_paths, whole
 
 
 @frozen
@@ -71,9 +74,55 @@ class WebhookSettings(Table):
     )
     signing_secrets: tuple[str, ...] = secrets(SIGNING_SECRET, "the secrets themselves", "signing_secret_files")
     bearer_token: str | None = secret(TOKEN, "the token itself", "bearer_token_file")
+    ca_file: str | None = setting(
+        file_path("a file with certificates in PEM"),
+        "the file with the authorities that may sign the webhook's certificate; unless set those that the machine"
+        " trusts",
+        default=None,
+        why="an authority of your own need not be trusted by the whole machine; like the next two files it is read"
+        " again when it changes",
+        example='"authorities.pem"',
+    )
+    client_certificate: str | None = setting(
+        file_path("a file with a certificate in PEM"),
+        "the file with the gateway's own certificate, for a webhook that asks for one",
+        default=None,
+        example='"gateway.pem"',
+    )
+    client_key: str | None = setting(
+        secret_path("a file with a key in PEM"),
+        "the file with the key of client_certificate, if it is not in the same file",
+        default=None,
+        example='"gateway.key"',
+    )
+    server_name: str | None = setting(
+        DOMAIN,
+        "the name that the webhook's certificate has to have, and that it is asked for; the host of the URL unless set",
+        default=None,
+        why="a webhook that is reached by its address, or through a tunnel, has a certificate for its name",
+        example='"bot.example.org"',
+    )
+    require_tls: bool = setting(
+        SWITCH,
+        "refuse an http:// webhook on another machine",
+        default=False,
+        why="without it that is a warning, because many have it today",
+    )
+    proxy: str | None = setting(
+        PROXY,
+        "the HTTP proxy through which the webhook is reached, by CONNECT; it may have user:password@ in it",
+        default=None,
+        why="some networks let nothing else out",
+        example='"http://proxy.example.org:3128"',
+        show=lambda url: repr(url and WebhookUrl.parse(url).origin),
+    )
     max_body_bytes: int = setting(
         whole(1024, 67_108_864, "bytes"),
         "the largest response body that is read; a larger one is refused",
         default=1_048_576,
         why="memory may have to hold the bodies of max_connections responses at once",
     )
+
+    def __attrs_post_init__(self) -> None:
+        if self.client_key is not None and self.client_certificate is None:
+            raise SettingsError("webhook.client_key is there, but not webhook.client_certificate: name the certificate")

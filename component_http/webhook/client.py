@@ -15,7 +15,13 @@ from typing import Any
 from treq.client import HTTPClient
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    UNIXClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.web.http_headers import Headers
 
 from component_http._version import __version__
@@ -23,10 +29,12 @@ from component_http.contract.http import BEARER, is_field_value, is_token
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
+from component_http.log import Logger
 from component_http.signing import signatures, signer
-from component_http.tls import client_tls
+from component_http.tls import RenewedTLS, TlsFiles, client_tls
 from component_http.webhook.agent import PooledAgent, with_body
 from component_http.webhook.pool import Pool
+from component_http.webhook.proxy import ProxyEndpoint
 
 MAX_OTHER_BODY_BYTES = 65_536
 """Bytes read of a body that nobody looks at (any status but 200), so that the connection can be used again."""
@@ -49,6 +57,8 @@ class WebhookClient:
     it in the log as an error.
     """
 
+    _log = Logger()
+
     def __init__(
         self,
         url: str,
@@ -62,6 +72,9 @@ class WebhookClient:
         bearer_token: str | None = None,
         signing_secrets: Sequence[str] = (),
         trust_root: Any = None,
+        tls: TlsFiles | None = None,
+        server_name: str | None = None,
+        proxy: str | None = None,
         user_agent: str = f"component-http/{__version__}",
     ) -> None:
         """
@@ -78,9 +91,12 @@ class WebhookClient:
             bearer_token: Sent as `Authorization: Bearer`.
             signing_secrets: Each of them signs each POST (`signing`).
             trust_root: See `component_http.tls.client_tls`.
+            tls: Files in its place, which are read again when they change.
+            server_name: The name that the certificate has to have, instead of the URL's host.
+            proxy: The URL of an HTTP proxy to go through; user:password in it becomes Basic auth.
 
         Raises:
-            ValueError: The URL is none, or a header is reserved, malformed or given twice.
+            ValueError: The URL is none, a header is reserved, malformed or given twice, or a file cannot be used.
         """
         where = WebhookUrl.parse(url)
         self._signers = tuple(map(signer, signing_secrets))
@@ -88,7 +104,7 @@ class WebhookClient:
         origin = where.origin.encode("ascii")
         fixed = _static_headers(headers or {}, where.authorization, bearer_token, user_agent)
         pool = Pool(
-            _endpoint(where, reactor, connect_timeout, trust_root),
+            self._endpoint(where, reactor, connect_timeout, proxy, trust_root, tls, server_name),
             reactor,
             secure=where.secure,
             connect_timeout=connect_timeout,
@@ -126,6 +142,27 @@ class WebhookClient:
             lines = b"%swebhook-signature: %s\r\n" % (lines, signed)
         return self._http.post(lines, body, fresh)
 
+    def _endpoint(
+        self,
+        where: WebhookUrl,
+        reactor: Any,
+        connect_timeout: float,
+        proxy: str | None,
+        trust_root: Any,
+        tls: TlsFiles | None,
+        server_name: str | None,
+    ) -> Any:
+        endpoint = _endpoint(where, reactor, connect_timeout, None if proxy is None else WebhookUrl.parse(proxy))
+        if not where.secure:
+            return endpoint
+        name = server_name or where.host
+        return wrapClientTLS(
+            client_tls(name, trust_root) if tls is None else RenewedTLS(tls, name, self._warn), endpoint
+        )
+
+    def _warn(self, sentence: str) -> None:
+        self._log.warn("{sentence}", sentence=sentence)
+
     async def close(self) -> None:
         """Drop the idle connections; waiting and later requests fail with `ConnectionFailed`, running ones go on."""
         await self._agent.close()
@@ -144,7 +181,13 @@ class _PreparedClient(HTTPClient):
         return self._send(with_body(self._head, headers, data), fresh)
 
 
-def _endpoint(url: WebhookUrl, reactor: Any, connect_timeout: float, trust_root: Any) -> Any:
+def _endpoint(url: WebhookUrl, reactor: Any, connect_timeout: float, proxy: WebhookUrl | None = None) -> Any:
+    if url.socket is not None:
+        return UNIXClientEndpoint(reactor, url.socket, timeout=connect_timeout)
+    if proxy is not None:
+        host = f"[{url.host}]" if ":" in url.host else url.host
+        to_proxy = _endpoint(proxy, reactor, connect_timeout)
+        return ProxyEndpoint(to_proxy, proxy.origin, f"{host}:{url.port}".encode("ascii"), proxy.authorization)
     endpoint: Any
     if isIPv6Address(url.host):
         endpoint = TCP6ClientEndpoint(reactor, url.host, url.port, timeout=connect_timeout)
@@ -156,7 +199,7 @@ def _endpoint(url: WebhookUrl, reactor: Any, connect_timeout: float, trust_root:
         endpoint = HostnameEndpoint(
             reactor, url.host, url.port, timeout=connect_timeout, attemptDelay=NEXT_ADDRESS_SECONDS
         )
-    return wrapClientTLS(client_tls(url.host, trust_root), endpoint) if url.secure else endpoint
+    return endpoint
 
 
 def _static_headers(

@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import LoopingCall
 
@@ -85,6 +86,7 @@ class RawConnection(Protocol):
         self._received = b""
         self._loops: list[LoopingCall] = []
         self._flood: bytes | None = None
+        self._carrier: _Carrier | None = None
 
     def say(self, data: bytes) -> None:
         """Send bytes, as they are."""
@@ -110,6 +112,12 @@ class RawConnection(Protocol):
         self._flood = data
         self.transport.registerProducer(self, False)
 
+    def carry(self, host: str, port: int) -> None:
+        """Be a proxy from now on: connect to a server, say so, and carry everything there and back."""
+        self._carrier = carrier = _Carrier(self)
+        connecting = connectProtocol(HostnameEndpoint(reactor, host.encode(), port), carrier)
+        connecting.addErrback(lambda _: self.close())
+
     def resumeProducing(self) -> None:
         assert self._flood is not None
         self.say(self._flood)
@@ -121,6 +129,9 @@ class RawConnection(Protocol):
         self._webhook.connection_made(self)
 
     def dataReceived(self, data: bytes) -> None:
+        if self._carrier is not None:
+            self._carrier.transport.write(data)
+            return
         self._received += data
         while (head := _HEAD.match(self._received)) is not None:
             length = _LENGTH.search(head[1])
@@ -133,9 +144,29 @@ class RawConnection(Protocol):
 
     def connectionLost(self, reason: Any = connectionDone) -> None:
         self.open = False
+        if self._carrier is not None and self._carrier.transport is not None:
+            self._carrier.transport.loseConnection()
         for loop in self._loops:
             loop.stop()
         self._webhook.connection_lost()
+
+
+class _Carrier(Protocol):
+    """The other side of a connection that is carried through."""
+
+    transport: Any
+
+    def __init__(self, connection: RawConnection) -> None:
+        self._connection = connection
+
+    def connectionMade(self) -> None:
+        self._connection.say(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+    def dataReceived(self, data: bytes) -> None:
+        self._connection.say(data)
+
+    def connectionLost(self, reason: Any = connectionDone) -> None:
+        self._connection.close()
 
 
 class RawWebhook(Factory):

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import gc
 import gzip
+import os
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
+from twisted.internet.ssl import Certificate, PrivateCertificate
 from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from component_http.contract.reply import Response
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
+from component_http.tls import TlsFiles
 from component_http.webhook.client import WebhookClient
 from tests.certificates import ODD_NAMES, Authority, Name
 from tests.integration.rude_webhooks import RawConnection, RawWebhook, answer, chunked, endless, trickle
+from tests.integration.servers import free_port
 
 reactor: Any = _reactor
 
@@ -48,6 +54,12 @@ def say_and_close(data: bytes) -> Callable[[RawConnection], object]:
 
 def be_silent(_connection: RawConnection) -> None:
     """Never answer."""
+
+
+def through_to_the_target(connection: RawConnection) -> None:
+    """Do what a proxy does with CONNECT: carry everything to the target and back."""
+    host, port = connection.requests[-1].split(b" ")[1].rsplit(b":", 1)
+    connection.carry(host.decode(), int(port))
 
 
 class WebhookCase(TestCase):
@@ -739,6 +751,132 @@ class TlsTests(WebhookCase):
         A certificate that has expired is refused.
         """
         await self.refused(self.secure("localhost", expired=True), trust_root=self.authority.trust_root)
+
+    async def test_sentences(self) -> None:
+        """
+        Each certificate that is refused is told with the reason and what to do.
+        """
+        trusting = {"trust_root": self.authority.trust_root}
+        for webhook, settings, words in (
+            (self.secure("localhost", expired=True), trusting, "has expired: it has to be renewed"),
+            (self.secure("localhost"), {}, "an authority that is not trusted here: if it is yours, name it in"),
+            (self.secure("bot.example"), trusting, "for another name"),
+        ):
+            self.assertIn(words, str(await self.refused(webhook, **settings)))
+
+    async def test_files(self) -> None:
+        """
+        The authorities, and our own certificate for a webhook that asks for one, come from files, which are read again
+        when they change; changed files that cannot be used are not.
+        """
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        authorities, own, key = folder / "ca.pem", folder / "own.pem", folder / "own.key"
+        authorities.write_bytes(Authority().pem + self.authority.pem)
+        certificate, _, secret = self.authority.certified("gateway.example").partition(b"-----BEGIN PRIVATE")
+        own.write_bytes(certificate)
+        key.write_bytes(b"-----BEGIN PRIVATE" + secret)
+        asks = PrivateCertificate.loadPEM(self.authority.certified("localhost")).options(
+            Certificate.loadPEM(self.authority.pem)
+        )
+        webhook = self.serve(say_and_close(answer(b"{}")), tls=asks)
+        url = f"https://localhost:{webhook.port}/"
+        client = self.client(url, tls=TlsFiles(str(authorities), str(own), str(key)))
+        self.assertEqual(200, (await self.post(client)).status)
+        authorities.write_bytes(b"no certificates")
+        with capturedLogs() as captured:
+            self.assertEqual(200, (await self.post(client)).status)
+        self.assertIn("holds no certificates in PEM; what it held before is used", formatEvent(captured[0]))
+        authorities.write_bytes(Authority().pem)
+        await self.failure_of(self.post(client), CertificateInvalid)
+        authorities.write_bytes(self.authority.pem)
+        self.assertEqual(200, (await self.post(client)).status)
+        without = self.client(url, tls=TlsFiles(str(authorities)))
+        await self.failure_of(self.post(without), WebhookError)
+
+    async def test_files_that_cannot_be_used(self) -> None:
+        """
+        A file that is missing, is none, or does not fit the other is told with its setting.
+        """
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        pair, other, rubbish = folder / "pair.pem", folder / "other.pem", folder / "rubbish"
+        pair.write_bytes(self.authority.certified("a.example"))
+        other.write_bytes(self.authority.certified("b.example"))
+        rubbish.write_bytes(b"rubbish")
+        for files, words in (
+            (TlsFiles(str(folder / "none")), "webhook.ca_file .*none cannot be read: No such file"),
+            (TlsFiles(str(rubbish)), "webhook.ca_file .*rubbish holds no certificates"),
+            (TlsFiles(None, str(rubbish)), "webhook.client_certificate .*are no certificate with its key"),
+            (TlsFiles(None, str(pair), str(other)), "webhook.client_key .*are no certificate with its key"),
+            (TlsFiles(None, str(folder / "none")), "webhook.client_certificate .*cannot be read"),
+        ):
+            with self.assertRaisesRegex(ValueError, words):
+                WebhookClient("https://localhost/", reactor=reactor, tls=files)
+
+    async def test_another_server_name(self) -> None:
+        """
+        With a name of its own the certificate has to be for that name, and no other.
+        """
+        for name in ("bot.example", "localhost"):
+            webhook = self.secure(name)
+            client = self.client(
+                f"https://127.0.0.1:{webhook.port}/", trust_root=self.authority.trust_root, server_name="bot.example"
+            )
+            if name == "bot.example":
+                self.assertEqual(200, (await self.post(client)).status)
+            else:
+                await self.failure_of(self.post(client), CertificateInvalid)
+
+    async def test_through_a_proxy(self) -> None:
+        """
+        A proxy carries https and http; what it refuses, and each way in which it is none, is told in a sentence.
+        """
+        secure, plain = self.secure("localhost"), self.serve(say(answer(b"{}")))
+        proxy = self.serve(through_to_the_target)
+        for url in (f"https://localhost:{secure.port}/", plain.url):
+            client = self.client(
+                url, trust_root=self.authority.trust_root, proxy=f"http://user:pass@127.0.0.1:{proxy.port}"
+            )
+            for _ in range(2):
+                self.assertEqual(b"{}", (await self.post(client)).body)
+        self.assertIn(b"CONNECT localhost:%d HTTP/1.1" % secure.port, proxy.requests[0])
+        self.assertIn(b"Proxy-Authorization: Basic dXNlcjpwYXNz", proxy.requests[0])
+        self.assertEqual(2, len(proxy.requests))
+        for behave, words in (
+            (say(b"HTTP/1.1 407 x\r\n\r\n"), "wants other credentials"),
+            (say(b"HTTP/1.1 403 x\r\n\r\n"), "refuses the connection \\(403\\)"),
+            (say(b"SSH-2.0-x\r\n\r\n"), "does not answer as an HTTP proxy does"),
+            (say(b"x" * 20_000), "does not answer as an HTTP proxy does"),
+            (say_and_close(b""), "closed without an answer"),
+        ):
+            broken = self.serve(behave)
+            client = self.client(plain.url, proxy=f"http://127.0.0.1:{broken.port}")
+            error = await self.failure_of(self.post(client), ConnectionFailed)
+            self.assertRegex(str(error), f"the proxy http://127.0.0.1:{broken.port} {words}")
+        client = self.client(plain.url, proxy=f"http://127.0.0.1:{free_port()}")
+        self.assertIn("no connection to the proxy", str(await self.failure_of(self.post(client), ConnectionFailed)))
+
+    async def test_silent_proxy(self) -> None:
+        """
+        A proxy that never answers is a failed connection, when the time for connecting is over.
+        """
+        silent = self.serve(be_silent)
+        client = self.client("http://localhost:1/", proxy=silent.url, connect_timeout=STRIKES)
+        await self.failure_of(self.post(client), ConnectionFailed)
+        await silent.when_all_closed()
+
+    async def test_unix_socket(self) -> None:
+        """
+        A webhook can listen on a Unix socket, with a path of its own.
+        """
+        path = f"/tmp/component-http-{os.getpid()}.sock"
+        webhook = RawWebhook(say(answer(b"{}")))
+        webhook._port = reactor.listenUNIX(path, webhook)
+        self.webhooks.append(webhook)
+        client = self.client(f"http+unix://{path}:/bot?x=1")
+        self.assertEqual(200, (await self.post(client)).status)
+        self.assertTrue(webhook.requests[0].startswith(b"POST /bot?x=1 HTTP/1.1\r\nHost: localhost\r\n"))
 
     async def test_no_tls_at_all(self) -> None:
         """

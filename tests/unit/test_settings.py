@@ -953,7 +953,7 @@ class HintTests(SettingsTestCase):
 
     def test_webhook_on_a_socket(self) -> None:
         """
-        A webhook on a Unix socket, however it is written, is said not to be supported, with what to do.
+        A webhook on a Unix socket can be written in one way, and each other way is told which.
         """
         for url in (
             "unix:/run/bot.sock",
@@ -961,18 +961,35 @@ class HintTests(SettingsTestCase):
             "http://unix:/run/bot.sock",
             "http://unix:/run/bot.sock:/path",
             "http+unix://%2Frun%2Fbot.sock/",
+            "http+unix:///run/bot.sock:path",
             "/run/bot.sock",
         ):
-            sentence = self.component_refusal(component_post_url=url)
-            self.assertTrue(
-                sentence.endswith(
-                    "; a webhook on a Unix socket is not supported: let it listen on a port of 127.0.0.1"
-                ),
-                sentence,
-            )
-        self.assertEqual(
-            "http://unix", settings_of(component={"component_post_url": "http://unix/"}).component.post_origin
-        )
+            self.assertIn("http+unix:///run/bot.sock, with :/path", self.component_refusal(component_post_url=url))
+        for url in ("http+unix:///run/bot.sock", "http+unix:///run/bot.sock:/path?x=1"):
+            component = settings_of(component={"component_post_url": url}).component
+            self.assertEqual("http+unix:///run/bot.sock", component.post_origin)
+
+    def test_tls_is_required(self) -> None:
+        """
+        With require_tls a webhook on another machine has to be https, and so has that of a route.
+        """
+        webhook = {"require_tls": True}
+        for url in ("https://bot.example.org/", "http://127.0.0.1:8080/", "http+unix:///run/bot.sock"):
+            settings_of(component={"component_post_url": url}, webhook=webhook)
+        sentence = self.refusal(component={"component_post_url": "http://192.0.2.1/x"}, webhook=webhook)
+        self.assertIn("is at http://192.0.2.1, but webhook.require_tls", sentence)
+        route = {"name": "r", "url": "http://192.0.2.2/"}
+        self.assertIn("http://192.0.2.2", self.refusal(component={"route": [route]}, webhook=webhook))
+
+    def test_proxy(self) -> None:
+        """
+        A proxy is an http URL without a path; its password is not shown.
+        """
+        proxy = "http://user:hunter2@proxy.example.org:3128"
+        webhook = settings_of(webhook={"proxy": proxy}).webhook
+        self.assertEqual((proxy, True), (webhook.proxy, "hunter2" not in repr(webhook)))
+        for wrong in ("https://h/", "http://h/path", "http+unix:///run/x", "socks5://h:1080", "h:3128"):
+            self.refusal(webhook={"proxy": wrong})
 
 
 class AllAtOnceTests(SettingsTestCase):

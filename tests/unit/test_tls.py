@@ -179,7 +179,7 @@ class NameTests(TlsCase):
         """
         The right name helps no certificate that has expired.
         """
-        self.assertRefused("localhost", "localhost", because="verify failed", expired=True)
+        self.assertRefused("localhost", "localhost", because="has expired", expired=True)
 
     def test_hosts_that_no_certificate_is_for(self) -> None:
         """

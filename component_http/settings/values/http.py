@@ -16,6 +16,8 @@ from component_http.settings.values.plain import one_of
 from component_http.settings.values.value_type import Unfit, ValueType, did_you_mean, is_accepted, shown
 from component_http.signing import PRIVATE, SYMMETRIC, signer
 
+_UNIX_URL = "a Unix socket is http+unix:///run/bot.sock, with :/path behind it if the webhook has a path"
+
 
 def _url_parts(url: str) -> SplitResult | None:
     """The parts of an http or https URL with a host; None if it is none."""
@@ -32,10 +34,15 @@ def _url_parts(url: str) -> SplitResult | None:
 def _accept_url(value: Any) -> str:
     if not isinstance(value, str):
         raise Unfit(found=value if isinstance(value, (int, float)) else "...")
+    if value.lower().startswith("http+unix:///"):
+        try:
+            WebhookUrl.parse(value)
+        except ValueError:
+            raise Unfit(found="...", remedy=_UNIX_URL) from None
+        return value
     found = without_secrets(value)
     if re.match(r"(?:https?\+)?unix:|https?://unix:(?:/|$)|\.{0,2}/(?!/)", value, re.IGNORECASE):
-        remedy = "a webhook on a Unix socket is not supported: let it listen on a port of 127.0.0.1"
-        raise Unfit(found=found, remedy=remedy)
+        raise Unfit(found=found, remedy=_UNIX_URL)
     parts = _url_parts(value)
     if parts is None:
         bare = "//" not in value and is_accepted(f"http://{value}", URL)
@@ -49,6 +56,14 @@ def _accept_url(value: Any) -> str:
     return value
 
 
+def _accept_proxy(value: Any) -> str:
+    accepted = str(_accept_url(value))
+    url = WebhookUrl.parse(accepted)
+    if url.secure or url.socket is not None or url.target != b"/":
+        raise Unfit(found=url.origin)
+    return accepted
+
+
 def _url_from_flag(text: str) -> object:
     if "@" in text.partition("//")[2].partition("/")[0]:
         raise Unfit(
@@ -59,6 +74,8 @@ def _url_from_flag(text: str) -> object:
 
 
 URL = ValueType('an absolute URL such as "http://127.0.0.1:8080/"', _accept_url, _url_from_flag)
+
+PROXY = ValueType('the URL of an HTTP proxy, such as "http://proxy.example.org:3128"', _accept_proxy, _url_from_flag)
 
 
 def _accept_base_url(value: Any) -> str:
