@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.endpoints import serverFromString
-
 from component_http import __version__
 from component_http.api.desk import Desk
 from component_http.api.hooks import Hook
@@ -30,7 +28,11 @@ from component_http.contract.address import Address
 from component_http.contract.endpoint import Endpoint
 from component_http.errors import SettingsError
 from component_http.interfaces import Observer, Origin
+from component_http.log import Logger
 from component_http.settings import HookSettings, Settings
+from component_http.tls import server_endpoint
+
+_log = Logger()
 
 _PORT_REMEDIES = {
     errno.EADDRINUSE: "stop what listens there, or name another port",
@@ -53,6 +55,10 @@ def check_port(settings: Settings) -> None:
             )
     if endpoint.kind not in ("tcp", "tcp6", "ssl"):
         return
+    try:
+        server_endpoint(None, listen, settings.api.client_ca_file, _log.warn)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     interface, port = endpoint.interface_and_port
     if endpoint.kind == "tcp6":
         interface = interface or "::"
@@ -164,7 +170,7 @@ def api_server(
     server = ApiServer(
         served.admit,
         desk.finish,
-        serverFromString(reactor, listen),
+        server_endpoint(reactor, listen, api.client_ca_file, lambda sentence: _log.warn("{it}", it=sentence)),
         observer,
         clock=reactor,
         max_connections=max_connections or api.max_connections,

@@ -20,11 +20,18 @@ from OpenSSL import SSL, crypto
 from service_identity import CertificateError, VerificationError
 from service_identity.hazmat import DNS_ID, DNSPattern, IPAddress_ID, IPAddressPattern, verify_service_identity
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.endpoints import HostnameEndpoint, clientFromString, wrapClientTLS
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    SSL4ServerEndpoint,
+    clientFromString,
+    serverFromString,
+    wrapClientTLS,
+)
 from twisted.internet.error import VerifyError
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import (
     Certificate,
+    CertificateOptions,
     KeyPair,
     PrivateCertificate,
     optionsForClientTLS,
@@ -88,22 +95,20 @@ class TlsFiles:
 
     def tls(self, host: str) -> Any:
         """Make `client_tls` of them. Raises `ValueError` if one cannot be used; the sentence names the setting."""
-        return client_tls(host, self._trust_root(), self._own())
+        return client_tls(host, self.trust_root("webhook.ca_file"), self._own())
 
-    def _trust_root(self) -> Any:
+    def trust_root(self, setting: str) -> Any:
+        """Read the authorities; None if there are none. Raises `ValueError`, which names the setting."""
         if self.authorities is None:
             return None
-        found = []
         try:
-            text = Path(self.authorities).read_bytes()
-            for part in text.split(_END)[:-1]:
-                found.append(Certificate.loadPEM(part + _END))
+            found = _certificates(Path(self.authorities).read_bytes())
         except OSError as error:
-            raise ValueError(f"webhook.ca_file {self.authorities} cannot be read: {error.strerror}") from None
+            raise ValueError(f"{setting} {self.authorities} cannot be read: {error.strerror}") from None
         except crypto.Error:
             found = []
         if not found:
-            raise ValueError(f"webhook.ca_file {self.authorities} holds no certificates in PEM")
+            raise ValueError(f"{setting} {self.authorities} holds no certificates in PEM")
         return trustRootFromCertificates(found)
 
     def _own(self) -> PrivateCertificate | None:
@@ -134,6 +139,11 @@ class TlsFiles:
 
 
 _END = b"-----END CERTIFICATE-----"
+
+
+def _certificates(text: bytes) -> list[Certificate]:
+    """Read all certificates of a text in PEM. Raises `OpenSSL.crypto.Error` if one is none."""
+    return [Certificate.loadPEM(part + _END) for part in text.split(_END)[:-1]]
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -302,6 +312,81 @@ def _tls_endpoint(
         bind = None if bindAddress is None else (bindAddress, 0)
         inner = HostnameEndpoint(reactor, host, int(port), int(timeout), bind)
     return wrapClientTLS(client_tls(host, _authorities(trustRoots), _own_certificate(certificate, privateKey)), inner)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerTLS:
+    """
+    TLS for a port of ours, whose certificate is read again when its files have changed.
+
+    Args:
+        key: The file of the key, `certificate` that of the certificate, `chain` that of further certificates or None.
+        clients: The file of the authorities that sign the certificates of clients, which then have to show one; None
+            asks for none.
+        warn: Told, in a sentence, when changed files cannot be used; then those from before are.
+
+    Raises:
+        ValueError: The files cannot be used.
+    """
+
+    def __init__(
+        self, key: str, certificate: str, chain: str | None, clients: str | None, warn: Callable[[str], object]
+    ) -> None:
+        self._key = key
+        self._certificate = certificate
+        self._chain = chain
+        self._clients = TlsFiles(clients)
+        self._warn = warn
+        self._stamps = self._look()
+        self._options = self._made()
+
+    def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
+        stamps = self._look()
+        if stamps != self._stamps:
+            self._stamps = stamps
+            try:
+                self._options = self._made()
+            except ValueError as error:
+                self._warn(f"{error}; what they held before is used")
+        return SSL.Connection(self._options.getContext(), None)
+
+    def _look(self) -> tuple[object, ...]:
+        return TlsFiles(self._key, self._certificate, self._chain).stamps() + self._clients.stamps()
+
+    def _made(self) -> CertificateOptions:
+        try:
+            own = _certificates(Path(self._certificate).read_bytes())
+            chain = [] if self._chain is None else _certificates(Path(self._chain).read_bytes())
+            key = KeyPair.load(Path(self._key).read_bytes(), _PEM)
+            options = CertificateOptions(
+                privateKey=key.original,
+                certificate=own[0].original,
+                extraCertChain=[each.original for each in (*own[1:], *chain)],
+                trustRoot=self._clients.trust_root("api.client_ca_file"),
+            )
+            options.getContext()
+        except (OSError, IndexError, crypto.Error, SSL.Error) as error:
+            raise ValueError(
+                f"the files {self._certificate} and {self._key} of api.listen are no certificate with its key ({error})"
+            ) from None
+        return options
+
+
+def server_endpoint(reactor: Any, description: str, clients: str | None, warn: Callable[[str], object]) -> Any:
+    """
+    Make an endpoint as `twisted.internet.endpoints.serverFromString` does, but for `ssl:` with `ServerTLS`.
+
+    Raises:
+        ValueError: A file cannot be used.
+    """
+    endpoint = Endpoint.parse(description)
+    named = endpoint.named
+    interface, port = endpoint.interface_and_port
+    if endpoint.kind != "ssl" or named.keys() & {"sslmethod", "dhParameters"} or endpoint.positional[1:]:
+        return serverFromString(reactor, description)
+    key = named.get("privateKey", "server.pem")
+    tls = ServerTLS(key, named.get("certKey", key), named.get("extraCertChain"), clients, warn)
+    return SSL4ServerEndpoint(reactor, int(port), tls, int(named.get("backlog", "50")), interface)
 
 
 def _authorities(folder: str | None) -> Any:

@@ -199,6 +199,14 @@ class ApiSettings(Table):
         " speak TLS",
         example='"tcp:8347:interface=127.0.0.1"',
     )
+    client_ca_file: str | None = setting(
+        file_path("a file with certificates in PEM"),
+        "the file with the authorities that sign the certificates of clients, which then have to show one; for an ssl:"
+        " endpoint",
+        default=None,
+        why="a token alone can be copied; like the files of the endpoint it is read again when it changes",
+        example='"clients.pem"',
+    )
     url: str | None = setting(
         BASE_URL,
         "the URL where the webhook reaches the API, for the links to reply by; the gateway works it out if listen names"

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+import requests
 import treq
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -20,6 +21,7 @@ from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.ssl import CertificateOptions
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IPolicyForHTTPS
@@ -34,6 +36,7 @@ from component_http.interfaces import Origin
 from component_http.operations.metrics import Counters
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings
 from component_http.testing import RecordingSender
+from tests.certificates import Authority
 
 reactor: Any = _reactor
 
@@ -153,6 +156,41 @@ class ApiServerTestCase(TestCase):
 
 class StrangerTests(ApiServerTestCase):
     """What strangers do, and who else still gets through."""
+
+    async def test_certificates_that_change(self) -> None:
+        """
+        The certificate of an ssl: endpoint is read again when its file changes, and so are the authorities of clients,
+        which have to show a certificate where there are some; files that cannot be used are not.
+        """
+        authority = Authority()
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        own, clients, client = folder / "own.pem", folder / "clients.pem", folder / "client.pem"
+        own.write_bytes(authority.certified("localhost", "127.0.0.1"))
+        clients.write_bytes(authority.pem)
+        client.write_bytes(authority.certified("client.example"))
+        (folder / "ca.pem").write_bytes(authority.pem)
+        port = await self.serve(
+            f"ssl:0:interface=127.0.0.1:privateKey={own}:certKey={own}", client_ca_file=str(clients)
+        )
+
+        def status(cert: str | None) -> int | str:
+            try:
+                return requests.get(
+                    f"https://localhost:{port}/v1/openapi.json", verify=str(folder / "ca.pem"), cert=cert, timeout=20
+                ).status_code
+            except requests.RequestException as error:
+                return type(error).__name__
+
+        self.assertEqual(200, await deferToThread(status, str(client)))
+        self.assertNotEqual(200, await deferToThread(status, None))
+        own.write_bytes(b"rubbish")
+        self.assertEqual(200, await deferToThread(status, str(client)))
+        own.write_bytes(authority.certified("other.example"))
+        self.assertEqual("SSLError", await deferToThread(status, str(client)))
+        own.write_bytes(authority.certified("localhost"))
+        clients.write_bytes(Authority().pem)
+        self.assertNotEqual(200, await deferToThread(status, str(client)))
 
     async def test_tls(self) -> None:
         """
