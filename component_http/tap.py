@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -190,6 +191,8 @@ def makeService(options: Options) -> Gateway:
     from component_http.gateway import Gateway
 
     collect_rarely()
+    # Memory holds secrets, and what users write.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with exit_on_settings_error():
         gateway = Gateway(options.settings(), reactor)
         # The spool's lock survives the fork into the background, and `twistd --uid` changes the user only then.

@@ -80,6 +80,7 @@ class Settings(Table):
         conditions: The stanza error of an HTTP status, if it differs from the contract's.
         others: The other components that the same gateway serves. Of each its component, webhook, delivery and
             conditions count; it shares the spool, the API and the log of this one.
+        secret_in_environment: An operator gave a component's secret in the environment.
         of_routes: For each route, by its name, these settings with its URL and those of its webhook.
         file: The settings file that they were read from, or None.
 
@@ -96,6 +97,7 @@ class Settings(Table):
     conditions: Mapping[int, StanzaError] = CONDITIONS
     others: Sequence[Settings] = field(kw_only=True, default=())
     file: str | None = field(kw_only=True, default=None, eq=False, repr=False)
+    secret_in_environment: bool = field(kw_only=True, default=False, eq=False, repr=False)
     of_routes: Mapping[str, Settings] = field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -226,7 +228,17 @@ class Settings(Table):
         if reading.problems:
             raise SettingsError(*reading.problems)
         first, *others = components
-        return cls(**first, **shared, others=tuple(cls(**parts) for parts in others), file=file)
+        return cls(
+            **first,
+            **shared,
+            others=tuple(cls(**parts) for parts in others),
+            file=file,
+            secret_in_environment=(
+                serves != "nothing"
+                and bool(reading.env.get(SECRET_VARIABLE))
+                and any(parts["component"].secret_file is None for parts in components)
+            ),
+        )
 
     def warnings(self) -> tuple[str, ...]:
         """Write a sentence, for the log, for each setting that works but should be better."""

@@ -16,7 +16,7 @@ from component_http.contract.endpoint import Endpoint
 from component_http.contract.url import WebhookUrl, is_loopback
 from component_http.settings.api import ApiSettings
 from component_http.settings.catalog import TABLES
-from component_http.settings.component import ComponentSettings
+from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
 from component_http.settings.declaration import about
 from component_http.settings.values.value_type import shown
 from component_http.settings.webhook import WebhookSettings
@@ -145,6 +145,11 @@ def _idle_routes(component: ComponentSettings) -> Iterator[str]:
 
 def _of_all(settings: Settings) -> Iterator[str]:
     api = settings.api
+    if settings.secret_in_environment:
+        yield (
+            f"{SECRET_VARIABLE} gives the secret, and other processes of the same user can read it there: a file that"
+            " component.secret_file names keeps it better"
+        )
     listen = Endpoint.parse(api.listen or "")
     if api.listen is None and (api.token or api.hook):
         yield "there are tokens or hooks for the API, but it is off: set api.listen, or remove them"

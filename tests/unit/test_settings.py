@@ -286,7 +286,8 @@ class RetiredSettingsTests(SettingsTestCase):
         for table, keys in self.retired.items():
             prefix = "" if table == "component" else f"{table}-"
             flags.update({f"{prefix}{key}".replace("_", "-"): "x" for key in keys})
-        self.assertWarned(Settings.from_flags(flags, env=ENVIRONMENT))
+        self.write(NOT_SHOWN, "secret").chmod(0o600)
+        self.assertWarned(Settings.from_flags({**flags, "secret-file": str(self.folder / "secret")}, env={}))
         self.assertEqual(set(flags) - {"domain", "post-url"}, retired_flags())
 
     def test_of_an_application(self) -> None:
@@ -1217,7 +1218,8 @@ class NoWebhookTests(SettingsTestCase):
             Settings.from_flags({"domain": "x.org", "api-listen": "tcp:8347:interface=127.0.0.1"}, env=ENVIRONMENT),
         ):
             self.assertEqual((None, "no webhook"), (settings.component.component_post_url, settings.component.posted))
-            self.assertEqual((), settings.warnings())
+            [warning] = settings.warnings()
+            self.assertIn("COMPONENT_HTTP_SECRET gives the secret, and other processes", warning)
             self.assertIn("component_post_url=None", repr(settings))
 
     def test_neither(self) -> None:
