@@ -257,7 +257,7 @@ class Gateway(MultiService):
         domain = self._lasting(domain).domain
         if self._run is None or domain not in self._run.served:
             return None
-        status = self._run.served[domain].parts.relay.status()
+        status = self._run.served[domain].status()
         if not self._run.is_restoring:
             return status
         return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))

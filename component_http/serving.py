@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
 
@@ -12,6 +13,7 @@ from component_http.contract.address import Address
 from component_http.contract.delivery import Delivery
 from component_http.contract.link import LIFETIME as LINK_LIFETIME
 from component_http.contract.link import link_path
+from component_http.delivery.status import Status
 from component_http.interfaces import Origin, Spool, Webhook
 from component_http.log import Logger
 from component_http.wiring import Lasting, adapt, assemble, handlers
@@ -84,6 +86,13 @@ class Serving:
         """The component, as one of those that stanzas of the API come from."""
         component, limits = self.lasting.settings.component, self.lasting.limits
         return Origin(self.parts.sender, Address.parse(component.default_sender), limits)
+
+    def status(self) -> Status:
+        """Tell the state between the stream and the webhooks."""
+        ends = [each.certificate_ends for each in self.parts.clients.values()]
+        return evolve(
+            self.relay.status(), certificate_ends=min([each for each in ends if each is not None], default=None)
+        )
 
     def wake(self) -> str:
         """Ask the webhook at once; returns its state."""

@@ -50,7 +50,25 @@ _OPTIONS = ("timeout", "bindAddress", "certificate", "privateKey", "trustRoots",
 """The named arguments of a `tls:` endpoint, as in Twisted."""
 
 
-def client_tls(host: str, trust_root: Any = None, certificate: PrivateCertificate | None = None) -> Any:
+ENDS_SOON = (14, 3)
+"""Days before the end of a certificate from which on it is told, and told once more."""
+
+
+def days_left(path: str, now: float) -> float | None:
+    """Read how many days the first certificate of a file still has; None if it cannot be read."""
+    try:
+        certificate = x509.load_pem_x509_certificate(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return (certificate.not_valid_after_utc.timestamp() - now) / 86_400
+
+
+def client_tls(
+    host: str,
+    trust_root: Any = None,
+    certificate: PrivateCertificate | None = None,
+    seen: Callable[[float], object] = lambda ends: None,
+) -> Any:
     """
     Make TLS connections that check that the other side is `host`; one OpenSSL context serves all of them.
 
@@ -59,6 +77,7 @@ def client_tls(host: str, trust_root: Any = None, certificate: PrivateCertificat
         trust_root: The authorities that may sign the certificate: a `twisted.internet.ssl.Certificate`, the result of
             `twisted.internet.ssl.trustRootFromCertificates`, or None for the authorities that the platform trusts.
         certificate: Our own certificate, for a server that asks for one.
+        seen: Called with the end of each certificate of the other side that is accepted, in seconds since the epoch.
 
     Returns:
         An `IOpenSSLClientConnectionCreator`. A refused connection is lost with an error that `tls_failure` knows.
@@ -74,7 +93,7 @@ def client_tls(host: str, trust_root: Any = None, certificate: PrivateCertificat
         options = optionsForClientTLS(name, trustRoot=trust_root, clientCertificate=certificate)
     except ValueError as error:  # or a UnicodeError, which is one, for a name that IDNA does not allow
         raise ValueError(f"no certificate can be for the host {host!r}") from error
-    return _NameCheckedTLS(wanted, options)
+    return _NameCheckedTLS(wanted, options, seen)
 
 
 @frozen
@@ -93,9 +112,9 @@ class TlsFiles:
     certificate: str | None = None
     key: str | None = None
 
-    def tls(self, host: str) -> Any:
+    def tls(self, host: str, seen: Callable[[float], object]) -> Any:
         """Make `client_tls` of them. Raises `ValueError` if one cannot be used; the sentence names the setting."""
-        return client_tls(host, self.trust_root("webhook.ca_file"), self._own())
+        return client_tls(host, self.trust_root("webhook.ca_file"), self._own(), seen)
 
     def trust_root(self, setting: str) -> Any:
         """Read the authorities; None if there are none. Raises `ValueError`, which names the setting."""
@@ -154,24 +173,32 @@ class RenewedTLS:
     Args:
         host: As in `client_tls`.
         warn: Told, in a sentence, when changed files cannot be used; then those from before are.
+        seen: As in `client_tls`.
 
     Raises:
         ValueError: A file cannot be used.
     """
 
-    def __init__(self, files: TlsFiles, host: str, warn: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        files: TlsFiles,
+        host: str,
+        warn: Callable[[str], object],
+        seen: Callable[[float], object] = lambda ends: None,
+    ) -> None:
         self._files = files
         self._host = host
         self._warn = warn
+        self._seen = seen
         self._stamps = files.stamps()
-        self._tls = files.tls(host)
+        self._tls = files.tls(host, seen)
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         stamps = self._files.stamps()
         if stamps != self._stamps:
             self._stamps = stamps
             try:
-                self._tls = self._files.tls(self._host)
+                self._tls = self._files.tls(self._host, self._seen)
             except ValueError as error:
                 self._warn(f"{error}; what it held before is used")
         connection: SSL.Connection = self._tls.clientConnectionForTLS(tlsProtocol)
@@ -185,6 +212,7 @@ class _NameCheckedTLS:
 
     wanted: DNS_ID | IPAddress_ID
     options: Any
+    seen: Callable[[float], object]
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         connection: SSL.Connection = self.options.clientConnectionForTLS(tlsProtocol)
@@ -200,11 +228,14 @@ class _NameCheckedTLS:
             if not trusted or depth > 0:
                 return bool(trusted)
             try:
-                problem = _problem(certificate.to_cryptography(), self.wanted)
+                shown = certificate.to_cryptography()
+                problem = _problem(shown, self.wanted)
             except Exception:  # libraries raise many errors at a stranger's certificate
                 problem = "the names in the certificate cannot be read"
             if problem is not None:
                 tls_protocol.failVerification(Failure(CertificateInvalid(problem)))
+            else:
+                self.seen(shown.not_valid_after_utc.timestamp())
             return problem is None
 
         return verify

@@ -29,6 +29,8 @@ class Status:
         obstacles: Why no more should be sent here now, a phrase each; none means that all is well.
         failing_for: Seconds for which nothing but failures came from the webhook; None while it is well.
         last_failure: Why the last attempt that failed did; None if none did.
+        certificate_ends: The earliest end of a certificate that a webhook has shown, in seconds since the epoch; None
+            if none has shown one.
         next_attempt: Seconds until the webhook may be asked, 0.0 for now; None while that depends on what is under way.
     """
 
@@ -40,3 +42,4 @@ class Status:
     failing_for: float | None = None
     last_failure: str | None = None
     next_attempt: float | None = None
+    certificate_ends: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
 from component_http.settings.declaration import about
 from component_http.settings.values.value_type import shown
 from component_http.settings.webhook import WebhookSettings
+from component_http.tls import ENDS_SOON, days_left
 
 if TYPE_CHECKING:
     from component_http.settings import Settings
@@ -123,6 +125,16 @@ def _of_component(settings: Settings) -> Iterator[str]:
             " log, but a file named by webhook.bearer_token_file keeps a secret better"
         )
     yield from _idle_routes(component)
+    if settings.webhook.client_certificate is not None:
+        yield from _ends_soon("webhook.client_certificate", settings.webhook.client_certificate)
+
+
+def _ends_soon(key: str, path: str) -> Iterator[str]:
+    """Write a sentence about a certificate of ours that ends soon."""
+    days = days_left(path, time.time())
+    if days is not None and days < ENDS_SOON[0]:
+        when = "has ended" if days < 0 else f"ends in {days:.0f} days"
+        yield f"the certificate in {key} {shown(path)} {when}: renew it"
 
 
 def _idle_routes(component: ComponentSettings) -> Iterator[str]:
@@ -158,6 +170,9 @@ def _of_all(settings: Settings) -> Iterator[str]:
             f"api.listen is {shown(api.listen)}, where others on the network can read the tokens: take an ssl:"
             " endpoint, or interface=127.0.0.1 behind a proxy that speaks TLS"
         )
+    if listen.kind == "ssl":
+        named = listen.named
+        yield from _ends_soon("api.listen", named.get("certKey", named.get("privateKey", "server.pem")))
     for key, path in secret_files(settings):
         if may := _everyone_may(path):
             yield f"{key} {shown(path)} can be {may} by every user of this machine: chmod o-rwx it"

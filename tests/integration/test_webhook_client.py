@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import gzip
 import os
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -877,6 +878,21 @@ class TlsTests(WebhookCase):
         client = self.client(f"http+unix://{path}:/bot?x=1")
         self.assertEqual(200, (await self.post(client)).status)
         self.assertTrue(webhook.requests[0].startswith(b"POST /bot?x=1 HTTP/1.1\r\nHost: localhost\r\n"))
+
+    async def test_end_of_a_certificate(self) -> None:
+        """
+        It is known when the webhook's certificate ends, and logged, once a day, if that is soon.
+        """
+        webhook = self.secure("localhost", behave=say_and_close(answer(b"{}")))
+        client = self.client(f"https://localhost:{webhook.port}/", trust_root=self.authority.trust_root)
+        self.assertIsNone(client.certificate_ends)
+        with capturedLogs() as captured:
+            for _ in range(3):
+                await self.post(client)
+        [line] = [text for event in captured if "certificate" in (text := formatEvent(event) or "")]
+        self.assertIn(f"the certificate of https://localhost:{webhook.port} ends in 1 days", line)
+        assert client.certificate_ends is not None
+        self.assertLess(abs(time.time() + 86_400 - client.certificate_ends), 60)
 
     async def test_no_tls_at_all(self) -> None:
         """
