@@ -68,6 +68,7 @@ def client_tls(
     trust_root: Any = None,
     certificate: PrivateCertificate | None = None,
     seen: Callable[[float], object] = lambda ends: None,
+    revoked: x509.CertificateRevocationList | None = None,
 ) -> Any:
     """
     Make TLS connections that check that the other side is `host`; one OpenSSL context serves all of them.
@@ -78,6 +79,8 @@ def client_tls(
             `twisted.internet.ssl.trustRootFromCertificates`, or None for the authorities that the platform trusts.
         certificate: Our own certificate, for a server that asks for one.
         seen: Called with the end of each certificate of the other side that is accepted, in seconds since the epoch.
+
+        revoked: The certificates of the authority that it has revoked; None for a list that nobody has.
 
     Returns:
         An `IOpenSSLClientConnectionCreator`. A refused connection is lost with an error that `tls_failure` knows.
@@ -93,7 +96,7 @@ def client_tls(
         options = optionsForClientTLS(name, trustRoot=trust_root, clientCertificate=certificate)
     except ValueError as error:  # or a UnicodeError, which is one, for a name that IDNA does not allow
         raise ValueError(f"no certificate can be for the host {host!r}") from error
-    return _NameCheckedTLS(wanted, options, seen)
+    return _NameCheckedTLS(wanted, options, seen, revoked)
 
 
 @frozen
@@ -106,15 +109,27 @@ class TlsFiles:
             trusts.
         certificate: Our own certificate, with those that belong to it; None for none.
         key: Its key; None if it stands in the same file.
+        revoked: The list of certificates that were revoked (a CRL); None for none.
     """
 
     authorities: str | None = None
     certificate: str | None = None
     key: str | None = None
+    revoked: str | None = None
 
     def tls(self, host: str, seen: Callable[[float], object]) -> Any:
         """Make `client_tls` of them. Raises `ValueError` if one cannot be used; the sentence names the setting."""
-        return client_tls(host, self.trust_root("webhook.ca_file"), self._own(), seen)
+        return client_tls(host, self.trust_root("webhook.ca_file"), self._own(), seen, self._revoked())
+
+    def _revoked(self) -> x509.CertificateRevocationList | None:
+        if self.revoked is None:
+            return None
+        try:
+            return x509.load_pem_x509_crl(Path(self.revoked).read_bytes())
+        except OSError as error:
+            raise ValueError(f"webhook.crl_file {self.revoked} cannot be read: {error.strerror}") from None
+        except ValueError:
+            raise ValueError(f"webhook.crl_file {self.revoked} holds no list of revoked certificates in PEM") from None
 
     def trust_root(self, setting: str) -> Any:
         """Read the authorities; None if there are none. Raises `ValueError`, which names the setting."""
@@ -149,7 +164,7 @@ class TlsFiles:
     def stamps(self) -> tuple[object, ...]:
         """Tell them from what they were before, if one was replaced or written to."""
         found = []
-        for path in (self.authorities, self.certificate, self.key):
+        for path in (self.authorities, self.certificate, self.key, self.revoked):
             with suppress(OSError):
                 if path is not None:
                     status = os.stat(path)
@@ -213,9 +228,15 @@ class _NameCheckedTLS:
     wanted: DNS_ID | IPAddress_ID
     options: Any
     seen: Callable[[float], object]
+    revoked: x509.CertificateRevocationList | None
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         connection: SSL.Connection = self.options.clientConnectionForTLS(tlsProtocol)
+        store = connection.get_context().get_cert_store()
+        if self.revoked is not None and store is not None:
+            # All connections of these options have one store; what is there already is not added again.
+            store.add_crl(self.revoked)
+            store.set_flags(crypto.X509StoreFlags.CRL_CHECK)
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._verify(tlsProtocol))
         return connection
 
@@ -253,6 +274,8 @@ _REASONS = {
     19: _UNKNOWN,
     20: _UNKNOWN,
     21: _UNKNOWN,
+    3: "webhook.crl_file is not from the authority that has signed its certificate: name the list of that one",
+    12: "the list of webhook.crl_file is too old: fetch a new one from the authority",
     23: "its certificate was revoked",
 }
 """What is wrong with a certificate, by the numbers X509_V_ERR_... of OpenSSL (verify(1))."""

@@ -512,7 +512,7 @@ def webhook_client(settings: Settings, reactor: Any, connections: int = 1) -> We
             headers=webhook.headers,
             bearer_token=webhook.bearer_token,
             signing_secrets=webhook.signing_secrets,
-            tls=TlsFiles(webhook.ca_file, webhook.client_certificate, webhook.client_key),
+            tls=TlsFiles(webhook.ca_file, webhook.client_certificate, webhook.client_key, webhook.crl_file),
             server_name=webhook.server_name,
             proxy=webhook.proxy,
         )

@@ -65,6 +65,21 @@ class Authority:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
 
+    def revoking(self, *certificates: bytes, old: bool = False) -> bytes:
+        """Its list of the certificates that it has revoked, in PEM."""
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now - timedelta(days=3))
+            .next_update(now + timedelta(days=-1 if old else 1))
+        )
+        for certificate in certificates:
+            number = x509.load_pem_x509_certificate(certificate).serial_number
+            revoked = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(now).build()
+            builder = builder.add_revoked_certificate(revoked)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
     def _sign(
         self,
         subject: x509.Name,

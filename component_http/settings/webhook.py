@@ -95,6 +95,13 @@ class WebhookSettings(Table):
         default=None,
         example='"gateway.key"',
     )
+    crl_file: str | None = setting(
+        file_path("a file with a list of revoked certificates (CRL) in PEM"),
+        "the file with the certificates that the webhook's authority has revoked",
+        default=None,
+        why="a certificate whose key was stolen is good until it ends, unless somebody asks",
+        example='"revoked.pem"',
+    )
     server_name: str | None = setting(
         DOMAIN,
         "the name that the webhook's certificate has to have, and that it is asked for; the host of the URL unless set",

@@ -894,6 +894,30 @@ class TlsTests(WebhookCase):
         assert client.certificate_ends is not None
         self.assertLess(abs(time.time() + 86_400 - client.certificate_ends), 60)
 
+    async def test_revoked(self) -> None:
+        """
+        A certificate that its authority has revoked is refused; a list that is too old, or from somebody else, is told.
+        """
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        authorities, revoked = folder / "ca.pem", folder / "revoked.pem"
+        authorities.write_bytes(self.authority.pem)
+        certificate = self.authority.certified("localhost")
+        webhook = self.serve(say(answer(b"{}")), tls=PrivateCertificate.loadPEM(certificate).options())
+        for content, words in (
+            (self.authority.revoking(certificate), "its certificate was revoked"),
+            (self.authority.revoking(old=True), "the list of webhook.crl_file is too old"),
+            (Authority().revoking(), "webhook.crl_file is not from the authority"),
+        ):
+            revoked.write_bytes(content)
+            tls = TlsFiles(str(authorities), revoked=str(revoked))
+            self.assertIn(words, str(await self.refused(webhook, tls=tls)))
+        revoked.write_bytes(self.authority.revoking(self.authority.certified("localhost")))
+        self.assertEqual(200, (await self.post(self.client(f"https://localhost:{webhook.port}/", tls=tls))).status)
+        revoked.write_bytes(b"rubbish")
+        with self.assertRaisesRegex(ValueError, "webhook.crl_file .* holds no list"):
+            WebhookClient("https://localhost/", reactor=reactor, tls=tls)
+
     async def test_no_tls_at_all(self) -> None:
         """
         A server that does not speak TLS on the port is a failed connection, not a matter of certificates.
