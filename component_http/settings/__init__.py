@@ -234,7 +234,7 @@ class Settings(Table):
             others=tuple(cls(**parts) for parts in others),
             file=file,
             secret_in_environment=(
-                serves != "nothing"
+                serves == "anything"
                 and bool(reading.env.get(SECRET_VARIABLE))
                 and any(parts["component"].secret_file is None for parts in components)
             ),
