@@ -137,7 +137,8 @@ class Gateway(MultiService):
         )
 
     def _adopt(self, lasting: Lasting) -> None:
-        if isinstance(lasting.outlet, ComponentStream):
+        """Let a component's stream start and stop with this service, unless it does."""
+        if isinstance(lasting.outlet, ComponentStream) and lasting.outlet.parent is None:
             lasting.outlet.setServiceParent(self)
 
     def _lasting(self, domain: str | None) -> Lasting:
@@ -169,12 +170,14 @@ class Gateway(MultiService):
 
     def _sent(self, domain: str, outbound: OutboundStanza) -> None:
         """Note a stanza that leaves, whoever sends it."""
-        self._components[domain].rooms.sent(outbound)
+        if domain in self._components:
+            self._components[domain].rooms.sent(outbound)
         if outbound.kind == "presence" and self._run is not None and domain in self._run.served:
             self._run.served[domain].parts.entrances.sent(outbound)
 
     def _first_of_stream(self, domain: str) -> Iterable[Element | OutboundStanza]:
-        return () if self._run is None else self._run.served[domain].parts.entrances.first()
+        served = {} if self._run is None else self._run.served
+        return served[domain].parts.entrances.first() if domain in served else ()
 
     # -- start --
 
@@ -233,6 +236,7 @@ class Gateway(MultiService):
         for warning in (*settings.warnings(), *too_few_files(settings, has_webhook=has_webhook)):
             self._warn(warning)
         for lasting in self._components.values():
+            self._adopt(lasting)
             self._say_what_is_served(lasting, lock)
         spool = make_spool(settings, self._components, lock, self._reactor, self.counters)
         self._run = Running(settings, self._hooks, self._components.values(), spool, lock, self._reactor, self.counters)
@@ -328,13 +332,14 @@ class Gateway(MultiService):
         hooks = _hooks(changes.settings)
         after = {each.component.domain: each for each in changes.settings.each}
         adapted = {
-            domain: evolve(self._components[domain], settings=after[domain])
+            domain: evolve(self._components[domain], settings=after[domain], webhooks=webhooks_of(changes.settings))
             for domain in before.keys() & after.keys() - changes.replaced.keys()
         }
         webhooks = {domain: new_webhooks(before[domain], lasting) for domain, lasting in adapted.items()}
         # From here on nothing can fail.
         self._settings, self._hooks = changes.settings, hooks
         set_level(settings.log.level)
+        self._budget.use(*most_of_all(changes.settings))
         self._components.update(adapted)
         for domain, lasting in adapted.items():
             if self._run is not None and domain in self._run.served:
@@ -348,41 +353,46 @@ class Gateway(MultiService):
                 "the settings were read again: {domain}: {posted}", domain=component.domain, posted=component.posted
             )
         for domain in (*changes.removed, *changes.replaced, *changes.added):
-            changing: Deferred[None] = self._changing.run(self._change, domain, after.get(domain))
+            changing: Deferred[None] = self._changing.run(self._change, domain)
             changing.addErrback(self._not_changed, domain)
         return left
 
-    def _change(self, domain: str, settings: Settings | None) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._changed(domain, settings))
+    def _change(self, domain: str) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._changed(domain))
 
-    async def _changed(self, domain: str, settings: Settings | None) -> None:
-        """Serve a component by these settings from now on, with a new stream; by None serve it no longer."""
-        former, run = self._components.get(domain), self._run
-        is_running = run is not None and not run.stops
+    async def _changed(self, domain: str) -> None:
+        """Serve a component by the settings of now, with a new stream; or no longer, if they do not have it."""
+        former, run, settings = self._components.get(domain), self._run, self._settings_of(domain)
+        if (run is not None and run.stops) or (former is not None and former.settings is settings):
+            return  # it is as it should be, or nothing changes any more
         if former is not None:
             if settings is None:
                 self._log.info("{domain} is not served any more: it drains", domain=domain)
             else:
                 self._log.info("{domain} drains, and then has another stream", domain=domain)
-            for name, handler in self._handlers:
-                if name == domain:
-                    handler.disownHandlerParent(former.stream)
-            if is_running and run is not None:
+            for handler in self._handlers_of(domain):
+                handler.disownHandlerParent(former.stream)
+            if run is not None:
                 await run.remove(domain, partial(_leave, former), for_good=settings is None)
             else:
                 await _leave(former)
             del self._components[domain]
+            settings = self._settings_of(domain)  # they may have changed meanwhile
         if settings is None:
             return
         lasting = self._components[domain] = self._component(settings)
-        for name, handler in self._handlers:
-            if name == domain:
-                handler.setHandlerParent(lasting.stream)
-        if run is not None and self._run is run and not run.stops:
+        for handler in self._handlers_of(domain):
+            handler.setHandlerParent(lasting.stream)
+        if run is not None and not run.stops:
             self._say_what_is_served(lasting, None if self._prepared is None else self._prepared.lock)
             await run.add(lasting, partial(self._adopt, lasting))
-        else:
-            self._adopt(lasting)
+
+    def _settings_of(self, domain: str) -> Settings | None:
+        return next((each for each in self._settings.each if each.component.domain == domain), None)
+
+    def _handlers_of(self, domain: str) -> list[XMPPHandler]:
+        """The handlers of the application on a component's stream."""
+        return [handler for name, handler in self._handlers if name == domain]
 
     def _not_changed(self, failure: Failure, domain: str) -> None:
         self._log.failure("cannot serve {domain} by its new settings", failure=failure, domain=domain)
@@ -417,7 +427,8 @@ class Gateway(MultiService):
         return stopped
 
     async def _stop(self, run: Running) -> None:
-        await run.stop(self._close_stream)
+        # A component that is just being changed is left in order.
+        await self._changing.run(lambda: Deferred.fromCoroutine(run.stop(self._close_stream)))
         self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
 
     async def _close_stream(self) -> None:

@@ -180,7 +180,7 @@ class Running:
     async def _restored(self) -> list[Delivery]:
         """Read the next deliveries from the spool, again and again until that works."""
         throttle = Throttle(LOG_INTERVAL)
-        while True:
+        while not self.stops:
             try:
                 return await self._spool.restore()
             except SpoolError as error:
@@ -192,6 +192,7 @@ class Running:
                         again=RESTORE_AGAIN,
                     )
             await deferLater(self._reactor, RESTORE_AGAIN)
+        return []
 
     def _not_restored(self, failure: Failure) -> None:
         if not failure.check(CancelledError):

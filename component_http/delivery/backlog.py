@@ -84,6 +84,10 @@ class Budget:
         self._backlogs: list[Backlog] = []
         self.is_shared = False
 
+    def use(self, max_pending: int, max_pending_bytes: int) -> None:
+        """Share other room from now on."""
+        self._most, self._most_bytes = max_pending, max_pending_bytes
+
     def join(self, backlog: Backlog) -> None:
         self._backlogs.append(backlog)
         self.is_shared = len(self._backlogs) > 1

@@ -46,13 +46,16 @@ class Starts:
     def go(self) -> None:
         """Begin as many attempts as may begin now."""
         # What begins may end at once and call this again: a loop, because a long queue would nest too deep.
-        if self._busy or not (self._backlog.ready or self._back_offs):
+        if self._busy or not self._has_work():
             return
         self._busy = True
         try:
             self._begin_all()
         finally:
             self._busy = False
+
+    def _has_work(self) -> bool:
+        return bool(self._backlog.ready or self._back_offs)
 
     def _begin_all(self) -> None:
         ended = 0
@@ -134,14 +137,8 @@ class RoutedStarts(Starts):
         self._lanes = lanes
         self._find = find
 
-    def go(self) -> None:
-        if self._busy:
-            return
-        self._busy = True
-        try:
-            self._begin_all()
-        finally:
-            self._busy = False
+    def _has_work(self) -> bool:
+        return True  # some may be parked
 
     def _begin_all(self) -> None:
         for _ in range(SLICE):

@@ -129,7 +129,10 @@ def staged(*names: str, **sections: Any) -> Iterator[Stage]:
     with ExitStack() as stack:
         stage = Stage(stack, *names, **sections)
         yield stage
-        stage.gateway.stop()
+        if stage.gateway.running:
+            stage.gateway.stop()
+        else:
+            stage.gateway.assert_ended_in_order()
 
 
 def test_each_has_its_own() -> None:
@@ -207,6 +210,35 @@ def test_they_come_and_go() -> None:
         blue.say("alice", "still there")
         blue.answers("still there")
         red.release.set()
+
+
+def test_stopped_while_one_changes() -> None:
+    """
+    A stop that comes while a component drains, because it is to have another stream, ends all of them in order; another
+    change of the settings meanwhile counts as well.
+    """
+    with staged("red", "blue", delivery={"max_attempts": 5, "drain_timeout": 1.0}) as stage:
+        red, blue = stage.bots.values()
+        red.hangs.set()
+        red.say("alice", "waits")
+        red.webhook.wait_for(1, settled=False)
+        red.table["nick"] = "other"
+        stage.reload()
+        stage.gateway.wait_for_log("red.localhost drains, and then has another stream")
+        blue.table["component_post_url"] = red.webhook.url
+        stage.reload()
+        red.hangs.clear()
+        blue.say("alice", "moved")
+        blue.peer.wait_for(lambda element: says(element, "red: moved"), "the answer of the other webhook")
+        red.hangs.set()
+        red.table["nick"] = "another"
+        stage.reload()
+        stage.gateway.terminate()
+        for bot in (red, blue):
+            bot.peer.wait(lambda bot=bot: bot.peer.gone, "the end of the connection")
+        red.release.set()
+        assert not stage.gateway.lines("Traceback")
+        assert stage.kept() == 1
 
 
 def test_gone_with_a_thousand_waiting() -> None:
