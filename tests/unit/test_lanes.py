@@ -146,8 +146,8 @@ class RoutesTests(DeliveryTestCase):
         for delivery_id, route in (("old1", "iqs"), ("old2", "gone")):
             delivery = Delivery(delivery_id, a_stanza().facts(), 2, self.clock.seconds() + 60, route=route)
             spool.store(delivery, b'{"id": "m1", "body": "/weather"}')
-            if self.relay.lacks(delivery):
-                self.relay.route_restored(delivery, b'{"id": "m1", "body": "/weather"}')
+            if self.relay.routing.lacks(delivery):
+                self.relay.routing.find_again(delivery, b'{"id": "m1", "body": "/weather"}')
             self.relay.restore([delivery])
         self.assertEqual((1, 1, 0), (len(self.iqs.posts), len(self.weather.posts), len(self.own.posts)))
 
