@@ -6,11 +6,10 @@ Facts that a gateway leaves in the spool's file for the commands that look at it
 | `webhook` | the state, as in `component_http.delivery.status.Status` | when it changes |
 | `webhook_trouble` | a `Trouble` as JSON, or nothing | when the webhook begins to fail, is probed, and is well again |
 | `webhooks` | the domains of several components as JSON; of each there are two facts more | when they come and go |
-| `webhooks` | the domains of the components as JSON, if there are several; of each there are two facts more | likewise |
 | `pending` | an `Answer` as JSON | when a command has asked by a row `explain` of the table `commands` |
 
-Of several components `webhook` and `webhook_trouble` are those of the webhook that is least well; those of each have its
-domain behind their names, as in `webhook bot.example.org`.
+Of several components `webhook` and `webhook_trouble` are those of the webhook that is least well; those of each have
+its domain behind their names, as in `webhook bot.example.org`.
 """
 
 from __future__ import annotations
