@@ -45,7 +45,7 @@ from component_http.delivery.retry import RetryPolicy
 from component_http.delivery.stanza_maker import StanzaMaker
 from component_http.errors import SettingsError
 from component_http.interfaces import Observer, Spool, Stream, Webhook
-from component_http.operations.metrics import Counters
+from component_http.operations.metrics import Counters, Durations
 from component_http.settings import Settings, WebhookSettings
 from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
 from component_http.spool.memory import MemorySpool
@@ -85,6 +85,7 @@ class Lasting:
         rooms: The rooms that the component is in.
         subscribers: The users who are told that the component is online.
         pushes: Takes what the application sends.
+        durations: The histograms; None where the operator does not want them.
     """
 
     settings: Settings
@@ -101,6 +102,7 @@ class Lasting:
     rooms: Rooms
     subscribers: Subscribers
     pushes: Pushes
+    durations: Durations | None = None
 
     @property
     def domain(self) -> str:
@@ -124,6 +126,7 @@ def lasting_parts(
     webhooks: int,
     sent: Callable[[OutboundStanza], object],
     first: Callable[[], Iterable[Element | OutboundStanza]],
+    durations: Durations | None = None,
 ) -> Lasting:
     """
     Make the parts that outlive a stop.
@@ -135,6 +138,7 @@ def lasting_parts(
         budget: As in `Lasting`, and so are the webhooks.
         sent: Told each stanza that leaves.
         first: The stanzas that open each new stream.
+        durations: As in `Lasting`.
     """
     component, domain = settings.component, settings.component.domain
     limits, rooms = Limits(max_bytes=component.max_stanza_bytes), Rooms()
@@ -181,6 +185,7 @@ def lasting_parts(
         rooms=rooms,
         subscribers=Subscribers(domain),
         pushes=Pushes(compose),
+        durations=durations,
     )
 
 
@@ -260,6 +265,7 @@ def assemble(
         once=settings.delivery.max_attempts == 1 and spool.durable,
         routes=component.routes,
         forwarders=forwarders,
+        took=None if lasting.durations is None else lasting.durations.delivery.add,
     )
     sender = Dispatch(
         spool, outbox, relay, bounces, ask=ask, enter=entrances.enter, when_sent=outlet.when_sent, clock=reactor
@@ -269,7 +275,12 @@ def assemble(
 
 
 def make_spool(
-    settings: Settings, components: Mapping[str, Lasting], lock: SpoolLock | None, reactor: Any, observer: Observer
+    settings: Settings,
+    components: Mapping[str, Lasting],
+    lock: SpoolLock | None,
+    reactor: Any,
+    observer: Observer,
+    durations: Durations | None = None,
 ) -> Spool:
     """
     Make the spool of all components.
@@ -300,6 +311,7 @@ def make_spool(
         letter_days=settings.spool.letter_days,
         max_letters=settings.spool.max_letters,
         observer=observer,
+        took=None if durations is None else durations.spool_commit.add,
     )
 
 
@@ -355,6 +367,7 @@ def _forwarder(
     delivery = settings.delivery
     retries = delivery.max_attempts > 1
     counters, reactor, rate = lasting.counters, lasting.reactor, settings.webhook.rate
+    durations = lasting.durations
     health = Health(
         counters,
         Load(_connections(settings, lasting), learns=retries, quota=None if rate is None else Quota(*rate)),
@@ -371,6 +384,8 @@ def _forwarder(
         wall=time.time,
         draw=Random().random,
         link=link,
+        took=None if durations is None else durations.attempt.add,
+        waited=None if durations is None else durations.queue_wait.add,
     )
 
 
