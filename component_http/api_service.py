@@ -41,22 +41,24 @@ _PORT_REMEDIES = {
 }
 
 
-def check_port(settings: Settings) -> None:
-    """Raise `SettingsError` if the API's port cannot be opened. Some endpoints are only checked at the start."""
-    listen = settings.api.listen
-    assert listen is not None
+def check_port(table: str, listen: str, clients: str | None = None) -> None:
+    """
+    Raise `SettingsError` if the port of a table of the settings cannot be opened.
+
+    Some endpoints are only checked at the start. `clients` is as in `server_endpoint`.
+    """
     endpoint = Endpoint.parse(listen)
     if endpoint.kind == "unix":
         folder = Path(endpoint.socket_path).absolute().parent
         if not os.access(folder, os.W_OK | os.X_OK):
             raise SettingsError(
-                f"api.listen is {listen}, but that cannot be opened: there is no folder {folder}, or it cannot be"
+                f"{table}.listen is {listen}, but that cannot be opened: there is no folder {folder}, or it cannot be"
                 " written to; make it, for the user that the gateway runs as, or name another path"
             )
     if endpoint.kind not in ("tcp", "tcp6", "ssl"):
         return
     try:
-        server_endpoint(None, listen, settings.api.client_ca_file, _log.warn)
+        server_endpoint(None, listen, clients, _log.warn, table)
     except ValueError as error:
         raise SettingsError(str(error)) from None
     interface, port = endpoint.interface_and_port
@@ -68,7 +70,7 @@ def check_port(settings: Settings) -> None:
             probe.bind((interface, int(port)))
         except OSError as error:
             raise SettingsError(
-                f"api.listen is {listen}, but that cannot be opened: {error.strerror};"
+                f"{table}.listen is {listen}, but that cannot be opened: {error.strerror};"
                 f" {_PORT_REMEDIES.get(error.errno or 0, 'name another port')}"
             ) from None
 

@@ -378,14 +378,22 @@ class ServerTLS:
         clients: The file of the authorities that sign the certificates of clients, which then have to show one; None
             asks for none.
         warn: Told, in a sentence, when changed files cannot be used; then those from before are.
+        table: The table of the settings that names the files.
 
     Raises:
         ValueError: The files cannot be used.
     """
 
     def __init__(
-        self, key: str, certificate: str, chain: str | None, clients: str | None, warn: Callable[[str], object]
+        self,
+        key: str,
+        certificate: str,
+        chain: str | None,
+        clients: str | None,
+        warn: Callable[[str], object],
+        table: str = "api",
     ) -> None:
+        self._table = table
         self._key = key
         self._certificate = certificate
         self._chain = chain
@@ -416,19 +424,24 @@ class ServerTLS:
                 privateKey=key.original,
                 certificate=own[0].original,
                 extraCertChain=[each.original for each in (*own[1:], *chain)],
-                trustRoot=self._clients.trust_root("api.client_ca_file"),
+                trustRoot=self._clients.trust_root(f"{self._table}.client_ca_file"),
             )
             options.getContext()
         except (OSError, IndexError, crypto.Error, SSL.Error) as error:
             raise ValueError(
-                f"the files {self._certificate} and {self._key} of api.listen are no certificate with its key ({error})"
+                f"the files {self._certificate} and {self._key} of {self._table}.listen are no certificate with its key"
+                f" ({error})"
             ) from None
         return options
 
 
-def server_endpoint(reactor: Any, description: str, clients: str | None, warn: Callable[[str], object]) -> Any:
+def server_endpoint(
+    reactor: Any, description: str, clients: str | None, warn: Callable[[str], object], table: str = "api"
+) -> Any:
     """
     Make an endpoint as `twisted.internet.endpoints.serverFromString` does, but for `ssl:` with `ServerTLS`.
+
+    The table of the settings is that which names the files.
 
     Raises:
         ValueError: A file cannot be used.
@@ -439,7 +452,7 @@ def server_endpoint(reactor: Any, description: str, clients: str | None, warn: C
     if endpoint.kind != "ssl" or named.keys() & {"sslmethod", "dhParameters"} or endpoint.positional[1:]:
         return serverFromString(reactor, description)
     key = named.get("privateKey", "server.pem")
-    tls = ServerTLS(key, named.get("certKey", key), named.get("extraCertChain"), clients, warn)
+    tls = ServerTLS(key, named.get("certKey", key), named.get("extraCertChain"), clients, warn, table)
     return SSL4ServerEndpoint(reactor, int(port), tls, int(named.get("backlog", "50")), interface)
 
 

@@ -105,6 +105,7 @@ def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
     for key, description in (
         *(("component.server", each.component.server) for each in settings.each),
         ("api.listen", settings.api.listen or ""),
+        ("operations.listen", settings.operations.listen or ""),
     ):
         files += [(key, path) for path in Endpoint.parse(description).files()]
     # systemd reads the credentials of a unit as root.

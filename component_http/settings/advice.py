@@ -92,6 +92,7 @@ def secret_files(settings: Settings) -> list[tuple[str, str]]:
         *(("webhook.signing_secret_files", path) for path in signing),
         *(("api.token.token_file", token.token_file) for token in settings.api.token),
         *(("api.hook.secret_file", hook.secret_file) for hook in settings.api.hook),
+        ("operations.token_file", settings.operations.token_file),
     )
     return list(dict.fromkeys((key, path) for key, path in files if path is not None))
 
