@@ -42,11 +42,8 @@ class Glob:
 
     def covers(self, other: Glob) -> bool:
         """Tell whether it matches all that another pattern does; False where that is not plain to see."""
-        return (
-            self == other
-            or self.text.strip("*") == "" != self.text
-            or ("*" not in other.text and self.matches(other.text))
-        )
+        takes_all = set(self.text) == {"*"}
+        return takes_all or self == other or ("*" not in other.text and self.matches(other.text))
 
 
 @frozen
@@ -69,7 +66,7 @@ class AddressPattern:
 
     def may_match_domain(self, domain: str) -> bool:
         """Tell whether some address of a domain can match."""
-        return Glob(self.text.rpartition("@")[2]).matches(domain) or ("@" not in self.text and "*" in self.text)
+        return Glob(self.text.rpartition("@")[2]).matches(domain)
 
     def covers(self, other: AddressPattern) -> bool:
         """Tell whether it matches all that another pattern does; False where that is not plain to see."""
