@@ -30,7 +30,8 @@ from component_http.settings import Settings
 from component_http.settings.reloading import Changes
 from component_http.sizing import most_of_all, too_few_files, webhooks_of
 from component_http.webhook.function import FunctionWebhook
-from component_http.wiring import Lasting, lasting_parts, make_spool, new_webhooks, webhook_client
+from component_http.webhooks import new_webhooks, webhook_client
+from component_http.wiring import Lasting, lasting_parts, make_spool
 from component_http.xmpp.stream import ComponentStream
 
 if TYPE_CHECKING:

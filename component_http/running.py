@@ -16,13 +16,14 @@ from component_http.contract.link import KEY_BYTES
 from component_http.delivery.relay import Relay
 from component_http.delivery.status import least_well
 from component_http.errors import SpoolError
+from component_http.ids import new_id
 from component_http.interfaces import Observer, Spool
 from component_http.log import Logger
 from component_http.serving import Serving
 from component_http.settings import Settings
 from component_http.sizing import api_connections
 from component_http.throttle import LOG_INTERVAL, Throttle
-from component_http.wiring import Lasting, new_id
+from component_http.wiring import Lasting
 
 if TYPE_CHECKING:
     from component_http.api.hooks import Hook
@@ -160,9 +161,9 @@ class Running:
     async def _route_anew(self, relay: Relay, deliveries: Iterable[Delivery]) -> None:
         """Find other routes for deliveries whose routes are gone, by their request bodies."""
         for delivery in deliveries:
-            if relay.lacks(delivery):
+            if relay.routing.lacks(delivery):
                 try:
-                    relay.route_restored(delivery, await self._spool.body(delivery.id))
+                    relay.routing.find_again(delivery, await self._spool.body(delivery.id))
                 except SpoolError:
                     delivery.route = None
 

@@ -17,7 +17,8 @@ from component_http.delivery.status import Status
 from component_http.interfaces import Origin, Spool, Webhook
 from component_http.log import Logger
 from component_http.operations.view import ComponentView, WebhookView
-from component_http.wiring import Lasting, adapt, assemble, handlers
+from component_http.webhooks import adapt
+from component_http.wiring import Lasting, assemble, handlers
 from component_http.xmpp.intake import LateHandler
 
 

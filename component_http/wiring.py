@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from os import urandom
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from random import Random
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -16,42 +14,30 @@ from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
-from component_http.contract import composing, reply
+from component_http.contract import composing
 from component_http.contract.address import Address
 from component_http.contract.composing import MAX_REPLIES, Composed
-from component_http.contract.conditions import StanzaError, error_of_status
 from component_http.contract.delivery import Delivery
 from component_http.contract.outbound import OutboundStanza
-from component_http.contract.reply import Response, Verdict
-from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
 from component_http.delivery.backlog import Backlog, Budget
 from component_http.delivery.bounces import Bounces
-from component_http.delivery.breaker import Breaker
-from component_http.delivery.deadlines import LATE_SECONDS, Times
 from component_http.delivery.dispatch import Dispatch
 from component_http.delivery.fates import Fates
-from component_http.delivery.forwarder import Forwarder
-from component_http.delivery.health import Health
-from component_http.delivery.load import Load, Quota
-from component_http.delivery.loop_brake import LoopBrake
-from component_http.delivery.loop_guard import LoopGuard
 from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
-from component_http.delivery.outcomes import Outcomes
 from component_http.delivery.pushes import Pushes
 from component_http.delivery.relay import Relay
-from component_http.delivery.retry import RetryPolicy
 from component_http.delivery.stanza_maker import StanzaMaker
-from component_http.errors import SettingsError
+from component_http.ids import new_id
 from component_http.interfaces import Observer, Spool, Stream, Webhook
 from component_http.operations.metrics import Counters, Durations
-from component_http.settings import Settings, WebhookSettings
-from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
+from component_http.settings import Settings
+from component_http.sizing import backlog_limits, deadlines, lifetimes
 from component_http.spool.memory import MemorySpool
-from component_http.tls import TlsFiles, client_endpoint
+from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
-from component_http.webhook.function import FixedWebhook, response_of
+from component_http.webhooks import loops_of, make_forwarder, most_running, new_webhooks, times_of
 from component_http.xmpp.borrowed import BorrowedStream
 from component_http.xmpp.entrances import Entrances
 from component_http.xmpp.intake import StanzaIntake
@@ -246,9 +232,11 @@ def assemble(
     link_of = link if lasting.has_api else None
     webhooks = new_webhooks(None, lasting)
     clients = {name: each for name, each in webhooks.items() if isinstance(each, WebhookClient)}
-    own = _forwarder(lasting, settings, webhooks.pop(None, None), link_of)
-    forwarders = {name: _forwarder(lasting, one, webhooks[name], link_of) for name, one in settings.of_routes.items()}
-    backlog = Backlog(backlog_limits(settings), _most_running(lasting), lasting.budget)
+    own = make_forwarder(lasting, settings, webhooks.pop(None, None), link_of)
+    forwarders = {
+        name: make_forwarder(lasting, one, webhooks[name], link_of) for name, one in settings.of_routes.items()
+    }
+    backlog = Backlog(backlog_limits(settings), most_running(lasting), lasting.budget)
     relay = Relay(
         own,
         spool,
@@ -257,11 +245,11 @@ def assemble(
         outbox,
         outlet,
         counters,
-        Loops(*_loops(settings), counters, reactor),
+        Loops(*loops_of(settings), counters, reactor),
         clock=reactor,
         new_id=new_id,
         wall=time.time,
-        times=_times(settings),
+        times=times_of(settings),
         once=settings.delivery.max_attempts == 1 and spool.durable,
         routes=component.routes,
         forwarders=forwarders,
@@ -315,160 +303,6 @@ def make_spool(
     )
 
 
-def _connections(settings: Settings, lasting: Lasting) -> int:
-    return webhook_connections(settings, lasting.webhooks)
-
-
-def _most_running(lasting: Lasting) -> int:
-    """The deliveries that may run at once: as many as there can be connections to all webhooks together."""
-    settings = lasting.settings
-    return sum(_connections(each, lasting) for each in (settings, *settings.of_routes.values()))
-
-
-def new_webhooks(before: Settings | None, lasting: Lasting) -> dict[str | None, Webhook]:
-    """
-    Make the webhooks of a component: by None its own, if it has one, and by its name that of each route.
-
-    Args:
-        before: Settings by which some were made: only those that differ are made.
-
-    Raises:
-        SettingsError: The settings of a webhook cannot be used.
-    """
-    made: dict[str | None, Webhook] = {}
-    settings = lasting.settings
-    if lasting.webhook is not None:
-        made[None] = lasting.webhook
-    elif before is None or _posting(before) != _posting(settings):
-        client = webhook_client(settings, lasting.reactor, _connections(settings, lasting))
-        if client is not None:
-            made[None] = client
-    for route in settings.component.route:
-        one = settings.of_routes[route.name]
-        if (
-            before is not None
-            and route in before.component.route
-            and _posting(before.of_routes[route.name]) == _posting(one)
-        ):
-            continue
-        client = webhook_client(one, lasting.reactor, _connections(one, lasting))
-        made[route.name] = client or FixedWebhook(response_of(route.reply))
-    return made
-
-
-def _posting(settings: Settings) -> tuple[str | None, WebhookSettings]:
-    return settings.component.component_post_url, settings.webhook
-
-
-def _forwarder(
-    lasting: Lasting, settings: Settings, webhook: Webhook | None, link: Callable[[Delivery], str | None] | None
-) -> Forwarder:
-    """Make the forwarder of a webhook; `settings` are those of the component, or of one of its routes."""
-    delivery = settings.delivery
-    retries = delivery.max_attempts > 1
-    counters, reactor, rate = lasting.counters, lasting.reactor, settings.webhook.rate
-    durations = lasting.durations
-    health = Health(
-        counters,
-        Load(_connections(settings, lasting), learns=retries, quota=None if rate is None else Quota(*rate)),
-        Breaker() if retries else Breaker(in_a_row=sys.maxsize, requests=sys.maxsize),  # it never opens
-        reactor,
-    )
-    return Forwarder(
-        webhook,
-        health,
-        Outcomes(*_judgement(lasting), health, counters, reactor),
-        counters,
-        policy=_policy(settings),
-        clock=reactor,
-        wall=time.time,
-        draw=Random().random,
-        link=link,
-        took=None if durations is None else durations.attempt.add,
-        waited=None if durations is None else durations.queue_wait.add,
-    )
-
-
-def _times(settings: Settings) -> Times:
-    delivery = settings.delivery
-    late_seconds = max(LATE_SECONDS, settings.webhook.timeout)
-    return Times(deadlines(delivery), grace=delivery.outage_grace, late_seconds=late_seconds)
-
-
-def _policy(settings: Settings) -> RetryPolicy:
-    return RetryPolicy(max_attempts=settings.delivery.max_attempts, cap=settings.delivery.retry_cap)
-
-
-def _loops(settings: Settings) -> tuple[LoopGuard | None, LoopBrake | None]:
-    limit = settings.delivery.loop_guard
-    return LoopGuard(*limit) if isinstance(limit, tuple) else None, LoopBrake() if limit is None else None
-
-
-def _judgement(lasting: Lasting) -> tuple[Callable[[Stanza, Response], Verdict], StanzaError | None]:
-    """Make the judge of responses, and the error for senders after a 410 if that ends everything."""
-    settings = lasting.settings
-    judge = partial(
-        reply.judge,
-        domain=settings.component.domain,
-        limits=lasting.limits,
-        new_id=new_id,
-        status_errors=settings.conditions,
-    )
-    return judge, error_of_status(410, settings.conditions) if settings.delivery.on_gone == "disable" else None
-
-
-def adapt(
-    parts: Parts,
-    before: Settings,
-    lasting: Lasting,
-    webhooks: Mapping[str | None, Webhook],
-    link: Callable[[Delivery], str | None],
-) -> list[WebhookClient]:
-    """
-    Let the parts of a run go by new settings of webhooks and routes, and of the delivery.
-
-    Args:
-        before: The settings until now.
-        lasting: Has the new settings.
-        webhooks: As `new_webhooks` makes them.
-        link: As in `assemble`.
-
-    Returns:
-        The clients that are not used any more.
-    """
-    settings, relay = lasting.settings, parts.relay
-    new: dict[str, Forwarder] = {}
-    for name, one in ((None, settings), *settings.of_routes.items()):
-        webhook = webhooks.get(name)
-        if name is not None and name not in relay.lanes:
-            assert webhook is not None
-            new[name] = _forwarder(lasting, one, webhook, link if lasting.has_api else None)
-            continue
-        forwarder = relay.lanes[name].forwarder
-        forwarder.outcomes.use(*_judgement(lasting))
-        forwarder.policy = _policy(settings)
-        former = before if name is None else before.of_routes.get(name)
-        if webhook is not None:
-            forwarder.use(webhook)
-        moved = former is None or _posting(former)[0] != _posting(one)[0]
-        if moved or former is None or former.webhook != one.webhook:
-            rate = one.webhook.rate
-            quota = None if rate is None else Quota(*rate)
-            forwarder.health.adapt(_connections(one, lasting), quota, moved=moved)
-    relay.times.use(_times(settings))
-    if before.delivery.loop_guard != settings.delivery.loop_guard:
-        relay.loops.use(*_loops(settings))
-    lasting.lifetimes.update(lifetimes(settings.delivery))
-    parts.backlog.use(backlog_limits(settings), _most_running(lasting))
-    if before.component.route != settings.component.route:
-        relay.use_routes(settings.component.routes, new)
-    relay.adapt()
-    gone = [name for name in parts.clients if name in webhooks or (name is not None and name not in settings.of_routes)]
-    unused = [parts.clients.pop(name) for name in gone]
-    parts.clients.update({name: each for name, each in webhooks.items() if isinstance(each, WebhookClient)})
-    return unused
-
-
 def handlers(lasting: Lasting, parts: Parts) -> list[XMPPHandler]:
     """Make the handlers of one run, in the order in which they join the stream."""
     component = lasting.settings.component
@@ -503,51 +337,3 @@ def handlers(lasting: Lasting, parts: Parts) -> list[XMPPHandler]:
     if lasting.has_api:
         found.append(parts.iq_requests)
     return found
-
-
-def webhook_client(settings: Settings, reactor: Any, connections: int = 1) -> WebhookClient | None:
-    """
-    Make the client for the webhook of the settings, with so many connections at most; None if they name none. It opens
-    nothing before its first POST.
-
-    Raises:
-        SettingsError: The webhook's settings cannot be used.
-    """
-    webhook, url = settings.webhook, settings.component.component_post_url
-    if url is None:
-        return None
-    try:
-        return WebhookClient(
-            url,
-            reactor=reactor,
-            timeout=webhook.timeout,
-            connect_timeout=webhook.connect_timeout,
-            max_connections=connections,
-            max_body_bytes=webhook.max_body_bytes,
-            headers=webhook.headers,
-            bearer_token=webhook.bearer_token,
-            signing_secrets=webhook.signing_secrets,
-            tls=TlsFiles(webhook.ca_file, webhook.client_certificate, webhook.client_key, webhook.crl_file),
-            server_name=webhook.server_name,
-            proxy=webhook.proxy,
-        )
-    except ValueError as error:
-        raise SettingsError(
-            f"component.component_post_url (--post-url) or the [webhook] table cannot be used: {error}"
-        ) from error
-
-
-def _ids() -> Iterator[str]:
-    """
-    Ids of 32 hexadecimal digits: the time in milliseconds, so that an index grows at its end, and chance.
-
-    The kernel is asked for many random bytes at once.
-    """
-    while True:
-        chance = urandom(4000)
-        for begin in range(0, len(chance), 10):
-            yield f"{time.time_ns() // 1_000_000:012x}{chance[begin : begin + 10].hex()}"
-
-
-new_id: Callable[[], str] = _ids().__next__
-"""Makes an id that nobody else has, and that nobody can guess."""

@@ -17,13 +17,11 @@ from component_http.contract.delivery import Delivery
 from component_http.contract.explanation import Explanation
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.reply import Verdict
-from component_http.contract.request import body_of, body_of_request
 from component_http.contract.routes import Routes
 from component_http.contract.stanza import Stanza
 from component_http.delivery.acceptance import Acceptance
 from component_http.delivery.admission import Admission, Refused, closed
 from component_http.delivery.attempts import Attempts
-from component_http.delivery.back_off import BackOffs
 from component_http.delivery.backlog import Backlog
 from component_http.delivery.deadlines import Times
 from component_http.delivery.drain import Drain
@@ -32,7 +30,7 @@ from component_http.delivery.expiry import Expiry
 from component_http.delivery.explanations import Explanations
 from component_http.delivery.forwarder import Forwarder, Later
 from component_http.delivery.giving_up import GivingUp
-from component_http.delivery.health import NO_WEBHOOK, Health, NoMore
+from component_http.delivery.health import NoMore
 from component_http.delivery.lanes import Lane
 from component_http.delivery.life import ENDING, LEFT, OPEN, READY, STORING, Lives
 from component_http.delivery.loops import Loops
@@ -40,8 +38,9 @@ from component_http.delivery.outbox import Outbox
 from component_http.delivery.refusals import Refusals
 from component_http.delivery.retry import Retry
 from component_http.delivery.returning import Returning
+from component_http.delivery.routing import Routing
 from component_http.delivery.starts import RoutedStarts, Starts
-from component_http.delivery.status import STATES, Status
+from component_http.delivery.status import Status
 from component_http.errors import DeliveryEnded, SpoolError
 from component_http.interfaces import DeliverySpool, Observer, Outlet, Valve
 from component_http.log import Logger
@@ -83,7 +82,7 @@ class Relay:
         took: Told the seconds from the acceptance of each delivery to its end; None where nobody wants to know.
 
     Attributes:
-        lanes: The way to each webhook, by the names of the routes; None is the component's own.
+        routing: The ways to the webhooks.
         times: As above.
         loops: To be told what is said to others beside the replies to deliveries.
     """
@@ -113,7 +112,6 @@ class Relay:
         self._spool = spool
         self._backlog = backlog
         self._clock = clock
-        self._routes = routes
         self._observer = observer
         self.loops = loops
         self.times = times
@@ -122,8 +120,7 @@ class Relay:
         self._endings = Endings(
             lives, backlog, self._expiry, spool, outbox, loops, observer, clock, self._start, self._ended, took
         )
-        self.lanes: dict[str | None, Lane] = {None: self._lane(None, forwarder)}
-        self.lanes.update({name: self._lane(name, its) for name, its in forwarders.items()})
+        self.routing = Routing(lives, backlog, spool, clock, self._start, forwarder, routes, forwarders)
         self._attempts = Attempts(
             lives,
             self.lanes,
@@ -156,7 +153,7 @@ class Relay:
             spool,
             Refusals(outlet, observer, clock),
             valve,
-            answers=lambda: any(lane.forwarder.health.answers for lane in self.lanes.values()),
+            answers=lambda: self.routing.answers,
             closed=self._closed,
             new_delivery=lambda stanza, size: self._new_delivery(new_id(), stanza, size),
             heard=self._attempts.heard,
@@ -168,64 +165,28 @@ class Relay:
 
     # -- routes --
 
-    def _lane(self, route: str | None, forwarder: Forwarder) -> Lane:
-        back_offs = BackOffs(self._deliveries, self._backlog, forwarder.health, self._clock, self._start, route)
-        return Lane(route, forwarder, back_offs)
+    @property
+    def lanes(self) -> Mapping[str | None, Lane]:
+        """The way to each webhook, by the names of the routes; None is the component's own."""
+        return self.routing.lanes
 
     def _new_starts(self) -> Starts:
-        if not self._routes:
-            return Starts(self._backlog, self.lanes[None], self._outbox, self._clock, self._begin)
-        return RoutedStarts(
-            self._backlog, self.lanes, self._outbox, self._clock, self._begin, self._deliveries.get_known
-        )
+        lanes, deliveries = self.routing.lanes, self._deliveries
+        if not self.routing:
+            return Starts(self._backlog, lanes[None], self._outbox, self._clock, self._begin)
+        return RoutedStarts(self._backlog, lanes, self._outbox, self._clock, self._begin, deliveries.get_known)
 
     def _new_delivery(self, delivery_id: str, stanza: Stanza, size: int) -> Delivery:
-        """Make a delivery of a stanza, for the route that takes it."""
         delivery = self.times.begin(delivery_id, stanza, size, self._clock.seconds())
-        if self._routes:
-            delivery.route = self._routes.of(stanza, body_of(stanza) if self._routes.needs_body else None)
+        delivery.route = self.routing.way(stanza)
         return delivery
 
     def use_routes(self, routes: Routes, forwarders: Mapping[str, Forwarder]) -> None:
-        """
-        Go by other routes from now on. What waits for one that is gone is routed anew; an attempt that is under way
-        ends where it began.
-
-        Args:
-            forwarders: Make the attempts of routes that are new.
-        """
-        self._routes = routes
-        for name, forwarder in forwarders.items():
-            self.lanes[name] = self._lane(name, forwarder)
-        for lane in self.lanes.values():
-            while (parked := lane.unpark()) is not None:
-                self._backlog.ready_again(parked.id)
+        """Go by other routes from now on; see `Routing.use`."""
+        self.routing.use(routes, forwarders)
         self._starts.forget()
         self._starts = self._new_starts()
-        for delivery in list(self._deliveries):
-            if delivery.route is not None and delivery.route not in routes:
-                self._spool.body(delivery.id).addCallbacks(self._route_anew, _forget_failure, (delivery,))
-
-    def _route_anew(self, body: bytes, delivery: Delivery) -> None:
-        self.route_restored(delivery, body)
-        if delivery.stage is READY and self._backlog.backs_off(delivery.id):
-            self._backlog.ready_again(delivery.id)  # it was parked meanwhile
-        self._start()
-
-    def lacks(self, delivery: Delivery) -> bool:
-        """Tell whether a delivery that the spool has kept was for a route that is gone."""
-        return delivery.route is not None and delivery.route not in self._routes
-
-    def route_restored(self, delivery: Delivery, body: bytes) -> None:
-        """Route anew what the spool has kept for a route that is gone, before `restore`."""
-        delivery.route = self._routes.of(delivery.stanza, body_of_request(body))
-
-    def _health(self) -> Health:
-        """The health of the webhook that is least well."""
-        present = [lane.forwarder.health for name, lane in self.lanes.items() if name is None or name in self._routes]
-        if len(present) > 1:
-            present = [health for health in present if health.no_more is not NO_WEBHOOK]
-        return min(present, key=lambda health: STATES.index(health.state))
+        self.routing.find_lost()
 
     @property
     def pending(self) -> int:
@@ -234,7 +195,7 @@ class Relay:
 
     def status(self) -> Status:
         """The present state."""
-        health, backlog = self._health(), self._backlog
+        health, backlog = self.routing.health, self._backlog
         found = {
             "the gateway is stopping": self._drain.begun,
             "the webhook said that it is gone": health.gone is not None,
@@ -275,10 +236,9 @@ class Relay:
         self._acceptance.accept(stanza)
 
     def _closed(self) -> Refused | None:
-        health = self.lanes[None].forwarder.health
-        if not self._drain.begun and (health.no_more is None or self._routes):
+        if not self._drain.begun and self.routing.no_more is None:
             return None  # as nearly always
-        return closed(stopping=self._drain.begun, gone=health.gone)
+        return closed(stopping=self._drain.begun, gone=self.routing.health.gone)
 
     def restore(self, deliveries: Iterable[Delivery]) -> None:
         """
@@ -472,8 +432,8 @@ class Relay:
 
     def _see_no_more(self) -> None:
         """Begin nothing more if there is no webhook, or it is gone; attempts under way may still end."""
-        no_more = self.lanes[None].forwarder.health.no_more
-        if no_more is not None and not self._giving_up.begun and not self._routes:
+        no_more = self.routing.no_more
+        if no_more is not None and not self._giving_up.begun:
             self._starts.stop()
             self._giving_up.begin(no_more)
 
@@ -481,8 +441,7 @@ class Relay:
         """All is over."""
         self._expiry.stop()
         self._starts.forget()
-        for lane in self.lanes.values():
-            lane.back_offs.stop()
+        self.routing.stop()
         self._acceptance.open_valve()
 
 

@@ -17,7 +17,7 @@ from component_http.playground.narrated import NarratedWebhook
 from component_http.playground.screen import Screen
 from component_http.settings import LogSettings, Settings
 from component_http.testing import ComponentServer
-from component_http.wiring import webhook_client
+from component_http.webhooks import webhook_client
 
 
 @define

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -100,7 +101,8 @@ class Writer:
                 try:
                     self._to_do.extend(self._queue.get(block=not group))
                     if not group and self._busy:
-                        time.sleep(GATHER)
+                        with suppress(OSError):  # a clock that is set meanwhile
+                            time.sleep(GATHER)
                 except Empty:
                     break
             order = self._to_do.popleft()

@@ -130,6 +130,7 @@ MODULES = {
     },
     # Beside the path of a stanza.
     "clock": Allowed([], ["twisted", "zope"]),
+    "ids": Allowed(),
     "compat": Allowed(["contract"], ["twisted", "constantly"]),
     "settings": Allowed(["contract", "errors", "log", "signing", "tls"], ["twisted", "zope"]),
     "signing": Allowed([], ["cryptography"]),
@@ -148,6 +149,7 @@ ASSEMBLY = (
     "running",
     "serving",
     "wiring",
+    "webhooks",
     "sizing",
     "caretaker",
     "api_service",
