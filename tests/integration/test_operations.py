@@ -14,8 +14,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.integration.test_components import staged
 
 PATIENCE = 60.0
 
@@ -148,3 +151,36 @@ def test_scraped_by_prometheus(tmp_path: Path, running: list[Gateway]) -> None:
         prometheus.terminate()
         prometheus.wait()
     gateway.stop()
+
+
+def test_nothing_is_unaccounted() -> None:
+    """Whatever a reload does with a component that has deliveries pending, each delivery is somewhere at any time."""
+    port = free_port()
+    operations = {"listen": f"tcp:{port}:interface=127.0.0.1"}
+    delivery = {"max_attempts": 5, "drain_timeout": 0.2}
+    seen: list[int] = []
+
+    def status() -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=PATIENCE) as answer:
+            found: dict[str, Any] = json.load(answer)
+        seen.append(found["unaccounted"])
+        return found
+
+    with staged("red", "blue", operations=operations, delivery=delivery) as stage:
+        red, blue = stage.bots.values()
+        red.hangs.set()
+        for number in range(50):
+            red.say(f"user{number}", "waits")
+            blue.say(f"user{number}", "hello")
+        eventually(lambda: status()["components"][red.domain]["pending"] == 50, "50 that wait")
+        red.table["nick"] = "other"
+        stage.reload()
+        eventually(lambda: status()["counters"].get("left") == 50, "50 that are left")
+        red.connect()
+        eventually(lambda: status()["counters"].get("restored") == 50, "50 that are restored")
+        del stage.bots["red"]
+        stage.reload()
+        eventually(lambda: status()["counters"].get("not_served") == 50, "50 dead letters")
+        red.release.set()
+        assert list(status()["components"]) == [blue.domain]
+    assert set(seen) == {0}
