@@ -25,6 +25,7 @@ from twisted.python import usage
 from component_http._version import __version__
 from component_http.errors import SettingsError
 from component_http.log import Logger
+from component_http.operations.log_output import OUTPUT, observer
 from component_http.settings import SECRET_VARIABLE, Setting, Settings, reference, retired_flags, unknown_flag
 from component_http.settings.values.value_type import shown
 
@@ -145,6 +146,14 @@ class Options(usage.Options):
             raise SettingsError(*problems)
         return flags, words
 
+    def postOptions(self) -> None:
+        """Write the log ourselves, where twistd would write it to the standard output."""
+        twistd = self.parent
+        if twistd is None or not twistd.get("nodaemon") or twistd.get("logger") or twistd.get("syslog"):
+            return
+        if twistd.get("logfile") in (None, "-"):
+            twistd["logger"] = f"{observer.__module__}.{observer.__qualname__}"  # twistd imports it
+
     def parseArgs(self, *arguments: str) -> None:
         if arguments:
             raise usage.UsageError(f"{shown(arguments[0])} is not a flag: each has -- in front")
@@ -194,7 +203,12 @@ def makeService(options: Options) -> Gateway:
     # Memory holds secrets, and what users write.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with exit_on_settings_error():
-        gateway = Gateway(options.settings(), reactor)
+        settings = options.settings()
+        if options.parent is None or options.parent.get("logger") is observer:
+            use_log(settings)
+        elif settings.log.format != "text" or settings.log.file is not None:
+            _log.warn("log.format and log.file are not used, because twistd writes the log: it was told to")
+        gateway = Gateway(settings, reactor)
         # The spool's lock survives the fork into the background, and `twistd --uid` changes the user only then.
         user = None if options.parent is None else options.parent.get("uid")
         gateway.prepare(set_aside=bool(options[QUARANTINE]), user=user)
@@ -204,6 +218,16 @@ def makeService(options: Options) -> Gateway:
     reactor.addSystemEventTrigger("before", "shutdown", notify, "STOPPING=1")
     reactor.addSystemEventTrigger("before", "shutdown", served.stopped)
     return gateway
+
+
+def use_log(settings: Settings) -> None:
+    """Write the log as the settings say from now on. Raises `SettingsError` if it cannot be opened."""
+    log = settings.log
+    try:
+        OUTPUT.use(log.format, log.file)
+    except OSError as error:
+        key = "log.format is journald" if log.file is None else f"log.file is {shown(log.file)}"
+        raise SettingsError(f"{key}, but that cannot be opened: {error.strerror}") from None
 
 
 def collect_rarely() -> None:
@@ -258,6 +282,8 @@ class Served:
             # nohup wants it to go on without its terminal.
             self._has_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
             signal.signal(signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self._hung_up))
+        if OUTPUT.in_use:
+            signal.signal(signal.SIGUSR1, lambda number, frame: self._reactor.callFromThread(reopen_log))
         handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def arrived(number: int, frame: object) -> None:
@@ -315,6 +341,8 @@ class Served:
         try:
             settings = self._settings()
             following = Gateway(settings, self._reactor) if self._starts_anew else None
+            if OUTPUT.in_use:
+                use_log(settings)
             left = former.reload(settings)
         except SettingsError as error:
             self._refuse(error)
@@ -340,6 +368,14 @@ class Served:
         self._gateway.counters.count("reload_refused")
         for sentence in error.sentences:
             _log.error("the settings stay as they were: {sentence}", sentence=sentence)
+
+
+def reopen_log() -> None:
+    """Open the log's file again, for somebody has moved it."""
+    try:
+        OUTPUT.reopen()
+    except OSError as error:
+        _log.error("the log's file cannot be opened again, so it is written as before: {reason}", reason=error.strerror)
 
 
 def _has_terminal() -> bool:

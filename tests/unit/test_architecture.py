@@ -121,7 +121,7 @@ MODULES = {
     "xmpp": Allowed([*SEAMS, "_version", "compat", "tls"], ["twisted", "wokkel", "constantly", "zope"]),
     "webhook": Allowed([*SEAMS, "_version", "signing", "tls"], ["twisted", "treq", "zope"]),
     "spool": Allowed(SEAMS, ["twisted", "orjson"]),
-    "operations": Allowed([*SEAMS, "_version", "delivery.status"], ["twisted", "prometheus_client"]),
+    "operations": Allowed([*SEAMS, "_version", "delivery.status"], ["twisted", "prometheus_client", "zope"]),
     "api": Allowed(SEAMS, ["twisted", "zope"]),
     "api.template": Allowed([*SEAMS, "api.exchange", "api.slack"], ["jinja2"]),
     **{

@@ -340,12 +340,15 @@ class PagesTests(SynchronousTestCase):
             "--case",
             "--data-urlencode",
             "--disk",
+            "--logfile",
+            "--logger",
             "--now",
             "--pidfile",
             "--profile",
             "--quarantine-spool",
             "--quick",
             "--strict",
+            "--syslog",
             "--uid",
         }
         for page in PAGES:
