@@ -73,7 +73,7 @@ def command_line() -> argparse.ArgumentParser:
 
     Each command sets `main`, which carries it out; commands on a spool's file have `on_spool.main` for it.
     """
-    from component_http.commands import example, letters, on_spool, pending, playground, route, secret, spool
+    from component_http.commands import doctor, example, letters, on_spool, pending, playground, route, secret, spool
 
     parser = argparse.ArgumentParser(
         prog="component-http", description="The gateway between an XMPP component and a webhook, and tools around it."
@@ -83,6 +83,6 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("run", help="run the gateway in the foreground")
     commands.add_parser("check", help="say whether settings can be used")
-    for command in (example, playground, route, secret, letters, pending, spool):
+    for command in (doctor, example, playground, route, secret, letters, pending, spool):
         command.add(commands)
     return parser
