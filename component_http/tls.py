@@ -435,6 +435,16 @@ class ServerTLS:
         return options
 
 
+def is_renewed(description: str) -> bool:
+    """Tell whether the certificates of an endpoint are read by `ServerTLS`; else Twisted reads them, once."""
+    endpoint = Endpoint.parse(description)
+    return (
+        endpoint.kind == "ssl"
+        and not endpoint.named.keys() & {"sslmethod", "dhParameters"}
+        and (not endpoint.positional[1:])
+    )
+
+
 def server_endpoint(
     reactor: Any, description: str, clients: str | None, warn: Callable[[str], object], table: str = "api"
 ) -> Any:
@@ -449,7 +459,9 @@ def server_endpoint(
     endpoint = Endpoint.parse(description)
     named = endpoint.named
     interface, port = endpoint.interface_and_port
-    if endpoint.kind != "ssl" or named.keys() & {"sslmethod", "dhParameters"} or endpoint.positional[1:]:
+    if not is_renewed(description):
+        if clients is not None:
+            raise ValueError(f"no client is asked for a certificate at {description}")  # the settings refuse it before
         return serverFromString(reactor, description)
     key = named.get("privateKey", "server.pem")
     tls = ServerTLS(key, named.get("certKey", key), named.get("extraCertChain"), clients, warn, table)

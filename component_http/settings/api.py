@@ -18,6 +18,7 @@ from component_http.settings.values.endpoints import LISTEN
 from component_http.settings.values.http import BASE_URL, CREDENTIAL, SECRET
 from component_http.settings.values.plain import NAME, RATE, STANZAS, SWITCH, choice, file_path, number, whole
 from component_http.settings.values.value_type import shown
+from component_http.tls import is_renewed
 
 _NO_SECRET = "{key} is missing: it names the file with the secret"
 
@@ -256,6 +257,11 @@ class ApiSettings(Table):
             *_mixed_up(self.token, [row.token for row in self.token]),
             *_mixed_up(self.hook, [row.secret for row in self.hook]),
         ]
+        if self.client_ca_file is not None and self.listen is not None and not is_renewed(self.listen):
+            problems.append(
+                "api.client_ca_file asks no client for a certificate at this api.listen: take"
+                " ssl:PORT:privateKey=FILE:certKey=FILE, without dhParameters and sslmethod"
+            )
         if problems:
             raise SettingsError(*problems)
 

@@ -8,6 +8,7 @@ from typing import Any
 from component_http.api_service import api_hooks
 from component_http.errors import SettingsError
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings, reference
+from component_http.tls import is_renewed
 from tests.certificates import Authority
 from tests.unit.test_settings import ENVIRONMENT, SettingsTestCase, a_mapping
 
@@ -188,6 +189,22 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
             self.assertEqual(url, ApiSettings(listen=listen).base_url)
         self.assertEqual("https://h/x", ApiSettings(listen="tcp:8347", url="https://h/x/").base_url)
         self.assertIsNone(ApiSettings().base_url)
+
+    def test_certificates_of_clients(self) -> None:
+        """
+        Where no client would be asked for a certificate, client_ca_file is refused.
+        """
+        for listen, is_good in (
+            ("ssl:8443:privateKey=k:certKey=c", True),
+            ("ssl:8443:k:c", False),
+            ("ssl:8443:privateKey=k:certKey=c:dhParameters=d", False),
+            ("tcp:8347", False),
+            ("unix:/run/api.sock", False),
+        ):
+            with self.subTest(listen=listen):
+                self.assertEqual(is_good, is_renewed(listen))
+        refused = self.assertRaises(SettingsError, ApiSettings, listen="tcp:8347", client_ca_file="clients.pem")
+        self.assertIn("api.client_ca_file asks no client for a certificate at this api.listen", str(refused))
 
     def test_no_flags_for_rows(self) -> None:
         """

@@ -234,8 +234,10 @@ class GoodSettingsTests(SettingsTestCase):
         for name in ("ops-token", "alerts-secret", "builds-secret", "operations-token"):
             self.write(f"{name}-0123456789", name)
         self.write("{{ text }}", "build.j2")
-        # The one setting that does not go with the default of another.
-        path = self.write(text.replace('path = "spool.sqlite3"', ""))
+        # The settings that do not go with the default of another.
+        for line in ('path = "spool.sqlite3"', 'client_ca_file = "clients.pem"'):
+            text = text.replace(line, "")
+        path = self.write(text)
         self.assertEqual("bot.example.org", Settings.from_toml(path, {}).component.domain)
 
     def test_example_as_it_is(self) -> None:
