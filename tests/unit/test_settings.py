@@ -991,6 +991,8 @@ class HintTests(SettingsTestCase):
         proxy = "http://user:hunter2@proxy.example.org:3128"
         webhook = settings_of(webhook={"proxy": proxy}).webhook
         self.assertEqual((proxy, True), (webhook.proxy, "hunter2" not in repr(webhook)))
+        route = {"name": "r", "url": "http://u:hunter2@h/hunter2", "webhook": {"proxy": proxy}}
+        self.assertNotIn("hunter2", repr(settings_of(component={"route": [route]})))
         for wrong in ("https://h/", "http://h/path", "http+unix:///run/x", "socks5://h:1080", "h:3128"):
             self.refusal(webhook={"proxy": wrong})
 
