@@ -24,15 +24,12 @@ from component_http.api.secrets import BySecret
 from component_http.api.server import ApiServer
 from component_http.api.template import Template, shipped
 from component_http.api.tokens import Token, Tokens
+from component_http.certificates import FilesUnusable, server_endpoint
 from component_http.contract.address import Address
 from component_http.contract.endpoint import Endpoint
 from component_http.errors import SettingsError
 from component_http.interfaces import Observer, Origin
-from component_http.log import Logger
 from component_http.settings import HookSettings, Settings
-from component_http.tls import server_endpoint
-
-_log = Logger()
 
 _PORT_REMEDIES = {
     errno.EADDRINUSE: "stop what listens there, or name another port",
@@ -41,11 +38,22 @@ _PORT_REMEDIES = {
 }
 
 
+def check_certificates(settings: Settings) -> None:
+    """Raise `SettingsError` if the files for the API's TLS cannot be used."""
+    listen, clients = settings.api.listen or "", settings.api.client_ca_file
+    if listen and (clients is not None or Endpoint.parse(listen).kind == "ssl"):
+        try:
+            server_endpoint(None, listen, clients)
+        except FilesUnusable as error:
+            raise SettingsError(str(error)) from None
+
+
 def check_port(settings: Settings) -> None:
     """Raise `SettingsError` if the API's port cannot be opened. Some endpoints are only checked at the start."""
     listen = settings.api.listen
     assert listen is not None
     endpoint = Endpoint.parse(listen)
+    check_certificates(settings)
     if endpoint.kind == "unix":
         folder = Path(endpoint.socket_path).absolute().parent
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -55,10 +63,6 @@ def check_port(settings: Settings) -> None:
             )
     if endpoint.kind not in ("tcp", "tcp6", "ssl"):
         return
-    try:
-        server_endpoint(None, listen, settings.api.client_ca_file, _log.warn)
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
     interface, port = endpoint.interface_and_port
     if endpoint.kind == "tcp6":
         interface = interface or "::"
@@ -170,7 +174,7 @@ def api_server(
     server = ApiServer(
         served.admit,
         desk.finish,
-        server_endpoint(reactor, listen, api.client_ca_file, lambda sentence: _log.warn("{it}", it=sentence)),
+        server_endpoint(reactor, listen, api.client_ca_file),
         observer,
         clock=reactor,
         max_connections=max_connections or api.max_connections,

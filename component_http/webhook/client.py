@@ -9,7 +9,6 @@ URL again for each request.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,14 +25,13 @@ from twisted.internet.endpoints import (
 from twisted.web.http_headers import Headers
 
 from component_http._version import __version__
+from component_http.certificates import Ends, RenewedTLS, TlsFiles
 from component_http.contract.http import BEARER, is_field_value, is_token
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
-from component_http.log import Logger
 from component_http.signing import signatures, signer
-from component_http.throttle import Throttle
-from component_http.tls import ENDS_SOON, RenewedTLS, TlsFiles, client_tls
+from component_http.tls import client_tls
 from component_http.webhook.agent import PooledAgent, with_body
 from component_http.webhook.pool import Pool
 from component_http.webhook.proxy import ProxyEndpoint
@@ -50,9 +48,6 @@ connection's place.
 """
 
 
-_DAY = 86_400.0
-
-
 class WebhookClient:
     """
     Makes POSTs to one webhook: pooled, capped, within one time limit. Implements `component_http.interfaces.Webhook`.
@@ -60,13 +55,7 @@ class WebhookClient:
     Of the responses it reads only what the contract needs: redirects are not followed, cookies neither kept nor sent,
     nothing is decoded. Nothing that a server does ends in another exception than a `WebhookError`, and nothing of
     it in the log as an error.
-
-    Attributes:
-        certificate_ends: The end of the certificate that the webhook has shown last, in seconds since the epoch; None
-            if it has shown none.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -107,16 +96,16 @@ class WebhookClient:
         Raises:
             ValueError: The URL is none, a header is reserved, malformed or given twice, or a file cannot be used.
         """
-        self.certificate_ends: float | None = None
-        self._throttle = Throttle(_DAY)
         where = WebhookUrl.parse(url)
         self._signers = tuple(map(signer, signing_secrets))
         self._origin = where.origin
+        self._ends = Ends(f"the certificate of {self._origin}", "it has to be renewed there")
         origin = where.origin.encode("ascii")
         fixed = _static_headers(headers or {}, where.authorization, bearer_token, user_agent)
         pool = Pool(
             self._endpoint(where, reactor, connect_timeout, proxy, trust_root, tls, server_name),
             reactor,
+            where=self._origin,
             secure=where.secure,
             connect_timeout=connect_timeout,
             max_connections=max_connections,
@@ -168,22 +157,14 @@ class WebhookClient:
             return endpoint
         name = server_name or where.host
         made = (
-            client_tls(name, trust_root, seen=self._see)
-            if tls is None
-            else RenewedTLS(tls, name, self._warn, self._see)
+            client_tls(name, trust_root, seen=self._ends.see) if tls is None else RenewedTLS(tls, name, self._ends.see)
         )
         return wrapClientTLS(made, endpoint)
 
-    def _see(self, ends: float) -> None:
-        """Note when the webhook's certificate ends, and log it if that is soon."""
-        self.certificate_ends = ends
-        days = max(0.0, (ends - time.time()) / 86_400)
-        soon = next((limit for limit in reversed(ENDS_SOON) if days < limit), None)
-        if soon is not None and self._throttle.may_tell(str(soon), time.time()):
-            self._warn(f"the certificate of {self._origin} ends in {days:.0f} days: it has to be renewed there")
-
-    def _warn(self, sentence: str) -> None:
-        self._log.warn("{sentence}", sentence=sentence)
+    @property
+    def certificate_ends(self) -> float | None:
+        """The end of the certificate that the webhook has shown last, in seconds since the epoch; None before."""
+        return self._ends.last
 
     async def close(self) -> None:
         """Drop the idle connections; waiting and later requests fail with `ConnectionFailed`, running ones go on."""

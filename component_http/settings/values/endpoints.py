@@ -10,11 +10,11 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
 from zope.interface import implementer
 
+from component_http.certificates import FilesUnusable, client_endpoint
 from component_http.contract.endpoint import Endpoint, escaped
 from component_http.contract.url import is_ipv6, without_secrets
 from component_http.settings.values.plain import path_in
 from component_http.settings.values.value_type import Unfit, ValueType, shown, unreadable
-from component_http.tls import client_endpoint
 
 _PATH = r"\.{0,2}/[^/@\s][^@\s]*"
 
@@ -57,8 +57,8 @@ def _accept_server(value: Any) -> str:
         raise unfit
     try:
         client_endpoint(_NoReactor(), value)
-    except OSError as error:  # a TLS endpoint reads its certificates
-        raise Unfit(found=found, remedy=unreadable(shown(error.filename), error)) from None
+    except FilesUnusable as error:
+        raise Unfit(found=found, remedy=str(error)) from None
     except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
         unknown = str(error).startswith("Unknown endpoint type")
         said = None if unknown else f"Twisted says {shown(str(error))}"
