@@ -64,9 +64,9 @@ def public_key(secret: str) -> str:
 
 def _decoded(text: str) -> bytes:
     try:
-        return b64decode(f"{text}{'=' * (-len(text) % 4)}", validate=True)
-    except ValueError:
-        raise ValueError("be Base64 behind its prefix") from None
+        return b64decode(text, validate=True)
+    except ValueError:  # = at the end may be missing because the file is not written yet
+        raise ValueError("be whole Base64 behind its prefix") from None
 
 
 def _hmac(key: bytes) -> Sign:

@@ -191,8 +191,7 @@ def makeService(options: Options) -> Gateway:
     from component_http.gateway import Gateway
 
     collect_rarely()
-    # Memory holds secrets, and what users write.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    leave_no_core()
     with exit_on_settings_error():
         gateway = Gateway(options.settings(), reactor)
         # The spool's lock survives the fork into the background, and `twistd --uid` changes the user only then.
@@ -204,6 +203,14 @@ def makeService(options: Options) -> Gateway:
     reactor.addSystemEventTrigger("before", "shutdown", notify, "STOPPING=1")
     reactor.addSystemEventTrigger("before", "shutdown", served.stopped)
     return gateway
+
+
+def leave_no_core() -> None:
+    """Let a crash write nothing of the memory to the disk, because it holds secrets, and what users write."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A program that the kernel gives cores to (core_pattern) gets them whatever the limit is: let them be empty.
+    with suppress(OSError), open("/proc/self/coredump_filter", "w") as mappings:
+        mappings.write("0")
 
 
 def collect_rarely() -> None:

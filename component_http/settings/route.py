@@ -11,6 +11,7 @@ from attrs import field, frozen
 from component_http.contract.objects import read_json, reply_objects
 from component_http.contract.routes import AddressPattern, Conditions, Route
 from component_http.contract.stanza import TYPES
+from component_http.contract.url import WebhookUrl
 from component_http.errors import ReplyRefused, SettingsError
 from component_http.settings.declaration import Table, setting
 from component_http.settings.values.addresses import ADDRESSES
@@ -92,6 +93,7 @@ class RouteSettings(Table):
         why="as component_post_url; the settings of [webhook] are for it too, but for those that"
         " [component.route.webhook] has",
         example='"http://127.0.0.1:8081/"',
+        show=lambda url: repr(url and WebhookUrl.parse(url).origin),
     )
     drop: bool = setting(
         SWITCH,
@@ -106,7 +108,7 @@ class RouteSettings(Table):
         why="a fixed answer needs no program",
         example='{ body = "The bot moved to new@bot.example.org." }',
     )
-    webhook: Mapping[str, Any] = field(kw_only=True, factory=dict)
+    webhook: Mapping[str, Any] = field(kw_only=True, factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:
         ends = [name for name in ("url", "drop", "reply") if getattr(self, name)]

@@ -9,7 +9,10 @@ URL again for each request.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from treq.client import HTTPClient
@@ -30,7 +33,9 @@ from component_http.contract.http import BEARER, is_field_value, is_token
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
+from component_http.log import Logger
 from component_http.signing import signatures, signer
+from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.tls import client_tls
 from component_http.webhook.agent import PooledAgent, with_body
 from component_http.webhook.pool import Pool
@@ -48,6 +53,13 @@ connection's place.
 """
 
 
+MAX_SKEW_SECONDS = 300.0
+"""Seconds by which a timestamp may be off that a webhook accepts (Standard Webhooks 1.0 advises some minutes)."""
+
+_REFUSALS = (400, 401, 403)
+"""The statuses by which a webhook refuses a signature."""
+
+
 class WebhookClient:
     """
     Makes POSTs to one webhook: pooled, capped, within one time limit. Implements `component_http.interfaces.Webhook`.
@@ -56,6 +68,8 @@ class WebhookClient:
     nothing is decoded. Nothing that a server does ends in another exception than a `WebhookError`, and nothing of
     it in the log as an error.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -98,6 +112,7 @@ class WebhookClient:
         """
         where = WebhookUrl.parse(url)
         self._signers = tuple(map(signer, signing_secrets))
+        self._skew = Throttle(LOG_INTERVAL)
         self._origin = where.origin
         self._ends = Ends(f"the certificate of {self._origin}", "it has to be renewed there")
         origin = where.origin.encode("ascii")
@@ -140,7 +155,23 @@ class WebhookClient:
         if self._signers:
             signed = signatures(self._signers, headers["webhook-id"], headers["webhook-timestamp"], body)
             lines = b"%swebhook-signature: %s\r\n" % (lines, signed)
+            return self._http.post(lines, body, fresh).addCallback(self._judged)
         return self._http.post(lines, body, fresh)
+
+    def _judged(self, response: Response) -> Response:
+        """Say so if the clocks may be the reason why a webhook refuses what is signed."""
+        if response.status in _REFUSALS and "date" in response.headers:
+            with suppress(ValueError):
+                theirs = parsedate_to_datetime(response.headers["date"])
+                seconds = abs(theirs.timestamp() - time.time())
+                if seconds > MAX_SKEW_SECONDS and self._skew.may_tell("", time.time()):
+                    self._log.warn(
+                        "{webhook} refuses what is signed, and its clock differs from ours by {minutes} minutes: set"
+                        " the clocks of both machines",
+                        webhook=self._origin,
+                        minutes=round(seconds / 60),
+                    )
+        return response
 
     def _endpoint(
         self,

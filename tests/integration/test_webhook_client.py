@@ -8,6 +8,7 @@ import gzip
 import os
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -26,6 +27,7 @@ from twisted.web.server import Site
 from component_http.certificates import TlsFiles
 from component_http.contract.reply import Response
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
+from component_http.signing import new_secret
 from component_http.webhook.client import WebhookClient
 from tests.certificates import ODD_NAMES, Authority, Name, by_itself
 from tests.integration.rude_webhooks import RawConnection, RawWebhook, answer, chunked, endless, trickle
@@ -338,6 +340,30 @@ class RequestTests(WebhookCase):
         request = await self.request_of(headers={"X-Key": "k"}, bearer_token="t0ken")
         self.assertIn(b"\r\nX-Key: k\r\n", request)
         self.assertIn(b"\r\nAuthorization: Bearer t0ken\r\n", request)
+
+    async def test_clocks_that_differ(self) -> None:
+        """
+        A webhook that refuses what is signed, and whose clock is ten minutes off, is told once; not so one with the
+        right clock, and none where nothing is signed.
+        """
+        secret, headers = new_secret(), {"webhook-id": "1", "webhook-timestamp": "1"}
+        for date, secrets, lines in (
+            (formatdate(time.time() + 600, usegmt=True), [secret], 1),
+            (formatdate(time.time() - 600, usegmt=True), [secret], 1),
+            (formatdate(time.time() + 60, usegmt=True), [secret], 0),
+            (formatdate(time.time() + 600, usegmt=True), [], 0),
+            ("yesterday", [secret], 0),
+        ):
+            client = self.client(
+                self.serve(say(answer(status="401 Unauthorized", Date=date))).url, signing_secrets=secrets
+            )
+            with capturedLogs() as captured:
+                for _ in range(2):
+                    self.assertEqual(401, (await client.post(b"{}", headers)).status)
+            told = [text for event in captured if "clock" in (text := formatEvent(event) or "")]
+            self.assertEqual(lines, len(told), told)
+            if told:
+                self.assertIn("its clock differs from ours by 10 minutes: set the clocks of both machines", told[0])
 
     async def test_credentials_in_the_url(self) -> None:
         """

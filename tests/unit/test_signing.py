@@ -74,7 +74,8 @@ class SigningTests(SynchronousTestCase):
         for text, problem in (
             ("hunter2", "begin with whsec_ or whsk_"),
             ("whpk_aHVudGVyMg==", "begin with whsec_ or whsk_"),
-            ("whsec_hunter2!", "be Base64"),
+            ("whsec_hunter2!", "be whole Base64"),
+            ("whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg", "be whole Base64"),
             ("whsec_aHVudGVyMg==", "hold 24 to 64 bytes"),
             ("whsk_aHVudGVyMg==", "hold the 32 bytes"),
         ):
