@@ -6,9 +6,10 @@ Source: Standard Webhooks 1.0, section "Verifying webhook authenticity".
 
 from __future__ import annotations
 
-import hmac
 from base64 import b64decode, b64encode
+from binascii import b2a_base64
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from secrets import token_bytes
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ SYMMETRIC, PRIVATE, PUBLIC = "whsec_", "whsk_", "whpk_"
 
 SEED_BYTES = 32
 """Bytes of the private key for ed25519 (RFC 8032 section 5.1.5); some programs put the public key behind it."""
+
+_BLOCK_BYTES = 64
+"""Bytes of a block of SHA-256; no key is longer."""
 
 Sign = Callable[[bytes], bytes]
 """Makes the signature of some bytes."""
@@ -72,7 +76,17 @@ def _decoded(text: str) -> bytes:
 def _hmac(key: bytes) -> Sign:
     if not 24 <= len(key) <= 64:
         raise ValueError(f"hold 24 to 64 bytes behind {SYMMETRIC}")
-    return lambda content: b"v1," + b64encode(hmac.digest(key, content, "sha256"))
+    # As hmac.digest does it (RFC 2104), but without asking OpenSSL for the hash each time, which costs thrice as much.
+    padded = key.ljust(_BLOCK_BYTES, b"\0")
+    inner, outer = (sha256(bytes(byte ^ pad for byte in padded)) for pad in (0x36, 0x5C))
+
+    def sign(content: bytes) -> bytes:
+        first, second = inner.copy(), outer.copy()
+        first.update(content)
+        second.update(first.digest())
+        return b"v1," + b2a_base64(second.digest(), newline=False)
+
+    return sign
 
 
 def _ed25519(key: bytes) -> Sign:

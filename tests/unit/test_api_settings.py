@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from component_http.api_service import api_hooks
@@ -440,6 +442,16 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             ("haproxy:tcp:8347", "must be a Twisted server endpoint"),
         ]:
             self.assertIn(problem, str(self.assertRaises(SettingsError, ApiSettings, listen=listen)))
+
+    def test_tls(self) -> None:
+        """
+        A tls: endpoint with a port, a key and a certificate is the same as an ssl: one.
+        """
+        own = Path(self.enterContext(TemporaryDirectory()), "own.pem")
+        own.write_bytes(Authority().certified("bot.example.org"))
+        files = f"privateKey={own}:certKey={own}:interface=127.0.0.1"
+        for word in ("tls", "TLS"):
+            self.assertEqual(f"ssl:8443:{files}", ApiSettings(listen=f"{word}:8443:{files}").listen)
 
     def test_whatever_stands_there(self) -> None:
         """

@@ -294,6 +294,16 @@ class HandshakeTests(StreamTestCase):
         self.assertIn("the server does not speak TLS (wrong version number): correct the port", warning)
         self.assertIn("check that component.server names the server's port for components", warning)
 
+    def test_our_certificate_is_refused(self) -> None:
+        """
+        A server that does not take our certificate is logged with the part of component.server that names it.
+        """
+        with capturedLogs() as logs:
+            self.server.accept()
+            self.server.wire.lose(SSL.Error([("SSL routines", "", "tlsv1 alert unknown ca")]))
+        (warning,) = self.logged(logs, LogLevel.warn)
+        self.assertIn("refuses the gateway's certificate (tlsv1 alert unknown ca): replace the one in cert", warning)
+
     def warned(self, *, address="127.0.0.1:5347", says=b"", lost=None):
         """What is logged where a connection says this and is lost."""
         stream = self.a_stream(address=address)

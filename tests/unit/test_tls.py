@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
@@ -17,9 +18,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.certificates import Ends, client_endpoint
-from component_http.errors import CertificateInvalid
+from component_http.errors import CertificateInvalid, ConnectionFailed
 from component_http.settings import Settings
-from component_http.tls import client_tls, tls_failure
+from component_http.tls import CertificateRefused, client_tls, tls_failure
 from tests.certificates import ODD_NAMES, Authority, Name
 
 HELLO = b"only for the right one"
@@ -189,6 +190,38 @@ class NameTests(TlsCase):
         """
         for host in ("my_bot\u00e9", "a..b", "", "."):
             self.assertRaises(ValueError, client_tls, host)
+
+
+class FailureTests(SynchronousTestCase):
+    """The sentences about handshakes that fail."""
+
+    def test_words_of_openssl(self) -> None:
+        """
+        Whatever a version of OpenSSL calls it, a failure is told with the host and a remedy; only where the other side
+        does not take our certificate it is known to have read nothing.
+        """
+        for words, refused, remedy in (
+            ("tlsv13 alert certificate required", True, "name one in webhook.client_certificate"),
+            ("sslv3 alert bad certificate", True, "replace the one in webhook.client_certificate"),
+            ("ssl/tls alert certificate expired", True, "replace the one in webhook.client_certificate"),
+            ("tlsv1 alert unknown ca", True, "replace the one in webhook.client_certificate"),
+            ("tlsv1 alert access denied", True, "replace the one in webhook.client_certificate"),
+            ("ssl/tls alert handshake failure", True, "name one in webhook.client_certificate"),
+            ("tlsv1 alert protocol version", False, "it has to be updated"),
+            ("unsupported protocol", False, "it has to be updated"),
+            ("tlsv1 unrecognized name", False, "correct webhook.server_name"),
+            ("wrong version number", False, "correct the port"),
+            ("tlsv1 alert internal error", False, "TLS with bot.example fails: tlsv1 alert internal error"),
+            ("", False, "TLS with bot.example fails: no reason given"),
+        ):
+            failure = tls_failure(SSL.Error([("SSL routines", "", words)]), "bot.example")
+            self.assertIsInstance(failure, ConnectionFailed)
+            self.assertEqual(refused, isinstance(failure, CertificateRefused), words)
+            self.assertIn(remedy, str(failure))
+            self.assertIn("bot.example", str(failure))
+        untold = tls_failure(SSL.Error([("SSL routines", "", "certificate verify failed")]), "bot.example")
+        self.assertIsInstance(untold, CertificateInvalid)
+        self.assertIsNone(tls_failure(ConnectionDone()))
 
 
 class EndsTests(SynchronousTestCase):

@@ -144,6 +144,8 @@ SERVER = ValueType(
 def _accept_listen(value: Any) -> str:
     if not isinstance(value, str):
         raise Unfit
+    # The same word as for the server; Twisted's own tls: endpoint names a folder in the place of the port.
+    value = str(re.sub(r"^tls(?=:[0-9]+:)", "ssl", value, flags=re.IGNORECASE))
     unfit = _listen_problem(value)
     if unfit is not None:
         raise unfit
