@@ -145,19 +145,19 @@ def _accept_listen(value: Any) -> str:
     if not isinstance(value, str):
         raise Unfit
     # The same word as for the server; Twisted's own tls: endpoint names a folder in the place of the port.
-    value = str(re.sub(r"^tls(?=:[0-9]+:)", "ssl", value, flags=re.IGNORECASE))
-    unfit = _listen_problem(value)
+    text: str = re.sub(r"^tls(?=:[0-9]+:)", "ssl", value, flags=re.IGNORECASE)
+    unfit = _listen_problem(text)
     if unfit is not None:
         raise unfit
     try:
-        serverFromString(_NoReactor(), value)
+        serverFromString(_NoReactor(), text)
     except OSError as error:  # a TLS endpoint reads its key and its certificate
         raise Unfit(remedy=unreadable(shown(error.filename), error)) from None
     except LookupError:  # a systemd: endpoint looks for its socket among those that this process has got
         raise Unfit(remedy="systemd has handed over no such socket: start the gateway by its .socket unit") from None
     except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
         raise Unfit(remedy=f"Twisted says {shown(str(error))}") from None
-    return value
+    return text
 
 
 _SSL_NEEDS = "it needs a port, a key and a certificate: ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"
