@@ -38,27 +38,28 @@ _PORT_REMEDIES = {
 }
 
 
-def check_certificates(settings: Settings) -> None:
-    """Raise `SettingsError` if the files for the API's TLS cannot be used."""
-    listen, clients = settings.api.listen or "", settings.api.client_ca_file
-    if listen and (clients is not None or Endpoint.parse(listen).kind == "ssl"):
+def check_certificates(table: str, listen: str, clients: str | None = None) -> None:
+    """Raise `SettingsError` if the files for the TLS of a port cannot be used; the arguments are as in `check_port`."""
+    if clients is not None or Endpoint.parse(listen).kind == "ssl":
         try:
-            server_endpoint(None, listen, clients)
+            server_endpoint(None, listen, clients, table)
         except FilesUnusable as error:
             raise SettingsError(str(error)) from None
 
 
-def check_port(settings: Settings) -> None:
-    """Raise `SettingsError` if the API's port cannot be opened. Some endpoints are only checked at the start."""
-    listen = settings.api.listen
-    assert listen is not None
+def check_port(table: str, listen: str, clients: str | None = None) -> None:
+    """
+    Raise `SettingsError` if the port of a table of the settings cannot be opened.
+
+    Some endpoints are only checked at the start. `clients` is as in `server_endpoint`.
+    """
     endpoint = Endpoint.parse(listen)
-    check_certificates(settings)
+    check_certificates(table, listen, clients)
     if endpoint.kind == "unix":
         folder = Path(endpoint.socket_path).absolute().parent
         if not os.access(folder, os.W_OK | os.X_OK):
             raise SettingsError(
-                f"api.listen is {listen}, but that cannot be opened: there is no folder {folder}, or it cannot be"
+                f"{table}.listen is {listen}, but that cannot be opened: there is no folder {folder}, or it cannot be"
                 " written to; make it, for the user that the gateway runs as, or name another path"
             )
     if endpoint.kind not in ("tcp", "tcp6", "ssl"):
@@ -72,7 +73,7 @@ def check_port(settings: Settings) -> None:
             probe.bind((interface, int(port)))
         except OSError as error:
             raise SettingsError(
-                f"api.listen is {listen}, but that cannot be opened: {error.strerror};"
+                f"{table}.listen is {listen}, but that cannot be opened: {error.strerror};"
                 f" {_PORT_REMEDIES.get(error.errno or 0, 'name another port')}"
             ) from None
 

@@ -15,11 +15,11 @@ from component_http.contract.delivery import Delivery
 from component_http.contract.explanation import Explanation
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
-from component_http.delivery.status import STATES
+from component_http.delivery.status import STATES, Status
 from component_http.errors import SpoolError
 from component_http.interfaces import Found, Spool
 from component_http.log import Logger
-from component_http.spool.facts import answer, facts_of_webhook
+from component_http.spool.facts import answer, facts_of_each, facts_of_webhook
 
 INTERVAL = 1.0
 """Seconds between two looks: whoever retries a dead letter does not want to wait."""
@@ -67,13 +67,12 @@ class Caretaker:
     def _look_and_tell(self, more: dict[str, str]) -> Deferred[Any]:
         """Look once, and leave facts: those about the webhook that is least well, and more."""
         states = {domain: serving.relay.status() for domain, serving in self._served.items()}
+        of_each = {domain: _facts_of(status) for domain, status in states.items()}
         facts: dict[str, str] = {}
         if states:
-            domain, status = min(states.items(), key=lambda each: STATES.index(each[1].webhook))
-            reason = status.last_failure
-            if reason is not None and len(states) > 1:
-                reason = f"{domain}: {reason}"
-            facts = facts_of_webhook(status.webhook, status.failing_for, reason, status.next_attempt, time.time())
+            facts = of_each[min(states, key=lambda domain: STATES.index(states[domain].webhook))]
+        # Where one is left of several, nothing is to be told of the others any more.
+        facts = {**facts, **(facts_of_each(of_each) if len(states) > 1 else {"webhooks": ""})}
         # A component without room keeps retried deliveries of the others waiting for a moment.
         room = min((serving.relay.room_to_return for serving in self._served.values()), default=0)
         return self._spool.look({**facts, **more}, room).addCallback(self._found)
@@ -111,3 +110,7 @@ class Caretaker:
         """Leave what a full disk prevents for a later look; the relay says what comes of it."""
         if not failure.check(SpoolError):
             self._log.failure("cannot look after the spool", failure=failure)
+
+
+def _facts_of(status: Status) -> dict[str, str]:
+    return facts_of_webhook(status.webhook, status.failing_for, status.last_failure, status.next_attempt, time.time())

@@ -316,17 +316,19 @@ class ServerTLS:
         key: The file of the key, `certificate` that of the certificate, `chain` that of further certificates or None.
         clients: The file of the authorities that sign the certificates of clients, which then have to show one; None
             asks for none.
+        table: The table of the settings that names the files.
 
     Raises:
-        ValueError: The files cannot be used.
+        FilesUnusable: The files cannot be used.
     """
 
-    def __init__(self, key: str, certificate: str, chain: str | None, clients: str | None) -> None:
+    def __init__(self, key: str, certificate: str, chain: str | None, clients: str | None, table: str = "api") -> None:
+        self._listen = f"{table}.listen"
         self._key = key
         self._certificate = certificate
         self._chain = chain
         self._clients = TlsFiles(clients, remedies=_OF_CLIENTS)
-        self._ends = Ends("the certificate in api.listen", "renew it")
+        self._ends = Ends(f"the certificate in {self._listen}", "renew it")
         self._renewed = _Renewed(self._look, lambda: (self._made(), _end_of(certificate)))
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
@@ -352,11 +354,11 @@ class ServerTLS:
             )
             options.getContext()
         except OSError as error:
-            raise FilesUnusable(f'"{error.filename}" in api.listen cannot be read: {error.strerror}') from None
+            raise FilesUnusable(f'"{error.filename}" in {self._listen} cannot be read: {error.strerror}') from None
         except (IndexError, crypto.Error, SSL.Error):
             raise FilesUnusable(
-                f'the certificate in "{self._certificate}" and the key in "{self._key}", which api.listen names, do not'
-                " fit each other, or one of them is not in PEM"
+                f'the certificate in "{self._certificate}" and the key in "{self._key}", which {self._listen} names, do'
+                " not fit each other, or one of them is not in PEM"
             ) from None
         return options
 
@@ -364,9 +366,12 @@ class ServerTLS:
 _OF_CLIENTS = Remedies("api.client_ca_file", "api.listen", "api.listen")
 
 
-def server_endpoint(reactor: Any, description: str, clients: str | None) -> Any:
+def server_endpoint(reactor: Any, description: str, clients: str | None, table: str = "api") -> Any:
     """
     Make an endpoint as `twisted.internet.endpoints.serverFromString` does, but for `ssl:` with `ServerTLS`.
+
+    Args:
+        clients: As in `ServerTLS`, and so is `table`.
 
     Raises:
         FilesUnusable: A file cannot be used, or nobody would look at the certificates of clients.
@@ -382,7 +387,7 @@ def server_endpoint(reactor: Any, description: str, clients: str | None) -> Any:
             )
         return serverFromString(reactor, description)
     key, certificate = ssl_files(endpoint)
-    tls = ServerTLS(key, certificate, named.get("extraCertChain"), clients)
+    tls = ServerTLS(key, certificate, named.get("extraCertChain"), clients, table)
     return SSL4ServerEndpoint(reactor, int(port), tls, int(named.get("backlog", "50")), interface)
 
 

@@ -24,7 +24,7 @@ from component_http.delivery.status import Status, least_well
 from component_http.errors import SettingsError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Stream, Webhook
 from component_http.log import Logger, set_level
-from component_http.operations.metrics import Counters
+from component_http.operations.metrics import Counters, Durations
 from component_http.running import Running
 from component_http.settings import Settings
 from component_http.settings.reloading import Changes
@@ -37,6 +37,8 @@ from component_http.xmpp.stream import ComponentStream
 if TYPE_CHECKING:
     from component_http.api.hooks import Hook
     from component_http.api.secrets import BySecret
+    from component_http.operations.view import ComponentView
+    from component_http.operations_service import Operations
     from component_http.spool.database import SpoolLock
 
 
@@ -107,6 +109,8 @@ class Gateway(MultiService):
         # Components that come, go, or have another stream.
         self._changing = DeferredLock()
         self.counters = Counters()
+        self._durations = None if settings.operations.listen is None else Durations()
+        self._operations: Operations | None = None
         self._budget = Budget(*most_of_all(settings))
         self._check(settings)
         self._hooks = _hooks(settings)
@@ -135,6 +139,7 @@ class Gateway(MultiService):
             webhooks=webhooks_of(self._settings),
             sent=partial(self._sent, domain),
             first=partial(self._first_of_stream, domain),
+            durations=self._durations,
         )
 
     def _adopt(self, lasting: Lasting) -> None:
@@ -239,9 +244,14 @@ class Gateway(MultiService):
         for lasting in self._components.values():
             self._adopt(lasting)
             self._say_what_is_served(lasting, lock)
-        spool = make_spool(settings, self._components, lock, self._reactor, self.counters)
+        spool = make_spool(settings, self._components, lock, self._reactor, self.counters, self._durations)
         self._run = Running(settings, self._hooks, self._components.values(), spool, lock, self._reactor, self.counters)
         self._run.start(super().startService)
+        if self._durations is not None:
+            from component_http.operations_service import Operations
+
+            self._operations = Operations(settings, self._reactor, self._view, self.counters, self._durations)
+            self._operations.start()
 
     def _say_what_is_served(self, lasting: Lasting, lock: SpoolLock | None) -> None:
         """Begin the log with what somebody who reads it at night would ask first."""
@@ -266,6 +276,17 @@ class Gateway(MultiService):
         if not self._run.is_restoring:
             return status
         return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
+
+    def _view(self) -> dict[str, ComponentView]:
+        from component_http.operations.view import ComponentView
+
+        served = {} if self._run is None else self._run.served
+        return {
+            domain: served[domain].view(self.status(domain))
+            if domain in served
+            else ComponentView(None, lasting.outlet.connected, 0, {})
+            for domain, lasting in self._components.items()
+        }
 
     async def push(self, objects: ReplyObjects, *, kind: str = "message", until_sent: bool = False) -> list[str]:
         """
@@ -430,6 +451,8 @@ class Gateway(MultiService):
     async def _stop(self, run: Running) -> None:
         # A component that is just being changed is left in order.
         await self._changing.run(lambda: Deferred.fromCoroutine(run.stop(self._close_stream)))
+        if self._operations is not None:
+            await self._operations.stop()
         self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
 
     async def _close_stream(self) -> None:
@@ -468,4 +491,8 @@ def _check_port(settings: Settings) -> None:
     if settings.api.listen is not None:
         from component_http.api_service import check_port
 
-        check_port(settings)
+        check_port("api", settings.api.listen, settings.api.client_ca_file)
+    if settings.operations.listen is not None:
+        from component_http.api_service import check_port
+
+        check_port("operations", settings.operations.listen)

@@ -275,6 +275,7 @@ class Running:
         await serving.close()
         await close_stream()
         await serving.finish(lost=for_good)
+        self._count_left(serving)
         del self.served[domain]
         if for_good and not self.stops:
             await self._restore_components({})
@@ -296,9 +297,15 @@ class Running:
         await _all([serving.close() for serving in self.served.values()])
         await close_streams()
         await _all([serving.finish(lost=True) for serving in self.served.values()])
+        for serving in self.served.values():
+            self._count_left(serving)
         await self._spool.close()
         if self._lock is not None:
             self._lock.release()
+
+    def _count_left(self, serving: Serving) -> None:
+        for _ in range(serving.relay.pending):
+            self._observer.count("left")
 
 
 def _not_served(domain: str) -> str:

@@ -16,6 +16,7 @@ from component_http.contract.link import link_path
 from component_http.delivery.status import Status
 from component_http.interfaces import Origin, Spool, Webhook
 from component_http.log import Logger
+from component_http.operations.view import ComponentView, WebhookView
 from component_http.webhooks import adapt
 from component_http.wiring import Lasting, assemble, handlers
 from component_http.xmpp.intake import LateHandler
@@ -94,6 +95,16 @@ class Serving:
         return evolve(
             self.relay.status(), certificate_ends=min([each for each in ends if each is not None], default=None)
         )
+
+    def view(self, status: Status | None) -> ComponentView:
+        """Show it to those who watch the gateway, with this status."""
+        webhooks = {
+            route or "": WebhookView(health.state, health.failing_for, health.last_failure)
+            for route, lane in self.relay.lanes.items()
+            for health in [lane.forwarder.health]
+        }
+        unsent = self.lasting.outlet.unsent + self.outbox.waiting
+        return ComponentView(status, self.connected, unsent, webhooks)
 
     def wake(self) -> str:
         """Ask the webhook at once; returns its state."""

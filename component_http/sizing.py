@@ -15,6 +15,9 @@ Files that the process may open beside connections to the webhook and to the API
 what Python and Twisted need. Without them a lost stream could not be connected again while these are busy.
 """
 
+OPERATIONS_CONNECTIONS = 10
+"""Connections at once to the port for those who watch the gateway: a few programs ask there, every few seconds."""
+
 MOST_PENDING = {"memory": 10_000, "sqlite": 100_000}
 """Deliveries that may be pending, by the kind of the spool, unless it is set."""
 
@@ -68,6 +71,11 @@ def api_connections(settings: Settings) -> int:
     return max(1, min(settings.api.max_connections, (_open_files() - FILES_BESIDE) // 4))
 
 
+def operations_connections(settings: Settings) -> int:
+    """Connections at once to the port for those who watch the gateway; 0 without it."""
+    return 0 if settings.operations.listen is None else OPERATIONS_CONNECTIONS
+
+
 def webhooks_of(settings: Settings) -> int:
     """The webhooks of all components: of each its own, and those of its routes."""
     return sum(1 + len(each.of_routes) for each in settings.each)
@@ -77,8 +85,9 @@ def webhook_connections(settings: Settings, webhooks: int = 1) -> int:
     """
     Connections to one of so many webhooks at once: `max_connections`, or as many as there can be files for.
     """
-    # As many of the API's clients again may wait to be told that there are too many.
-    beside = FILES_BESIDE + webhooks - 1 + 2 * api_connections(settings)
+    # As many clients again may wait to be told that there are too many.
+    clients = api_connections(settings) + operations_connections(settings)
+    beside = FILES_BESIDE + webhooks - 1 + 2 * clients
     return max(1, min(settings.webhook.max_connections, (_open_files() - beside) // webhooks))
 
 

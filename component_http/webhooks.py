@@ -88,6 +88,7 @@ def make_forwarder(
     delivery = settings.delivery
     retries = delivery.max_attempts > 1
     counters, reactor, rate = lasting.counters, lasting.reactor, settings.webhook.rate
+    durations = lasting.durations
     health = Health(
         counters,
         Load(connections(settings, lasting), learns=retries, quota=None if rate is None else Quota(*rate)),
@@ -104,6 +105,8 @@ def make_forwarder(
         wall=time.time,
         draw=Random().random,
         link=link,
+        took=None if durations is None else durations.attempt.add,
+        waited=None if durations is None else durations.queue_wait.add,
     )
 
 

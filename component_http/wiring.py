@@ -32,7 +32,7 @@ from component_http.delivery.relay import Relay
 from component_http.delivery.stanza_maker import StanzaMaker
 from component_http.ids import new_id
 from component_http.interfaces import Observer, Spool, Stream, Webhook
-from component_http.operations.metrics import Counters
+from component_http.operations.metrics import Counters, Durations
 from component_http.settings import Settings
 from component_http.sizing import backlog_limits, deadlines, lifetimes
 from component_http.spool.memory import MemorySpool
@@ -71,6 +71,7 @@ class Lasting:
         rooms: The rooms that the component is in.
         subscribers: The users who are told that the component is online.
         pushes: Takes what the application sends.
+        durations: The histograms; None where the operator does not want them.
     """
 
     settings: Settings
@@ -87,6 +88,7 @@ class Lasting:
     rooms: Rooms
     subscribers: Subscribers
     pushes: Pushes
+    durations: Durations | None = None
 
     @property
     def domain(self) -> str:
@@ -110,6 +112,7 @@ def lasting_parts(
     webhooks: int,
     sent: Callable[[OutboundStanza], object],
     first: Callable[[], Iterable[Element | OutboundStanza]],
+    durations: Durations | None = None,
 ) -> Lasting:
     """
     Make the parts that outlive a stop.
@@ -121,6 +124,7 @@ def lasting_parts(
         budget: As in `Lasting`, and so are the webhooks.
         sent: Told each stanza that leaves.
         first: The stanzas that open each new stream.
+        durations: As in `Lasting`.
     """
     component, domain = settings.component, settings.component.domain
     limits, rooms = Limits(max_bytes=component.max_stanza_bytes), Rooms()
@@ -167,6 +171,7 @@ def lasting_parts(
         rooms=rooms,
         subscribers=Subscribers(domain),
         pushes=Pushes(compose),
+        durations=durations,
     )
 
 
@@ -248,6 +253,7 @@ def assemble(
         once=settings.delivery.max_attempts == 1 and spool.durable,
         routes=component.routes,
         forwarders=forwarders,
+        took=None if lasting.durations is None else lasting.durations.delivery.add,
     )
     sender = Dispatch(
         spool, outbox, relay, bounces, ask=ask, enter=entrances.enter, when_sent=outlet.when_sent, clock=reactor
@@ -257,7 +263,12 @@ def assemble(
 
 
 def make_spool(
-    settings: Settings, components: Mapping[str, Lasting], lock: SpoolLock | None, reactor: Any, observer: Observer
+    settings: Settings,
+    components: Mapping[str, Lasting],
+    lock: SpoolLock | None,
+    reactor: Any,
+    observer: Observer,
+    durations: Durations | None = None,
 ) -> Spool:
     """
     Make the spool of all components.
@@ -288,6 +299,7 @@ def make_spool(
         letter_days=settings.spool.letter_days,
         max_letters=settings.spool.max_letters,
         observer=observer,
+        took=None if durations is None else durations.spool_commit.add,
     )
 
 

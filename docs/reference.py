@@ -32,6 +32,7 @@ _TABLES = {
     "api": "The HTTP API, by which other programs send; see [The API](api.md).",
     "api.token": "The users of the API, and what each may do: any number of these.",
     "api.hook": "URLs for programs that know nothing of XMPP: any number of these.",
+    "operations": "The port for those who watch the gateway; see [Monitoring](monitoring.md).",
     "log": "The log of the gateway's own lines; those of Twisted itself are always written.",
     "": "The stanza errors of HTTP statuses.",
 }

@@ -51,6 +51,7 @@ class Site:
         turns: Lets one request be read in each turn of the reactor.
         max_body_bytes: The largest body of a request that is read.
         request_timeout: Seconds that a request may take to come in, and that a connection may be idle.
+        name: Names the server in the log.
     """
 
     admit: Callable[[Call], Admitted | Answer]
@@ -60,6 +61,7 @@ class Site:
     ongoing: Ongoing
     max_body_bytes: int
     request_timeout: float
+    name: str = "the API"
 
 
 @define

@@ -44,8 +44,9 @@ class Places:
         self._lines.write(
             "busy",
             self._log.warn,
-            "the API has {places} connections, as many as max_connections allows: new ones take the places of idle"
-            " ones, and some are told 503",
+            "{name} has {places} connections, as many as it may have: new ones take the places of idle ones, and some"
+            " are told 503",
+            name=self._site.name,
             places=self._size,
         )
         idle = (one for one in self.taken if not one.under_way)

@@ -28,8 +28,9 @@ class _Factory(Factory):
 
     noisy = False
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, name: str) -> None:
         self._places = places
+        self._name = name
 
     def buildProtocol(self, address: Any) -> Any:
         return self._places.enter()
@@ -39,8 +40,8 @@ class _Factory(Factory):
         return [b"http/1.1", b"http/1.0"]
 
     def logPrefix(self) -> str:
-        """Name the API for Twisted's log line about the open port."""
-        return "the API"
+        """Name the server for Twisted's log line about the open port."""
+        return self._name
 
 
 class ApiServer(Service):
@@ -53,6 +54,7 @@ class ApiServer(Service):
         observer: Told `api_busy`, `api_evicted`, and `api_refused` for what is no HTTP.
         max_body_bytes: The largest body of a request that is read.
         request_timeout: Seconds that a request may take to come in, and that a connection may be idle.
+        name: Names the server in the log.
 
     Attributes:
         listening: Fires with the port when it is open, or with None if it cannot be opened. None before the start.
@@ -71,9 +73,10 @@ class ApiServer(Service):
         max_connections: int,
         max_body_bytes: int,
         request_timeout: float,
+        name: str = "the API",
     ) -> None:
         self._ongoing = Ongoing()
-        self.site = Site(admit, observer, clock, Turns(clock), self._ongoing, max_body_bytes, request_timeout)
+        self.site = Site(admit, observer, clock, Turns(clock), self._ongoing, max_body_bytes, request_timeout, name)
         self.places = Places(self.site, max_connections)
         self.listening: Deferred[IListeningPort | None] | None = None
         self._finish = finish
@@ -83,10 +86,10 @@ class ApiServer(Service):
 
     def factory(self) -> Factory:
         """Return the factory of the connections, for callers who listen themselves."""
-        return _Factory(self.places)
+        return _Factory(self.places, self.site.name)
 
     def startService(self) -> None:
-        """Open the port. If it cannot be opened, that is logged, and the gateway goes on without the API."""
+        """Open the port. If it cannot be opened, that is logged, and the gateway goes on without it."""
         super().startService()
         self.places.closing = False
         self.listening = self._endpoint.listen(self.factory()).addCallbacks(self._opened, self._not_opened)
@@ -95,11 +98,11 @@ class ApiServer(Service):
         self._port = port
         address = port.getHost()
         where = f"{address.host}:{address.port}" if isinstance(address, IPv4Address | IPv6Address) else str(address)
-        self._log.info("the API listens on {where}", where=where)
+        self._log.info("{name} listens on {where}", name=self.site.name, where=where)
         return port
 
     def _not_opened(self, failure: Failure) -> None:
-        self._log.critical("the API cannot listen: {reason}", reason=failure.getErrorMessage())
+        self._log.critical("{name} cannot listen: {reason}", name=self.site.name, reason=failure.getErrorMessage())
 
     def stopService(self) -> Deferred[None]:
         """Take no more requests, give those under way a moment to end, and close all connections."""

@@ -76,7 +76,10 @@ def _try(settings: Settings) -> None:
 
     Gateway(settings, reactor)
     api_hooks(settings)
-    check_certificates(settings)
+    if settings.api.listen is not None:
+        check_certificates("api", settings.api.listen, settings.api.client_ca_file)
+    if settings.operations.listen is not None:
+        check_certificates("operations", settings.operations.listen)
 
 
 def _report(settings: Settings, prefix: str, user: pwd.struct_passwd | None) -> None:
@@ -125,6 +128,7 @@ def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
     for key, description in (
         *(("component.server", each.component.server) for each in settings.each),
         ("api.listen", settings.api.listen or ""),
+        ("operations.listen", settings.operations.listen or ""),
     ):
         files += [(key, path) for path in Endpoint.parse(description).files()]
     # systemd reads the credentials of a unit as root.

@@ -75,7 +75,7 @@ def _list(pending: Pending, site: Site, chosen: argparse.Namespace) -> int:
         say_json([_as_json(one, why[one.name]) for one in found])
     elif found:
         stands = status(site.path, **site.options)
-        trouble = failing(stands, site.now())
+        trouble = failing(stands.trouble, site.now())
         known = None if trouble is None or stands.trouble is None else stands.trouble.reason
         say(("" if trouble is None else f"webhook {trouble}\n") + _table(found, why, site.now(), known))
     else:

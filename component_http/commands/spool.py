@@ -65,8 +65,10 @@ def _status(site: Site, chosen: argparse.Namespace) -> int:
 def _in_words(path: Path, found: SpoolStatus, now: float) -> Iterator[tuple[str, str]]:
     yield "spool", f"{path}, schema {found.schema}"
     yield "gateway", _holder_in_words(found.holder)
-    if found.webhook is not None:
-        yield "webhook", _webhook_in_words(found, now)
+    for domain, (state, its) in found.of_each.items():
+        yield "webhook", f"{domain}: {_webhook_in_words(state, its, found, now)}"
+    if found.webhook is not None and not found.of_each:
+        yield "webhook", _webhook_in_words(found.webhook, found.trouble, found, now)
     for name, kept in _sorts(found).items():
         if not kept.count and name == "set_aside":
             continue
@@ -78,18 +80,16 @@ def _in_words(path: Path, found: SpoolStatus, now: float) -> Iterator[tuple[str,
     yield "disk", f"file {size(found.file_bytes)}, log {size(found.log_bytes)}, ballast {ballast}"
 
 
-def _webhook_in_words(found: SpoolStatus, now: float) -> str:
-    """Say how the webhook is; if no gateway runs, how it was."""
-    trouble = found.trouble
-    words = failing(found, now) or _WEBHOOKS.get(found.webhook or "", str(found.webhook))
+def _webhook_in_words(state: str, trouble: Trouble | None, found: SpoolStatus, now: float) -> str:
+    """Say how a webhook is; if no gateway runs, how it was."""
+    words = failing(trouble, now) or _WEBHOOKS.get(state, state)
     if found.holder.running is False:
         return f"{words}, when a gateway ran last"
-    return words if trouble is None else f"{words}; {_what_follows(found.webhook, trouble, now)}"
+    return words if trouble is None else f"{words}; {_what_follows(state, trouble, now)}"
 
 
-def failing(found: SpoolStatus, now: float) -> str | None:
-    """Say since when the webhook fails, and why; None if it does not."""
-    trouble = found.trouble
+def failing(trouble: Trouble | None, now: float) -> str | None:
+    """Say since when a webhook fails, and why; None if it does not."""
     if trouble is None or trouble.since is None:
         return None
     return f"failing since {_since(trouble.since, now)}: {trouble.reason or 'nobody knows why'}"
@@ -135,6 +135,7 @@ def _as_json(path: Path, found: SpoolStatus, now: float) -> dict[str, Any]:
         "running": found.holder.running,
         "process": found.holder.process,
         "webhook": found.webhook,
+        **({"webhooks": {domain: state for domain, (state, _) in found.of_each.items()}} if found.of_each else {}),
         "webhook_failing_since": stamp(None if found.trouble is None else found.trouble.since),
         "webhook_last_failure": None if found.trouble is None else found.trouble.reason,
         "webhook_next_try": stamp(None if at is None else max(at, now)),

@@ -69,6 +69,7 @@ class Endings:
         clock: Says when the same was logged last.
         when_place_is_free: Called when another delivery may run, although the spool has not kept the end of this one.
         when_ended: Called when one has ended.
+        took: Told the seconds from its acceptance to its end; None where nobody wants to know.
     """
 
     _log = Logger()
@@ -83,6 +84,7 @@ class Endings:
     _clock: IReactorTime
     _when_place_is_free: Callable[[], object]
     _when_ended: Callable[[], object]
+    _took: Callable[[float], object] | None = None
     _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
 
     def end(
@@ -163,6 +165,8 @@ class Endings:
         else:
             self._backlog.release(delivery.conversation, delivery.size)  # it was open
         self._observer.count(ending.outcome)
+        if self._took is not None and delivery.accepted is not None:
+            self._took(self._clock.seconds() - delivery.accepted)
         if numbers is not None:
             self._outbox.depart(ending.stanzas, numbers)
         else:

@@ -75,6 +75,8 @@ class Forwarder:
         draw: A random number from 0 to 1, for the jitter.
         link: Makes what the webhook can reply to late, for a header of the request; then a 202 in answer to an iq
             leaves it open. None where there is no such thing.
+        took: Told the seconds that an attempt took, and `waited` those from an acceptance to the first attempt; None
+            where nobody wants to know.
 
     Attributes:
         health: As above.
@@ -96,6 +98,8 @@ class Forwarder:
         wall: Callable[[], float],
         draw: Callable[[], float],
         link: Callable[[Delivery], str | None] | None = None,
+        took: Callable[[float], object] | None = None,
+        waited: Callable[[float], object] | None = None,
     ) -> None:
         self._webhook = webhook
         self.health = health
@@ -106,6 +110,8 @@ class Forwarder:
         self._wall = wall
         self._draw = draw
         self._link = link
+        self._took = took
+        self._waited = waited
         if webhook is None:
             health.no_more = NO_WEBHOOK
 
@@ -123,6 +129,8 @@ class Forwarder:
         """
         began = self._clock.seconds()
         probe, others = self.health.begin(began)
+        if self._waited is not None and not delivery.tries and delivery.accepted is not None:
+            self._waited(began - delivery.accepted)
         delivery.tries += 1
         return Attempt(delivery, began, probe, others, over)
 
@@ -206,6 +214,8 @@ class Forwarder:
 
     def _learn(self, attempt: Attempt, result: AttemptResult | None, *, hangs: bool = False) -> None:
         attempt.learned = True
+        if self._took is not None:
+            self._took(self._clock.seconds() - attempt.began)
         self.health.learn(attempt, result, hangs=hangs)
 
     def _hangs(self, delivery: Delivery, began: float) -> bool:

@@ -120,6 +120,11 @@ class Outbox:
         """
         return self._crowd.is_one or (not self._spool.crowd and self._outlet.crowded)
 
+    @property
+    def waiting(self) -> int:
+        """Answers that wait in the spool to be handed over, as far as that is known."""
+        return self._crowd.answers
+
     def when_clear(self) -> Deferred[None]:
         """Fire when it may not be crowded any more; at once if it is not now. Cancelling it forgets it."""
         if self._crowd.is_one:

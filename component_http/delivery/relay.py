@@ -79,6 +79,7 @@ class Relay:
         once: No delivery is POSTed twice, not even where a process ended before its answer was known.
         routes: Those that may take a stanza to another webhook.
         forwarders: Make the attempts at these, by the names of the routes.
+        took: Told the seconds from the acceptance of each delivery to its end; None where nobody wants to know.
 
     Attributes:
         routing: The ways to the webhooks.
@@ -106,6 +107,7 @@ class Relay:
         once: bool = False,
         routes: Routes = NO_ROUTES,
         forwarders: Mapping[str, Forwarder] = MappingProxyType({}),
+        took: Callable[[float], object] | None = None,
     ) -> None:
         self._spool = spool
         self._backlog = backlog
@@ -116,7 +118,7 @@ class Relay:
         self._deliveries = lives = Lives()
         self._expiry = Expiry(clock, self._expire)
         self._endings = Endings(
-            lives, backlog, self._expiry, spool, outbox, loops, observer, clock, self._start, self._ended
+            lives, backlog, self._expiry, spool, outbox, loops, observer, clock, self._start, self._ended, took
         )
         self.routing = Routing(lives, backlog, spool, clock, self._start, forwarder, routes, forwarders)
         self._attempts = Attempts(
@@ -205,6 +207,7 @@ class Relay:
             obstacles.append(self._spool.trouble)
         return Status(
             pending=self.pending,
+            oldest=self._oldest(),
             pending_bytes=backlog.pending_bytes,
             running=len(self._deliveries.at("running")),
             webhook=health.state,
@@ -213,6 +216,10 @@ class Relay:
             last_failure=health.last_failure,
             next_attempt=None if math.isinf(wait := health.away()) else wait,
         )
+
+    def _oldest(self) -> float | None:
+        first = next(iter(self._deliveries), None)
+        return None if first is None or first.accepted is None else self._clock.seconds() - first.accepted
 
     def explain(self, delivery_id: str) -> Explanation | None:
         """Say why a delivery has not ended; None if it is not stored yet, or not here."""

@@ -31,6 +31,8 @@ class Status:
         last_failure: Why the last attempt that failed did; None if none did.
         certificate_ends: The earliest end of a certificate that a webhook has shown, in seconds since the epoch; None
             if none has shown one.
+        oldest: Seconds since the delivery was accepted that is pending longest; None if none is. A dead letter that is
+            retried counts as the newest.
         next_attempt: Seconds until the webhook may be asked, 0.0 for now; None while that depends on what is under way.
     """
 
@@ -43,3 +45,4 @@ class Status:
     last_failure: str | None = None
     next_attempt: float | None = None
     certificate_ends: float | None = None
+    oldest: float | None = None

@@ -45,6 +45,7 @@ from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
 from component_http.settings.declaration import Table
 from component_http.settings.delivery import DeliverySettings
 from component_http.settings.log import LogSettings
+from component_http.settings.operations import OperationsSettings
 from component_http.settings.reading import Reading
 from component_http.settings.route import RouteSettings
 from component_http.settings.spool import SpoolSettings
@@ -53,7 +54,7 @@ from component_http.settings.webhook import WebhookSettings
 _OWN = (ComponentSettings, WebhookSettings, DeliverySettings)
 """The tables that each component has for itself, beside [conditions]; the others are for all of them."""
 
-_SHARED = (SpoolSettings, ApiSettings, LogSettings)
+_SHARED = (SpoolSettings, ApiSettings, OperationsSettings, LogSettings)
 
 __all__ = [
     "SECRET_VARIABLE",
@@ -62,6 +63,7 @@ __all__ = [
     "DeliverySettings",
     "HookSettings",
     "LogSettings",
+    "OperationsSettings",
     "RouteSettings",
     "Setting",
     "Settings",
@@ -100,6 +102,7 @@ class Settings(Table):
     delivery: DeliverySettings = field(kw_only=True, factory=DeliverySettings)
     spool: SpoolSettings = field(kw_only=True, factory=SpoolSettings)
     api: ApiSettings = field(kw_only=True, factory=ApiSettings)
+    operations: OperationsSettings = field(kw_only=True, factory=OperationsSettings)
     log: LogSettings = field(kw_only=True, factory=LogSettings)
     conditions: Mapping[int, StanzaError] = CONDITIONS
     others: Sequence[Settings] = field(kw_only=True, default=())
@@ -126,7 +129,7 @@ class Settings(Table):
         if other.others:
             raise SettingsError(f"{other.component.domain} has other components of its own: name them all in one place")
         shared = copy(other)
-        for table in ("spool", "api", "log", "file"):
+        for table in ("spool", "api", "operations", "log", "file"):
             object.__setattr__(shared, table, getattr(self, table))
         return shared
 

@@ -90,34 +90,41 @@ def _webhooks(settings: Settings) -> Iterator[WebhookSettings]:
         yield from (one.webhook for one in each.of_routes.values())
 
 
+def _tls_ports(settings: Settings) -> Iterator[tuple[str, Endpoint]]:
+    """The ports of ours that speak TLS, each behind the name of its setting."""
+    for key, listen in (("api.listen", settings.api.listen), ("operations.listen", settings.operations.listen)):
+        endpoint = Endpoint.parse(listen or "")
+        if endpoint.kind == "ssl":
+            yield key, endpoint
+
+
 def secret_files(settings: Settings) -> list[tuple[str, str]]:
     """List the files with secrets, each behind the name of its setting."""
     signing = (path for each in _webhooks(settings) for path in each.signing_secret_files or ())
     servers = (Endpoint.parse(each.component.server).named for each in settings.each)
-    listen = Endpoint.parse(settings.api.listen or "")
     files = (
         *(("component.secret_file", each.component.secret_file) for each in settings.each),
         *(("component.server", named.get("privateKey") or named.get("certificate")) for named in servers),
-        ("api.listen", ssl_files(listen)[0] if listen.kind == "ssl" else None),
+        *((key, ssl_files(endpoint)[0]) for key, endpoint in _tls_ports(settings)),
         *(("webhook.client_key", each.client_key or each.client_certificate) for each in _webhooks(settings)),
         *(("webhook.bearer_token_file", each.bearer_token_file) for each in _webhooks(settings)),
         *(("webhook.signing_secret_files", path) for path in signing),
         *(("api.token.token_file", token.token_file) for token in settings.api.token),
         *(("api.hook.secret_file", hook.secret_file) for hook in settings.api.hook),
+        ("operations.token_file", settings.operations.token_file),
     )
     return list(dict.fromkeys((key, path) for key, path in files if path is not None))
 
 
 def own_certificates(settings: Settings) -> list[tuple[str, str]]:
     """List the files with certificates of ours, each behind the name of its setting."""
-    listen = Endpoint.parse(settings.api.listen or "")
     files = (
         *(
             ("component.server", Endpoint.parse(each.component.server).named.get("certificate"))
             for each in settings.each
         ),
         *(("webhook.client_certificate", each.client_certificate) for each in _webhooks(settings)),
-        ("api.listen", ssl_files(listen)[1] if listen.kind == "ssl" else None),
+        *((key, ssl_files(endpoint)[1]) for key, endpoint in _tls_ports(settings)),
     )
     return list(dict.fromkeys((key, path) for key, path in files if path is not None))
 

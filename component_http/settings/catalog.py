@@ -14,6 +14,7 @@ from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
 from component_http.settings.declaration import About, Table, about, key_of, setting, settings_in
 from component_http.settings.delivery import DeliverySettings
 from component_http.settings.log import LogSettings
+from component_http.settings.operations import OperationsSettings
 from component_http.settings.spool import SpoolSettings
 from component_http.settings.values.http import STATUS_ERRORS
 from component_http.settings.values.plain import RATE
@@ -22,7 +23,15 @@ from component_http.settings.webhook import WebhookSettings
 
 TABLES: Mapping[str, type[AttrsInstance]] = {
     table.TABLE: table
-    for table in (ComponentSettings, WebhookSettings, DeliverySettings, SpoolSettings, ApiSettings, LogSettings)
+    for table in (
+        ComponentSettings,
+        WebhookSettings,
+        DeliverySettings,
+        SpoolSettings,
+        ApiSettings,
+        OperationsSettings,
+        LogSettings,
+    )
 }
 
 CONDITIONS: Any = setting(
@@ -46,6 +55,7 @@ _APPLIES: Mapping[str, Applies] = {
     "component.route": "at once",
     "spool": "restart",
     "api": "restart",
+    "operations": "restart",
 }
 """The settings, and the tables, that do not apply at once, but for one."""
 

@@ -43,7 +43,12 @@ class Changes:
             if (names := list(_differing(before[domain], after[domain], "reconnect")))
         }
         return cls(
-            evolve(given, spool=running.spool, api=evolve(running.api, token=given.api.token, hook=given.api.hook)),
+            evolve(
+                given,
+                spool=running.spool,
+                api=evolve(running.api, token=given.api.token, hook=given.api.hook),
+                operations=running.operations,
+            ),
             [domain for domain in before if domain not in after],
             [domain for domain in after if domain not in before],
             replaced,

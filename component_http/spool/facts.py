@@ -5,7 +5,11 @@ Facts that a gateway leaves in the spool's file for the commands that look at it
 |---|---|---|
 | `webhook` | the state, as in `component_http.delivery.status.Status` | when it changes |
 | `webhook_trouble` | a `Trouble` as JSON, or nothing | when the webhook begins to fail, is probed, and is well again |
+| `webhooks` | the domains of several components as JSON; of each there are two facts more | when they come and go |
 | `pending` | an `Answer` as JSON | when a command has asked by a row `explain` of the table `commands` |
+
+Of several components `webhook` and `webhook_trouble` are those of the webhook that is least well; those of each have
+its domain behind their names, as in `webhook bot.example.org`.
 """
 
 from __future__ import annotations
@@ -79,6 +83,24 @@ def facts_of_webhook(
         )
         trouble = json.dumps(asdict(found))
     return {"webhook": state, "webhook_trouble": trouble}
+
+
+def facts_of_each(facts: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Make the facts of several components, from `facts_of_webhook` of each by its domain."""
+    of_each = {f"{name} {domain}": value for domain, its in facts.items() for name, value in its.items()}
+    return {"webhooks": json.dumps(list(facts)), **of_each}
+
+
+def read_each(facts: Mapping[str, object]) -> dict[str, tuple[str, Trouble | None]]:
+    """Read the state and the trouble of each webhook by the domain of its component; nothing if there is one only."""
+    try:
+        domains = list(map(text, json.loads(text(facts["webhooks"]))))
+        return {
+            domain: (text(facts[f"webhook {domain}"]), read_trouble(facts.get(f"webhook_trouble {domain}")))
+            for domain in domains
+        }
+    except (KeyError, *UNREADABLE):
+        return {}
 
 
 def read_trouble(value: object) -> Trouble | None:

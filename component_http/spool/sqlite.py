@@ -83,6 +83,7 @@ class SqliteSpool:
         ballast_bytes: Bytes that are kept for when the disk is full; fewer on a small disk.
         letter_days: Days for which a dead letter is kept, `max_letters` of them at most.
         observer: Told `disk_full`; None for nobody.
+        took: Told the seconds of each transaction that changed something, in the spool's thread; None for nobody.
 
     Attributes:
         commits: Transactions so far that changed something.
@@ -110,6 +111,7 @@ class SqliteSpool:
         max_records: int = other_rows.MAX_RECORDS,
         max_records_bytes: int = other_rows.MAX_RECORDS_BYTES,
         observer: Observer | None = None,
+        took: Callable[[float], object] | None = None,
     ) -> None:
         alarm = Alarm(path, reactor.seconds, observer)
         self._setup = Setup(
@@ -135,6 +137,7 @@ class SqliteSpool:
         self._writer: Writer | None = None
         self._closed: Deferred[None] | None = None
         self.commits = 0
+        self._took = took
 
     @property
     def trouble(self) -> str | None:
@@ -310,8 +313,10 @@ class SqliteSpool:
                     self._bodies.take(order.row[0])
                 done.errback(Failure(order.error))
 
-    def _committed(self) -> None:
+    def _committed(self, seconds: float) -> None:
         self.commits += 1  # in the spool's thread
+        if self._took is not None:
+            self._took(seconds)
 
     def _ended(self) -> None:
         assert self._writer is not None and self._closed is not None

@@ -7,7 +7,7 @@ import fcntl
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -17,7 +17,7 @@ from attrs import frozen
 
 from component_http.errors import SettingsError, SpoolError, SpoolUnusable
 from component_http.spool.database import BUSY, files, is_busy, is_damage, is_full
-from component_http.spool.facts import Trouble, read_trouble
+from component_http.spool.facts import Trouble, read_each, read_trouble
 from component_http.spool.private import Warn, located, no_warning, see_private
 from component_http.spool.rows import lead, text_of
 from component_http.spool.schema import SCHEMA, version_of
@@ -52,6 +52,8 @@ class SpoolStatus:
         webhook: The state of the webhook that the gateway wrote last, as in `component_http.delivery.status.Status`;
             None if it has written none yet.
         trouble: The trouble with the webhook at that time; None if there was none.
+        of_each: The same two of each component's webhook, by its domain, if there are several; the other two are of the
+            one that is least well.
         set_aside: Rows of any table that could not be read.
         log_bytes: Bytes of its write-ahead log.
         ballast_bytes: Bytes of the ballast, which is released when the disk is full; None if there is none.
@@ -61,6 +63,7 @@ class SpoolStatus:
     holder: Holder
     webhook: str | None
     trouble: Trouble | None
+    of_each: Mapping[str, tuple[str, Trouble | None]]
     deliveries: Kept
     outbound_stanzas: Kept
     letters: Kept
@@ -225,6 +228,7 @@ def status(path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> Sp
             holder=holder(path),
             webhook=None if "webhook" not in facts else str(facts["webhook"]),
             trouble=read_trouble(facts.get("webhook_trouble")),
+            of_each=read_each(facts),
             deliveries=_kept(connection, "deliveries", f"accepted - {ahead}", "size"),
             outbound_stanzas=_kept(connection, "departures", f"stored - {ahead}", "length(xml)"),
             letters=_kept(

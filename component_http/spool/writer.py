@@ -41,7 +41,8 @@ class Writer:
     Args:
         setup: The file, and the state that outlives the thread.
         call: Calls a function in the reactor's thread, where `answer` gets each group, and `ended` is the last call.
-        committed: Called, in the spool's thread, after each transaction that wrote something.
+        committed: Called, in the spool's thread, after each transaction that wrote something, with the seconds that it
+            took.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Writer:
         *,
         call: Callable[..., Any],
         answer: Callable[[Sequence[Order]], None],
-        committed: Callable[[], None],
+        committed: Callable[[float], None],
         ended: Callable[[], None],
     ) -> None:
         self._setup = setup
@@ -163,8 +164,9 @@ class Writer:
 
     def _carry_out(self, group: Sequence[Order], arrears: int = MAX_GROUP) -> None:
         session = self._session or self._open()
+        began = time.monotonic()
         if session.carry_out(group, arrears):
-            self._committed()
+            self._committed(time.monotonic() - began)
 
     def _write_arrears(self) -> None:
         """Write the arrears, or as much of them as there is room for."""

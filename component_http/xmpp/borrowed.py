@@ -62,6 +62,11 @@ class BorrowedStream:
         return self._manager.xmlstream is not None
 
     @property
+    def unsent(self) -> int:
+        """None, as far as that is known."""
+        return 0
+
+    @property
     def crowded(self) -> bool:
         """Never: how much waits is the owner's to know."""
         return False

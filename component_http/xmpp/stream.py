@@ -242,6 +242,12 @@ class ComponentStream(StreamManager, Service):
         return self._reading is not None and self._reading.connection.ready
 
     @property
+    def unsent(self) -> int:
+        """Stanzas that wait to be written, or that the server is not known to have."""
+        queue = self._writer.queue
+        return len(queue) + queue.unconfirmed
+
+    @property
     def crowded(self) -> bool:
         """See `component_http.interfaces.Outlet`."""
         return self._writer.queue.crowded

@@ -307,7 +307,9 @@ class StrangerTests(ApiServerTestCase):
         statuses = [result[0] for ok, result in outcomes if ok]
         self.assertGreater(statuses.count(202), 50)
         self.assertEqual(set(), set(statuses) - {202, 503})
-        self.assertEqual(statuses.count(202), len(self.sender.pushed))
+        # A client whose connection ends before it has its answer cannot know what came of its request.
+        lost = len(outcomes) - len(statuses)
+        self.assertIn(len(self.sender.pushed) - statuses.count(202), range(lost + 1))
         self.assertEqual(202, (await self.post(f"http://127.0.0.1:{port}/v1/messages"))[0])
 
     async def test_slow_clients(self) -> None:

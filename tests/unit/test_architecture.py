@@ -121,7 +121,7 @@ MODULES = {
     "xmpp": Allowed([*SEAMS, "_version", "compat", "tls"], ["twisted", "wokkel", "constantly", "zope"]),
     "webhook": Allowed([*SEAMS, "_version", "certificates", "signing", "tls"], ["twisted", "treq", "zope"]),
     "spool": Allowed(SEAMS, ["twisted", "orjson"]),
-    "operations": Allowed([*SEAMS, "_version"], ["twisted"]),
+    "operations": Allowed([*SEAMS, "_version", "delivery.status"], ["twisted", "prometheus_client"]),
     "api": Allowed(SEAMS, ["twisted", "zope"]),
     "api.template": Allowed([*SEAMS, "api.exchange", "api.slack"], ["jinja2"]),
     **{
@@ -154,6 +154,7 @@ ASSEMBLY = (
     "sizing",
     "caretaker",
     "api_service",
+    "operations_service",
     "tap",
     "cli",
     "commands",

@@ -13,7 +13,7 @@ from component_http.caretaker import INTERVAL, Caretaker
 from component_http.contract.explanation import Explanation
 from component_http.errors import SpoolError
 from component_http.interfaces import Found
-from component_http.spool.facts import question, read_answer
+from component_http.spool.facts import question, read_answer, read_each
 from component_http.spool.memory import MemorySpool
 from tests.unit.test_delivery import DeliveryTestCase, a_stanza
 
@@ -45,7 +45,8 @@ class CaretakerTests(DeliveryTestCase):
             self.woken += 1
 
         served: Any = SimpleNamespace(relay=relay, outbox=None, connected=True)
-        caretaker = Caretaker(self.spool, {"bot.example.org": served}, wake=wake, clock=self.clock)
+        self.served: dict[str, Any] = {"bot.example.org": served}
+        caretaker = Caretaker(self.spool, self.served, wake=wake, clock=self.clock)
         self.addCleanup(caretaker.stop)
 
     def test_nobody_asks(self) -> None:
@@ -53,7 +54,18 @@ class CaretakerTests(DeliveryTestCase):
         While nobody asks the facts are about the webhook only, and the same each second.
         """
         self.clock.pump([INTERVAL] * 3)
-        self.assertEqual([{"webhook": "closed", "webhook_trouble": ""}] * 4, self.spool.facts)
+        self.assertEqual([{"webhook": "closed", "webhook_trouble": "", "webhooks": ""}] * 4, self.spool.facts)
+
+    def test_several_components(self) -> None:
+        """
+        Of several components there are the facts of each, and those of the webhook that is least well.
+        """
+        gone = self.a_relay([], has_webhook=False)
+        self.served["other.example.org"] = SimpleNamespace(relay=gone, outbox=None, connected=True)
+        self.clock.advance(INTERVAL)
+        facts = self.spool.facts[-1]
+        self.assertEqual("closed", facts["webhook"])
+        self.assertEqual({"bot.example.org": ("closed", None), "other.example.org": ("none", None)}, read_each(facts))
 
     def test_question(self) -> None:
         """

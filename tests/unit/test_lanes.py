@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from component_http.contract.conditions import StanzaError
@@ -162,3 +166,117 @@ class RoutesTests(DeliveryTestCase):
         self.stop(self.relay)
         self.assertEqual(0, self.relay.pending)
         self.assert_accounts(self.relay)
+
+
+MOODS = ("well", "away", "hangs", "fails", "busy", "pauses")
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("say"), st.sampled_from(["a", "b", "c", "d"]), st.sampled_from(["/weather", "/news", "hi"])),
+        st.tuples(st.just("ask"), st.sampled_from(["a", "b", "c"]), st.just("")),
+        st.tuples(st.just("mood"), st.sampled_from(["own", "weather", "news"]), st.sampled_from(MOODS)),
+        st.tuples(st.just("wait"), st.sampled_from(["0.01", "1", "5", "30"]), st.just("")),
+        st.tuples(st.just("answer"), st.sampled_from(["own", "weather", "news"]), st.just("")),
+        st.tuples(st.just("routes"), st.sampled_from(["both", "news", "none", "swapped"]), st.just("")),
+    ),
+    min_size=5,
+    max_size=60,
+)
+
+
+class MoodyWebhook:
+    """
+    A webhook that answers by its mood.
+
+    Attributes:
+        held: The requests that it has not answered.
+    """
+
+    def __init__(self, posted: list[tuple[str, str]]) -> None:
+        self.mood = "well"
+        self.held: list[Deferred[Response]] = []
+        self.most = 0
+        self._posted = posted
+
+    async def post(self, body: bytes, headers: Mapping[str, str], *, fresh: bool = False) -> Response:
+        asked = json.loads(body)
+        self._posted.append((f"{asked['from']} {asked['kind']}", headers["webhook-id"]))
+        if self.mood == "away":
+            raise ConnectionFailed("refused")
+        if self.mood == "hangs":
+            held: Deferred[Response] = Deferred()
+            self.held.append(held)
+            self.most = max(self.most, len(self.held))
+            try:
+                return await held
+            finally:
+                self.held.remove(held)
+        return {
+            "well": Response(204),
+            "fails": Response(500),
+            "busy": Response(429, {"retry-after": "2"}),
+            "pauses": Response(503, {"retry-after": "3"}),
+        }[self.mood]
+
+
+class AnythingTests(DeliveryTestCase):
+    """Webhooks of any mood, and routes that change meanwhile."""
+
+    @given(STEPS)
+    def test_nothing_stays_behind(self, steps: list[tuple[str, str, str]]) -> None:
+        """
+        Whatever happens, the stanzas of a conversation are POSTed in order, no webhook has more requests than it may,
+        and when all webhooks are well again everything ends soon.
+        """
+        self.setUp()
+        posted: list[tuple[str, str]] = []
+        webhooks = {name: MoodyWebhook(posted) for name in ("own", "weather", "news")}
+        weather, news = (Route(name, Conditions(body=f"/{name}")) for name in ("weather", "news"))
+        choices = {
+            "both": Routes([weather, news]),
+            "news": Routes([news]),
+            "none": Routes(),
+            "swapped": Routes([Route("news", Conditions(body="/weather")), Route("weather", Conditions(kinds=["iq"]))]),
+        }
+        numbers = itertools.count(1)
+        world = relay_world(
+            webhooks["own"],
+            self.clock,
+            counters=self.counters,
+            outlet=self.outlet,
+            valve=self.valve,
+            max_running=2,
+            new_id=lambda: f"{next(numbers):04}",
+            routes=choices["both"],
+            webhooks={name: webhooks[name] for name in ("weather", "news")},
+        )
+        relay = world.relay
+        for step, first, second in steps:
+            if step == "say":
+                relay.accept(a_stanza(body=second, sender=f"{first}@example.org/x"))
+            elif step == "ask":
+                relay.accept(a_stanza("iq", "get", sender=f"{first}@example.org/x"))
+            elif step == "mood":
+                webhooks[first].mood = second
+            elif step == "wait":
+                self.clock.pump([float(first) / 10] * 10)
+            elif step == "answer":
+                for held in webhooks[first].held[:1]:
+                    held.callback(Response(204))
+            else:
+                routes = choices[first]
+                missing = [route.name for route in routes.routes if route.name not in relay.lanes]
+                relay.use_routes(routes, {name: world.forwarder(webhooks[name]) for name in missing})
+            self.assertLessEqual(max(webhook.most for webhook in webhooks.values()), 4)
+        for webhook in webhooks.values():
+            webhook.mood = "well"
+            for held in list(webhook.held):
+                held.callback(Response(204))
+        self.clock.pump([0.5] * 260)
+        self.assertEqual(0, relay.pending, posted)
+        self.assert_accounts(relay)
+        of_each: dict[str, dict[str, None]] = {}
+        for conversation, delivery_id in posted:
+            of_each.setdefault(conversation, {})[delivery_id] = None
+        for conversation, deliveries in of_each.items():
+            self.assertEqual(sorted(deliveries), [*deliveries], conversation)

@@ -232,7 +232,7 @@ class GoodSettingsTests(SettingsTestCase):
         self.write("s", "component-secret")
         self.write("t", "webhook-token")
         self.write(new_secret(), "signing-secret")
-        for name in ("ops-token", "alerts-secret", "builds-secret"):
+        for name in ("ops-token", "alerts-secret", "builds-secret", "operations-token"):
             self.write(f"{name}-0123456789", name)
         self.write("{{ text }}", "build.j2")
         # The one setting that does not go with the default of another.
@@ -369,7 +369,7 @@ class WrongNameTests(SettingsTestCase):
         )
         self.assertEqual(
             "bot.toml: [qux] is not a table of settings;"
-            " there are [component], [webhook], [delivery], [spool], [api], [log], [conditions]",
+            " there are [component], [webhook], [delivery], [spool], [api], [operations], [log], [conditions]",
             self.refusal(qux={}),
         )
 

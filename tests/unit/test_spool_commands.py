@@ -24,7 +24,7 @@ from component_http.commands.on_spool import BREATH
 from component_http.contract.explanation import Explanation, HeldBy
 from component_http.spool.database import lock
 from component_http.spool.dead_letters import AT_ONCE
-from component_http.spool.facts import Answer, answer
+from component_http.spool.facts import Answer, answer, facts_of_each
 from component_http.spool.pending import ANSWER_WITHIN, LOOK_AGAIN, Pending
 from component_http.spool.schema import SCHEMA
 from tests.unit.dead_letters import REPLY, add, changing, look, new_spool
@@ -422,6 +422,26 @@ disk        file [\d.]+ KiB, log 0 B, ballast none
         self.assertEqual("connection refused", found["webhook_last_failure"])
         self.assertEqual("1970-01-01T00:00:00Z", found["webhook_failing_since"])
         self.assertRegex(found["webhook_next_try"], r"\A\d{4}-.*Z\Z")
+
+    def test_several_webhooks(self) -> None:
+        """
+        Of several components there is a line for each.
+        """
+        facts = facts_of_each(
+            {"red.example.org": {"webhook": "closed"}, "blue.example.org": {"webhook": "open", "webhook_trouble": ""}}
+        )
+        with changing(self.path) as other:
+            other.executemany("INSERT INTO facts VALUES (?, ?)", [*facts.items(), ("webhook", "open")])
+        lines = [line for line in self.status().output.splitlines() if line.startswith("webhook ")]
+        self.assertEqual(
+            [
+                "webhook     red.example.org: healthy, when a gateway ran last",
+                "webhook     blue.example.org: failing, so deliveries wait, when a gateway ran last",
+            ],
+            lines,
+        )
+        webhooks = json.loads(self.status("--json").output)["webhooks"]
+        self.assertEqual({"red.example.org": "closed", "blue.example.org": "open"}, webhooks)
 
     def test_no_webhook(self) -> None:
         """

@@ -1,0 +1,57 @@
+"""The table [operations]."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from attrs import frozen
+
+from component_http.contract.endpoint import Endpoint
+from component_http.contract.url import is_loopback
+from component_http.errors import SettingsError
+from component_http.settings.declaration import Table, secret, secret_file, setting
+from component_http.settings.values.endpoints import LISTEN
+from component_http.settings.values.http import CREDENTIAL
+from component_http.settings.values.value_type import shown
+
+
+@frozen
+class OperationsSettings(Table):
+    """
+    The port for those who watch the gateway.
+
+    Once constructed, `token` is the token itself, or None.
+    """
+
+    TABLE: ClassVar[str] = "operations"
+
+    listen: str | None = setting(
+        LISTEN,
+        "the address of /metrics, /healthz, /readyz and /status, as a Twisted server endpoint; there is none unless it"
+        " is set",
+        default=None,
+        why="a gateway that nobody watches needs no port, and measures no times",
+        example='"tcp:9347:interface=127.0.0.1"',
+    )
+    token_file: str | None = secret_file(
+        "the token",
+        "the file that holds in one line the token that each request has to bring, but for /healthz",
+        '"operations-token"',
+        "others on the network should not see what goes on here; on this machine it may be left out",
+    )
+    token: str | None = secret(CREDENTIAL, "the token itself", "token_file")
+
+    def __attrs_post_init__(self) -> None:
+        endpoint = Endpoint.parse(self.listen or "")
+        if self.token is None and not _is_local(endpoint):
+            raise SettingsError(
+                f"operations.listen is {shown(self.listen)}, where others on the network can ask: name a token by"
+                " operations.token_file, or listen at interface=127.0.0.1"
+            )
+
+
+def _is_local(endpoint: Endpoint) -> bool:
+    """Say whether only this machine can connect; a `systemd:` endpoint does not say where it listens."""
+    if endpoint.kind in ("", "unix"):
+        return True
+    return endpoint.kind in ("tcp", "tcp6", "ssl") and is_loopback(endpoint.interface_and_port[0])
