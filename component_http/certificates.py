@@ -249,18 +249,21 @@ class RenewedTLS:
     Args:
         host: As in `client_tls`, and so is `seen`.
 
+    Attributes:
+        own: Told of the end of our own certificate, if there is one.
+
     Raises:
         ValueError: A file cannot be used, or no certificate can be for the host.
     """
 
     def __init__(self, files: TlsFiles, host: str, seen: Callable[[float], object] = lambda ends: None) -> None:
-        self._ends = Ends(f"the certificate in {files.remedies.certificate}", "renew it")
+        self.own = Ends(f"the certificate in {files.remedies.certificate}", "renew it")
         self._renewed = _Renewed(files.stamps, lambda: (files.tls(host, seen), files.own_end()))
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         tls, ends = self._renewed()
         if ends is not None:
-            self._ends.see(ends)
+            self.own.see(ends)
         connection: SSL.Connection = tls.clientConnectionForTLS(tlsProtocol)
         return connection
 

@@ -114,6 +114,7 @@ class WebhookClient:
         self._signers = tuple(map(signer, signing_secrets))
         self._skew = Throttle(LOG_INTERVAL)
         self._origin = where.origin
+        self._own: Ends | None = None
         self._ends = Ends(f"the certificate of {self._origin}", "it has to be renewed there")
         origin = where.origin.encode("ascii")
         fixed = _static_headers(headers or {}, where.authorization, bearer_token, user_agent)
@@ -161,9 +162,9 @@ class WebhookClient:
     def _judged(self, response: Response) -> Response:
         """Say so if the clocks may be the reason why a webhook refuses what is signed."""
         if response.status in _REFUSALS and "date" in response.headers:
-            with suppress(ValueError):
+            with suppress(ValueError, OverflowError):
                 theirs = parsedate_to_datetime(response.headers["date"])
-                seconds = abs(theirs.timestamp() - time.time())
+                seconds = 0.0 if theirs.tzinfo is None else abs(theirs.timestamp() - time.time())
                 if seconds > MAX_SKEW_SECONDS and self._skew.may_tell("", time.time()):
                     self._log.warn(
                         "{webhook} refuses what is signed, and its clock differs from ours by {minutes} minutes: set"
@@ -187,15 +188,19 @@ class WebhookClient:
         if not where.secure:
             return endpoint
         name = server_name or where.host
-        made = (
-            client_tls(name, trust_root, seen=self._ends.see) if tls is None else RenewedTLS(tls, name, self._ends.see)
-        )
+        if tls is None:
+            return wrapClientTLS(client_tls(name, trust_root, seen=self._ends.see), endpoint)
+        made = RenewedTLS(tls, name, self._ends.see)
+        self._own = made.own
         return wrapClientTLS(made, endpoint)
 
     @property
     def certificate_ends(self) -> float | None:
-        """The end of the certificate that the webhook has shown last, in seconds since the epoch; None before."""
-        return self._ends.last
+        """
+        When the first of the certificates ends that are in use: that which the webhook has shown last, and our own for
+        it; in seconds since the epoch, None before.
+        """
+        return min((each.last for each in (self._ends, self._own) if each is not None and each.last), default=None)
 
     async def close(self) -> None:
         """Drop the idle connections; waiting and later requests fail with `ConnectionFailed`, running ones go on."""

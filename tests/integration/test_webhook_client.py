@@ -1027,6 +1027,19 @@ class TlsTests(WebhookCase):
         self.assertIn(f"the certificate of https://localhost:{webhook.port} ends in 1 days", line)
         assert client.certificate_ends is not None
         self.assertLess(abs(time.time() + 86_400 - client.certificate_ends), 60)
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "ca.pem").write_bytes(self.authority.pem)
+        (folder / "own.pem").write_bytes(self.authority.certified("gateway.example", expired=True))
+        client = self.client(
+            f"https://localhost:{webhook.port}/", tls=TlsFiles(str(folder / "ca.pem"), str(folder / "own.pem"))
+        )
+        with capturedLogs() as captured:
+            await self.post(client)
+        told = [formatEvent(event) for event in captured]
+        self.assertIn("the certificate in webhook.client_certificate has ended: renew it", told)
+        assert client.certificate_ends is not None
+        self.assertLess(client.certificate_ends, time.time())
 
     async def test_revoked(self) -> None:
         """

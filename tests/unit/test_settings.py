@@ -1588,8 +1588,9 @@ class SecretTests(SettingsTestCase):
             component={"server": f"tls:xmpp.example.org:5347:certificate={own}"},
             webhook={"client_certificate": str(own)},
             api={"listen": f"ssl:8443:{own}:{own}:interface=127.0.0.1", "url": "https://bot.example.org"},
+            operations={"listen": f"ssl:9347:privateKey={own}:certKey={own}:interface=127.0.0.1"},
         )
-        for key in ("component.server", "webhook.client_key", "api.listen"):
+        for key in ("component.server", "webhook.client_key", "api.listen", "operations.listen"):
             self.assertIn(
                 f'{key} "{own}" can be read by every user of this machine: chmod', "".join(settings.warnings())
             )
