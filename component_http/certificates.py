@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,18 +202,13 @@ class TlsFiles:
         return tuple(found)
 
 
-class _reading:
-    """Turns an error of a file that is read into a sentence that names it."""
-
-    def __init__(self, setting: str, path: str) -> None:
-        self._what = f'{setting} "{path}"'
-
-    def __enter__(self) -> None:
-        """Nothing happens before."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise FilesUnusable(f"{self._what} cannot be read: {error.strerror}") from None
+@contextmanager
+def _reading(setting: str, path: str) -> Iterator[None]:
+    """Turn the error of a file that cannot be read into a sentence that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise FilesUnusable(f'{setting} "{path}" cannot be read: {error.strerror}') from None
 
 
 def _certificates(text: bytes) -> list[Certificate]:

@@ -63,7 +63,7 @@ class SigningTests(SynchronousTestCase):
         public = base64.b64decode(public_key(secret).removeprefix("whpk_"))
         pair = f"whsk_{base64.b64encode(seed + public).decode()}"
         self.assertEqual(public_key(secret), public_key(pair))
-        self.assertEqual(signer(secret)(BODY), signer(pair)(BODY))
+        self.assertEqual(signer(secret)(b"1.", BODY), signer(pair)(b"1.", BODY))
         with self.assertRaisesRegex(ValueError, "belongs to it"):
             signer(f"whsk_{base64.b64encode(seed + bytes(32)).decode()}")
 
