@@ -5,10 +5,10 @@ The fixed run (`fixed_run.py`) counts the functions that it calls, in Python and
 cachegrind, which counts everything that the process executes. Two lengths of that run are subtracted, so that starting
 counts for nothing.
 
-Usage: `python benchmarks/counted.py [--update]`, from a source tree. It compares with `counted.json`, which has figures
-for each minor version of Python, and ends with 1 if a message costs more than a tenth more; `--update` writes the
-figures down. Another build of the same version executes other instructions, so then their ratio is only shown, and the
-calls alone decide.
+Usage: `python benchmarks/counted.py [--update | --signed]`, from a source tree. It compares with `counted.json`, which
+has figures for each minor version of Python, and ends with 1 if a message costs more than a tenth more; `--update`
+writes the figures down. Another build of the same version executes other instructions, so then their ratio is only
+shown, and the calls alone decide. With `--signed` it only says how much more a message costs whose request is signed.
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ ALLOWED = 1.10
 BODIES = (20, 4096)
 """Bytes of the text of each message."""
 
+SIGN = ("--sign", "v1")
+"""The flags of the fixed run that has its requests signed."""
+
 _COUNT = re.compile(r"I +refs: +([\d,]+)")
 
 
-def instructions(messages: int, body: int) -> int:
-    """Instructions of a whole run with so many messages."""
+def instructions(messages: int, body: int, *flags: str) -> int:
+    """Instructions of a whole run with so many messages, and with these flags of the fixed run."""
     with tempfile.TemporaryDirectory() as folder:
         found = subprocess.run(
             [
                 *([] if shutil.which("setarch") is None else ["setarch", platform.machine(), "-R"]),
                 *("valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={folder}/out"),
-                *(sys.executable, str(HERE / "fixed_run.py"), str(messages), "--body", str(body)),
+                *(sys.executable, str(HERE / "fixed_run.py"), str(messages), "--body", str(body), *flags),
             ],
             env={**os.environ, "PYTHONHASHSEED": "0"},
             capture_output=True,
@@ -72,6 +75,13 @@ def main(arguments: Sequence[str]) -> int:
     baseline = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     before = baseline.get(version, {})
     same_build = before.get("build") == sys.version
+    if "--signed" in arguments:
+        for body in BODIES:
+            plain, signed = (
+                instructions(LONG, body, *flags) - instructions(SHORT, body, *flags) for flags in ((), SIGN)
+            )
+            print(f"signing a message with {body} bytes costs {signed / plain - 1:.1%} more instructions")
+        return 0
     counts = {"calls": calls(BODIES[0])}
     if shutil.which("valgrind") is None:
         print("valgrind is not installed, so no instructions are counted (Debian: apt-get install valgrind)")

@@ -4,7 +4,8 @@ A fixed run of the gateway in one process: the real classes, with transports in 
 The same bytes go in and out each time, so what it takes is counted, not timed: see `counted.py`. With `--profile` it
 shows where the time goes instead, and with `--calls` how many functions each message calls, in Python and in C.
 
-Usage: `python benchmarks/fixed_run.py MESSAGES [--body BYTES] [--profile | --calls]`, from a source tree.
+Usage: `python benchmarks/fixed_run.py MESSAGES [--body BYTES] [--sign v1|v1a] [--profile | --calls]`, from a source
+tree.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.testing import MemoryReactorClock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from component_http.gateway import Gateway
-from component_http.settings import ComponentSettings, Settings, SpoolSettings
+from component_http.settings import ComponentSettings, Settings, SpoolSettings, WebhookSettings
+from component_http.signing import new_secret
 
 DOMAIN = "bot.localhost"
 SENDERS, AT_ONCE = 100, 10
@@ -144,10 +147,12 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="fixed_run")
     parser.add_argument("messages", type=int)
     parser.add_argument("--body", type=int, default=20)
+    parser.add_argument("--sign", choices=["v1", "v1a"])
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--calls", action="store_true")
     options = parser.parse_args(arguments)
-    run = Run(b"x" * options.body)
+    secrets = () if options.sign is None else (new_secret(asymmetric=options.sign == "v1a"),)
+    run = Run(b"x" * options.body, evolve(SETTINGS, webhook=WebhookSettings(signing_secrets=secrets)))
     run.start()
     for _ in range(20):
         run.turn()

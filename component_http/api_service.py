@@ -24,21 +24,27 @@ from component_http.api.secrets import BySecret
 from component_http.api.server import ApiServer
 from component_http.api.template import Template, shipped
 from component_http.api.tokens import Token, Tokens
+from component_http.certificates import FilesUnusable, is_renewed, server_endpoint
 from component_http.contract.address import Address
 from component_http.contract.endpoint import Endpoint
 from component_http.errors import SettingsError
 from component_http.interfaces import Observer, Origin
-from component_http.log import Logger
 from component_http.settings import HookSettings, Settings
-from component_http.tls import server_endpoint
-
-_log = Logger()
 
 _PORT_REMEDIES = {
     errno.EADDRINUSE: "stop what listens there, or name another port",
     errno.EADDRNOTAVAIL: "name an interface by an address that this machine has",
     errno.EACCES: "name a port from 1024 on, because those below are root's",
 }
+
+
+def check_certificates(table: str, listen: str, clients: str | None = None) -> None:
+    """Raise `SettingsError` if the files for the TLS of a port cannot be used; the arguments are as in `check_port`."""
+    if is_renewed(listen):
+        try:
+            server_endpoint(None, listen, clients, table)
+        except FilesUnusable as error:
+            raise SettingsError(str(error)) from None
 
 
 def check_port(table: str, listen: str, clients: str | None = None) -> None:
@@ -48,6 +54,7 @@ def check_port(table: str, listen: str, clients: str | None = None) -> None:
     Some endpoints are only checked at the start. `clients` is as in `server_endpoint`.
     """
     endpoint = Endpoint.parse(listen)
+    check_certificates(table, listen, clients)
     if endpoint.kind == "unix":
         folder = Path(endpoint.socket_path).absolute().parent
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -57,10 +64,6 @@ def check_port(table: str, listen: str, clients: str | None = None) -> None:
             )
     if endpoint.kind not in ("tcp", "tcp6", "ssl"):
         return
-    try:
-        server_endpoint(None, listen, clients, _log.warn, table)
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
     interface, port = endpoint.interface_and_port
     if endpoint.kind == "tcp6":
         interface = interface or "::"
@@ -172,7 +175,7 @@ def api_server(
     server = ApiServer(
         served.admit,
         desk.finish,
-        server_endpoint(reactor, listen, api.client_ca_file, lambda sentence: _log.warn("{it}", it=sentence)),
+        server_endpoint(reactor, listen, api.client_ca_file),
         observer,
         clock=reactor,
         max_connections=max_connections or api.max_connections,

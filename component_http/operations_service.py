@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from component_http import __version__
 from component_http.api.exchange import Answer, Call
 from component_http.api.server import ApiServer
-from component_http.log import Logger
+from component_http.certificates import server_endpoint
 from component_http.operations.exposition import Exposition
 from component_http.operations.lag import Lag
 from component_http.operations.metrics import Counters, Durations
@@ -23,7 +23,6 @@ from component_http.operations.pages import Pages
 from component_http.operations.view import ComponentView, View
 from component_http.settings import Settings
 from component_http.sizing import operations_connections
-from component_http.tls import server_endpoint
 
 REQUEST_TIMEOUT = 10.0
 """Seconds that a request may take to come in, and that a connection may be idle between two of them."""
@@ -44,8 +43,6 @@ class Operations:
         durations: Those of the gateway; the lag of the reactor is measured here.
         endpoint: The endpoint to listen at, instead of `operations.listen`.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -70,7 +67,7 @@ class Operations:
         self.server = ApiServer(
             self._admit,
             _nothing_to_finish,
-            endpoint or server_endpoint(reactor, listen, None, self._warn, "operations"),
+            endpoint or server_endpoint(reactor, listen, None, "operations"),
             counters,
             clock=reactor,
             max_connections=operations_connections(settings),
@@ -110,9 +107,6 @@ class Operations:
         if page.status == 401:
             self._counters.count("api_unauthorized")
         return Answer(page.status, page.body, page.media_type, page.headers)
-
-    def _warn(self, sentence: str) -> None:
-        self._log.warn("{sentence}", sentence=sentence)
 
 
 async def _nothing_to_finish() -> None:

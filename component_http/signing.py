@@ -6,9 +6,10 @@ Source: Standard Webhooks 1.0, section "Verifying webhook authenticity".
 
 from __future__ import annotations
 
-import hmac
 from base64 import b64decode, b64encode
+from binascii import b2a_base64
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from secrets import token_bytes
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,11 @@ SYMMETRIC, PRIVATE, PUBLIC = "whsec_", "whsk_", "whpk_"
 SEED_BYTES = 32
 """Bytes of the private key for ed25519 (RFC 8032 section 5.1.5); some programs put the public key behind it."""
 
-Sign = Callable[[bytes], bytes]
-"""Makes the signature of some bytes."""
+_BLOCK_BYTES = 64
+"""Bytes of a block of SHA-256; no key is longer."""
+
+Sign = Callable[[bytes, bytes], bytes]
+"""Makes the signature of some bytes, which are given in two parts, because to join long ones costs something."""
 
 
 def signer(secret: str) -> Sign:
@@ -40,8 +44,8 @@ def signer(secret: str) -> Sign:
 
 def signatures(signers: Sequence[Sign], delivery_id: str, timestamp: str, body: bytes) -> bytes:
     """Write the value of the header `webhook-signature`: one signature by each secret."""
-    content = b"%s.%s.%s" % (delivery_id.encode("ascii"), timestamp.encode("ascii"), body)
-    return b" ".join([sign(content) for sign in signers])
+    start = f"{delivery_id}.{timestamp}.".encode("ascii")
+    return b" ".join([sign(start, body) for sign in signers])
 
 
 def new_secret(*, asymmetric: bool = False) -> str:
@@ -64,20 +68,31 @@ def public_key(secret: str) -> str:
 
 def _decoded(text: str) -> bytes:
     try:
-        return b64decode(f"{text}{'=' * (-len(text) % 4)}", validate=True)
-    except ValueError:
-        raise ValueError("be Base64 behind its prefix") from None
+        return b64decode(text, validate=True)
+    except ValueError:  # = at the end may be missing because the file is not written yet
+        raise ValueError("be whole Base64 behind its prefix") from None
 
 
 def _hmac(key: bytes) -> Sign:
     if not 24 <= len(key) <= 64:
         raise ValueError(f"hold 24 to 64 bytes behind {SYMMETRIC}")
-    return lambda content: b"v1," + b64encode(hmac.digest(key, content, "sha256"))
+    # As hmac.digest does it (RFC 2104), but without asking OpenSSL for the hash each time, which costs thrice as much.
+    padded = key.ljust(_BLOCK_BYTES, b"\0")
+    inner, outer = (sha256(bytes(byte ^ pad for byte in padded)) for pad in (0x36, 0x5C))
+
+    def sign(start: bytes, body: bytes) -> bytes:
+        first, second = inner.copy(), outer.copy()
+        first.update(start)
+        first.update(body)
+        second.update(first.digest())
+        return b"v1," + b2a_base64(second.digest(), newline=False)
+
+    return sign
 
 
 def _ed25519(key: bytes) -> Sign:
     private = _private_key(key)
-    return lambda content: b"v1a," + b64encode(private.sign(content))
+    return lambda start, body: b"v1a," + b64encode(private.sign(start + body))
 
 
 def _private_key(key: bytes) -> Ed25519PrivateKey:

@@ -200,8 +200,7 @@ def makeService(options: Options) -> Gateway:
     from component_http.gateway import Gateway
 
     collect_rarely()
-    # Memory holds secrets, and what users write.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    leave_no_core()
     with exit_on_settings_error():
         settings = options.settings()
         if options.parent is None or options.parent.get("logger") is observer:
@@ -228,6 +227,14 @@ def use_log(settings: Settings) -> None:
     except OSError as error:
         key = "log.format is journald" if log.file is None else f"log.file is {shown(log.file)}"
         raise SettingsError(f"{key}, but that cannot be opened: {error.strerror}") from None
+
+
+def leave_no_core() -> None:
+    """Let a crash write nothing of the memory to the disk, because it holds secrets, and what users write."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A program that the kernel gives cores to (core_pattern) gets them whatever the limit is: let them be empty.
+    with suppress(OSError), open("/proc/self/coredump_filter", "w") as mappings:
+        mappings.write("0")
 
 
 def collect_rarely() -> None:

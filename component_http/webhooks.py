@@ -9,6 +9,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from component_http.certificates import FilesUnusable, TlsFiles
 from component_http.contract import reply
 from component_http.contract.conditions import StanzaError, error_of_status
 from component_http.contract.delivery import Delivery
@@ -28,7 +29,6 @@ from component_http.ids import new_id
 from component_http.interfaces import Webhook
 from component_http.settings import Settings, WebhookSettings
 from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
-from component_http.tls import TlsFiles
 from component_http.webhook.client import WebhookClient
 from component_http.webhook.function import FixedWebhook, response_of
 
@@ -216,6 +216,8 @@ def webhook_client(settings: Settings, reactor: Any, connections: int = 1) -> We
             server_name=webhook.server_name,
             proxy=webhook.proxy,
         )
+    except FilesUnusable as error:
+        raise SettingsError(str(error)) from None
     except ValueError as error:
         raise SettingsError(
             f"component.component_post_url (--post-url) or the [webhook] table cannot be used: {error}"

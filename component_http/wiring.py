@@ -14,6 +14,7 @@ from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
 from component_http import __version__
+from component_http.certificates import client_endpoint
 from component_http.contract import composing
 from component_http.contract.address import Address
 from component_http.contract.composing import MAX_REPLIES, Composed
@@ -35,7 +36,6 @@ from component_http.operations.metrics import Counters, Durations
 from component_http.settings import Settings
 from component_http.sizing import backlog_limits, deadlines, lifetimes
 from component_http.spool.memory import MemorySpool
-from component_http.tls import client_endpoint
 from component_http.webhook.client import WebhookClient
 from component_http.webhooks import loops_of, make_forwarder, most_running, new_webhooks, times_of
 from component_http.xmpp.borrowed import BorrowedStream

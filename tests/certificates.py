@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from twisted.internet.ssl import Certificate, PrivateCertificate
 
-__all__ = ["ODD_NAMES", "Authority", "Name"]
+__all__ = ["ODD_NAMES", "Authority", "Name", "by_itself"]
 
 Name = str | x509.GeneralName
 """A host name or an IP address as text, or anything else that a certificate may be for."""
@@ -23,13 +23,14 @@ _NUMBERS = count(1)
 
 
 class Authority:
-    """Somebody who issues certificates."""
+    """Somebody who issues certificates; `by` signs its own, or else itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, by: Authority | None = None, *, expired: bool = False) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         name = f"authority {next(_NUMBERS)} of the tests"
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._certificate = self._sign(self._name, self._key, x509.BasicConstraints(ca=True, path_length=None))
+        extension = x509.BasicConstraints(ca=True, path_length=None)
+        self._certificate = (by or self)._sign(self._name, self._key, extension, expired=expired)
 
     @property
     def trust_root(self) -> Certificate:
@@ -41,13 +42,16 @@ class Authority:
         """Its own certificate."""
         return self._certificate.public_bytes(serialization.Encoding.PEM)
 
-    def context(self, *names: Name, expired: bool = False, rubbish: bytes | None = None) -> Any:
+    def context(self, *names: Name, **how: Any) -> Any:
         """For a server with a certificate of `certified`."""
-        return PrivateCertificate.loadPEM(self.certified(*names, expired=expired, rubbish=rubbish)).options()
+        return PrivateCertificate.loadPEM(self.certified(*names, **how)).options()
 
-    def certified(self, *names: Name, expired: bool = False, rubbish: bytes | None = None) -> bytes:
+    def certified(
+        self, *names: Name, expired: bool = False, early: bool = False, rubbish: bytes | None = None
+    ) -> bytes:
         """
-        A certificate with its key, for these host names and IP addresses, or with rubbish in their place.
+        A certificate with its key, for these host names and IP addresses, or with rubbish in their place; an early one
+        is valid in ten minutes.
 
         Its common name is localhost; without names it has no subjectAltName.
         """
@@ -60,7 +64,7 @@ class Authority:
         else:
             extension = x509.BasicConstraints(ca=False, path_length=None)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-        certificate = self._sign(subject, key, extension, expired=expired)
+        certificate = self._sign(subject, key, extension, expired=expired, early=early)
         return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -86,19 +90,42 @@ class Authority:
         key: ec.EllipticCurvePrivateKey,
         extension: x509.ExtensionType,
         expired: bool = False,
+        early: bool = False,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
+        begin = timedelta(minutes=10) if early else timedelta(days=-2)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=2))
+            .not_valid_before(now + begin)
             .not_valid_after(now + timedelta(days=-1 if expired else 1))
             .add_extension(extension, critical=True)
             .sign(self._key, hashes.SHA256())
         )
+
+
+def by_itself(name: str) -> bytes:
+    """A certificate for a host name that no authority has signed, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=2))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def _general_name(name: Name) -> x509.GeneralName:

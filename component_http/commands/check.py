@@ -7,11 +7,13 @@ import os
 import pwd
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from component_http.api_service import api_hooks
+from component_http.api_service import api_hooks, check_certificates
+from component_http.certificates import days_left
 from component_http.contract.endpoint import Endpoint
 from component_http.errors import SettingsError
 from component_http.settings import Settings
@@ -21,6 +23,9 @@ from component_http.spool.private import located
 from component_http.tap import FileOptions, exit_on_settings_error
 
 USER = "user"
+
+_CERTIFICATES = ("ca_file", "client_certificate", "crl_file")
+"""The settings of a webhook that name a file without a secret."""
 
 Check = Callable[[], str | None]
 """A check tries something as the user of the process, and returns a sentence if that fails, or None."""
@@ -54,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     with exit_on_settings_error():
         user = None if options[USER] is None else _user(options[USER])
         settings = options.settings()
-        api_hooks(settings)
+        _try(settings)
         prefix = "" if settings.file is None else f"{settings.file}: "
         problems = [] if user is None else _as_user(user, list(_checks(settings, user)))
         if problems:
@@ -63,11 +68,29 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _try(settings: Settings) -> None:
+    """Raise `SettingsError` if a gateway cannot be made: with its webhooks, its hooks, and all files of theirs."""
+    from twisted.internet import reactor
+
+    from component_http.gateway import Gateway
+
+    Gateway(settings, reactor)
+    api_hooks(settings)
+    if settings.api.listen is not None:
+        check_certificates("api", settings.api.listen, settings.api.client_ca_file)
+    if settings.operations.listen is not None:
+        check_certificates("operations", settings.operations.listen)
+
+
 def _report(settings: Settings, prefix: str, user: pwd.struct_passwd | None) -> None:
     for each in settings.each:
         component = each.component
         api = f", the API at {settings.api.listen}" if settings.api.listen and each is settings else ""
         print(f"{prefix}ok: {component.domain} at {component.server}, {component.posted}{api}")
+    for key, path in settings.own_certificates():
+        days = days_left(path, time.time())
+        if days is not None and days >= 0:
+            print(f"{prefix}ok: the certificate in {key} {shown(path)} ends in {days:.0f} days")
     for warning in settings.warnings():
         print(f"{prefix}warning: {warning}")
     spool = settings.spool.file()
@@ -110,7 +133,10 @@ def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
         files += [(key, path) for path in Endpoint.parse(description).files()]
     # systemd reads the credentials of a unit as root.
     credentials = os.environ.get(CREDENTIALS_VARIABLE)
-    for key, path in files:
+    for one in (one for each in settings.each for one in (each, *each.of_routes.values())):
+        files += [(f"webhook.{name}", getattr(one.webhook, name) or "") for name in _CERTIFICATES]
+    files.append(("api.client_ca_file", settings.api.client_ca_file or ""))
+    for key, path in dict.fromkeys((key, path) for key, path in files if path):
         if not credentials or Path(path).parent != Path(credentials):
             yield partial(_unreadable, key, path, user)
     spool = settings.spool.file()

@@ -29,8 +29,8 @@ class Status:
         obstacles: Why no more should be sent here now, a phrase each; none means that all is well.
         failing_for: Seconds for which nothing but failures came from the webhook; None while it is well.
         last_failure: Why the last attempt that failed did; None if none did.
-        certificate_ends: The earliest end of a certificate that a webhook has shown, in seconds since the epoch; None
-            if none has shown one.
+        certificate_ends: The earliest end of a certificate that a webhook has shown, or that we show one, in seconds
+            since the epoch; None before a connection with TLS.
         oldest: Seconds since the delivery was accepted that is pending longest; None if none is. A dead letter that is
             retried counts as the newest.
         next_attempt: Seconds until the webhook may be asked, 0.0 for now; None while that depends on what is under way.

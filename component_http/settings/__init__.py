@@ -23,7 +23,14 @@ from attrs import evolve, field, frozen
 
 from component_http.contract.conditions import StanzaError
 from component_http.errors import SettingsError
-from component_http.settings.advice import conflicts, domain_conflicts, foreign_senders, secret_files, warnings
+from component_http.settings.advice import (
+    conflicts,
+    domain_conflicts,
+    foreign_senders,
+    own_certificates,
+    secret_files,
+    warnings,
+)
 from component_http.settings.api import ApiSettings, HookSettings, TokenSettings
 from component_http.settings.catalog import (
     CONDITIONS,
@@ -250,6 +257,10 @@ class Settings(Table):
     def secret_files(self) -> list[tuple[str, str]]:
         """List the files with secrets, each behind the name of its setting."""
         return secret_files(self)
+
+    def own_certificates(self) -> list[tuple[str, str]]:
+        """List the files with certificates of the gateway, each behind the name of its setting."""
+        return own_certificates(self)
 
 
 def spool_from_toml(path: str | os.PathLike[str]) -> SpoolSettings:

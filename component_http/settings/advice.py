@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from attrs import fields
 
+from component_http.certificates import ENDS_SOON, days_left, ssl_files
 from component_http.contract.address import Address
 from component_http.contract.endpoint import Endpoint
 from component_http.contract.url import WebhookUrl, is_loopback
@@ -21,7 +22,6 @@ from component_http.settings.component import SECRET_VARIABLE, ComponentSettings
 from component_http.settings.declaration import about
 from component_http.settings.values.value_type import shown
 from component_http.settings.webhook import WebhookSettings
-from component_http.tls import ENDS_SOON, days_left
 
 if TYPE_CHECKING:
     from component_http.settings import Settings
@@ -41,11 +41,19 @@ def conflicts(component: ComponentSettings | None, webhook: WebhookSettings | No
     if len(sources) > 1:
         yield f"{sources[0]} and {sources[1]} both set the Authorization header: remove one of them"
     url = component.component_post_url and WebhookUrl.parse(component.component_post_url)
-    if webhook.require_tls and url and not url.secure and not is_loopback(url.host):
+    if webhook.require_tls and url and _in_the_open(url, webhook):
         yield (
             f"component.component_post_url is at {url.origin}, but webhook.require_tls allows only https:// there, or"
             " http:// on this machine"
         )
+
+
+def _in_the_open(url: WebhookUrl, webhook: WebhookSettings) -> bool:
+    """Tell whether others on the network can read what is POSTed there."""
+    if url.secure or url.socket is not None:
+        return False
+    hosts = [url.host] if webhook.proxy is None else [url.host, WebhookUrl.parse(webhook.proxy).host]
+    return not all(map(is_loopback, hosts))
 
 
 def domain_conflicts(domains: Sequence[str]) -> Iterator[str]:
@@ -82,17 +90,41 @@ def _webhooks(settings: Settings) -> Iterator[WebhookSettings]:
         yield from (one.webhook for one in each.of_routes.values())
 
 
+def _tls_ports(settings: Settings) -> Iterator[tuple[str, Endpoint]]:
+    """The ports of ours that speak TLS, each behind the name of its setting."""
+    for key, listen in (("api.listen", settings.api.listen), ("operations.listen", settings.operations.listen)):
+        endpoint = Endpoint.parse(listen or "")
+        if endpoint.kind == "ssl":
+            yield key, endpoint
+
+
 def secret_files(settings: Settings) -> list[tuple[str, str]]:
     """List the files with secrets, each behind the name of its setting."""
     signing = (path for each in _webhooks(settings) for path in each.signing_secret_files or ())
+    servers = (Endpoint.parse(each.component.server).named for each in settings.each)
     files = (
         *(("component.secret_file", each.component.secret_file) for each in settings.each),
+        *(("component.server", named.get("privateKey") or named.get("certificate")) for named in servers),
+        *((key, ssl_files(endpoint)[0]) for key, endpoint in _tls_ports(settings)),
         *(("webhook.client_key", each.client_key or each.client_certificate) for each in _webhooks(settings)),
         *(("webhook.bearer_token_file", each.bearer_token_file) for each in _webhooks(settings)),
         *(("webhook.signing_secret_files", path) for path in signing),
         *(("api.token.token_file", token.token_file) for token in settings.api.token),
         *(("api.hook.secret_file", hook.secret_file) for hook in settings.api.hook),
         ("operations.token_file", settings.operations.token_file),
+    )
+    return list(dict.fromkeys((key, path) for key, path in files if path is not None))
+
+
+def own_certificates(settings: Settings) -> list[tuple[str, str]]:
+    """List the files with certificates of ours, each behind the name of its setting."""
+    files = (
+        *(
+            ("component.server", Endpoint.parse(each.component.server).named.get("certificate"))
+            for each in settings.each
+        ),
+        *(("webhook.client_certificate", each.client_certificate) for each in _webhooks(settings)),
+        *((key, ssl_files(endpoint)[1]) for key, endpoint in _tls_ports(settings)),
     )
     return list(dict.fromkeys((key, path) for key, path in files if path is not None))
 
@@ -114,20 +146,29 @@ def _of_component(settings: Settings) -> Iterator[str]:
             f"component.server is {shown(component.server)}, on another machine: others on the network can read the"
             " stanzas and the proof of the component's secret; take a tls: endpoint, unless you trust the network"
         )
-    url = component.component_post_url and WebhookUrl.parse(component.component_post_url)
-    if url and not url.secure and not is_loopback(url.host):
-        yield (
-            f"component.component_post_url is at {component.post_origin}, on another machine: others on the network can"
-            f" read {', '.join(_sent_to_webhook(settings, url))}; take https://, unless you trust the network"
-        )
-    if component.url_holds_credentials:
-        yield (
-            "component.component_post_url holds a user or a password: they are sent as Basic auth and stay out of the"
-            " log, but a file named by webhook.bearer_token_file keeps a secret better"
-        )
+    for where, one in _urls(settings):
+        url = WebhookUrl.parse(one.component.component_post_url or "")
+        if _in_the_open(url, one.webhook):
+            yield (
+                f"{where} is at {one.component.post_origin}, on another machine: others on the network can"
+                f" read {', '.join(_sent_to_webhook(one, url))}; take https://, unless you trust the network"
+            )
+        if one.component.url_holds_credentials:
+            yield (
+                f"{where} holds a user or a password: they are sent as Basic auth and stay out of the"
+                " log, but a file named by webhook.bearer_token_file keeps a secret better"
+            )
     yield from _idle_routes(component)
-    if settings.webhook.client_certificate is not None:
-        yield from _ends_soon("webhook.client_certificate", settings.webhook.client_certificate)
+
+
+def _urls(settings: Settings) -> Iterator[tuple[str, Settings]]:
+    """The settings of each webhook of a component that has a URL, behind the name of the setting with that."""
+    for where, one in (
+        ("component.component_post_url", settings),
+        *((f"the url of component.route {name}", one) for name, one in settings.of_routes.items()),
+    ):
+        if one.component.component_post_url is not None:
+            yield where, one
 
 
 def _ends_soon(key: str, path: str) -> Iterator[str]:
@@ -171,9 +212,8 @@ def _of_all(settings: Settings) -> Iterator[str]:
             f"api.listen is {shown(api.listen)}, where others on the network can read the tokens: take an ssl:"
             " endpoint, or interface=127.0.0.1 behind a proxy that speaks TLS"
         )
-    if listen.kind == "ssl":
-        named = listen.named
-        yield from _ends_soon("api.listen", named.get("certKey", named.get("privateKey", "server.pem")))
+    for key, path in own_certificates(settings):
+        yield from _ends_soon(key, path)
     for key, path in secret_files(settings):
         if may := _everyone_may(path):
             yield f"{key} {shown(path)} can be {may} by every user of this machine: chmod o-rwx it"
@@ -196,8 +236,12 @@ def _retired(settings: Settings) -> Iterator[str]:
 
 def _secrets_inside(settings: Settings) -> list[str]:
     """Name the settings that hold a secret themselves."""
-    url = ["the user in component.component_post_url"] if settings.component.url_holds_credentials else []
-    return url + [f"webhook.headers.{name}" for name in settings.webhook.headers if _SECRET_HEADER.search(name)]
+    found = [f"the user in {where}" for where, one in _urls(settings) if one.component.url_holds_credentials]
+    for each in (settings.webhook, *(one.webhook for one in settings.of_routes.values())):
+        if each.proxy is not None and WebhookUrl.parse(each.proxy).authorization is not None:
+            found.append("the user in webhook.proxy")
+        found += [f"webhook.headers.{name}" for name in each.headers if _SECRET_HEADER.search(name)]
+    return found
 
 
 def _sent_to_webhook(settings: Settings, url: WebhookUrl) -> list[str]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from attrs import frozen
 
+from component_http.certificates import is_renewed
 from component_http.contract.address import Address, any_of
 from component_http.contract.endpoint import Endpoint
 from component_http.contract.stanza import STANZA_KINDS
@@ -18,7 +19,6 @@ from component_http.settings.values.endpoints import LISTEN
 from component_http.settings.values.http import BASE_URL, CREDENTIAL, SECRET
 from component_http.settings.values.plain import NAME, RATE, STANZAS, SWITCH, choice, file_path, number, whole
 from component_http.settings.values.value_type import shown
-from component_http.tls import is_renewed
 
 _NO_SECRET = "{key} is missing: it names the file with the secret"
 

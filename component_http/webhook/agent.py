@@ -22,10 +22,10 @@ from twisted.web.iweb import IAgent
 from zope.interface import implementer  # type: ignore[import-untyped, unused-ignore]
 
 from component_http.contract.reply import Response
-from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, WebhookError
+from component_http.errors import ConnectionFailed, TimedOut, WebhookError
 from component_http.turns import Turns
 from component_http.webhook.connection import Connection
-from component_http.webhook.pool import Pool, no_connection
+from component_http.webhook.pool import Pool
 from component_http.webhook.response import WholeResponse
 
 AT_ONCE_BYTES = 16_384
@@ -218,7 +218,7 @@ class PooledAgent:
 
     def _too_late(self, request: _Request) -> None:
         if isinstance(request.stage, Deferred):
-            self._fail(request, no_connection(self._timeout))
+            self._fail(request, self._pool.no_connection(self._timeout))
         else:
             self._fail(request, TimedOut(f"no complete answer within {self._timeout:g} s"))
 
@@ -226,10 +226,10 @@ class PooledAgent:
         request.stage = connection
         connection.exchange(request.data, partial(self._exchanged, request))
 
-    def _exchanged(self, request: _Request, outcome: Response | ConnectionCut) -> None:
+    def _exchanged(self, request: _Request, outcome: Response | WebhookError) -> None:
         request.stage = "over"
         self._limits.end(request)
-        if isinstance(outcome, ConnectionCut):
+        if isinstance(outcome, WebhookError):
             request.errback(Failure(outcome))
         elif outcome.body is not None and len(outcome.body) > AT_ONCE_BYTES:
             self._turns.ask(lambda: self._hand_over(request, outcome))

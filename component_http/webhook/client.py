@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from treq.client import HTTPClient
@@ -26,14 +28,15 @@ from twisted.internet.endpoints import (
 from twisted.web.http_headers import Headers
 
 from component_http._version import __version__
+from component_http.certificates import Ends, RenewedTLS, TlsFiles
 from component_http.contract.http import BEARER, is_field_value, is_token
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
 from component_http.log import Logger
 from component_http.signing import signatures, signer
-from component_http.throttle import Throttle
-from component_http.tls import ENDS_SOON, RenewedTLS, TlsFiles, client_tls
+from component_http.throttle import LOG_INTERVAL, Throttle
+from component_http.tls import client_tls
 from component_http.webhook.agent import PooledAgent, with_body
 from component_http.webhook.pool import Pool
 from component_http.webhook.proxy import ProxyEndpoint
@@ -50,7 +53,11 @@ connection's place.
 """
 
 
-_DAY = 86_400.0
+MAX_SKEW_SECONDS = 300.0
+"""Seconds by which a timestamp may be off that a webhook accepts (Standard Webhooks 1.0 advises some minutes)."""
+
+_REFUSALS = (400, 401, 403)
+"""The statuses by which a webhook refuses a signature."""
 
 
 class WebhookClient:
@@ -60,10 +67,6 @@ class WebhookClient:
     Of the responses it reads only what the contract needs: redirects are not followed, cookies neither kept nor sent,
     nothing is decoded. Nothing that a server does ends in another exception than a `WebhookError`, and nothing of
     it in the log as an error.
-
-    Attributes:
-        certificate_ends: The end of the certificate that the webhook has shown last, in seconds since the epoch; None
-            if it has shown none.
     """
 
     _log = Logger()
@@ -107,16 +110,18 @@ class WebhookClient:
         Raises:
             ValueError: The URL is none, a header is reserved, malformed or given twice, or a file cannot be used.
         """
-        self.certificate_ends: float | None = None
-        self._throttle = Throttle(_DAY)
         where = WebhookUrl.parse(url)
         self._signers = tuple(map(signer, signing_secrets))
+        self._skew = Throttle(LOG_INTERVAL)
         self._origin = where.origin
+        self._own: Ends | None = None
+        self._ends = Ends(f"the certificate of {self._origin}", "it has to be renewed there")
         origin = where.origin.encode("ascii")
         fixed = _static_headers(headers or {}, where.authorization, bearer_token, user_agent)
         pool = Pool(
             self._endpoint(where, reactor, connect_timeout, proxy, trust_root, tls, server_name),
             reactor,
+            where=self._origin,
             secure=where.secure,
             connect_timeout=connect_timeout,
             max_connections=max_connections,
@@ -151,7 +156,23 @@ class WebhookClient:
         if self._signers:
             signed = signatures(self._signers, headers["webhook-id"], headers["webhook-timestamp"], body)
             lines = b"%swebhook-signature: %s\r\n" % (lines, signed)
+            return self._http.post(lines, body, fresh).addCallback(self._judged)
         return self._http.post(lines, body, fresh)
+
+    def _judged(self, response: Response) -> Response:
+        """Say so if the clocks may be the reason why a webhook refuses what is signed."""
+        if response.status in _REFUSALS and "date" in response.headers:
+            with suppress(ValueError, OverflowError):
+                theirs = parsedate_to_datetime(response.headers["date"])
+                seconds = 0.0 if theirs.tzinfo is None else abs(theirs.timestamp() - time.time())
+                if seconds > MAX_SKEW_SECONDS and self._skew.may_tell("", time.time()):
+                    self._log.warn(
+                        "{webhook} refuses what is signed, and its clock differs from ours by {minutes} minutes: set"
+                        " the clocks of both machines",
+                        webhook=self._origin,
+                        minutes=round(seconds / 60),
+                    )
+        return response
 
     def _endpoint(
         self,
@@ -167,23 +188,19 @@ class WebhookClient:
         if not where.secure:
             return endpoint
         name = server_name or where.host
-        made = (
-            client_tls(name, trust_root, seen=self._see)
-            if tls is None
-            else RenewedTLS(tls, name, self._warn, self._see)
-        )
+        if tls is None:
+            return wrapClientTLS(client_tls(name, trust_root, seen=self._ends.see), endpoint)
+        made = RenewedTLS(tls, name, self._ends.see)
+        self._own = made.own
         return wrapClientTLS(made, endpoint)
 
-    def _see(self, ends: float) -> None:
-        """Note when the webhook's certificate ends, and log it if that is soon."""
-        self.certificate_ends = ends
-        days = max(0.0, (ends - time.time()) / 86_400)
-        soon = next((limit for limit in reversed(ENDS_SOON) if days < limit), None)
-        if soon is not None and self._throttle.may_tell(str(soon), time.time()):
-            self._warn(f"the certificate of {self._origin} ends in {days:.0f} days: it has to be renewed there")
-
-    def _warn(self, sentence: str) -> None:
-        self._log.warn("{sentence}", sentence=sentence)
+    @property
+    def certificate_ends(self) -> float | None:
+        """
+        When the first of the certificates ends that are in use: that which the webhook has shown last, and our own for
+        it; in seconds since the epoch, None before.
+        """
+        return min((each.last for each in (self._ends, self._own) if each is not None and each.last), default=None)
 
     async def close(self) -> None:
         """Drop the idle connections; waiting and later requests fail with `ConnectionFailed`, running ones go on."""

@@ -13,7 +13,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from zope.interface import implementer  # type: ignore[import-untyped, unused-ignore]
 
 from component_http.contract.reply import Response
-from component_http.errors import ConnectionCut
+from component_http.errors import CertificateInvalid, ConnectionCut, WebhookError
+from component_http.tls import CertificateRefused, tls_failure
 from component_http.waiters import Waiters
 from component_http.webhook.response import ResponseReader, read_at_once
 
@@ -57,7 +58,7 @@ class Connection(Protocol):
         self._pool = pool
         self._lost = False
         # Told of the response that is awaited; None while none is. And its reader, once some of it has arrived.
-        self._told: Callable[[Response | ConnectionCut], None] | None = None
+        self._told: Callable[[Response | WebhookError], None] | None = None
         self._reader: ResponseReader | None = None
         # The transport of the socket, also under TLS; whether it took every request as a whole; and a poll object that
         # tells whether the socket can be read.
@@ -82,7 +83,7 @@ class Connection(Protocol):
         if not self.ready.called:
             self.ready.callback(None)
 
-    def exchange(self, request: bytes, told: Callable[[Response | ConnectionCut], None]) -> None:
+    def exchange(self, request: bytes, told: Callable[[Response | WebhookError], None]) -> None:
         """
         Send a request and read the whole response. One at a time; `abort` ends it.
 
@@ -140,11 +141,20 @@ class Connection(Protocol):
                 reader.broken = "the connection broke"
             self._read(reader)
         elif self._told is not None:
-            why = "closed without an answer" if reason.check(ConnectionDone) else "the connection broke"
-            self._settle(ConnectionCut(why, reused=self.reused, started=False), 0.0)
+            self._settle(self._unanswered(reason), 0.0)
         if not self.ready.called:
             self.ready.errback(reason)
         self._until_gone.tell()
+
+    def _unanswered(self, reason: Any) -> WebhookError:
+        """Make the error for a connection that ended before anything of a response was there."""
+        if reason.check(ConnectionDone):
+            return ConnectionCut("closed without an answer", reused=self.reused, started=False)
+        failure = tls_failure(reason.value, self._pool.where) if self._pool.secure else None
+        # With TLS 1.3 the other side looks at our certificate when the request is on its way already.
+        if isinstance(failure, CertificateInvalid) or (isinstance(failure, CertificateRefused) and not self.reused):
+            return failure
+        return ConnectionCut(str(failure or "the connection broke"), reused=self.reused, started=False)
 
     def stale(self) -> bool:
         """
@@ -187,7 +197,7 @@ class Connection(Protocol):
             why = reader.broken or "the connection was closed"
             self._settle(ConnectionCut(why, reused=self.reused, started=True), 0.0)
 
-    def _settle(self, outcome: Response | ConnectionCut, keep: float) -> None:
+    def _settle(self, outcome: Response | WebhookError, keep: float) -> None:
         """End an exchange, but first let the connection find its place: whoever acts on the outcome may need it."""
         told = self._told
         assert told is not None

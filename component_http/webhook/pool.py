@@ -23,6 +23,7 @@ class Pool:
         clock: An `IReactorTime`.
         secure: The connections run over TLS: the handshake counts as part of connecting.
         body_limit: The bytes of body to read at most, given the status.
+        where: The origin, for sentences.
         closed: No connection is kept any more.
         freed: Called when a connection is idle, and when there is one less.
         limits: The time limits of the idle connections, and those of the requests beside them.
@@ -33,6 +34,7 @@ class Pool:
         endpoint: Any,
         clock: Any,
         *,
+        where: str,
         secure: bool,
         connect_timeout: float,
         max_connections: int,
@@ -45,6 +47,7 @@ class Pool:
             max_connections: Connections at once, idle and closing ones included.
         """
         self.clock = clock
+        self.where = where
         self.secure = secure
         self.body_limit = body_limit
         self.closed = False
@@ -88,7 +91,9 @@ class Pool:
         """
         self._connecting += 1
         opened = Deferred.fromCoroutine(self._opened())
-        return opened.addTimeout(self._connect_timeout, self.clock, lambda _, seconds: Failure(no_connection(seconds)))
+        return opened.addTimeout(
+            self._connect_timeout, self.clock, lambda _, seconds: Failure(self.no_connection(seconds))
+        )
 
     async def close(self) -> None:
         """Drop the idle connections, and wait until all are gone that have been told to close."""
@@ -128,7 +133,12 @@ class Pool:
                 connection.abort()
             raise
         except Exception as error:
-            raise tls_failure(error) or ConnectionFailed(str(error).rstrip(".") or type(error).__name__) from error
+            failure = tls_failure(error, self.where)
+            if failure is None and connection is not None:
+                failure = ConnectionFailed(
+                    f"{self.where} closed the connection in the TLS handshake: check that the port is one for TLS"
+                )
+            raise failure or ConnectionFailed(str(error).rstrip(".") or type(error).__name__) from error
         return connection
 
     async def _connected(self) -> Connection:
@@ -144,7 +154,7 @@ class Pool:
         self._connections.add(connection)
         return connection
 
-
-def no_connection(seconds: float) -> ConnectionFailed:
-    """Make the error for a connection that did not come about in time."""
-    return ConnectionFailed(f"no connection within {seconds:g} s")
+    def no_connection(self, seconds: float) -> ConnectionFailed:
+        """Make the error for a connection that did not come about in time."""
+        tls = ", TLS included" if self.secure else ""
+        return ConnectionFailed(f"no connection to {self.where} within {seconds:g} s{tls}")

@@ -30,9 +30,10 @@ class _Tunnel(Protocol):
 
     transport: Any
 
-    def __init__(self, request: bytes, proxy: str, factory: Any) -> None:
+    def __init__(self, request: bytes, proxy: str, target: str, factory: Any) -> None:
         self.opened: Deferred[Any] = Deferred(lambda _: self.transport.abortConnection())
         self._request = request
+        self._target = target
         self._proxy = proxy
         self._factory = factory
         self._head = b""
@@ -49,15 +50,15 @@ class _Tunnel(Protocol):
         head, end, rest = self._head.partition(b"\r\n\r\n")
         if not end:
             if len(self._head) > MAX_HEAD_BYTES:
-                self._fail("does not answer as an HTTP proxy does")
+                self._fail("does not answer as an HTTP proxy does: correct webhook.proxy")
             return
         status = head.split(b" ", 2)[1:2] if head.startswith(b"HTTP/1.") else []
         if status == [b"407"]:
-            self._fail("wants other credentials (407): see the user and the password in webhook.proxy")
+            self._fail("wants other credentials (407): correct the user and the password in webhook.proxy")
         elif not status or not (status[0].isdigit() and len(status[0]) == 3):
-            self._fail("does not answer as an HTTP proxy does")
+            self._fail("does not answer as an HTTP proxy does: correct webhook.proxy")
         elif not status[0].startswith(b"2"):
-            self._fail(f"refuses the connection ({status[0].decode('ascii')})")
+            self._fail(f"refuses a connection to {self._target} ({status[0].decode('ascii')}): allow it there")
         else:
             self._open(rest)
 
@@ -65,7 +66,7 @@ class _Tunnel(Protocol):
         if self._inner is not None:
             self._inner.connectionLost(reason)
         elif not self.opened.called:
-            self._fail("closed without an answer")
+            self._fail("closed without an answer: its log may say why")
 
     def _open(self, rest: bytes) -> None:
         self._inner = self._factory.buildProtocol(self.transport.getPeer())
@@ -97,6 +98,7 @@ class ProxyEndpoint:
     def __init__(self, endpoint: Any, proxy: str, host: bytes, authorization: bytes | None) -> None:
         self._endpoint = endpoint
         self._proxy = proxy
+        self._target = host.decode("ascii")
         lines = b"" if authorization is None else b"Proxy-Authorization: %s\r\n" % authorization
         self._request = b"CONNECT %s HTTP/1.1\r\nHost: %s\r\n%s\r\n" % (host, host, lines)
 
@@ -105,10 +107,13 @@ class ProxyEndpoint:
         return Deferred.fromCoroutine(self._connect(factory))
 
     async def _connect(self, factory: Any) -> Any:
-        outer = Factory.forProtocol(lambda: _Tunnel(self._request, self._proxy, factory))
+        outer = Factory.forProtocol(lambda: _Tunnel(self._request, self._proxy, self._target, factory))
         outer.noisy = False
         try:
             tunnel = await self._endpoint.connect(outer)
         except Exception as error:
-            raise ConnectionFailed(f"no connection to the proxy {self._proxy}: {error}") from error
+            reason = str(error).rstrip(".")
+            raise ConnectionFailed(
+                f"no connection to the proxy {self._proxy} ({reason}): start it, or correct webhook.proxy"
+            ) from error
         return await tunnel.opened

@@ -25,7 +25,7 @@ from zope.interface import implementer
 from component_http.contract.stanza import STANZA_KINDS
 from component_http.contract.xml import StreamParser
 from component_http.errors import CertificateInvalid
-from component_http.tls import tls_failure
+from component_http.tls import OF_SERVER, tls_failure
 from component_http.xmpp.troubles import SERVED, UNTRUSTED
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Connection(xmlstream.XmlStream):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.ending = True
         self._no_limit()
-        failure = tls_failure(reason.value)
+        failure = tls_failure(reason.value, self._owner.address, OF_SERVER)
         if failure is not None and self.complaint is None:
             refused = isinstance(failure, CertificateInvalid)
             self.complaint = f"{UNTRUSTED} ({failure})" if refused else str(failure)

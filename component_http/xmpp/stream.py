@@ -99,6 +99,7 @@ class ComponentStream(StreamManager, Service):
     ) -> None:
         self.domain = domain
         self.secret = secret
+        self.address = address
         self.limits = limits
         self.clock = clock
         self._endpoint = endpoint

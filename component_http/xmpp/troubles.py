@@ -34,10 +34,7 @@ _REMEDIES = {
         "name the port for components, which is 5347 unless the server's configuration says otherwise: component_ports"
         " in Prosody, the port of the ejabberd_service listener in ejabberd"
     ),
-    UNTRUSTED: (
-        "renew it, or give the name that it is for as the host of component.server; the gateway trusts the authorities"
-        " that the platform trusts, or those in the folder that trustRoots= names there"
-    ),
+    UNTRUSTED: "",  # the details have it
     "not-authorized": (
         'the secret is not the server\'s: compare it with component_secret of Component "{domain}" in Prosody, or with'
         " the password of {domain} under ejabberd_service in ejabberd, which says the same when {domain} is not among"
@@ -147,6 +144,7 @@ class Troubles:
 
     def tell(self, complaint: str) -> None:
         """Log a complaint, which may have details in brackets, with its remedy."""
+        known = _named(complaint) in _REMEDIES
         remedy = _REMEDIES.get(_named(complaint), "").format(domain=self._domain)
         if remedy:
             complaint = f"{complaint}: {remedy}"
@@ -154,7 +152,7 @@ class Troubles:
             self._told.clear()
         if complaint not in self._told:
             self._told.add(complaint)
-            level = LogLevel.error if remedy else LogLevel.warn
+            level = LogLevel.error if known else LogLevel.warn
             self._log.emit(level, "{domain}: {complaint} (still trying)", domain=self._domain, complaint=complaint)
 
     def mended(self) -> None:

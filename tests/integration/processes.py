@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -373,12 +374,17 @@ class ScriptedWebhook(Closing):
     """
     An HTTP server of keep-alive connections that records every POST and answers as the test says.
 
+    Args:
+        tls: Speak TLS with this context.
+
     Attributes:
         answer: Asked for each request, in the connection's own thread; set it at any time.
         requests: What came, in order of arrival.
     """
 
-    def __init__(self, answer: Callable[[Request], Answer] = lambda request: NO_REPLY) -> None:
+    def __init__(
+        self, answer: Callable[[Request], Answer] = lambda request: NO_REPLY, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.answer = answer
         self.requests: list[Request] = []
         self._changed = threading.Condition()
@@ -418,6 +424,10 @@ class ScriptedWebhook(Closing):
         self._server = Server(("127.0.0.1", 0), Handler)
         self.port: int = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/"
+        if tls is not None:
+            # Each thread does the handshake of its own connection.
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+            self.url = f"https://localhost:{self.port}/"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
@@ -191,6 +192,45 @@ class StrangerTests(ApiServerTestCase):
         own.write_bytes(authority.certified("localhost"))
         clients.write_bytes(Authority().pem)
         self.assertNotEqual(200, await deferToThread(status, str(client)))
+
+    async def test_handshake_that_never_ends(self) -> None:
+        """
+        Who connects to an ssl: endpoint and says nothing, or only half of a handshake, is closed in time.
+        """
+        own = Path(self.enterContext(TemporaryDirectory()), "own.pem")
+        own.write_bytes(a_certificate())
+        port = await self.serve(f"ssl:0:{own}:{own}:interface=127.0.0.1", request_timeout=1.0)
+        for said in (b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n"):
+            stranger = await self.connect(port)
+            stranger.transport.write(said)
+            await stranger.closed
+        while self.server.places.taken:
+            await self.moment()
+        self.assertEqual(202, (await self.post(f"https://127.0.0.1:{port}/v1/messages"))[0])
+
+    async def test_client_that_negotiates_again(self) -> None:
+        """
+        A client cannot have TLS negotiated anew again and again, which costs the gateway more than the client.
+        """
+        own = Path(self.enterContext(TemporaryDirectory()), "own.pem")
+        own.write_bytes(a_certificate())
+        port = await self.serve(f"ssl:0:privateKey={own}:certKey={own}:interface=127.0.0.1")
+
+        def renegotiate() -> None:
+            context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+            context.set_max_proto_version(SSL.TLS1_2_VERSION)
+            with socket.create_connection(("127.0.0.1", port), 20) as raw:
+                client = SSL.Connection(context, raw)
+                raw.setblocking(True)
+                client.set_connect_state()
+                client.do_handshake()
+                client.renegotiate()
+                client.do_handshake()
+                client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                client.recv(100)
+
+        with self.assertRaisesRegex(SSL.Error, "no renegotiation"):
+            await deferToThread(renegotiate)
 
     async def test_tls(self) -> None:
         """

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 import pytest
 import requests
+from standardwebhooks.webhooks import Webhook
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import TestCase
 
@@ -33,6 +34,7 @@ from component_http.playground.lines import Lines
 from component_http.playground.screen import Screen
 from component_http.playground.session import Playground
 from component_http.playground.settings import playground_settings
+from component_http.signing import new_secret
 from component_http.testing import ScriptedWebhook, json_response
 from tests.integration import processes
 from tests.integration.counterparts import need
@@ -402,6 +404,22 @@ def test_piped_conversation() -> None:
     assert '        "body": "You said: hello"\n' in transcript
     assert transcript.endswith("bot@bot.localhost> You said: and goodbye\n\n")
     assert "\x1b" not in transcript
+
+
+def test_signed() -> None:
+    """
+    The playground signs what it POSTs where the settings file names a secret.
+    """
+    secret = new_secret()
+    with processes.ScriptedWebhook(echo) as bot, tempfile.TemporaryDirectory() as folder:
+        Path(folder, "signing").write_text(secret)
+        file = Path(folder, "bot.toml")
+        file.write_text('[component]\ndomain = "bot.localhost"\n[webhook]\nsigning_secret_files = ["signing"]\n')
+        ended = playground(bot.url, "--config", str(file), input="hello\n")
+    assert ended.returncode == 0, ended
+    (request,) = bot.requests
+    assert Webhook(secret).verify(request.body, request.headers)["body"] == "hello"
+    assert secret.encode() not in ended.stdout + ended.stderr
 
 
 def test_bot_that_is_not_running() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import gzip
 import os
 import time
 from collections.abc import Callable
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, gatherResults
 from twisted.internet.ssl import Certificate, PrivateCertificate
@@ -21,11 +24,12 @@ from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from component_http.certificates import TlsFiles
 from component_http.contract.reply import Response
 from component_http.errors import CertificateInvalid, ConnectionCut, ConnectionFailed, TimedOut, WebhookError
-from component_http.tls import TlsFiles
+from component_http.signing import new_secret
 from component_http.webhook.client import WebhookClient
-from tests.certificates import ODD_NAMES, Authority, Name
+from tests.certificates import ODD_NAMES, Authority, Name, by_itself
 from tests.integration.rude_webhooks import RawConnection, RawWebhook, answer, chunked, endless, trickle
 from tests.integration.servers import free_port
 
@@ -336,6 +340,30 @@ class RequestTests(WebhookCase):
         request = await self.request_of(headers={"X-Key": "k"}, bearer_token="t0ken")
         self.assertIn(b"\r\nX-Key: k\r\n", request)
         self.assertIn(b"\r\nAuthorization: Bearer t0ken\r\n", request)
+
+    async def test_clocks_that_differ(self) -> None:
+        """
+        A webhook that refuses what is signed, and whose clock is ten minutes off, is told once; not so one with the
+        right clock, and none where nothing is signed.
+        """
+        secret, headers = new_secret(), {"webhook-id": "1", "webhook-timestamp": "1"}
+        for date, secrets, lines in (
+            (formatdate(time.time() + 600, usegmt=True), [secret], 1),
+            (formatdate(time.time() - 600, usegmt=True), [secret], 1),
+            (formatdate(time.time() + 60, usegmt=True), [secret], 0),
+            (formatdate(time.time() + 600, usegmt=True), [], 0),
+            ("yesterday", [secret], 0),
+        ):
+            client = self.client(
+                self.serve(say(answer(status="401 Unauthorized", Date=date))).url, signing_secrets=secrets
+            )
+            with capturedLogs() as captured:
+                for _ in range(2):
+                    self.assertEqual(401, (await client.post(b"{}", headers)).status)
+            told = [text for event in captured if "clock" in (text := formatEvent(event) or "")]
+            self.assertEqual(lines, len(told), told)
+            if told:
+                self.assertIn("its clock differs from ours by 10 minutes: set the clocks of both machines", told[0])
 
     async def test_credentials_in_the_url(self) -> None:
         """
@@ -759,11 +787,114 @@ class TlsTests(WebhookCase):
         """
         trusting = {"trust_root": self.authority.trust_root}
         for webhook, settings, words in (
-            (self.secure("localhost", expired=True), trusting, "has expired: it has to be renewed"),
-            (self.secure("localhost"), {}, "an authority that is not trusted here: if it is yours, name it in"),
-            (self.secure("bot.example"), trusting, "for another name"),
+            (self.secure("localhost", expired=True), trusting, "has expired: it has to be renewed there"),
+            (
+                self.secure("localhost"),
+                {},
+                "signed by an authority that is not trusted here: if it is yours, name it in webhook.ca_file",
+            ),
+            (self.secure("localhost", early=True), trusting, "is not valid yet: check the clocks of both machines"),
+            (self.secure("bot.example"), trusting, "the certificate of localhost is for another name"),
         ):
             self.assertIn(words, str(await self.refused(webhook, **settings)))
+
+    async def test_authorities_that_do_not_count(self) -> None:
+        """
+        A certificate that signs itself, or one behind which an authority has expired, is refused and told.
+        """
+        alone = self.serve(say(answer()), tls=PrivateCertificate.loadPEM(by_itself("localhost")).options())
+        self.assertIn("is signed by nobody but itself", str(await self.refused(alone)))
+        expired = Authority(expired=True)
+        old = self.serve(say(answer()), tls=expired.context("localhost"))
+        self.assertIn(
+            "an authority behind the certificate of localhost has expired",
+            str(await self.refused(old, trust_root=expired.trust_root)),
+        )
+
+    async def test_our_certificate_is_refused(self) -> None:
+        """
+        A webhook that wants a certificate of ours, or does not take the one it gets, is told, whatever the version of
+        TLS; the request was not read then, so it is one that never arrived.
+        """
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        ca, strange, old = folder / "ca.pem", folder / "strange.pem", folder / "old.pem"
+        ca.write_bytes(self.authority.pem)
+        strange.write_bytes(Authority().certified("gateway.example"))
+        old.write_bytes(self.authority.certified("gateway.example", expired=True))
+        for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
+            asks = PrivateCertificate.loadPEM(self.authority.certified("localhost")).options(self.authority.trust_root)
+            asks.getContext().set_min_proto_version(version)
+            asks.getContext().set_max_proto_version(version)
+            webhook = self.serve(say(answer()), tls=asks)
+            for own, words in (
+                (None, "wants a certificate of the gateway.* name one in webhook.client_certificate"),
+                (strange, "refuses the gateway's certificate .*unknown ca.: replace the one in webhook.client_cert"),
+                (old, "refuses the gateway's certificate .*expired.: replace the one in webhook.client_certificate"),
+            ):
+                client = self.client(
+                    f"https://localhost:{webhook.port}/", tls=TlsFiles(str(ca), None if own is None else str(own))
+                )
+                error = await self.failure_of(self.post(client), ConnectionFailed)
+                self.assertRegex(str(error), f"https://localhost:{webhook.port} .*{words}")
+            self.assertEqual([], webhook.requests)
+
+    async def test_our_certificate_with_those_behind_it(self) -> None:
+        """
+        The certificates that follow our own in its file are shown as well, so that the webhook need not know them.
+        """
+        between = Authority(self.authority)
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "ca.pem").write_bytes(self.authority.pem)
+        (folder / "own.pem").write_bytes(between.certified("gateway.example") + between.pem)
+        asks = PrivateCertificate.loadPEM(self.authority.certified("localhost")).options(self.authority.trust_root)
+        webhook = self.serve(say(answer(b"{}")), tls=asks)
+        tls = TlsFiles(str(folder / "ca.pem"), str(folder / "own.pem"))
+        client = self.client(f"https://localhost:{webhook.port}/", tls=tls)
+        self.assertEqual(200, (await self.post(client)).status)
+
+    async def test_old_protocol(self) -> None:
+        """
+        A webhook that only speaks TLS 1.1 gets nothing.
+        """
+        old = self.authority.context("localhost")
+        old.getContext().set_cipher_list(b"ALL:@SECLEVEL=0")
+        old.getContext().set_min_proto_version(SSL.TLS1_1_VERSION)
+        old.getContext().set_max_proto_version(SSL.TLS1_1_VERSION)
+        webhook = self.serve(say(answer()), tls=old)
+        client = self.client(f"https://localhost:{webhook.port}/", trust_root=self.authority.trust_root)
+        error = await self.failure_of(self.post(client), ConnectionFailed)
+        self.assertIn("speaks no TLS 1.2 or later", str(error))
+        self.assertEqual([], webhook.requests)
+
+    async def test_renegotiation(self) -> None:
+        """
+        A webhook may negotiate TLS anew; where it shows a certificate for another name then, the connection ends.
+        """
+        for name, kept in (("localhost", True), ("bot.example", False)):
+            tls = self.authority.context("localhost")
+            tls.getContext().set_max_proto_version(SSL.TLS1_2_VERSION)
+            again = self.authority.context(name).getContext()
+
+            def renegotiate(connection: RawConnection, again: Any = again) -> None:
+                connection.say(answer(b"{}"))
+                if len(connection.requests) == 1:
+                    handle = connection.transport.getHandle()
+                    handle.set_context(again)
+                    handle.renegotiate()
+                    with contextlib.suppress(SSL.WantReadError):
+                        handle.do_handshake()
+                    connection.transport.write(b"")
+
+            webhook = self.serve(renegotiate, tls=tls)
+            client = self.client(f"https://localhost:{webhook.port}/", trust_root=self.authority.trust_root)
+            self.assertEqual(200, (await self.post(client)).status)
+            if not kept:
+                await webhook.when_all_closed()
+            self.assertEqual(200, (await self.post(client)).status)
+            self.assertEqual(1 if kept else 2, len(webhook.connections))
+            self.assertEqual(1, webhook.connections[-1].transport.getHandle().total_renegotiations())
 
     async def test_files(self) -> None:
         """
@@ -787,7 +918,7 @@ class TlsTests(WebhookCase):
         authorities.write_bytes(b"no certificates")
         with capturedLogs() as captured:
             self.assertEqual(200, (await self.post(client)).status)
-        self.assertIn("holds no certificates in PEM; what it held before is used", formatEvent(captured[0]))
+        self.assertIn("holds no certificates in PEM; the content from before is used", formatEvent(captured[0]))
         authorities.write_bytes(Authority().pem)
         await self.failure_of(self.post(client), CertificateInvalid)
         authorities.write_bytes(self.authority.pem)
@@ -806,10 +937,13 @@ class TlsTests(WebhookCase):
         other.write_bytes(self.authority.certified("b.example"))
         rubbish.write_bytes(b"rubbish")
         for files, words in (
-            (TlsFiles(str(folder / "none")), "webhook.ca_file .*none cannot be read: No such file"),
-            (TlsFiles(str(rubbish)), "webhook.ca_file .*rubbish holds no certificates"),
-            (TlsFiles(None, str(rubbish)), "webhook.client_certificate .*are no certificate with its key"),
-            (TlsFiles(None, str(pair), str(other)), "webhook.client_key .*are no certificate with its key"),
+            (TlsFiles(str(folder / "none")), 'webhook.ca_file .*none" cannot be read: No such file'),
+            (TlsFiles(str(rubbish)), 'webhook.ca_file .*rubbish" holds no certificates'),
+            (TlsFiles(None, str(rubbish)), "webhook.client_certificate .*do not fit each other"),
+            (
+                TlsFiles(None, str(pair), str(other)),
+                "webhook.client_certificate .* and the key in .*do not fit",
+            ),
             (TlsFiles(None, str(folder / "none")), "webhook.client_certificate .*cannot be read"),
         ):
             with self.assertRaisesRegex(ValueError, words):
@@ -846,7 +980,7 @@ class TlsTests(WebhookCase):
         self.assertEqual(2, len(proxy.requests))
         for behave, words in (
             (say(b"HTTP/1.1 407 x\r\n\r\n"), "wants other credentials"),
-            (say(b"HTTP/1.1 403 x\r\n\r\n"), "refuses the connection \\(403\\)"),
+            (say(b"HTTP/1.1 403 x\r\n\r\n"), "refuses a connection to 127.0.0.1:[0-9]+ \\(403\\): allow it there"),
             (say(b"SSH-2.0-x\r\n\r\n"), "does not answer as an HTTP proxy does"),
             (say(b"x" * 20_000), "does not answer as an HTTP proxy does"),
             (say_and_close(b""), "closed without an answer"),
@@ -893,6 +1027,19 @@ class TlsTests(WebhookCase):
         self.assertIn(f"the certificate of https://localhost:{webhook.port} ends in 1 days", line)
         assert client.certificate_ends is not None
         self.assertLess(abs(time.time() + 86_400 - client.certificate_ends), 60)
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "ca.pem").write_bytes(self.authority.pem)
+        (folder / "own.pem").write_bytes(self.authority.certified("gateway.example", expired=True))
+        client = self.client(
+            f"https://localhost:{webhook.port}/", tls=TlsFiles(str(folder / "ca.pem"), str(folder / "own.pem"))
+        )
+        with capturedLogs() as captured:
+            await self.post(client)
+        told = [formatEvent(event) for event in captured]
+        self.assertIn("the certificate in webhook.client_certificate has ended: renew it", told)
+        assert client.certificate_ends is not None
+        self.assertLess(client.certificate_ends, time.time())
 
     async def test_revoked(self) -> None:
         """
@@ -905,9 +1052,12 @@ class TlsTests(WebhookCase):
         certificate = self.authority.certified("localhost")
         webhook = self.serve(say(answer(b"{}")), tls=PrivateCertificate.loadPEM(certificate).options())
         for content, words in (
-            (self.authority.revoking(certificate), "its certificate was revoked"),
-            (self.authority.revoking(old=True), "the list of webhook.crl_file is too old"),
-            (Authority().revoking(), "webhook.crl_file is not from the authority"),
+            (
+                self.authority.revoking(certificate),
+                "the certificate of localhost was revoked",
+            ),
+            (self.authority.revoking(old=True), "cannot be looked up in webhook.crl_file, whose list is too old"),
+            (Authority().revoking(), "cannot be looked up in webhook.crl_file, whose list is from another authority"),
         ):
             revoked.write_bytes(content)
             tls = TlsFiles(str(authorities), revoked=str(revoked))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from component_http.api_service import api_hooks
+from component_http.certificates import is_renewed
 from component_http.errors import SettingsError
 from component_http.settings import ApiSettings, ComponentSettings, HookSettings, Settings, TokenSettings, reference
-from component_http.tls import is_renewed
 from tests.certificates import Authority
 from tests.unit.test_settings import ENVIRONMENT, SettingsTestCase, a_mapping
 
@@ -196,7 +198,8 @@ class GoodApiSettingsTests(ApiSettingsTestCase):
         """
         for listen, is_good in (
             ("ssl:8443:privateKey=k:certKey=c", True),
-            ("ssl:8443:k:c", False),
+            ("ssl:8443:k:c", True),
+            ("ssl:8443:k:c:TLSv1_2_METHOD", False),
             ("ssl:8443:privateKey=k:certKey=c:dhParameters=d", False),
             ("tcp:8347", False),
             ("unix:/run/api.sock", False),
@@ -457,6 +460,16 @@ class WrongApiSettingsTests(ApiSettingsTestCase):
             ("haproxy:tcp:8347", "must be a Twisted server endpoint"),
         ]:
             self.assertIn(problem, str(self.assertRaises(SettingsError, ApiSettings, listen=listen)))
+
+    def test_tls(self) -> None:
+        """
+        A tls: endpoint with a port, a key and a certificate is the same as an ssl: one.
+        """
+        own = Path(self.enterContext(TemporaryDirectory()), "own.pem")
+        own.write_bytes(Authority().certified("bot.example.org"))
+        files = f"privateKey={own}:certKey={own}:interface=127.0.0.1"
+        for word in ("tls", "TLS"):
+            self.assertEqual(f"ssl:8443:{files}", ApiSettings(listen=f"{word}:8443:{files}").listen)
 
     def test_whatever_stands_there(self) -> None:
         """

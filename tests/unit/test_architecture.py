@@ -119,7 +119,7 @@ MODULES = {
     ),
     # Edges: each knows one outside library and no other edge.
     "xmpp": Allowed([*SEAMS, "_version", "compat", "tls"], ["twisted", "wokkel", "constantly", "zope"]),
-    "webhook": Allowed([*SEAMS, "_version", "signing", "tls"], ["twisted", "treq", "zope"]),
+    "webhook": Allowed([*SEAMS, "_version", "certificates", "signing", "tls"], ["twisted", "treq", "zope"]),
     "spool": Allowed(SEAMS, ["twisted", "orjson"]),
     "operations": Allowed([*SEAMS, "_version", "delivery.status"], ["twisted", "prometheus_client", "zope"]),
     "api": Allowed(SEAMS, ["twisted", "zope"]),
@@ -132,9 +132,10 @@ MODULES = {
     "clock": Allowed([], ["twisted", "zope"]),
     "ids": Allowed(),
     "compat": Allowed(["contract"], ["twisted", "constantly"]),
-    "settings": Allowed(["contract", "errors", "log", "signing", "tls"], ["twisted", "zope"]),
+    "certificates": Allowed(["contract", "log", "tls"], ["twisted", "cryptography", "OpenSSL", "zope"]),
+    "settings": Allowed(["certificates", "contract", "errors", "log", "signing"], ["twisted", "zope"]),
     "signing": Allowed([], ["cryptography"]),
-    "tls": Allowed(["contract", "errors"], ["twisted", "cryptography", "OpenSSL", "service_identity", "zope"]),
+    "tls": Allowed(["errors"], ["twisted", "cryptography", "OpenSSL", "service_identity", "zope"]),
     "testing": Allowed([*SEAMS, "spool.memory"], ["twisted"]),
 }
 """

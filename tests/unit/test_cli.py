@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from component_http import __version__
 from component_http.cli import main
+from tests.certificates import Authority
 
 ROOT = Path(__file__).parents[2]
 PLACES = ("examples", "docs/examples")
@@ -77,6 +78,42 @@ class CheckTests(SynchronousTestCase):
             Ended(0, f"{self.file}: ok: bot.example.org at tcp:127.0.0.1:5347, message to http://127.0.0.1\n", ""),
             without_note(run("check", str(self.file))),
         )
+
+    def test_files_with_certificates(self) -> None:
+        """
+        A file for TLS that cannot be used, with which no gateway would start, is told; of a certificate of ours the
+        days that are left.
+        """
+        own, other = self.file.parent / "own.pem", self.file.parent / "other.pem"
+        for file in (own, other):
+            file.write_bytes(Authority().certified("bot.example.org"))
+            file.chmod(0o600)
+        for more, words in (
+            ('[webhook]\nca_file = "none.pem"', 'webhook.ca_file "{0}/none.pem" cannot be read: No such file'),
+            (
+                '[webhook]\nclient_certificate = "own.pem"\nclient_key = "other.pem"',
+                'webhook.client_certificate "{0}/own.pem" and the key in "{0}/other.pem" do not fit each other',
+            ),
+            (
+                '[api]\nlisten = "ssl:8443:privateKey=other.pem:certKey=own.pem"',
+                'the certificate in "{0}/own.pem" and the key in "{0}/other.pem", which api.listen names, do not fit',
+            ),
+            (
+                '[api]\nlisten = "ssl:8443:own.pem:own.pem"\nclient_ca_file = "none.pem"',
+                'api.client_ca_file "{0}/none.pem" cannot be read',
+            ),
+            (
+                '[api]\nlisten = "tcp:8347:interface=127.0.0.1"\nclient_ca_file = "own.pem"',
+                "api.client_ca_file asks no client for a certificate at this api.listen",
+            ),
+        ):
+            self.write("https://bot.example.org/", more=more.replace("[api]", '[api]\nurl = "https://h"'))
+            ended = run("check", str(self.file))
+            self.assertEqual(78, ended.status, ended)
+            self.assertIn(words.format(self.file.parent), ended.error)
+        self.write("https://bot.example.org/", more='[webhook]\nclient_certificate = "own.pem"')
+        ended = run("check", str(self.file))
+        self.assertIn(f'ok: the certificate in webhook.client_certificate "{own}" ends in 1 days\n', ended.output)
 
     def test_same_flags_as_the_gateway(self) -> None:
         """

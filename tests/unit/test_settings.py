@@ -30,6 +30,7 @@ from component_http.settings import (
 )
 from component_http.settings.reloading import Changes
 from component_http.signing import new_secret
+from tests.certificates import Authority
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "component-http.toml"
 
@@ -983,6 +984,11 @@ class HintTests(SettingsTestCase):
         self.assertIn("is at http://192.0.2.1, but webhook.require_tls", sentence)
         route = {"name": "r", "url": "http://192.0.2.2/"}
         self.assertIn("http://192.0.2.2", self.refusal(component={"route": [route]}, webhook=webhook))
+        # A proxy elsewhere takes even the name of this machine over the network.
+        self.refusal(
+            component={"component_post_url": "http://127.0.0.1/"},
+            webhook={**webhook, "proxy": "http://proxy.example.org:3128"},
+        )
 
     def test_proxy(self) -> None:
         """
@@ -1522,7 +1528,7 @@ class SecretTests(SettingsTestCase):
         """
         A URL with a password is refused as a flag, where every user of the machine would see it.
         """
-        for flag in ["post-url", "component-post-url"]:
+        for flag in ["post-url", "component-post-url", "webhook-proxy"]:
             error = self.assertRaises(SettingsError, Settings.from_flags, {flag: f"http://user:{NOT_SHOWN}@h/"})
             self.assertTrue(str(error).startswith(f"--{flag} must not hold a user or a password"), str(error))
             self.assertNotIn(NOT_SHOWN, str(error))
@@ -1556,6 +1562,7 @@ class SecretTests(SettingsTestCase):
         file = self.folder / "bot.toml"
         table = '[component]\ndomain = "bot.example.org"\ncomponent_post_url = "http://{}h/"\n'
         for user, headers, named in (
+            ("", f'[webhook]\nproxy = "http://u:{NOT_SHOWN}@h:1"\n', "the user in webhook.proxy"),
             ("", "", None),
             ("", '[webhook.headers]\nX-Instance = "a"\n', None),
             ("", f'[webhook.headers]\nX-Api-Key = "{NOT_SHOWN}"\n', "webhook.headers.X-Api-Key"),
@@ -1573,6 +1580,40 @@ class SecretTests(SettingsTestCase):
                         [] if expected is None else [f"{sentence} user of this machine: chmod o-rwx it"], found
                     )
                     self.assertNotIn(NOT_SHOWN, "".join(settings.warnings()))
+
+    def test_keys_that_everyone_can_read(self) -> None:
+        """
+        The keys that belong to certificates are secrets like any other: also those of the API and of a tls: server.
+        """
+        own = self.folder / "own.pem"
+        own.write_bytes(Authority().certified("bot.example.org"))
+        own.chmod(0o644)
+        settings = settings_of(
+            component={"server": f"tls:xmpp.example.org:5347:certificate={own}"},
+            webhook={"client_certificate": str(own)},
+            api={"listen": f"ssl:8443:{own}:{own}:interface=127.0.0.1", "url": "https://bot.example.org"},
+            operations={"listen": f"ssl:9347:privateKey={own}:certKey={own}:interface=127.0.0.1"},
+        )
+        for key in ("component.server", "webhook.client_key", "api.listen", "operations.listen"):
+            self.assertIn(
+                f'{key} "{own}" can be read by every user of this machine: chmod', "".join(settings.warnings())
+            )
+
+    def test_certificates_that_end_soon(self) -> None:
+        """
+        A warning tells of each certificate of ours that ends within 14 days, or has ended.
+        """
+        own = self.folder / "own.pem"
+        for expired, words in ((False, "ends in 1 days: renew it"), (True, "has ended: renew it")):
+            own.write_bytes(Authority().certified("bot.example.org", expired=expired))
+            own.chmod(0o600)
+            settings = settings_of(
+                component={"server": f"tls:xmpp.example.org:5347:certificate={own}"},
+                webhook={"client_certificate": str(own)},
+                api={"listen": f"ssl:8443:privateKey={own}:certKey={own}", "url": "https://bot.example.org"},
+            )
+            for key in ("component.server", "webhook.client_certificate", "api.listen"):
+                self.assertIn(f'the certificate in {key} "{own}" {words}', settings.warnings())
 
     def test_what_passes_in_the_open(self) -> None:
         """
@@ -1603,6 +1644,13 @@ class SecretTests(SettingsTestCase):
         self.assertNotIn(NOT_SHOWN, warning)
         (warning,) = warnings(url="http://bot/", bearer_token_file=str(self.write(NOT_SHOWN, "token")))
         self.assertIn("stanzas, the bearer token;", warning)
+        (warning,) = warnings(proxy="http://proxy.example.org:3128")
+        self.assertIn("component.component_post_url is at http://127.0.0.1, on another machine", warning)
+        settings = settings_of(component={"route": [{"name": "weather", "url": "http://192.0.2.1/x"}]})
+        self.assertIn(
+            "the url of component.route weather is at http://192.0.2.1, on another machine",
+            "".join(settings.warnings()),
+        )
 
 
 class ReloadingTests(SettingsTestCase):

@@ -63,7 +63,7 @@ class SigningTests(SynchronousTestCase):
         public = base64.b64decode(public_key(secret).removeprefix("whpk_"))
         pair = f"whsk_{base64.b64encode(seed + public).decode()}"
         self.assertEqual(public_key(secret), public_key(pair))
-        self.assertEqual(signer(secret)(BODY), signer(pair)(BODY))
+        self.assertEqual(signer(secret)(b"1.", BODY), signer(pair)(b"1.", BODY))
         with self.assertRaisesRegex(ValueError, "belongs to it"):
             signer(f"whsk_{base64.b64encode(seed + bytes(32)).decode()}")
 
@@ -74,7 +74,8 @@ class SigningTests(SynchronousTestCase):
         for text, problem in (
             ("hunter2", "begin with whsec_ or whsk_"),
             ("whpk_aHVudGVyMg==", "begin with whsec_ or whsk_"),
-            ("whsec_hunter2!", "be Base64"),
+            ("whsec_hunter2!", "be whole Base64"),
+            ("whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg", "be whole Base64"),
             ("whsec_aHVudGVyMg==", "hold 24 to 64 bytes"),
             ("whsk_aHVudGVyMg==", "hold the 32 bytes"),
         ):

@@ -276,10 +276,10 @@ class HandshakeTests(StreamTestCase):
         with capturedLogs() as logs:
             for _ in range(3):
                 self.server.accept()
-                self.server.wire.lose(CertificateInvalid("the certificate is for another name"))
+                self.server.wire.lose(CertificateInvalid("the certificate of xmpp.example is for another name"))
                 self.clock.advance(LAST_RETRY)
         (error,) = self.logged(logs, LogLevel.error)
-        self.assertIn("certificate cannot be trusted (the certificate is for another name): renew it", error)
+        self.assertIn("certificate cannot be trusted (the certificate of xmpp.example is for another name)", error)
         self.assertEqual(3, self.counters["connection_failed"])
         self.assertEqual([], self.logged(logs, LogLevel.warn))
 
@@ -290,10 +290,19 @@ class HandshakeTests(StreamTestCase):
         with capturedLogs() as logs:
             self.server.accept()
             self.server.wire.lose(SSL.Error([("SSL routines", "", "wrong version number")]))
-        self.assertEqual(
-            ["TLS: wrong version number; check that component.server names the server's port for components"],
-            self.logged(logs, LogLevel.warn),
-        )
+        (warning,) = self.logged(logs, LogLevel.warn)
+        self.assertIn("the server does not speak TLS (wrong version number): correct the port", warning)
+        self.assertIn("check that component.server names the server's port for components", warning)
+
+    def test_our_certificate_is_refused(self) -> None:
+        """
+        A server that does not take our certificate is logged with the part of component.server that names it.
+        """
+        with capturedLogs() as logs:
+            self.server.accept()
+            self.server.wire.lose(SSL.Error([("SSL routines", "", "tlsv1 alert unknown ca")]))
+        (warning,) = self.logged(logs, LogLevel.warn)
+        self.assertIn("refuses the gateway's certificate (tlsv1 alert unknown ca): replace the one in cert", warning)
 
     def warned(self, *, address="127.0.0.1:5347", says=b"", lost=None):
         """What is logged where a connection says this and is lost."""

@@ -7,17 +7,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor, StringTransport
+from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from component_http.errors import CertificateInvalid
+from component_http.certificates import Ends, client_endpoint
+from component_http.errors import CertificateInvalid, ConnectionFailed
 from component_http.settings import Settings
-from component_http.tls import client_endpoint, client_tls, tls_failure
+from component_http.tls import CertificateRefused, client_tls, tls_failure
 from tests.certificates import ODD_NAMES, Authority, Name
 
 HELLO = b"only for the right one"
@@ -189,6 +192,67 @@ class NameTests(TlsCase):
             self.assertRaises(ValueError, client_tls, host)
 
 
+class FailureTests(SynchronousTestCase):
+    """The sentences about handshakes that fail."""
+
+    def test_words_of_openssl(self) -> None:
+        """
+        Whatever a version of OpenSSL calls it, a failure is told with the host and a remedy; only where the other side
+        does not take our certificate it is known to have read nothing.
+        """
+        for words, refused, remedy in (
+            ("tlsv13 alert certificate required", True, "name one in webhook.client_certificate"),
+            ("sslv3 alert bad certificate", True, "replace the one in webhook.client_certificate"),
+            ("ssl/tls alert certificate expired", True, "replace the one in webhook.client_certificate"),
+            ("tlsv1 alert unknown ca", True, "replace the one in webhook.client_certificate"),
+            ("tlsv1 alert access denied", True, "replace the one in webhook.client_certificate"),
+            ("ssl/tls alert handshake failure", True, "name one in webhook.client_certificate"),
+            ("tlsv1 alert protocol version", False, "it has to be updated"),
+            ("unsupported protocol", False, "it has to be updated"),
+            ("tlsv1 unrecognized name", False, "correct webhook.server_name"),
+            ("wrong version number", False, "correct the port"),
+            ("tlsv1 alert internal error", False, "TLS with bot.example fails: tlsv1 alert internal error"),
+            ("", False, "TLS with bot.example fails: no reason given"),
+        ):
+            failure = tls_failure(SSL.Error([("SSL routines", "", words)]), "bot.example")
+            self.assertIsInstance(failure, ConnectionFailed)
+            self.assertEqual(refused, isinstance(failure, CertificateRefused), words)
+            self.assertIn(remedy, str(failure))
+            self.assertIn("bot.example", str(failure))
+        untold = tls_failure(SSL.Error([("SSL routines", "", "certificate verify failed")]), "bot.example")
+        self.assertIsInstance(untold, CertificateInvalid)
+        self.assertIsNone(tls_failure(ConnectionDone()))
+
+
+class EndsTests(SynchronousTestCase):
+    """Certificates that end soon."""
+
+    def test_told_twice(self) -> None:
+        """
+        The log tells of a certificate once when 14 days are left, and once more when 3 are, however often it is seen;
+        of another one it tells anew.
+        """
+        now = 0.0
+        ends = Ends("the certificate of bot.example", "renew it", wall=lambda: now)
+        told = []
+        for day in (0, 5.5, 6.5, 7, 7, 17.5, 18, 19.5, 21):
+            now = day * 86_400
+            with capturedLogs() as captured:
+                ends.see(20 * 86_400)
+            told += [(day, formatEvent(event)) for event in captured]
+        self.assertEqual(
+            [
+                (6.5, "the certificate of bot.example ends in 14 days: renew it"),
+                (17.5, "the certificate of bot.example ends in 2 days: renew it"),
+            ],
+            told,
+        )
+        self.assertEqual(20 * 86_400, ends.last)
+        with capturedLogs() as captured:
+            ends.see(23 * 86_400)
+        self.assertEqual(1, len(captured))
+
+
 class EndpointTests(TlsCase):
     """The endpoint in component.server."""
 
@@ -240,6 +304,29 @@ class EndpointTests(TlsCase):
         self.assertFalse(self.trusts(where, "attacker.example"))
         self.assertFalse(self.trusts(where, "attacker.example", ODD_NAMES[0]))
         self.assertFalse(self.trusts(where))
+
+    def test_files_that_change(self) -> None:
+        """
+        New authorities in the folder count from the next connection on, and so do those of a single file.
+        """
+        reactor = MemoryReactor()
+        for roots in (self.folder, self.folder / "ours.pem"):
+            (self.folder / "ours.pem").write_bytes(Authority().pem)
+            endpoint = client_endpoint(
+                reactor, f"tls:xmpp.example:5347:trustRoots={roots}:endpoint=tcp\\:127.0.0.1\\:5347"
+            )
+
+            def accepted(endpoint: Any = endpoint) -> bool:
+                client = Client(hello=b"")
+                endpoint.connect(Factory.forProtocol(lambda: client))
+                factory = reactor.tcpClients[-1][2]
+                server = over_tls(self.authority.context("xmpp.example"), Server(), is_client=False)
+                meet(factory.buildProtocol(None), server)
+                return client.ended is None
+
+            self.assertFalse(accepted())
+            (self.folder / "ours.pem").write_bytes(self.authority.pem)
+            self.assertTrue(accepted())
 
     def test_platform_is_trusted(self) -> None:
         """

@@ -160,6 +160,7 @@ class AgentCase(SynchronousTestCase):
         return Pool(
             self.origin,
             self.clock,
+            where="http://bot",
             secure=secure,
             connect_timeout=5.0,
             max_connections=max_connections,

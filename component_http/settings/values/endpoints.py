@@ -10,11 +10,11 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver
 from zope.interface import implementer
 
+from component_http.certificates import FilesUnusable, client_endpoint
 from component_http.contract.endpoint import Endpoint, escaped
 from component_http.contract.url import is_ipv6, without_secrets
 from component_http.settings.values.plain import path_in
 from component_http.settings.values.value_type import Unfit, ValueType, shown, unreadable
-from component_http.tls import client_endpoint
 
 _PATH = r"\.{0,2}/[^/@\s][^@\s]*"
 
@@ -57,8 +57,8 @@ def _accept_server(value: Any) -> str:
         raise unfit
     try:
         client_endpoint(_NoReactor(), value)
-    except OSError as error:  # a TLS endpoint reads its certificates
-        raise Unfit(found=found, remedy=unreadable(shown(error.filename), error)) from None
+    except FilesUnusable as error:
+        raise Unfit(found=found, remedy=str(error)) from None
     except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
         unknown = str(error).startswith("Unknown endpoint type")
         said = None if unknown else f"Twisted says {shown(str(error))}"
@@ -144,18 +144,20 @@ SERVER = ValueType(
 def _accept_listen(value: Any) -> str:
     if not isinstance(value, str):
         raise Unfit
-    unfit = _listen_problem(value)
+    # The same word as for the server; Twisted's own tls: endpoint names a folder in the place of the port.
+    text: str = re.sub(r"^tls(?=:[0-9]+:)", "ssl", value, flags=re.IGNORECASE)
+    unfit = _listen_problem(text)
     if unfit is not None:
         raise unfit
     try:
-        serverFromString(_NoReactor(), value)
+        serverFromString(_NoReactor(), text)
     except OSError as error:  # a TLS endpoint reads its key and its certificate
         raise Unfit(remedy=unreadable(shown(error.filename), error)) from None
     except LookupError:  # a systemd: endpoint looks for its socket among those that this process has got
         raise Unfit(remedy="systemd has handed over no such socket: start the gateway by its .socket unit") from None
     except Exception as error:  # each kind of endpoint has a parser of its own, and they raise as they like
         raise Unfit(remedy=f"Twisted says {shown(str(error))}") from None
-    return value
+    return text
 
 
 _SSL_NEEDS = "it needs a port, a key and a certificate: ssl:8443:privateKey=FILE:certKey=FILE:interface=127.0.0.1"

@@ -68,7 +68,7 @@ def _url_from_flag(text: str) -> object:
     if "@" in text.partition("//")[2].partition("/")[0]:
         raise Unfit(
             problem="must not hold a user or a password on the command line, where every user of the machine sees it:"
-            " give component_post_url in a settings file named by --config"
+            " give it in a settings file named by --config"
         )
     return text
 
