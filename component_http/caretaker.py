@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
-from component_http.contract.delivery import Delivery
+from component_http.contract.delivery import by_domain
 from component_http.contract.explanation import Explanation
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
@@ -78,11 +78,8 @@ class Caretaker:
         return self._spool.look({**facts, **more}, room).addCallback(self._found)
 
     def _found(self, found: Found) -> Deferred[Any] | None:
-        returned: dict[str, list[Delivery]] = {}
-        for delivery in found.deliveries:
-            returned.setdefault(delivery.stanza.recipient.domain, []).append(delivery)
         served = [*self._served.values()]
-        for domain, deliveries in returned.items():
+        for domain, deliveries in by_domain(found.deliveries).items():
             if domain in self._served:  # else the next start finds it
                 self._served[domain].relay.take_back(deliveries)
         for delivery_id in found.dropped_deliveries if served else ():

@@ -18,6 +18,7 @@ from wokkel.subprotocols import StreamManager, XMPPHandler
 from component_http import __version__
 from component_http.clock import steady_reactor
 from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.objects import first_sender
 from component_http.contract.outbound import OutboundStanza
 from component_http.delivery.backlog import Budget
 from component_http.delivery.status import Status, least_well
@@ -384,7 +385,7 @@ class Gateway(MultiService):
 
     async def _changed(self, domain: str) -> None:
         """Serve a component by the settings of now, with a new stream; or no longer, if they do not have it."""
-        former, run, settings = self._components.get(domain), self._run, self._settings_of(domain)
+        former, run, settings = self._components.get(domain), self._run, self._settings.of(domain)
         if (run is not None and run.stops) or (former is not None and former.settings is settings):
             return  # it is as it should be, or nothing changes any more
         if former is not None:
@@ -399,7 +400,7 @@ class Gateway(MultiService):
             else:
                 await _leave(former)
             del self._components[domain]
-            settings = self._settings_of(domain)  # they may have changed meanwhile
+            settings = self._settings.of(domain)  # they may have changed meanwhile
         if settings is None:
             return
         lasting = self._components[domain] = self._component(settings)
@@ -408,9 +409,6 @@ class Gateway(MultiService):
         if run is not None and not run.stops:
             self._say_what_is_served(lasting, None if self._prepared is None else self._prepared.lock)
             await run.add(lasting, partial(self._adopt, lasting))
-
-    def _settings_of(self, domain: str) -> Settings | None:
-        return next((each for each in self._settings.each if each.component.domain == domain), None)
 
     def _handlers_of(self, domain: str) -> list[XMPPHandler]:
         """The handlers of the application on a component's stream."""
@@ -480,10 +478,10 @@ async def _leave(lasting: Lasting) -> None:
 
 
 def _domain_of_first(objects: ReplyObjects) -> str:
-    """Find the domain of the first sender that reply objects name; "" where none does."""
-    for one in [objects] if isinstance(objects, Mapping) else objects:
-        with suppress(NotAnAddress, AttributeError):
-            return Address.parse(str(one["from"])).domain if "from" in one else ""
+    """Find the domain of the first sender that reply objects name; "" where none does, or where that is no address."""
+    named = first_sender([objects] if isinstance(objects, Mapping) else objects)
+    with suppress(NotAnAddress):
+        return "" if named is None else Address.parse(named).domain
     return ""
 
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, Defer
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.delivery import DeadLetter, Delivery, by_domain
 from component_http.contract.link import KEY_BYTES
 from component_http.delivery.relay import Relay
 from component_http.delivery.status import least_well
@@ -131,10 +131,7 @@ class Running:
         foreign: Counter[str] = Counter()
         while deliveries:
             # They are POSTed from now on; but the stream waits, for what comes is behind all of them.
-            of_each: dict[str, list[Delivery]] = {}
-            for delivery in deliveries:
-                of_each.setdefault(delivery.stanza.recipient.domain, []).append(delivery)
-            for domain, its in of_each.items():
+            for domain, its in by_domain(deliveries).items():
                 if domain in added:
                     number += len(its)
                     await self._route_anew(added[domain].relay, its)

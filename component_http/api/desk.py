@@ -27,6 +27,7 @@ from component_http.contract import composing
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.composing import Composed
 from component_http.contract.idempotency import IdempotencyRecord
+from component_http.contract.objects import first_sender
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import Limits
 from component_http.errors import (
@@ -119,10 +120,10 @@ class Desk:
 
     def _domain(self, objects: Sequence[Mapping[str, object]], caller: Token | None, sender: Address | None) -> str:
         """Find the component that stanzas come from. Raises `Problem` if it is not clear, or is not served."""
-        named = next((one["from"] for one in objects if isinstance(one.get("from"), str)), None)
+        named = first_sender(objects)
         if named is not None:
             with suppress(NotAnAddress):
-                sender = Address.parse(str(named))
+                sender = Address.parse(named)
         elif sender is None and caller is not None:
             sender = caller.own_sender
         if sender is not None and sender.domain in self.origins:

@@ -41,7 +41,7 @@ def main(chosen: argparse.Namespace) -> int:
         settings = Settings.from_toml(chosen.config)
         stanza = _stanza(chosen)
         domain = stanza.recipient.domain
-        found = next((each for each in settings.each if each.component.domain == domain), None)
+        found = settings.of(domain)
         if found is None:
             served = ", ".join(each.component.domain for each in settings.each)
             raise SettingsError(f"--to {shown(chosen.to)} is no address of a component: there is {served}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf
 
 from attrs import define, field, frozen
@@ -73,6 +74,14 @@ class Delivery:
     def ends(self) -> float:
         """The time when it is given up, as things are now."""
         return self.deadline if self.tries else self.last
+
+
+def by_domain(deliveries: Iterable[Delivery]) -> dict[str, list[Delivery]]:
+    """Sort deliveries by the components that they are for."""
+    found: dict[str, list[Delivery]] = {}
+    for delivery in deliveries:
+        found.setdefault(delivery.stanza.recipient.domain, []).append(delivery)
+    return found
 
 
 @frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from json import JSONDecoder
 from typing import NoReturn
 
@@ -47,6 +47,15 @@ def reply_objects(value: object) -> list[dict[str, object]]:
     if not all(member is None or isinstance(member, dict) for member in members):
         raise ReplyRefused("the JSON is not an object, an array of objects or null")
     return [member for member in members if isinstance(member, dict) and member]
+
+
+def first_sender(objects: Iterable[Mapping[str, object]]) -> str | None:
+    """Return the first `from` that is in one of some reply objects; None if none has one."""
+    for one in objects:
+        named = one.get("from") if isinstance(one, Mapping) else None
+        if isinstance(named, str):
+            return named
+    return None
 
 
 def read_json(body: bytes) -> object:

@@ -138,6 +138,10 @@ class Settings(Table):
         """The settings of each component that is served, this one first."""
         return (self, *self.others)
 
+    def of(self, domain: str) -> Settings | None:
+        """Return the settings of one of the components; None if it is not served."""
+        return next((each for each in self.each if each.component.domain == domain), None)
+
     def _of_route(self, route: RouteSettings) -> Settings:
         routed = copy(self)
         changed = dict(route.webhook)
@@ -218,10 +222,8 @@ class Settings(Table):
         components: list[dict[str, Any]] = []
         for where, one in reading.components(source):
             parts = {table.TABLE: one.made(table, where) for table in _OWN}
-            if one.lacks("component.component_post_url"):
-                if one.given.get("component.route"):
-                    pass
-                elif serves == "webhook":
+            if one.lacks("component.component_post_url") and not one.given.get("component.route"):
+                if serves == "webhook":
                     one.problems.append(no_webhook(where))
                 elif serves == "anything" and reading.lacks("api.listen"):
                     one.problems.append(nothing_to_do(where))

@@ -79,7 +79,7 @@ class WebhookSettings(Table):
         "the file with the authorities that may sign the webhook's certificate; unless set those that the machine"
         " trusts",
         default=None,
-        why="an authority of your own need not be trusted by the whole machine; like the next two files it is read"
+        why="an authority of your own need not be trusted by the whole machine; like the next three files it is read"
         " again when it changes",
         example='"authorities.pem"',
     )

@@ -106,6 +106,13 @@ def head_of(head: object, xml: bytes) -> Head:
     return Head()
 
 
+def _domain(domain: object, head: object, xml: object) -> str:
+    """The domain of the component that sends a stanza; its head says it where the column does not."""
+    if domain is None:
+        return head_of(head, xml if isinstance(xml, bytes) else b"").domain
+    return text(domain)
+
+
 def add(connection: sqlite3.Connection, rows: Sequence[Row], ahead: float) -> int:
     """
     Insert outbound stanzas, in this order; `ahead` is how far the spool's clock is ahead of the reactor's.
@@ -160,7 +167,7 @@ def page(
     outbound_stanzas: list[OutboundStanza] = []
     size = 0
     for row in connection.execute(_PAGE, (after, domain, domain)):
-        if row[0] in settled or (row[8] is None and domain not in (None, head_of(row[9], octets(row[10])).domain)):
+        if row[0] in settled or (domain is not None and _domain(*row[8:]) != domain):
             continue
         outbound = checked("departures", row[0], report, _outbound, row, at, row[0] in suspected)
         if outbound is None:
@@ -198,10 +205,7 @@ def foreign(connection: sqlite3.Connection, domains: Collection[str]) -> list[tu
     found = connection.execute(
         f"SELECT number, domain, head, xml FROM departures WHERE domain NOT IN {served} OR domain IS NULL", [*domains]
     )
-    of_each = [
-        (number, head_of(head, xml if isinstance(xml, bytes) else b"").domain if domain is None else text(domain))
-        for number, domain, head, xml in found
-    ]
+    of_each = [(number, _domain(domain, head, xml)) for number, domain, head, xml in found]
     return [(number, domain) for number, domain in of_each if domain not in domains]
 
 
