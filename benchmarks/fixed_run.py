@@ -125,14 +125,18 @@ class Run:
     def turn(self) -> None:
         """Send some messages, answer the POSTs that come of them, and take the replies."""
         self.xmpp.dataReceived(b"".join(self.message(b"u%d" % (self.sent % SENDERS)) for _ in range(AT_ONCE)))
+        self.answer_posts()
+        self.reactor.advance(0.005)
+        self.take_replies()
+
+    def answer_posts(self) -> None:
+        """Let the webhook connect where it has to, and answer each request."""
         while self.reactor.tcpClients:
             self.webhooks.append(self.connect())
         for protocol, wire in self.webhooks:
             if wire.written:
                 wire.take()
                 protocol.dataReceived(self.answer)
-        self.reactor.advance(0.005)
-        self.take_replies()
 
     def take_replies(self) -> None:
         """Count the replies, and answer the pings."""

@@ -207,12 +207,7 @@ class Components(Case):
             self.streams[number][0].dataReceived(self.message(name).replace(b"bot.localhost", self.domains[number], 1))
         while self.replies < due:
             self.reactor.advance(0.0)
-            while self.reactor.tcpClients:
-                self.webhooks.append(self.connect())
-            for protocol, wire in self.webhooks:
-                if wire.written:
-                    wire.take()
-                    protocol.dataReceived(self.answer)
+            self.answer_posts()
             self.reactor.advance(0.005)
             self.take_replies()
 
