@@ -1,0 +1,42 @@
+"""The log of deliveries of a spool on disk: the reactor's side of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import astuple, define
+from twisted.internet.defer import Deferred
+
+from component_http.contract.ended import EndedDelivery, WhichEnded
+from component_http.spool.journal import Journal
+from component_http.spool.rows import json_of
+from component_http.spool.session import Session
+
+
+@define(eq=False)
+class SqliteLog:
+    """
+    A `DeliveryLog` in a spool's file; `component_http.interfaces.spools.DeliveryLog` describes its methods.
+
+    Args:
+        tracer: Collects what is written.
+        call: Has the spool's thread call a method of the session.
+    """
+
+    tracer: Journal
+    _call: Callable[..., Deferred[Any]]
+
+    def newest(self, which: WhichEnded, before: int, limit: int) -> Deferred[tuple[list[EndedDelivery], int | None]]:
+        return self._call(Session.ended, which, before, limit)
+
+    def one(self, number: int) -> Deferred[EndedDelivery | None]:
+        return self._call(Session.ended_one, number)
+
+    def body(self, number: int) -> Deferred[bytes | None]:
+        return self._call(Session.ended_body, number)
+
+    def record(self, replay: EndedDelivery) -> Deferred[int]:
+        attempts = json_of([astuple(each) for each in replay.attempts])
+        stanzas = json_of([astuple(each)[:6] for each in replay.stanzas])
+        return self._call(Session.record_replay, replay, attempts, stanzas, size=len(attempts) + len(stanzas))
