@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from attrs import frozen
+from typing import NamedTuple
 
 from component_http.contract.delivery import Delivery
 from component_http.contract.outbound import OutboundStanza
@@ -18,19 +16,14 @@ MOST_ATTEMPTS = 20
 MOST_ANSWER_BYTES = 16 * 1024 * 1024
 """Bytes of answers that are kept of all deliveries that have not ended; beyond it only what they came with is."""
 
-_ANSWER = 7
-"""The place of the answer in an attempt."""
 
-
-@frozen
-class Life:
+class Life(NamedTuple):
     """
     The life of a delivery that ends.
 
     Attributes:
         attempts: JSON, as `spool.ended_rows` reads it; `stanzas` likewise.
         size: Bytes of all that is written.
-        number_of_stanzas: The number of the stanzas.
     """
 
     outcome: str
@@ -64,7 +57,7 @@ class Journal:
         self._wall = wall
         self._bodies = bodies
         self._tell_settled = settled
-        self._attempts: dict[str, list[list[Any]]] = {}
+        self._attempts: dict[str, list[AttemptReport]] = {}
         self._answer_bytes = 0
         self._lives: dict[str, Life] = {}
 
@@ -75,35 +68,39 @@ class Journal:
         """Do nothing: the spool has the body."""
 
     def attempted(self, delivery: Delivery, report: AttemptReport) -> None:
-        answer = report.answer
-        if self._answer_bytes + len(answer) > MOST_ANSWER_BYTES:
-            answer = b""
-        self._answer_bytes += len(answer)
-        attempts = self._attempts.setdefault(delivery.id, [])
-        attempts.append(
-            [
-                report.number,
-                round(self._wall() - self._seconds() + report.began, 3),
-                round(report.seconds, 6),
-                None if report.connecting is None else round(report.connecting, 6),
-                None if report.first_byte is None else round(report.first_byte, 6),
-                report.status,
-                report.failure,
-                answer.decode("utf-8", "replace"),
-                report.follows,
-                None if report.again is None else round(report.again, 3),
-                len(answer),
-            ]
-        )
+        if self._answer_bytes + len(report.answer) > MOST_ANSWER_BYTES:
+            report = report._replace(answer=b"")
+        self._answer_bytes += len(report.answer)
+        attempts = self._attempts.get(delivery.id)
+        if attempts is None:
+            self._attempts[delivery.id] = [report]
+            return
+        attempts.append(report)
         if len(attempts) > MOST_ATTEMPTS:
-            self._answer_bytes -= attempts.pop(1)[-1]
+            self._answer_bytes -= len(attempts.pop(1).answer)
 
     def ended(self, delivery: Delivery, outcome: str, note: str | None, stanzas: Sequence[OutboundStanza]) -> None:
         attempts = self._forget(delivery.id)
-        written = json_of([each[:-1] for each in attempts]) if attempts else "[]"
+        written = json_of([self._row(each) for each in attempts]) if attempts else "[]"
         sent = json_of([facts_of_stanza(each) for each in stanzas]) if stanzas else "[]"
         size = len(written) + len(sent) + (delivery.size if self._bodies else 0)
         self._lives[delivery.id] = Life(outcome, note, delivery.tries, written, sent, size)
+
+    def _row(self, report: AttemptReport) -> list[object]:
+        """An attempt as it is written: whole milliseconds since the epoch, and whole microseconds."""
+        number, began, seconds, connecting, first_byte, status, failure, answer, follows, again = report
+        return [
+            number,
+            int((began + self._wall() - self._seconds()) * 1e3),
+            int(seconds * 1e6),
+            None if connecting is None else int(connecting * 1e6),
+            None if first_byte is None else int(first_byte * 1e6),
+            status,
+            failure,
+            answer.decode("utf-8", "replace"),
+            follows,
+            None if again is None else int(again * 1e6),
+        ]
 
     def pushed(self, number: int, outbound: OutboundStanza) -> None:
         """Do nothing: it ends no delivery."""
@@ -119,10 +116,10 @@ class Journal:
             self._forget(delivery_id)
         return life
 
-    def _forget(self, delivery_id: str) -> list[list[Any]]:
+    def _forget(self, delivery_id: str) -> list[AttemptReport]:
         attempts = self._attempts.pop(delivery_id, [])
         for attempt in attempts:
-            self._answer_bytes -= attempt[-1]
+            self._answer_bytes -= len(attempt.answer)
         return attempts
 
 

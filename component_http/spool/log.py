@@ -8,10 +8,18 @@ from typing import Any
 from attrs import astuple, define
 from twisted.internet.defer import Deferred
 
-from component_http.contract.ended import EndedDelivery, WhichEnded
+from component_http.contract.ended import EndedAttempt, EndedDelivery, WhichEnded
 from component_http.spool.journal import Journal
 from component_http.spool.rows import json_of
 from component_http.spool.session import Session
+
+
+def attempt_row(attempt: EndedAttempt) -> list[object]:
+    """An attempt as `Journal` writes it."""
+    times = [
+        each if each is None else int(each * 1e6) for each in (attempt.seconds, attempt.connecting, attempt.first_byte)
+    ]
+    return [attempt.number, int(attempt.began * 1e3), *times, *astuple(attempt)[5:9], None]
 
 
 @define(eq=False)
@@ -37,6 +45,6 @@ class SqliteLog:
         return self._call(Session.ended_body, number)
 
     def record(self, replay: EndedDelivery) -> Deferred[int]:
-        attempts = json_of([astuple(each) for each in replay.attempts])
+        attempts = json_of([attempt_row(each) for each in replay.attempts])
         stanzas = json_of([astuple(each)[:6] for each in replay.stanzas])
         return self._call(Session.record_replay, replay, attempts, stanzas, size=len(attempts) + len(stanzas))

@@ -169,7 +169,6 @@ SCHEMA: Schema = MappingProxyType(
                 body BLOB
             )
             """,
-            "CREATE INDEX ended_by_id ON ended (id)",
             # The ends of stanzas that answer deliveries, by their numbers in `departures`.
             "CREATE TABLE fates (number INTEGER PRIMARY KEY, at REAL NOT NULL, fate TEXT NOT NULL, why TEXT)",
         ),
