@@ -124,7 +124,7 @@ class Caretaker:
             return
         number, send = asked
         replays = self._replays
-        replayed = succeed(ReplayResult(NO_BODY)) if replays is None else replays.replay(number, send=send)
+        replayed = succeed(ReplayResult(NO_BODY)) if replays is None else replays.replay(number, send)
         replayed.addCallbacks(self._replayed, self._not_replayed, (command,), errbackArgs=(command,))
         replayed.addErrback(self._not_looked)
 

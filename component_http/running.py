@@ -215,6 +215,7 @@ class Running:
             serving.open()
         if self._hooks is None:
             return
+        from component_http.api.deliveries import Deliveries
         from component_http.api_service import api_server
 
         self._api, self._api_server = api_server(
@@ -225,6 +226,7 @@ class Running:
             self._hooks,
             link_key or token_bytes(KEY_BYTES),  # if the key could not be read, no link is ours
             self._woken,
+            Deliveries(self._spool.log, None if self._replays is None else self._replays.replay),
             new_id=new_id,
             max_connections=api_connections(self._settings),
         )

@@ -68,7 +68,7 @@ class Replays:
         self._asked: set[Deferred[ReplayResult]] = set()
         self._stopped = False
 
-    def replay(self, number: int, *, send: bool) -> Deferred[ReplayResult]:
+    def replay(self, number: int, send: bool) -> Deferred[ReplayResult]:
         """
         Replay a delivery when it is its turn; cancelling it ends the POST.
 

@@ -232,11 +232,18 @@ class DeliveryLog(Protocol):
     @property
     def tracer(self) -> Tracer: ...  # pragma: no cover
 
-    def newest(self, which: WhichEnded, before: int, limit: int) -> Deferred[tuple[list[EndedDelivery], int | None]]:
+    def newest(
+        self, which: WhichEnded, before: int | None, limit: int
+    ) -> Deferred[tuple[list[EndedDelivery], int | None]]:
         """
-        Fire with the newest deliveries of those with a smaller number than `before` that fit a filter, newest first.
+        Fire with deliveries that fit a filter, newest first, without the fates of their stanzas.
 
-        Their stanzas have no fates. Beside them comes the number of the last that was looked at; None for none.
+        Args:
+            before: Those with a smaller number; None for all.
+            limit: So many of them at most; fewer do not mean that there are no more.
+
+        Returns:
+            Beside them `before` for the next call; None if there are no more.
         """
         ...  # pragma: no cover
 

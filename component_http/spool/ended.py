@@ -51,7 +51,7 @@ class Ended(Visit):
         last: int | None = after
         while last is not None:
             with self.explained():
-                page, last = ended_rows.page(self.connection, which, self._report, after=last)
+                page, last = ended_rows.page(self.connection, which, self._report, last)
             yield from page
 
     def start_of_newest(self, which: WhichEnded, newest: int) -> int:

@@ -31,6 +31,9 @@ PRUNED_AT_ONCE = 500
 PAGE = 500
 """Deliveries that are read at once."""
 
+SPAN = 10_000
+"""Rows that are looked at in one search of a gateway."""
+
 _DAY = 86_400.0
 
 _FACTS = "id, kind, type, stanza_id, sender, recipient, through_room, uri, route"
@@ -151,39 +154,51 @@ def add_replay(connection: sqlite3.Connection, of: EndedDelivery, attempts: str,
 
 
 def page(
-    connection: sqlite3.Connection,
-    which: WhichEnded,
-    report: Report,
-    *,
-    after: int = 0,
-    before: int | None = None,
-    limit: int = PAGE,
+    connection: sqlite3.Connection, which: WhichEnded, report: Report, after: int
 ) -> tuple[list[EndedDelivery], int | None]:
     """
-    Read deliveries that fit a filter.
-
-    Args:
-        after: Those with a larger number, the oldest first.
-        before: Those with a smaller number instead, the newest first.
-        limit: So many of them at most.
+    Read the next deliveries that fit a filter, behind the number `after`, oldest first.
 
     Returns:
-        The deliveries, without the fates of their stanzas, and the number of the last row; None for no row.
+        The deliveries, `PAGE` at most and without the fates of their stanzas, and the number of the last row; None for
+        no row.
     """
     clauses, given = _clauses(which)
-    clauses.append("number > ?" if before is None else "number < ?")
-    given.append(after if before is None else before)
-    where, order = " AND ".join(clauses), "" if before is None else " DESC"
-    query = f"SELECT {_COLUMNS} FROM ended WHERE {where} ORDER BY number{order} LIMIT ?"
-    rows = connection.execute(query, (*given, limit)).fetchall()
+    query = f"SELECT {_COLUMNS} FROM ended WHERE {clauses} AND number > ? ORDER BY number LIMIT ?"
+    rows = connection.execute(query, (*given, after, PAGE)).fetchall()
+    return _read(rows, report), rows[-1][0] if rows else None
+
+
+def newest(
+    connection: sqlite3.Connection, which: WhichEnded, report: Report, before: int | None, limit: int
+) -> tuple[list[EndedDelivery], int | None]:
+    """
+    Read deliveries that fit a filter, newest first; see `component_http.interfaces.spools.DeliveryLog.newest`.
+
+    It looks at `SPAN` rows at most, so that the spool's thread is not long away from its other work.
+    """
+    [[first, last]] = connection.execute(
+        "SELECT (SELECT min(number) FROM ended), (SELECT max(number) FROM ended)"
+    ).fetchall()
+    if first is None:
+        return [], None
+    before = last + 1 if before is None else min(before, last + 1)
+    clauses, given = _clauses(which)
+    query = f"SELECT {_COLUMNS} FROM ended WHERE {clauses} AND number < ? AND number >= ? ORDER BY number DESC LIMIT ?"
+    rows = connection.execute(query, (*given, before, before - SPAN, limit)).fetchall()
+    before = rows[-1][0] if len(rows) == limit else before - SPAN
+    return _read(rows, report), before if before > first else None
+
+
+def _read(rows: Sequence[Row], report: Report) -> list[EndedDelivery]:
     read = [checked("ended", row[0], report, _delivery, row) for row in rows]
-    return [each for each in read if each is not None], rows[-1][0] if rows else None
+    return [each for each in read if each is not None]
 
 
 def start_of_newest(connection: sqlite3.Connection, which: WhichEnded, limit: int) -> int:
     """Find the number behind which the newest deliveries are that fit a filter, so many at most."""
     clauses, given = _clauses(which)
-    query = f"SELECT number FROM ended WHERE {' AND '.join(clauses)} ORDER BY number DESC LIMIT 1 OFFSET ?"
+    query = f"SELECT number FROM ended WHERE {clauses} ORDER BY number DESC LIMIT 1 OFFSET ?"
     row = connection.execute(query, (*given, limit - 1)).fetchone()
     return 0 if row is None else row[0] - 1
 
@@ -205,8 +220,8 @@ def body(connection: sqlite3.Connection, place: int) -> bytes | None:
     return row[0] if row is not None and isinstance(row[0], bytes) else None
 
 
-def _clauses(which: WhichEnded) -> tuple[list[str], list[object]]:
-    """The conditions of a filter in SQL, and their values; there is one at least."""
+def _clauses(which: WhichEnded) -> tuple[str, list[object]]:
+    """The condition of a filter in SQL, and its values."""
     clauses, given = ["1"], list[object]()
     if which.id:
         # No index has the ids: it would cost each delivery more than the rest of the log.
@@ -227,7 +242,7 @@ def _clauses(which: WhichEnded) -> tuple[list[str], list[object]]:
         given.append(which.until)
     if not which.replays:
         clauses.append("replay = 0")
-    return clauses, given
+    return " AND ".join(clauses), given
 
 
 def address_clause(column: str, address: Address, given: list[object]) -> str:

@@ -35,7 +35,9 @@ class SqliteLog:
     tracer: Journal
     _call: Callable[..., Deferred[Any]]
 
-    def newest(self, which: WhichEnded, before: int, limit: int) -> Deferred[tuple[list[EndedDelivery], int | None]]:
+    def newest(
+        self, which: WhichEnded, before: int | None, limit: int
+    ) -> Deferred[tuple[list[EndedDelivery], int | None]]:
         return self._call(Session.ended, which, before, limit)
 
     def one(self, number: int) -> Deferred[EndedDelivery | None]:

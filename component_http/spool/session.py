@@ -320,8 +320,8 @@ class Session:
         self._setup.records.trim(self.connection, self._begin)
         self._setup.log.prune(self.connection, self._begin, wall)
 
-    def ended(self, which: WhichEnded, before: int, limit: int) -> tuple[list[EndedDelivery], int | None]:
-        return ended_rows.page(self.connection, which, self._report, before=before, limit=limit)
+    def ended(self, which: WhichEnded, before: int | None, limit: int) -> tuple[list[EndedDelivery], int | None]:
+        return ended_rows.newest(self.connection, which, self._report, before, limit)
 
     def ended_one(self, number: int) -> EndedDelivery | None:
         return ended_rows.one(self.connection, number, self._report)
