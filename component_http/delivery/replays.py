@@ -65,7 +65,7 @@ class Replays:
         self._clock = clock
         self._wall = wall
         self._turns = DeferredLock()
-        self._asked: set[Deferred[ReplayResult]] = set()
+        self._asked: dict[Deferred[ReplayResult], None] = {}  # in their order
         self._stopped = False
 
     def replay(self, number: int, send: bool) -> Deferred[ReplayResult]:
@@ -84,10 +84,10 @@ class Replays:
             asked.addErrback(lambda _: ReplayResult("too many replays wait: try again later"))
             asked.cancel()
             return asked
-        self._asked.add(asked)
+        self._asked[asked] = None
 
         def over(result: object) -> object:
-            self._asked.discard(asked)
+            self._asked.pop(asked, None)
             return result
 
         asked.addBoth(over)

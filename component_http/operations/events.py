@@ -18,7 +18,16 @@ EVENTS = (
     *("loop_guarded", "loop_slowed", "reply_lost"),
     # The webhook.
     *("attempted", "retried", "left_open", "retried_stale", "throttled", "webhook_paused"),
-    *("breaker_opened", "breaker_closed", "replayed", "gone", "attempt_timed_out", "attempt_failed", "redirected", "body_ignored"),
+    *(
+        "breaker_opened",
+        "breaker_closed",
+        "replayed",
+        "gone",
+        "attempt_timed_out",
+        "attempt_failed",
+        "redirected",
+        "body_ignored",
+    ),
     # The settings.
     *("reloaded", "reload_refused"),
     # Stanzas that leave.

@@ -17,6 +17,10 @@ MOST_ANSWER_BYTES = 16 * 1024 * 1024
 """Bytes of answers that are kept of all deliveries that have not ended; beyond it only what they came with is."""
 
 
+ROW_BYTES = 300
+"""Bytes of a row of the log beside its attempts, its stanzas and its body, roughly."""
+
+
 class Life(NamedTuple):
     """
     The life of a delivery that ends.
@@ -83,7 +87,7 @@ class Journal:
         attempts = self._forget(delivery.id)
         written = json_of([self._row(each) for each in attempts]) if attempts else "[]"
         sent = json_of([facts_of_stanza(each) for each in stanzas]) if stanzas else "[]"
-        size = len(written) + len(sent) + (delivery.size if self._bodies else 0)
+        size = ROW_BYTES + len(written) + len(sent) + (delivery.size if self._bodies else 0)
         self._lives[delivery.id] = Life(outcome, note, delivery.tries, written, sent, size)
 
     def _row(self, report: AttemptReport) -> list[object]:
