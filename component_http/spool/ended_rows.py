@@ -9,12 +9,12 @@ from typing import Any
 
 from attrs import define, field
 
-from component_http.contract.address import Address
 from component_http.contract.ended import EndedAttempt, EndedDelivery, EndedStanza, WhichEnded
 from component_http.spool.rows import (
     AT_ONCE,
     Report,
     Row,
+    address_clause,
     checked,
     chunks,
     count,
@@ -243,15 +243,6 @@ def _clauses(which: WhichEnded) -> tuple[str, list[object]]:
     if not which.replays:
         clauses.append("replay = 0")
     return " AND ".join(clauses), given
-
-
-def address_clause(column: str, address: Address, given: list[object]) -> str:
-    """The condition that a column has an address, a bare one with any resource; its values are added to `given`."""
-    if address.resource is not None:
-        given.append(str(address))
-        return f"{column} = ?"
-    given += (str(address), len(f"{address}/"), f"{address}/")
-    return f"({column} = ? OR substr({column}, 1, ?) = ?)"
 
 
 def _delivery(row: Row, fates: Mapping[int, Row] | None = None) -> EndedDelivery:
