@@ -29,6 +29,7 @@ from component_http.contract.ended import (
     EndedAttempt,
     EndedDelivery,
     EndedStanza,
+    ReplayResult,
     WhichEnded,
     as_json,
     result_as_json,
@@ -38,6 +39,9 @@ from component_http.contract.stanza import STANZA_KINDS
 from component_http.operations.terminal import on_one_line, printable, size, table
 from component_http.spool.ended import Ended
 from component_http.spool.visit import holder
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell has it."""
 
 LOOK_AGAIN = 0.5
 """Seconds between two looks of `tail`."""
@@ -158,10 +162,11 @@ def _list(ended: Ended, site: Site, chosen: argparse.Namespace) -> int:
 
 
 def _say_array(found: Iterable[dict[str, Any]]) -> int:
-    """Write a JSON array item by item, so that it may be long; returns the number of items."""
-    number = 0
-    for number, each in enumerate(found, 1):
-        say(("[\n" if number == 1 else ",\n") + json.dumps(each))
+    """Write a JSON array part by part, so that it may be long; returns the number of items."""
+    number, items = 0, iter(found)
+    while some := [json.dumps(each) for each in islice(items, AT_ONCE)]:
+        say((",\n" if number else "[\n") + ",\n".join(some))
+        number += len(some)
     say("\n]\n" if number else "[]\n")
     return number
 
@@ -311,17 +316,26 @@ def _replay(ended: Ended, site: Site, chosen: argparse.Namespace) -> int:
         chosen.refuse("either name the id of one delivery, or several by --from, --to, --since and the other flags")
     numbers = _named(ended, _which(chosen, site, id=chosen.id or "", replays=False), chosen.id or "")
     good = 0
-    for number, result in ended.replay(numbers, send=chosen.send, pause=site.pause):
-        replay = result.delivery
-        good += replay is not None and replay.outcome in ("replied", "silent")
-        if chosen.json:
-            say_json({"of": number, **result_as_json(result)}, indent=None)
-        elif replay is None:
-            one = ended.one(number)
-            complain(f"{number if one is None else one.id} is not replayed: {result.refused}")
-        else:
-            say("".join(f"{on_one_line(line)}\n" for line in _life(replay)))
+    try:
+        for number, result in ended.replay(numbers, send=chosen.send, pause=site.pause):
+            good += _told(ended, number, result, chosen)
+    except KeyboardInterrupt:
+        complain("interrupted: one that has begun goes on, and is in the log; the others are not replayed")
+        return INTERRUPTED
     return 0 if good and good == len(numbers) else NOTHING
+
+
+def _told(ended: Ended, number: int, result: ReplayResult, chosen: argparse.Namespace) -> bool:
+    """Say what came of a replay; returns whether the webhook's answer could be used."""
+    replay = result.delivery
+    if chosen.json:
+        say_json({"of": number, **result_as_json(result)}, indent=None)
+    elif replay is None:
+        one = ended.one(number)
+        complain(f"{number if one is None else one.id} is not replayed: {result.refused}")
+    else:
+        say("".join(f"{on_one_line(line)}\n" for line in _life(replay)))
+    return replay is not None and replay.outcome in ("replied", "silent")
 
 
 def _moment(seconds: float) -> str:
