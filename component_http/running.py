@@ -225,7 +225,7 @@ class Running:
         """The spool has not been read yet."""
         return self._restoring is not None
 
-    def answer(self) -> Deferred[None]:
+    def spool_answers(self) -> Deferred[None]:
         """Fire when the spool has answered a question that costs nothing, be it by an error."""
         return self._spool.still_kept(()).addBoth(lambda _: None)
 

@@ -315,7 +315,10 @@ class Served:
             # The SIGABRT of systemd's watchdog then says where each thread hangs.
             faulthandler.enable(sys.__stderr__)
         ServiceManager(
-            steady_reactor(self._reactor), lambda: self._gateway.state(), lambda: self._gateway.answer(), interval
+            steady_reactor(self._reactor),
+            lambda: self._gateway.in_a_sentence(),
+            lambda: self._gateway.spool_answers(),
+            interval,
         )
 
     def _hung_up(self) -> None:

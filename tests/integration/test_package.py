@@ -139,7 +139,11 @@ def test_examples(installed: Environment, tmp_path: Path) -> None:
     """
     command = installed.folder / "bin" / "component-http"
     run(command, "example", "python", "settings", "systemd", "--into", tmp_path, folder=Path("/"))
-    for source in ("examples/echo_bot.py", "docs/examples/component-http.toml", "docs/examples/component-http.service"):
+    for source in (
+        "examples/echo_bot.py",
+        "docs/examples/component-http.toml",
+        "docs/examples/component-http@.service",
+    ):
         path = SOURCES / source
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
