@@ -1,9 +1,9 @@
 """
 A gateway confined as systemd would by a unit's lines, for machines where systemd does not run.
 
-`python -m tests.integration.confined UNIT FOLDER ARGUMENTS...` runs `component-http ARGUMENTS...` with the unit's system
-call filter and address families, without rights. Where it is root it becomes nobody, and nothing but
-FOLDER can be written to. The filters are made with libseccomp, as systemd's own are.
+`python -m tests.integration.confined UNIT FOLDER ARGUMENTS...` runs `component-http ARGUMENTS...` with the filter of
+system calls and the address families of the unit, and without rights. Where it is root it becomes nobody, and nothing
+but FOLDER can be written to. The filters are made with libseccomp, as systemd's own are.
 """
 
 from __future__ import annotations
