@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from threading import Event
 
 import pytest
 
+from component_http.cli import main
 from tests.disks import NoSmallDisk, SmallDisk
 from tests.integration.counterparts import need, unusable
-from tests.integration.probe import ScriptedServer
-from tests.integration.processes import Answer, GatewayProcess, ScriptedWebhook, reply
+from tests.integration.probe import ScriptedServer, child
+from tests.integration.processes import (
+    Answer,
+    GatewayProcess,
+    Request,
+    ScriptedWebhook,
+    from_checkout,
+    gateway_folder,
+    reply,
+)
 from tests.integration.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -148,3 +163,82 @@ def test_unit(tmp_path: Path) -> None:
     )
     [exposure] = re.findall(r"Overall exposure level for \S+: ([0-9.]+)", rated.stdout)
     assert float(exposure) < WORST, rated.stdout
+
+
+def test_log_pipe_closed(server: ScriptedServer, webhook: ScriptedWebhook) -> None:
+    """
+    When the reader of the log has gone (`component-http run | head -1`), that is told on the standard error, and the
+    gateway goes on with everything until it is stopped.
+    """
+    component = {"domain": DOMAIN, "server": server.endpoint, "secret_file": "secret"}
+    settings = {"component": {**component, "component_post_url": webhook.url}, "log": {"level": "debug"}}
+    folder = gateway_folder(server.secret, settings)
+    command = [sys.executable, "-m", "component_http", "run", "gateway.toml"]
+    # Nor does it mind a service manager that is not there.
+    environment = {**os.environ, **from_checkout(), "NOTIFY_SOCKET": str(folder / "nobody"), "WATCHDOG_USEC": "100000"}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as gateway:
+        try:
+            assert gateway.stdout is not None and "starting up" in gateway.stdout.readline()
+            gateway.stdout.close()
+            peer = server.connected()
+            for number in range(100):
+                peer.send(message(f"m{number}"))
+            peer.wait(lambda: len([one for one in peer.elements if child(one, "body") is not None]) == 100, "answers")
+            gateway.terminate()
+            assert gateway.wait(60) == -signal.SIGTERM
+            assert gateway.stderr is not None
+            told = gateway.stderr.read()
+            assert told == "component-http: the log cannot be written: Broken pipe; the gateway goes on without\n"
+        finally:
+            gateway.kill()
+            shutil.rmtree(folder)
+
+
+def test_backup_and_restore(tmp_path: Path, server: ScriptedServer, webhook: ScriptedWebhook) -> None:
+    """
+    A backup of a gateway that runs holds what waits; after a restore that is delivered once more, with its id, and what
+    came later is in the file that was set aside.
+    """
+    copy, waits = tmp_path / "copy", Event()
+
+    def answer(request: Request) -> Answer:
+        waits.wait(60.0)
+        return reply(body="hello")
+
+    webhook.answer = answer
+    sections = {"spool": {"path": str(tmp_path / "spool")}}
+
+    def running() -> GatewayProcess:
+        return GatewayProcess(
+            domain=DOMAIN, server=server.endpoint, secret=server.secret, post_url=webhook.url, sections=sections
+        )
+
+    def command(*words: str) -> tuple[int | str | None, str]:
+        output = StringIO()
+        with redirect_stdout(output), redirect_stderr(output):
+            try:
+                return main([*words, "--spool", str(tmp_path / "spool")]), output.getvalue()
+            except SystemExit as ended:
+                return ended.code, output.getvalue()
+
+    with running() as gateway:
+        peer = server.connected()
+        peer.send(message("m1"))
+        [first] = webhook.wait_for(1, settled=False)
+        assert command("spool", "backup", str(copy))[0] == 0
+        status, told = command("spool", "restore", str(copy))
+        assert status == 78 and f"is in use by a gateway (process {gateway.pid})" in told
+        waits.set()
+        peer.send(message("m2"))
+        peer.wait(lambda: len([one for one in peer.elements if child(one, "body") is not None]) == 2, "answers")
+        gateway.stop()
+    webhook.take()
+    assert command("spool", "restore", str(copy))[0] == 0
+    with running() as gateway:
+        peer = server.connected()
+        [again] = webhook.wait_for(1)
+        assert (again.headers["webhook-id"], again.body) == (first.headers["webhook-id"], first.body)
+        peer.wait_for(lambda one: child(one, "body") is not None, "the answer")
+        gateway.stop()
