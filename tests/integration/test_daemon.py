@@ -208,7 +208,7 @@ def test_backup_and_restore(tmp_path: Path, server: ScriptedServer, webhook: Scr
         return reply(body="hello")
 
     webhook.answer = answer
-    sections = {"spool": {"path": str(tmp_path / "spool")}}
+    sections = {"spool": {"path": str(tmp_path / "spool")}, "delivery": {"max_attempts": 5}}
 
     def running() -> GatewayProcess:
         return GatewayProcess(
