@@ -5,10 +5,11 @@ The fixed run (`fixed_run.py`) counts the functions that it calls, in Python and
 cachegrind, which counts everything that the process executes. Two lengths of that run are subtracted, so that starting
 counts for nothing.
 
-Usage: `python benchmarks/counted.py [--update | --signed]`, from a source tree. It compares with `counted.json`, which
-has figures for each minor version of Python, and ends with 1 if a message costs more than a tenth more; `--update`
-writes the figures down. Another build of the same version executes other instructions, so then their ratio is only
-shown, and the calls alone decide. With `--signed` it only says how much more a message costs whose request is signed.
+Usage: `python benchmarks/counted.py [--update | --signed | --logged]`, from a source tree. It compares with
+`counted.json`, which has figures for each minor version of Python, and ends with 1 if a message costs more than a tenth
+more; `--update` writes the figures down. Another build of the same version executes other instructions, so then their
+ratio is only shown, and the calls alone decide. With `--signed` it only says how much more a message costs whose request
+is signed, and with `--logged` how much more it costs with a log of deliveries.
 """
 
 from __future__ import annotations
@@ -39,12 +40,23 @@ _COUNT = re.compile(r"I +refs: +([\d,]+)")
 
 def instructions(messages: int, body: int, *flags: str) -> int:
     """Instructions of a whole run with so many messages, and with these flags of the fixed run."""
+    return _instructions("fixed_run.py", str(messages), "--body", str(body), *flags)
+
+
+def with_log(keep_ended: str) -> int:
+    """Instructions of some messages with a spool on disk, and with this log of deliveries."""
+    short, long = (_instructions("flat.py", "--messages", keep_ended, number) for number in ("600", "1400"))
+    return long - short
+
+
+def _instructions(program: str, *arguments: str) -> int:
+    """Instructions of a whole run of one of the programs beside this one."""
     with tempfile.TemporaryDirectory() as folder:
         found = subprocess.run(
             [
                 *([] if shutil.which("setarch") is None else ["setarch", platform.machine(), "-R"]),
                 *("valgrind", "--tool=cachegrind", "--cache-sim=no", f"--cachegrind-out-file={folder}/out"),
-                *(sys.executable, str(HERE / "fixed_run.py"), str(messages), "--body", str(body), *flags),
+                *(sys.executable, str(HERE / program), *arguments),
             ],
             env={**os.environ, "PYTHONHASHSEED": "0"},
             capture_output=True,
@@ -81,6 +93,11 @@ def main(arguments: Sequence[str]) -> int:
                 instructions(LONG, body, *flags) - instructions(SHORT, body, *flags) for flags in ((), SIGN)
             )
             print(f"signing a message with {body} bytes costs {signed / plain - 1:.1%} more instructions")
+        return 0
+    if "--logged" in arguments:
+        plain, *kept = map(with_log, ("nothing", "facts", "bodies"))
+        for name, count in zip(("facts", "bodies"), kept, strict=True):
+            print(f'a log of deliveries with keep_ended = "{name}" costs {count / plain - 1:.1%} more instructions')
         return 0
     counts = {"calls": calls(BODIES[0])}
     if shutil.which("valgrind") is None:

@@ -105,15 +105,20 @@ class Case(Run):
     Args:
         folder: For the spool's file; None for a spool in memory.
         users: Senders that take turns.
-        keep_ended: As `spool.keep_ended`; the log is full soon, so that its oldest rows are deleted all the time.
+        keep_ended: As in the settings, as is `max_ended`; the log is full soon, so that its oldest rows are deleted.
     """
 
     def __init__(
-        self, folder: Path | None, users: int = 100, settings: Settings = SETTINGS, keep_ended: str = "nothing"
+        self,
+        folder: Path | None,
+        users: int = 100,
+        settings: Settings = SETTINGS,
+        keep_ended: str = "nothing",
+        max_ended: int = 5000,
     ) -> None:
         spool = SpoolSettings(kind="memory")
         if folder is not None:
-            spool = SpoolSettings(path=str(folder / "spool.sqlite3"), keep_ended=keep_ended, max_ended=5000)
+            spool = SpoolSettings(path=str(folder / "spool.sqlite3"), keep_ended=keep_ended, max_ended=max_ended)
         settings = evolve(settings, delivery=DeliverySettings(max_pending=1_000_000), spool=spool)
         super().__init__(b"x" * 20, settings, Reactor())
         self.body = b"y" * 20  # no repetition of the replies, which would look like two programs that answer each other
@@ -259,6 +264,12 @@ def child(row: str, size: int) -> None:
             print(1e6 * (time.process_time() - began) / STANZAS, flush=True)
 
 
+def messages(keep_ended: str, number: int) -> None:
+    """Answer so many messages with this log of deliveries, for `counted.py`."""
+    with tempfile.TemporaryDirectory(prefix="component-http-flat-", ignore_cleanup_errors=True) as folder:
+        Case(Path(folder), keep_ended=keep_ended, max_ended=300).turns(number)
+
+
 def profile(row: str, size: int) -> None:
     """Show where the time of one case goes."""
     with tempfile.TemporaryDirectory(prefix="component-http-flat-", ignore_cleanup_errors=True) as folder:
@@ -307,7 +318,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, help="a folder for flat.svg; the table goes into docs/performance.md")
     parser.add_argument("--case", nargs=2, metavar=("ROW", "SIZE"), help="show the profile of one case")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--messages", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.messages is not None:
+        messages(options.messages[0], int(options.messages[1]))
+        return
     if options.child is not None:
         child(options.child[0], int(options.child[1]))
         return
