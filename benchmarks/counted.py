@@ -8,8 +8,8 @@ counts for nothing.
 Usage: `python benchmarks/counted.py [--update | --signed | --logged]`, from a source tree. It compares with
 `counted.json`, which has figures for each minor version of Python, and ends with 1 if a message costs more than a tenth
 more; `--update` writes the figures down. Another build of the same version executes other instructions, so then their
-ratio is only shown, and the calls alone decide. With `--signed` it only says how much more a message costs whose request
-is signed, and with `--logged` how much more it costs with a log of deliveries.
+ratio is only shown, and the calls alone decide. With `--signed` it only says how much more a message costs whose
+request is signed, and with `--logged` how much more it costs with a log of deliveries.
 """
 
 from __future__ import annotations

@@ -43,12 +43,14 @@ class ApiClient:
     Asks an API, with a connection for each request.
 
     Args:
-        port: Of this machine.
         token: Sent with each request; None for none.
+
+    Attributes:
+        port: Of this machine.
     """
 
     def __init__(self, port: int, token: str | None = TOKEN) -> None:
-        self._port = port
+        self.port = port
         self._token = token
 
     def ask(
@@ -73,7 +75,7 @@ class ApiClient:
         if body is not None:
             given["Content-Type"] = JSON
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        with closing(HTTPConnection("127.0.0.1", self._port, timeout=seconds)) as connection:
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=seconds)) as connection:
             connection.request(method, path, data, {**given, **(headers or {})})
             response = connection.getresponse()
             return Told(response.status, response.read(), {name.lower(): text for name, text in response.getheaders()})

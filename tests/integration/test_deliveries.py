@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from component_http.cli import main
+from tests.integration.api_gateway import TOKEN, ApiClient
 from tests.integration.processes import Answer
+from tests.integration.servers import free_port
 from tests.integration.test_doors import environment
 from tests.integration.test_letters import COMMAND, DOMAIN, USER, Bench, echo, said
 from tests.integration.waiting import eventually
@@ -83,6 +85,12 @@ def test_life_and_replays(bench: Bench) -> None:
     bench.first.wait()
     status, _, complaint = replayed(bench, delivery_id)
     assert (status, "no gateway has this spool now" in complaint) == (1, True)
+    token = bench.path.with_name("ops-token")
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    api = ApiClient(free_port())
+    admin = {"name": "ops", "token_file": str(token), "admin": True}
+    bench.sections = {"api": {"listen": f"tcp:{api.port}:interface=127.0.0.1", "token": [admin]}}
     gateway, bench.peer = bench.running(str(bench.path))
     assert [each["id"] for each in listed(bench)] == [delivery_id]
 
@@ -105,6 +113,13 @@ def test_life_and_replays(bench: Bench) -> None:
         (False, True),
         (True, True),
     ]
+
+    [shown_by_api, *replays] = api.get(f"/v1/deliveries/{delivery_id}").json["deliveries"]
+    assert (shown_by_api["stanzas"], len(replays)) == (life["stanzas"], 2)
+    again_by_api = api.ask("POST", f"/v1/deliveries/{delivery_id}/replay")
+    assert (again_by_api.status, again_by_api.json["replay"]["outcome"]) == (200, "replied"), again_by_api
+    newest = api.get(f"/v1/deliveries?from={USER}&limit=1").json
+    assert [each["number"] for each in newest["deliveries"]] == [again_by_api.json["replay"]["number"]]
 
     bench.webhook.answer = lambda request: Answer(status=410, content_type="text/plain", body="gone")
     status, gone, _ = replayed(bench, delivery_id)

@@ -44,6 +44,7 @@ class Bench:
 
     def __init__(self, stack: ExitStack, spool: Mapping[str, object] | None = None, **delivery: object) -> None:
         self._spool = spool or {}
+        self.sections: dict[str, Any] = {}
         self._delivery = {"drain_timeout": 0.5, **delivery}
         self.server = stack.enter_context(ScriptedServer())
         self.webhook = stack.enter_context(ScriptedWebhook(missing))
@@ -63,6 +64,7 @@ class Bench:
                     "component": {"component_post_stanzas": ["message", "iq"]},
                     "delivery": self._delivery,
                     "spool": {"kind": "sqlite", "path": path, **self._spool},
+                    **self.sections,
                 },
             )
         )
