@@ -157,4 +157,6 @@ class Pool:
     def no_connection(self, seconds: float) -> ConnectionFailed:
         """Make the error for a connection that did not come about in time."""
         tls = ", TLS included" if self.secure else ""
-        return ConnectionFailed(f"no connection to {self.where} within {seconds:g} s{tls}")
+        return ConnectionFailed(
+            f"no connection to {self.where} within {seconds:g} s{tls}: check that it answers, and what lies between"
+        )
