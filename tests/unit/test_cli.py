@@ -126,9 +126,10 @@ class CheckTests(SynchronousTestCase):
             ),
         ):
             self.write("https://bot.example.org/", more=more.replace("[api]", '[api]\nurl = "https://h"'))
-            ended = run("check", str(self.file))
-            self.assertEqual(78, ended.status, ended)
-            self.assertIn(words.format(self.file.parent), ended.error)
+            for command in ("check", "doctor"):
+                ended = run(command, str(self.file))
+                self.assertEqual(78, ended.status, ended)
+                self.assertIn(words.format(self.file.parent), ended.error)
         self.write("https://bot.example.org/", more='[webhook]\nclient_certificate = "own.pem"')
         ended = run("check", str(self.file))
         self.assertIn(f'ok: the certificate in webhook.client_certificate "{own}" ends in 1 days\n', ended.output)
