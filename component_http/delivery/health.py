@@ -15,7 +15,7 @@ from component_http.delivery.breaker import Breaker, Probe, is_failure
 from component_http.delivery.life import Attempt
 from component_http.delivery.load import Load, Quota
 from component_http.delivery.retry import AttemptResult, is_rejection
-from component_http.errors import CertificateInvalid, CertificateRefused
+from component_http.errors import CertificateInvalid, CertificateRefused, ConnectionFailed
 from component_http.interfaces import Observer
 from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
@@ -184,8 +184,9 @@ class Health:
             self.untrusted = True
             if self._throttle.may_tell(str(result), now):
                 self._log.error("the webhook's certificate cannot be trusted: {reason}", reason=str(result))
-        elif isinstance(result, CertificateRefused) and self._throttle.may_tell(str(result), now):
-            self._log.error("the webhook cannot be asked: {reason}", reason=str(result))
+        elif isinstance(result, ConnectionFailed) and self._throttle.may_tell(str(result), now):
+            log = self._log.error if isinstance(result, CertificateRefused) else self._log.info
+            log("the webhook cannot be asked: {reason}", reason=str(result))
 
     def _changed(self, before: str, after: str) -> None:
         if after == "open" and before == "closed":
