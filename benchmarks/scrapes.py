@@ -1,8 +1,9 @@
 """
 What those who watch a gateway cost: p99 of its deliveries while its metrics are asked for a thousand times per second.
 
-A process asks for /metrics that often, on a few connections that stay, or on a new one each time. It asks the gateway in
-one turn and a plain server in the next, so that it takes the same of the machine in both; the messages go on meanwhile.
+A process asks for /metrics that often, on ten connections that stay, or on a new one each time. In other turns it asks
+nobody, or a plain server that closes each connection, for what that process takes of the machine counts, too. The
+messages go on meanwhile.
 
 Usage: `python benchmarks/scrapes.py [--rounds N] [--seconds S] [--rate N] [--window N]`, from a source tree.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 import statistics
 import subprocess
 import sys
@@ -34,49 +36,64 @@ LAST = b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
 
 class Asker:
-    """Asks at a steady rate, whether answers come or not, but never twice at once on one connection."""
+    """
+    Asks at a steady rate, whether answers come or not: on ten connections, or on a new one each time.
 
-    def __init__(self, port: int, rate: float, *, keep: bool) -> None:
-        self.port, self.rate, self.keep = port, rate, keep
+    Attributes:
+        results: How often each status came, or each failure.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.port = port
         self.results: Counter[str] = Counter()
 
-    async def run(self, seconds: float) -> None:
+    async def run(self, rate: float, seconds: float, *, keep: bool) -> None:
         """Ask for some seconds."""
-        each = [self._ask(number, seconds) for number in range(CONNECTIONS)]
-        await asyncio.gather(*each)
+        begin, tasks = time.monotonic(), set()
+        if keep and rate:
+            await asyncio.gather(*(self._again_and_again(rate / CONNECTIONS, seconds) for _ in range(CONNECTIONS)))
+            return
+        for number in range(int(rate * seconds)):
+            await asyncio.sleep(max(0.0, begin + number / rate - time.monotonic()))
+            task = asyncio.create_task(self._once())
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        await asyncio.gather(*tasks)
 
-    async def _ask(self, number: int, seconds: float) -> None:
-        step = CONNECTIONS / self.rate
+    async def _again_and_again(self, rate: float, seconds: float) -> None:
         begin = time.monotonic()
-        due, end = begin + number * step / CONNECTIONS, begin + seconds
-        stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        while due < end:
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            due = max(due + step, time.monotonic() - 1.0)
-            try:
-                stream = stream or await asyncio.open_connection("127.0.0.1", self.port)
-                status, stays = await asyncio.wait_for(self._answer(*stream), 2.0)
-                self.results[status] += 1
-                if stays and self.keep:
-                    continue
-            except (OSError, EOFError, TimeoutError, asyncio.IncompleteReadError) as error:
-                self.results[type(error).__name__] += 1
-            if stream is not None:
-                stream[1].transport.abort()
-            stream = None
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        for number in range(int(rate * seconds)):
+            await asyncio.sleep(max(0.0, begin + number / rate - time.monotonic()))
+            if time.monotonic() > begin + seconds:
+                break
+            writer.write(REQUEST)
+            self.results[await _status(reader)] += 1
+        writer.transport.abort()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, bool]:
-        writer.write(REQUEST if self.keep else LAST)
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        at = head.find(b"content-length:")
-        await reader.readexactly(int(head[at + 15 : head.find(b"\r", at)]) if at >= 0 else 0)
-        return head.split()[1].decode(), b"connection: close" not in head
+    async def _once(self) -> None:
+        try:
+            async with asyncio.timeout(5.0):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                writer.write(LAST)
+                result = await _status(reader)
+                writer.transport.abort()
+        except (OSError, EOFError, TimeoutError) as error:
+            result = type(error).__name__
+        self.results[result] += 1
+
+
+async def _status(reader: asyncio.StreamReader) -> str:
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    at = head.find(b"content-length:")
+    await reader.readexactly(int(head[at + 15 : head.find(b"\r", at)]) if at >= 0 else 0)
+    return head.split()[1].decode()
 
 
 def child(port: int, rate: float, seconds: float, keep: bool) -> None:
     """Be the process that asks; it writes how often each answer came."""
-    asker = Asker(port, rate, keep=keep)
-    asyncio.run(asker.run(seconds))
+    asker = Asker(port)
+    asyncio.run(asker.run(rate, seconds, keep=keep))
     print(json.dumps(asker.results))
 
 
@@ -92,22 +109,12 @@ def watched(port: int) -> Command:
     return command
 
 
-async def plain(port: int) -> asyncio.Server:
-    """A server that answers everything with as many bytes as the metrics have."""
-    body = b"x" * 16_000
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-                if head == LAST:
-                    break
-        except (EOFError, OSError):
-            pass
-        writer.close()
-
-    return await asyncio.start_server(serve, "127.0.0.1", port)
+def closing() -> None:
+    """Be a server that closes all connections; it writes its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        print(server.getsockname()[1], flush=True)
+        while True:
+            server.accept()[0].close()
 
 
 async def turn(program: Program, window: int, seconds: float, port: int, rate: float, keep: bool) -> dict[str, Any]:
@@ -116,7 +123,7 @@ async def turn(program: Program, window: int, seconds: float, port: int, rate: f
         *(sys.executable, __file__, "--child", str(port), str(rate), str(seconds + 1), str(int(keep))),
         stdout=subprocess.PIPE,
     )
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1.0)
     side = program.side
     side.reset()
     cpu = program.cpu()
@@ -136,19 +143,21 @@ async def turn(program: Program, window: int, seconds: float, port: int, rate: f
 async def measure(options: argparse.Namespace) -> None:
     """Measure all, and show it."""
     with tempfile.TemporaryDirectory(prefix="component-http-scrapes-") as folder:
-        stage, port, other = Stage(Path(folder)), free_port(), free_port()
-        server = subprocess.Popen([sys.executable, __file__, "--plain", str(other)])
+        stage, port = Stage(Path(folder)), free_port()
+        closes = subprocess.Popen([sys.executable, __file__, "--closing"], stdout=subprocess.PIPE, text=True)
+        assert closes.stdout is not None
+        ports = {"nobody": 0, "another": int(closes.stdout.readline()), "the gateway": port}
         [program] = await stage.start([MEMORY], "nginx", command=watched(port))
         await program.side.keep(options.window, 2.0)
         cells = []
         try:
             for keep in (True, False):
-                found: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
+                found: dict[str, list[dict[str, Any]]] = {name: [] for name in ports if name != "another" or not keep}
                 for number in range(options.rounds):
-                    for which in ("without", "with")[:: 1 if number % 2 else -1]:
-                        asked = port if which == "with" else other
+                    for which in list(found)[:: 1 if number % 2 else -1]:
+                        rate = options.rate if ports[which] else 0.0
                         found[which].append(
-                            await turn(program, options.window, options.seconds, asked, options.rate, keep)
+                            await turn(program, options.window, options.seconds, ports[which], rate, keep)
                         )
                 how = "the same connections" if keep else "a new connection each"
                 for which, turns in found.items():
@@ -158,15 +167,9 @@ async def measure(options: argparse.Namespace) -> None:
                     cells.append([how, which, *(f"{value:.2f}" for value in values), told])
         finally:
             stage.clear()
-            server.kill()
-            server.wait()
-    print(table(["scrapes", "of the gateway", "p50 ms", "p99 ms", "per second", "CPU", "answers"], cells))
-
-
-async def serve(port: int) -> None:
-    """Be the plain server."""
-    async with await plain(port) as server:
-        await server.serve_forever()
+            closes.kill()
+            closes.wait()
+    print(table(["scrapes", "of", "p50 ms", "p99 ms", "per second", "CPU", "answers"], cells))
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -175,9 +178,8 @@ def main(arguments: Sequence[str]) -> None:
         port, rate, seconds, keep = arguments[1:]
         child(int(port), float(rate), float(seconds), keep == "1")
         return
-    if arguments[:1] == ["--plain"]:
-        asyncio.run(serve(int(arguments[1])))
-        return
+    if arguments == ["--closing"]:
+        closing()
     parser = argparse.ArgumentParser(prog="scrapes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)

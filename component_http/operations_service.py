@@ -32,6 +32,12 @@ from component_http.throttle import Folded
 REQUEST_TIMEOUT = 10.0
 """Seconds that a request may take to come in, and that a connection may be idle between two of them."""
 
+PER_SECOND = 20
+"""
+Requests that are answered in a second, and connections that are accepted: many more than those who watch need, and so
+few that a thousand in a second hold no delivery up.
+"""
+
 MAX_BODY_BYTES = 1024
 """Bytes of a request's body that are read; none has one."""
 
@@ -96,6 +102,7 @@ class Operations:
             max_body_bytes=MAX_BODY_BYTES,
             request_timeout=REQUEST_TIMEOUT,
             name="the port for operations",
+            per_second=PER_SECOND,
         )
 
     def start(self) -> None:
