@@ -71,6 +71,7 @@ class Exposition(Collector):
         statuses = view.statuses
         failing = [status.failing_for for status in statuses if status.failing_for is not None]
         ends = [status.certificate_ends for status in statuses if status.certificate_ends is not None]
+        servers = [each.server_certificate_ends for each in view.components.values() if each.server_certificate_ends]
         oldest = [status.oldest for status in statuses if status.oldest is not None]
         gauges: list[tuple[str, str, float | None]] = [
             ("components", "Components that are configured.", len(view.components)),
@@ -98,6 +99,11 @@ class Exposition(Collector):
                 "webhook_certificate_end_timestamp_seconds",
                 "The earliest end of a certificate that a webhook has shown, in seconds since 1970.",
                 min(ends, default=None),
+            ),
+            (
+                "server_certificate_end_timestamp_seconds",
+                "The earliest end of a certificate that an XMPP server shows, in seconds since 1970.",
+                min(servers, default=None),
             ),
             (
                 "own_certificate_end_timestamp_seconds",

@@ -40,12 +40,15 @@ class ComponentView:
         connected: There is a stream to its XMPP server.
         unsent: Stanzas that wait to leave, or that its server is not known to have.
         webhooks: By the names of its routes; "" is the component's own.
+        server_certificate_ends: The end of the certificate that its server shows, in seconds since the epoch; None
+            without TLS.
     """
 
     status: Status | None
     connected: bool
     unsent: int
     webhooks: Mapping[str, WebhookView]
+    server_certificate_ends: float | None = None
 
     @property
     def obstacles(self) -> tuple[str, ...]:
@@ -136,6 +139,7 @@ class View:
                 {
                     "connected": component.connected,
                     "unsent": component.unsent,
+                    "server_certificate_ends": component.server_certificate_ends,
                     **status,
                     "obstacles": component.obstacles,
                     "webhooks": webhooks,

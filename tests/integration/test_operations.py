@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,15 +15,27 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import requests
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.trial.unittest import TestCase
+from wokkel.subprotocols import XMPPHandler
 
+from component_http.certificates import client_endpoint
+from component_http.contract.xml import Limits
+from component_http.operations.metrics import Counters
+from component_http.xmpp.stream import ComponentStream
 from tests.certificates import Authority
 from tests.integration.test_components import staged
+
+reactor: Any = _reactor
 
 PATIENCE = 60.0
 
@@ -56,6 +69,62 @@ def eventually(look: object, what: str) -> None:
     while not look():  # type: ignore[operator]
         assert time.monotonic() < end, f"not within {PATIENCE:g} s: {what}"
         time.sleep(0.05)
+
+
+class ServerCertificateTests(TestCase):
+    """The certificate of an XMPP server, for those who watch the gateway."""
+
+    async def test_end(self) -> None:
+        """
+        The end of the certificate is known while there is a stream over TLS.
+        """
+        authority, folder = Authority(), Path(self.mktemp())
+        folder.mkdir()
+        (folder / "ca.pem").write_bytes(authority.pem)
+        port = reactor.listenSSL(0, Factory.forProtocol(Server), authority.context("localhost"), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        connected: Deferred[None] = Deferred()
+        stream = ComponentStream(
+            client_endpoint(reactor, f"tls:localhost:{port.getHost().port}:trustRoots={folder / 'ca.pem'}"),
+            "bot.example.org",
+            "s",
+            limits=Limits(),
+            observer=Counters(),
+            clock=reactor,
+            random=Random(),
+        )
+        stream.addHandler(Told(connected))
+        self.assertIsNone(stream.certificate_ends)
+        stream.startService()
+        self.addCleanup(stream.stopService)
+        await connected
+        assert stream.certificate_ends is not None
+        self.assertLess(abs(stream.certificate_ends - time.time() - 86_400), 600)
+
+
+class Server(Protocol):
+    """An XMPP server that lets everybody in."""
+
+    def dataReceived(self, data: bytes) -> None:
+        if b"<stream:stream" in data:
+            namespaces = b"xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams'"
+            self.transport.write(b"<stream:stream %s from='bot.example.org' id='1'>" % namespaces)
+        elif b"<handshake" in data:
+            self.transport.write(b"<handshake/>")
+        elif b"</stream:stream>" in data:
+            self.transport.write(b"</stream:stream>")
+            self.transport.loseConnection()
+
+
+class Told(XMPPHandler):
+    """Fires when there is a stream."""
+
+    def __init__(self, connected: Deferred[None]) -> None:
+        super().__init__()
+        self.connected = connected
+
+    def connectionInitialized(self) -> None:
+        self.connected.callback(None)
 
 
 class Gateway:
@@ -211,8 +280,8 @@ def test_scraped_by_prometheus(tmp_path: Path) -> None:
             for panel in json.loads((MONITORING / "dashboard.json").read_text())["panels"]:
                 for target in panel["targets"]:
                     query = target["expr"].replace("$__rate_interval", RATE).replace("$instance", ".*")
-                    # Only a webhook at https:// shows one.
-                    if "webhook_certificate" not in query:
+                    # Only a webhook at https:// shows one, and a server at tls:.
+                    if not re.search("(webhook|server)_certificate", query):
                         assert prometheus.value(query) is not None, query
             assert prometheus.value("component_http_unaccounted_deliveries") == 0
             red.server.close()
@@ -260,7 +329,7 @@ def test_strangers() -> None:
             stranger.setblocking(False)
             stranger.connect_ex(("127.0.0.1", port))
             if number < 1000:
-                with suppress(OSError):
+                with contextlib.suppress(OSError):
                     stranger.send(
                         b"GET /metrics HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer " + b"x" * 50 + b"\r\n\r\n"
                     )

@@ -334,7 +334,7 @@ class JournalTests(OutputTestCase):
 
     def test_hostile_text(self) -> None:
         """
-        A text is escaped, so it makes no field of its own, and journalctl shows it; a traceback has its length in front.
+        A text is escaped, so it makes no field and journalctl shows it; a traceback has its length in front.
         """
         self.output.use("journald", journal=self.path)
         self.output(an_event(said="x\nPRIORITY=0\x1b[2J"))
