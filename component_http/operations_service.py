@@ -32,10 +32,10 @@ from component_http.throttle import Folded
 REQUEST_TIMEOUT = 10.0
 """Seconds that a request may take to come in, and that a connection may be idle between two of them."""
 
-PER_SECOND = 20
+PER_SECOND = 5
 """
-Requests that are answered in a second, and connections that are accepted: many more than those who watch need, and so
-few that a thousand in a second hold no delivery up.
+Requests that are answered in a second, and connections that are accepted: more than those who watch need, and so few
+that a thousand in a second delay no delivery in a hundred.
 """
 
 MAX_BODY_BYTES = 1024
