@@ -53,6 +53,19 @@ def some_settings(operations: Mapping[str, object], **delivery: object) -> Setti
     )
 
 
+HOSTILE = (
+    b"GET /metrics\0 HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 100 + b"\r\n",
+    b"GET /..%2f..%2fetc/passwd%0d%0aX:%20y HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"POST /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999\r\n\r\n" + b"x" * 5000,
+    b"GET /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: h\r\nAuthorization: \x1b[2J\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+)
+"""Requests that nobody sends who means well."""
+
+
 class Wire(StringTransport):
     """A connection that can be closed in one direction."""
 
@@ -168,6 +181,21 @@ class PagesTests(WatchedTestCase):
         self.assertEqual(404, self.ask("/metrics/")[0])
         self.assertEqual(405, self.ask("/metrics", "POST")[0])
         self.assertEqual((200, ""), self.ask("/metrics", "HEAD"))
+
+    def test_hostile_requests(self) -> None:
+        """
+        A request that nobody sends who means well is refused, in few words, and nothing else comes of it.
+        """
+        self.a_gateway([])
+        for data in HOSTILE:
+            self.reactor.advance(1)
+            protocol, wire = self.connect()
+            protocol.dataReceived(data)
+            self.reactor.pump([0.1] * 10)
+            self.assertRegex(wire.value(), b"^HTTP/1.1 4[0-9][0-9] ")
+            self.assertLess(len(wire.value()), 500)
+            protocol.connectionLost(Failure(ConnectionError()))
+        self.assertEqual((200, "alive\n"), self.ask("/healthz"))
 
     def test_idle_connections(self) -> None:
         """
