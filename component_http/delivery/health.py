@@ -15,7 +15,7 @@ from component_http.delivery.breaker import Breaker, Probe, is_failure
 from component_http.delivery.life import Attempt
 from component_http.delivery.load import Load, Quota
 from component_http.delivery.retry import AttemptResult, is_rejection
-from component_http.errors import CertificateInvalid
+from component_http.errors import CertificateInvalid, CertificateRefused
 from component_http.interfaces import Observer
 from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
@@ -182,8 +182,10 @@ class Health:
             self.untrusted = False
         elif isinstance(result, CertificateInvalid):
             self.untrusted = True
-            if self._throttle.may_tell("certificate", now):
+            if self._throttle.may_tell(str(result), now):
                 self._log.error("the webhook's certificate cannot be trusted: {reason}", reason=str(result))
+        elif isinstance(result, CertificateRefused) and self._throttle.may_tell(str(result), now):
+            self._log.error("the webhook cannot be asked: {reason}", reason=str(result))
 
     def _changed(self, before: str, after: str) -> None:
         if after == "open" and before == "closed":

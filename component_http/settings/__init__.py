@@ -27,6 +27,7 @@ from component_http.settings.advice import (
     conflicts,
     domain_conflicts,
     foreign_senders,
+    of_route,
     own_certificates,
     secret_files,
     warnings,
@@ -117,7 +118,7 @@ class Settings(Table):
         domains = [each.component.domain for each in self.each]
         problems = [
             *conflicts(self.component, self.webhook),
-            *chain(*(conflicts(each.component, each.webhook) for each in self.of_routes.values())),
+            *chain(*(conflicts(one.component, one.webhook, of_route(name)) for name, one in self.of_routes.items())),
             *domain_conflicts(domains),
             *foreign_senders(domains, self.api),
         ]

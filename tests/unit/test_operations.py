@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from attrs import evolve
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -519,6 +520,16 @@ class SettingsTests(SynchronousTestCase):
         self.assertIsNone(OperationsSettings(listen=listen, **asked).token)
         error = self.assertRaises(SettingsError, OperationsSettings, listen="tcp:9347", **asked)
         self.assertIn("operations.client_ca_file asks no client for a certificate at this", str(error))
+
+    def test_token_in_the_open(self) -> None:
+        """
+        A warning says where others on the network can read the token.
+        """
+        for listen, told in (("tcp:9347", True), ("tcp6:9347", True), (LOCAL, False)):
+            operations = OperationsSettings(listen=listen, token=TOKEN)
+            warnings = evolve(some_settings({}), operations=operations).warnings()
+            found = any(f'operations.listen is "{listen}", where others' in each for each in warnings)
+            self.assertEqual(told, found, listen)
 
     def test_needs_a_restart(self) -> None:
         """
