@@ -121,6 +121,10 @@ class CheckTests(SynchronousTestCase):
                 'api.client_ca_file "{0}/none.pem" cannot be read',
             ),
             (
+                '[operations]\nlisten = "ssl:9347:own.pem:own.pem"\nclient_ca_file = "none.pem"',
+                'operations.client_ca_file "{0}/none.pem" cannot be read',
+            ),
+            (
                 '[api]\nlisten = "tcp:8347:interface=127.0.0.1"\nclient_ca_file = "own.pem"',
                 "api.client_ca_file asks no client for a certificate at this api.listen",
             ),
