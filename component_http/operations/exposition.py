@@ -83,6 +83,11 @@ class Exposition(Collector):
             ("pending_deliveries", "Deliveries accepted and not ended.", view.pending),
             ("pending_bytes", "Bytes of their request bodies.", sum(each.pending_bytes for each in statuses)),
             ("oldest_pending_seconds", "The age of the oldest of them.", max(oldest, default=0.0)),
+            (
+                "catch_up_seconds",
+                "Seconds until all is through that is pending, by the last minute; none while nothing ends.",
+                view.catch_up,
+            ),
             ("running_attempts", "Requests to webhooks under way.", sum(each.running for each in statuses)),
             (
                 "webhook_failing_seconds",
@@ -93,6 +98,11 @@ class Exposition(Collector):
                 "webhook_certificate_end_timestamp_seconds",
                 "The earliest end of a certificate that a webhook has shown, in seconds since 1970.",
                 min(ends, default=None),
+            ),
+            (
+                "own_certificate_end_timestamp_seconds",
+                "The earliest end of a certificate that the settings name as our own, in seconds since 1970.",
+                min(view.certificates.values(), default=None),
             ),
             (
                 "unsent_stanzas",
@@ -125,6 +135,7 @@ class Exposition(Collector):
             ("attempt", "Seconds that a request to a webhook took.", durations.attempt),
             ("delivery", "Seconds from the acceptance of a delivery to its end.", durations.delivery),
             ("queue_wait", "Seconds from the acceptance of a delivery to its first request.", durations.queue_wait),
+            ("confirm", "Seconds until the XMPP server was known to have a stanza.", durations.confirm),
             ("spool_commit", "Seconds that a transaction of the spool took.", durations.spool_commit),
             ("reactor_lag", "Seconds that timers were late.", durations.reactor_lag),
         ):

@@ -72,6 +72,7 @@ class ComponentStream(StreamManager, Service):
         confirm: Ask the server whether it has what we wrote, and write again what it has not when a stream was lost.
         fallback: The domain to ask where pings to ourselves do not come back; None for none.
         now: The wall clock, seconds since the epoch, for stanzas that are sent late.
+        took: As for `Writer`.
     """
 
     _log = Logger()
@@ -96,6 +97,7 @@ class ComponentStream(StreamManager, Service):
         fallback: str | None = None,
         lifetimes: Mapping[str, float] = LIFETIMES,
         now: Callable[[], float] = time.time,
+        took: Callable[[float], object] | None = None,
     ) -> None:
         self.domain = domain
         self.secret = secret
@@ -124,6 +126,7 @@ class ComponentStream(StreamManager, Service):
             confirm=confirm,
             fallback=fallback,
             lifetimes=lifetimes,
+            took=took,
         )
         factory = _ConnectionFactory(self)
         factory.addBootstrap(STREAM_CONNECTED_EVENT, self._connection_made)
