@@ -28,6 +28,7 @@ from component_http.settings.advice import (
     domain_conflicts,
     foreign_senders,
     own_certificates,
+    own_operators,
     secret_files,
     warnings,
 )
@@ -120,6 +121,7 @@ class Settings(Table):
             *chain(*(conflicts(each.component, each.webhook) for each in self.of_routes.values())),
             *domain_conflicts(domains),
             *foreign_senders(domains, self.api),
+            *own_operators(domains, self.operations.admin_jids),
         ]
         if problems:
             raise SettingsError(*problems)
@@ -237,6 +239,8 @@ class Settings(Table):
         reading.tell(domain_conflicts(domains), source)
         if len(domains) == len(components) and shared["api"] is not None:
             reading.tell(foreign_senders(domains, shared["api"]), source)
+        if shared["operations"] is not None:
+            reading.tell(own_operators(domains, shared["operations"].admin_jids), source)
         if reading.problems:
             raise SettingsError(*reading.problems)
         first, *others = components
