@@ -16,10 +16,11 @@ from component_http.delivery.status import Status
 from component_http.operations.terminal import age
 from component_http.operations.view import ComponentView, View
 
-QUIET = 60.0
-"""Seconds for which a trouble must not be seen before it is over; one that came back lately needs `LONG_QUIET`."""
-
-LONG_QUIET = 600.0
+QUIET, LONG_QUIET = 0.2, 2.0
+"""
+Parts of `alert_after`: the time for which a trouble must not be seen before it is over; the longer one if it came back
+lately.
+"""
 
 LATELY = 1800.0
 """Seconds after the end of a trouble in which it is the same if it comes back."""
@@ -182,6 +183,7 @@ class Trouble:
         text: What is wrong.
         began: When it was seen first, and `seen` when last, in seconds of the clock.
         tell_at: When it is told.
+        quiet: Seconds for which it must not be seen before it is over.
         told: The operators know of it.
         came_back: It had ended lately.
     """
@@ -192,12 +194,13 @@ class Trouble:
     began: float
     seen: float
     tell_at: float
+    quiet: float
     told: bool = False
     came_back: bool = False
 
     def over(self, now: float) -> bool:
         """Say whether it has not been seen for long enough."""
-        return now - self.seen >= (LONG_QUIET if self.came_back else QUIET)
+        return now - self.seen >= self.quiet
 
     def sentence(self, now: float) -> str:
         """Tell that it is there; or that it is over, and how long it was."""
@@ -234,7 +237,7 @@ class Alarms:
         look = Look(view, lambda seconds: self._before(now - seconds), wall, after)
         for name, (condition, lasts) in CONDITIONS.items():
             for domain, text in condition(look):
-                self._see(name, domain, text, now, after if lasts else 0.0)
+                self._see(name, domain, text, now, after, now + after if lasts else now)
         return [each for each in list(self._troubles.values()) if self._is_due(each, now)]
 
     def _before(self, when: float) -> Counter[str]:
@@ -246,12 +249,13 @@ class Alarms:
             found = counters
         return found
 
-    def _see(self, name: str, domain: str, text: str, now: float, after: float) -> None:
+    def _see(self, name: str, domain: str, text: str, now: float, after: float, tell_at: float) -> None:
         key = name, domain
         trouble = self._troubles.get(key)
         if trouble is None:
             back = now - self._ended.get(key, now - LATELY) < LATELY
-            self._troubles[key] = Trouble(name, domain, text, now, now, now + after, came_back=back)
+            quiet = after * (LONG_QUIET if back else QUIET)
+            self._troubles[key] = Trouble(name, domain, text, now, now, tell_at, quiet, came_back=back)
         else:
             trouble.text, trouble.seen = text, now
 

@@ -25,6 +25,7 @@ from tests.unit.test_monitoring import ALERTS
 from tests.unit.test_operations import WatchedTestCase
 
 ADMIN = "admin@example.org"
+AFTER = 300.0
 PONG = Response(200, {"content-type": "application/json"}, b'{"body": "pong"}')
 FORM = "<x xmlns='jabber:x:data' type='submit'>{}</x>"
 
@@ -50,7 +51,7 @@ class AlarmTests(SynchronousTestCase):
         told, end = [], self.now + seconds
         while self.now < end:
             self.now += step
-            for trouble in self.alarms.look(view if isinstance(view, View) else view(), self.now, 1e9, 300.0):
+            for trouble in self.alarms.look(view if isinstance(view, View) else view(), self.now, 1e9, AFTER):
                 told.append(trouble.sentence(self.now))
                 self.alarms.done(trouble, self.now)
         return told
@@ -84,10 +85,10 @@ class AlarmTests(SynchronousTestCase):
         told: list[str] = []
         for _ in range(30):
             told += self.go_on(30, a_view(failing=400))
-            told += self.go_on(QUIET + 30, a_view())
+            told += self.go_on(QUIET * AFTER + 30, a_view())
         self.assertEqual(["ALERT", "RESOLVED", "ALERT"], [line.split()[0] for line in told])
         self.assertIn("again", told[2])
-        self.assertEqual(1, len(self.go_on(LONG_QUIET + 10, a_view())))
+        self.assertEqual(1, len(self.go_on(LONG_QUIET * AFTER + 10, a_view())))
 
     def test_not_told_in_time(self) -> None:
         """
@@ -95,10 +96,10 @@ class AlarmTests(SynchronousTestCase):
         """
         for _ in range(100):
             self.now += 5
-            [due] = self.alarms.look(a_view(failing=400), self.now, 1e9, 300.0)
+            [due] = self.alarms.look(a_view(failing=400), self.now, 1e9, AFTER)
         self.assertIn("ALERT", due.sentence(self.now))
-        self.now += QUIET
-        [due] = self.alarms.look(a_view(), self.now, 1e9, 300.0)
+        self.now += QUIET * AFTER
+        [due] = self.alarms.look(a_view(), self.now, 1e9, AFTER)
         self.assertRegex(due.sentence(self.now), r"\ARESOLVED .* it lasted 8 min, and could not be told: nothing but")
 
     def test_counters(self) -> None:
