@@ -310,6 +310,16 @@ class Gateway(MultiService):
             for domain, lasting in self._components.items()
         }
 
+    def in_a_sentence(self) -> str:
+        """Describe the state of all components in one sentence, as the service manager is told it."""
+        from component_http.operations.service_manager import sentence
+
+        return sentence(self._view())
+
+    def spool_answers(self) -> Deferred[None]:
+        """Fire when the spool has answered, be it that it can do nothing now; never while its thread hangs."""
+        return succeed(None) if self._run is None else self._run.spool_answers()
+
     async def push(self, objects: ReplyObjects, *, kind: str = "message", until_sent: bool = False) -> list[str]:
         """
         Send stanzas that answer nothing, as `POST /v1/stanzas` of the API does.

@@ -230,6 +230,10 @@ class Running:
         """The spool has not been read yet."""
         return self._restoring is not None
 
+    def spool_answers(self) -> Deferred[None]:
+        """Fire when the spool has answered a question that costs nothing, be it by an error."""
+        return self._spool.still_kept(()).addBoth(lambda _: None)
+
     def wake(self) -> dict[str, str]:
         """Ask all webhooks at once; returns the state of each by the domain of its component."""
         if self.stops:
