@@ -137,7 +137,7 @@ class Operators:
             Command("component-http#wake", "Ask the webhook at once", partial(self._wake, serving)),
             Command("component-http#log", "Level of the log, for ten minutes", self._level),
         )
-        return AdHoc(serving.domain, commands, self._may, self._observer, self._reactor)
+        return AdHoc(serving.domain, commands, self._may, self._observer, self._reactor, new_id)
 
     async def _status(self) -> Told:
         view = self._view()

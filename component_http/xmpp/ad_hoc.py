@@ -25,7 +25,6 @@ from component_http.contract import conditions
 from component_http.contract.conditions import StanzaError
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_DISCO_INFO, NS_DISCO_ITEMS
-from component_http.ids import new_id
 from component_http.interfaces import Observer
 from component_http.log import Logger
 from component_http.throttle import Folded
@@ -123,6 +122,7 @@ class AdHoc(LateHandler):
         commands: The commands, in the order of the menu.
         may: Says whether a user, given by his bare address, may see and use them.
         observer: Told `operator_asked` for each that is begun, and `operator_refused`.
+        new_id: Makes ids that cannot be guessed.
     """
 
     KINDS = ("iq",)
@@ -136,8 +136,10 @@ class AdHoc(LateHandler):
         may: Callable[[str], bool],
         observer: Observer,
         clock: IReactorTime,
+        new_id: Callable[[], str],
     ) -> None:
         super().__init__(domain)
+        self._new_id = new_id
         self._commands = {command.node: command for command in commands}
         self._may = may
         self._observer = observer
@@ -243,7 +245,7 @@ class AdHoc(LateHandler):
             self._drop(session)
         if len(self._sessions) >= MAX_SESSIONS:
             self._drop(next(iter(self._sessions.values())))
-        session = _Session(new_id(), str(stanza.sender), command, now + SESSION_SECONDS)
+        session = _Session(self._new_id(), str(stanza.sender), command, now + SESSION_SECONDS)
         self._sessions[session.id] = session
         self._observer.count("operator_asked")
         self._log.info("{operator} uses the command {command}", operator=session.user, command=command.node)
