@@ -147,9 +147,14 @@ class AdHoc(LateHandler):
         self._lines = Folded(clock.seconds)
         self._sessions: dict[str, _Session] = {}
 
+    def _arrived(self, element: Element) -> None:
+        # Most iqs are results of our own pings.
+        if element.attributes.get("type") in ("get", "set"):
+            super()._arrived(element)
+
     def take(self, stanza: Stanza) -> bool:
         """Deal with it if it is for one of the commands, or asks for them and may."""
-        if stanza.recipient.local is not None or stanza.type not in ("get", "set"):
+        if stanza.recipient.local is not None:
             return False
         question = next(iter(stanza.element.elements()), None)
         if question is None:
