@@ -25,7 +25,9 @@ from component_http.delivery.status import Status, least_well
 from component_http.errors import SettingsError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Stream, Webhook
 from component_http.log import Logger, set_level
+from component_http.lookout import Lookout
 from component_http.operations.metrics import Counters, Durations
+from component_http.operators import Operators
 from component_http.running import Running
 from component_http.settings import Settings
 from component_http.settings.reloading import Changes
@@ -116,6 +118,14 @@ class Gateway(MultiService):
         self._check(settings)
         self._hooks = _hooks(settings)
         self._components = {each.component.domain: self._component(each) for each in settings.each}
+        self._lookout = Lookout(
+            settings.spool.file(),
+            reactor,
+            self._view,
+            self.counters,
+            lambda: self._settings.own_certificates(),
+        )
+        self._operators = Operators(settings, reactor, self._components, self._lookout.view, self.counters)
         set_level(settings.log.level)
         for lasting in self._components.values():
             self._adopt(lasting)
@@ -246,19 +256,23 @@ class Gateway(MultiService):
             self._adopt(lasting)
             self._say_what_is_served(lasting, lock)
         spool = make_spool(settings, self._components, lock, self._reactor, self.counters, self._durations)
-        self._run = Running(settings, self._hooks, self._components.values(), spool, lock, self._reactor, self.counters)
+        self._run = Running(
+            settings,
+            self._hooks,
+            self._components.values(),
+            spool,
+            lock,
+            self._reactor,
+            self.counters,
+            self._operators.handler,
+        )
         self._run.start(super().startService)
+        self._lookout.start()
+        self._operators.start()
         if self._durations is not None:
             from component_http.operations_service import Operations
 
-            self._operations = Operations(
-                settings,
-                self._reactor,
-                self._view,
-                self.counters,
-                self._durations,
-                lambda: self._settings.own_certificates(),
-            )
+            self._operations = Operations(settings, self._reactor, self._lookout.view, self.counters, self._durations)
             self._operations.start()
 
     def _say_what_is_served(self, lasting: Lasting, lock: SpoolLock | None) -> None:
@@ -379,6 +393,7 @@ class Gateway(MultiService):
         # From here on nothing can fail.
         self._settings, self._hooks = changes.settings, hooks
         set_level(settings.log.level)
+        self._operators.use(changes.settings)
         self._budget.use(*most_of_all(changes.settings))
         self._components.update(adapted)
         for domain, lasting in adapted.items():
@@ -464,10 +479,12 @@ class Gateway(MultiService):
         return stopped
 
     async def _stop(self, run: Running) -> None:
+        self._operators.stop()
         # A component that is just being changed is left in order.
         await self._changing.run(lambda: Deferred.fromCoroutine(run.stop(self._close_stream)))
         if self._operations is not None:
             await self._operations.stop()
+        self._lookout.stop()
         self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
 
     async def _close_stream(self) -> None:

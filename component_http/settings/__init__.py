@@ -29,6 +29,7 @@ from component_http.settings.advice import (
     foreign_senders,
     of_route,
     own_certificates,
+    own_operators,
     secret_files,
     warnings,
 )
@@ -121,6 +122,7 @@ class Settings(Table):
             *chain(*(conflicts(one.component, one.webhook, of_route(name)) for name, one in self.of_routes.items())),
             *domain_conflicts(domains),
             *foreign_senders(domains, self.api),
+            *own_operators(domains, self.operations.admin_jids),
         ]
         if problems:
             raise SettingsError(*problems)
@@ -238,6 +240,8 @@ class Settings(Table):
         reading.tell(domain_conflicts(domains), source)
         if len(domains) == len(components) and shared["api"] is not None:
             reading.tell(foreign_senders(domains, shared["api"]), source)
+        if shared["operations"] is not None:
+            reading.tell(own_operators(domains, shared["operations"].admin_jids), source)
         if reading.problems:
             raise SettingsError(*reading.problems)
         first, *others = components

@@ -74,6 +74,13 @@ def domain_conflicts(domains: Sequence[str]) -> Iterator[str]:
             yield f"{times} components have the domain {domain}: each must have one of its own"
 
 
+def own_operators(domains: Sequence[str], operators: Sequence[str]) -> Iterator[str]:
+    """Find operators whose address is one of a component."""
+    for address in operators:
+        if Address.parse(address).domain in domains:
+            yield f"operations.admin_jids has {shown(address)}, but that is an address of the component itself"
+
+
 def foreign_senders(domains: Sequence[str], api: ApiSettings) -> Iterator[str]:
     """Find what the API is to send from where none of the components is."""
     served = domains[0] if len(domains) == 1 else f"one of {', '.join(domains)}"
