@@ -123,10 +123,13 @@ def _disk_fills(look: Look) -> _Found:
 
 
 def _certificate_ends(look: Look) -> _Found:
-    for domain, _, status in look.served:
-        ends = status.certificate_ends
-        if ends is not None and ends - look.wall < 14 * _DAY:
-            yield domain, f"the certificate of a webhook {_ends(ends - look.wall)}"
+    for domain, component, status in look.served:
+        for whose, ends in (
+            ("a webhook", status.certificate_ends),
+            ("the XMPP server", component.server_certificate_ends),
+        ):
+            if ends is not None and ends - look.wall < 14 * _DAY:
+                yield domain, f"the certificate of {whose} {_ends(ends - look.wall)}"
 
 
 def _own_certificate_ends(look: Look) -> _Found:

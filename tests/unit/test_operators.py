@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from attrs import evolve
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.xish.domish import Element
@@ -118,6 +119,25 @@ class AlarmTests(SynchronousTestCase):
                 told = self.go_on(3000, a_view(**events))
                 self.assertEqual(["ALERT", "RESOLVED"], [line.split()[0] for line in told])
                 self.assertIn(name, told[0])
+
+    def test_certificates(self) -> None:
+        """
+        The end of a certificate is told at once, whoever shows it: the webhook, the server, or the gateway.
+        """
+        soon, view = 1e9 + 5 * 86_400, a_view()
+        component = view.components["bot.example.org"]
+        assert component.status is not None
+        for whose, changed in (
+            ("a webhook", evolve(component, status=evolve(component.status, certificate_ends=soon))),
+            ("the XMPP server", evolve(component, server_certificate_ends=soon)),
+        ):
+            self.alarms = Alarms()
+            told = self.go_on(60, evolve(view, components={"bot.example.org": changed}))
+            self.assertEqual(1, len(told), told)
+            self.assertIn(f"the certificate of {whose} ends in 5 days", told[0])
+        self.alarms = Alarms()
+        [told_once] = self.go_on(60, evolve(view, certificates={"api.listen": soon}))
+        self.assertIn("the certificate that api.listen names ends in 5 days", told_once)
 
     def test_many_given_up(self) -> None:
         """
