@@ -18,9 +18,11 @@ from component_http.contract.request import thread_of
 from component_http.delivery.health import NO_WEBHOOK, Health, in_words
 from component_http.delivery.life import Attempt
 from component_http.delivery.outcomes import Outcomes
+from component_http.delivery.reports import report_of
 from component_http.delivery.retry import FINAL, AttemptResult, GiveUp, Retry, RetryPolicy, outcome_class
 from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
+from component_http.interfaces.tracer import Follows, Tracers
 from component_http.log import Logger
 
 HANGING = 10.0
@@ -77,6 +79,7 @@ class Forwarder:
             leaves it open. None where there is no such thing.
         took: Told the seconds that an attempt took, and `waited` those from an acceptance to the first attempt; None
             where nobody wants to know.
+        tracers: Told of each POST, and of the end of each attempt.
 
     Attributes:
         health: As above.
@@ -100,6 +103,7 @@ class Forwarder:
         link: Callable[[Delivery], str | None] | None = None,
         took: Callable[[float], object] | None = None,
         waited: Callable[[float], object] | None = None,
+        tracers: Tracers | None = None,
     ) -> None:
         self._webhook = webhook
         self.health = health
@@ -112,6 +116,7 @@ class Forwarder:
         self._link = link
         self._took = took
         self._waited = waited
+        self._tracers = Tracers() if tracers is None else tracers
         if webhook is None:
             health.no_more = NO_WEBHOOK
 
@@ -152,20 +157,20 @@ class Forwarder:
         if not attempt.learned:
             cancelled = failure.check(CancelledError) is not None
             self._learn(attempt, None, hangs=cancelled and self._hangs(attempt.delivery, attempt.began))
+            if self._tracers.told is not None:
+                self._report(attempt, failure.value, "cut_off" if cancelled else "internal_error")
         attempt.over(attempt, failure, 0.0)
 
     def _post(self, content: bytes, attempt: Attempt) -> None:
         delivery = attempt.delivery
-        headers = {
-            "webhook-id": delivery.id,
-            "webhook-timestamp": str(int(self._wall())),
-            "webhook-attempt": str(delivery.tries),
-        }
+        headers = self._headers(delivery.id, delivery.tries)
         link = None if self._link is None else self._link(delivery)
         if link is not None:
             headers[HEADER] = link
         self._observer.count("attempted")
         assert self._webhook is not None
+        if self._tracers.told is not None:
+            self._tracers.told.posted(delivery, content)
         answer = self._webhook.post(content, headers, fresh=attempt.fresh)
         post: Deferred[Any] = answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(_awaited(answer))
         attempt.waits_for = post
@@ -173,6 +178,25 @@ class Forwarder:
             post.addTimeout(PROBE_SECONDS, self._clock, _cut_short)
         post.addCallbacks(self._answered, self._failed, (content, attempt), errbackArgs=(content, attempt))
         post.addErrback(self.broken, attempt)
+
+    def _headers(self, delivery_id: str, tries: int) -> dict[str, str]:
+        return {
+            "webhook-id": delivery_id,
+            "webhook-timestamp": str(int(self._wall())),
+            "webhook-attempt": str(tries),
+        }
+
+    def replay(self, delivery: Delivery, content: bytes) -> Deferred[Response] | None:
+        """
+        POST the request body of a delivery that has ended once more: no attempt, and nothing is learned of it.
+
+        Returns:
+            As `Webhook.post`; None where there is no webhook.
+        """
+        if self._webhook is None:
+            return None
+        answer = self._webhook.post(content, self._headers(delivery.id, delivery.tries + 1))
+        return answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(_awaited(answer))
 
     def _failed(self, failure: Failure, content: bytes, attempt: Attempt) -> Failure | None:
         error = failure.value
@@ -198,13 +222,33 @@ class Forwarder:
             delivery.unreached = 0
         if step.pause:
             self.health.pause(step.pause)
+        following: Verdict | Retry | Later
+        ban = 0.0
         if isinstance(step, Retry):
             self._note_failure(delivery, step, result)
-            attempt.over(attempt, step, 0.0)
+            following = step
         elif self._link is not None and isinstance(result, Response) and is_open(delivery.stanza, result):
-            attempt.over(attempt, self._left_open(delivery, result), 0.0)
+            following = self._left_open(delivery, result)
         else:
-            attempt.over(attempt, self.outcomes.of(delivery, result, step), step.ban)
+            following, ban = self.outcomes.of(delivery, result, step), step.ban
+        if self._tracers.told is not None:
+            self._report_end(attempt, result, following)
+        attempt.over(attempt, following, ban)
+
+    def _report_end(self, attempt: Attempt, result: AttemptResult, following: Verdict | Retry | Later) -> None:
+        if isinstance(following, Retry):
+            self._report(attempt, result, "retry", following.seconds)
+        else:
+            self._report(attempt, result, "left_open" if isinstance(following, Later) else following.outcome)
+
+    def _report(
+        self, attempt: Attempt, result: Response | BaseException | None, follows: Follows, again: float | None = None
+    ) -> None:
+        """Tell those who follow deliveries of the end of an attempt."""
+        assert self._tracers.told is not None
+        delivery, seconds = attempt.delivery, self._clock.seconds() - attempt.began
+        number, marks = delivery.tries + delivery.unreached, getattr(attempt.waits_for, "marks", None)
+        self._tracers.told.attempted(delivery, report_of(number, attempt.began, seconds, marks, result, follows, again))
 
     def _left_open(self, delivery: Delivery, response: Response) -> Later:
         self._observer.count("left_open")

@@ -349,7 +349,8 @@ class WrongNameTests(SettingsTestCase):
         A key that is like no other is told with those that there are.
         """
         self.assertEqual(
-            "bot.toml: spool.zzz is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters",
+            "bot.toml: spool.zzz is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters,"
+            " keep_ended, ended_days, max_ended, max_ended_bytes",
             self.refusal(spool={"zzz": 1}),
         )
 
@@ -358,7 +359,8 @@ class WrongNameTests(SettingsTestCase):
         A key that has a dot in it, which TOML allows, is told as one of its table.
         """
         self.assertEqual(
-            'bot.toml: spool."a.z" is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters',
+            'bot.toml: spool."a.z" is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters,'
+            " keep_ended, ended_days, max_ended, max_ended_bytes",
             self.refusal(spool={"a.z": 1}),
         )
 
