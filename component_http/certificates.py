@@ -62,11 +62,12 @@ class FilesUnusable(ValueError):
 
 def days_left(path: str, now: float) -> float | None:
     """Read how many days the first certificate of a file still has; None if it cannot be read."""
-    ends = _end_of(path)
+    ends = end_of(path)
     return None if ends is None else (ends - now) / 86_400
 
 
-def _end_of(path: str) -> float | None:
+def end_of(path: str) -> float | None:
+    """Read when the first certificate of a file ends, in seconds since the epoch; None if it cannot be read."""
     try:
         return x509.load_pem_x509_certificate(Path(path).read_bytes()).not_valid_after_utc.timestamp()
     except (OSError, ValueError):
@@ -163,13 +164,16 @@ class TlsFiles:
             secret = Path(self.key or self.certificate).read_bytes()
         try:
             first, *chain = _certificates(own)
-            pair = PrivateCertificate.fromCertificateAndKeyPair(first, KeyPair.load(secret, _PEM))
+            key = _key(secret, self.key or self.certificate, self.remedies.certificate)
+            pair = PrivateCertificate.fromCertificateAndKeyPair(first, key)
             pair.options().getContext()
+        except FilesUnusable:
+            raise
         except (SSL.Error, crypto.Error, VerifyError, ValueError):
-            key = f'the key in "{self.key}"' if self.key else "the key in the same file"
+            its_key = f'the key in "{self.key}"' if self.key else "the key in the same file"
             raise FilesUnusable(
-                f'{self.remedies.certificate} "{self.certificate}" and {key} do not fit each other, or one of them is'
-                " not in PEM"
+                f'{self.remedies.certificate} "{self.certificate}" and {its_key} do not fit each other, or one of them'
+                " is not in PEM"
             ) from None
         return pair, chain
 
@@ -187,7 +191,7 @@ class TlsFiles:
 
     def own_end(self) -> float | None:
         """Read when our own certificate ends, in seconds since the epoch; None if there is none."""
-        return None if self.certificate is None else _end_of(self.certificate)
+        return None if self.certificate is None else end_of(self.certificate)
 
     def stamps(self) -> tuple[object, ...]:
         """Return a value that differs from the one before if a file was replaced or written to."""
@@ -214,6 +218,22 @@ def _reading(setting: str, path: str) -> Iterator[None]:
 def _certificates(text: bytes) -> list[Certificate]:
     """Read all certificates of a text in PEM. Raises `OpenSSL.crypto.Error` if one is none."""
     return [Certificate.loadPEM(part + _END) for part in text.split(_END)[:-1]]
+
+
+def _key(content: bytes, path: str, setting: str) -> KeyPair:
+    """
+    Read a key in PEM. Raises `OpenSSL.crypto.Error` if it is none, and `FilesUnusable` if it has a passphrase.
+
+    Without our answer OpenSSL would ask for the passphrase at the terminal, and everything would wait for that.
+    """
+
+    def refuse(_writing: int) -> bytes:
+        raise FilesUnusable(
+            f'the key in "{path}", for {setting}, has a passphrase, which nobody can enter: write the key without one,'
+            " by openssl pkey, into a file that only the gateway can read"
+        )
+
+    return KeyPair(crypto.load_privatekey(_PEM, content, refuse))
 
 
 class _Renewed:
@@ -320,14 +340,14 @@ class ServerTLS:
         FilesUnusable: The files cannot be used.
     """
 
-    def __init__(self, key: str, certificate: str, chain: str | None, clients: str | None, table: str = "api") -> None:
+    def __init__(self, key: str, certificate: str, chain: str | None, clients: str | None, table: str) -> None:
         self._listen = f"{table}.listen"
         self._key = key
         self._certificate = certificate
         self._chain = chain
-        self._clients = TlsFiles(clients, remedies=_OF_CLIENTS)
+        self._clients = TlsFiles(clients, remedies=Remedies(f"{table}.client_ca_file", self._listen, self._listen))
         self._ends = Ends(f"the certificate in {self._listen}", "renew it")
-        self._renewed = _Renewed(self._look, lambda: (self._made(), _end_of(certificate)))
+        self._renewed = _Renewed(self._look, lambda: (self._made(), end_of(certificate)))
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         options, ends = self._renewed()
@@ -343,7 +363,7 @@ class ServerTLS:
         try:
             own = _certificates(Path(self._certificate).read_bytes())
             chain = [] if self._chain is None else _certificates(Path(self._chain).read_bytes())
-            key = KeyPair.load(Path(self._key).read_bytes(), _PEM)
+            key = _key(Path(self._key).read_bytes(), self._key, self._listen)
             options = CertificateOptions(
                 privateKey=key.original,
                 certificate=own[0].original,
@@ -361,9 +381,6 @@ class ServerTLS:
         return options
 
 
-_OF_CLIENTS = Remedies("api.client_ca_file", "api.listen", "api.listen")
-
-
 def is_renewed(description: str) -> bool:
     """Tell whether the certificates of an endpoint are read by `ServerTLS`; else Twisted reads them, once."""
     endpoint = Endpoint.parse(description)
@@ -371,7 +388,7 @@ def is_renewed(description: str) -> bool:
     return endpoint.kind == "ssl" and not endpoint.named.keys() & {"sslmethod", "dhParameters"} and unnamed <= 3
 
 
-def server_endpoint(reactor: Any, description: str, clients: str | None, table: str = "api") -> Any:
+def server_endpoint(reactor: Any, description: str, clients: str | None, table: str) -> Any:
     """
     Make an endpoint as `twisted.internet.endpoints.serverFromString` does, but for `ssl:` with `ServerTLS`.
 

@@ -26,7 +26,9 @@ from component_http.errors import SettingsError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Stream, Webhook
 from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger, set_level
+from component_http.lookout import Lookout
 from component_http.operations.metrics import Counters, Durations
+from component_http.operators import Operators
 from component_http.running import Running
 from component_http.settings import Settings
 from component_http.settings.reloading import Changes
@@ -119,6 +121,14 @@ class Gateway(MultiService):
         self._check(settings)
         self._hooks = _hooks(settings)
         self._components = {each.component.domain: self._component(each) for each in settings.each}
+        self._lookout = Lookout(
+            settings.spool.file(),
+            reactor,
+            self._view,
+            self.counters,
+            lambda: self._settings.own_certificates(),
+        )
+        self._operators = Operators(settings, reactor, self._components, self._lookout.view, self.counters)
         set_level(settings.log.level)
         for lasting in self._components.values():
             self._adopt(lasting)
@@ -258,13 +268,16 @@ class Gateway(MultiService):
             lock,
             self._reactor,
             self.counters,
+            self._operators.handler,
             self._tracers,
         )
         self._run.start(super().startService)
+        self._lookout.start()
+        self._operators.start()
         if self._durations is not None:
             from component_http.operations_service import Operations
 
-            self._operations = Operations(settings, self._reactor, self._view, self.counters, self._durations)
+            self._operations = Operations(settings, self._reactor, self._lookout.view, self.counters, self._durations)
             self._operations.start()
 
     def _say_what_is_served(self, lasting: Lasting, lock: SpoolLock | None) -> None:
@@ -385,6 +398,7 @@ class Gateway(MultiService):
         # From here on nothing can fail.
         self._settings, self._hooks = changes.settings, hooks
         set_level(settings.log.level)
+        self._operators.use(changes.settings)
         self._budget.use(*most_of_all(changes.settings))
         self._components.update(adapted)
         for domain, lasting in adapted.items():
@@ -470,10 +484,12 @@ class Gateway(MultiService):
         return stopped
 
     async def _stop(self, run: Running) -> None:
+        self._operators.stop()
         # A component that is just being changed is left in order.
         await self._changing.run(lambda: Deferred.fromCoroutine(run.stop(self._close_stream)))
         if self._operations is not None:
             await self._operations.stop()
+        self._lookout.stop()
         self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
 
     async def _close_stream(self) -> None:
@@ -509,11 +525,8 @@ def _domain_of_first(objects: ReplyObjects) -> str:
 
 
 def _check_port(settings: Settings) -> None:
-    if settings.api.listen is not None:
-        from component_http.api_service import check_port
+    for port in (settings.api, settings.operations):
+        if port.listen is not None:
+            from component_http.api_service import check_port
 
-        check_port("api", settings.api.listen, settings.api.client_ca_file)
-    if settings.operations.listen is not None:
-        from component_http.api_service import check_port
-
-        check_port("operations", settings.operations.listen)
+            check_port(port.TABLE, port.listen, port.client_ca_file)

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     with exit_on_settings_error():
         user = None if options[USER] is None else _user(options[USER])
         settings = options.settings()
-        _try(settings)
+        require_startable(settings)
         prefix = "" if settings.file is None else f"{settings.file}: "
         problems = [] if user is None else _as_user(user, list(_checks(settings, user)))
         if problems:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _try(settings: Settings) -> None:
+def require_startable(settings: Settings) -> None:
     """Raise `SettingsError` if a gateway cannot be made: with its webhooks, its hooks, and all files of theirs."""
     from twisted.internet import reactor
 
@@ -76,10 +76,9 @@ def _try(settings: Settings) -> None:
 
     Gateway(settings, reactor)
     api_hooks(settings)
-    if settings.api.listen is not None:
-        check_certificates("api", settings.api.listen, settings.api.client_ca_file)
-    if settings.operations.listen is not None:
-        check_certificates("operations", settings.operations.listen)
+    for port in (settings.api, settings.operations):
+        if port.listen is not None:
+            check_certificates(port.TABLE, port.listen, port.client_ca_file)
 
 
 def _report(settings: Settings, prefix: str, user: pwd.struct_passwd | None) -> None:
@@ -135,7 +134,9 @@ def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
     credentials = os.environ.get(CREDENTIALS_VARIABLE)
     for one in (one for each in settings.each for one in (each, *each.of_routes.values())):
         files += [(f"webhook.{name}", getattr(one.webhook, name) or "") for name in _CERTIFICATES]
-    files.append(("api.client_ca_file", settings.api.client_ca_file or ""))
+    files += [
+        (f"{port.TABLE}.client_ca_file", port.client_ca_file or "") for port in (settings.api, settings.operations)
+    ]
     for key, path in dict.fromkeys((key, path) for key, path in files if path):
         if not credentials or Path(path).parent != Path(credentials):
             yield partial(_unreadable, key, path, user)

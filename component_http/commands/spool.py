@@ -12,7 +12,8 @@ from typing import Any
 
 from component_http.commands.arguments import add_json, add_place, add_verb
 from component_http.commands.on_spool import Site
-from component_http.commands.printing import NOTHING, complain, next_try, say, say_json, stamp
+from component_http.commands.printing import NOTHING, complain, say, say_json, stamp
+from component_http.operations.reasons import next_try
 from component_http.operations.terminal import age, moment, on_one_line, size
 from component_http.spool.backup import back_up, restore
 from component_http.spool.facts import Trouble

@@ -53,7 +53,8 @@ _COLUMNS = (
     "number, id, replay, outcome, note, kind, type, stanza_id, sender, recipient, through_room, uri, route, accepted,"
     " ended, tries, size, body IS NOT NULL, attempts, stanzas, first"
 )
-_OLDEST = "SELECT number, ended, first FROM ended ORDER BY number LIMIT 1"
+# Whoever has put a text into one of these columns keeps no row from going.
+_OLDEST = "SELECT number, ended < ?, CAST(first AS INTEGER) FROM ended ORDER BY number LIMIT 1"
 _TOO_OLD = "SELECT max(number) FROM (SELECT number, ended FROM ended ORDER BY number LIMIT ?) WHERE ended < ?"
 
 
@@ -105,13 +106,13 @@ class Log:
             [[self._rows, self._bytes]] = connection.execute("SELECT count(*), total(bytes) FROM ended").fetchall()
         if not self._rows:
             return
-        first, ended, _ = connection.execute(_OLDEST).fetchone()
+        oldest = wall - self.days * _DAY
+        first, is_old, _ = connection.execute(_OLDEST, (oldest,)).fetchone()
         batch, self._grown = PRUNED_AT_ONCE + 2 * self._grown, 0
         # Of rows that are too large together so many go as would do if all were of the same size.
         over_bytes = ceil((self._bytes - self.most_bytes) * self._rows / max(1.0, self._bytes))
         last = first - 1 + min(batch, max(0, self._rows - self.most, over_bytes))
-        oldest = wall - self.days * _DAY
-        if ended < oldest:
+        if is_old:
             [[too_old]] = connection.execute(_TOO_OLD, (batch, oldest)).fetchall()
             last = max(last, too_old)
         if last >= first:
@@ -123,7 +124,7 @@ class Log:
         [[size]] = connection.execute("SELECT total(bytes) FROM ended WHERE number <= ?", (last,)).fetchall()
         rows = connection.execute("DELETE FROM ended WHERE number <= ?", (last,)).rowcount
         self._rows, self._bytes = (self._rows or 0) - rows, self._bytes - size
-        row = connection.execute(_OLDEST).fetchone()
+        row = connection.execute(_OLDEST, (0.0,)).fetchone()
         if row is None:
             connection.execute("DELETE FROM fates")
         else:

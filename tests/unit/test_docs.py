@@ -348,9 +348,11 @@ class PagesTests(SynchronousTestCase):
             "--profile",
             "--quarantine-spool",
             "--quick",
+            "--signed",
             "--strict",
             "--syslog",
             "--uid",
+            "--watched",
         }
         for page in PAGES:
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))

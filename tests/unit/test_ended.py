@@ -279,9 +279,15 @@ class ShowingTests(FileCase):
         insert(self.path, attempts="[[")
         insert(self.path, id="d2", tries="many")
         insert(self.path, id="d3")
+        insert(self.path, id="d4", ended="x", first="y", bytes="z")
         status, printed, complaint = command(self.path, "list", "--json")
         self.assertEqual((1, ["d3"]), (status, [each["id"] for each in json.loads(printed)]))
-        self.assertEqual(2, complaint.count("cannot be read"))
+        self.assertEqual(3, complaint.count("cannot be read"))
+        with changing(self.path) as connection:
+            for most in 3, 1, 0:
+                log = Log(most, 1 << 20, 1.0)
+                log.prune(connection, lambda: None, 0.0)
+        self.assertEqual([], self.read())
 
 
 class MemoryLog:

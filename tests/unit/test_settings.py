@@ -985,7 +985,10 @@ class HintTests(SettingsTestCase):
         sentence = self.refusal(component={"component_post_url": "http://192.0.2.1/x"}, webhook=webhook)
         self.assertIn("is at http://192.0.2.1, but webhook.require_tls", sentence)
         route = {"name": "r", "url": "http://192.0.2.2/"}
-        self.assertIn("http://192.0.2.2", self.refusal(component={"route": [route]}, webhook=webhook))
+        self.assertIn(
+            "the url of component.route r is at http://192.0.2.2, but webhook.require_tls",
+            self.refusal(component={"route": [route]}, webhook=webhook),
+        )
         # A proxy elsewhere takes even the name of this machine over the network.
         self.refusal(
             component={"component_post_url": "http://127.0.0.1/"},
