@@ -342,6 +342,7 @@ class PagesTests(SynchronousTestCase):
             "--data-urlencode",
             "--disk",
             "--logfile",
+            "--logged",
             "--logger",
             "--now",
             "--pidfile",
