@@ -45,7 +45,8 @@ def main(chosen: argparse.Namespace) -> int:
     from twisted.logger import LogPublisher, globalLogBeginner
 
     from component_http.commands.check import require_startable
-    from component_http.commands.examination import Examination, Finding
+    from component_http.commands.examination import Examination
+    from component_http.commands.finding import Finding
     from component_http.settings import Settings
 
     with exit_on_settings_error():

@@ -6,108 +6,32 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
-from attrs import frozen
-from twisted.internet.defer import maybeDeferred
-from twisted.internet.task import deferLater
-from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.words.xish.domish import Element
-from wokkel.subprotocols import XMPPHandler
-from zope.interface import provider
 
+from component_http.commands.finding import CLOCKS_APART, NAME, Finding, Level
+from component_http.commands.server_examination import ServerExamination
 from component_http.contract import reply
-from component_http.contract.conditions import STOPPING, error_stanza
 from component_http.contract.http import JSON
 from component_http.contract.request import request_body
 from component_http.contract.stanza import Stanza
 from component_http.contract.xml import NS_COMPONENT, Limits
-from component_http.delivery.backlog import Budget
-from component_http.errors import MalformedStanza, Offline, Unanswered, WebhookError
+from component_http.errors import WebhookError
 from component_http.ids import new_id
-from component_http.operations.metrics import Counters
 from component_http.settings import Settings
-from component_http.sizing import most_of_all, too_few_files
+from component_http.sizing import too_few_files
 from component_http.spool.visit import holder
-from component_http.wiring import Lasting, lasting_parts
-from component_http.xmpp.iq_requests import IqRequests
-
-PATIENCE = 12.0
-"""Seconds for the handshake, and for each thing that is asked of a server."""
 
 SLOW_DISK = 0.05
 """Seconds for which one write may wait for the disk: each stanza waits so long at least."""
 
 LITTLE_ROOM = 1_000_000_000
 """Free bytes on the spool's disk below which somebody should look."""
-
-CLOCKS_APART = 30.0
-"""Seconds that our clock and a webhook's may differ: signatures are good for a few minutes."""
-
-NAME = "component-http-doctor"
-
-_UNCONFIRMED = (
-    "it answers no ping, so what it has got is not known: let it route the component's stanzas to itself, or name its"
-    " own domain in component.write_barrier_fallback"
-)
-
-_NOT_BACK = (
-    "a stanza of {size} bytes that the component sent to itself did not come back: in ejabberd, look at global_routes"
-    " of the listener, and at domain_balancing if there are several components"
-)
-
-_TOO_LARGE = (
-    "the server ends the stream over a stanza of {size} bytes, which max_stanza_bytes allows: raise the server's limit"
-    " (component_stanza_size_limit in Prosody's global section, max_stanza_size of the ejabberd_service listener in"
-    " ejabberd), or lower component.max_stanza_bytes"
-)
-
-Level = Literal["ok", "note", "warning", "error"]
-
-
-@frozen
-class Finding:
-    """
-    One thing that was found.
-
-    Attributes:
-        level: `error`: it keeps the gateway from working. `warning`: it should be better. `note`: it was not looked at.
-        about: What was looked at.
-        sentence: What was found, and what to do.
-    """
-
-    level: Level
-    about: str
-    sentence: str
-
-
-class _Listener(XMPPHandler):
-    """Tells users that nobody is there, for they would wait for an answer, and hears what we send to ourselves."""
-
-    def __init__(self, send: Callable[[Element], object]) -> None:
-        super().__init__()
-        self._send = send
-        self.heard: set[str] = set()
-
-    def connectionInitialized(self) -> None:
-        for kind in ("message", "iq"):
-            self.xmlstream.addObserver(f"/{kind}", self._arrived, -1)
-
-    def _arrived(self, element: Element) -> None:
-        if vars(element).get("handled", False):
-            return
-        try:
-            stanza = Stanza.from_element(element)
-        except MalformedStanza:
-            return
-        if str(stanza.sender.local) == NAME:
-            self.heard.add(stanza.id or "")
-        elif stanza.bounceable or stanza.is_request:
-            self._send(error_stanza(stanza, STOPPING))
 
 
 class Examination:
@@ -130,7 +54,7 @@ class Examination:
         for each in self._settings.each:
             domain = each.component.domain
             if reason is None:
-                found += [finding async for finding in self._server(each)]
+                found += [finding async for finding in ServerExamination(each, self._reactor).all()]
             else:
                 found.append(Finding("note", f"the XMPP server of {domain}", reason))
             for name, one in ((None, each), *each.of_routes.items()):
@@ -185,107 +109,6 @@ class Examination:
             return "not tried, for a gateway may be running: stop it, and say --connect"
         return "not tried, for a gateway is running, and has the stream: its log says how that is" if running else None
 
-    async def _server(self, settings: Settings) -> AsyncIterator[Finding]:
-        counters, complaints = Counters(), []
-        domain = settings.component.domain
-        about = f"the XMPP server of {domain}"
-
-        @provider(ILogObserver)
-        def told(event: dict[str, Any]) -> None:
-            if "complaint" in event and event.get("domain") == domain:
-                complaints.append(str(event["complaint"]))
-
-        lasting = lasting_parts(
-            settings,
-            self._reactor,
-            None,
-            None,
-            counters=counters,
-            budget=Budget(*most_of_all(settings)),
-            webhooks=1,
-            sent=lambda outbound: None,
-            first=tuple,
-        )
-        stream: Any = lasting.outlet
-        iq_requests, listener = IqRequests(stream, self._reactor, new_id), _Listener(stream.send)
-        for handler in (iq_requests, listener):
-            handler.setHandlerParent(stream)
-        globalLogPublisher.addObserver(told)
-        began = self._reactor.seconds()
-        stream.startService()
-        try:
-            if not await self._until(lambda: stream.connected or complaints):
-                yield Finding(
-                    "error", about, f"no answer within {PATIENCE:g} s from {settings.component.server_address}"
-                )
-                return
-            if not stream.connected:
-                yield Finding("error", about, complaints[0])
-                return
-            took = (self._reactor.seconds() - began) * 1000
-            yield Finding("ok", about, f"{settings.component.server_address} lets it in, after {took:.0f} ms")
-            async for finding in self._on_stream(lasting, counters, iq_requests, listener, complaints):
-                yield Finding(finding[0], about, finding[1])
-        finally:
-            globalLogPublisher.removeObserver(told)
-            await maybeDeferred(stream.stopService)
-
-    async def _on_stream(
-        self,
-        lasting: Lasting,
-        counters: Counters,
-        iq_requests: IqRequests,
-        listener: _Listener,
-        complaints: list[str],
-    ) -> AsyncIterator[tuple[Level, str]]:
-        component = lasting.settings.component
-        parent = component.write_barrier_fallback
-        if parent not in (None, component.domain):
-            yield await self._version(iq_requests, component.domain, str(parent))
-        size = component.max_stanza_bytes - 1000
-        message = Element((NS_COMPONENT, "message"))
-        message["from"], message["to"] = f"{NAME}@{component.domain}", f"{NAME}@{component.domain}"
-        message["id"], message["type"] = new_id(), "headline"
-        message.addElement("body", content="x" * size)
-        lost = counters["stream_lost"]
-        lasting.outlet.send(message)
-        await self._until(lambda: message["id"] in listener.heard or counters["stream_lost"] > lost)
-        if counters["stream_lost"] > lost:
-            yield "error", _TOO_LARGE.format(size=size)
-        elif message["id"] in listener.heard:
-            yield "ok", f"it takes stanzas of {size} bytes"
-        else:
-            yield "warning", _NOT_BACK.format(size=size)
-        # A ping follows what is written.
-        if component.write_barrier and counters["stream_lost"] == lost:
-            await self._until(lambda: counters["barrier_returned"] or counters["barrier_ignored"] or complaints)
-            yield ("ok", "it confirms what it has got") if counters["barrier_returned"] else ("warning", _UNCONFIRMED)
-
-    async def _version(self, iq_requests: IqRequests, domain: str, server: str) -> tuple[Level, str]:
-        iq = Element((NS_COMPONENT, "iq"))
-        iq["type"], iq["from"], iq["to"] = "get", domain, server
-        iq.addElement(("jabber:iq:version", "query"))
-        try:
-            answer = await iq_requests.ask(iq, PATIENCE)
-        except (Unanswered, Offline):
-            return "warning", f"{server} does not answer: if that is not the server's own domain, that does no harm"
-        query: Any = answer.firstChildElement()
-        words = [
-            str(child) for child in (query.elements() if query is not None else ()) if child.name in ("name", "version")
-        ]
-        if answer.getAttribute("type") != "result" or not words:
-            return "ok", f"{server} answers, but does not say what it is"
-        return "ok", f"{server} is {' '.join(words)[:100]}"
-
-    async def _until(self, condition: Callable[[], object]) -> bool:
-        """Wait for something; returns False if it does not come."""
-        end = self._reactor.seconds() + PATIENCE
-        while not condition():
-            if self._reactor.seconds() >= end:
-                return False
-            await deferLater(self._reactor, 0.02)
-        return True
-
     # -- the webhooks --
 
     async def _webhook(self, settings: Settings, route: str | None) -> AsyncIterator[Finding]:
@@ -316,7 +139,10 @@ class Examination:
         )
         if verdict.outcome in ("replied", "silent"):
             said = "answers" if verdict.outcome == "replied" else "has no reply"
-            yield Finding("ok", about, f"it {said}, after {took:.0f} ms")
+            signed = " to a signed request" if settings.webhook.signing_secrets else ""
+            yield Finding("ok", about, f"it {said}{signed}, after {took:.0f} ms")
+        elif response.status in (401, 403):
+            yield Finding("error", about, f"{verdict.note}: {_admission(settings)}")
         else:
             yield Finding("error", about, f"{verdict.note}; a {JSON} object, or 204 for no reply, is an answer")
         if verdict.ignored_body:
@@ -340,6 +166,21 @@ def _sample(domain: str) -> Stanza:
     message["from"], message["to"] = f"{NAME}@{domain}", domain
     message.addElement("body", content="a test of component-http doctor: the answer is sent to nobody")
     return Stanza.from_element(message)
+
+
+def _admission(settings: Settings) -> str:
+    """Say what to do about a webhook that lets the gateway not in."""
+    if settings.webhook.signing_secrets:
+        return (
+            "the request was signed; the webhook needs the secret in webhook.signing_secret_files, or the public key of"
+            " it, and a clock that is right"
+        )
+    if settings.webhook.bearer_token is not None:
+        return "the webhook needs the token in webhook.bearer_token_file"
+    return (
+        "if it wants a token, name its file in webhook.bearer_token_file; if it wants signed requests, name that of the"
+        " secret in webhook.signing_secret_files"
+    )
 
 
 def _apart(date: str, now: float) -> float | None:

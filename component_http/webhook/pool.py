@@ -145,7 +145,12 @@ class Pool:
                 failure = ConnectionFailed(
                     f"{self.where} closed the connection in the TLS handshake: check that the port is one for TLS"
                 )
-            raise failure or ConnectionFailed(str(error).rstrip(".") or type(error).__name__) from error
+            if failure is None and isinstance(error, ConnectionFailed):
+                raise  # it has a sentence already
+            reason = str(error).rstrip(".") or type(error).__name__
+            raise failure or ConnectionFailed(
+                f"no connection to {self.where} ({reason}): start the webhook, or correct its URL"
+            ) from error
         return connection
 
     async def _connected(self) -> Connection:

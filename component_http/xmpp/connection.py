@@ -26,6 +26,7 @@ from component_http.contract.stanza import STANZA_KINDS
 from component_http.contract.xml import StreamParser
 from component_http.errors import CertificateInvalid
 from component_http.tls import OF_SERVER, tls_failure
+from component_http.xmpp.servers import Known, known_server
 from component_http.xmpp.troubles import SERVED, UNTRUSTED
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Connection(xmlstream.XmlStream):
     Attributes:
         closed: Fires with the reason, in words, when the connection is gone.
         header_namespace: The default namespace of the server's stream header; None before it has come.
+        server: The server, if it is one that we know.
         authenticated: The server has accepted our handshake.
         held: The transport takes no more for now.
         leaving: It will be closed, within `CLOSE_TIMEOUT`.
@@ -76,6 +78,7 @@ class Connection(xmlstream.XmlStream):
         self._one_is_in = False
         self.closed: Deferred[str] = Deferred()
         self.header_namespace: str | None = None
+        self.server: Known | None = None
         self.authenticated = False
         self.held = False
         self.leaving = False
@@ -134,6 +137,7 @@ class Connection(xmlstream.XmlStream):
 
     def onDocumentStart(self, rootElement: Element) -> None:
         self.header_namespace = rootElement.defaultUri
+        self.server = known_server(rootElement.getAttribute("id") or "")
         if self.header_namespace in SERVED:
             # The handshake would give a digest of the secret to whoever listens there.
             self.complaint = f"the server's stream is of {self.header_namespace}"
@@ -206,6 +210,7 @@ class Connection(xmlstream.XmlStream):
         if isinstance(error, StreamError):
             self.complaint = error.condition
             self.error = error
+            self.server = self.server or known_server("", error.text or "")
         elif isinstance(error, ParserError):
             self.complaint = f"the server sent what is not XML we can read ({error})"
         else:

@@ -30,7 +30,8 @@ from component_http.xmpp.arrivals import Arrivals
 from component_http.xmpp.connecting import ConnectLoop
 from component_http.xmpp.connection import Connection, cancel_after
 from component_http.xmpp.reading import Reading
-from component_http.xmpp.troubles import BY_A_STANZA, Troubles, refusal
+from component_http.xmpp.servers import Known
+from component_http.xmpp.troubles import BY_A_STANZA, NOT_LET_IN, Troubles, refusal
 from component_http.xmpp.write_queue import MAX_STANZAS
 from component_http.xmpp.writer import Writer
 
@@ -188,8 +189,9 @@ class ComponentStream(StreamManager, Service):
         reason = await connection.closed
         if not loop.stopping:
             self._observer.count("stream_lost" if connection.authenticated else "connection_failed")
-            complaint = connection.complaint or f"the server closed the stream ({reason})"
-            self._troubles.tell(self._troubles.lost(complaint, connection.header_namespace))
+            closed = "the server closed the stream" if connection.authenticated else NOT_LET_IN
+            complaint = connection.complaint or f"{closed} ({reason})"
+            self._troubles.tell(self._troubles.lost(complaint, connection.header_namespace), connection.server)
 
     # -- stream --
 
@@ -252,6 +254,11 @@ class ComponentStream(StreamManager, Service):
             return None
         shown: Any = transport.getPeerCertificate()
         return None if shown is None else float(shown.to_cryptography().not_valid_after_utc.timestamp())
+
+    @property
+    def server(self) -> Known | None:
+        """The server that there is a stream to, if it is one that we know."""
+        return None if self._reading is None else self._reading.connection.server
 
     @property
     def unsent(self) -> int:

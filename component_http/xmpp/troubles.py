@@ -13,6 +13,7 @@ from twisted.words.protocols.jabber.error import StreamError
 from component_http.contract.outbound import Refused
 from component_http.contract.xml import NS_COMPONENT
 from component_http.log import Logger
+from component_http.xmpp.servers import NO_REASON, PORT, SECRET, TAKEN, UNKNOWN_DOMAIN, Known, Remedy
 
 MAX_COMPLAINTS = 100
 """Different things that can be wrong at once before they are told again; rubbish from a server differs each time."""
@@ -23,31 +24,24 @@ UNTRUSTED = "the server's certificate cannot be trusted"
 WRONG_PORT = "component.server does not name a component port"
 """Said when a server does not serve components on that port."""
 
+NOT_LET_IN = "the server closed the stream in the handshake"
+"""Said when it gave no reason."""
+
 SERVED = {"jabber:client": "clients", "jabber:server": "other servers"}
 """Peers other than components, by the default namespace of the server's stream header (RFC 6120 section 4.8.2)."""
 
 _USUAL_PORTS = {"5222": "clients", "5223": "clients", "5269": "other servers", "5270": "other servers"}
 """The same by the port (RFC 6120 section 14.7, XEP-0368)."""
 
+_IN_THE_DETAILS = Remedy("", "", "")
+
 _REMEDIES = {
-    WRONG_PORT: (
-        "name the port for components, which is 5347 unless the server's configuration says otherwise: component_ports"
-        " in Prosody, the port of the ejabberd_service listener in ejabberd"
-    ),
-    UNTRUSTED: "",  # the details have it
-    "not-authorized": (
-        'the secret is not the server\'s: compare it with component_secret of Component "{domain}" in Prosody, or with'
-        " the password of {domain} under ejabberd_service in ejabberd, which says the same when {domain} is not among"
-        " the hosts there"
-    ),
-    "host-unknown": (
-        'the server has no component {domain}: add Component "{domain}" to Prosody\'s configuration,'
-        " or {domain} to the hosts of an ejabberd_service listener"
-    ),
-    "conflict": (
-        "the server has a session for {domain} already: stop the other process that serves it; if there is none the"
-        ' server still holds a dead one, and Prosody lets go of it with component_conflict_resolve = "kick_old"'
-    ),
+    WRONG_PORT: PORT,
+    UNTRUSTED: _IN_THE_DETAILS,
+    "not-authorized": SECRET,
+    "host-unknown": UNKNOWN_DOMAIN,
+    "conflict": TAKEN,
+    NOT_LET_IN: NO_REASON,
 }
 """A remedy for each trouble, by our words for it, or by the condition of a stream error (RFC 6120 section 4.9.3)."""
 
@@ -143,10 +137,10 @@ class Troubles:
             return complaint
         return f"{complaint}; check that component.server names the server's port for components"
 
-    def tell(self, complaint: str) -> None:
-        """Log a complaint, which may have details in brackets, with its remedy."""
+    def tell(self, complaint: str, server: Known | None = None) -> None:
+        """Log a complaint, which may have details in brackets, with its remedy in the words of the server."""
         known = _named(complaint) in _REMEDIES
-        remedy = _REMEDIES.get(_named(complaint), "").format(domain=self._domain)
+        remedy = _REMEDIES.get(_named(complaint), _IN_THE_DETAILS).of(server).format(domain=self._domain)
         if remedy:
             complaint = f"{complaint}: {remedy}"
         if len(self._told) > MAX_COMPLAINTS:

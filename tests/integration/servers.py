@@ -161,7 +161,12 @@ class Server:
 
 
 class Prosody(Server):
-    """Prosody."""
+    """
+    Prosody.
+
+    Attributes:
+        more: Further lines at the end of its settings, before it is started.
+    """
 
     name = "prosody"
 
@@ -169,6 +174,7 @@ class Prosody(Server):
         self, domains: Mapping[str, str] = DOMAINS, conflict: str = "kick_new", stanza_limit: int | None = None
     ) -> None:
         self._program = need("prosody", "prosody")
+        self.more = ""
         super().__init__(domains, conflict, stanza_limit)
 
     def _launch(self) -> subprocess.Popen[bytes]:
@@ -201,7 +207,7 @@ class Prosody(Server):
             f"VirtualHost {json.dumps(USER_DOMAIN)}\n"
             f'Component {json.dumps(ROOMS)} "muc"\n'
             '  modules_disabled = { "s2s" }\n'
-            "  muc_room_locking = false\n" + components
+            "  muc_room_locking = false\n" + components + self.more
         )
         as_root = ["--root"] if os.geteuid() == 0 else []
         with (self.folder / "output.log").open("ab") as output:
@@ -221,6 +227,9 @@ class Prosody(Server):
 class Ejabberd(Server):
     """
     ejabberd, as its own user, its Erlang node unknown to any port mapper.
+
+    Attributes:
+        options: More settings, before it is started; `listener` are those of its listener for components.
     """
 
     name = "ejabberd"
@@ -234,10 +243,13 @@ class Ejabberd(Server):
         super().__init__(domains, conflict, stanza_limit)
         self._pid_file = self.folder / "ejabberd.pid"
         self._node_port = free_port()
+        self.options: dict[str, Any] = {}
+        self.listener: dict[str, Any] = {}
 
     def _launch(self) -> subprocess.Popen[bytes]:
         settings = {
             "hosts": [USER_DOMAIN],
+            **self.options,
             "loglevel": "info",
             "auth_method": "internal",
             "registration_timeout": "infinity",
@@ -252,6 +264,7 @@ class Ejabberd(Server):
                     "global_routes": False,  # else each component gets a share of what is sent to the others
                     "hosts": {domain: {"password": secret} for domain, secret in self.domains.items()},
                     **({} if self.stanza_limit is None else {"max_stanza_size": self.stanza_limit}),
+                    **self.listener,
                 },
             ],
             "modules": {

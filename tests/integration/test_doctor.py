@@ -51,10 +51,15 @@ class World:
         self.component["component_post_url"] = found.url
         return found
 
-    def doctor(self, *arguments: str) -> tuple[int, list[dict[str, str]]]:
-        """Returns the exit status, and the findings."""
+    def save(self) -> Path:
+        """Write the settings file."""
         path = self.folder / "bot.toml"
         path.write_text(toml(self.settings))
+        return path
+
+    def doctor(self, *arguments: str) -> tuple[int, list[dict[str, str]]]:
+        """Returns the exit status, and the findings."""
+        path = self.save()
         ran = subprocess.run(
             [sys.executable, "-m", "component_http", "doctor", str(path), "--json", *arguments],
             capture_output=True,
