@@ -24,6 +24,7 @@ from component_http.delivery.backlog import Budget
 from component_http.delivery.status import Status, least_well
 from component_http.errors import SettingsError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Stream, Webhook
+from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger, set_level
 from component_http.operations.metrics import Counters, Durations
 from component_http.running import Running
@@ -110,6 +111,8 @@ class Gateway(MultiService):
         # Components that come, go, or have another stream.
         self._changing = DeferredLock()
         self.counters = Counters()
+        # Whoever follows deliveries.
+        self._tracers = Tracers()
         self._durations = None if settings.operations.listen is None else Durations()
         self._operations: Operations | None = None
         self._budget = Budget(*most_of_all(settings))
@@ -141,6 +144,7 @@ class Gateway(MultiService):
             sent=partial(self._sent, domain),
             first=partial(self._first_of_stream, domain),
             durations=self._durations,
+            tracers=self._tracers,
         )
 
     def _adopt(self, lasting: Lasting) -> None:

@@ -27,6 +27,7 @@ from component_http.delivery.retry import RetryPolicy
 from component_http.errors import SettingsError
 from component_http.ids import new_id
 from component_http.interfaces import Webhook
+from component_http.interfaces.tracer import Tracers
 from component_http.settings import Settings, WebhookSettings
 from component_http.sizing import backlog_limits, deadlines, lifetimes, webhook_connections
 from component_http.webhook.client import WebhookClient
@@ -61,7 +62,7 @@ def new_webhooks(before: Settings | None, lasting: Lasting) -> dict[str | None, 
     if lasting.webhook is not None:
         made[None] = lasting.webhook
     elif before is None or _posting(before) != _posting(settings):
-        client = webhook_client(settings, lasting.reactor, connections(settings, lasting))
+        client = webhook_client(settings, lasting.reactor, connections(settings, lasting), lasting.tracers)
         if client is not None:
             made[None] = client
     for route in settings.component.route:
@@ -72,7 +73,7 @@ def new_webhooks(before: Settings | None, lasting: Lasting) -> dict[str | None, 
             and _posting(before.of_routes[route.name]) == _posting(one)
         ):
             continue
-        client = webhook_client(one, lasting.reactor, connections(one, lasting))
+        client = webhook_client(one, lasting.reactor, connections(one, lasting), lasting.tracers)
         made[route.name] = client or FixedWebhook(response_of(route.reply))
     return made
 
@@ -107,6 +108,7 @@ def make_forwarder(
         link=link,
         took=None if durations is None else durations.attempt.add,
         waited=None if durations is None else durations.queue_wait.add,
+        tracers=lasting.tracers,
     )
 
 
@@ -190,7 +192,9 @@ def adapt(
     return unused
 
 
-def webhook_client(settings: Settings, reactor: Any, connections: int = 1) -> WebhookClient | None:
+def webhook_client(
+    settings: Settings, reactor: Any, connections: int = 1, tracers: Tracers | None = None
+) -> WebhookClient | None:
     """
     Make the client for the webhook of the settings, with so many connections at most; None if they name none. It opens
     nothing before its first POST.
@@ -215,6 +219,7 @@ def webhook_client(settings: Settings, reactor: Any, connections: int = 1) -> We
             tls=TlsFiles(webhook.ca_file, webhook.client_certificate, webhook.client_key, webhook.crl_file),
             server_name=webhook.server_name,
             proxy=webhook.proxy,
+            tracers=tracers,
         )
     except FilesUnusable as error:
         raise SettingsError(str(error)) from None

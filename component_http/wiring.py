@@ -9,7 +9,7 @@ from random import Random
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.words.xish.domish import Element
 from wokkel.subprotocols import StreamManager, XMPPHandler
 
@@ -32,6 +32,7 @@ from component_http.delivery.relay import Relay
 from component_http.delivery.stanza_maker import StanzaMaker
 from component_http.ids import new_id
 from component_http.interfaces import Observer, Spool, Stream, Webhook
+from component_http.interfaces.tracer import Tracers
 from component_http.operations.metrics import Counters, Durations
 from component_http.settings import Settings
 from component_http.sizing import backlog_limits, deadlines, lifetimes
@@ -72,6 +73,7 @@ class Lasting:
         subscribers: The users who are told that the component is online.
         pushes: Takes what the application sends.
         durations: The histograms; None where the operator does not want them.
+        tracers: Everybody who follows deliveries, of all components.
     """
 
     settings: Settings
@@ -89,6 +91,7 @@ class Lasting:
     subscribers: Subscribers
     pushes: Pushes
     durations: Durations | None = None
+    tracers: Tracers = field(factory=Tracers)
 
     @property
     def domain(self) -> str:
@@ -113,6 +116,7 @@ def lasting_parts(
     sent: Callable[[OutboundStanza], object],
     first: Callable[[], Iterable[Element | OutboundStanza]],
     durations: Durations | None = None,
+    tracers: Tracers | None = None,
 ) -> Lasting:
     """
     Make the parts that outlive a stop.
@@ -124,7 +128,7 @@ def lasting_parts(
         budget: As in `Lasting`, and so are the webhooks.
         sent: Told each stanza that leaves.
         first: The stanzas that open each new stream.
-        durations: As in `Lasting`.
+        durations: As in `Lasting`, and so are the tracers.
     """
     component, domain = settings.component, settings.component.domain
     limits, rooms = Limits(max_bytes=component.max_stanza_bytes), Rooms()
@@ -172,6 +176,7 @@ def lasting_parts(
         subscribers=Subscribers(domain),
         pushes=Pushes(compose),
         durations=durations,
+        tracers=Tracers() if tracers is None else tracers,
     )
 
 
@@ -228,6 +233,7 @@ def assemble(
         maker=StanzaMaker(counters, reactor, component.domain, lasting.limits, lasting.lifetimes),
         fates=fates,
         pushed=pushed,
+        tracers=lasting.tracers,
     )
     link_of = link if lasting.has_api else None
     webhooks = new_webhooks(None, lasting)
@@ -254,6 +260,7 @@ def assemble(
         routes=component.routes,
         forwarders=forwarders,
         took=None if lasting.durations is None else lasting.durations.delivery.add,
+        tracers=lasting.tracers,
     )
     sender = Dispatch(
         spool, outbox, relay, bounces, ask=ask, enter=entrances.enter, when_sent=outlet.when_sent, clock=reactor

@@ -31,6 +31,7 @@ from component_http.delivery.relay import NO_ROUTES, Relay
 from component_http.delivery.retry import RetryPolicy
 from component_http.delivery.stanza_maker import StanzaMaker
 from component_http.interfaces import Spool, Webhook
+from component_http.interfaces.tracer import Tracers
 from component_http.operations.metrics import Counters
 from component_http.spool.memory import MemorySpool
 from component_http.testing import RecordingOutlet, RecordingValve
@@ -86,6 +87,7 @@ def relay_world(
     once: bool = False,
     routes: Routes = NO_ROUTES,
     webhooks: Mapping[str, Webhook] = MappingProxyType({}),
+    tracers: Tracers | None = None,
     **outbox: Any,
 ) -> RelayWorld:
     """
@@ -96,6 +98,7 @@ def relay_world(
         clock: For all that needs the time, the wall clock's included.
         new_id: Makes the ids of deliveries; None for d1, d2 and so on.
         webhooks: Those of the routes, by their names.
+        tracers: Those who follow deliveries.
         **outbox: More options of the outbox.
     """
     numbers = count(1)
@@ -117,10 +120,11 @@ def relay_world(
             wall=clock.seconds,
             draw=draw,
             link=link,
+            tracers=tracers,
         )
 
     maker = StanzaMaker(counters, clock, DOMAIN, Limits(), LIFETIMES)
-    made = Outbox(spool, outlet, counters, clock=clock, maker=maker, **outbox)
+    made = Outbox(spool, outlet, counters, clock=clock, maker=maker, tracers=tracers, **outbox)
     relay = Relay(
         forwarder(webhook),
         spool,
@@ -137,5 +141,6 @@ def relay_world(
         once=once,
         routes=routes,
         forwarders={name: forwarder(each) for name, each in webhooks.items()},
+        tracers=tracers,
     )
     return RelayWorld(relay, clock, counters, outlet, valve, spool, made, forwarder)

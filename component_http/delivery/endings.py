@@ -22,6 +22,7 @@ from component_http.delivery.loops import Loops
 from component_http.delivery.outbox import Outbox
 from component_http.errors import SpoolError
 from component_http.interfaces import DeliverySpool, Observer
+from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.waiters import follow
@@ -69,6 +70,7 @@ class Endings:
         clock: Says when the same was logged last.
         when_place_is_free: Called when another delivery may run, although the spool has not kept the end of this one.
         when_ended: Called when one has ended.
+        tracers: Told how each ends.
         took: Told the seconds from its acceptance to its end; None where nobody wants to know.
     """
 
@@ -84,6 +86,7 @@ class Endings:
     _clock: IReactorTime
     _when_place_is_free: Callable[[], object]
     _when_ended: Callable[[], object]
+    _tracers: Tracers
     _took: Callable[[float], object] | None = None
     _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
 
@@ -122,6 +125,8 @@ class Endings:
             asked=delivery.stanza if delivery.stanza.bounceable else None,
         )
         dead_letter = _dead_letter(delivery, verdict) if keep else None
+        if self._tracers.told is not None:
+            self._tracers.told.ended(delivery, verdict.outcome, verdict.note, stanzas)
         ended = self._spool.end(delivery.id, stanzas, dead_letter, record)
         ending = _Ending(delivery, verdict.outcome, stanzas, dead_letter, told)
         if not ended.called and was_running and len(self._deliveries.at("ending")) <= MAX_ENDING:

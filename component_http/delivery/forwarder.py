@@ -21,6 +21,7 @@ from component_http.delivery.outcomes import Outcomes
 from component_http.delivery.retry import FINAL, AttemptResult, GiveUp, Retry, RetryPolicy, outcome_class
 from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
+from component_http.interfaces.tracer import ANSWER_BYTES, AttemptReport, Follows, Marks, Tracers
 from component_http.log import Logger
 
 HANGING = 10.0
@@ -77,6 +78,7 @@ class Forwarder:
             leaves it open. None where there is no such thing.
         took: Told the seconds that an attempt took, and `waited` those from an acceptance to the first attempt; None
             where nobody wants to know.
+        tracers: Told of each POST, and of the end of each attempt.
 
     Attributes:
         health: As above.
@@ -100,6 +102,7 @@ class Forwarder:
         link: Callable[[Delivery], str | None] | None = None,
         took: Callable[[float], object] | None = None,
         waited: Callable[[float], object] | None = None,
+        tracers: Tracers | None = None,
     ) -> None:
         self._webhook = webhook
         self.health = health
@@ -112,6 +115,7 @@ class Forwarder:
         self._link = link
         self._took = took
         self._waited = waited
+        self._tracers = Tracers() if tracers is None else tracers
         if webhook is None:
             health.no_more = NO_WEBHOOK
 
@@ -152,6 +156,8 @@ class Forwarder:
         if not attempt.learned:
             cancelled = failure.check(CancelledError) is not None
             self._learn(attempt, None, hangs=cancelled and self._hangs(attempt.delivery, attempt.began))
+            if self._tracers.told is not None:
+                self._report(attempt, failure.value, "cut_off" if cancelled else "internal_error")
         attempt.over(attempt, failure, 0.0)
 
     def _post(self, content: bytes, attempt: Attempt) -> None:
@@ -166,6 +172,8 @@ class Forwarder:
             headers[HEADER] = link
         self._observer.count("attempted")
         assert self._webhook is not None
+        if self._tracers.told is not None:
+            self._tracers.told.posted(delivery, content)
         answer = self._webhook.post(content, headers, fresh=attempt.fresh)
         post: Deferred[Any] = answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(_awaited(answer))
         attempt.waits_for = post
@@ -198,13 +206,55 @@ class Forwarder:
             delivery.unreached = 0
         if step.pause:
             self.health.pause(step.pause)
+        following: Verdict | Retry | Later
+        ban = 0.0
         if isinstance(step, Retry):
             self._note_failure(delivery, step, result)
-            attempt.over(attempt, step, 0.0)
+            following = step
         elif self._link is not None and isinstance(result, Response) and is_open(delivery.stanza, result):
-            attempt.over(attempt, self._left_open(delivery, result), 0.0)
+            following = self._left_open(delivery, result)
         else:
-            attempt.over(attempt, self.outcomes.of(delivery, result, step), step.ban)
+            following, ban = self.outcomes.of(delivery, result, step), step.ban
+        if self._tracers.told is not None:
+            self._report_end(attempt, result, following)
+        attempt.over(attempt, following, ban)
+
+    def _report_end(self, attempt: Attempt, result: AttemptResult, following: Verdict | Retry | Later) -> None:
+        if isinstance(following, Retry):
+            self._report(attempt, result, "retry", following.seconds)
+        else:
+            self._report(attempt, result, "left_open" if isinstance(following, Later) else following.outcome)
+
+    def _report(
+        self, attempt: Attempt, result: Response | BaseException | None, follows: Follows, again: float | None = None
+    ) -> None:
+        """Tell those who follow deliveries of the end of an attempt."""
+        assert self._tracers.told is not None
+        delivery, marks = attempt.delivery, getattr(attempt.waits_for, "marks", None)
+        connecting = first_byte = None
+        if isinstance(marks, Marks):
+            connecting = None if marks.connected is None else marks.connected - marks.turn
+            first_byte = None if marks.first_byte is None else marks.first_byte - attempt.began
+        status, failure, answer = None, None, b""
+        if isinstance(result, Response):
+            status, answer = result.status, (result.body or b"")[:ANSWER_BYTES]
+        else:
+            failure = str(result) or ("it was cut off" if follows == "cut_off" else type(result).__name__)
+        self._tracers.told.attempted(
+            delivery,
+            AttemptReport(
+                delivery.tries + delivery.unreached,
+                attempt.began,
+                self._clock.seconds() - attempt.began,
+                connecting,
+                first_byte,
+                status,
+                failure,
+                answer,
+                follows,
+                again,
+            ),
+        )
 
     def _left_open(self, delivery: Delivery, response: Response) -> Later:
         self._observer.count("left_open")

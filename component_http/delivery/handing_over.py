@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from attrs import define
 from twisted.internet.interfaces import IReactorTime
@@ -12,6 +13,7 @@ from component_http.contract.stanza import Stanza
 from component_http.delivery.fates import Fates
 from component_http.errors import NotSent
 from component_http.interfaces import Observer, OutboundSpool, Outlet
+from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
 
@@ -69,6 +71,7 @@ class HandingOver:
         again: Called with a number of the spool: all behind it has to be handed over again, because the stream was
             lost.
         apologise: Called with the stanza whose answer the server refused.
+        tracers: Told how stanzas end.
     """
 
     _log = Logger()
@@ -83,6 +86,7 @@ class HandingOver:
         *,
         again: Callable[[int], object],
         apologise: Callable[[Stanza], object],
+        tracers: Tracers,
     ) -> None:
         self._spool = spool
         self._outlet = outlet
@@ -91,6 +95,7 @@ class HandingOver:
         self._fates = fates
         self._again = again
         self._apologise = apologise
+        self._tracers = tracers
         self._throttle = Throttle(LOG_INTERVAL)
         # The size of the smallest stanza that the server has refused for its size, and until when that counts.
         self._too_large: tuple[int, Refused, float] | None = None
@@ -113,8 +118,12 @@ class HandingOver:
             self._log.failure("cannot send a {kind}", kind=outbound.kind)
             return False
 
-    def fail(self, number: int, outcome: str) -> None:
-        """Make a dead letter of a stanza that is not sent: `reply_expired` or `reply_unsendable`."""
+    def fail(self, number: int, delivery_id: str | None, outcome: Literal["reply_expired", "reply_unsendable"]) -> None:
+        """Make a dead letter of a stanza that is not sent."""
+        if self._tracers.told is not None:
+            self._tracers.told.settled(
+                number, delivery_id, "expired" if outcome == "reply_expired" else "unsendable", _REASONS[outcome]
+            )
         self._spool.failed(number, outcome)
         self._fates.failed(number, NotSent(_REASONS[outcome]))
 
@@ -133,22 +142,28 @@ class HandingOver:
     def _ended(self, handed_over: _HandedOver, fate: Fate) -> None:
         number = handed_over.number
         if fate == "confirmed":
+            if self._tracers.told is not None:
+                self._tracers.told.settled(number, handed_over.delivery_id, "confirmed")
             self._spool.confirmed(number)
             self._fates.arrived(number)
         elif fate == "expired":
-            self.fail(number, "reply_expired")
+            self.fail(number, handed_over.delivery_id, "reply_expired")
         elif isinstance(fate, Refused):
             why = f"the server closes the stream over it: {fate.reason}"
             self._spool.failed(number, "reply_refused", why)
             self._tell_refused(fate, handed_over)
             self._fates.failed(number, NotSent(why))
         else:
+            if self._tracers.told is not None and fate != "stopped":
+                self._tracers.told.settled(number, handed_over.delivery_id, "lost", "the stream was lost")
             if fate == "suspected":
                 self._spool.suspect(number)
             self._again(number - 1)
 
     def _tell_refused(self, fate: Refused, refused: _HandedOver) -> None:
         self._observer.count("outgoing_refused")
+        if self._tracers.told is not None:
+            self._tracers.told.settled(refused.number, refused.delivery_id, "refused", fate.reason)
         now, known = self._clock.seconds(), self._too_large
         if fate.for_size and refused.size > SURELY_TAKEN and (known is None or refused.size < known[0]):
             self._too_large = refused.size, fate, now + TOO_LARGE_FOR

@@ -24,6 +24,7 @@ from component_http.delivery.stanza_maker import StanzaMaker
 from component_http.delivery.unkept import Group, UnkeptStanzas
 from component_http.errors import NotSent, SpoolError
 from component_http.interfaces import Observer, OutboundSpool, Outlet
+from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
 from component_http.waiters import Waiters, abandon
@@ -69,6 +70,7 @@ class Outbox:
         fates: Told which stanzas the server has, and which it will never have; None where nobody waits for that.
         pushed: Told each stanza that ends no delivery before it is handed over, with its number; where it is read from
             the spool, also answers to what may not be answered with an error. None to tell nobody.
+        tracers: Told what is pushed, and how stanzas end.
 
     Attributes:
         maker: As above, for whoever has something to send.
@@ -87,7 +89,9 @@ class Outbox:
         maker: StanzaMaker,
         fates: Fates | None = None,
         pushed: Callable[[int, OutboundStanza], object] | None = None,
+        tracers: Tracers | None = None,
     ) -> None:
+        self._tracers = tracers = Tracers() if tracers is None else tracers
         self._spool = spool
         self._outlet = outlet
         self._observer = observer
@@ -98,7 +102,14 @@ class Outbox:
         self._tell_pushed = pushed
         self._throttle = Throttle(LOG_INTERVAL)
         self._handing_over = HandingOver(
-            spool, outlet, observer, clock, self._fates, again=self.read_from, apologise=self._apologise
+            spool,
+            outlet,
+            observer,
+            clock,
+            self._fates,
+            again=self.read_from,
+            apologise=self._apologise,
+            tracers=tracers,
         )
         # The last number that was handed over, and the last that the spool gave, as far as that is known.
         self._cursor = 0
@@ -156,6 +167,8 @@ class Outbox:
 
     def _pushed(self, numbers: Sequence[int], stanzas: Sequence[OutboundStanza]) -> Sequence[int]:
         for number, outbound in zip(numbers, stanzas, strict=True):
+            if self._tracers.told is not None:
+                self._tracers.told.pushed(number, outbound)
             self._tell_if_pushed(number, outbound)
         self.depart(stanzas, numbers)
         return numbers
@@ -246,6 +259,8 @@ class Outbox:
     def dropped(self, numbers: Sequence[int]) -> None:
         """The spool keeps these no longer, for somebody has dropped them: do not send them either."""
         for number in numbers:
+            if self._tracers.told is not None:
+                self._tracers.told.settled(number, None, "dropped", "it was dropped by the operator")
             if not self._fates.has_failed(number):
                 self._fates.failed(number, NotSent("it was dropped by the operator"))
         self._outlet.give_back()
@@ -318,9 +333,9 @@ class Outbox:
             self._crowd.answers = max(0, self._crowd.answers - 1)
         if outbound.expires <= self._clock.seconds():
             self._observer.count("outgoing_expired")
-            self._handing_over.fail(number, "reply_expired")
+            self._handing_over.fail(number, outbound.delivery_id, "reply_expired")
         elif not self.maker.still_fits(outbound):
-            self._handing_over.fail(number, "reply_unsendable")
+            self._handing_over.fail(number, outbound.delivery_id, "reply_unsendable")
         else:
             self._tell_if_pushed(number, outbound)
             return self._hand_over(outbound, number)
@@ -363,6 +378,8 @@ class Outbox:
             self._unkept.put_back((behind, turn, evolve(outbound, suspect=suspect), group))
             self.read_all()
             return
+        elif self._tracers.told is not None:
+            self._tracers.told.settled(0, outbound.delivery_id, "expired" if fate == "expired" else "confirmed")
         group.one_is_gone()
 
     def _see_crowd(self) -> None:

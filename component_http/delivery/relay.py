@@ -43,6 +43,7 @@ from component_http.delivery.starts import RoutedStarts, Starts
 from component_http.delivery.status import Status
 from component_http.errors import DeliveryEnded, SpoolError
 from component_http.interfaces import DeliverySpool, Observer, Outlet, Valve
+from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger
 
 NOT_READY_ABOVE = 0.8
@@ -80,6 +81,7 @@ class Relay:
         routes: Those that may take a stanza to another webhook.
         forwarders: Make the attempts at these, by the names of the routes.
         took: Told the seconds from the acceptance of each delivery to its end; None where nobody wants to know.
+        tracers: Told which deliveries are accepted and restored, and how they end.
 
     Attributes:
         routing: The ways to the webhooks.
@@ -108,7 +110,9 @@ class Relay:
         routes: Routes = NO_ROUTES,
         forwarders: Mapping[str, Forwarder] = MappingProxyType({}),
         took: Callable[[float], object] | None = None,
+        tracers: Tracers | None = None,
     ) -> None:
+        self._tracers = tracers = Tracers() if tracers is None else tracers
         self._spool = spool
         self._backlog = backlog
         self._clock = clock
@@ -118,7 +122,7 @@ class Relay:
         self._deliveries = lives = Lives()
         self._expiry = Expiry(clock, self._expire)
         self._endings = Endings(
-            lives, backlog, self._expiry, spool, outbox, loops, observer, clock, self._start, self._ended, took
+            lives, backlog, self._expiry, spool, outbox, loops, observer, clock, self._start, self._ended, tracers, took
         )
         self.routing = Routing(lives, backlog, spool, clock, self._start, forwarder, routes, forwarders)
         self._attempts = Attempts(
@@ -252,8 +256,7 @@ class Relay:
             return
         for delivery in deliveries:
             if delivery.id not in self._deliveries:
-                self._take(delivery)
-                self._observer.count("restored")
+                self._take_restored(delivery)
                 self._giving_up.end_restored(delivery)
         self._start()
 
@@ -271,9 +274,14 @@ class Relay:
         """
         self._returning.add(delivery for delivery in deliveries if delivery.id not in self._deliveries)
 
-    def _returned(self, delivery: Delivery) -> None:
+    def _take_restored(self, delivery: Delivery) -> None:
         self._take(delivery)
         self._observer.count("restored")
+        if self._tracers.told is not None:
+            self._tracers.told.accepted(delivery, restored=True)
+
+    def _returned(self, delivery: Delivery) -> None:
+        self._take_restored(delivery)
         if self._giving_up.begun:
             self._giving_up.end(delivery)
 
@@ -281,6 +289,8 @@ class Relay:
         """The spool has a delivery; returns whether it may go on."""
         self._take(delivery, reserved=delivery.stage is STORING)
         self._observer.count("accepted")
+        if self._tracers.told is not None:
+            self._tracers.told.accepted(delivery, restored=False)
         if self._giving_up.begun:
             self._giving_up.end(delivery)
             return False

@@ -23,6 +23,7 @@ from zope.interface import implementer  # type: ignore[import-untyped, unused-ig
 
 from component_http.contract.reply import Response
 from component_http.errors import ConnectionFailed, TimedOut, WebhookError
+from component_http.interfaces.tracer import Marks, Tracers
 from component_http.turns import Turns
 from component_http.webhook.connection import Connection
 from component_http.webhook.pool import Pool
@@ -44,7 +45,10 @@ class _Request(Deferred[Response]):
         fresh: It wants a connection that has carried no request before.
         stage: How far it has come: it waits for its turn; the Deferred of the connection that is made for it; the
             connection that it was sent over; it has its outcome, which may still wait to be handed over.
+        marks: Its moments; None where nobody wants to know them.
     """
+
+    marks: Marks | None = None
 
     def __init__(self, data: bytes, fresh: bool, cancel: Callable[[Any], None]) -> None:
         super().__init__(cancel)
@@ -72,17 +76,19 @@ class PooledAgent:
     nobody else waiting (`AT_ONCE_BYTES`).
     """
 
-    def __init__(self, origin: bytes, host: bytes, pool: Pool, timeout: float) -> None:
+    def __init__(self, origin: bytes, host: bytes, pool: Pool, timeout: float, tracers: Tracers | None = None) -> None:
         """
         Args:
             origin: The start of every URL, such as b"http://127.0.0.1:8080".
             host: The value of the Host header.
             pool: The connections, for this agent alone.
             timeout: Seconds from connecting to the last byte of the body.
+            tracers: While somebody follows deliveries, the moments of each request are noted.
         """
         self._origin = origin
         self._host = host
         self._timeout = timeout
+        self._tracers = Tracers() if tracers is None else tracers
         self._limits = pool.limits
         self._turns = Turns(pool.clock)
         self._pool = pool
@@ -175,6 +181,8 @@ class PooledAgent:
         self._serve()
 
     def _release(self, request: _Request) -> None:
+        if request.marks is not None:
+            _mark_first_byte(request, request.marks)
         stage, request.stage = request.stage, "over"
         self._waiting.pop(request, None)
         self._limits.end(request)
@@ -205,15 +213,15 @@ class PooledAgent:
         if connection is None and not self._pool.has_room():
             return self._pool.make_room()
         del self._waiting[request]
+        if self._tracers.told is not None:
+            request.marks = Marks(self._pool.clock.seconds())
         self._limits.begin(request, self._timeout, self._too_late)
         if connection is not None:
             self._limits.end(connection)
             self._send(request, connection)
         else:
             request.stage = opening = self._pool.open()
-            opening.addCallbacks(
-                lambda connection: self._send(request, connection), lambda reason: self._not_connected(request, reason)
-            )
+            opening.addCallbacks(partial(self._opened, request), partial(self._not_connected, request))
         return True
 
     def _too_late(self, request: _Request) -> None:
@@ -222,11 +230,20 @@ class PooledAgent:
         else:
             self._fail(request, TimedOut(f"no complete answer within {self._timeout:g} s"))
 
+    def _opened(self, request: _Request, connection: Connection) -> None:
+        if request.marks is not None:
+            request.marks.connected = self._pool.clock.seconds()
+        self._send(request, connection)
+
     def _send(self, request: _Request, connection: Connection) -> None:
         request.stage = connection
         connection.exchange(request.data, partial(self._exchanged, request))
 
     def _exchanged(self, request: _Request, outcome: Response | WebhookError) -> None:
+        if request.marks is not None:
+            _mark_first_byte(request, request.marks)
+            if request.marks.first_byte is None and isinstance(outcome, Response):
+                request.marks.first_byte = self._pool.clock.seconds()  # all of it came at once
         request.stage = "over"
         self._limits.end(request)
         if isinstance(outcome, WebhookError):
@@ -248,6 +265,11 @@ class PooledAgent:
             request.stage = "over"
             self._limits.end(request)
             request.errback(reason)
+
+
+def _mark_first_byte(request: _Request, marks: Marks) -> None:
+    if isinstance(request.stage, Connection):
+        marks.first_byte = request.stage.first_byte
 
 
 def with_body(head: bytes, lines: bytes, body: bytes) -> bytes:

@@ -33,6 +33,7 @@ from component_http.contract.http import BEARER, is_field_value, is_token
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
+from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger
 from component_http.signing import signatures, signer
 from component_http.throttle import LOG_INTERVAL, Throttle
@@ -88,6 +89,7 @@ class WebhookClient:
         server_name: str | None = None,
         proxy: str | None = None,
         user_agent: str = f"component-http/{__version__}",
+        tracers: Tracers | None = None,
     ) -> None:
         """
         Opens nothing yet.
@@ -106,6 +108,7 @@ class WebhookClient:
             tls: Files in its place, which are read again when they change.
             server_name: The name that the certificate has to have, instead of the URL's host.
             proxy: The URL of an HTTP proxy to go through; user:password in it becomes Basic auth.
+            tracers: While somebody follows deliveries, the Deferred of each POST has `marks` (`interfaces.Marks`).
 
         Raises:
             ValueError: The URL is none, a header is reserved, malformed or given twice, or a file cannot be used.
@@ -127,7 +130,7 @@ class WebhookClient:
             max_connections=max_connections,
             body_limit=lambda status: max_body_bytes if status == 200 else MAX_OTHER_BODY_BYTES,
         )
-        self._agent = PooledAgent(origin, where.host_header, pool, timeout)
+        self._agent = PooledAgent(origin, where.host_header, pool, timeout, tracers)
         self._http = _PreparedClient(self._agent, self._agent.head(b"POST", origin + where.target, fixed))
 
     def __repr__(self) -> str:

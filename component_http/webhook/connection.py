@@ -47,6 +47,8 @@ class Connection(Protocol):
             transport gave as the reason.
         reused: It has carried a request before.
         leaving: It was told to close; it is gone when `when_gone` fires.
+        first_byte: When the response under way began, by the reactor's clock; None where none has, or where it came as
+            a whole.
     """
 
     transport: Any
@@ -55,6 +57,7 @@ class Connection(Protocol):
         self.ready: Deferred[None] = Deferred()
         self.reused = False
         self.leaving = False
+        self.first_byte: float | None = None
         self._pool = pool
         self._lost = False
         # Told of the response that is awaited; None while none is. And its reader, once some of it has arrived.
@@ -92,6 +95,7 @@ class Connection(Protocol):
             told: Called with the outcome, when the connection has found its place; not after `abort`.
         """
         self._told = told
+        self.first_byte = None
         if self._at_once:
             # `write` would wait until the reactor says that the socket can be written: two system calls and an event.
             sent = self.transport.writeSomeData(request)
@@ -115,6 +119,7 @@ class Connection(Protocol):
                     self._settle(*whole)
                     return
             reader = self._reader = ResponseReader(self._pool.body_limit)
+            self.first_byte = self._pool.clock.seconds()
         reader.feed(data)
         if reader.response is None and reader.broken is None:
             if reader.reads_known_length:
