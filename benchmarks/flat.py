@@ -105,10 +105,15 @@ class Case(Run):
     Args:
         folder: For the spool's file; None for a spool in memory.
         users: Senders that take turns.
+        keep_ended: As `spool.keep_ended`; the log is full soon, so that its oldest rows are deleted all the time.
     """
 
-    def __init__(self, folder: Path | None, users: int = 100, settings: Settings = SETTINGS) -> None:
-        spool = SpoolSettings(kind="memory") if folder is None else SpoolSettings(path=str(folder / "spool.sqlite3"))
+    def __init__(
+        self, folder: Path | None, users: int = 100, settings: Settings = SETTINGS, keep_ended: str = "nothing"
+    ) -> None:
+        spool = SpoolSettings(kind="memory")
+        if folder is not None:
+            spool = SpoolSettings(path=str(folder / "spool.sqlite3"), keep_ended=keep_ended, max_ended=5000)
         settings = evolve(settings, delivery=DeliverySettings(max_pending=1_000_000), spool=spool)
         super().__init__(b"x" * 20, settings, Reactor())
         self.body = b"y" * 20  # no repetition of the replies, which would look like two programs that answer each other
@@ -158,6 +163,13 @@ def conversations(size: int, _folder: Path) -> Case:
 def rows(size: int, folder: Path) -> Case:
     """So many deliveries wait in the spool's file for their next attempt."""
     return _retries(Case(folder), size)
+
+
+def kept(size: int, folder: Path) -> Case:
+    """The log of deliveries: 0 keeps nothing, 1 facts, 2 bodies, too."""
+    case = Case(folder, keep_ended=("nothing", "facts", "bodies")[size])
+    case.turns(7000)
+    return case
 
 
 def retries(size: int, _folder: Path) -> Case:
@@ -230,6 +242,7 @@ ROWS: Mapping[str, tuple[str, Callable[[int, Path], Case], tuple[int, ...], tupl
     "conversations": ("conversations", conversations, (100, 10_000, 200_000), (100, 2000)),
     "retries": ("waiting retries", retries, (10, 10_000), (10, 1000)),
     "rows": ("deliveries in the spool's file", rows, (0, 100_000), (0, 1000)),
+    "log": ("log of deliveries: none, facts, bodies", kept, (0, 1, 2), (0, 1)),
     "components": ("components", components, (1, 10), (1, 10)),
 }
 """What is compared: its title, how a case comes about, the sizes, and those of `--quick`."""

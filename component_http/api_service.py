@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from component_http import __version__
+from component_http.api.deliveries import NO_LOG, Deliveries
 from component_http.api.desk import Desk
 from component_http.api.hooks import Hook
 from component_http.api.links import ReplyLinks
@@ -137,6 +138,7 @@ def api_server(
     hooks: BySecret[Hook],
     link_key: bytes,
     wake: Callable[[], Mapping[str, object]],
+    deliveries: Deliveries = NO_LOG,
     *,
     new_id: Callable[[], str],
     max_connections: int | None = None,
@@ -148,6 +150,7 @@ def api_server(
     Args:
         origins: Each component, by its domain; it may change later.
         wake: Asks the webhook at once, and returns what its client is told.
+        deliveries: Those that have ended.
         max_connections: The most connections at once, instead of `api.max_connections`.
         endpoint: The endpoint to listen at, instead of `api.listen`.
     """
@@ -168,6 +171,7 @@ def api_server(
         observer,
         links=ReplyLinks(link_key, wide=api.reply_links == "wide", seconds=reactor.seconds, now=time.time),
         wake=wake,
+        deliveries=deliveries,
         version=__version__,
         max_body_bytes=api.max_body_bytes,
         seconds=reactor.seconds,

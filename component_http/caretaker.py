@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from component_http.contract.delivery import by_domain
+from component_http.contract.ended import ReplayResult, result_as_json
 from component_http.contract.explanation import Explanation
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
+from component_http.delivery.replays import NO_BODY, Replays
 from component_http.delivery.status import STATES, Status
 from component_http.errors import SpoolError
 from component_http.interfaces import Found, Spool
 from component_http.log import Logger
-from component_http.spool.facts import answer, facts_of_each, facts_of_webhook
+from component_http.spool.facts import answer, facts_of_each, facts_of_webhook, read_replay_argument
 
 INTERVAL = 1.0
 """Seconds between two looks: whoever retries a dead letter does not want to wait."""
+
+
+RESULTS = 50
+"""Results of replays that are told; the commands that asked look several times in a second."""
 
 
 class Served(Protocol):
@@ -43,16 +50,26 @@ class Caretaker:
         spool: The spool; all of it was read.
         served: Each component by its domain; it changes when components come and go.
         wake: Has all webhooks asked at once.
+        replays: Replays deliveries; None where no log of them is kept.
     """
 
     _log = Logger()
 
     def __init__(
-        self, spool: Spool, served: Mapping[str, Served], *, wake: Callable[[], object], clock: IReactorTime
+        self,
+        spool: Spool,
+        served: Mapping[str, Served],
+        *,
+        wake: Callable[[], object],
+        clock: IReactorTime,
+        replays: Replays | None = None,
     ) -> None:
         self._spool = spool
         self._served = served
         self._wake = wake
+        self._replays = replays
+        # The last results of replays, by the numbers of the commands.
+        self._results: dict[str, dict[str, Any]] = {}
         self._looking = LoopingCall(self._look)
         self._looking.clock = clock
         self._looking.start(INTERVAL)
@@ -93,11 +110,38 @@ class Caretaker:
                 each.outbox.read_all()
         if found.wake:
             self._wake()
+        for number, argument in found.replays:
+            self._replay(number, argument)
         if not found.questions:
             return None
         # Whoever asked waits for the answer, so it does not wait for the next look.
         connected, now = all(serving.connected for serving in self._served.values()), time.time()
         return self._look_and_tell({"pending": answer(found.questions, self._explain, connected=connected, now=now)})
+
+    def _replay(self, command: int, argument: str) -> None:
+        asked = read_replay_argument(argument)
+        if asked is None:
+            return
+        number, send = asked
+        replays = self._replays
+        replayed = succeed(ReplayResult(NO_BODY)) if replays is None else replays.replay(number, send)
+        replayed.addCallbacks(self._replayed, self._not_replayed, (command,), errbackArgs=(command,))
+        replayed.addErrback(self._not_looked)
+
+    def _replayed(self, result: ReplayResult, command: int) -> Deferred[Any]:
+        """Tell whoever waits for it at once."""
+        self._results[str(command)] = result_as_json(result)
+        while len(self._results) > RESULTS:
+            del self._results[next(iter(self._results))]
+        return self._look_and_tell({"replays": json.dumps(self._results)})
+
+    def _not_replayed(self, failure: Failure, command: int) -> Deferred[Any] | None:
+        if failure.check(CancelledError):
+            return None  # it is cut off by the stop, which whoever waits sees
+        if not failure.check(SpoolError):
+            self._log.failure("cannot replay a delivery", failure=failure)
+            return self._replayed(ReplayResult("an internal error: the log of the gateway has it"), command)
+        return self._replayed(ReplayResult(f"the spool cannot do it now: {failure.getErrorMessage()}"), command)
 
     def _explain(self, delivery_id: str) -> Explanation | None:
         found = (serving.relay.explain(delivery_id) for serving in self._served.values())

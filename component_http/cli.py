@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from component_http._version import __version__
 from component_http.tap import RunOptions
 
-_USUAL = {"letters": "list", "pending": "list", "spool": "status"}
+_USUAL = {"deliveries": "list", "letters": "list", "pending": "list", "spool": "status"}
 """The usual verb of each of these commands, for a command line without one."""
 
 
@@ -73,7 +73,18 @@ def command_line() -> argparse.ArgumentParser:
 
     Each command sets `main`, which carries it out; commands on a spool's file have `on_spool.main` for it.
     """
-    from component_http.commands import doctor, example, letters, on_spool, pending, playground, route, secret, spool
+    from component_http.commands import (
+        deliveries,
+        doctor,
+        example,
+        letters,
+        on_spool,
+        pending,
+        playground,
+        route,
+        secret,
+        spool,
+    )
 
     parser = argparse.ArgumentParser(
         prog="component-http", description="The gateway between an XMPP component and a webhook, and tools around it."
@@ -83,6 +94,6 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("run", help="run the gateway in the foreground")
     commands.add_parser("check", help="say whether settings can be used")
-    for command in (doctor, example, playground, route, secret, letters, pending, spool):
+    for command in (doctor, example, playground, route, secret, deliveries, letters, pending, spool):
         command.add(commands)
     return parser

@@ -250,7 +250,16 @@ class Gateway(MultiService):
             self._adopt(lasting)
             self._say_what_is_served(lasting, lock)
         spool = make_spool(settings, self._components, lock, self._reactor, self.counters, self._durations)
-        self._run = Running(settings, self._hooks, self._components.values(), spool, lock, self._reactor, self.counters)
+        self._run = Running(
+            settings,
+            self._hooks,
+            self._components.values(),
+            spool,
+            lock,
+            self._reactor,
+            self.counters,
+            self._tracers,
+        )
         self._run.start(super().startService)
         if self._durations is not None:
             from component_http.operations_service import Operations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from secrets import token_bytes
@@ -14,10 +15,12 @@ from twisted.python.failure import Failure
 from component_http.contract.delivery import DeadLetter, Delivery, by_domain
 from component_http.contract.link import KEY_BYTES
 from component_http.delivery.relay import Relay
+from component_http.delivery.replays import Replays
 from component_http.delivery.status import least_well
 from component_http.errors import SpoolError
 from component_http.ids import new_id
 from component_http.interfaces import Observer, Spool
+from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger
 from component_http.serving import Serving
 from component_http.settings import Settings
@@ -47,6 +50,7 @@ class Running:
         components: Each component that is served, by its domain.
         spool: The spool of all of them.
         lock: The lock of the spool's file, which is released by the stop; None for a spool in memory.
+        tracers: The spool's log is one of them while this runs.
 
     Attributes:
         served: Each component that is served, by its domain.
@@ -64,6 +68,7 @@ class Running:
         lock: SpoolLock | None,
         reactor: Any,
         observer: Observer,
+        tracers: Tracers,
     ) -> None:
         self._settings = settings
         self._hooks = hooks
@@ -71,8 +76,13 @@ class Running:
         self._lock = lock
         self._reactor = reactor
         self._observer = observer
+        self._tracers = tracers
         self._link_key: bytes | None = None
         self.served = {lasting.domain: self._serving(lasting) for lasting in components}
+        self._replays: Replays | None = None
+        if spool.log is not None:
+            tracers.add(spool.log.tracer)
+            self._replays = Replays(spool.log, self.served, observer, reactor, time.time)
         self._restoring: Deferred[None] | None = None
         self._reading = DeferredLock()
         self._caretaker: Caretaker | None = None
@@ -111,7 +121,9 @@ class Running:
         self._open(self._link_key)
         from component_http.caretaker import Caretaker
 
-        self._caretaker = Caretaker(self._spool, self.served, wake=self.wake, clock=self._reactor)
+        self._caretaker = Caretaker(
+            self._spool, self.served, wake=self.wake, clock=self._reactor, replays=self._replays
+        )
 
     async def _restore_components(self, added: Mapping[str, Serving]) -> int:
         """Give components what the spool has kept for them, and return the number of deliveries; one call at a time."""
@@ -203,6 +215,7 @@ class Running:
             serving.open()
         if self._hooks is None:
             return
+        from component_http.api.deliveries import Deliveries
         from component_http.api_service import api_server
 
         self._api, self._api_server = api_server(
@@ -213,6 +226,7 @@ class Running:
             self._hooks,
             link_key or token_bytes(KEY_BYTES),  # if the key could not be read, no link is ours
             self._woken,
+            Deliveries(self._spool.log, None if self._replays is None else self._replays.replay),
             new_id=new_id,
             max_connections=api_connections(self._settings),
         )
@@ -291,12 +305,16 @@ class Running:
             await self._api_server.stopService()
         if self._caretaker is not None:
             self._caretaker.stop()
+        if self._replays is not None:
+            self._replays.stop()
         await _all([serving.close() for serving in self.served.values()])
         await close_streams()
         await _all([serving.finish(lost=True) for serving in self.served.values()])
         for serving in self.served.values():
             self._count_left(serving)
         await self._spool.close()
+        if self._spool.log is not None:
+            self._tracers.remove(self._spool.log.tracer)
         if self._lock is not None:
             self._lock.release()
 

@@ -297,6 +297,8 @@ def make_spool(
         found = (components[domain].settings if domain in components else settings).delivery
         return deadlines(found), found.outage_grace
 
+    from component_http.spool.ended_rows import Log
+
     lock.note_process()
     return SqliteSpool(
         lock.path,
@@ -307,6 +309,14 @@ def make_spool(
         max_letters=settings.spool.max_letters,
         observer=observer,
         took=None if durations is None else durations.spool_commit.add,
+        log=Log(
+            settings.spool.max_ended,
+            settings.spool.max_ended_bytes,
+            settings.spool.ended_days,
+            settings.spool.keep_ended == "bodies",
+        )
+        if settings.spool.keep_ended != "nothing"
+        else None,
     )
 
 

@@ -32,8 +32,8 @@ _ERRORS: Mapping[int, str] = {
     400: "The request cannot be read.",
     401: "No token, or one that nobody knows.",
     403: "The token, the link, or the chat room, does not allow this.",
-    404: "There is no such thing or chat room, or the link is not one of ours.",
-    409: "A request with this Idempotency-Key is under way, or no nick is free in the chat room.",
+    404: "There is no such thing, chat room or log, or the link is not one of ours.",
+    409: "A request with this Idempotency-Key is under way, no nick is free in the chat room, or there is no replay.",
     410: "It is too late for a reply.",
     413: "The body is too large, as it came or after decompression.",
     415: "The media type, the content coding or the charset of the body is not read here.",
@@ -139,6 +139,14 @@ def _rest(*parameters: _Object) -> _Object:
     }
 
 
+_DELIVERIES: _Object = {
+    "type": "object",
+    "properties": {
+        "deliveries": {"type": "array", "items": _OBJECT},
+        "before": {"type": ["integer", "null"]},
+    },
+}
+
 _PATHS: Mapping[str, Mapping[str, _Object]] = {
     "/v1/messages": {"post": _push("Send messages.")},
     "/v1/presences": {"post": _push("Send presence.")},
@@ -173,6 +181,69 @@ _PATHS: Mapping[str, Mapping[str, _Object]] = {
                     ),
                 },
                 **_problems(*_OF_TOKEN, content=_PROBLEM),
+            },
+        }
+    },
+    "/v1/deliveries": {
+        "get": {
+            "summary": "List deliveries that have ended, the newest first; for tokens with admin = true.",
+            "parameters": [
+                {"name": "from", "in": "query", "description": "the user, bare or full", "schema": _ADDRESS},
+                {"name": "to", "in": "query", "description": "the component's address", "schema": _ADDRESS},
+                *(
+                    {"name": name, "in": "query", "description": told, "schema": _STRING}
+                    for name, told in (
+                        ("outcome", "outcomes with commas between them"),
+                        ("kind", "kinds with commas between them"),
+                        ("since", "accepted since then, as 2026-11-26T14:00:00Z"),
+                        ("until", "accepted before then, likewise"),
+                        ("before", "the `before` of the answer before: go on there"),
+                        ("limit", "so many at most, 1 to 1000"),
+                    )
+                ),
+            ],
+            "responses": {
+                "200": {
+                    "description": "Deliveries without their attempts, and where the next call goes on, or null.",
+                    "content": _content(_DELIVERIES),
+                },
+                **_problems(400, 404, 503, *_OF_TOKEN, content=_PROBLEM),
+            },
+        }
+    },
+    "/v1/deliveries/{delivery_id}": {
+        "get": {
+            "summary": "Show the life of a delivery and its replays; for tokens with admin = true.",
+            "parameters": [_path_parameter("delivery_id", "the webhook-id")],
+            "responses": {
+                "200": {"description": "The delivery, and its replays.", "content": _content(_DELIVERIES)},
+                **_problems(404, 503, *_OF_TOKEN, content=_PROBLEM),
+            },
+        }
+    },
+    "/v1/deliveries/{delivery_id}/replay": {
+        "post": {
+            "summary": "POST a delivery to the webhook once more; for tokens with admin = true.",
+            "parameters": [
+                _path_parameter("delivery_id", "the webhook-id"),
+                {
+                    "name": "send",
+                    "in": "query",
+                    "description": "send what the webhook answers; never the answer to an iq",
+                    "schema": {"enum": ["true", "false"]},
+                },
+            ],
+            "responses": {
+                "200": {
+                    "description": "The replay, and whether its stanzas were sent.",
+                    "content": _content(
+                        {
+                            "type": "object",
+                            "properties": {"refused": {"type": "null"}, "sent": {"type": "boolean"}, "replay": _OBJECT},
+                        }
+                    ),
+                },
+                **_problems(400, 404, 409, 503, *_OF_TOKEN, content=_PROBLEM),
             },
         }
     },

@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from component_http.api import hooks, openapi, post_msg, rest, v1
+from component_http.api.deliveries import NO_LOG, Deliveries
 from component_http.api.desk import Desk
 from component_http.api.exchange import Admitted, Answer, Call, Problem, json_answer, plain_text, problem_json
 from component_http.api.hooks import Hook
@@ -72,6 +73,7 @@ class Api:
     Args:
         observer: Told `api_refused`, `api_unauthorized`, `api_limited` and `api_failed`.
         wake: Asks the webhook at once, and returns what its client is told.
+        deliveries: Those that have ended.
         max_body_bytes: The most bytes that a compressed body may unpack to.
         seconds: A clock that does not go back.
     """
@@ -87,6 +89,7 @@ class Api:
         *,
         links: ReplyLinks,
         wake: Callable[[], Mapping[str, object]],
+        deliveries: Deliveries = NO_LOG,
         version: str,
         max_body_bytes: int,
         seconds: Callable[[], float],
@@ -97,6 +100,7 @@ class Api:
         self._observer = observer
         self._links = links
         self._wake_webhook = wake
+        self._deliveries = deliveries
         self._max_body_bytes = max_body_bytes
         self._seconds = seconds
         self._description = json_answer(200, openapi.document(version))
@@ -119,7 +123,10 @@ class Api:
         for name in _SHORTCUTS:
             yield Route("GET", f"/v1/{name}/{{jid}}", self._with_token(v1.ask_by_name, name=name))
         yield Route("POST", "/v1/deliveries/{id}/reply", self._late_reply, by_url=True)
-        yield Route("POST", "/v1/webhook/wake", self._wake)
+        yield Route("POST", "/v1/webhook/wake", self._for_admins(self._woken))
+        yield Route("GET", "/v1/deliveries", self._for_admins(self._deliveries.list))
+        yield Route("GET", "/v1/deliveries/{delivery_id}", self._for_admins(self._deliveries.show))
+        yield Route("POST", "/v1/deliveries/{delivery_id}/replay", self._for_admins(self._deliveries.post_again))
         yield Route("GET", "/v1/openapi.json", self._openapi, open_to_all=True)
         yield Route("POST", "/hooks/{secret}", self._hook, by_url=True)
         for path in ("/msg", "/msg/{jid}"):
@@ -225,9 +232,14 @@ class Api:
     async def _describe(self, call: Call) -> Answer:
         return self._description
 
-    def _wake(self, call: Call, found: Mapping[str, str]) -> _CarryOut:
-        self._caller(call).check_admin()
-        return self._woken
+    def _for_admins(self, work: Callable[..., Awaitable[Answer]]) -> _Endpoint:
+        """Make an endpoint for clients that may control the gateway itself."""
+
+        def endpoint(call: Call, found: Mapping[str, str]) -> _CarryOut:
+            self._caller(call).check_admin()
+            return lambda call: work(call, **found)
+
+        return endpoint
 
     async def _woken(self, call: Call) -> Answer:
         return json_answer(200, self._wake_webhook())

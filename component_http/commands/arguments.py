@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 from component_http.contract.address import Address, NotAnAddress
@@ -21,6 +22,35 @@ def seconds(text: str) -> float:
     if parts is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 15m, 2h, 7d or 1w")
     return float(parts[1]) * _UNITS[parts[2]]
+
+
+def since(text: str) -> Callable[[float], float]:
+    """
+    Read a moment: `14:00` (of today, or of yesterday where that is to come), `2026-11-26T14:00`, or how long ago, `2h`.
+
+    A moment without a time zone is one of this machine's. Returns a function from now to it, both in seconds since the
+    epoch.
+    """
+    if re.fullmatch(r"([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?", text):
+        return lambda now: _last_time(text, now)
+    try:
+        ago = seconds(text)
+    except argparse.ArgumentTypeError:
+        try:
+            at = datetime.fromisoformat(text).timestamp()
+        except (ValueError, OverflowError, OSError):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a time such as 14:00, 2026-11-26T14:00 or 2h for two hours ago"
+            ) from None
+        return lambda _: at
+    return lambda now: now - ago
+
+
+def _last_time(text: str, now: float) -> float:
+    today = datetime.fromtimestamp(now)
+    hour, minute, *second = map(int, text.split(":"))
+    at = today.replace(hour=hour, minute=minute, second=second[0] if second else 0, microsecond=0)
+    return (at if at <= today else at - timedelta(days=1)).timestamp()
 
 
 def address(text: str) -> Address:

@@ -1,4 +1,4 @@
-"""Carry out the commands that use a spool's file: `letters`, `pending`, `spool` and `wake`."""
+"""Carry out the commands that use a spool's file: `deliveries`, `letters`, `pending`, `spool` and `wake`."""
 
 from __future__ import annotations
 

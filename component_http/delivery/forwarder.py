@@ -162,11 +162,7 @@ class Forwarder:
 
     def _post(self, content: bytes, attempt: Attempt) -> None:
         delivery = attempt.delivery
-        headers = {
-            "webhook-id": delivery.id,
-            "webhook-timestamp": str(int(self._wall())),
-            "webhook-attempt": str(delivery.tries),
-        }
+        headers = self._headers(delivery.id, delivery.tries)
         link = None if self._link is None else self._link(delivery)
         if link is not None:
             headers[HEADER] = link
@@ -181,6 +177,25 @@ class Forwarder:
             post.addTimeout(PROBE_SECONDS, self._clock, _cut_short)
         post.addCallbacks(self._answered, self._failed, (content, attempt), errbackArgs=(content, attempt))
         post.addErrback(self.broken, attempt)
+
+    def _headers(self, delivery_id: str, tries: int) -> dict[str, str]:
+        return {
+            "webhook-id": delivery_id,
+            "webhook-timestamp": str(int(self._wall())),
+            "webhook-attempt": str(tries),
+        }
+
+    def replay(self, delivery: Delivery, content: bytes) -> Deferred[Response] | None:
+        """
+        POST the request body of a delivery that has ended once more: no attempt, and nothing is learned of it.
+
+        Returns:
+            As `Webhook.post`; None where there is no webhook.
+        """
+        if self._webhook is None:
+            return None
+        answer = self._webhook.post(content, self._headers(delivery.id, delivery.tries + 1))
+        return answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(_awaited(answer))
 
     def _failed(self, failure: Failure, content: bytes, attempt: Attempt) -> Failure | None:
         error = failure.value

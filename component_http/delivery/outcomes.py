@@ -59,6 +59,10 @@ class Outcomes:
         self._tell(delivery, verdict, result)
         return verdict
 
+    def judge(self, delivery: Delivery, response: Response) -> Verdict:
+        """Say what a response would mean for a delivery; nobody is told, and nothing follows."""
+        return self._judge(delivery.stanza, response)
+
     def expired(self, delivery: Delivery) -> Verdict:
         """Say how a delivery ends whose deadline has come."""
         return self._given_up(delivery, "expired")

@@ -193,6 +193,11 @@ class Relay:
         self.routing.find_lost()
 
     @property
+    def is_stopping(self) -> bool:
+        """A drain has begun."""
+        return self._drain.begun
+
+    @property
     def pending(self) -> int:
         """Deliveries accepted and not ended, with those that the spool keeps for the next start."""
         return len(self._deliveries) - len(self._deliveries.at("storing"))

@@ -9,8 +9,10 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
 from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.ended import EndedDelivery, WhichEnded
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.outbound import OutboundStanza
+from component_http.interfaces.tracer import Tracer
 
 
 @frozen
@@ -25,6 +27,7 @@ class Found:
         dropped_outbound: The numbers of outbound stanzas that were dropped.
         wake: The webhook is to be asked at once.
         questions: Commands that ask why something waits: the number of each, and its argument (see `spool.facts`).
+        replays: Commands that ask for a replay: the number of each, and its argument (see `spool.facts`).
     """
 
     deliveries: list[Delivery] = field(factory=list)
@@ -33,6 +36,7 @@ class Found:
     dropped_outbound: list[int] = field(factory=list)
     wake: bool = False
     questions: list[tuple[int, str]] = field(factory=list)
+    replays: list[tuple[int, str]] = field(factory=list)
 
 
 class DeliverySpool(Protocol):
@@ -217,13 +221,58 @@ class SubscriberSpool(Protocol):
         ...  # pragma: no cover
 
 
+class DeliveryLog(Protocol):
+    """
+    The log of deliveries that have ended.
+
+    Attributes:
+        tracer: Has to be told of all deliveries, for that is what is written.
+    """
+
+    @property
+    def tracer(self) -> Tracer: ...  # pragma: no cover
+
+    def newest(
+        self, which: WhichEnded, before: int | None, limit: int
+    ) -> Deferred[tuple[list[EndedDelivery], int | None]]:
+        """
+        Fire with deliveries that fit a filter, newest first, without the fates of their stanzas.
+
+        Args:
+            before: Those with a smaller number; None for all.
+            limit: So many of them at most; fewer do not mean that there are no more.
+
+        Returns:
+            Beside them `before` for the next call; None if there are no more.
+        """
+        ...  # pragma: no cover
+
+    def one(self, number: int) -> Deferred[EndedDelivery | None]:
+        """Fire with a delivery by its number, and with the fates of its stanzas; None if it is not there."""
+        ...  # pragma: no cover
+
+    def body(self, number: int) -> Deferred[bytes | None]:
+        """Fire with the request body of a delivery by its number; None if it was not kept."""
+        ...  # pragma: no cover
+
+    def record(self, replay: EndedDelivery) -> Deferred[int]:
+        """Add a replay to the log; fires with its number."""
+        ...  # pragma: no cover
+
+
 class Spool(DeliverySpool, OutboundSpool, RecordSpool, SubscriberSpool, Protocol):
     """
     A place that keeps accepted deliveries until they have ended, and all else that a gateway must not forget.
 
     It carries out calls in the order of asking, and its Deferreds fire in that order. Each of them fails with
     `component_http.errors.SpoolError` if the spool cannot do it now.
+
+    Attributes:
+        log: The log of deliveries; None where none is kept.
     """
+
+    @property
+    def log(self) -> DeliveryLog | None: ...  # pragma: no cover
 
     def restore(self) -> Deferred[list[Delivery]]:
         """

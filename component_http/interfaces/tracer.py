@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from attrs import define, frozen
 
@@ -48,8 +48,7 @@ class Marks:
     first_byte: float | None = None
 
 
-@frozen
-class AttemptReport:
+class AttemptReport(NamedTuple):
     """
     The end of an attempt.
 

@@ -12,13 +12,22 @@ EVENTS = (
     # Stanzas that come.
     *("oversized", "malformed", "foreign", "not_forwarded", "reflection", "history"),
     *("refused_full", "refused_conversation_full", "refused_unfair", "refused_gone", "refused_stopping"),
-    *("refused_unstored", "refusals_untold", "spool_failed", "disk_full"),
+    *("refused_unstored", "refusals_untold", "spool_failed", "disk_full", "unlogged"),
     # Deliveries.
     *("accepted", "restored", *OUTCOMES, "left", "not_served"),
     *("loop_guarded", "loop_slowed", "reply_lost"),
     # The webhook.
-    *("attempted", "retried", "left_open", "retried_stale", "throttled", "webhook_paused", "breaker_opened"),
-    *("breaker_closed", "gone", "attempt_timed_out", "attempt_failed", "redirected", "body_ignored"),
+    *("attempted", "retried", "left_open", "retried_stale", "throttled", "webhook_paused"),
+    *(
+        "breaker_opened",
+        "breaker_closed",
+        "replayed",
+        "gone",
+        "attempt_timed_out",
+        "attempt_failed",
+        "redirected",
+        "body_ignored",
+    ),
     # The settings.
     *("reloaded", "reload_refused"),
     # Stanzas that leave.

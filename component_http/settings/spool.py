@@ -61,6 +61,33 @@ class SpoolSettings(Table):
         default=10_000,
         why="a webhook that fails for a day must not fill the disk",
     )
+    keep_ended: str = setting(
+        choice("nothing", "facts", "bodies"),
+        "the log of deliveries in an sqlite spool: what is kept of a delivery that has ended",
+        default="nothing",
+        why="facts are who wrote to whom and when, each attempt with the first 1024 bytes of its answer, and what"
+        " became of the replies; bodies also keep the request body, without which a delivery cannot be replayed; both"
+        " hold people's words, so they are kept only if you ask for it",
+        example='"facts"',
+    )
+    ended_days: float = setting(
+        number(0.01, 3650, "days"),
+        "the time for which the log keeps a delivery",
+        default=7.0,
+        why="as long as dead letters",
+    )
+    max_ended: int = setting(
+        whole(1, 10_000_000, "deliveries"),
+        "the most deliveries that the log keeps; the oldest go first",
+        default=100_000,
+        why="about 100 MB with short answers, and a list of them takes a second or two",
+    )
+    max_ended_bytes: int = setting(
+        whole(65_536, 1 << 40, "bytes"),
+        "the most bytes that the log keeps of attempts, answers and bodies; the oldest deliveries go first",
+        default=268_435_456,
+        why="256 MiB, as for dead letters: it must leave room for what waits",
+    )
 
     def file(self, env: Mapping[str, str] = os.environ) -> Path | None:
         """
@@ -79,3 +106,8 @@ class SpoolSettings(Table):
     def __attrs_post_init__(self) -> None:
         if self.path is not None and self.kind == "memory":
             raise SettingsError(f'spool.path is {shown(self.path)}, but spool.kind "memory" has no file: remove path')
+        if self.keep_ended != "nothing" and self.kind == "memory":
+            raise SettingsError(
+                f'spool.keep_ended is {shown(self.keep_ended)}, but spool.kind "memory" keeps no log: set spool.kind to'
+                ' "sqlite", or remove keep_ended'
+            )

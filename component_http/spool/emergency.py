@@ -67,6 +67,14 @@ class Alarm:
                 "there is room again on the disk of {path}: stanzas are accepted again", path=str(self._path)
             )
 
+    def log_gives_way(self, rows: int) -> None:
+        for _ in range(rows if self._observer is not None else 0):
+            self._observer.count("unlogged")  # type: ignore[union-attr]
+        if self._throttle.may_tell("unlogged", self._seconds()):
+            self._log.warn(
+                "deliveries that end are not in the log while the disk of {path} is full", path=str(self._path)
+            )
+
     def is_damaged(self, damaged: Damaged) -> None:
         self._log.error(
             "row {row} of the table {table} in {path} cannot be read: it is moved to the table set_aside: {reason}",
@@ -118,6 +126,10 @@ class Emergency:
     def tell_of(self, damaged: Damaged) -> None:
         """Log that a row cannot be read."""
         self._call(self.alarm.is_damaged, damaged)
+
+    def log_gives_way(self, rows: int) -> None:
+        """Count, and tell once in a while, that the log of deliveries lacks some."""
+        self._call(self.alarm.log_gives_way, rows)
 
     def before_opening(self) -> None:
         """Make the file if there was no room for it at the start, and raise `DiskFull` if there is none to open it."""

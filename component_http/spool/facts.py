@@ -7,6 +7,7 @@ Facts that a gateway leaves in the spool's file for the commands that look at it
 | `webhook_trouble` | a `Trouble` as JSON, or nothing | when the webhook begins to fail, is probed, and is well again |
 | `webhooks` | the domains of several components as JSON; of each there are two facts more | when they come and go |
 | `pending` | an `Answer` as JSON | when a command has asked by a row `explain` of the table `commands` |
+| `replays` | the last results of rows `replay` of that table, by their numbers, as JSON | when one is known |
 
 Of several components `webhook` and `webhook_trouble` are those of the webhook that is least well; those of each have
 its domain behind their names, as in `webhook bot.example.org`.
@@ -22,7 +23,7 @@ from typing import Any, get_args
 from attrs import asdict, frozen
 
 from component_http.contract.explanation import Explanation, HeldBy
-from component_http.spool.rows import UNREADABLE, number, or_none, text
+from component_http.spool.rows import UNREADABLE, count, number, or_none, text
 
 MOST_EXPLAINED = 300
 """Deliveries that one command may ask about: the answer stays below 100 KB and takes the gateway a few milliseconds."""
@@ -145,6 +146,19 @@ def answer(
                 deliveries[delivery_id] = described
     commands = [number for number, _ in questions]
     return json.dumps({"commands": commands, "connected": connected, "deliveries": deliveries})
+
+
+def replay_argument(number: int, *, send: bool) -> str:
+    """The argument of a command `replay`: the delivery's number in the log, and whether its answer is to be sent."""
+    return json.dumps([number, send])
+
+
+def read_replay_argument(argument: str) -> tuple[int, bool] | None:
+    """Read it; None if somebody else has written it."""
+    with suppress(*UNREADABLE):
+        found, send = json.loads(argument)
+        return count(found), bool(send)
+    return None
 
 
 def answer_for_others(value: str, number: int | None) -> str | None:

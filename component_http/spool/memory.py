@@ -51,6 +51,7 @@ class MemorySpool:
     durable = False
     crowd = 0
     trouble: str | None = None
+    log = None
 
     def __init__(
         self,

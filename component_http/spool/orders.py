@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 
 from component_http.contract.delivery import DeadLetter
 from component_http.contract.idempotency import IdempotencyRecord
+from component_http.spool.journal import Life
 from component_http.spool.rows import Damaged, Row
 
 MAX_OVERDUE_BYTES = 4 * 1024 * 1024
@@ -64,11 +65,12 @@ class Push(Order):
 
 @define(eq=False)
 class End(Push):
-    """Do the same at the end of a delivery, which is `now` by the wall clock."""
+    """Do the same at the end of a delivery, which is `now` by the wall clock; its life is for a log that is kept."""
 
     delivery_id: str
     dead_letter: DeadLetter | None
     now: float
+    life: Life | None = None
 
 
 @define(eq=False)
@@ -100,6 +102,7 @@ class Part:
         damaged: Rows to set aside, by table and rowid.
         tried: `tries` and `attempts` of deliveries, by their ids.
         subscribed: Pairs of subscribers, with whether they are kept.
+        fates: For the log: when the fate of an outbound stanza was known, the fate, and why, by their numbers.
     """
 
     overdue: dict[str, tuple[DeadLetter | None, float]] = field(factory=dict)
@@ -108,9 +111,10 @@ class Part:
     damaged: dict[tuple[str, int], Damaged] = field(factory=dict)
     tried: dict[str, tuple[int, int]] = field(factory=dict)
     subscribed: dict[tuple[str, str], bool] = field(factory=dict)
+    fates: dict[int, tuple[float, str, str | None]] = field(factory=dict)
 
     def sorts(self) -> tuple[dict[Any, Any], ...]:
-        return self.overdue, self.settled, self.suspected, self.damaged, self.tried, self.subscribed
+        return self.overdue, self.settled, self.suspected, self.damaged, self.tried, self.subscribed, self.fates
 
 
 class Arrears:
@@ -145,6 +149,9 @@ class Arrears:
 
     def subscribe(self, pair: tuple[str, str], kept: bool) -> None:
         self.rest.subscribed[pair] = kept
+
+    def fate(self, number: int, fate: tuple[float, str, str | None]) -> None:
+        self.rest.fates[number] = fate
 
     def postpone(self, end: End, dead_letter: DeadLetter | None) -> None:
         """Delete a delivery whose end could not be written; its dead letter may lose the response."""

@@ -138,6 +138,40 @@ SCHEMA: Schema = MappingProxyType(
             # The route that took the stanza; NULL for the component's own webhook.
             "ALTER TABLE deliveries ADD COLUMN route TEXT",
         ),
+        7: (
+            # The log of deliveries that have ended, in the order of their ends. `bytes` is the row's size, roughly;
+            # `accepted` and `ended` are seconds of the wall clock; `replay` is 1 for a replay; `first` is the number of
+            # the first of its stanzas, 0 where they were not sent; `attempts` and `stanzas` are JSON, as
+            # `component_http.spool.ended_rows` reads it; `size` and `body` are of the request body.
+            """
+            CREATE TABLE ended (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                id TEXT NOT NULL,
+                bytes INTEGER NOT NULL,
+                ended REAL NOT NULL,
+                accepted REAL NOT NULL,
+                outcome TEXT NOT NULL,
+                replay INTEGER NOT NULL DEFAULT 0,
+                kind TEXT NOT NULL,
+                type TEXT NOT NULL,
+                stanza_id TEXT,
+                sender TEXT NOT NULL,
+                recipient TEXT NOT NULL,
+                through_room INTEGER NOT NULL,
+                uri TEXT NOT NULL,
+                route TEXT,
+                tries INTEGER NOT NULL,
+                first INTEGER NOT NULL,
+                note TEXT,
+                attempts TEXT NOT NULL,
+                stanzas TEXT NOT NULL,
+                size INTEGER NOT NULL,
+                body BLOB
+            )
+            """,
+            # The ends of stanzas that answer deliveries, by their numbers in `departures`.
+            "CREATE TABLE fates (number INTEGER PRIMARY KEY, at REAL NOT NULL, fate TEXT NOT NULL, why TEXT)",
+        ),
     }
 )
 """The statements that make each version of the schema, by its number, from the one before; 0 is an empty file."""

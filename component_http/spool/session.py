@@ -13,15 +13,17 @@ from secrets import token_bytes
 from attrs import define, evolve, frozen
 
 from component_http.contract.delivery import DeadLetter, Delivery
+from component_http.contract.ended import EndedDelivery, WhichEnded
 from component_http.contract.idempotency import IdempotencyRecord
 from component_http.contract.link import KEY_BYTES
 from component_http.contract.outbound import OutboundStanza
 from component_http.errors import SpoolError
 from component_http.interfaces import Found
-from component_http.spool import dead_letter_rows, delivery_rows, other_rows, outbound_rows
+from component_http.spool import dead_letter_rows, delivery_rows, ended_rows, other_rows, outbound_rows
 from component_http.spool.database import Synchronous
 from component_http.spool.delivery_rows import Allowance
 from component_http.spool.emergency import Emergency
+from component_http.spool.ended_rows import Log
 from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Store
 from component_http.spool.rows import LEAD, Damaged, SpoolClock, lead, set_aside
 from component_http.spool.shelf import Shelf
@@ -52,6 +54,7 @@ class Setup:
         wall: The wall clock.
         dead_letters: The table of dead letters, which is kept within limits; `records` is that of idempotency records.
         max_outbound: As `outbound_rows.MAX_OUTBOUND`.
+        log: The log of deliveries.
     """
 
     path: Path
@@ -66,6 +69,7 @@ class Setup:
     arrears: Arrears
     emergency: Emergency
     patience: Patience
+    log: Log
 
 
 @define
@@ -92,6 +96,7 @@ class Session:
         self._restoring: _Restoring | None = None
         setup.dead_letters.look_again()
         setup.records.look_again()
+        setup.log.look_again()
 
     def close(self) -> None:
         """Empty the log into the file, and close it."""
@@ -146,12 +151,14 @@ class Session:
                 for number in self._behind:
                     outbound_rows.move_to_the_end(connection, number)
                 dead_letter_rows.keep_deliveries(connection, dead_letters, self._clock.lead())
+                self._write_log(ends, part.fates)
                 delivery_rows.remove(connection, ended)
                 wrote = connection.in_transaction
         except BaseException:
             self._facts.clear()
             self._setup.dead_letters.look_again()
             self._setup.records.look_again()
+            self._setup.log.look_again()
             raise
         for _ in dead_letters:
             self._setup.dead_letters.grew()
@@ -160,11 +167,27 @@ class Session:
 
     def _check_room(self, ends: Sequence[End], dead_letters: Mapping[str, tuple[DeadLetter, float]]) -> None:
         """Refuse to end deliveries on a full disk where there is no room for what is kept of them."""
-        growth = sum(order.size for order in ends)
+        # The log gives way, so it needs none.
+        growth = sum(order.size - (0 if order.life is None else order.life.size) for order in ends)
         growth += sum(len(dead.response or b"") for dead, _ in dead_letters.values())
         if dead_letters:
             growth += delivery_rows.size_of(self.connection, dead_letters.keys())
         self._setup.emergency.check(self.connection, growth)
+
+    def _write_log(self, ends: Sequence[End], fates: Mapping[int, tuple[float, str, str | None]]) -> None:
+        lives = [(order, order.life) for order in ends if order.life is not None]
+        if not lives and not fates:
+            return
+        if self._setup.emergency.going_on:
+            self._setup.emergency.log_gives_way(len(lives))
+            return
+        ended_rows.add_fates(self.connection, fates)
+        rows = []
+        for order, life in lives:
+            numbers = order.value if isinstance(order.value, range) else range(0)
+            about = (life.note, life.attempts, life.stanzas, life.size)
+            rows.append((order.delivery_id, life.outcome, order.now, life.tries, numbers.start, *about))
+        self._setup.log.add(self.connection, rows, self._clock.lead())
 
     def _push(self, pushes: Sequence[Push]) -> None:
         """Insert the outbound stanzas of a group, in order, with their records."""
@@ -267,6 +290,8 @@ class Session:
                 wake = True
             elif verb == "explain":
                 found.questions.append((number, argument))
+            elif verb == "replay":
+                found.replays.append((number, argument))
             self.connection.execute("DELETE FROM commands WHERE number = ?", (number,))
         self._write_facts(facts, at.now - wall)
         self._tidy(at.now, wall)
@@ -293,16 +318,34 @@ class Session:
                     self.connection.execute(f"DELETE FROM {table} WHERE {too_old}", (limit,))
         self._setup.dead_letters.trim(self.connection, self._begin)
         self._setup.records.trim(self.connection, self._begin)
+        self._setup.log.prune(self.connection, self._begin, wall)
+
+    def ended(self, which: WhichEnded, before: int | None, limit: int) -> tuple[list[EndedDelivery], int | None]:
+        return ended_rows.newest(self.connection, which, self._report, before, limit)
+
+    def ended_one(self, number: int) -> EndedDelivery | None:
+        return ended_rows.one(self.connection, number, self._report)
+
+    def ended_body(self, number: int) -> bytes | None:
+        return ended_rows.body(self.connection, number)
+
+    def record_replay(self, replay: EndedDelivery, attempts: str, stanzas: str) -> int:
+        self._begin()
+        self._setup.log.look_again()
+        return ended_rows.add_replay(self.connection, replay, attempts, stanzas)
 
     def restore(self, seconds: float) -> list[Delivery]:
         """Read the next of the deliveries that were in the file at the first call; empty if there are no more."""
         at, restoring = self._clock.moment(seconds), self._restoring
         if restoring is None:
             [[last]] = self.connection.execute("SELECT coalesce(max(number), 0) FROM deliveries").fetchall()
-            if self.connection.execute("SELECT 1 FROM commands WHERE verb IN ('depart', 'wake') LIMIT 1").fetchone():
-                # At the start all outbound stanzas are read, and the webhook is asked, without being told.
+            if self.connection.execute(
+                "SELECT 1 FROM commands WHERE verb IN ('depart', 'wake', 'replay') LIMIT 1"
+            ).fetchone():
+                # At the start all outbound stanzas are read, and the webhook is asked, without being told. Nobody waits
+                # for a replay any more.
                 self._begin()
-                self.connection.execute("DELETE FROM commands WHERE verb IN ('depart', 'wake')")
+                self.connection.execute("DELETE FROM commands WHERE verb IN ('depart', 'wake', 'replay')")
             restoring = self._restoring = _Restoring(0, last)
         while restoring.read < restoring.last:
             deliveries, read = delivery_rows.pending(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from component_http.spool import dead_letter_rows, other_rows, outbound_rows
 from component_http.spool.database import Synchronous
 from component_http.spool.delivery_rows import row_of
 from component_http.spool.emergency import Alarm, Emergency
+from component_http.spool.ended_rows import Log
+from component_http.spool.journal import Journal
+from component_http.spool.log import SqliteLog
 from component_http.spool.orders import Arrears, Call, Dead, End, Order, Push, Store
 from component_http.spool.room import BALLAST_BYTES, Ballast
 from component_http.spool.rows import Row
@@ -84,10 +88,12 @@ class SqliteSpool:
         letter_days: Days for which a dead letter is kept, `max_letters` of them at most.
         observer: Told `disk_full`; None for nobody.
         took: Told the seconds of each transaction that changed something, in the spool's thread; None for nobody.
+        log: The limits of the log of deliveries; None to keep none.
 
     Attributes:
         commits: Transactions so far that changed something.
         trouble: Why nothing is stored now, as a phrase; None if it is.
+        log: The log of deliveries; None where none is kept.
     """
 
     durable = True
@@ -112,6 +118,7 @@ class SqliteSpool:
         max_records_bytes: int = other_rows.MAX_RECORDS_BYTES,
         observer: Observer | None = None,
         took: Callable[[float], object] | None = None,
+        log: Log | None = None,
     ) -> None:
         alarm = Alarm(path, reactor.seconds, observer)
         self._setup = Setup(
@@ -127,6 +134,7 @@ class SqliteSpool:
             Arrears(),
             Emergency(path, Ballast(path, ballast_bytes), alarm, reactor.callFromThread),
             Patience(),
+            log or Log(),
         )
         self._reactor = reactor
         self._bodies = _Bodies(window, window_bytes)
@@ -138,6 +146,10 @@ class SqliteSpool:
         self._closed: Deferred[None] | None = None
         self.commits = 0
         self._took = took
+        self.log = None
+        if log is not None:
+            journal = Journal(reactor.seconds, now, bodies=log.bodies, settled=partial(self._note, Arrears.fate))
+            self.log = SqliteLog(journal, self._call)
 
     @property
     def trouble(self) -> str | None:
@@ -192,7 +204,11 @@ class SqliteSpool:
         self._begun_first.pop(delivery_id, None)
         rows = outbound_rows.rows_of(outbound_stanzas)
         seconds, now = self._reactor.seconds(), self._setup.wall()
-        return self._ask(End(Deferred(), _size(rows), rows, record, seconds, delivery_id, letter, now))
+        size, life = _size(rows), None
+        if self.log is not None:
+            life = self.log.tracer.take(delivery_id)
+            size += 0 if life is None else life.size
+        return self._ask(End(Deferred(), size, rows, record, seconds, delivery_id, letter, now, life))
 
     def push(
         self, outbound_stanzas: Sequence[OutboundStanza], record: IdempotencyRecord | None = None

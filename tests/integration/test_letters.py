@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -42,7 +42,8 @@ def echo(request: Request) -> Answer:
 class Bench:
     """A gateway with a spool on disk between a server and a webhook, and its operator."""
 
-    def __init__(self, stack: ExitStack, **delivery: object) -> None:
+    def __init__(self, stack: ExitStack, spool: Mapping[str, object] | None = None, **delivery: object) -> None:
+        self._spool = spool or {}
         self._delivery = {"drain_timeout": 0.5, **delivery}
         self.server = stack.enter_context(ScriptedServer())
         self.webhook = stack.enter_context(ScriptedWebhook(missing))
@@ -61,7 +62,7 @@ class Bench:
                 sections={
                     "component": {"component_post_stanzas": ["message", "iq"]},
                     "delivery": self._delivery,
-                    "spool": {"kind": "sqlite", "path": path},
+                    "spool": {"kind": "sqlite", "path": path, **self._spool},
                 },
             )
         )

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from component_http.api.deliveries import NO_LOG
 from component_http.api.desk import Desk
 from component_http.api.exchange import Answer, Call
 from component_http.api.hooks import Hook
@@ -109,6 +110,7 @@ class ApiTestCase(SynchronousTestCase):
                 now=lambda: EPOCH + self.clock.seconds(),
             ),
             wake=self.wake,
+            deliveries=changes.get("deliveries", NO_LOG),
             version="1.2.3",
             max_body_bytes=MAX_BODY_BYTES,
             seconds=self.clock.seconds,

@@ -1,0 +1,339 @@
+"""The command `component-http deliveries`: look at deliveries that have ended, follow them, replay them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from component_http.commands.arguments import (
+    add_json,
+    add_place,
+    add_verb,
+    address,
+    identifier,
+    limit,
+    names_among,
+)
+from component_http.commands.arguments import (
+    since as moment_since,
+)
+from component_http.commands.letters import LISTED
+from component_http.commands.on_spool import Site
+from component_http.commands.printing import NOTHING, complain, note, say, say_json
+from component_http.contract.ended import OUTCOMES, EndedAttempt, EndedDelivery, EndedStanza, WhichEnded, as_json, stamp
+from component_http.contract.stanza import STANZA_KINDS
+from component_http.operations.terminal import on_one_line, printable, size, table
+from component_http.spool.ended import NOBODY, Ended
+from component_http.spool.visit import holder
+
+LOOK_AGAIN = 0.5
+"""Seconds between two looks of `tail`."""
+
+TAIL = 10
+"""Deliveries that have ended before, and that `tail` begins with."""
+
+AT_ONCE = 100
+"""Rows that are laid out together; the columns of the next ones may be wider."""
+
+_HEADER = ("ENDED", "ID", "OUTCOME", "HTTP", "TRIES", "TOOK", "FROM", "TO", "WHY")
+_LIMITS = (24, 32, 16, 4, 5, 9, 26, 22)
+"""Columns of the terminal for each column of the list, except the last."""
+
+_COLUMNS = 160
+
+NO_LOG = 'the log of deliveries is empty: set spool.keep_ended to "facts", or to "bodies" to replay deliveries, too'
+
+_FOLLOWS = {
+    "retry": "the next attempt in {again:.1f} s",
+    "left_open": "the webhook answers later",
+    "cut_off": "it was cut off",
+    "internal_error": "an internal error",
+}
+
+
+def add(commands: Any) -> None:
+    deliveries = commands.add_parser(
+        "deliveries",
+        help="look at deliveries that have ended, follow them, POST them again",
+        description="The log of deliveries has each that has ended, if spool.keep_ended is set. A gateway may be"
+        " running meanwhile.",
+        allow_abbrev=False,
+    )
+    verbs = deliveries.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, about, carry_out in (
+        ("list", "list them, oldest first", _list),
+        ("show", "show the whole life of one, a line for each step", _show),
+        ("tail", "list the newest ten, and those that end from now on, until it is interrupted", _tail),
+        ("replay", "POST them once more, one after the other, and show what the webhook answers", _replay),
+    ):
+        parser = add_verb(verbs, verb, about)
+        if verb == "show":
+            parser.add_argument("id", metavar="ID", type=identifier, help="the delivery's id, or the beginning of it")
+        else:
+            _add_filters(parser, verb)
+        add_place(parser)
+        add_json(parser)
+        parser.set_defaults(carry_out=_with(carry_out), refuse=parser.error)
+
+
+def _add_filters(parser: argparse.ArgumentParser, verb: str) -> None:
+    add = parser.add_argument
+    if verb == "replay":
+        add("id", metavar="ID", nargs="?", type=identifier, help="the delivery's id, or the beginning of it")
+    told = "the address of the user: a bare one with all its resources, or a full one"
+    add("--from", dest="sender", metavar="ADDRESS", type=address, help=told)
+    told = "the address of the component that it was for, likewise; with --from it names a conversation"
+    add("--to", dest="recipient", metavar="ADDRESS", type=address, help=told)
+    add("--outcome", metavar="NAMES", type=names_among(*OUTCOMES), default=(), help=", ".join(OUTCOMES))
+    add("--kind", metavar="NAMES", type=names_among(*STANZA_KINDS), default=(), help=", ".join(STANZA_KINDS))
+    if verb != "tail":
+        told = "accepted since then: 14:00, 2026-11-26T14:00, or 2h for two hours ago"
+        add("--since", metavar="TIME", type=moment_since, help=told)
+        add("--until", metavar="TIME", type=moment_since, help="accepted before then, likewise")
+    if verb == "list":
+        add("--limit", metavar="N", type=limit, default=LISTED, help=f"the newest N, 0 for all (default: {LISTED})")
+    if verb == "replay":
+        told = "send the stanzas that the webhook answers, too; never the answer to an iq, for that has one"
+        add("--send", action="store_true", help=told)
+
+
+def _with(carry_out: Any) -> Any:
+    """Open the log for one of the verbs."""
+
+    def opened(site: Site, chosen: argparse.Namespace) -> int:
+        with Ended(site.path, **site.options) as ended:
+            status: int = carry_out(ended, site, chosen)
+            for sentence in ended.unreadable:
+                complain(sentence)
+            return status or (NOTHING if ended.unreadable else 0)
+
+    return opened
+
+
+def _which(chosen: argparse.Namespace, site: Site, **more: Any) -> WhichEnded:
+    now = site.now()
+    since, until = (getattr(chosen, name, None) for name in ("since", "until"))
+    return WhichEnded(
+        outcomes=chosen.outcome,
+        kinds=chosen.kind,
+        sender=chosen.sender,
+        recipient=chosen.recipient,
+        since=None if since is None else since(now),
+        until=None if until is None else until(now),
+        **more,
+    )
+
+
+# -- list and tail --
+
+
+def _list(ended: Ended, site: Site, chosen: argparse.Namespace) -> int:
+    found = ended.read(_which(chosen, site), newest=chosen.limit)
+    listed = 0
+    if chosen.json:
+        listed = _say_array(as_json(each, whole=False) for each in found)
+    else:
+        while rows := [_row(each) for each in islice(found, AT_ONCE)]:
+            say(_table(rows, header=not listed))
+            listed += len(rows)
+    if not listed:
+        complain("there is no such delivery in the log" if ended.last_number() else NO_LOG)
+        return NOTHING
+    if listed == chosen.limit:
+        note(f"the newest {listed}; --limit 0 for all")
+    return 0
+
+
+def _say_array(found: Iterable[dict[str, Any]]) -> int:
+    """Write a JSON array item by item, so that it may be long; returns the number of items."""
+    number = 0
+    for number, each in enumerate(found, 1):
+        say(("[\n" if number == 1 else ",\n") + json.dumps(each))
+    say("\n]\n" if number else "[]\n")
+    return number
+
+
+def _table(rows: Sequence[Sequence[str]], *, header: bool) -> str:
+    text = table(_HEADER, rows, _LIMITS, _COLUMNS)
+    return text if header else text.split("\n", 1)[1]
+
+
+def _row(ended: EndedDelivery) -> tuple[str, ...]:
+    last = ended.last
+    why = ended.note or (last.failure if last is not None else None) or ""
+    return (
+        _moment(ended.ended),
+        ended.id,
+        f"{ended.outcome}{' (replay)' if ended.replay else ''}",
+        "" if last is None or last.status is None else str(last.status),
+        str(ended.tries),
+        _seconds(ended.ended - ended.accepted),
+        ended.sender,
+        ended.recipient,
+        why,
+    )
+
+
+def _tail(ended: Ended, site: Site, chosen: argparse.Namespace) -> int:
+    which = _which(chosen, site)
+    last = ended.start_of_newest(which, TAIL)
+    if holder(site.path).running is False:
+        note("no gateway has this spool now; this waits for one")
+    first = True
+    try:
+        while True:
+            # Beyond those that fit, too, so that no row is looked at twice.
+            newest = ended.last_number()
+            found = [each for each in ended.read(which, after=last) if each.number <= newest]
+            last = max(last, newest)
+            if chosen.json:
+                for each in found:
+                    say_json(as_json(each), indent=None)
+            elif found:
+                say(_table([_row(each) for each in found], header=first))
+                first = False
+            sys.stdout.flush()
+            site.pause(LOOK_AGAIN)
+    except KeyboardInterrupt:
+        return 0
+
+
+# -- show --
+
+
+def _show(ended: Ended, site: Site, chosen: argparse.Namespace) -> int:
+    found = list(ended.read(WhichEnded(id=chosen.id)))
+    ids = list(dict.fromkeys(each.id for each in found))
+    if chosen.id in ids:
+        found = [each for each in found if each.id == chosen.id]
+    elif len(ids) != 1:
+        complain(
+            f"{on_one_line(chosen.id)[:40]} may mean {len(ids)} deliveries: name more of it"
+            if ids
+            else "there is no such delivery in the log"
+            if ended.last_number()
+            else NO_LOG
+        )
+        return NOTHING
+    whole = [each for each in (ended.one(each.number) for each in found) if each is not None]
+    if chosen.json:
+        say_json([{**as_json(each), "request": _request(ended, each)} for each in whole])
+        return 0
+    for each in whole:
+        say("".join(f"{on_one_line(line)}\n" for line in _life(each)))
+        body = ended.body(each.number) if each.has_body else None
+        if body is not None:
+            say(f"request, {size(len(body))}:\n{printable(body.decode('utf-8', 'replace'))}\n")
+    return 0
+
+
+def _request(ended: Ended, one: EndedDelivery) -> Any:
+    body = ended.body(one.number) if one.has_body else None
+    if body is None:
+        return None
+    text = body.decode("utf-8", "replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _life(one: EndedDelivery) -> Iterator[str]:
+    """The life of a delivery, a line for each step; whoever prints it puts each on one line of the terminal."""
+    kind = " ".join(filter(None, (one.kind, one.type and f"of type {one.type}")))
+    named = f" with id {one.stanza_id}" if one.stanza_id else ""
+    way = f", by the route {one.route}" if one.route else ""
+    if one.replay:
+        yield f"{_moment(one.accepted)} {one.id} was replayed: the {kind} from {one.sender} to {one.recipient}{way}"
+    else:
+        yield f"{_moment(one.accepted)} {one.id} was accepted: {kind}{named} from {one.sender} to {one.recipient}{way}"
+    if one.attempts and not one.replay:
+        yield f"{_moment(one.attempts[0].began)} its turn came after {_seconds(one.attempts[0].began - one.accepted)}"
+    for attempt in one.attempts:
+        yield _attempt(attempt)
+    if not one.replay and one.tries > len(one.attempts):
+        yield f"{'':<24} {one.tries} POSTs were made in all; the log has the first and the last ones of one run"
+    why = f": {one.note}" if one.note else ""
+    yield f"{_moment(one.ended)} it ended after {_seconds(one.ended - one.accepted)}: {one.outcome}{why}"
+    for stanza in one.stanzas:
+        yield _stanza(stanza, one)
+
+
+def _attempt(attempt: EndedAttempt) -> str:
+    times = [_seconds(attempt.seconds)]
+    if attempt.connecting is not None:
+        times.append(f"connected in {_seconds(attempt.connecting)}")
+    if attempt.first_byte is not None:
+        times.append(f"first byte after {_seconds(attempt.first_byte)}")
+    result = f"status {attempt.status}" if attempt.status is not None else f"failed: {attempt.failure}"
+    follows = _FOLLOWS.get(attempt.follows, "")
+    follows = "" if not follows else f"; {follows.format(again=attempt.again or 0.0)}"
+    answer = f"; answer: {attempt.answer}" if attempt.answer else ""
+    return f"{_moment(attempt.began)} attempt {attempt.number}: {result} ({', '.join(times)}){follows}{answer}"
+
+
+def _stanza(stanza: EndedStanza, one: EndedDelivery) -> str:
+    kind = " ".join(filter(None, (stanza.kind, stanza.type and f"of type {stanza.type}")))
+    about = f"the {kind} to {stanza.recipient}, {size(stanza.size)}"
+    xml = f": {stanza.xml}" if stanza.xml else ""
+    if stanza.number is None:
+        return f"{'':<24} not sent: {about}{xml}"
+    if stanza.fate is None or stanza.at is None:
+        return f"{'':<24} {about} is not known to be with the server{xml}"
+    why = f": {stanza.why}" if stanza.why else ""
+    told = "the server has" if stanza.fate == "confirmed" else f"{stanza.fate}:"
+    return f"{_moment(stanza.at)} {told} {about}, {_seconds(stanza.at - one.ended)} later{why}{xml}"
+
+
+# -- replay --
+
+
+def _replay(ended: Ended, site: Site, chosen: argparse.Namespace) -> int:
+    narrowed = any((chosen.sender, chosen.recipient, chosen.outcome, chosen.kind, chosen.since, chosen.until))
+    if bool(chosen.id) == narrowed:
+        chosen.refuse("either name the id of one delivery, or several by --from, --to, --since and the other flags")
+    # A delivery may have had replays, which have its id.
+    found = list(ended.read(_which(chosen, site, id=chosen.id or "", replays=False)))
+    exact = [each for each in found if each.id == chosen.id]
+    if chosen.id and len({each.id for each in found}) > 1 and not exact:
+        complain(f"{on_one_line(chosen.id)[:40]} may mean {len(found)} deliveries: name more of it")
+        return NOTHING
+    if not found:
+        complain("there is no such delivery in the log" if ended.last_number() else NO_LOG)
+        return NOTHING
+    done = [_replayed(ended, one, site, chosen) for one in _until_nobody(exact or found, site)]
+    return 0 if done and all(done) else NOTHING
+
+
+def _until_nobody(found: Sequence[EndedDelivery], site: Site) -> Iterator[EndedDelivery]:
+    """The deliveries in their order, as long as there is a gateway."""
+    for place, one in enumerate(found):
+        if holder(site.path).running is False:
+            complain(f"{len(found) - place} not replayed: {NOBODY}")
+            return
+        yield one
+
+
+def _replayed(ended: Ended, one: EndedDelivery, site: Site, chosen: argparse.Namespace) -> bool:
+    result = ended.replay(one.number, send=chosen.send, pause=site.pause)
+    refused, replay = result.get("refused"), result.get("replay")
+    recorded = ended.one(replay["number"]) if isinstance(replay, dict) else None
+    if chosen.json:
+        say_json({"id": one.id, **result})
+    elif refused is not None or recorded is None:
+        complain(f"{one.id} is not replayed: {refused or 'it is not in the log any more'}")
+    else:
+        say("".join(f"{on_one_line(line)}\n" for line in _life(recorded)))
+    return recorded is not None and recorded.outcome in ("replied", "silent")
+
+
+def _moment(seconds: float) -> str:
+    return stamp(seconds) or "an impossible time"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms" if abs(seconds) < 1 else f"{seconds:.1f} s"
