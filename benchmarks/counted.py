@@ -5,10 +5,11 @@ The fixed run (`fixed_run.py`) counts the functions that it calls, in Python and
 cachegrind, which counts everything that the process executes. Two lengths of that run are subtracted, so that starting
 counts for nothing.
 
-Usage: `python benchmarks/counted.py [--update | --signed]`, from a source tree. It compares with `counted.json`, which
-has figures for each minor version of Python, and ends with 1 if a message costs more than a tenth more; `--update`
-writes the figures down. Another build of the same version executes other instructions, so then their ratio is only
-shown, and the calls alone decide. With `--signed` it only says how much more a message costs whose request is signed.
+Usage: `python benchmarks/counted.py [--update | --signed | --watched]`, from a source tree. It compares with
+`counted.json`, which has figures for each minor version of Python, and ends with 1 if a message costs over a tenth
+more; `--update` writes the figures down. Another build of the same version executes other instructions, so then their
+ratio is only shown, and the calls alone decide. With `--signed` it only says how much more a message costs whose
+request is signed, and with `--watched` how much the measuring of a gateway costs that has a port for operations.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ ALLOWED = 1.10
 BODIES = (20, 4096)
 """Bytes of the text of each message."""
 
-SIGN = ("--sign", "v1")
-"""The flags of the fixed run that has its requests signed."""
+EXTRAS = {"--signed": ("a signature", ("--sign", "v1")), "--watched": ("measuring for [operations]", ("--watched",))}
+"""What can be added to a message, and the flags of the fixed run that has it."""
 
 _COUNT = re.compile(r"I +refs: +([\d,]+)")
 
@@ -75,12 +76,13 @@ def main(arguments: Sequence[str]) -> int:
     baseline = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     before = baseline.get(version, {})
     same_build = before.get("build") == sys.version
-    if "--signed" in arguments:
+    for what, extra in (EXTRAS[argument] for argument in arguments if argument in EXTRAS):
         for body in BODIES:
-            plain, signed = (
-                instructions(LONG, body, *flags) - instructions(SHORT, body, *flags) for flags in ((), SIGN)
+            plain, more = (
+                instructions(LONG, body, *flags) - instructions(SHORT, body, *flags) for flags in ((), extra)
             )
-            print(f"signing a message with {body} bytes costs {signed / plain - 1:.1%} more instructions")
+            print(f"{what} costs a message with {body} bytes {more / plain - 1:.1%} more instructions")
+    if not EXTRAS.keys().isdisjoint(arguments):
         return 0
     counts = {"calls": calls(BODIES[0])}
     if shutil.which("valgrind") is None:

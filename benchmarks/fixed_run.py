@@ -4,8 +4,8 @@ A fixed run of the gateway in one process: the real classes, with transports in 
 The same bytes go in and out each time, so what it takes is counted, not timed: see `counted.py`. With `--profile` it
 shows where the time goes instead, and with `--calls` how many functions each message calls, in Python and in C.
 
-Usage: `python benchmarks/fixed_run.py MESSAGES [--body BYTES] [--sign v1|v1a] [--profile | --calls]`, from a source
-tree.
+Usage: `python benchmarks/fixed_run.py MESSAGES [--body BYTES] [--sign v1|v1a] [--watched] [--profile | --calls]`,
+from a source tree; with `--watched` it has a port for operations, and measures times for it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from twisted.internet.testing import MemoryReactorClock
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from component_http.gateway import Gateway
-from component_http.settings import ComponentSettings, Settings, SpoolSettings, WebhookSettings
+from component_http.settings import ComponentSettings, OperationsSettings, Settings, SpoolSettings, WebhookSettings
 from component_http.signing import new_secret
 
 DOMAIN = "bot.localhost"
@@ -152,11 +152,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("messages", type=int)
     parser.add_argument("--body", type=int, default=20)
     parser.add_argument("--sign", choices=["v1", "v1a"])
+    parser.add_argument("--watched", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--calls", action="store_true")
     options = parser.parse_args(arguments)
     secrets = () if options.sign is None else (new_secret(asymmetric=options.sign == "v1a"),)
-    run = Run(b"x" * options.body, evolve(SETTINGS, webhook=WebhookSettings(signing_secrets=secrets)))
+    settings = evolve(SETTINGS, webhook=WebhookSettings(signing_secrets=secrets))
+    if options.watched:
+        settings = evolve(settings, operations=OperationsSettings(listen="tcp:9347:interface=127.0.0.1"))
+    run = Run(b"x" * options.body, settings)
     run.start()
     for _ in range(20):
         run.turn()

@@ -174,7 +174,7 @@ class Stage:
         programs = []
         for name in names:
             folder = Path(tempfile.mkdtemp(dir=self.folder))
-            side, port, hook = Side(), _free_port(), _free_port()
+            side, port, hook = Side(), free_port(), free_port()
             await asyncio.get_running_loop().create_server(side, "127.0.0.1", port)
             if webhook == "nginx":
                 (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=hook))
@@ -208,7 +208,7 @@ class Stage:
         self._processes.clear()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port of the loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

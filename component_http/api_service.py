@@ -39,7 +39,7 @@ _PORT_REMEDIES = {
 }
 
 
-def check_certificates(table: str, listen: str, clients: str | None = None) -> None:
+def check_certificates(table: str, listen: str, clients: str | None) -> None:
     """Raise `SettingsError` if the files for the TLS of a port cannot be used; the arguments are as in `check_port`."""
     if is_renewed(listen):
         try:
@@ -48,7 +48,7 @@ def check_certificates(table: str, listen: str, clients: str | None = None) -> N
             raise SettingsError(str(error)) from None
 
 
-def check_port(table: str, listen: str, clients: str | None = None) -> None:
+def check_port(table: str, listen: str, clients: str | None) -> None:
     """
     Raise `SettingsError` if the port of a table of the settings cannot be opened.
 
@@ -179,7 +179,7 @@ def api_server(
     server = ApiServer(
         served.admit,
         desk.finish,
-        server_endpoint(reactor, listen, api.client_ca_file),
+        server_endpoint(reactor, listen, api.client_ca_file, "api"),
         observer,
         clock=reactor,
         max_connections=max_connections or api.max_connections,

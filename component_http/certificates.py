@@ -62,11 +62,12 @@ class FilesUnusable(ValueError):
 
 def days_left(path: str, now: float) -> float | None:
     """Read how many days the first certificate of a file still has; None if it cannot be read."""
-    ends = _end_of(path)
+    ends = end_of(path)
     return None if ends is None else (ends - now) / 86_400
 
 
-def _end_of(path: str) -> float | None:
+def end_of(path: str) -> float | None:
+    """Read when the first certificate of a file ends, in seconds since the epoch; None if it cannot be read."""
     try:
         return x509.load_pem_x509_certificate(Path(path).read_bytes()).not_valid_after_utc.timestamp()
     except (OSError, ValueError):
@@ -187,7 +188,7 @@ class TlsFiles:
 
     def own_end(self) -> float | None:
         """Read when our own certificate ends, in seconds since the epoch; None if there is none."""
-        return None if self.certificate is None else _end_of(self.certificate)
+        return None if self.certificate is None else end_of(self.certificate)
 
     def stamps(self) -> tuple[object, ...]:
         """Return a value that differs from the one before if a file was replaced or written to."""
@@ -320,14 +321,14 @@ class ServerTLS:
         FilesUnusable: The files cannot be used.
     """
 
-    def __init__(self, key: str, certificate: str, chain: str | None, clients: str | None, table: str = "api") -> None:
+    def __init__(self, key: str, certificate: str, chain: str | None, clients: str | None, table: str) -> None:
         self._listen = f"{table}.listen"
         self._key = key
         self._certificate = certificate
         self._chain = chain
-        self._clients = TlsFiles(clients, remedies=_OF_CLIENTS)
+        self._clients = TlsFiles(clients, remedies=Remedies(f"{table}.client_ca_file", self._listen, self._listen))
         self._ends = Ends(f"the certificate in {self._listen}", "renew it")
-        self._renewed = _Renewed(self._look, lambda: (self._made(), _end_of(certificate)))
+        self._renewed = _Renewed(self._look, lambda: (self._made(), end_of(certificate)))
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         options, ends = self._renewed()
@@ -361,9 +362,6 @@ class ServerTLS:
         return options
 
 
-_OF_CLIENTS = Remedies("api.client_ca_file", "api.listen", "api.listen")
-
-
 def is_renewed(description: str) -> bool:
     """Tell whether the certificates of an endpoint are read by `ServerTLS`; else Twisted reads them, once."""
     endpoint = Endpoint.parse(description)
@@ -371,7 +369,7 @@ def is_renewed(description: str) -> bool:
     return endpoint.kind == "ssl" and not endpoint.named.keys() & {"sslmethod", "dhParameters"} and unnamed <= 3
 
 
-def server_endpoint(reactor: Any, description: str, clients: str | None, table: str = "api") -> Any:
+def server_endpoint(reactor: Any, description: str, clients: str | None, table: str) -> Any:
     """
     Make an endpoint as `twisted.internet.endpoints.serverFromString` does, but for `ssl:` with `ServerTLS`.
 

@@ -264,7 +264,14 @@ class Gateway(MultiService):
         if self._durations is not None:
             from component_http.operations_service import Operations
 
-            self._operations = Operations(settings, self._reactor, self._view, self.counters, self._durations)
+            self._operations = Operations(
+                settings,
+                self._reactor,
+                self._view,
+                self.counters,
+                self._durations,
+                lambda: self._settings.own_certificates(),
+            )
             self._operations.start()
 
     def _say_what_is_served(self, lasting: Lasting, lock: SpoolLock | None) -> None:
@@ -499,11 +506,8 @@ def _domain_of_first(objects: ReplyObjects) -> str:
 
 
 def _check_port(settings: Settings) -> None:
-    if settings.api.listen is not None:
-        from component_http.api_service import check_port
+    for port in (settings.api, settings.operations):
+        if port.listen is not None:
+            from component_http.api_service import check_port
 
-        check_port("api", settings.api.listen, settings.api.client_ca_file)
-    if settings.operations.listen is not None:
-        from component_http.api_service import check_port
-
-        check_port("operations", settings.operations.listen)
+            check_port(port.TABLE, port.listen, port.client_ca_file)

@@ -104,7 +104,7 @@ class Serving:
             for health in [lane.forwarder.health]
         }
         unsent = self.lasting.outlet.unsent + self.outbox.waiting
-        return ComponentView(status, self.connected, unsent, webhooks)
+        return ComponentView(status, self.connected, unsent, webhooks, self.lasting.outlet.certificate_ends)
 
     def wake(self) -> str:
         """Ask the webhook at once; returns its state."""

@@ -11,10 +11,16 @@ from twisted.internet.interfaces import IDelayedCall
 
 
 class Turns:
-    """Does one piece of work in each turn of the reactor, in the order of asking."""
+    """
+    Does one piece of work in each turn of the reactor, in the order of asking.
 
-    def __init__(self, clock: Any) -> None:
+    Args:
+        pause: Seconds after a piece in which no other one is done, for work that has to leave the time to others.
+    """
+
+    def __init__(self, clock: Any, pause: float = 0.0) -> None:
         self._clock = clock
+        self._pause = pause
         self._waiting: deque[Callable[[], bool]] = deque()
         self._next: IDelayedCall | None = None
 
@@ -42,9 +48,16 @@ class Turns:
         self.ask(take)
         return turn
 
+    def drop(self) -> None:
+        """Forget what waits for its turn."""
+        self._waiting.clear()
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
     def _take(self) -> None:
         self._next = None
         if self._waiting:
-            self._next = self._clock.callLater(0, self._take)
+            self._next = self._clock.callLater(self._pause, self._take)
             while self._waiting and not self._waiting.popleft()():
                 pass

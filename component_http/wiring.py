@@ -154,6 +154,7 @@ def lasting_parts(
             fallback=component.write_barrier_fallback,
             most_unconfirmed=MAX_UNCONFIRMED if settings.spool.kind == "memory" else sys.maxsize,
             lifetimes=lasting,
+            took=None if durations is None else durations.confirm.add,
         )
     sender = Address.parse(component.default_sender)
 

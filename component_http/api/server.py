@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from component_http.api.connection import CLOSE_TIME, Site
 from component_http.api.exchange import Admitted, Answer, Call
+from component_http.api.gate import Gate
 from component_http.api.places import Places
 from component_http.interfaces import Observer
 from component_http.log import Logger
@@ -28,12 +29,13 @@ class _Factory(Factory):
 
     noisy = False
 
-    def __init__(self, places: Places, name: str) -> None:
+    def __init__(self, places: Places, gate: Gate | None, name: str) -> None:
         self._places = places
+        self._gate = gate
         self._name = name
 
     def buildProtocol(self, address: Any) -> Any:
-        return self._places.enter()
+        return self._places.enter() if self._gate is None or self._gate.lets_in() else None
 
     def acceptableProtocols(self) -> list[bytes]:
         """Name what TLS may agree on with a client that names protocols; with none Twisted would refuse it."""
@@ -55,6 +57,8 @@ class ApiServer(Service):
         max_body_bytes: The largest body of a request that is read.
         request_timeout: Seconds that a request may take to come in, and that a connection may be idle.
         name: Names the server in the log.
+        per_second: The requests that are answered in a second, and the connections that are accepted; others wait, or
+            are closed. None where the requests have limits of their own.
 
     Attributes:
         listening: Fires with the port when it is open, or with None if it cannot be opened. None before the start.
@@ -74,10 +78,13 @@ class ApiServer(Service):
         max_body_bytes: int,
         request_timeout: float,
         name: str = "the API",
+        per_second: int | None = None,
     ) -> None:
         self._ongoing = Ongoing()
-        self.site = Site(admit, observer, clock, Turns(clock), self._ongoing, max_body_bytes, request_timeout, name)
+        turns = Turns(clock, 0.0 if per_second is None else 1 / per_second)
+        self.site = Site(admit, observer, clock, turns, self._ongoing, max_body_bytes, request_timeout, name)
         self.places = Places(self.site, max_connections)
+        self._gate = None if per_second is None else Gate(self.site, per_second)
         self.listening: Deferred[IListeningPort | None] | None = None
         self._finish = finish
         self._endpoint = endpoint
@@ -86,7 +93,7 @@ class ApiServer(Service):
 
     def factory(self) -> Factory:
         """Return the factory of the connections, for callers who listen themselves."""
-        return _Factory(self.places, self.site.name)
+        return _Factory(self.places, self._gate, self.site.name)
 
     def startService(self) -> None:
         """Open the port. If it cannot be opened, that is logged, and the gateway goes on without it."""
@@ -96,6 +103,8 @@ class ApiServer(Service):
 
     def _opened(self, port: IListeningPort) -> IListeningPort:
         self._port = port
+        if self._gate is not None:
+            self._gate.port = port
         address = port.getHost()
         where = f"{address.host}:{address.port}" if isinstance(address, IPv4Address | IPv6Address) else str(address)
         self._log.info("{name} listens on {where}", name=self.site.name, where=where)
@@ -112,6 +121,8 @@ class ApiServer(Service):
 
     async def _stop(self) -> None:
         port, self._port = self._port, None
+        if self._gate is not None:
+            self._gate.close()
         if port is not None:
             await (port.stopListening() or succeed(None))
         if self._ongoing:
@@ -121,3 +132,4 @@ class ApiServer(Service):
                 end.cancel()
         await self._finish()
         self.places.close()
+        self.site.turns.drop()

@@ -76,10 +76,9 @@ def _try(settings: Settings) -> None:
 
     Gateway(settings, reactor)
     api_hooks(settings)
-    if settings.api.listen is not None:
-        check_certificates("api", settings.api.listen, settings.api.client_ca_file)
-    if settings.operations.listen is not None:
-        check_certificates("operations", settings.operations.listen)
+    for port in (settings.api, settings.operations):
+        if port.listen is not None:
+            check_certificates(port.TABLE, port.listen, port.client_ca_file)
 
 
 def _report(settings: Settings, prefix: str, user: pwd.struct_passwd | None) -> None:
@@ -135,7 +134,9 @@ def _checks(settings: Settings, user: pwd.struct_passwd) -> Iterator[Check]:
     credentials = os.environ.get(CREDENTIALS_VARIABLE)
     for one in (one for each in settings.each for one in (each, *each.of_routes.values())):
         files += [(f"webhook.{name}", getattr(one.webhook, name) or "") for name in _CERTIFICATES]
-    files.append(("api.client_ca_file", settings.api.client_ca_file or ""))
+    files += [
+        (f"{port.TABLE}.client_ca_file", port.client_ca_file or "") for port in (settings.api, settings.operations)
+    ]
     for key, path in dict.fromkeys((key, path) for key, path in files if path):
         if not credentials or Path(path).parent != Path(credentials):
             yield partial(_unreadable, key, path, user)

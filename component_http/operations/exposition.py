@@ -71,6 +71,7 @@ class Exposition(Collector):
         statuses = view.statuses
         failing = [status.failing_for for status in statuses if status.failing_for is not None]
         ends = [status.certificate_ends for status in statuses if status.certificate_ends is not None]
+        servers = [each.server_certificate_ends for each in view.components.values() if each.server_certificate_ends]
         oldest = [status.oldest for status in statuses if status.oldest is not None]
         gauges: list[tuple[str, str, float | None]] = [
             ("components", "Components that are configured.", len(view.components)),
@@ -83,6 +84,11 @@ class Exposition(Collector):
             ("pending_deliveries", "Deliveries accepted and not ended.", view.pending),
             ("pending_bytes", "Bytes of their request bodies.", sum(each.pending_bytes for each in statuses)),
             ("oldest_pending_seconds", "The age of the oldest of them.", max(oldest, default=0.0)),
+            (
+                "catch_up_seconds",
+                "Seconds until all is through that is pending, by the last minute; none while nothing ends.",
+                view.catch_up,
+            ),
             ("running_attempts", "Requests to webhooks under way.", sum(each.running for each in statuses)),
             (
                 "webhook_failing_seconds",
@@ -93,6 +99,16 @@ class Exposition(Collector):
                 "webhook_certificate_end_timestamp_seconds",
                 "The earliest end of a certificate that a webhook has shown, in seconds since 1970.",
                 min(ends, default=None),
+            ),
+            (
+                "server_certificate_end_timestamp_seconds",
+                "The earliest end of a certificate that an XMPP server shows, in seconds since 1970.",
+                min(servers, default=None),
+            ),
+            (
+                "own_certificate_end_timestamp_seconds",
+                "The earliest end of a certificate that the settings name as our own, in seconds since 1970.",
+                min(view.certificates.values(), default=None),
             ),
             (
                 "unsent_stanzas",
@@ -125,6 +141,7 @@ class Exposition(Collector):
             ("attempt", "Seconds that a request to a webhook took.", durations.attempt),
             ("delivery", "Seconds from the acceptance of a delivery to its end.", durations.delivery),
             ("queue_wait", "Seconds from the acceptance of a delivery to its first request.", durations.queue_wait),
+            ("confirm", "Seconds until the XMPP server was known to have a stanza.", durations.confirm),
             ("spool_commit", "Seconds that a transaction of the spool took.", durations.spool_commit),
             ("reactor_lag", "Seconds that timers were late.", durations.reactor_lag),
         ):

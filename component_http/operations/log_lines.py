@@ -119,7 +119,7 @@ def _plain(value: object) -> object:
 
 def as_journal(line: Line) -> bytes:
     """
-    Write a line as a datagram for journald.
+    Write a line as a datagram for journald, escaped: journalctl shows no text that has control characters in it.
 
     Source: systemd's Native Journal Protocol: a value with a line end has its length in front.
     """
@@ -128,7 +128,7 @@ def as_journal(line: Line) -> bytes:
 
 def _journal_fields(line: Line) -> Iterator[bytes]:
     fields = {
-        "MESSAGE": line.text if not line.traceback else f"{line.text}\n{line.traceback}",
+        "MESSAGE": "\n".join(map(escaped, (line.text, *line.traceback.splitlines()))),
         "PRIORITY": str(_PRIORITIES.get(line.level, 6)),
         "SYSLOG_IDENTIFIER": "component-http",
         "COMPONENT_HTTP_LOGGER": line.system.partition("#")[0],

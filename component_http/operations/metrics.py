@@ -58,6 +58,7 @@ class Durations:
         attempt: From the begin of a POST to its end, whatever that is.
         delivery: From the acceptance of a delivery to its end.
         queue_wait: From the acceptance of a delivery to its first POST.
+        confirm: From the writing of a stanza to the stream until the server is known to have it, by the write barrier.
         spool_commit: A transaction of the spool that wrote something; the spool's thread counts it.
         reactor_lag: How much later than asked the reactor called.
     """
@@ -66,5 +67,6 @@ class Durations:
         self.attempt = Histogram(_LONG)
         self.delivery = Histogram(_LONG)
         self.queue_wait = Histogram(_LONG)
+        self.confirm = Histogram(_LONG)
         self.spool_commit = Histogram(_SHORT)
         self.reactor_lag = Histogram(_SHORT)

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from attrs import asdict, frozen
+from attrs import asdict, field, frozen
 
 from component_http.delivery.status import STATES, Status
 from component_http.operations.events import OUTCOMES
+
+
+def ended(counters: Counter[str]) -> int:
+    """Return how many deliveries have ended."""
+    return sum(counters[outcome] for outcome in OUTCOMES)
 
 
 @frozen
@@ -35,12 +40,15 @@ class ComponentView:
         connected: There is a stream to its XMPP server.
         unsent: Stanzas that wait to leave, or that its server is not known to have.
         webhooks: By the names of its routes; "" is the component's own.
+        server_certificate_ends: The end of the certificate that its server shows, in seconds since the epoch; None
+            without TLS.
     """
 
     status: Status | None
     connected: bool
     unsent: int
     webhooks: Mapping[str, WebhookView]
+    server_certificate_ends: float | None = None
 
     @property
     def obstacles(self) -> tuple[str, ...]:
@@ -60,6 +68,8 @@ class View:
             in memory, or if they cannot be found out.
         up_for: Seconds since the start.
         versions: Of the gateway and of what it runs on, by name.
+        catch_up: Seconds until all is through that is pending, estimated; None while nothing ends.
+        certificates: The end of each certificate of ours, in seconds since the epoch, by the setting that names it.
     """
 
     components: Mapping[str, ComponentView]
@@ -68,6 +78,8 @@ class View:
     disk_free_bytes: int | None
     up_for: float
     versions: Mapping[str, str]
+    catch_up: float | None = None
+    certificates: Mapping[str, float] = field(factory=dict)
 
     @property
     def statuses(self) -> list[Status]:
@@ -91,8 +103,7 @@ class View:
     def unaccounted(self) -> int:
         """Deliveries that came in and are nowhere: 0, or there is a mistake in the gateway."""
         counters = self.counters
-        ended = sum(counters[outcome] for outcome in OUTCOMES)
-        return counters["accepted"] + counters["restored"] - ended - counters["left"] - self.pending
+        return counters["accepted"] + counters["restored"] - ended(counters) - counters["left"] - self.pending
 
     @property
     def webhooks(self) -> dict[str, int]:
@@ -112,6 +123,8 @@ class View:
             "up_for": round(self.up_for, 3),
             "reloads": self.counters["reloaded"],
             "unaccounted": self.unaccounted,
+            "catch_up": self.catch_up if self.catch_up is None else round(self.catch_up, 1),
+            "certificates": dict(self.certificates),
             "spool": {"bytes": self.spool_bytes, "disk_free_bytes": self.disk_free_bytes},
             "components": dict(self._components()),
             "counters": dict(sorted(self.counters.items())),
@@ -126,6 +139,7 @@ class View:
                 {
                     "connected": component.connected,
                     "unsent": component.unsent,
+                    "server_certificate_ends": component.server_certificate_ends,
                     **status,
                     "obstacles": component.obstacles,
                     "webhooks": webhooks,

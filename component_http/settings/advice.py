@@ -204,14 +204,15 @@ def _of_all(settings: Settings) -> Iterator[str]:
             f"{SECRET_VARIABLE} gives the secret, and other processes of the same user can read it there: a file that"
             " component.secret_file names keeps it better"
         )
-    listen = Endpoint.parse(api.listen or "")
     if api.listen is None and (api.token or api.hook):
         yield "there are tokens or hooks for the API, but it is off: set api.listen, or remove them"
-    if listen.kind in ("tcp", "tcp6") and not is_loopback(listen.interface_and_port[0]):
-        yield (
-            f"api.listen is {shown(api.listen)}, where others on the network can read the tokens: take an ssl:"
-            " endpoint, or interface=127.0.0.1 behind a proxy that speaks TLS"
-        )
+    for port in (api, settings.operations):
+        endpoint = Endpoint.parse(port.listen or "")
+        if endpoint.kind in ("tcp", "tcp6") and not is_loopback(endpoint.interface_and_port[0]):
+            yield (
+                f"{port.TABLE}.listen is {shown(port.listen)}, where others on the network can read the tokens: take an"
+                " ssl: endpoint, or interface=127.0.0.1 behind a proxy that speaks TLS"
+            )
     for key, path in own_certificates(settings):
         yield from _ends_soon(key, path)
     for key, path in secret_files(settings):

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from component_http.certificates import is_renewed
 from component_http.contract.address import Address, any_of
 from component_http.contract.endpoint import Endpoint
 from component_http.contract.stanza import STANZA_KINDS
 from component_http.errors import SettingsError
 from component_http.settings.declaration import Table, read_text, rows, secret, secret_file, setting
+from component_http.settings.ports import asks_nobody, client_ca_file
 from component_http.settings.values.addresses import DOMAINS, PATTERNS, RECIPIENTS, SENDER
 from component_http.settings.values.endpoints import LISTEN
 from component_http.settings.values.http import BASE_URL, CREDENTIAL, SECRET
@@ -200,14 +200,7 @@ class ApiSettings(Table):
         " speak TLS",
         example='"tcp:8347:interface=127.0.0.1"',
     )
-    client_ca_file: str | None = setting(
-        file_path("a file with certificates in PEM"),
-        "the file with the authorities that sign the certificates of clients, which then have to show one; for an ssl:"
-        " endpoint",
-        default=None,
-        why="a token alone can be copied; like the files of the endpoint it is read again when it changes",
-        example='"clients.pem"',
-    )
+    client_ca_file: str | None = client_ca_file("a token alone can be copied")
     url: str | None = setting(
         BASE_URL,
         "the URL where the webhook reaches the API, for the links to reply by; the gateway works it out if listen names"
@@ -256,12 +249,8 @@ class ApiSettings(Table):
         problems = [
             *_mixed_up(self.token, [row.token for row in self.token]),
             *_mixed_up(self.hook, [row.secret for row in self.hook]),
+            *asks_nobody(self),
         ]
-        if self.client_ca_file is not None and self.listen is not None and not is_renewed(self.listen):
-            problems.append(
-                "api.client_ca_file asks no client for a certificate at this api.listen: take"
-                " ssl:PORT:privateKey=FILE:certKey=FILE, without dhParameters and sslmethod"
-            )
         if problems:
             raise SettingsError(*problems)
 

@@ -10,6 +10,7 @@ from component_http.contract.endpoint import Endpoint
 from component_http.contract.url import is_loopback
 from component_http.errors import SettingsError
 from component_http.settings.declaration import Table, secret, secret_file, setting
+from component_http.settings.ports import asks_nobody, client_ca_file
 from component_http.settings.values.endpoints import LISTEN
 from component_http.settings.values.http import CREDENTIAL
 from component_http.settings.values.value_type import shown
@@ -41,13 +42,19 @@ class OperationsSettings(Table):
     )
     token: str | None = secret(CREDENTIAL, "the token itself", "token_file")
 
+    client_ca_file: str | None = client_ca_file("with it no token is needed, and a token alone can be copied")
+
     def __attrs_post_init__(self) -> None:
+        problems = list(asks_nobody(self))
         endpoint = Endpoint.parse(self.listen or "")
-        if self.token is None and not _is_local(endpoint):
-            raise SettingsError(
+        if self.token is None and self.client_ca_file is None and not _is_local(endpoint):
+            problems.append(
                 f"operations.listen is {shown(self.listen)}, where others on the network can ask: name a token by"
-                " operations.token_file, or listen at interface=127.0.0.1"
+                " operations.token_file, or the authority of their certificates by operations.client_ca_file, or"
+                " listen at interface=127.0.0.1"
             )
+        if problems:
+            raise SettingsError(*problems)
 
 
 def _is_local(endpoint: Endpoint) -> bool:

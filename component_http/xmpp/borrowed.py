@@ -62,6 +62,11 @@ class BorrowedStream:
         return self._manager.xmlstream is not None
 
     @property
+    def certificate_ends(self) -> float | None:
+        """None: how the stream is protected is the owner's business."""
+        return None
+
+    @property
     def unsent(self) -> int:
         """None, as far as that is known."""
         return 0

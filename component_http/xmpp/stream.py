@@ -14,7 +14,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import ISSLTransport, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.words.xish.domish import Element
 from twisted.words.xish.xmlstream import STREAM_CONNECTED_EVENT, XmlStreamFactoryMixin
@@ -72,6 +72,7 @@ class ComponentStream(StreamManager, Service):
         confirm: Ask the server whether it has what we wrote, and write again what it has not when a stream was lost.
         fallback: The domain to ask where pings to ourselves do not come back; None for none.
         now: The wall clock, seconds since the epoch, for stanzas that are sent late.
+        took: As for `Writer`.
     """
 
     _log = Logger()
@@ -96,6 +97,7 @@ class ComponentStream(StreamManager, Service):
         fallback: str | None = None,
         lifetimes: Mapping[str, float] = LIFETIMES,
         now: Callable[[], float] = time.time,
+        took: Callable[[float], object] | None = None,
     ) -> None:
         self.domain = domain
         self.secret = secret
@@ -124,6 +126,7 @@ class ComponentStream(StreamManager, Service):
             confirm=confirm,
             fallback=fallback,
             lifetimes=lifetimes,
+            took=took,
         )
         factory = _ConnectionFactory(self)
         factory.addBootstrap(STREAM_CONNECTED_EVENT, self._connection_made)
@@ -240,6 +243,15 @@ class ComponentStream(StreamManager, Service):
     def connected(self) -> bool:
         """There is a stream that stanzas can be sent on."""
         return self._reading is not None and self._reading.connection.ready
+
+    @property
+    def certificate_ends(self) -> float | None:
+        """The end of the certificate that the server shows, in seconds since the epoch; None without TLS."""
+        transport: Any = None if self._reading is None else self._reading.connection.transport
+        if not ISSLTransport.providedBy(transport):
+            return None
+        shown: Any = transport.getPeerCertificate()
+        return None if shown is None else float(shown.to_cryptography().not_valid_after_utc.timestamp())
 
     @property
     def unsent(self) -> int:

@@ -43,6 +43,7 @@ class Writer:
     Args:
         crowd: Called with True when it begins to be crowded, with False when it is not any more.
         dead: Called with the reason when the server is not there any more.
+        took: Told the seconds from the writing of each stanza until a barrier confirms it; None where nobody asks.
 
     The others are those of `ComponentStream`.
     """
@@ -65,6 +66,7 @@ class Writer:
         confirm: bool,
         fallback: str | None,
         lifetimes: Mapping[str, float],
+        took: Callable[[float], object] | None = None,
     ) -> None:
         self._domain = domain
         self._limits = limits
@@ -87,6 +89,7 @@ class Writer:
             fallback=fallback,
         )
         self._own = OwnStanzas()
+        self._took = took
 
     # -- what is sent --
 
@@ -146,10 +149,17 @@ class Writer:
                 stamp = datetime.fromtimestamp(self._now() - age, UTC)
                 xml = delayed(xml, self._domain, stamp, self._limits.max_bytes)
         connection.write(xml)
-        if self.barrier.working:
+        if not self.barrier.working:
+            tell("confirmed")
+        elif self._took is None or not outbound.again:
             self.queue.note(outbound, tell)
         else:
-            tell("confirmed")
+            self.queue.note(outbound, partial(self._timed, self._took, self._clock.seconds(), tell))
+
+    def _timed(self, took: Callable[[float], object], since: float, tell: Tell, fate: Fate) -> None:
+        if fate == "confirmed" and self.barrier.working:  # else nobody knows
+            took(self._clock.seconds() - since)
+        tell(fate)
 
     def write_now(self, xml: str) -> None:
         """Write a barrier."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,14 +15,46 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+import requests
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.trial.unittest import TestCase
+from wokkel.subprotocols import XMPPHandler
 
+from component_http.certificates import client_endpoint
+from component_http.contract.xml import Limits
+from component_http.operations.metrics import Counters
+from component_http.xmpp.stream import ComponentStream
+from tests.certificates import Authority
 from tests.integration.test_components import staged
 
+reactor: Any = _reactor
+
 PATIENCE = 60.0
+
+MONITORING = Path(__file__).parents[2] / "docs" / "monitoring"
+
+RATE = "10s"
+"""In the place of what Grafana puts into a query."""
+
+HOSTILE = (
+    b"GET /metrics\0 HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 100 + b"\r\n",
+    b"GET /..%2f..%2fetc/passwd%0d%0aX:%20y HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"POST /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999\r\n\r\n" + b"x" * 5000,
+    b"GET /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer \x1b[2J\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+)
+"""Requests that nobody sends who means well."""
 
 
 def free_port() -> int:
@@ -35,6 +69,62 @@ def eventually(look: object, what: str) -> None:
     while not look():  # type: ignore[operator]
         assert time.monotonic() < end, f"not within {PATIENCE:g} s: {what}"
         time.sleep(0.05)
+
+
+class ServerCertificateTests(TestCase):
+    """The certificate of an XMPP server, for those who watch the gateway."""
+
+    async def test_end(self) -> None:
+        """
+        The end of the certificate is known while there is a stream over TLS.
+        """
+        authority, folder = Authority(), Path(self.mktemp())
+        folder.mkdir()
+        (folder / "ca.pem").write_bytes(authority.pem)
+        port = reactor.listenSSL(0, Factory.forProtocol(Server), authority.context("localhost"), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        connected: Deferred[None] = Deferred()
+        stream = ComponentStream(
+            client_endpoint(reactor, f"tls:localhost:{port.getHost().port}:trustRoots={folder / 'ca.pem'}"),
+            "bot.example.org",
+            "s",
+            limits=Limits(),
+            observer=Counters(),
+            clock=reactor,
+            random=Random(),
+        )
+        stream.addHandler(Told(connected))
+        self.assertIsNone(stream.certificate_ends)
+        stream.startService()
+        self.addCleanup(stream.stopService)
+        await connected
+        assert stream.certificate_ends is not None
+        self.assertLess(abs(stream.certificate_ends - time.time() - 86_400), 600)
+
+
+class Server(Protocol):
+    """An XMPP server that lets everybody in."""
+
+    def dataReceived(self, data: bytes) -> None:
+        if b"<stream:stream" in data:
+            namespaces = b"xmlns='jabber:component:accept' xmlns:stream='http://etherx.jabber.org/streams'"
+            self.transport.write(b"<stream:stream %s from='bot.example.org' id='1'>" % namespaces)
+        elif b"<handshake" in data:
+            self.transport.write(b"<handshake/>")
+        elif b"</stream:stream>" in data:
+            self.transport.write(b"</stream:stream>")
+            self.transport.loseConnection()
+
+
+class Told(XMPPHandler):
+    """Fires when there is a stream."""
+
+    def __init__(self, connected: Deferred[None]) -> None:
+        super().__init__()
+        self.connected = connected
+
+    def connectionInitialized(self) -> None:
+        self.connected.callback(None)
 
 
 class Gateway:
@@ -113,44 +203,152 @@ def test_pipe_of_the_log_is_closed(tmp_path: Path, running: list[Gateway]) -> No
     gateway.stop()
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
-def test_scraped_by_prometheus(tmp_path: Path, running: list[Gateway]) -> None:
-    """Prometheus scrapes the gateway, and tells the alert that there is no stream to the server."""
-    gateway = Gateway(tmp_path, 'level = "error"')
-    running.append(gateway)
-    eventually(gateway.is_alive, "alive")
-    rules = (Path(__file__).parents[2] / "docs" / "monitoring" / "alerts.yml").read_text()
-    (tmp_path / "alerts.yml").write_text(rules.replace("for: 5m", "for: 1s"))
-    target, where = f"127.0.0.1:{gateway.port}", f"127.0.0.1:{free_port()}"
-    job = {"job_name": "component-http", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
-    config = {"global": {"evaluation_interval": "1s"}, "rule_files": ["alerts.yml"], "scrape_configs": [job]}
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
-    prometheus = subprocess.Popen(
-        [
-            "prometheus",
-            "--config.file=prometheus.yml",
-            "--storage.tsdb.path=data",
-            f"--web.listen-address={where}",
-        ],
-        cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
-    )
+class Prometheus:
+    """A real Prometheus that scrapes one gateway, and evaluates its alerts, once a second."""
 
-    def firing() -> bool:
+    def __init__(self, folder: Path, job: dict[str, object]) -> None:
+        rules = (MONITORING / "alerts.yml").read_text()
+        (folder / "alerts.yml").write_text(rules.replace("for: 5m", "for: 1s"))
+        job = {"job_name": "component-http", "scrape_interval": "1s", **job}
+        config = {"global": {"evaluation_interval": "1s"}, "rule_files": ["alerts.yml"], "scrape_configs": [job]}
+        (folder / "prometheus.yml").write_text(json.dumps(config))
+        self.where = f"127.0.0.1:{free_port()}"
+        self.process = subprocess.Popen(
+            [
+                *("prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data"),
+                f"--web.listen-address={self.where}",
+            ],
+            cwd=folder,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def ask(self, path: str, **parameters: str) -> dict[str, Any]:
         try:
-            with urllib.request.urlopen(f"http://{where}/api/v1/alerts", timeout=PATIENCE) as answer:
-                alerts = json.load(answer)["data"]["alerts"]
-        except OSError:
-            return False
-        states = {alert["labels"]["alertname"]: alert["state"] for alert in alerts}
-        return states.get("ComponentHttpNotConnected") == "firing"
+            answer = requests.get(f"http://{self.where}/api/v1/{path}", parameters, timeout=PATIENCE)
+        except requests.ConnectionError:
+            return {"result": [], "alerts": []}  # it has just begun
+        assert answer.status_code == 200, (parameters, answer.text)
+        found: dict[str, Any] = answer.json()["data"]
+        return found
 
+    def value(self, query: str) -> float | None:
+        """The value of the first series of a query; None if there is none."""
+        result = self.ask("query", query=query)["result"]
+        return float(result[0]["value"][1]) if result else None
+
+    def fires(self, alert: str) -> bool:
+        states = {each["labels"]["alertname"]: each["state"] for each in self.ask("alerts")["alerts"]}
+        return states.get(alert) == "firing"
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+def test_scraped_by_prometheus(tmp_path: Path) -> None:
+    """
+    Prometheus scrapes the gateway over TLS with a certificate of its own, without which nobody is answered; each query
+    of the dashboard finds something, and when the stream is lost, an alert is told.
+    """
+    authority, port = Authority(), free_port()
+    own, client, ca = tmp_path / "own.pem", tmp_path / "client.pem", tmp_path / "ca.pem"
+    own.write_bytes(authority.certified("localhost"))
+    client.write_bytes(authority.certified("prometheus.example"))
+    ca.write_bytes(authority.pem)
+    own.chmod(0o600)
+    operations = {"listen": f"ssl:{port}:privateKey={own}:certKey={own}", "client_ca_file": str(ca)}
+    tls = {"ca_file": str(ca), "cert_file": str(client), "key_file": str(client)}
+    scrape = {"scheme": "https", "tls_config": tls, "static_configs": [{"targets": [f"localhost:{port}"]}]}
+    prometheus = Prometheus(tmp_path, scrape)
     try:
-        eventually(firing, "the alert")
+        with staged("red", operations=operations) as stage:
+            [red] = stage.bots.values()
+            url = f"https://localhost:{port}/status"
+            with pytest.raises(requests.ConnectionError):
+                requests.get(url, verify=str(ca), timeout=PATIENCE)
+            status = requests.get(url, verify=str(ca), cert=str(client), timeout=PATIENCE).json()
+            assert abs(status["certificates"]["operations.listen"] - time.time() - 86_400) < 600, status
+
+            def confirmed() -> bool:
+                red.say("alice", "hello")
+                red.answers("hello")
+                return (prometheus.value("component_http_confirm_seconds_count") or 0) > 1
+
+            eventually(confirmed, "what the server is known to have")
+            eventually(lambda: prometheus.value(f"count_over_time(up[{RATE}]) > 2"), "three scrapes")
+            for panel in json.loads((MONITORING / "dashboard.json").read_text())["panels"]:
+                for target in panel["targets"]:
+                    query = target["expr"].replace("$__rate_interval", RATE).replace("$instance", ".*")
+                    # Only a webhook at https:// shows one, and a server at tls:.
+                    if not re.search("(webhook|server)_certificate", query):
+                        assert prometheus.value(query) is not None, query
+            assert prometheus.value("component_http_unaccounted_deliveries") == 0
+            red.server.close()
+            red.peer.close()
+            eventually(lambda: prometheus.fires("ComponentHttpNotConnected"), "the alert")
     finally:
-        prometheus.terminate()
-        prometheus.wait()
-    gateway.stop()
+        prometheus.stop()
+
+
+def test_strangers() -> None:
+    """
+    A thousand connections that ask at once, two hundred that say nothing, wrong tokens, and requests that are none: the
+    deliveries go on, who has the token is answered soon after, and the log has one line about each.
+    """
+    port = free_port()
+    operations = {"listen": f"tcp:{port}:interface=127.0.0.1", "token_file": "ops"}
+    right, wrong = {"Authorization": f"Bearer {'o' * 20}"}, {"Authorization": f"Bearer {'0' * 20}"}
+
+    def ask(path: str, headers: dict[str, str]) -> requests.Response | None:
+        try:
+            return requests.get(f"http://127.0.0.1:{port}{path}", headers=headers, timeout=PATIENCE)
+        except requests.ConnectionError:
+            return None  # one of those that were closed at once
+
+    def events() -> dict[str, float]:
+        answer = ask("/metrics", right)
+        found = re.findall(r'_events_total{event="(\w+)"} (\S+)', "" if answer is None else answer.text)
+        return {name: float(value) for name, value in found}
+
+    def is_refused(answer: requests.Response | None) -> bool:
+        return answer is not None and answer.status_code == 401
+
+    def answer_to(data: bytes) -> bytes:
+        try:
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as wire:
+                wire.sendall(data)
+                return wire.recv(4096)
+        except ConnectionError:
+            return b""
+
+    with staged("red", operations=operations) as stage, ExitStack() as crowd:
+        [red] = stage.bots.values()
+        for number in range(1200):
+            stranger = crowd.enter_context(socket.socket())
+            stranger.setblocking(False)
+            stranger.connect_ex(("127.0.0.1", port))
+            if number < 1000:
+                with contextlib.suppress(OSError):
+                    stranger.send(
+                        b"GET /metrics HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer " + b"x" * 50 + b"\r\n\r\n"
+                    )
+            if number % 100 == 0:
+                red.say("alice", f"while {number}")
+                red.answers(f"while {number}")
+        eventually(events, "an answer to who has the token")
+        for _ in range(5):
+            eventually(lambda: is_refused(ask("/status", wrong)), "401")
+        for data in HOSTILE:
+            eventually(lambda data=data: answer_to(data).startswith(b"HTTP/1.1 4"), repr(data[:40]))
+        eventually(events, "an answer to who has the token")
+        red.say("alice", "still there")
+        red.answers("still there")
+        seen = events()
+        assert seen["api_unauthorized"] > 5
+        assert seen["connected"] == 1
+        for line in ("too many connections to the port for operations", "was asked without its token"):
+            assert len(stage.gateway.lines(line)) == 1, stage.gateway.log()
 
 
 def test_nothing_is_unaccounted() -> None:

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from component_http.api.connection import BUSY_TIME, CLOSE_TIME, PROBE_TIME, READ_AHEAD
 from component_http.api.exchange import Admitted, Answer, Call, json_answer
+from component_http.api.gate import PAUSE
 from component_http.api.http1 import MAX_HEADERS
 from component_http.api.server import ApiServer
 from component_http.operations.metrics import Counters
@@ -52,11 +54,27 @@ class Wire(StringTransport):
         self.aborted = True
 
 
+@implementer(IPushProducer)
 class Port:
-    """An open port."""
+    """
+    An open port.
+
+    Attributes:
+        paused: It accepts no connections for now.
+    """
 
     def __init__(self) -> None:
         self.open = True
+        self.paused = False
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        """Never called."""
 
     def getHost(self) -> str:
         return "here"
@@ -102,7 +120,7 @@ class ServerTestCase(SynchronousTestCase):
         self.factory = self.server.factory()
         self.connections: list[tuple[Any, Wire]] = []
 
-    def a_server(self, max_connections: int = 3) -> ApiServer:
+    def a_server(self, max_connections: int = 3, per_second: int | None = None) -> ApiServer:
         return ApiServer(
             self.admit,
             self.finish,
@@ -112,6 +130,7 @@ class ServerTestCase(SynchronousTestCase):
             max_connections=max_connections,
             max_body_bytes=LIMIT,
             request_timeout=TIMEOUT,
+            per_second=per_second,
         )
 
     def tearDown(self) -> None:
@@ -531,6 +550,51 @@ class PlaceTests(ServerTestCase):
             self.connect()
         self.assertEqual((3, 3), (len(self.server.places.taken), len(self.server.places.turned_away)))
         self.assertEqual(44, sum(wire.closed for _, wire in self.connections))
+
+
+class GateTests(ServerTestCase):
+    """A server that accepts only so many connections in a second."""
+
+    def a_server(self, max_connections: int = 9, per_second: int | None = 3) -> ApiServer:
+        return super().a_server(max_connections, per_second)
+
+    def come(self, count: int) -> int:
+        """Let so many connections come and go again; returns how many of them were accepted."""
+        accepted = [protocol for protocol in (self.factory.buildProtocol(None) for _ in range(count)) if protocol]
+        for protocol in accepted:
+            protocol.makeConnection(Wire())
+            protocol.connectionLost(Failure(ConnectionError()))
+        return len(accepted)
+
+    def test_pause(self) -> None:
+        """
+        After a connection too many the port is left alone for a moment, and others wait; then they are accepted.
+        """
+        self.server.startService()
+        self.assertEqual(3, self.come(3))
+        self.assertFalse(self.endpoint.port.paused)
+        self.assertEqual(0, self.come(2))
+        self.assertTrue(self.endpoint.port.paused)
+        self.assertEqual(2, self.counters["api_busy"])
+        self.clock.advance(PAUSE)
+        self.assertFalse(self.endpoint.port.paused)
+        self.assertEqual(3, self.come(9))
+        self.clock.advance(PAUSE)
+
+    def test_stop_meanwhile(self) -> None:
+        """
+        A server that is stopped in such a moment leaves nothing behind, and can be started again.
+        """
+        self.server.startService()
+        self.come(4)
+        self.successResultOf(self.server.stopService())
+        self.assertEqual([], self.clock.getDelayedCalls())
+        self.endpoint.port = Port()
+        self.server.startService()
+        self.clock.advance(1)
+        self.assertEqual(3, self.come(4))
+        self.assertTrue(self.endpoint.port.paused)
+        self.clock.advance(PAUSE)
 
 
 class TurnTests(ServerTestCase):

@@ -334,13 +334,17 @@ class JournalTests(OutputTestCase):
 
     def test_hostile_text(self) -> None:
         """
-        A text with line ends has its length in front, so it makes no field of its own.
+        A text is escaped, so it makes no field and journalctl shows it; a traceback has its length in front.
         """
         self.output.use("journald", journal=self.path)
-        self.output(an_event(said="x\nPRIORITY=0"))
-        text = b"a line of x\nPRIORITY=0"
-        begin = b"MESSAGE\n" + struct.pack("<Q", len(text)) + text + b"\n"
-        self.assertTrue(self.journal.recv(10_000).startswith(begin))
+        self.output(an_event(said="x\nPRIORITY=0\x1b[2J"))
+        self.assertIn(b"MESSAGE=a line of x\\nPRIORITY=0\\x1b[2J\nPRIORITY=6\n", self.journal.recv(10_000))
+        self.output(an_event(said="y", log_failure=Failure(ValueError("\x1b[2J"))))
+        told = self.journal.recv(10_000)
+        self.assertTrue(told.startswith(b"MESSAGE\n"), told)
+        [size] = struct.unpack("<Q", told[8:16])
+        self.assertEqual(b"\nPRIORITY=6", told[16 + size :][:11])
+        self.assertIn(b"ValueError: \\x1b[2J", told[16 : 16 + size])
         self.output.use("text")
 
     def test_started_again(self) -> None:

@@ -30,8 +30,8 @@ QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["
 def metrics() -> str:
     """The metrics of a gateway that has all of them."""
     status = Status(1, 10, 1, "open", ("full",), 1.0, "status 500", 1.0, 1e9, 2.0)
-    component = ComponentView(status, True, 0, {"": WebhookView("open", 1.0, "status 500")})
-    view = View({"bot.example.org": component}, Counters(), 1, 1, 1.0, {"version": "1"})
+    component = ComponentView(status, True, 0, {"": WebhookView("open", 1.0, "status 500")}, 1e9)
+    view = View({"bot.example.org": component}, Counters(), 1, 1, 1.0, {"version": "1"}, 1.0, {"api.listen": 1e9})
     clock, durations = MemoryReactorClock(), Durations()
     return Exposition(lambda: view, durations, Lag(clock, durations.reactor_lag), clock.seconds).text().decode()
 

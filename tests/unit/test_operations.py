@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.words.protocols.jabber.xmlstream import STREAM_AUTHD_EVENT
@@ -20,15 +22,18 @@ from component_http.contract.reply import Outcome, Response
 from component_http.contract.xml import Limits, parse_stanzas
 from component_http.errors import SettingsError
 from component_http.gateway import Gateway
+from component_http.operations.catch_up import CatchUp
 from component_http.operations.events import EVENTS, OUTCOMES
 from component_http.operations.exposition import Exposition
 from component_http.operations.lag import INTERVAL, Lag
 from component_http.operations.metrics import Counters, Durations, Histogram
 from component_http.operations.view import View
+from component_http.operations_service import PER_SECOND
 from component_http.settings import OperationsSettings, Settings
 from component_http.settings.reloading import Changes
 from component_http.sizing import OPERATIONS_CONNECTIONS
 from component_http.testing import ScriptedWebhook, json_response
+from tests.certificates import by_itself
 from tests.unit.test_docs import DOCS, table
 
 LOCAL = "tcp:9347:interface=127.0.0.1"
@@ -95,7 +100,8 @@ class WatchedTestCase(SynchronousTestCase):
         return protocol, wire
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
-        """Ask on a connection of its own; returns the status and the body."""
+        """Ask on a connection of its own, a moment after the last; returns the status and the body."""
+        self.reactor.advance(1 / PER_SECOND)
         protocol, wire = self.connect()
         fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         protocol.dataReceived(f"{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{fields}\r\n".encode())
@@ -168,12 +174,44 @@ class PagesTests(WatchedTestCase):
         Idle connections, however many there are, keep nobody from asking.
         """
         self.a_gateway([])
-        idle = [protocol for protocol, _ in (self.connect() for _ in range(200)) if protocol is not None]
+        idle = []
+        for _ in range(200):
+            self.reactor.advance(1 / PER_SECOND)
+            idle.append(self.connect()[0])
+        self.reactor.advance(1)
         self.assertEqual((200, "alive\n"), self.ask("/healthz"))
         evicted = self.metrics()["component_http_events_total api_evicted"]
         self.assertGreaterEqual(evicted, 200 - OPERATIONS_CONNECTIONS)
         for protocol in idle:
             protocol.connectionLost(Failure(ConnectionError()))
+
+    def test_too_many_at_once(self) -> None:
+        """
+        Connections that are too many in a second are closed, which is counted and logged once; then there is room.
+        """
+        gateway = self.a_gateway([])
+        with capturedLogs() as logs:
+            came = [self.connect()[0] for _ in range(1000)]
+        kept = [protocol for protocol in came if protocol is not None]
+        self.assertEqual(PER_SECOND, len(kept))
+        self.assertEqual(1000 - PER_SECOND, gateway.counters["api_busy"])
+        self.assertEqual(1, len([event for event in logs if "closed at once" in formatEvent(event)]))
+        for protocol in kept:
+            protocol.connectionLost(Failure(ConnectionError()))
+        self.reactor.advance(1)
+        self.assertEqual((200, "alive\n"), self.ask("/healthz"))
+
+    def test_too_many_requests(self) -> None:
+        """
+        Requests on a connection that stays are answered one after the other, and no more than some in a second.
+        """
+        self.a_gateway([])
+        protocol, wire = self.connect()
+        protocol.dataReceived(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n" * 100)
+        self.reactor.pump([0.01] * 100)
+        answers = wire.value().count(b"HTTP/1.1 200 OK\r\n")
+        self.assertTrue(PER_SECOND <= answers <= PER_SECOND + 1, answers)
+        protocol.connectionLost(Failure(ConnectionError()))
 
 
 class TokenTests(WatchedTestCase):
@@ -195,6 +233,18 @@ class TokenTests(WatchedTestCase):
                 self.assertEqual(401, self.ask(path, **given)[0])
         self.assertEqual(200, self.ask("/healthz")[0])
         self.assertEqual(12, gateway.counters["api_unauthorized"])
+
+    def test_guesses(self) -> None:
+        """
+        Somebody who guesses tokens is told nothing else, and fills no log.
+        """
+        gateway = self.a_gateway([])
+        with capturedLogs() as logs:
+            for guess in ("", "Bearer", "Bearer é", "Bearer " + "x" * 9999, "Basic !", f"Bearer {TOKEN}x", TOKEN):
+                self.assertEqual(401, self.ask("/status", Authorization=guess)[0])
+        told = [formatEvent(event) for event in logs if event["log_level"] is LogLevel.warn]
+        self.assertEqual(["the port for operations was asked without its token, so nothing is told"], told)
+        self.assertEqual(7, gateway.counters["api_unauthorized"])
 
     def test_given(self) -> None:
         """
@@ -274,6 +324,44 @@ class MetricsTests(WatchedTestCase):
         for word in ("alice", "example.org", "127.0.0.1", "http://"):
             self.assertNotIn(word, text)
 
+    def test_hostile_names(self) -> None:
+        """
+        Nothing that a peer sends becomes a metric or a label: not an address, an event, a header, or a path.
+        """
+        self.a_gateway([Response(200, b'{"body": 1, "x\\n{y}": "z"}', "application/json")] * 9)
+        before = set(self.metrics())
+        evil = "evil&quot;}&#10;component_http_ready{a=&quot;"
+        for sender in ("a@example.org/" + evil, "bot.example.org", "e" * 2000 + "@example.org"):
+            for name in ("message", "presence", "iq"):
+                xml = (
+                    f"<{name} from='{sender}' to='bot@bot.example.org' id='{evil}' type='get'>"
+                    f"<body>{evil}</body><q xmlns='{evil}'/></{name}>"
+                )
+                [element] = parse_stanzas(xml, Limits())
+                self.stream.dispatch(element)
+        self.reactor.advance(1)
+        self.ask('/metrics?evil="}%0aevil', Evil='evil"}')
+        self.ask("/evil%0a{}")
+        found = self.metrics()
+        self.assertEqual(before, set(found))
+        self.assertGreater(found["component_http_events_total accepted"], 0)
+        self.assertNotIn("evil", self.ask("/metrics")[1])
+        self.flushLoggedErrors()
+
+    def test_catch_up(self) -> None:
+        """
+        How long it takes until all is through is told as soon as something ends, and 0 if nothing is pending.
+        """
+        self.a_gateway([PONG, PONG, Response(500)] + [Response(500)] * 50, max_attempts=50)
+        self.assertEqual(0, self.metrics()["component_http_catch_up_seconds"])
+        self.say("alice", "bob", "carol")
+        self.reactor.advance(2)
+        self.assertTrue(0 < self.metrics()["component_http_catch_up_seconds"] < 5)
+        self.assertTrue(0 < json.loads(self.ask("/status")[1])["catch_up"] < 5)
+        self.reactor.pump([1] * 90)
+        self.assertNotIn("component_http_catch_up_seconds", self.metrics())
+        self.assertIsNone(json.loads(self.ask("/status")[1])["catch_up"])
+
     def test_lag(self) -> None:
         """
         A reactor that is held up is noticed.
@@ -296,6 +384,55 @@ class MetricsTests(WatchedTestCase):
         self.a_gateway([PONG])
         self.say("alice")
         self.assertEqual([], self.reactor.tcpServers)
+
+
+class CatchUpTests(SynchronousTestCase):
+    """The estimate how long it takes until all is through that is pending."""
+
+    def setUp(self) -> None:
+        self.clock, self.ended = Clock(), 0
+        self.catch_up = CatchUp(self.clock, lambda: self.ended)
+        self.catch_up.start()
+
+    def tearDown(self) -> None:
+        self.catch_up.stop()
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def go_on(self, seconds: int, per_second: int) -> None:
+        for _ in range(seconds):
+            self.ended += per_second
+            self.clock.advance(1)
+
+    def test_steady(self) -> None:
+        """
+        A thousand that are pending, of which ten end per second, take a hundred seconds.
+        """
+        self.go_on(300, 10)
+        self.assertEqual(100, self.catch_up.seconds_left(1000))
+        self.assertEqual(0, self.catch_up.seconds_left(0))
+
+    def test_after_an_outage(self) -> None:
+        """
+        The time of an outage does not count: as soon as it is over the estimate is about right.
+        """
+        self.go_on(3600, 0)
+        self.assertIsNone(self.catch_up.seconds_left(1000))
+        self.go_on(4, 100)
+        left = self.catch_up.seconds_left(1000)
+        assert left is not None
+        self.assertTrue(10 <= left <= 20, left)
+
+    def test_another_pace(self) -> None:
+        """
+        After a minute at another pace only that one counts; where nothing ends any more, nobody knows.
+        """
+        self.go_on(600, 100)
+        self.go_on(60, 1)
+        left = self.catch_up.seconds_left(100)
+        assert left is not None
+        self.assertTrue(90 <= left <= 110, left)
+        self.go_on(64, 0)
+        self.assertIsNone(self.catch_up.seconds_left(100))
 
 
 class HistogramTests(SynchronousTestCase):
@@ -341,7 +478,19 @@ class SettingsTests(SynchronousTestCase):
         for listen in ("tcp:9347", "tcp:9347:interface=192.0.2.1", "tcp6:9347", "tcp:9347:interface=0.0.0.0"):
             error = self.assertRaises(SettingsError, OperationsSettings, listen=listen)
             self.assertIn("operations.token_file", str(error))
+            self.assertIn("operations.client_ca_file", str(error))
             self.assertEqual(TOKEN, OperationsSettings(listen=listen, token=TOKEN).token)
+
+    def test_certificates_in_the_place_of_a_token(self) -> None:
+        """
+        Where clients have to show a certificate no token is needed, but only a port with TLS can ask for one.
+        """
+        own, asked = self.mktemp(), {"client_ca_file": "clients.pem"}
+        Path(own).write_bytes(by_itself("localhost"))
+        listen = f"ssl:9347:privateKey={own}:certKey={own}"
+        self.assertIsNone(OperationsSettings(listen=listen, **asked).token)
+        error = self.assertRaises(SettingsError, OperationsSettings, listen="tcp:9347", **asked)
+        self.assertIn("operations.client_ca_file asks no client for a certificate at this", str(error))
 
     def test_needs_a_restart(self) -> None:
         """

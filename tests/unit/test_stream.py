@@ -1273,6 +1273,53 @@ class BarrierTestCase(StreamTestCase):
         self.server.says("<handshake/>")
 
 
+class ConfirmationTimeTests(BarrierTestCase):
+    """How long the server takes to confirm a stanza, for those who watch the gateway."""
+
+    def setUp(self) -> None:
+        self.took = []
+        super().setUp()
+
+    def a_stream(self, **options) -> ComponentStream:
+        return super().a_stream(took=self.took.append, **options)
+
+    def test_each_stanza(self) -> None:
+        """
+        The time of each stanza ends when the ping behind it has returned, and not before.
+        """
+        self.server.authenticate()
+        self.send_many(2)
+        self.clock.advance(0.25)
+        self.send_many(1)
+        self.clock.advance(0.75)
+        [ping] = self.pings()
+        self.send_many(1)
+        self.clock.advance(1)
+        self.assertEqual([], self.took)
+        self.returns(ping)
+        self.assertEqual([2.0, 2.0, 1.75], self.took)
+
+    def test_nobody_knows(self) -> None:
+        """
+        A stanza that a lost stream takes with it counts when the next stream confirms it, from when it was written
+        there; where the server returns no pings, no stanza counts.
+        """
+        self.server.authenticate()
+        self.send_many(1)
+        self.clock.advance(0.5)
+        self.reconnect()
+        self.clock.advance(1)
+        [ping] = self.pings()
+        self.returns(ping)
+        self.assertEqual([1.0], self.took)
+        self.send_many(1)
+        for _ in range(70):
+            self.clock.advance(1)
+            self.server.says(" ")
+        self.assertEqual(1, self.counters["barrier_ignored"])
+        self.assertEqual([1.0], self.took)
+
+
 class BarrierTests(BarrierTestCase):
     """What the server is known to have, and what is written again."""
 
