@@ -18,6 +18,7 @@ from wokkel.subprotocols import StreamManager, XMPPHandler
 from component_http import __version__
 from component_http.clock import steady_reactor
 from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.explanation import Explanation
 from component_http.contract.objects import first_sender
 from component_http.contract.outbound import OutboundStanza
 from component_http.delivery.backlog import Budget
@@ -270,6 +271,8 @@ class Gateway(MultiService):
                 self._view,
                 self.counters,
                 self._durations,
+                self._tracers,
+                self._explain,
                 lambda: self._settings.own_certificates(),
             )
             self._operations.start()
@@ -297,6 +300,12 @@ class Gateway(MultiService):
         if not self._run.is_restoring:
             return status
         return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
+
+    def _explain(self, delivery_id: str) -> Explanation | None:
+        """Say why a delivery has not ended; None if it is not here."""
+        served = () if self._run is None else self._run.served.values()
+        found = (each.relay.explain(delivery_id) for each in served)
+        return next((each for each in found if each is not None), None)
 
     def _view(self) -> dict[str, ComponentView]:
         from component_http.operations.view import ComponentView

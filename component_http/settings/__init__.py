@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from attrs import evolve, field, frozen
 
@@ -70,6 +70,7 @@ __all__ = [
     "SpoolSettings",
     "TokenSettings",
     "WebhookSettings",
+    "operations_from_toml",
     "reference",
     "retired_flags",
     "spool_from_toml",
@@ -275,9 +276,21 @@ def spool_from_toml(path: str | os.PathLike[str]) -> SpoolSettings:
     Raises:
         SettingsError: Something in it cannot be used, or the file cannot.
     """
-    reading = Reading({})
-    reading.add_file(path, SpoolSettings.TABLE)
-    spool: SpoolSettings | None = reading.made(SpoolSettings, str(path))
-    if spool is None or reading.problems:
+    return _one_table(SpoolSettings, path, {})
+
+
+def operations_from_toml(path: str | os.PathLike[str], env: Mapping[str, str] = os.environ) -> OperationsSettings:
+    """Read the table [operations] of a settings file likewise; `env` is for the folder of credentials."""
+    return _one_table(OperationsSettings, path, env)
+
+
+_T = TypeVar("_T", bound=Table)
+
+
+def _one_table(table: type[_T], path: str | os.PathLike[str], env: Mapping[str, str]) -> _T:
+    reading = Reading(env)
+    reading.add_file(path, table.TABLE)
+    made: _T | None = reading.made(table, str(path))
+    if made is None or reading.problems:
         raise SettingsError(*reading.problems)
-    return spool
+    return made
