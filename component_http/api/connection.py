@@ -381,10 +381,8 @@ class Connection(Protocol):
         """Close it because the server stops."""
         if self._stage is Leaving.CLOSING:
             self._wire.loseConnection()
-            return
-        if isinstance(self._stage, Feeding):
-            self._wire.write(self._stage.feed.last())
-        self._close(None)
+        else:
+            self._close(None)
 
     def connectionLost(self, reason: Any = None) -> None:
         if isinstance(self._stage, Feeding):

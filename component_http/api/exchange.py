@@ -88,9 +88,6 @@ class Feed(Protocol):
     def resume(self) -> None:
         """Write again."""
 
-    def last(self) -> bytes:
-        """Make the end of the body, because the server stops."""
-
     def stop(self) -> None:
         """Write nothing any more: the client is gone, or the connection is closed."""
 

@@ -42,8 +42,8 @@ def add(commands: Any) -> None:
         "watch",
         help="show what happens to conversations, while it happens",
         description="Shows each step of the stanzas that match, as a line, until it is interrupted: how they arrive,"
-        " why they wait, each attempt with its time and its status, the end, and whether the XMPP server has the replies."
-        " It asks the gateway that runs, at its port for operations. The log stays as it is.",
+        " why they wait, each attempt with its time and its status, the end, and whether the XMPP server has the"
+        " replies. It asks the gateway that runs, at its port for operations. The log stays as it is.",
         allow_abbrev=False,
     )
     parser.add_argument("config", metavar="FILE", help="the gateway's settings file; only its [operations] counts")
@@ -162,7 +162,7 @@ def _lines(to_gateway: socket.socket, token: str | None, chosen: argparse.Namesp
         raise _Lost("the gateway has not answered for a while: it hangs, or it is not at that address") from None
     except (OSError, HTTPException, ValueError) as error:
         raise _Lost(f"the connection to the gateway was lost: {error}") from None
-    raise _Lost("the connection to the gateway was lost")
+    raise _Lost("the gateway has closed the connection, for it stops")
 
 
 def _show(lines: Iterator[Mapping[str, Any]], chosen: argparse.Namespace) -> int:
@@ -173,9 +173,6 @@ def _show(lines: Iterator[Mapping[str, Any]], chosen: argparse.Namespace) -> int
             note("watching: Ctrl-C ends it")
         else:
             say("".join(f"{escaped(each)}\n" for each in in_words(line)))
-        if line["step"] == "closed":
-            complain(f"the end: {line['why']}")
-            break
     return NOTHING
 
 
@@ -265,6 +262,5 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "pushed": _pushed,
     "settled": _settled,
     "missed": lambda line: f"{line['steps']} steps were not shown, because this program did not read them in time",
-    "closed": lambda line: f"the end: {line['why']}",
 }
 """The steps, in the order of a life."""

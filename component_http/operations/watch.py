@@ -122,9 +122,6 @@ class Watcher:
             missed, self._missed = self._missed, 0
             self.tell("missed", {"steps": missed})
 
-    def last(self) -> bytes:
-        return self._line("closed", {"why": "the gateway stops"})
-
     def stop(self) -> None:
         self._write = None
         self._left(self)
