@@ -77,6 +77,7 @@ def command_line() -> argparse.ArgumentParser:
         deliveries,
         doctor,
         example,
+        hash,
         letters,
         on_spool,
         pending,
@@ -95,6 +96,6 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("run", help="run the gateway in the foreground")
     commands.add_parser("check", help="say whether settings can be used")
-    for command in (doctor, example, playground, route, secret, deliveries, watch, letters, pending, spool):
+    for command in (doctor, example, playground, route, secret, deliveries, watch, hash, letters, pending, spool):
         command.add(commands)
     return parser

@@ -26,7 +26,7 @@ from component_http.delivery.status import Status, least_well
 from component_http.errors import SettingsError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Stream, Webhook
 from component_http.interfaces.tracer import Tracers
-from component_http.log import Logger, set_level
+from component_http.log import Logger, hide_addresses, set_level
 from component_http.operations.metrics import Counters, Durations
 from component_http.running import Running
 from component_http.settings import Settings
@@ -120,7 +120,7 @@ class Gateway(MultiService):
         self._check(settings)
         self._hooks = _hooks(settings)
         self._components = {each.component.domain: self._component(each) for each in settings.each}
-        set_level(settings.log.level)
+        _use_log(settings)
         for lasting in self._components.values():
             self._adopt(lasting)
 
@@ -273,6 +273,7 @@ class Gateway(MultiService):
                 self._durations,
                 self._tracers,
                 self._explain,
+                lambda: self._settings.pseudonyms(),
                 lambda: self._settings.own_certificates(),
             )
             self._operations.start()
@@ -390,7 +391,7 @@ class Gateway(MultiService):
         webhooks = {domain: new_webhooks(before[domain], lasting) for domain, lasting in adapted.items()}
         # From here on nothing can fail.
         self._settings, self._hooks = changes.settings, hooks
-        set_level(settings.log.level)
+        _use_log(settings)
         self._budget.use(*most_of_all(changes.settings))
         self._components.update(adapted)
         for domain, lasting in adapted.items():
@@ -490,6 +491,11 @@ class Gateway(MultiService):
         self._run = self._prepared = None
         for stopped in run.stops:
             stopped.callback(result)
+
+
+def _use_log(settings: Settings) -> None:
+    set_level(settings.log.level)
+    hide_addresses(settings.pseudonyms() if settings.log.hash_addresses else None)
 
 
 def _hooks(settings: Settings) -> BySecret[Hook] | None:

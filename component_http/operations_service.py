@@ -23,6 +23,7 @@ from component_http.certificates import end_of, server_endpoint
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.endpoint import Endpoint
 from component_http.contract.explanation import Explanation
+from component_http.contract.pseudonym import Pseudonyms
 from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger
 from component_http.operations.catch_up import CatchUp
@@ -73,6 +74,7 @@ class Operations:
         durations: Those of the gateway; the lag of the reactor is measured here.
         tracers: Tell watchers what happens to deliveries.
         explain: Says why a delivery waits, by its id; None where it does not.
+        pseudonyms: Makes the names of addresses, for watchers who want names.
         certificates: Lists the files with certificates of ours, each behind the name of its setting.
         endpoint: The endpoint to listen at, instead of `operations.listen`.
     """
@@ -88,6 +90,7 @@ class Operations:
         durations: Durations,
         tracers: Tracers,
         explain: Callable[[str], Explanation | None],
+        pseudonyms: Callable[[], Pseudonyms],
         certificates: Callable[[], Sequence[tuple[str, str]]],
         *,
         endpoint: Any = None,
@@ -107,6 +110,7 @@ class Operations:
         self._pages = Pages(self.view, exposition, is_token)
         self._lines = Folded(reactor.seconds)
         self._settings = settings.operations
+        self._pseudonyms = pseudonyms
         self._watch = Watch(tracers, explain, reactor, time.time, WATCHERS)
         listen = settings.operations.listen
         assert listen is not None
@@ -180,7 +184,10 @@ class Operations:
         if not _is_private(self._settings):
             raise Problem(403, NOT_PRIVATE)
         which = Which(_address(call, "from"), _address(call, "to"))
-        watcher = self._watch.enter(which, raw=call.argument("raw") == "1", show=None)
+        raw, hashed = call.argument("raw") == "1", call.argument("hash") == "1"
+        if raw and hashed:
+            raise Problem(400, "raw shows what people write, with their addresses in it: ask for raw or for hash")
+        watcher = self._watch.enter(which, raw=raw, show=self._pseudonyms().hide_value if hashed else None)
         if watcher is None:
             raise Problem(503, f"{WATCHERS} programs watch already, as many as may: end one of them")
         return Live(watcher, "application/x-ndjson")

@@ -56,6 +56,8 @@ def add(commands: Any) -> None:
         action="store_true",
         help="show the stanzas, the requests and the responses, too: headers and bodies, but no secrets",
     )
+    told = "show names in place of addresses, as log.hash_addresses does"
+    parser.add_argument("--hash", action="store_true", help=told)
     add_json(parser)
     parser.set_defaults(main=main)
 
@@ -143,7 +145,8 @@ def _watch(connect: Callable[[], socket.socket], operations: OperationsSettings,
 
 
 def _lines(to_gateway: socket.socket, token: str | None, chosen: argparse.Namespace) -> Iterator[Mapping[str, Any]]:
-    wanted = {"from": chosen.sender, "to": chosen.recipient, "raw": "1" if chosen.raw else None}
+    flags = {name: "1" if getattr(chosen, name) else None for name in ("raw", "hash")}
+    wanted = {"from": chosen.sender, "to": chosen.recipient, **flags}
     query = urlencode({name: str(value) for name, value in wanted.items() if value is not None})
     connection = HTTPConnection("component-http")
     connection.sock = to_gateway

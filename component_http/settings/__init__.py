@@ -22,6 +22,7 @@ from typing import Any, Literal, Self, TypeVar
 from attrs import evolve, field, frozen
 
 from component_http.contract.conditions import StanzaError
+from component_http.contract.pseudonym import Pseudonyms
 from component_http.errors import SettingsError
 from component_http.settings.advice import (
     conflicts,
@@ -252,6 +253,10 @@ class Settings(Table):
                 and any(parts["component"].secret_file is None for parts in components)
             ),
         )
+
+    def pseudonyms(self) -> Pseudonyms:
+        """The names of addresses for this installation: those of the first component's secret."""
+        return Pseudonyms(self.component.secret, [each.component.domain for each in self.each])
 
     def warnings(self) -> tuple[str, ...]:
         """Write a sentence, for the log, for each setting that works but should be better."""
