@@ -24,7 +24,7 @@ help:
 	@echo "make counted count the instructions that a message costs, and compare with the baseline"
 	@echo "make demo    see the gateway at work in this terminal, without an XMPP server"
 	@echo "make docs    build the documents into docs/_build/html"
-	@echo "make reference  renew what docs/*.md show of the settings and of the example files"
+	@echo "make reference  renew the manual pages, and what docs/*.md show of the settings and of the example files"
 	@echo "make lint    ruff and mypy"
 	@echo "make hooks   have ruff and mypy run before each commit"
 	@echo "make oldest  run the unit tests with the oldest versions that setup.cfg allows (PYTEST_ARGS=... goes to pytest)"

@@ -130,10 +130,8 @@ async def turn(program: Program, window: int, seconds: float, port: int, rate: f
     took = await side.keep(window, seconds)
     cpu = program.cpu() - cpu
     found, _ = await asking.communicate()
-    ordered = sorted(side.latencies)
     return {
-        "p50": 1000 * ordered[len(ordered) // 2],
-        "p99": 1000 * ordered[int(len(ordered) * 0.99)],
+        "latencies": side.latencies,
         "rate": side.replies / took,
         "cpu": cpu / took,
         "answers": json.loads(found),
@@ -161,7 +159,9 @@ async def measure(options: argparse.Namespace) -> None:
                         )
                 how = "the same connections" if keep else "a new connection each"
                 for which, turns in found.items():
-                    values = [statistics.median(one[name] for one in turns) for name in ("p50", "p99", "rate", "cpu")]
+                    ordered = sorted(each for one in turns for each in one["latencies"])
+                    values = [1000 * ordered[int(len(ordered) * share)] for share in (0.5, 0.99)]
+                    values += [statistics.median(one[name] for one in turns) for name in ("rate", "cpu")]
                     answers = sum((Counter(one["answers"]) for one in turns), Counter[str]())
                     told = ", ".join(f"{name}: {count}" for name, count in sorted(answers.items()))
                     cells.append([how, which, *(f"{value:.2f}" for value in values), told])
@@ -181,10 +181,10 @@ def main(arguments: Sequence[str]) -> None:
     if arguments == ["--closing"]:
         closing()
     parser = argparse.ArgumentParser(prog="scrapes")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rate", type=float, default=1000.0)
-    parser.add_argument("--window", type=int, default=10)
+    parser.add_argument("--window", type=int, default=2)
     asyncio.run(measure(parser.parse_args(arguments)))
 
 

@@ -13,7 +13,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from component_http.contract.delivery import by_domain
-from component_http.contract.ended import ReplayResult, result_as_json
+from component_http.contract.ended import ReplayResult
 from component_http.contract.explanation import Explanation
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
@@ -22,7 +22,7 @@ from component_http.delivery.status import STATES, Status
 from component_http.errors import SpoolError
 from component_http.interfaces import Found, Spool
 from component_http.log import Logger
-from component_http.spool.facts import answer, facts_of_each, facts_of_webhook, read_replay_argument
+from component_http.spool.facts import answer, facts_of_each, facts_of_webhook, read_replay_argument, replay_result
 
 INTERVAL = 1.0
 """Seconds between two looks: whoever retries a dead letter does not want to wait."""
@@ -69,7 +69,7 @@ class Caretaker:
         self._wake = wake
         self._replays = replays
         # The last results of replays, by the numbers of the commands.
-        self._results: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, list[object]] = {}
         self._looking = LoopingCall(self._look)
         self._looking.clock = clock
         self._looking.start(INTERVAL)
@@ -130,7 +130,8 @@ class Caretaker:
 
     def _replayed(self, result: ReplayResult, command: int) -> Deferred[Any]:
         """Tell whoever waits for it at once."""
-        self._results[str(command)] = result_as_json(result)
+        number = None if result.delivery is None else result.delivery.number
+        self._results[str(command)] = replay_result(number, result.refused, sent=result.sent)
         while len(self._results) > RESULTS:
             del self._results[next(iter(self._results))]
         return self._look_and_tell({"replays": json.dumps(self._results)})

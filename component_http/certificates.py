@@ -164,13 +164,16 @@ class TlsFiles:
             secret = Path(self.key or self.certificate).read_bytes()
         try:
             first, *chain = _certificates(own)
-            pair = PrivateCertificate.fromCertificateAndKeyPair(first, KeyPair.load(secret, _PEM))
+            key = _key(secret, self.key or self.certificate, self.remedies.certificate)
+            pair = PrivateCertificate.fromCertificateAndKeyPair(first, key)
             pair.options().getContext()
+        except FilesUnusable:
+            raise
         except (SSL.Error, crypto.Error, VerifyError, ValueError):
-            key = f'the key in "{self.key}"' if self.key else "the key in the same file"
+            its_key = f'the key in "{self.key}"' if self.key else "the key in the same file"
             raise FilesUnusable(
-                f'{self.remedies.certificate} "{self.certificate}" and {key} do not fit each other, or one of them is'
-                " not in PEM"
+                f'{self.remedies.certificate} "{self.certificate}" and {its_key} do not fit each other, or one of them'
+                " is not in PEM"
             ) from None
         return pair, chain
 
@@ -215,6 +218,22 @@ def _reading(setting: str, path: str) -> Iterator[None]:
 def _certificates(text: bytes) -> list[Certificate]:
     """Read all certificates of a text in PEM. Raises `OpenSSL.crypto.Error` if one is none."""
     return [Certificate.loadPEM(part + _END) for part in text.split(_END)[:-1]]
+
+
+def _key(content: bytes, path: str, setting: str) -> KeyPair:
+    """
+    Read a key in PEM. Raises `OpenSSL.crypto.Error` if it is none, and `FilesUnusable` if it has a passphrase.
+
+    Without our answer OpenSSL would ask for the passphrase at the terminal, and everything would wait for that.
+    """
+
+    def refuse(_writing: int) -> bytes:
+        raise FilesUnusable(
+            f'the key in "{path}", for {setting}, has a passphrase, which nobody can enter: write the key without one,'
+            " by openssl pkey, into a file that only the gateway can read"
+        )
+
+    return KeyPair(crypto.load_privatekey(_PEM, content, refuse))
 
 
 class _Renewed:
@@ -344,7 +363,7 @@ class ServerTLS:
         try:
             own = _certificates(Path(self._certificate).read_bytes())
             chain = [] if self._chain is None else _certificates(Path(self._chain).read_bytes())
-            key = KeyPair.load(Path(self._key).read_bytes(), _PEM)
+            key = _key(Path(self._key).read_bytes(), self._key, self._listen)
             options = CertificateOptions(
                 privateKey=key.original,
                 certificate=own[0].original,

@@ -10,6 +10,7 @@ __all__ = [
     "AnswerRefused",
     "Bounced",
     "CertificateInvalid",
+    "CertificateRefused",
     "ComponentHttpError",
     "ConnectionCut",
     "ConnectionFailed",
@@ -151,6 +152,10 @@ class ConnectionFailed(WebhookError):
 
 class CertificateInvalid(WebhookError):
     """The certificate of the other side is not valid, or not for its name; only a person can mend that."""
+
+
+class CertificateRefused(ConnectionFailed):
+    """The other side does not accept our certificate, or that there is none; it has read nothing that was sent."""
 
 
 class TimedOut(WebhookError):

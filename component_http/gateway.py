@@ -27,7 +27,9 @@ from component_http.errors import SettingsError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Stream, Webhook
 from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger, hide_addresses, set_level
+from component_http.lookout import Lookout
 from component_http.operations.metrics import Counters, Durations
+from component_http.operators import Operators
 from component_http.running import Running
 from component_http.settings import Settings
 from component_http.settings.reloading import Changes
@@ -120,6 +122,14 @@ class Gateway(MultiService):
         self._check(settings)
         self._hooks = _hooks(settings)
         self._components = {each.component.domain: self._component(each) for each in settings.each}
+        self._lookout = Lookout(
+            settings.spool.file(),
+            reactor,
+            self._view,
+            self.counters,
+            lambda: self._settings.own_certificates(),
+        )
+        self._operators = Operators(settings, reactor, self._components, self._lookout.view, self.counters)
         _use_log(settings)
         for lasting in self._components.values():
             self._adopt(lasting)
@@ -259,22 +269,24 @@ class Gateway(MultiService):
             lock,
             self._reactor,
             self.counters,
+            self._operators.handler,
             self._tracers,
         )
         self._run.start(super().startService)
+        self._lookout.start()
+        self._operators.start()
         if self._durations is not None:
             from component_http.operations_service import Operations
 
             self._operations = Operations(
                 settings,
                 self._reactor,
-                self._view,
+                self._lookout.view,
                 self.counters,
                 self._durations,
                 self._tracers,
                 self._explain,
                 lambda: self._settings.pseudonyms(),
-                lambda: self._settings.own_certificates(),
             )
             self._operations.start()
 
@@ -318,6 +330,16 @@ class Gateway(MultiService):
             else ComponentView(None, lasting.outlet.connected, 0, {})
             for domain, lasting in self._components.items()
         }
+
+    def in_a_sentence(self) -> str:
+        """Describe the state of all components in one sentence, as the service manager is told it."""
+        from component_http.operations.service_manager import sentence
+
+        return sentence(self._view())
+
+    def spool_answers(self) -> Deferred[None]:
+        """Fire when the spool has answered, be it that it can do nothing now; never while its thread hangs."""
+        return succeed(None) if self._run is None else self._run.spool_answers()
 
     async def push(self, objects: ReplyObjects, *, kind: str = "message", until_sent: bool = False) -> list[str]:
         """
@@ -392,6 +414,7 @@ class Gateway(MultiService):
         # From here on nothing can fail.
         self._settings, self._hooks = changes.settings, hooks
         _use_log(settings)
+        self._operators.use(changes.settings)
         self._budget.use(*most_of_all(changes.settings))
         self._components.update(adapted)
         for domain, lasting in adapted.items():
@@ -477,10 +500,12 @@ class Gateway(MultiService):
         return stopped
 
     async def _stop(self, run: Running) -> None:
+        self._operators.stop()
         # A component that is just being changed is left in order.
         await self._changing.run(lambda: Deferred.fromCoroutine(run.stop(self._close_stream)))
         if self._operations is not None:
             await self._operations.stop()
+        self._lookout.stop()
         self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
 
     async def _close_stream(self) -> None:

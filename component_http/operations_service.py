@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import os
-import platform
-import shutil
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
-import twisted
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
-from component_http import __version__
 from component_http.api.exchange import Answer, Call, Live, Problem, plain_text
 from component_http.api.secrets import BySecret
 from component_http.api.server import ApiServer
-from component_http.certificates import end_of, server_endpoint
+from component_http.certificates import server_endpoint
 from component_http.contract.address import Address, NotAnAddress
 from component_http.contract.endpoint import Endpoint
 from component_http.contract.explanation import Explanation
 from component_http.contract.pseudonym import Pseudonyms
 from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger
-from component_http.operations.catch_up import CatchUp
 from component_http.operations.exposition import Exposition
 from component_http.operations.lag import Lag
 from component_http.operations.metrics import Counters, Durations
 from component_http.operations.pages import WATCH, Pages
-from component_http.operations.view import ComponentView, View, ended
+from component_http.operations.view import View
 from component_http.operations.watch import Watch, Which
 from component_http.settings import OperationsSettings, Settings
 from component_http.sizing import WATCHERS, operations_connections
@@ -40,10 +34,10 @@ from component_http.throttle import Folded
 REQUEST_TIMEOUT = 10.0
 """Seconds that a request may take to come in, and that a connection may be idle between two of them."""
 
-PER_SECOND = 20
+PER_SECOND = 5
 """
-Requests that are answered in a second, and connections that are accepted: many more than those who watch need, and so
-few that a thousand in a second hold no delivery up.
+Requests that are answered in a second, and connections that are accepted: more than those who watch need, and so few
+that a thousand in a second delay no delivery in a hundred.
 """
 
 MAX_BODY_BYTES = 1024
@@ -53,8 +47,6 @@ NOT_PRIVATE = (
     "/watch shows what people write, and here every user of this machine could read it: name a token by"
     " operations.token_file, or listen at unix:PATH:mode=660"
 )
-
-_VERSIONS = {"version": __version__, "python": platform.python_version(), "twisted": twisted.__version__}
 
 
 @frozen
@@ -69,13 +61,12 @@ class Operations:
     Serves the pages from `start` to `stop`.
 
     Args:
-        components: Shows each component that is served, by its domain.
+        view: Looks at the gateway.
         counters: Those of the gateway; a request without its token, or a connection too many, is among them.
         durations: Those of the gateway; the lag of the reactor is measured here.
         tracers: Tell watchers what happens to deliveries.
         explain: Says why a delivery waits, by its id; None where it does not.
         pseudonyms: Makes the names of addresses, for watchers who want names.
-        certificates: Lists the files with certificates of ours, each behind the name of its setting.
         endpoint: The endpoint to listen at, instead of `operations.listen`.
     """
 
@@ -85,29 +76,22 @@ class Operations:
         self,
         settings: Settings,
         reactor: Any,
-        components: Callable[[], Mapping[str, ComponentView]],
+        view: Callable[[], View],
         counters: Counters,
         durations: Durations,
         tracers: Tracers,
         explain: Callable[[str], Explanation | None],
         pseudonyms: Callable[[], Pseudonyms],
-        certificates: Callable[[], Sequence[tuple[str, str]]],
         *,
         endpoint: Any = None,
     ) -> None:
-        self._components = components
         self._counters = counters
-        self._certificates = certificates
-        self._reactor = reactor
-        self._began = reactor.seconds()
-        self._spool = settings.spool.file()
         self._lag = Lag(reactor, durations.reactor_lag)
-        self._catch_up = CatchUp(reactor, lambda: ended(counters))
-        exposition = Exposition(self.view, durations, self._lag, reactor.seconds)
+        exposition = Exposition(view, durations, self._lag, reactor.seconds)
         token = settings.operations.token
         watchers = BySecret([] if token is None else [_Watcher(token)])
         is_token = None if token is None else lambda given: watchers.find(given) is not None
-        self._pages = Pages(self.view, exposition, is_token)
+        self._pages = Pages(view, exposition, is_token)
         self._lines = Folded(reactor.seconds)
         self._settings = settings.operations
         self._pseudonyms = pseudonyms
@@ -129,41 +113,11 @@ class Operations:
 
     def start(self) -> None:
         self._lag.start()
-        self._catch_up.start()
         self.server.startService()
 
     def stop(self) -> Deferred[None]:
         self._lag.stop()
-        self._catch_up.stop()
         return self.server.stopService()
-
-    def view(self) -> View:
-        """Look at all of the gateway."""
-        spool_bytes = disk_free_bytes = None
-        if self._spool is not None:
-            from component_http.spool.database import files as spool_files
-
-            with suppress(OSError):
-                spool_bytes = sum(os.stat(file).st_size for file in spool_files(self._spool) if file.exists())
-                disk_free_bytes = shutil.disk_usage(self._spool.parent).free
-        view = View(
-            self._components(),
-            self._counters,
-            spool_bytes,
-            disk_free_bytes,
-            self._reactor.seconds() - self._began,
-            _VERSIONS,
-            certificates=self._own_certificates(),
-        )
-        return evolve(view, catch_up=self._catch_up.seconds_left(view.pending))
-
-    def _own_certificates(self) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for key, path in self._certificates():
-            ends = end_of(path)
-            if ends is not None:
-                found[key] = min(ends, found.get(key, ends))
-        return found
 
     def _admit(self, call: Call) -> Answer | Live:
         page = self._pages.answer(call.method, call.path, call.headers)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
+from wokkel.subprotocols import XMPPHandler
 
 from component_http.contract.delivery import DeadLetter, Delivery, by_domain
 from component_http.contract.link import KEY_BYTES
@@ -68,8 +69,10 @@ class Running:
         lock: SpoolLock | None,
         reactor: Any,
         observer: Observer,
+        operator: Callable[[Serving], XMPPHandler],
         tracers: Tracers,
     ) -> None:
+        self._operator = operator
         self._settings = settings
         self._hooks = hooks
         self._spool = spool
@@ -91,7 +94,9 @@ class Running:
         self.stops: list[Deferred[None]] = []
 
     def _serving(self, lasting: Lasting) -> Serving:
-        return Serving(lasting, self._spool, lambda: self._link_key)
+        serving = Serving(lasting, self._spool, lambda: self._link_key)
+        serving.add(self._operator(serving))
+        return serving
 
     # -- start --
 
@@ -238,6 +243,10 @@ class Running:
     def is_restoring(self) -> bool:
         """The spool has not been read yet."""
         return self._restoring is not None
+
+    def spool_answers(self) -> Deferred[None]:
+        """Fire when the spool has answered a question that costs nothing, be it by an error."""
+        return self._spool.still_kept(()).addBoth(lambda _: None)
 
     def wake(self) -> dict[str, str]:
         """Ask all webhooks at once; returns the state of each by the domain of its component."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.words.xish.domish import Element
+from wokkel.subprotocols import XMPPHandler
 
 from component_http.contract.address import Address
 from component_http.contract.delivery import Delivery
@@ -54,6 +55,10 @@ class Serving:
         return self.lasting.outlet.connected
 
     # -- start --
+
+    def add(self, handler: XMPPHandler) -> None:
+        """Put one more handler on the stream; before `begin`."""
+        self._handlers.append(handler)
 
     def begin(self) -> None:
         """Let pushes wait, and hear what a stream brings that somebody else owns: it is stored behind what is kept."""

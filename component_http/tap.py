@@ -7,12 +7,12 @@ exit status 78 (EX_CONFIG of sysexits.h) tells a service manager not to try agai
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import re
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +23,11 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.python import usage
 
 from component_http._version import __version__
+from component_http.clock import steady_reactor
 from component_http.errors import SettingsError
 from component_http.log import Logger
 from component_http.operations.log_output import OUTPUT, observer
+from component_http.operations.service_manager import ServiceManager, notify, watchdog_interval
 from component_http.settings import SECRET_VARIABLE, Setting, Settings, reference, retired_flags, unknown_flag
 from component_http.settings.values.value_type import shown
 
@@ -214,6 +216,8 @@ def makeService(options: Options) -> Gateway:
     served = Served(gateway, reactor, options.settings, starts_anew=True)
     reactor.callWhenRunning(served.heed_signals)
     reactor.callWhenRunning(notify, "READY=1")
+    if "NOTIFY_SOCKET" in os.environ:
+        reactor.callWhenRunning(served.tell_service_manager)
     reactor.addSystemEventTrigger("before", "shutdown", notify, "STOPPING=1")
     reactor.addSystemEventTrigger("before", "shutdown", served.stopped)
     return gateway
@@ -304,6 +308,19 @@ class Served:
             if callable(handler):  # else it is ignored on purpose, as by nohup
                 signal.signal(number, arrived)
 
+    def tell_service_manager(self) -> None:
+        """Keep the service manager informed until the process ends."""
+        interval = watchdog_interval(os.environ, os.getpid())
+        if interval is not None and sys.__stderr__ is not None:
+            # The SIGABRT of systemd's watchdog then says where each thread hangs.
+            faulthandler.enable(sys.__stderr__)
+        ServiceManager(
+            steady_reactor(self._reactor),
+            lambda: self._gateway.in_a_sentence(),
+            lambda: self._gateway.spool_answers(),
+            interval,
+        )
+
     def _hung_up(self) -> None:
         """Reload; but stop if SIGHUP says that the terminal has gone."""
         if self._has_terminal and not _has_terminal():
@@ -363,6 +380,7 @@ class Served:
         await former.disownServiceParent()
         if self._ends:
             return
+        notify("WATCHDOG=1")  # nothing turns while a large spool is read
         try:
             following.prepare()
         except SettingsError as error:
@@ -392,16 +410,3 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-def notify(state: str) -> None:
-    """
-    Tell the service manager a state, if it wants to hear of any (`Type=notify`).
-
-    Source: sd_notify(3): the socket is named by NOTIFY_SOCKET, and one whose name begins with @ is abstract.
-    """
-    path = os.environ.get("NOTIFY_SOCKET", "")
-    if not path.startswith(("/", "@")):
-        return
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)

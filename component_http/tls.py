@@ -23,7 +23,7 @@ from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClie
 from twisted.python.failure import Failure
 from zope.interface import implementer  # type: ignore[import-untyped, unused-ignore]
 
-from component_http.errors import CertificateInvalid, ConnectionFailed, WebhookError
+from component_http.errors import CertificateInvalid, CertificateRefused, ConnectionFailed, WebhookError
 
 
 @frozen
@@ -49,10 +49,6 @@ OF_WEBHOOK = Remedies("webhook.ca_file", "webhook.client_certificate", "webhook.
 OF_SERVER = Remedies(
     "trustRoots= in component.server", "certificate= in component.server", "the host in component.server"
 )
-
-
-class CertificateRefused(ConnectionFailed):
-    """The other side does not accept our certificate, or that there is none; it has read nothing that was sent."""
 
 
 def client_tls(

@@ -215,7 +215,7 @@ def assemble(
     settings, reactor, counters, outlet = lasting.settings, lasting.reactor, lasting.counters, lasting.outlet
     component = settings.component
     fates = Fates()
-    bounces = Bounces(spool, counters, reactor.seconds, fates)
+    bounces = Bounces(spool, counters, reactor.seconds, fates, lasting.tracers)
     entrances = Entrances(
         outlet, counters, clock=reactor, new_id=new_id, ask=ask, nick=component.nick, create=component.create_rooms
     )

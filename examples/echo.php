@@ -12,6 +12,9 @@ function is_signed(string $secret, string $content): bool
     $id = $_SERVER['HTTP_WEBHOOK_ID'] ?? '';
     $timestamp = $_SERVER['HTTP_WEBHOOK_TIMESTAMP'] ?? '';
     $key = base64_decode(substr($secret, strlen('whsec_')));
+    if ($key === '') {
+        return false;
+    }
     $wanted = 'v1,' . base64_encode(hash_hmac('sha256', "$id.$timestamp.$content", $key, true));
     $fits = false;
     foreach (explode(' ', $_SERVER['HTTP_WEBHOOK_SIGNATURE'] ?? '') as $signature) {
@@ -21,7 +24,7 @@ function is_signed(string $secret, string $content): bool
 }
 
 $secret = getenv('SIGNING_SECRET');
-if ($secret && !is_signed($secret, $content)) {
+if ($secret !== false && !is_signed($secret, $content)) {
     http_response_code(401);
     exit;
 }

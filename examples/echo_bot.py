@@ -13,7 +13,8 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-SECRET = base64.b64decode(os.environ.get("SIGNING_SECRET", "").removeprefix("whsec_"))
+SECRET = os.environ.get("SIGNING_SECRET")
+KEY = base64.b64decode((SECRET or "").removeprefix("whsec_"))
 
 
 def is_signed(headers, body):
@@ -21,9 +22,9 @@ def is_signed(headers, body):
     try:
         fresh = abs(time.time() - int(headers["webhook-timestamp"])) < 300
         signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
-        wanted = "v1," + base64.b64encode(hmac.digest(SECRET, signed, hashlib.sha256)).decode()
+        wanted = "v1," + base64.b64encode(hmac.digest(KEY, signed, hashlib.sha256)).decode()
         given = headers["webhook-signature"].split()
-        return fresh and any(hmac.compare_digest(wanted.encode(), each.encode()) for each in given)
+        return KEY and fresh and any(hmac.compare_digest(wanted.encode(), each.encode()) for each in given)
     except (TypeError, ValueError, AttributeError):
         return False
 
@@ -34,7 +35,7 @@ class EchoBot(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if SECRET and not is_signed(self.headers, body):
+        if SECRET is not None and not is_signed(self.headers, body):
             self.send_error(401)
             return
         request = json.loads(body)

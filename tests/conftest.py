@@ -29,6 +29,7 @@ hypothesis.settings.load_profile("thorough" if os.environ.get("COMPONENT_HTTP_TH
 INDEPENDENT = {
     "test_api_faults",
     "test_clock",
+    "test_daemon",
     "test_doors",
     "test_first_evening",
     "test_letters",

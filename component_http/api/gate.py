@@ -23,7 +23,7 @@ class Gate:
     Closes connections that are too many in a short time, so that a flood of them holds nobody up.
 
     Args:
-        per_second: The connections that may come in within a second.
+        per_second: The connections that may come in within a second, and four times as many once in a while.
 
     Attributes:
         port: The open port; None while there is none.
@@ -34,7 +34,7 @@ class Gate:
     def __init__(self, site: Site, per_second: int) -> None:
         self.port: Any = None
         self._site = site
-        self._rate = Rate(per_second, 1.0)
+        self._rate = Rate(4 * per_second, 4.0)
         self._lines = Folded(site.clock.seconds)
         self._opening: IDelayedCall | None = None
 

@@ -57,8 +57,8 @@ class ApiServer(Service):
         max_body_bytes: The largest body of a request that is read.
         request_timeout: Seconds that a request may take to come in, and that a connection may be idle.
         name: Names the server in the log.
-        per_second: The requests that are answered in a second, and the connections that are accepted; others wait, or
-            are closed. None where the requests have limits of their own.
+        per_second: The requests that are answered in a second, while others wait for their turn; and the connections
+            that `Gate` accepts. None where the requests have limits of their own.
 
     Attributes:
         listening: Fires with the port when it is open, or with None if it cannot be opened. None before the start.

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     with exit_on_settings_error():
         user = None if options[USER] is None else _user(options[USER])
         settings = options.settings()
-        _try(settings)
+        require_startable(settings)
         prefix = "" if settings.file is None else f"{settings.file}: "
         problems = [] if user is None else _as_user(user, list(_checks(settings, user)))
         if problems:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _try(settings: Settings) -> None:
+def require_startable(settings: Settings) -> None:
     """Raise `SettingsError` if a gateway cannot be made: with its webhooks, its hooks, and all files of theirs."""
     from twisted.internet import reactor
 

@@ -24,11 +24,24 @@ from component_http.commands.arguments import (
 from component_http.commands.letters import LISTED
 from component_http.commands.on_spool import Site
 from component_http.commands.printing import NOTHING, complain, note, say, say_json
-from component_http.contract.ended import OUTCOMES, EndedAttempt, EndedDelivery, EndedStanza, WhichEnded, as_json, stamp
+from component_http.contract.ended import (
+    OUTCOMES,
+    EndedAttempt,
+    EndedDelivery,
+    EndedStanza,
+    ReplayResult,
+    WhichEnded,
+    as_json,
+    result_as_json,
+    stamp,
+)
 from component_http.contract.stanza import STANZA_KINDS
 from component_http.operations.terminal import on_one_line, printable, size, table
-from component_http.spool.ended import NOBODY, Ended
+from component_http.spool.ended import Ended
 from component_http.spool.visit import holder
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell has it."""
 
 LOOK_AGAIN = 0.5
 """Seconds between two looks of `tail`."""
@@ -149,10 +162,11 @@ def _list(ended: Ended, site: Site, chosen: argparse.Namespace) -> int:
 
 
 def _say_array(found: Iterable[dict[str, Any]]) -> int:
-    """Write a JSON array item by item, so that it may be long; returns the number of items."""
-    number = 0
-    for number, each in enumerate(found, 1):
-        say(("[\n" if number == 1 else ",\n") + json.dumps(each))
+    """Write a JSON array part by part, so that it may be long; returns the number of items."""
+    number, items = 0, iter(found)
+    while some := [json.dumps(each) for each in islice(items, AT_ONCE)]:
+        say((",\n" if number else "[\n") + ",\n".join(some))
+        number += len(some)
     say("\n]\n" if number else "[]\n")
     return number
 
@@ -206,29 +220,33 @@ def _tail(ended: Ended, site: Site, chosen: argparse.Namespace) -> int:
 
 
 def _show(ended: Ended, site: Site, chosen: argparse.Namespace) -> int:
-    found = list(ended.read(WhichEnded(id=chosen.id)))
-    ids = list(dict.fromkeys(each.id for each in found))
-    if chosen.id in ids:
-        found = [each for each in found if each.id == chosen.id]
-    elif len(ids) != 1:
-        complain(
-            f"{on_one_line(chosen.id)[:40]} may mean {len(ids)} deliveries: name more of it"
-            if ids
-            else "there is no such delivery in the log"
-            if ended.last_number()
-            else NO_LOG
-        )
-        return NOTHING
-    whole = [each for each in (ended.one(each.number) for each in found) if each is not None]
+    numbers = _named(ended, WhichEnded(id=chosen.id), chosen.id)
+    whole = [each for each in map(ended.one, numbers) if each is not None]
     if chosen.json:
-        say_json([{**as_json(each), "request": _request(ended, each)} for each in whole])
-        return 0
+        if whole:
+            say_json([{**as_json(each), "request": _request(ended, each)} for each in whole])
+        return 0 if whole else NOTHING
     for each in whole:
         say("".join(f"{on_one_line(line)}\n" for line in _life(each)))
         body = ended.body(each.number) if each.has_body else None
         if body is not None:
             say(f"request, {size(len(body))}:\n{printable(body.decode('utf-8', 'replace'))}\n")
-    return 0
+    return 0 if whole else NOTHING
+
+
+def _named(ended: Ended, which: WhichEnded, beginning: str) -> list[int]:
+    """The numbers of the deliveries that fit a filter; none where the beginning of an id may mean several."""
+    numbers: dict[str, list[int]] = {}
+    for each in ended.read(which):
+        numbers.setdefault(each.id, []).append(each.number)
+    if not numbers:
+        complain("there is no such delivery in the log" if ended.last_number() else NO_LOG)
+    if not beginning:
+        return sorted(number for some in numbers.values() for number in some)
+    if beginning not in numbers and len(numbers) > 1:
+        complain(f"{on_one_line(beginning)[:40]} may mean {len(numbers)} deliveries: name more of it")
+        return []
+    return numbers.get(beginning) or [number for some in numbers.values() for number in some]
 
 
 def _request(ended: Ended, one: EndedDelivery) -> Any:
@@ -256,7 +274,7 @@ def _life(one: EndedDelivery) -> Iterator[str]:
     for attempt in one.attempts:
         yield _attempt(attempt)
     if not one.replay and one.tries > len(one.attempts):
-        yield f"{'':<24} {one.tries} POSTs were made in all; the log has the first and the last ones of one run"
+        yield f"{_moment(one.ended)} {one.tries} POSTs were made in all, of which the log has some"
     why = f": {one.note}" if one.note else ""
     yield f"{_moment(one.ended)} it ended after {_seconds(one.ended - one.accepted)}: {one.outcome}{why}"
     for stanza in one.stanzas:
@@ -281,9 +299,9 @@ def _stanza(stanza: EndedStanza, one: EndedDelivery) -> str:
     about = f"the {kind} to {stanza.recipient}, {size(stanza.size)}"
     xml = f": {stanza.xml}" if stanza.xml else ""
     if stanza.number is None:
-        return f"{'':<24} not sent: {about}{xml}"
+        return f"{_moment(one.ended)} not sent: {about}{xml}"
     if stanza.fate is None or stanza.at is None:
-        return f"{'':<24} {about} is not known to be with the server{xml}"
+        return f"{_moment(one.ended)} sent, and not known to be with the server: {about}{xml}"
     why = f": {stanza.why}" if stanza.why else ""
     told = "the server has" if stanza.fate == "confirmed" else f"{stanza.fate}:"
     return f"{_moment(stanza.at)} {told} {about}, {_seconds(stanza.at - one.ended)} later{why}{xml}"
@@ -296,39 +314,28 @@ def _replay(ended: Ended, site: Site, chosen: argparse.Namespace) -> int:
     narrowed = any((chosen.sender, chosen.recipient, chosen.outcome, chosen.kind, chosen.since, chosen.until))
     if bool(chosen.id) == narrowed:
         chosen.refuse("either name the id of one delivery, or several by --from, --to, --since and the other flags")
-    # A delivery may have had replays, which have its id.
-    found = list(ended.read(_which(chosen, site, id=chosen.id or "", replays=False)))
-    exact = [each for each in found if each.id == chosen.id]
-    if chosen.id and len({each.id for each in found}) > 1 and not exact:
-        complain(f"{on_one_line(chosen.id)[:40]} may mean {len(found)} deliveries: name more of it")
-        return NOTHING
-    if not found:
-        complain("there is no such delivery in the log" if ended.last_number() else NO_LOG)
-        return NOTHING
-    done = [_replayed(ended, one, site, chosen) for one in _until_nobody(exact or found, site)]
-    return 0 if done and all(done) else NOTHING
+    numbers = _named(ended, _which(chosen, site, id=chosen.id or "", replays=False), chosen.id or "")
+    good = 0
+    try:
+        for number, result in ended.replay(numbers, send=chosen.send, pause=site.pause):
+            good += _told(ended, number, result, chosen)
+    except KeyboardInterrupt:
+        complain("interrupted: one that has begun goes on, and is in the log; the others are not replayed")
+        return INTERRUPTED
+    return 0 if good and good == len(numbers) else NOTHING
 
 
-def _until_nobody(found: Sequence[EndedDelivery], site: Site) -> Iterator[EndedDelivery]:
-    """The deliveries in their order, as long as there is a gateway."""
-    for place, one in enumerate(found):
-        if holder(site.path).running is False:
-            complain(f"{len(found) - place} not replayed: {NOBODY}")
-            return
-        yield one
-
-
-def _replayed(ended: Ended, one: EndedDelivery, site: Site, chosen: argparse.Namespace) -> bool:
-    result = ended.replay(one.number, send=chosen.send, pause=site.pause)
-    refused, replay = result.get("refused"), result.get("replay")
-    recorded = ended.one(replay["number"]) if isinstance(replay, dict) else None
+def _told(ended: Ended, number: int, result: ReplayResult, chosen: argparse.Namespace) -> bool:
+    """Say what came of a replay; returns whether the webhook's answer could be used."""
+    replay = result.delivery
     if chosen.json:
-        say_json({"id": one.id, **result})
-    elif refused is not None or recorded is None:
-        complain(f"{one.id} is not replayed: {refused or 'it is not in the log any more'}")
+        say_json({"of": number, **result_as_json(result)}, indent=None)
+    elif replay is None:
+        one = ended.one(number)
+        complain(f"{number if one is None else one.id} is not replayed: {result.refused}")
     else:
-        say("".join(f"{on_one_line(line)}\n" for line in _life(recorded)))
-    return recorded is not None and recorded.outcome in ("replied", "silent")
+        say("".join(f"{on_one_line(line)}\n" for line in _life(replay)))
+    return replay is not None and replay.outcome in ("replied", "silent")
 
 
 def _moment(seconds: float) -> str:

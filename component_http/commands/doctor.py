@@ -44,11 +44,13 @@ def main(chosen: argparse.Namespace) -> int:
     from twisted.internet.task import react
     from twisted.logger import LogPublisher, globalLogBeginner
 
+    from component_http.commands.check import require_startable
     from component_http.commands.examination import Examination, Finding
     from component_http.settings import Settings
 
     with exit_on_settings_error():
         settings = Settings.from_toml(chosen.config)
+        require_startable(settings)
     found: list[Finding] = []
 
     def examine(reactor: Any) -> Any:

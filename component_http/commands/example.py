@@ -14,7 +14,7 @@ EXAMPLES = {
     "php": ("echo.php", "the same bot in PHP"),
     "node": ("echo_bot.mjs", "the same bot in JavaScript, for Node"),
     "settings": ("component-http.toml", "a settings file with everything"),
-    "systemd": ("component-http.service", "a unit for systemd"),
+    "systemd": ("component-http@.service", "a template unit for systemd"),
     "tac": ("component_http.tac", "a Twisted application file"),
 }
 """The examples: by name, the file and what it is."""

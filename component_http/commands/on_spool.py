@@ -85,6 +85,8 @@ def _place(chosen: argparse.Namespace) -> Path:
 
 def _check_that_there_is_one(path: Path, chosen: argparse.Namespace) -> None:
     """Raise SettingsError if there is no file; one that cannot be looked at is explained when it is opened."""
+    if getattr(chosen, "may_be_missing", False):
+        return
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -6,14 +6,15 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from component_http.commands.arguments import add_json, add_place, add_verb, limit, number
 from component_http.commands.letters import LISTED
 from component_http.commands.on_spool import Site, move
-from component_http.commands.printing import NOTHING, complain, next_try, note, say, say_json, stamp
+from component_http.commands.printing import NOTHING, complain, note, say, say_json, stamp
 from component_http.commands.spool import failing
 from component_http.errors import SpoolError
+from component_http.operations.reasons import Reason
 from component_http.operations.terminal import age, moment, on_one_line, printable, size, table
 from component_http.spool.facts import Answer
 from component_http.spool.pending import Pending, Waiting
@@ -171,62 +172,6 @@ def _in_words(one: Waiting, reason: Reason, now: float) -> Iterator[str]:
 
 
 # Why things wait.
-
-_SENTENCES = {
-    "running": "its POST is under way",
-    "ending": "it has ended, which is being stored",
-    "open_iq": "the webhook has said that it answers this iq later",
-    "conversation": "it waits behind {behind} of the same conversation",
-    "backing_off": "it backs off before the next attempt",
-    "retry_after": "the webhook has asked for a pause (Retry-After)",
-    "loop_brake": "its sender and the webhook answer each other, so its conversation is slowed down",
-    "webhook_away": "the webhook fails, so one delivery at a time probes it",
-    "webhook_probed": "the webhook fails, and a probe is under way",
-    "webhook_gone": "the webhook is gone: it answered 410",
-    "pace": "the webhook takes only so many requests per second",
-    "rate": "the limit of webhook.rate is reached",
-    "outbox_full": "too many answers wait for the XMPP server, so no POST begins",
-    "no_room": "it is retried, and waits until there is room beside what comes live",
-    "stopping": "the gateway is stopping; it is tried at the next start",
-    "turn": "it waits for its turn: as many POSTs are under way as may be",
-    "stream_away": "there is no stream to the XMPP server now",
-    "suspect": "the server may have closed the stream because of it, so it is written alone",
-    "server": "it waits until it is written and the XMPP server has confirmed it",
-    "no_gateway": "no gateway runs; it is tried at the next start",
-    "not_known": "the gateway has not said why",
-}
-"""A sentence for each name: first those of `Explanation`, then those of stanzas, then those of both."""
-
-
-@frozen
-class Reason:
-    """
-    Why something waits.
-
-    Attributes:
-        held_by: The name of what it waits for: one of `Explanation`, or another one of `_SENTENCES`.
-        behind: The name of the delivery that it waits behind; its id if that is not in the spool.
-        next_attempt: When it is tried next, in seconds since the epoch.
-        last_failure: Why its last attempt failed.
-    """
-
-    held_by: str
-    behind: str | None = None
-    next_attempt: float | None = None
-    last_failure: str | None = None
-
-    def sentence(self, now: float) -> str:
-        words = _SENTENCES[self.held_by].format(behind=self.behind)
-        if self.next_attempt is None:
-            return words
-        then = next_try(self.next_attempt, now)
-        # Which delivery probes the webhook next is not known.
-        return f"{words}; {then.replace('try', 'probe') if self.held_by == 'webhook_away' else then}"
-
-    def in_a_list(self, now: float, known: str | None) -> str:
-        """Say the same, and why the last attempt failed, unless that is known already."""
-        failure = None if self.last_failure == known else self.last_failure
-        return "; last failure: ".join(filter(None, (self.sentence(now), failure)))
 
 
 def reasons(site: Site, pending: Pending, found: Sequence[Waiting]) -> dict[str, Reason]:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from component_http.operations.terminal import age, moment, on_one_line
+from component_http.operations.terminal import moment, on_one_line
 
 NOTHING = 1
 """Exit status: nothing fits, or something was not done."""
@@ -49,10 +49,3 @@ def some(ids: Sequence[str], shown: Mapping[str, str] | None = None) -> str:
 def stamp(seconds: float | None) -> str | None:
     """Write a moment, given in seconds since the epoch, for another program: `2026-11-22T12:30:45Z`."""
     return None if seconds is None else moment(seconds).replace(" ", "T", 1).replace(" UTC", "Z")
-
-
-def next_try(at: float | None, now: float) -> str:
-    """Say when the webhook is asked next; `at` is None while it is being probed."""
-    if at is None:
-        return "a probe is under way"
-    return f"next try in {age(at - now)}" if at - now >= 1 else "next try now"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from component_http.commands.arguments import add_verb
 from component_http.errors import SettingsError
 from component_http.settings.declaration import read_secret
 from component_http.settings.values.value_type import shown
@@ -19,12 +20,12 @@ def add(commands: Any) -> None:
         description="Secrets for webhook.signing_secret_files.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="new | public", required=True)
-    new = verbs.add_parser("new", help="print a new secret: put it into a file that only the gateway can read")
+    new = add_verb(verbs, "new", "print a new secret: put it into a file that only the gateway can read")
     new.add_argument(
         "--asymmetric", action="store_true", help="a private key, whose public key is all that the webhook needs"
     )
     new.set_defaults(main=_new)
-    public = verbs.add_parser("public", help="print the public key of a private key")
+    public = add_verb(verbs, "public", "print the public key of a private key")
     public.add_argument("file", metavar="FILE", help="the file with the private key")
     public.set_defaults(main=_public)
 

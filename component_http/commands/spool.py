@@ -1,4 +1,7 @@
-"""The commands `component-http spool status`: how things stand with a spool; and `wake`: its webhook is back."""
+"""
+The commands `component-http spool`: how things stand with a spool's file, and copies of it; and `wake`: its webhook is
+back.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from typing import Any
 
 from component_http.commands.arguments import add_json, add_place, add_verb
 from component_http.commands.on_spool import Site
-from component_http.commands.printing import NOTHING, complain, next_try, say, say_json, stamp
+from component_http.commands.printing import NOTHING, complain, say, say_json, stamp
+from component_http.operations.reasons import next_try
 from component_http.operations.terminal import age, moment, on_one_line, size
+from component_http.spool.backup import back_up, restore
 from component_http.spool.facts import Trouble
 from component_http.spool.visit import Holder, Kept, SpoolStatus, holder, status, wake
 
@@ -30,8 +35,8 @@ _RECENT = 12 * 3600
 def add(commands: Any) -> None:
     spool = commands.add_parser(
         "spool",
-        help="say how things stand with a spool's file",
-        description="Says how things stand with a spool's file, whether a gateway runs or not.",
+        help="say how things stand with a spool's file; back it up, and restore it",
+        description="Says how things stand with a spool's file, whether a gateway runs or not; copies it.",
         allow_abbrev=False,
     )
     verbs = spool.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -39,6 +44,14 @@ def add(commands: Any) -> None:
     add_place(parser)
     add_json(parser)
     parser.set_defaults(carry_out=_status)
+    parser = add_verb(verbs, "backup", "copy the spool as it is now, while a gateway uses it")
+    parser.add_argument("file", metavar="FILE", help="the copy, which must not be there yet; only its user can read it")
+    add_place(parser)
+    parser.set_defaults(carry_out=_backup)
+    parser = add_verb(verbs, "restore", "put a copy into the place of the spool, while no gateway uses it")
+    parser.add_argument("file", metavar="FILE", help="the copy; the spool that was there is renamed")
+    add_place(parser)
+    parser.set_defaults(carry_out=_restore, may_be_missing=True)
     parser = add_verb(commands, "wake", "have the gateway that runs ask its webhook at once, because it is back")
     add_place(parser)
     parser.set_defaults(carry_out=_wake)
@@ -59,6 +72,23 @@ def _status(site: Site, chosen: argparse.Namespace) -> int:
         say_json(_as_json(site.path, found, now))
     else:
         say("".join(f"{name:<11} {on_one_line(fact)}\n" for name, fact in _in_words(site.path, found, now)))
+    return 0
+
+
+def _backup(site: Site, chosen: argparse.Namespace) -> int:
+    target = Path(chosen.file).absolute()
+    written = back_up(site.path, target, **site.options)
+    say(f"wrote {on_one_line(str(target))}, {size(written)}\n")
+    return 0
+
+
+def _restore(site: Site, chosen: argparse.Namespace) -> int:
+    source = Path(chosen.file).absolute()
+    aside = restore(source, site.path, warn=complain)
+    say(f"restored {on_one_line(str(site.path))} from {on_one_line(str(source))}\n")
+    if aside is not None:
+        say(f"the spool that was there is {on_one_line(str(aside))} now\n")
+    say("what has ended since that copy was made is delivered again\n")
     return 0
 
 

@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 from component_http.commands.arguments import add_json, address
-from component_http.commands.pending import Reason
 from component_http.commands.printing import NOTHING, complain, note, say
 from component_http.contract.endpoint import Endpoint
 from component_http.errors import SettingsError
 from component_http.operations.log_lines import escaped
+from component_http.operations.reasons import Reason
 from component_http.operations.terminal import size
 from component_http.settings import OperationsSettings, operations_from_toml
 from component_http.tap import exit_on_settings_error

@@ -17,6 +17,7 @@ HeldBy = Literal[
     "webhook_away",
     "webhook_probed",
     "webhook_gone",
+    "paused",
     "pace",
     "rate",
     "outbox_full",

@@ -14,6 +14,7 @@ from component_http.contract.stanza import Stanza
 from component_http.delivery.fates import Fates
 from component_http.errors import Bounced
 from component_http.interfaces import Observer, OutboundSpool
+from component_http.interfaces.tracer import Tracers
 from component_http.log import Logger
 from component_http.throttle import Folded
 
@@ -43,6 +44,7 @@ class Bounces:
         observer: Told `push_bounced`.
         seconds: A clock that does not go back.
         fates: Told which stanzas have arrived in rooms, and which came back.
+        tracers: Told which came back.
 
     Source: RFC 6120 section 8.3.1 (an error has the id of what it is about); XEP-0045 section 7.4 (a room sends a
     message to its author, too).
@@ -50,8 +52,16 @@ class Bounces:
 
     _log = Logger()
 
-    def __init__(self, spool: OutboundSpool, observer: Observer, seconds: Callable[[], float], fates: Fates) -> None:
+    def __init__(
+        self,
+        spool: OutboundSpool,
+        observer: Observer,
+        seconds: Callable[[], float],
+        fates: Fates,
+        tracers: Tracers | None = None,
+    ) -> None:
         self._spool = spool
+        self._tracers = Tracers() if tracers is None else tracers
         self._fates = fates
         self._observer = observer
         self._lines = Folded(seconds)
@@ -90,6 +100,8 @@ class Bounces:
         bounced = Bounced(found.condition, found.type, found.text or "")
         self._observer.count("push_bounced")
         self._spool.bounced(number, outbound, f"it came back: {bounced}")
+        if self._tracers.told is not None:
+            self._tracers.told.settled(number, outbound.delivery_id, "bounced", str(bounced))
         self._lines.write(
             bounced.condition,
             self._log.warn,

@@ -62,6 +62,8 @@ class Explanations:
             return _BY_STAGE[stage.name], wait if isinf(wait) else max(wait, away)
         if health.no_more is not None:
             return "webhook_gone", inf
+        if health.paused:
+            return "paused", away
         if isinf(away):
             return "webhook_probed", inf
         if health.breaker_state != "closed":

@@ -18,10 +18,11 @@ from component_http.contract.request import thread_of
 from component_http.delivery.health import NO_WEBHOOK, Health, in_words
 from component_http.delivery.life import Attempt
 from component_http.delivery.outcomes import Outcomes
+from component_http.delivery.reports import report_of
 from component_http.delivery.retry import FINAL, AttemptResult, GiveUp, Retry, RetryPolicy, outcome_class
 from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
-from component_http.interfaces.tracer import ANSWER_BYTES, AttemptReport, Follows, Marks, Tracers, without_secrets
+from component_http.interfaces.tracer import Follows, Tracers, without_secrets
 from component_http.log import Logger
 
 HANGING = 10.0
@@ -247,32 +248,10 @@ class Forwarder:
     ) -> None:
         """Tell those who follow deliveries of the end of an attempt."""
         assert self._tracers.told is not None
-        delivery, marks = attempt.delivery, getattr(attempt.waits_for, "marks", None)
-        connecting = first_byte = None
-        if isinstance(marks, Marks):
-            connecting = None if marks.connected is None else marks.connected - marks.turn
-            first_byte = None if marks.first_byte is None else marks.first_byte - attempt.began
-        status, failure, answer = None, None, b""
-        if isinstance(result, Response):
-            status, answer = result.status, (result.body or b"")[:ANSWER_BYTES]
-        else:
-            failure = str(result) or ("it was cut off" if follows == "cut_off" else type(result).__name__)
-        self._tracers.told.attempted(
-            delivery,
-            AttemptReport(
-                delivery.tries + delivery.unreached,
-                attempt.began,
-                self._clock.seconds() - attempt.began,
-                connecting,
-                first_byte,
-                status,
-                failure,
-                answer,
-                follows,
-                again,
-            ),
-            result if isinstance(result, Response) else None,
-        )
+        delivery, seconds = attempt.delivery, self._clock.seconds() - attempt.began
+        number, marks = delivery.tries + delivery.unreached, getattr(attempt.waits_for, "marks", None)
+        report = report_of(number, attempt.began, seconds, marks, result, follows, again)
+        self._tracers.told.attempted(delivery, report, result if isinstance(result, Response) else None)
 
     def _left_open(self, delivery: Delivery, response: Response) -> Later:
         self._observer.count("left_open")

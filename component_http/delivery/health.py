@@ -15,7 +15,7 @@ from component_http.delivery.breaker import Breaker, Probe, is_failure
 from component_http.delivery.life import Attempt
 from component_http.delivery.load import Load, Quota
 from component_http.delivery.retry import AttemptResult, is_rejection
-from component_http.errors import CertificateInvalid
+from component_http.errors import CertificateInvalid, CertificateRefused, ConnectionFailed
 from component_http.interfaces import Observer
 from component_http.log import Logger
 from component_http.throttle import LOG_INTERVAL, Throttle
@@ -59,6 +59,8 @@ class Health:
         last_failure: Why the last attempt that failed did, for a person; None if none did.
         awakenings: How often the webhook was found to be back, or somebody said so: a back-off that began before one of
             these may end early.
+        paused_until: When the pause ends that an operator has asked for, in seconds of the clock; infinite for one that
+            only `ask_now` ends.
     """
 
     _log = Logger()
@@ -71,6 +73,7 @@ class Health:
     untrusted: bool = field(init=False, default=False)
     last_failure: str | None = field(init=False, default=None)
     awakenings: int = field(init=False, default=0)
+    paused_until: float = field(init=False, default=-inf)
     _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
     _heard_at: float = field(init=False, default=-inf)
 
@@ -132,8 +135,20 @@ class Health:
             self._heard_at = now
         return probe, others
 
+    @property
+    def paused(self) -> bool:
+        """An operator has paused the webhook."""
+        return self.paused_until > self._clock.seconds()
+
+    def hold(self, seconds: float) -> None:
+        """Let nothing begin for so many seconds, because an operator says so; infinite means until `ask_now`."""
+        now = self._clock.seconds()
+        self.paused_until = now + seconds
+        self._breaker.hold(seconds, now)
+
     def ask_now(self) -> None:
         """Let attempts begin at once: somebody knows that the webhook is back."""
+        self.paused_until = -inf
         self._breaker.ask_now()
         self._awake()
 
@@ -149,6 +164,8 @@ class Health:
         self._load.adapt(most, quota, moved=moved)
         if moved:
             self._breaker.forget()
+            if self.paused:
+                self.hold(self.paused_until - self._clock.seconds())
             self.untrusted = False
             self.last_failure = None
             self.awakenings += 1
@@ -182,8 +199,11 @@ class Health:
             self.untrusted = False
         elif isinstance(result, CertificateInvalid):
             self.untrusted = True
-            if self._throttle.may_tell("certificate", now):
+            if self._throttle.may_tell(str(result), now):
                 self._log.error("the webhook's certificate cannot be trusted: {reason}", reason=str(result))
+        elif isinstance(result, ConnectionFailed) and self._throttle.may_tell(str(result), now):
+            log = self._log.error if isinstance(result, CertificateRefused) else self._log.info
+            log("the webhook cannot be asked: {reason}", reason=str(result))
 
     def _changed(self, before: str, after: str) -> None:
         if after == "open" and before == "closed":

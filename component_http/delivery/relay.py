@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 
 from attrs import evolve
@@ -209,6 +210,7 @@ class Relay:
             "the gateway is stopping": self._drain.begun,
             "the webhook said that it is gone": health.gone is not None,
             "the webhook's certificate cannot be trusted": health.untrusted,
+            "an operator has paused the webhook": self.routing.paused,
             "too many stanzas wait for the webhook": backlog.used > NOT_READY_ABOVE,
         }
         obstacles = [phrase for phrase, is_so in found.items() if is_so]
@@ -359,6 +361,17 @@ class Relay:
         """Ask the webhook at once, whatever was to be waited for: somebody knows that it is back."""
         self._attempts.wake()
         self._start()
+
+    def hold(self, seconds: float) -> None:
+        """POST nothing more for so many seconds, infinite for until `wake`: an operator says so. What waits, waits."""
+        for lane in self.lanes.values():
+            lane.forwarder.health.hold(seconds)
+        self._start()
+
+    def oldest(self, most: int) -> list[tuple[Delivery, Explanation]]:
+        """Say of those that are pending longest why they have not ended."""
+        found = ((each, self.explain(each.id)) for each in self._deliveries)
+        return list(islice(((each, why) for each, why in found if why is not None), most))
 
     # -- out --
 

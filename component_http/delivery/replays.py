@@ -18,10 +18,11 @@ from component_http.contract.reply import Response, Verdict
 from component_http.contract.request import thread_of
 from component_http.delivery.outbox import Outbox
 from component_http.delivery.relay import Relay
+from component_http.delivery.reports import report_of
 from component_http.errors import SpoolError, WebhookError
 from component_http.interfaces import Observer
 from component_http.interfaces.spools import DeliveryLog
-from component_http.interfaces.tracer import ANSWER_BYTES, Marks
+from component_http.interfaces.tracer import ANSWER_BYTES, AttemptReport
 
 MOST_WAITING = 100
 """Replays that may wait for their turn; each may take as long as the webhook."""
@@ -138,6 +139,8 @@ class Replays:
         seconds = self._clock.seconds() - begin
         verdict = forwarder.outcomes.judge(delivery, result) if isinstance(result, Response) else Verdict("silent")
         outcome = verdict.outcome if isinstance(result, Response) else "failed"
+        marks = getattr(post, "marks", None)
+        report = report_of(kept.tries + 1, begin, seconds, marks, result, verdict.outcome)
         stanzas = component.outbox.maker.make(
             verdict.stanzas, verdict.xml, verbatim=verdict.verbatim, delivery_id=delivery.id
         )
@@ -159,31 +162,31 @@ class Replays:
             ended=self._wall(),
             tries=1,
             has_body=False,
-            attempts=[_attempt(kept.tries + 1, began, begin, seconds, getattr(post, "marks", None), result, outcome)],
+            attempts=[_attempt(report, began, outcome)],
             stanzas=[_stanza(each, None if first is None else first + place) for place, each in enumerate(stanzas)],
         )
-        return ReplayResult(None, evolve(replay, number=await self._log.record(replay)), first is not None)
+        try:
+            number = await self._log.record(replay)
+        except SpoolError as error:
+            came = report.failure or f"status {report.status}"
+            return ReplayResult(f"it was POSTed, which had this result: {came}; but that cannot be recorded: {error}")
+        return ReplayResult(None, evolve(replay, number=number), first is not None)
 
 
-def _attempt(
-    number: int,
-    began: float,
-    begin: float,
-    seconds: float,
-    marks: object,
-    result: Response | WebhookError,
-    outcome: str,
-) -> EndedAttempt:
-    connecting = first_byte = None
-    if isinstance(marks, Marks):
-        connecting = None if marks.connected is None else marks.connected - marks.turn
-        first_byte = None if marks.first_byte is None else marks.first_byte - begin
-    status, failure, answer = None, None, ""
-    if isinstance(result, Response):
-        status, answer = result.status, (result.body or b"")[:ANSWER_BYTES].decode("utf-8", "replace")
-    else:
-        failure = str(result)
-    return EndedAttempt(number, began, seconds, connecting, first_byte, status, failure, answer, outcome, None)
+def _attempt(report: AttemptReport, began: float, outcome: str) -> EndedAttempt:
+    """The attempt, which began then by the wall clock."""
+    return EndedAttempt(
+        report.number,
+        began,
+        report.seconds,
+        report.connecting,
+        report.first_byte,
+        report.status,
+        report.failure,
+        report.answer.decode("utf-8", "replace"),
+        outcome,
+        None,
+    )
 
 
 def _stanza(outbound: OutboundStanza, number: int | None) -> EndedStanza:

@@ -120,6 +120,11 @@ class Routing:
         return min(found, key=lambda health: STATES.index(health.state))
 
     @property
+    def paused(self) -> bool:
+        """An operator has paused some webhook."""
+        return any(lane.forwarder.health.paused for lane in self.lanes.values())
+
+    @property
     def no_more(self) -> NoMore | None:
         """Why nothing is POSTed any more, whatever comes; None while something may be."""
         return None if self._routes else self.lanes[None].forwarder.health.no_more

@@ -36,5 +36,7 @@ EVENTS = (
     # The API.
     *("api_pushed", "api_asked", "api_unanswered", "api_full", "api_refused", "api_unauthorized", "api_limited"),
     *("api_failed", "api_busy", "api_evicted"),
+    # The operator in the chat.
+    *("operator_told", "operator_asked", "operator_refused"),
 )
 """The table of counters in `docs/architecture.md` says what each of them is."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from typing import IO, Any, Protocol
 
@@ -109,22 +111,25 @@ class Output:
     Writes the log.
 
     A line that repeats the one before it is counted instead, and told with its number when another line comes, or after
-    a minute. Lines that cannot be written are lost, and their number is told when one can be written again.
+    a minute. Lines that cannot be written are lost: the standard error is told at the first, and the log is told their
+    number when one can be written again.
 
     Args:
-        stdout: The standard output; None for that of the process.
+        stdout: The standard output; None for that of the process. So is `stderr`.
 
     Attributes:
         in_use: It was asked for; else somebody else writes the log.
     """
 
-    def __init__(self, stdout: IO[bytes] | None = None) -> None:
-        self._destination: Destination = Stream(_stdout() if stdout is None else stdout)
+    def __init__(self, stdout: IO[bytes] | None = None, stderr: IO[bytes] | None = None) -> None:
+        self._destination: Destination = Stream(_binary(sys.__stdout__) if stdout is None else stdout)
+        self._stderr = _binary(sys.__stderr__) if stderr is None else stderr
         self._stdout = self._destination
         self._write: Callable[[Line], bytes] = WRITERS["text"]
         self._last: Line | None = None
         self._more = 0
         self._lost = 0
+        self._complained = -math.inf
         self.in_use = False
 
     def use(self, format: str, path: str | None = None, *, journal: str = JOURNAL) -> None:
@@ -175,12 +180,22 @@ class Output:
                 )
                 self._lost = 0
             self._destination.write(self._write(line))
-        except (OSError, ValueError):  # a closed file of Python's raises the latter
+        except (OSError, ValueError) as error:  # a closed file of Python's raises the latter
             self._lost += 1
+            if self._lost == 1 and not 0 <= line.time - self._complained < REPEATED_FOR:
+                self._complained = line.time
+                self._complain(getattr(error, "strerror", None) or str(error))
+
+    def _complain(self, reason: str) -> None:
+        """Tell the standard error, which may be somewhere else than the log."""
+        sentence = f"component-http: the log cannot be written: {reason}; the gateway goes on without\n"
+        with suppress(OSError, ValueError):
+            self._stderr.write(sentence.encode())
+            self._stderr.flush()
 
 
-def _stdout() -> IO[bytes]:
-    found: IO[bytes] = getattr(sys.__stdout__, "buffer", None) or BytesIO()
+def _binary(file: IO[str] | None) -> IO[bytes]:
+    found: IO[bytes] = getattr(file, "buffer", None) or BytesIO()
     return found
 
 

@@ -28,7 +28,9 @@ from component_http.settings.advice import (
     conflicts,
     domain_conflicts,
     foreign_senders,
+    of_route,
     own_certificates,
+    own_operators,
     secret_files,
     warnings,
 )
@@ -119,9 +121,10 @@ class Settings(Table):
         domains = [each.component.domain for each in self.each]
         problems = [
             *conflicts(self.component, self.webhook),
-            *chain(*(conflicts(each.component, each.webhook) for each in self.of_routes.values())),
+            *chain(*(conflicts(one.component, one.webhook, of_route(name)) for name, one in self.of_routes.items())),
             *domain_conflicts(domains),
             *foreign_senders(domains, self.api),
+            *own_operators(domains, self.operations.admin_jids),
         ]
         if problems:
             raise SettingsError(*problems)
@@ -239,6 +242,8 @@ class Settings(Table):
         reading.tell(domain_conflicts(domains), source)
         if len(domains) == len(components) and shared["api"] is not None:
             reading.tell(foreign_senders(domains, shared["api"]), source)
+        if shared["operations"] is not None:
+            reading.tell(own_operators(domains, shared["operations"].admin_jids), source)
         if reading.problems:
             raise SettingsError(*reading.problems)
         first, *others = components

@@ -30,21 +30,32 @@ _SECRET_HEADER = re.compile("auth|cookie|key|pass|secret|token", re.IGNORECASE)
 """Finds the names of headers that usually hold a secret."""
 
 
-def conflicts(component: ComponentSettings | None, webhook: WebhookSettings | None) -> Iterator[str]:
-    """Find settings of several tables that cannot be used together; None stands for a table that could not be made."""
+def conflicts(
+    component: ComponentSettings | None,
+    webhook: WebhookSettings | None,
+    where: str = "component.component_post_url",
+) -> Iterator[str]:
+    """
+    Find settings of several tables that cannot be used together.
+
+    Args:
+        component: The table, or None if it could not be made; and so is `webhook`.
+        where: The setting that has the webhook's URL.
+    """
     if component is None or webhook is None:
         return
     sources = [] if webhook.bearer_token is None else ["webhook.bearer_token_file"]
     sources += [f"webhook.headers.{name}" for name in webhook.headers if name.lower() == "authorization"]
     if component.url_holds_credentials:
-        sources.append("the user in component.component_post_url")
+        sources.append(f"the user in {where}")
     if len(sources) > 1:
         yield f"{sources[0]} and {sources[1]} both set the Authorization header: remove one of them"
     url = component.component_post_url and WebhookUrl.parse(component.component_post_url)
     if webhook.require_tls and url and _in_the_open(url, webhook):
+        proxy = "" if webhook.proxy is None else ", and no proxy on another one for that"
         yield (
-            f"component.component_post_url is at {url.origin}, but webhook.require_tls allows only https:// there, or"
-            " http:// on this machine"
+            f"{where} is at {url.origin}, but webhook.require_tls allows only https:// there, or http:// on this"
+            f" machine{proxy}"
         )
 
 
@@ -61,6 +72,13 @@ def domain_conflicts(domains: Sequence[str]) -> Iterator[str]:
     for domain, times in Counter(domains).items():
         if times > 1:
             yield f"{times} components have the domain {domain}: each must have one of its own"
+
+
+def own_operators(domains: Sequence[str], operators: Sequence[str]) -> Iterator[str]:
+    """Find operators whose address is one of a component."""
+    for address in operators:
+        if Address.parse(address).domain in domains:
+            yield f"operations.admin_jids has {shown(address)}, but that is an address of the component itself"
 
 
 def foreign_senders(domains: Sequence[str], api: ApiSettings) -> Iterator[str]:
@@ -90,10 +108,17 @@ def _webhooks(settings: Settings) -> Iterator[WebhookSettings]:
         yield from (one.webhook for one in each.of_routes.values())
 
 
+def _ports(settings: Settings) -> Iterator[tuple[str, str]]:
+    """The ports of ours, each behind the name of its setting."""
+    for key, listen in (("api.listen", settings.api.listen), ("operations.listen", settings.operations.listen)):
+        if listen is not None:
+            yield key, listen
+
+
 def _tls_ports(settings: Settings) -> Iterator[tuple[str, Endpoint]]:
     """The ports of ours that speak TLS, each behind the name of its setting."""
-    for key, listen in (("api.listen", settings.api.listen), ("operations.listen", settings.operations.listen)):
-        endpoint = Endpoint.parse(listen or "")
+    for key, listen in _ports(settings):
+        endpoint = Endpoint.parse(listen)
         if endpoint.kind == "ssl":
             yield key, endpoint
 
@@ -165,10 +190,15 @@ def _urls(settings: Settings) -> Iterator[tuple[str, Settings]]:
     """The settings of each webhook of a component that has a URL, behind the name of the setting with that."""
     for where, one in (
         ("component.component_post_url", settings),
-        *((f"the url of component.route {name}", one) for name, one in settings.of_routes.items()),
+        *((of_route(name), one) for name, one in settings.of_routes.items()),
     ):
         if one.component.component_post_url is not None:
             yield where, one
+
+
+def of_route(name: str) -> str:
+    """Name the setting with the URL of a route."""
+    return f"the url of component.route {name}"
 
 
 def _ends_soon(key: str, path: str) -> Iterator[str]:
@@ -206,12 +236,12 @@ def _of_all(settings: Settings) -> Iterator[str]:
         )
     if api.listen is None and (api.token or api.hook):
         yield "there are tokens or hooks for the API, but it is off: set api.listen, or remove them"
-    for port in (api, settings.operations):
-        endpoint = Endpoint.parse(port.listen or "")
+    for key, listen in _ports(settings):
+        endpoint = Endpoint.parse(listen)
         if endpoint.kind in ("tcp", "tcp6") and not is_loopback(endpoint.interface_and_port[0]):
             yield (
-                f"{port.TABLE}.listen is {shown(port.listen)}, where others on the network can read the tokens: take an"
-                " ssl: endpoint, or interface=127.0.0.1 behind a proxy that speaks TLS"
+                f"{key} is {shown(listen)}, where others on the network can read the tokens: take an ssl: endpoint, or"
+                " interface=127.0.0.1 behind a proxy that speaks TLS"
             )
     for key, path in own_certificates(settings):
         yield from _ends_soon(key, path)

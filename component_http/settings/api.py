@@ -89,7 +89,7 @@ class TokenSettings(Table):
     )
     admin: bool = setting(
         SWITCH,
-        "allow it to control the gateway itself too: POST /v1/webhook/wake",
+        "allow it to control the gateway itself too: /v1/webhook/wake and /v1/deliveries",
         default=False,
         why="a script that sends messages need not be able to do that",
     )

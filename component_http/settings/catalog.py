@@ -56,6 +56,8 @@ _APPLIES: Mapping[str, Applies] = {
     "spool": "restart",
     "api": "restart",
     "operations": "restart",
+    "operations.admin_jids": "at once",
+    "operations.alert_after": "at once",
 }
 """The settings, and the tables, that do not apply at once, but for one."""
 

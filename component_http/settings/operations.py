@@ -11,8 +11,10 @@ from component_http.contract.url import is_loopback
 from component_http.errors import SettingsError
 from component_http.settings.declaration import Table, secret, secret_file, setting
 from component_http.settings.ports import asks_nobody, client_ca_file
+from component_http.settings.values.addresses import OPERATORS
 from component_http.settings.values.endpoints import LISTEN
 from component_http.settings.values.http import CREDENTIAL
+from component_http.settings.values.plain import number
 from component_http.settings.values.value_type import shown
 
 
@@ -44,6 +46,20 @@ class OperationsSettings(Table):
     token: str | None = secret(CREDENTIAL, "the token itself", "token_file")
 
     client_ca_file: str | None = client_ca_file("with it no token is needed, and a token alone can be copied")
+
+    admin_jids: tuple[str, ...] = setting(
+        OPERATORS,
+        "the addresses of the operators, who are told in the chat what is wrong, and may use the gateway's commands",
+        default=(),
+        why="whoever has one of these accounts can pause the webhook and read who writes to it",
+        example='["admin@example.org"]',
+    )
+    alert_after: float = setting(
+        number(5, 86_400, "seconds"),
+        "the time that a trouble has to last before the operators are told; some are told at once",
+        default=300.0,
+        why="a webhook that is started again, or a server, should wake nobody up",
+    )
 
     def __attrs_post_init__(self) -> None:
         problems = list(asks_nobody(self))

@@ -47,7 +47,11 @@ class Changes:
                 given,
                 spool=running.spool,
                 api=evolve(running.api, token=given.api.token, hook=given.api.hook),
-                operations=running.operations,
+                operations=evolve(
+                    running.operations,
+                    admin_jids=given.operations.admin_jids,
+                    alert_after=given.operations.alert_after,
+                ),
             ),
             [domain for domain in before if domain not in after],
             [domain for domain in after if domain not in before],

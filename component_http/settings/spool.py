@@ -80,7 +80,7 @@ class SpoolSettings(Table):
         whole(1, 10_000_000, "deliveries"),
         "the most deliveries that the log keeps; the oldest go first",
         default=100_000,
-        why="about 100 MB with short answers, and a list of them takes a second or two",
+        why="about 100 MB with short answers and no bodies",
     )
     max_ended_bytes: int = setting(
         whole(65_536, 1 << 40, "bytes"),

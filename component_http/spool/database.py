@@ -327,14 +327,14 @@ def _damaged(path: Path, reason: object) -> SpoolUnusable:
     return SpoolUnusable(f"the spool {path} is damaged, or is no spool ({first}): {_REMEDY}")
 
 
-def quarantine(path: Path, now: datetime | None = None) -> Path:
+def quarantine(path: Path, now: datetime | None = None, *, mark: str = "quarantined") -> Path:
     """Rename a spool's file, with those that SQLite put beside it; nothing is lost. Returns the new name."""
     stamp = (now or datetime.now(UTC)).strftime("%Y%m%dT%H%M%S")
-    aside = Path(f"{path}.quarantined-{stamp}")
+    aside = Path(f"{path}.{mark}-{stamp}")
     number = 1
     while os.path.lexists(aside):
         number += 1
-        aside = Path(f"{path}.quarantined-{stamp}-{number}")
+        aside = Path(f"{path}.{mark}-{stamp}-{number}")
     # Last the file itself: a log without its file is nothing, but a new file beside an old log would be filled from it.
     for end in (*COMPANIONS, ""):
         if os.path.lexists(f"{path}{end}"):

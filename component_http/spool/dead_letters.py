@@ -10,6 +10,7 @@ Such a program does not have the gateway's lock, so a gateway may be running. It
 | `depart` | a number | an outbound stanza with this number was put into `departures`: it leaves behind all others |
 | `drop_delivery` | an id | the delivery with this id is to be dropped |
 | `drop_departure` | a number | the outbound stanza with this number is to be dropped |
+| `replay` | as in `component_http.spool.facts` | POST a delivery of the log once more |
 | `explain` | ids of deliveries, as JSON | say why they wait (see `component_http.spool.facts`) |
 | `wake` | nothing | the webhook is back: ask it at once (see `component_http.spool.visit.wake`) |
 
@@ -31,7 +32,18 @@ from component_http.contract.outbound import lifetime
 from component_http.spool.database import BUSY
 from component_http.spool.dead_letter_rows import NAMELESS
 from component_http.spool.private import Warn, no_warning
-from component_http.spool.rows import UNREADABLE, Damaged, count, lead, number, octets, or_none, set_aside, text
+from component_http.spool.rows import (
+    UNREADABLE,
+    Damaged,
+    address_clause,
+    count,
+    lead,
+    number,
+    octets,
+    or_none,
+    set_aside,
+    text,
+)
 from component_http.spool.visit import Visit
 
 OUTCOMES = (
@@ -159,12 +171,8 @@ class Letters(Visit):
                 clauses.append(f"{column} IN ({', '.join('?' * len(wanted))})")
                 values += wanted
         for column, address in (("sender", which.sender), ("recipient", which.recipient)):
-            if address is not None and address.resource is None:
-                clauses.append(f"({column} = ? OR substr({column}, 1, ?) = ?)")
-                values += (str(address), len(f"{address}/"), f"{address}/")
-            elif address is not None:
-                clauses.append(f"{column} = ?")
-                values.append(str(address))
+            if address is not None:
+                clauses.append(address_clause(column, address, values))
         if which.since is not None:
             clauses.append("ended >= ?")
             values.append(which.since)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from component_http.contract.ended import EndedDelivery, WhichEnded
+from component_http.contract.ended import EndedDelivery, ReplayResult, WhichEnded
 from component_http.spool import ended_rows
 from component_http.spool.database import BUSY
-from component_http.spool.facts import replay_argument
+from component_http.spool.facts import read_replay_result, replay_argument
 from component_http.spool.private import Warn, no_warning
-from component_http.spool.rows import UNREADABLE, Damaged
-from component_http.spool.visit import Visit, holder
+from component_http.spool.rows import Damaged
+from component_http.spool.visit import Holder, Visit, holder
 
 LOOK_AGAIN = 0.1
 """Seconds between two looks whether a replay is over."""
+
+AT_ONCE = 20
+"""Replays that are asked for together; the gateway tells the last `caretaker.RESULTS`."""
 
 REPLAYED_WITHIN = 900.0
 """Seconds for which the gateway may take for a replay: its turn behind others, and the time of one POST."""
@@ -75,51 +76,59 @@ class Ended(Visit):
         with self.explained():
             return ended_rows.body(self.connection, number)
 
-    def replay(self, number: int, *, send: bool, pause: Callable[[float], None]) -> dict[str, Any]:
+    def replay(
+        self, numbers: Sequence[int], *, send: bool, pause: Callable[[float], None]
+    ) -> Iterator[tuple[int, ReplayResult]]:
         """
-        Have the gateway replay a delivery, and wait for the result.
+        Have the gateway replay deliveries, one after the other, and wait for each result.
 
         Args:
-            number: Its number in the log.
+            numbers: Their numbers in the log.
             send: Send the stanzas that the webhook answers.
             pause: Waits so many seconds.
 
         Returns:
-            As `component_http.contract.ended.result_as_json` makes it.
+            Each number with what came of it, as soon as that is known.
         """
-        began_with = holder(self.path)
-        if began_with.running is False:
-            return _refused(NOBODY)
-        execute = self.connection.execute
-        with self.explained():
+        for begin in range(0, len(numbers), AT_ONCE):
+            some, process = numbers[begin : begin + AT_ONCE], holder(self.path)
+            if process.running is False:
+                for number in numbers[begin:]:
+                    yield number, ReplayResult(NOBODY)
+                return
+            execute, query = self.connection.execute, "INSERT INTO commands (verb, argument) VALUES ('replay', ?)"
             with self.transaction():
-                command = execute(
-                    "INSERT INTO commands (verb, argument) VALUES ('replay', ?)", (replay_argument(number, send=send),)
-                ).lastrowid
+                commands = [execute(query, (replay_argument(number, send=send),)).lastrowid or 0 for number in some]
             try:
-                for _ in range(round(REPLAYED_WITHIN / LOOK_AGAIN)):
-                    pause(LOOK_AGAIN)
-                    result = _result(execute("SELECT value FROM facts WHERE name = 'replays'").fetchone(), command)
-                    if result is not None:
-                        return result
-                    now = holder(self.path)
-                    if now.running is False or now.process != began_with.process:
-                        return _refused("the gateway has stopped before the webhook answered")
-                return _refused(f"the gateway has not said what came of it within {REPLAYED_WITHIN:g} s")
+                for number, command in zip(some, commands, strict=True):
+                    yield number, self._waited(command, process, pause)
             finally:
-                execute("DELETE FROM commands WHERE number = ?", (command,))
+                # Those that the gateway has not taken, because nobody waits for them any more.
+                with self.transaction():
+                    execute("DELETE FROM commands WHERE number BETWEEN ? AND ?", (commands[0], commands[-1]))
+
+    def _waited(self, command: int, process: Holder, pause: Callable[[float], None]) -> ReplayResult:
+        for _ in range(round(REPLAYED_WITHIN / LOOK_AGAIN)):
+            result = self._result(command)
+            if result is not None:
+                return result
+            now = holder(self.path)
+            if now.running is False or now.process != process.process:
+                return ReplayResult("the gateway has stopped before the webhook answered")
+            pause(LOOK_AGAIN)
+        return ReplayResult(f"the gateway has not said what came of it within {REPLAYED_WITHIN:g} s")
+
+    def _result(self, command: int) -> ReplayResult | None:
+        with self.explained():
+            row = self.connection.execute("SELECT value FROM facts WHERE name = 'replays'").fetchone()
+        found = None if row is None else read_replay_result(row[0], command)
+        if found is None:
+            return None
+        number, refused, sent = found
+        replay = None if number is None else self.one(number)
+        if replay is None and refused is None:
+            refused = "it was POSTed, but is not in the log any more"
+        return ReplayResult(refused, replay, sent)
 
     def _report(self, damaged: Damaged) -> None:
         self.unreadable.append(f"row {damaged.row} of the log cannot be read: {damaged.reason}")
-
-
-def _refused(reason: str) -> dict[str, Any]:
-    return {"refused": reason, "sent": False, "replay": None}
-
-
-def _result(row: Any, command: int | None) -> dict[str, Any] | None:
-    try:
-        found = None if row is None else json.loads(row[0]).get(str(command))
-    except UNREADABLE:
-        return None
-    return found if isinstance(found, dict) else None

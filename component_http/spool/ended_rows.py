@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 from attrs import define, field
 
-from component_http.contract.address import Address
 from component_http.contract.ended import EndedAttempt, EndedDelivery, EndedStanza, WhichEnded
 from component_http.spool.rows import (
     AT_ONCE,
     Report,
     Row,
+    address_clause,
     checked,
     chunks,
     count,
@@ -52,13 +53,8 @@ _COLUMNS = (
     "number, id, replay, outcome, note, kind, type, stanza_id, sender, recipient, through_room, uri, route, accepted,"
     " ended, tries, size, body IS NOT NULL, attempts, stanzas, first"
 )
-_OLDEST = "SELECT ended, first FROM ended ORDER BY number LIMIT 1"
-_LAST_TO_GO = (
-    "SELECT max(number) FROM ("
-    "SELECT number, ended, row_number() OVER w AS place, sum(bytes) OVER w - bytes AS held_before"
-    " FROM (SELECT number, bytes, ended FROM ended ORDER BY number LIMIT ?) WINDOW w AS (ORDER BY number)"
-    ") WHERE place <= ? OR held_before < ? OR ended < ?"
-)
+_OLDEST = "SELECT number, ended, first FROM ended ORDER BY number LIMIT 1"
+_TOO_OLD = "SELECT max(number) FROM (SELECT number, ended FROM ended ORDER BY number LIMIT ?) WHERE ended < ?"
 
 
 @define(eq=False)
@@ -109,25 +105,29 @@ class Log:
             [[self._rows, self._bytes]] = connection.execute("SELECT count(*), total(bytes) FROM ended").fetchall()
         if not self._rows:
             return
-        over, over_bytes, oldest = self._rows - self.most, self._bytes - self.most_bytes, wall - self.days * _DAY
-        if over <= 0 and over_bytes <= 0 and connection.execute(_OLDEST).fetchone()[0] >= oldest:
-            return
+        first, ended, _ = connection.execute(_OLDEST).fetchone()
         batch, self._grown = PRUNED_AT_ONCE + 2 * self._grown, 0
-        [[last]] = connection.execute(_LAST_TO_GO, (batch, over, over_bytes, oldest)).fetchall()
-        if last is None:
-            return
-        begin()
-        [[rows, size]] = connection.execute(
-            "SELECT count(*), total(bytes) FROM ended WHERE number <= ?", (last,)
-        ).fetchall()
-        connection.execute("DELETE FROM ended WHERE number <= ?", (last,))
-        self._rows -= rows
-        self._bytes -= size
+        # Of rows that are too large together so many go as would do if all were of the same size.
+        over_bytes = ceil((self._bytes - self.most_bytes) * self._rows / max(1.0, self._bytes))
+        last = first - 1 + min(batch, max(0, self._rows - self.most, over_bytes))
+        oldest = wall - self.days * _DAY
+        if ended < oldest:
+            [[too_old]] = connection.execute(_TOO_OLD, (batch, oldest)).fetchall()
+            last = max(last, too_old)
+        if last >= first:
+            begin()
+            self._delete(connection, last)
+
+    def _delete(self, connection: sqlite3.Connection, last: int) -> None:
+        """Delete the rows up to a number, and the fates of their stanzas."""
+        [[size]] = connection.execute("SELECT total(bytes) FROM ended WHERE number <= ?", (last,)).fetchall()
+        rows = connection.execute("DELETE FROM ended WHERE number <= ?", (last,)).rowcount
+        self._rows, self._bytes = (self._rows or 0) - rows, self._bytes - size
         row = connection.execute(_OLDEST).fetchone()
         if row is None:
             connection.execute("DELETE FROM fates")
         else:
-            connection.execute("DELETE FROM fates WHERE number < ?", (row[1],))
+            connection.execute("DELETE FROM fates WHERE number < ?", (row[2],))
 
 
 def add_fates(connection: sqlite3.Connection, fates: Mapping[int, tuple[float, str, str | None]]) -> None:
@@ -243,15 +243,6 @@ def _clauses(which: WhichEnded) -> tuple[str, list[object]]:
     if not which.replays:
         clauses.append("replay = 0")
     return " AND ".join(clauses), given
-
-
-def address_clause(column: str, address: Address, given: list[object]) -> str:
-    """The condition that a column has an address, a bare one with any resource; its values are added to `given`."""
-    if address.resource is not None:
-        given.append(str(address))
-        return f"{column} = ?"
-    given += (str(address), len(f"{address}/"), f"{address}/")
-    return f"({column} = ? OR substr({column}, 1, ?) = ?)"
 
 
 def _delivery(row: Row, fates: Mapping[int, Row] | None = None) -> EndedDelivery:

@@ -161,6 +161,19 @@ def read_replay_argument(argument: str) -> tuple[int, bool] | None:
     return None
 
 
+def replay_result(number: int | None, refused: str | None, *, sent: bool) -> list[object]:
+    """One of the fact `replays`: the replay's number in the log, why there is none, whether its answer was sent."""
+    return [number, refused, sent]
+
+
+def read_replay_result(value: object, command: int) -> tuple[int | None, str | None, bool] | None:
+    """Read it, by the number of the command; None while it is not there."""
+    with suppress(*UNREADABLE):
+        number, refused, sent = json.loads(text(value))[str(command)]
+        return or_none(count, number), or_none(text, refused), bool(sent)
+    return None
+
+
 def answer_for_others(value: str, number: int | None) -> str | None:
     """Take a command out of an answer, because who gave it has read that; None if nobody else waits for it."""
     found = json.loads(value)

@@ -87,6 +87,15 @@ def file_sizes(connection: sqlite3.Connection) -> tuple[int, int]:
     return unused * page_bytes, (pages - unused) * page_bytes
 
 
+def address_clause(column: str, address: Address, given: list[object]) -> str:
+    """The condition that a column has an address, a bare one with any resource; its values are added to `given`."""
+    if address.resource is not None:
+        given.append(str(address))
+        return f"{column} = ?"
+    given += (str(address), len(f"{address}/"), f"{address}/")
+    return f"({column} = ? OR substr({column}, 1, ?) = ?)"
+
+
 # -- readers: each checks that a column has such a value, and raises one of `UNREADABLE` else --
 
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)

@@ -84,6 +84,7 @@ class Visit:
         path: The file, or a link to it.
         patience: Seconds to wait for another program that writes.
         warn: Told that other users could read or write the file, or those beside it.
+        any_version: Open a file of an earlier or later version, too, whose tables may be others.
 
     Attributes:
         path: The file itself.
@@ -96,7 +97,9 @@ class Visit:
         SpoolError: SQLite cannot open it now.
     """
 
-    def __init__(self, path: Path, *, patience: float = BUSY, warn: Warn = no_warning) -> None:
+    def __init__(
+        self, path: Path, *, patience: float = BUSY, warn: Warn = no_warning, any_version: bool = False
+    ) -> None:
         self.path = located(path)
         self._patience = patience
         _check(self.path, warn)
@@ -105,7 +108,7 @@ class Visit:
             self.connection = sqlite3.connect(uri, uri=True, timeout=patience, isolation_level=None)
             self.connection.text_factory = text_of
             try:
-                _check_version(self.connection, self.path)
+                _check_version(self.connection, self.path, any_version=any_version)
             except BaseException:
                 self.connection.close()
                 raise
@@ -170,12 +173,14 @@ def _check(path: Path, warn: Warn) -> None:
         see_private(file, user=found.st_uid, warn=warn)
 
 
-def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+def _check_version(connection: sqlite3.Connection, path: Path, *, any_version: bool) -> None:
     version = version_of(connection)
     if version is None:
         raise SpoolUnusable(f"the file {path} is a database of another program, and no spool")
     if not version:
         raise SettingsError(f"the spool {path} is an empty file: no gateway has used it yet")
+    if any_version:
+        return
     if version > max(SCHEMA):
         raise SpoolUnusable(f"the spool {path} was written by a later version of component-http: use that version")
     if version < max(SCHEMA):

@@ -13,8 +13,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from zope.interface import implementer  # type: ignore[import-untyped, unused-ignore]
 
 from component_http.contract.reply import Response
-from component_http.errors import CertificateInvalid, ConnectionCut, WebhookError
-from component_http.tls import CertificateRefused, tls_failure
+from component_http.errors import CertificateInvalid, CertificateRefused, ConnectionCut, WebhookError
+from component_http.tls import tls_failure
 from component_http.waiters import Waiters
 from component_http.webhook.response import ResponseReader, read_at_once
 

@@ -14,6 +14,12 @@ from component_http.tls import tls_failure
 from component_http.webhook.connection import Connection
 from component_http.webhook.time_limits import TimeLimits
 
+TRUSTED_SECONDS = 60.0
+"""
+Seconds after its handshake from which on a connection over TLS is not kept any more: certificates are looked at only in
+a handshake, and the other side's may have ended or been revoked since, or the files with ours may have changed.
+"""
+
 
 class Pool:
     """
@@ -58,7 +64,8 @@ class Pool:
         self._max_connections = max_connections
         # In the order in which they became idle.
         self._idle: dict[Connection, None] = {}
-        self._connections: set[Connection] = set()
+        # By each, the time at which it came about.
+        self._connections: dict[Connection, float] = {}
         self._connecting = 0
 
     def take(self) -> Connection | None:
@@ -104,7 +111,7 @@ class Pool:
 
     def park(self, connection: Connection, seconds: float) -> None:
         """Keep a connection whose response is complete for another request, for so long at most."""
-        if self.closed:
+        if self.closed or (self.secure and self.clock.seconds() - self._connections[connection] >= TRUSTED_SECONDS):
             connection.leave()
             return
         self._idle[connection] = None
@@ -115,7 +122,7 @@ class Pool:
         """Forget a connection, because its socket is closed."""
         self._idle.pop(connection, None)
         self.limits.end(connection)
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self.freed()
 
     def _dismiss(self, connection: Connection) -> None:
@@ -151,10 +158,12 @@ class Pool:
             self.freed()
             raise
         self._connecting -= 1
-        self._connections.add(connection)
+        self._connections[connection] = self.clock.seconds()
         return connection
 
     def no_connection(self, seconds: float) -> ConnectionFailed:
         """Make the error for a connection that did not come about in time."""
         tls = ", TLS included" if self.secure else ""
-        return ConnectionFailed(f"no connection to {self.where} within {seconds:g} s{tls}")
+        return ConnectionFailed(
+            f"no connection to {self.where} within {seconds:g} s{tls}: check that it answers, and what lies between"
+        )

@@ -129,7 +129,8 @@ class Troubles:
 
     def unreachable(self, error: Exception) -> str:
         """The complaint about a connection that did not come about."""
-        return f"cannot connect to {self._address}: {error}; start the server, or correct component.server"
+        reason = str(error).rstrip(".")
+        return f"cannot connect to {self._address}: {reason}; start the server, or correct component.server"
 
     def lost(self, complaint: str, header_namespace: str | None) -> str:
         """The complaint about a connection that ended, which may be due to its port."""

@@ -4,6 +4,8 @@ The bots of `examples/`, each in its own language, behind the real gateway.
 
 from __future__ import annotations
 
+import base64
+import hmac
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -79,6 +81,22 @@ def test_only_signed_requests(language: str) -> None:
         ):
             assert requests.post(bot.url, data=b'{"body": "hello"}', headers=headers, timeout=20).status_code == 401
         gateway.stop()
+
+
+@pytest.mark.parametrize("language", ["php", "node", "python"])
+def test_empty_secret(language: str) -> None:
+    """
+    A bot whose secret is there but empty, because a file's name was misspelled, say, answers nobody.
+    """
+    with start(language, free_port(), {"SIGNING_SECRET": ""}) as bot:
+        bot.wait_for_log(bot.url.rstrip("/"))
+        now = str(int(time.time()))
+        signed = base64.b64encode(hmac.digest(b"", f'1.{now}.{{"body": "hello"}}'.encode(), "sha256")).decode()
+        for headers in (
+            {},
+            {"webhook-id": "1", "webhook-timestamp": now, "webhook-signature": f"v1,{signed}"},
+        ):
+            assert requests.post(bot.url, data=b'{"body": "hello"}', headers=headers, timeout=20).status_code == 401
 
 
 @pytest.mark.parametrize("words", ["hello", "<b>&amp;</b> \"quoted\" 'too'", "héllo 😀 你好", "two\nlines"])

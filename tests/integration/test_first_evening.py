@@ -8,17 +8,21 @@ import pwd
 import re
 import shlex
 import signal
+import socket
+import ssl
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator, Sequence
+from http.client import HTTPConnection
 from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
 
+from tests.certificates import Authority
+from tests.integration.counterparts import need, need_library
 from tests.integration.probe import ScriptedServer
-from tests.integration.processes import Process, from_checkout
+from tests.integration.processes import Process, ScriptedWebhook, from_checkout, reply
 from tests.integration.servers import SERVERS, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -26,30 +30,6 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "component_http"]
 
 NOBODY = pwd.getpwnam("nobody")
-
-AS_NOBODY = f"""
-import codecs, os, pkgutil, sys
-from importlib import import_module
-import component_http
-for module in pkgutil.walk_packages(component_http.__path__, "component_http."):
-    import_module(module.name)
-from twisted.application.service import IServiceMaker
-from twisted.internet import reactor
-from twisted.plugin import getPlugins
-import twisted.scripts.twistd
-list(getPlugins(IServiceMaker))
-component_http.cli.main(["check", *sys.argv[2:]])
-for codec in ("ascii", "idna", "latin-1", "utf-8"):
-    codecs.lookup(codec)
-os.setgroups([])
-os.setgid({NOBODY.pw_gid})
-os.setuid({NOBODY.pw_uid})
-sys.exit(component_http.cli.main(sys.argv[1:]))
-"""
-"""
-The command as another user. All that it needs is imported before, for the interpreter may be where only root can read
-it; the check finds what is imported late.
-"""
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -85,15 +65,16 @@ def settings(server: ScriptedServer, component: str = "", more: str = "") -> str
     """
 
 
-def post(port: int, token: str, message: dict[str, str]) -> int:
-    """Push a message; returns the status."""
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/messages",
-        json.dumps(message).encode(),
-        {"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return int(response.status)
+def post(place: int | Path, token: str, message: dict[str, str]) -> int:
+    """Push a message to the API at a port, or at a unix socket; returns the status."""
+    connection = HTTPConnection("127.0.0.1", place if isinstance(place, int) else 0, timeout=60)
+    if isinstance(place, Path):
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(place))
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}", "Connection": "close"}
+    connection.request("POST", "/v1/messages", json.dumps(message), headers)
+    with connection.getresponse() as response:
+        return response.status
 
 
 @pytest.mark.parametrize("command", [COMMAND, [str(Path(sys.executable).with_name("component-http"))]])
@@ -149,43 +130,66 @@ def test_only_sending(folder: Path, server: ScriptedServer) -> None:
 
 def test_unit(folder: Path, server: ScriptedServer) -> None:
     """
-    What the documented unit runs works as systemd would run it: with credentials, a folder for its state, and as a user
-    who can read no other file with a secret.
+    What the documented unit runs works as systemd would run it: confined by the unit's lines, with credentials, folders
+    for its state and its sockets, and as a user who can read no other file with a secret.
     """
-    port = free_port()
-    unit = (ROOT / "docs" / "examples" / "component-http.service").read_text()
-    unit = re.sub("(?m)^#(?=LoadCredential)", "", unit)
-    etc, passed, state = folder / "etc", folder / "credentials", folder / "state"
-    for made in (etc, passed, state):
+    need("systemd-analyze", "systemd")
+    need_library("*/libseccomp.so.2", "libseccomp2")
+    unit = (ROOT / "docs" / "examples" / "component-http@.service").read_text()
+    unit = re.sub("(?m)^#(?=LoadCredential)", "", unit).replace("%i", "bot")
+    etc, passed, written = folder / "etc", folder / "credentials", folder / "written"
+    state, sockets = written / "state", written / "sockets"
+    for made in (etc, passed, written, state, sockets):
         made.mkdir()
-    private(etc / "component-secret", server.secret)
+    private(etc / "bot.secret", server.secret)
     private(etc / "ops-token", "0123456789abcdef")
-    (etc / "component-http.toml").write_text(
-        settings(
-            server,
-            'secret_file = "component-secret"',
-            f'[api]\nlisten = "tcp:{port}:interface=127.0.0.1"\n'
-            '[[api.token]]\nname = "ops"\ntoken_file = "credential:ops-token"',
+    authority = Authority()
+    (etc / "ca.pem").write_bytes(authority.pem)
+    (etc / "own.pem").write_bytes(authority.certified("localhost"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(etc / "own.pem")
+    answer = reply(body="arrived")
+    with ScriptedWebhook(lambda request: answer, tls=context) as webhook:
+        (etc / "bot.toml").write_text(
+            settings(
+                server,
+                f'secret_file = "component-secret"\ncomponent_post_url = "{webhook.url}"',
+                f"""
+                [webhook]
+                ca_file = "ca.pem"
+                [api]
+                listen = "unix:{sockets}/api"
+                [[api.token]]
+                name = "ops"
+                token_file = "credential:ops-token"
+                """,
+            )
         )
-    )
-    for name, path in re.findall(r"(?m)^LoadCredential=([^:]+):/etc/component-http/(.+)$", unit):
-        private(passed / name, (etc / path).read_text())
-    [words] = re.findall(r"(?m)^ExecStart=/opt/component-http/bin/component-http (.*)$", unit)
-    command = [*COMMAND, *shlex.split(words.replace("/etc/component-http", str(etc)))]
-    if os.geteuid() == 0:
-        command[1:3] = ["-c", AS_NOBODY]
-        for path in (passed, *passed.iterdir(), state):
-            os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
-    environment = {**from_checkout(), "CREDENTIALS_DIRECTORY": str(passed), "STATE_DIRECTORY": str(state)}
-    with Process(command, folder, environment) as gateway:
-        gateway.wait_for_log("serves bot.localhost")
-        peer = server.connected()
-        gateway.wait_for_log("the API listens on")
-        assert post(port, "0123456789abcdef", {"to": "alice@localhost", "body": "hello"}) == 202
-        peer.wait_for(lambda element: element.get("to") == "alice@localhost", "the push")
-        assert (state / "component-http.sqlite3").exists()
-        gateway.terminate()
-        assert "Traceback" not in gateway.log() and "#warn" not in gateway.log(), gateway.log()
+        for name, path in re.findall(r"(?m)^LoadCredential=([^:]+):/etc/component-http/(.+)$", unit):
+            private(passed / name, (etc / path).read_text())
+        [words] = re.findall(r"(?m)^ExecStart=/opt/component-http/bin/component-http (.*)$", unit)
+        if os.geteuid() == 0:
+            for path in (passed, *passed.iterdir(), state, sockets):
+                os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+        (folder / "unit").write_text(unit)
+        command = [sys.executable, "-m", "tests.integration.confined", str(folder / "unit"), str(written)]
+        command += shlex.split(words.replace("/etc/component-http", str(etc)))
+        environment = {**from_checkout(), "CREDENTIALS_DIRECTORY": str(passed), "STATE_DIRECTORY": str(state)}
+        with Process(command, folder, environment) as gateway:
+            gateway.wait_for_log("serves bot.localhost")
+            peer = server.connected()
+            addresses = "from='alice@localhost/x' to='bot@bot.localhost'"
+            peer.send(f"<message {addresses} type='chat'><body>hello</body></message>")
+            peer.wait_for(lambda element: element.get("to") == "alice@localhost/x", "the answer over TLS")
+            gateway.wait_for_log("the API listens on")
+            assert post(sockets / "api", "0123456789abcdef", {"to": "alice@localhost", "body": "hello"}) == 202
+            peer.wait_for(lambda element: element.get("to") == "alice@localhost", "the push")
+            assert (state / "component-http.sqlite3").exists()
+            status = Path(f"/proc/{gateway.pid}/status").read_text()
+            assert "Seccomp_filters:\t2\n" in status and "NoNewPrivs:\t1\n" in status, status
+            gateway.terminate()
+            told = re.sub("#warn. the certificate of .* ends in", "", gateway.log())
+            assert "Traceback" not in told and "#warn" not in told, told
 
 
 def check(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

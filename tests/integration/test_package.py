@@ -82,7 +82,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("sources")
     for name in ["setup.cfg", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"]:
         shutil.copy(SOURCES / name, copy)
-    for name in ["component_http", "twisted"]:
+    for name in ["component_http", "twisted", "docs/man"]:
         shutil.copytree(SOURCES / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
     return copy
 
@@ -106,13 +106,15 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environm
 
 def test_content_of_the_wheel(wheel: Path, sources: Path) -> None:
     """
-    The wheel has every module, the templates, the examples, the plugin and the mark of a typed package, and nothing of
-    Twisted's own.
+    The wheel has every module, the templates, the examples, the plugin, the manual pages and the mark of a typed
+    package, and nothing of Twisted's own.
     """
     content = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     files = (path for end in ("*.py", "*.j2", "examples/*") for path in (sources / "component_http").rglob(end))
     modules = {str(path.relative_to(sources)) for path in files}
-    assert content == modules | {"component_http/py.typed", "twisted/plugins/component_http_plugin.py"}
+    data = f"component_http-{__version__}.data/data/share/man"
+    pages = {f"{data}/man1/component-http.1", f"{data}/man5/component-http.toml.5"}
+    assert content == modules | pages | {"component_http/py.typed", "twisted/plugins/component_http_plugin.py"}
 
 
 def test_twistd_lists_the_plugin(installed: Environment) -> None:
@@ -139,7 +141,11 @@ def test_examples(installed: Environment, tmp_path: Path) -> None:
     """
     command = installed.folder / "bin" / "component-http"
     run(command, "example", "python", "settings", "systemd", "--into", tmp_path, folder=Path("/"))
-    for source in ("examples/echo_bot.py", "docs/examples/component-http.toml", "docs/examples/component-http.service"):
+    for source in (
+        "examples/echo_bot.py",
+        "docs/examples/component-http.toml",
+        "docs/examples/component-http@.service",
+    ):
         path = SOURCES / source
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 

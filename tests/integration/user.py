@@ -66,7 +66,7 @@ class User(Closing):
         client.enable_direct_tls = False
         client.enable_starttls = False
         client.enable_plaintext = True
-        for plugin in ("xep_0030", "xep_0092", "xep_0199"):
+        for plugin in ("xep_0030", "xep_0050", "xep_0092", "xep_0199"):
             client.register_plugin(plugin)
         client.plugin["feature_mechanisms"].unencrypted_plain = True
         client.plugin["feature_mechanisms"].unencrypted_scram = True
@@ -230,6 +230,38 @@ class User(Closing):
     async def _disco(self, to: str) -> Any:
         answer = await self.client.plugin["xep_0030"].get_info(jid=to, cached=False, timeout=PATIENCE)
         return answer["disco_info"]
+
+    def commands(self, to: str) -> dict[str, str]:
+        """Ask which commands an address has (XEP-0050); returns their names by their nodes."""
+        found = self._do(self._commands(to), f"the commands of {to}")["disco_items"]["items"]
+        return {node: name for _, node, name in found}
+
+    async def _commands(self, to: str) -> Any:
+        return await self.client.plugin["xep_0050"].get_commands(jid=to, timeout=PATIENCE)
+
+    def command(self, to: str, node: str, **values: str | list[str]) -> Any:
+        """
+        Use a command of an address, and fill in its form if it has one.
+
+        Returns:
+            The answer that ends it, as slixmpp has it.
+
+        Raises:
+            IqError: It is refused.
+        """
+        return self._do(self._command(to, node, values), f"the command {node}")["command"]
+
+    async def _command(self, to: str, node: str, values: dict[str, str | list[str]]) -> Any:
+        plugin = self.client.plugin["xep_0050"]
+        answer = await plugin.send_command(to, node, timeout=PATIENCE)
+        if answer["command"]["status"] != "executing":
+            return answer
+        form = self.client.plugin["xep_0004"].make_form(ftype="submit")
+        for name, value in values.items():
+            form.add_field(var=name, ftype="list-multi" if isinstance(value, list) else None, value=value)
+        session, action = answer["command"]["sessionid"], answer["command"]["actions"]
+        assert "complete" in str(action), answer
+        return await plugin.send_command(to, node, action="complete", payload=form, sessionid=session, timeout=PATIENCE)
 
     def ping(self, to: str) -> None:
         """Have an address answer a ping (XEP-0199)."""

@@ -571,7 +571,7 @@ class GateTests(ServerTestCase):
         After a connection too many the port is left alone for a moment, and others wait; then they are accepted.
         """
         self.server.startService()
-        self.assertEqual(3, self.come(3))
+        self.assertEqual(12, self.come(12))
         self.assertFalse(self.endpoint.port.paused)
         self.assertEqual(0, self.come(2))
         self.assertTrue(self.endpoint.port.paused)
@@ -586,7 +586,7 @@ class GateTests(ServerTestCase):
         A server that is stopped in such a moment leaves nothing behind, and can be started again.
         """
         self.server.startService()
-        self.come(4)
+        self.come(13)
         self.successResultOf(self.server.stopService())
         self.assertEqual([], self.clock.getDelayedCalls())
         self.endpoint.port = Port()

@@ -147,6 +147,8 @@ ASSEMBLY = (
     "",
     "__main__",
     "gateway",
+    "lookout",
+    "operators",
     "running",
     "serving",
     "wiring",

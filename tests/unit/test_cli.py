@@ -9,6 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from attrs import evolve, frozen
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http import __version__
@@ -88,7 +94,19 @@ class CheckTests(SynchronousTestCase):
         for file in (own, other):
             file.write_bytes(Authority().certified("bot.example.org"))
             file.chmod(0o600)
+        locked = load_pem_private_key(own.read_bytes(), None).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"hunter2")
+        )
+        (self.file.parent / "locked.pem").write_bytes(locked)
         for more, words in (
+            (
+                '[webhook]\nclient_certificate = "own.pem"\nclient_key = "locked.pem"',
+                'the key in "{0}/locked.pem", for webhook.client_certificate, has a passphrase',
+            ),
+            (
+                '[api]\nlisten = "ssl:8443:privateKey=locked.pem:certKey=own.pem"',
+                'the key in "{0}/locked.pem", for api.listen, has a passphrase',
+            ),
             ('[webhook]\nca_file = "none.pem"', 'webhook.ca_file "{0}/none.pem" cannot be read: No such file'),
             (
                 '[webhook]\nclient_certificate = "own.pem"\nclient_key = "other.pem"',
@@ -103,14 +121,19 @@ class CheckTests(SynchronousTestCase):
                 'api.client_ca_file "{0}/none.pem" cannot be read',
             ),
             (
+                '[operations]\nlisten = "ssl:9347:own.pem:own.pem"\nclient_ca_file = "none.pem"',
+                'operations.client_ca_file "{0}/none.pem" cannot be read',
+            ),
+            (
                 '[api]\nlisten = "tcp:8347:interface=127.0.0.1"\nclient_ca_file = "own.pem"',
                 "api.client_ca_file asks no client for a certificate at this api.listen",
             ),
         ):
             self.write("https://bot.example.org/", more=more.replace("[api]", '[api]\nurl = "https://h"'))
-            ended = run("check", str(self.file))
-            self.assertEqual(78, ended.status, ended)
-            self.assertIn(words.format(self.file.parent), ended.error)
+            for command in ("check", "doctor"):
+                ended = run(command, str(self.file))
+                self.assertEqual(78, ended.status, ended)
+                self.assertIn(words.format(self.file.parent), ended.error)
         self.write("https://bot.example.org/", more='[webhook]\nclient_certificate = "own.pem"')
         ended = run("check", str(self.file))
         self.assertIn(f'ok: the certificate in webhook.client_certificate "{own}" ends in 1 days\n', ended.output)

@@ -39,6 +39,7 @@ from component_http.delivery.returning import MAX_RETURNING
 from component_http.delivery.slices import SLICE
 from component_http.errors import (
     CertificateInvalid,
+    CertificateRefused,
     ConnectionCut,
     ConnectionFailed,
     SpoolError,
@@ -1025,6 +1026,19 @@ class RetryTests(DeliveryTestCase):
             self.clock.pump([1] * 60)
         self.assertEqual((3, ()), (len(self.webhook.posts), relay.status().obstacles))
         self.assertEqual(1, len([event for event in logs if event["log_level"] is LogLevel.error]))
+
+    def test_each_reason_is_told(self) -> None:
+        """
+        Each thing that is wrong with a certificate is an error in the log, the gateway's own included.
+        """
+        relay = self.a_relay(
+            [CertificateInvalid("expired"), CertificateInvalid("wrong name"), CertificateRefused("ours")]
+        )
+        with capturedLogs() as logs:
+            relay.accept(a_stanza())
+            self.clock.pump([1] * 200)
+        told = [str(event["reason"]) for event in logs if event["log_level"] is LogLevel.error]
+        self.assertEqual(["expired", "wrong name", "ours"], told)
 
     def test_first_attempts_wait_for_no_retry(self) -> None:
         """

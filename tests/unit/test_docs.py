@@ -349,9 +349,11 @@ class PagesTests(SynchronousTestCase):
             "--profile",
             "--quarantine-spool",
             "--quick",
+            "--signed",
             "--strict",
             "--syslog",
             "--uid",
+            "--watched",
         }
         for page in PAGES:
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
@@ -425,7 +427,7 @@ class PagesTests(SynchronousTestCase):
         for command in re.findall(r"^\$ (.*)\n", session.text, re.M):
             words = shlex.split(command)
             given += f"$ {command}\n" + (printed(*words[1:]) if words[0] == "component-http" else "")
-        given = given.replace(str(Path.cwd()), "/var/lib/component-http")
+        given = given.replace(str(Path.cwd()), "/var/lib/component-http/bot")
         sizes = r"(?m)[0-9.]+ KiB"
         self.assertEqual(re.sub(sizes, "N KiB", session.text), re.sub(sizes, "N KiB", given))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
@@ -13,6 +14,9 @@ from attrs import frozen
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from twisted.trial.unittest import SynchronousTestCase
+
+from component_http.settings import reference
+from tests.integration.counterparts import need
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -233,5 +237,34 @@ class CopiedPartsTests(SynchronousTestCase):
             sources.update(re.findall(r"<!-- make reference: ([^\n]+) -->(?:(?!<!-- make).)*?<!-- end -->", text, re.S))
             if renewed(text) != text:
                 self.fail(f"{path.relative_to(ROOT)} is out of date: run `make reference`, or python docs/reference.py")
-        examples = {f"docs/examples/component{name}" for name in ("-http.toml", "-http.service", "_http.tac")}
+        examples = {f"docs/examples/component{name}" for name in ("-http.toml", "-http@.service", "_http.tac")}
         self.assertLessEqual({"the settings", "examples/echo_bot.py"} | examples, sources)
+
+
+class ManualPagesTests(SynchronousTestCase):
+    """The manual pages."""
+
+    def test_up_to_date(self) -> None:
+        """
+        They are those of the command line and of the settings, and have every command and every setting.
+        """
+        pages = runpy.run_path(str(DOCS / "reference.py"))["manual_pages"]()
+        for name, page in pages.items():
+            if page != (DOCS / "man" / name).read_text("utf-8"):
+                self.fail(f"docs/man/{name} is out of date: run `make reference`, or python docs/reference.py")
+        commands = re.findall(r"(?m)^\.SS (.*)$", pages["component-http.1"].replace("\\", ""))
+        for command in ("run", "check", "doctor", "letters retry", "spool backup", "spool restore", "wake"):
+            self.assertIn(f"component-http {command}", commands)
+        keys = re.findall(r"(?m)^\.SS (.*)$", pages["component-http.toml.5"])
+        self.assertEqual([row.key for row in reference() if row.table], keys)
+
+    def test_groff(self) -> None:
+        """
+        groff formats them without a warning.
+        """
+        program = need("groff", "groff-base")
+        for path in sorted((DOCS / "man").iterdir()):
+            command = [program, "-man", "-Tutf8", "-ww", str(path)]
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+            self.assertEqual("", ended.stderr)
+            self.assertIn("component-http", ended.stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import struct
@@ -224,7 +225,7 @@ class Broken(BytesIO):
 
     def write(self, content: Any) -> int:
         if self.broken:
-            raise BrokenPipeError
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
         return super().write(content)
 
 
@@ -233,18 +234,34 @@ class LostTests(SynchronousTestCase):
 
     def test_told_later(self) -> None:
         """
-        While the log cannot be written nothing fails, and afterwards the log says how much is missing.
+        While the log cannot be written nothing fails, the standard error is told once, and afterwards the log says how
+        much is missing.
         """
-        stdout = Broken()
-        output = Output(stdout)
+        stdout, stderr = Broken(), BytesIO()
+        output = Output(stdout, stderr)
         stdout.broken = True
         for number in range(7):
             output(an_event(said=str(number)))
+        self.assertEqual(
+            b"component-http: the log cannot be written: Broken pipe; the gateway goes on without\n", stderr.getvalue()
+        )
         stdout.broken = False
         output(an_event(said="the end"))
         lost, last = stdout.getvalue().decode().splitlines()
         self.assertIn("lines of the log that could not be written: 7", lost)
         self.assertIn("a line of the end", last)
+
+    def test_nobody_to_tell(self) -> None:
+        """
+        If the standard error has gone too, nothing fails; one that is well is told once a minute at most.
+        """
+        stdout, stderr = Broken(), Broken()
+        output = Output(stdout, stderr)
+        for second in range(120):
+            stdout.broken = second % 2 == 0
+            stderr.broken = second < 30
+            output(an_event(said=str(second), time=float(second)))
+        self.assertEqual(1, stderr.getvalue().count(b"\n"))
 
 
 class FileTests(OutputTestCase):

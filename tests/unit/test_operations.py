@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from attrs import evolve
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -51,6 +52,19 @@ def some_settings(operations: Mapping[str, object], **delivery: object) -> Setti
         },
         env={"COMPONENT_HTTP_SECRET": "a-secret-canary"},
     )
+
+
+HOSTILE = (
+    b"GET /metrics\0 HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\n" + b"X: y\r\n" * 100 + b"\r\n",
+    b"GET /..%2f..%2fetc/passwd%0d%0aX:%20y HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"POST /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999999\r\n\r\n" + b"x" * 5000,
+    b"GET /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: h\r\nAuthorization: \x1b[2J\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+)
+"""Requests that nobody sends who means well."""
 
 
 class Wire(StringTransport):
@@ -169,6 +183,21 @@ class PagesTests(WatchedTestCase):
         self.assertEqual(405, self.ask("/metrics", "POST")[0])
         self.assertEqual((200, ""), self.ask("/metrics", "HEAD"))
 
+    def test_hostile_requests(self) -> None:
+        """
+        A request that nobody sends who means well is refused, in few words, and nothing else comes of it.
+        """
+        self.a_gateway([])
+        for data in HOSTILE:
+            self.reactor.advance(1)
+            protocol, wire = self.connect()
+            protocol.dataReceived(data)
+            self.reactor.pump([0.1] * 10)
+            self.assertRegex(wire.value(), b"^HTTP/1.1 4[0-9][0-9] ")
+            self.assertLess(len(wire.value()), 500)
+            protocol.connectionLost(Failure(ConnectionError()))
+        self.assertEqual((200, "alive\n"), self.ask("/healthz"))
+
     def test_idle_connections(self) -> None:
         """
         Idle connections, however many there are, keep nobody from asking.
@@ -193,8 +222,8 @@ class PagesTests(WatchedTestCase):
         with capturedLogs() as logs:
             came = [self.connect()[0] for _ in range(1000)]
         kept = [protocol for protocol in came if protocol is not None]
-        self.assertEqual(PER_SECOND, len(kept))
-        self.assertEqual(1000 - PER_SECOND, gateway.counters["api_busy"])
+        self.assertEqual(4 * PER_SECOND, len(kept))
+        self.assertEqual(1000 - 4 * PER_SECOND, gateway.counters["api_busy"])
         self.assertEqual(1, len([event for event in logs if "closed at once" in formatEvent(event)]))
         for protocol in kept:
             protocol.connectionLost(Failure(ConnectionError()))
@@ -491,6 +520,16 @@ class SettingsTests(SynchronousTestCase):
         self.assertIsNone(OperationsSettings(listen=listen, **asked).token)
         error = self.assertRaises(SettingsError, OperationsSettings, listen="tcp:9347", **asked)
         self.assertIn("operations.client_ca_file asks no client for a certificate at this", str(error))
+
+    def test_token_in_the_open(self) -> None:
+        """
+        A warning says where others on the network can read the token.
+        """
+        for listen, told in (("tcp:9347", True), ("tcp6:9347", True), (LOCAL, False)):
+            operations = OperationsSettings(listen=listen, token=TOKEN)
+            warnings = evolve(some_settings({}), operations=operations).warnings()
+            found = any(f'operations.listen is "{listen}", where others' in each for each in warnings)
+            self.assertEqual(told, found, listen)
 
     def test_needs_a_restart(self) -> None:
         """

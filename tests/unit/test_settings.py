@@ -349,7 +349,8 @@ class WrongNameTests(SettingsTestCase):
         A key that is like no other is told with those that there are.
         """
         self.assertEqual(
-            "bot.toml: spool.zzz is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters",
+            "bot.toml: spool.zzz is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters,"
+            " keep_ended, ended_days, max_ended, max_ended_bytes",
             self.refusal(spool={"zzz": 1}),
         )
 
@@ -358,7 +359,8 @@ class WrongNameTests(SettingsTestCase):
         A key that has a dot in it, which TOML allows, is told as one of its table.
         """
         self.assertEqual(
-            'bot.toml: spool."a.z" is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters',
+            'bot.toml: spool."a.z" is not a setting; [spool] has kind, path, synchronous, letter_days, max_letters,'
+            " keep_ended, ended_days, max_ended, max_ended_bytes",
             self.refusal(spool={"a.z": 1}),
         )
 
@@ -983,7 +985,10 @@ class HintTests(SettingsTestCase):
         sentence = self.refusal(component={"component_post_url": "http://192.0.2.1/x"}, webhook=webhook)
         self.assertIn("is at http://192.0.2.1, but webhook.require_tls", sentence)
         route = {"name": "r", "url": "http://192.0.2.2/"}
-        self.assertIn("http://192.0.2.2", self.refusal(component={"route": [route]}, webhook=webhook))
+        self.assertIn(
+            "the url of component.route r is at http://192.0.2.2, but webhook.require_tls",
+            self.refusal(component={"route": [route]}, webhook=webhook),
+        )
         # A proxy elsewhere takes even the name of this machine over the network.
         self.refusal(
             component={"component_post_url": "http://127.0.0.1/"},

@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from component_http.certificates import Ends, client_endpoint
-from component_http.errors import CertificateInvalid, ConnectionFailed
+from component_http.errors import CertificateInvalid, CertificateRefused, ConnectionFailed
 from component_http.settings import Settings
-from component_http.tls import CertificateRefused, client_tls, tls_failure
+from component_http.tls import client_tls, tls_failure
 from tests.certificates import ODD_NAMES, Authority, Name
 
 HELLO = b"only for the right one"

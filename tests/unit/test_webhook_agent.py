@@ -25,7 +25,7 @@ from component_http.errors import ConnectionCut, ConnectionFailed, TimedOut, Web
 from component_http.webhook.agent import AT_ONCE_BYTES, PooledAgent
 from component_http.webhook.client import WebhookClient
 from component_http.webhook.connection import FAREWELL_SECONDS, READ_BYTES, Connection
-from component_http.webhook.pool import Pool
+from component_http.webhook.pool import TRUSTED_SECONDS, Pool
 from component_http.webhook.response import (
     IDLE_SECONDS,
     MAX_HEAD_BYTES,
@@ -455,6 +455,24 @@ class KeptConnectionTests(AgentCase):
         """
         agent, wire = self.used()
         self.clock.advance(IDLE_SECONDS)
+        self.assertNotKept(wire, agent)
+
+    def test_tls_is_renewed(self) -> None:
+        """
+        A connection over TLS that is always busy ends after some time, so that certificates are checked again.
+        """
+        agent, wire, answer = self.connected(secure=True)
+        wire.connection.handshakeCompleted()
+        for _ in range(int(TRUSTED_SECONDS)):
+            wire.say(OK)
+            self.clock.advance(0)
+            self.assertEqual(200, self.successResultOf(answer).code)
+            self.assertTrue(wire.open)
+            self.clock.advance(1)
+            answer = self.post(agent)
+        wire.say(OK)
+        self.clock.advance(0)
+        self.assertEqual(200, self.successResultOf(answer).code)
         self.assertNotKept(wire, agent)
 
     def test_server_says_how_long(self) -> None:

@@ -103,3 +103,18 @@ def _pattern(text: Any) -> str:
 PATTERNS = ValueType(
     'a list of addresses without resource, with * for any characters, such as ["*@example.org"]', _accept_patterns, None
 )
+
+
+def _accept_operators(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Collection) or isinstance(value, Mapping):
+        raise Unfit(meant=[value])
+    found = []
+    for one in value:
+        address = _address(one)
+        if address.local is None or address.resource is not None or "*" in address.local:
+            raise Unfit(found=one, remedy="an operator is one user, without a resource")
+        found.append(str(address))
+    return tuple(dict.fromkeys(found))
+
+
+OPERATORS = ValueType('a list of addresses without resource, such as ["admin@example.org"]', _accept_operators, None)
