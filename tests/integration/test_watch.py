@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stderr
+from io import StringIO
 
+from component_http.cli import main
 from tests.integration.probe import ScriptedServer
 from tests.integration.processes import Answer, GatewayProcess, ScriptedWebhook
 from tests.integration.test_doors import environment
@@ -85,12 +87,19 @@ def test_watched_conversation() -> None:
         for secret in (BEARER, SIGNING, SIGNING[6:], server.secret):
             assert secret not in printed
         assert "Authorization: (hidden)" in printed
+        socket = gateway.folder / "watch.sock"
+        socket.chmod(0o666)
+        assert "every user of this machine could read it" in refused(settings)
         gateway.stop()
         stdout, stderr = quiet.communicate(timeout=20)
-        assert (quiet.returncode, stdout, stderr) == (1, "", stderr)
-        assert stderr.startswith("component-http: the gateway has closed the connection, for it stops"), stderr
-        ended = subprocess.run(
-            [*COMMAND, "watch", settings], env=environment(), capture_output=True, text=True, timeout=60
-        )
-        assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-        assert "no gateway answers at unix:" in ended.stderr
+        assert (quiet.returncode, stdout) == (1, "")
+        assert stderr == "component-http: the gateway has closed the connection, for it stops\n"
+        assert f"no gateway answers at unix:{socket}:" in refused(settings)
+
+
+def refused(settings: str) -> str:
+    """Ask to watch in vain, from this process; the one line of complaint."""
+    with redirect_stderr(StringIO()) as complaint:
+        assert main(["watch", settings]) == 1
+    assert complaint.getvalue().count("\n") == 1
+    return complaint.getvalue()
