@@ -77,6 +77,7 @@ def command_line() -> argparse.ArgumentParser:
         deliveries,
         doctor,
         example,
+        hash,
         init,
         letters,
         on_spool,
@@ -85,6 +86,7 @@ def command_line() -> argparse.ArgumentParser:
         route,
         secret,
         spool,
+        watch,
     )
 
     parser = argparse.ArgumentParser(
@@ -95,6 +97,9 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("run", help="run the gateway in the foreground")
     commands.add_parser("check", help="say whether settings can be used")
-    for command in (init, doctor, example, playground, route, secret, deliveries, letters, pending, spool):
+    for command in (
+        *(init, doctor, example, playground, route, secret),
+        *(deliveries, watch, hash, letters, pending, spool),
+    ):
         command.add(commands)
     return parser

@@ -18,6 +18,7 @@ from wokkel.subprotocols import StreamManager, XMPPHandler
 from component_http import __version__
 from component_http.clock import steady_reactor
 from component_http.contract.address import Address, NotAnAddress
+from component_http.contract.explanation import Explanation
 from component_http.contract.objects import first_sender
 from component_http.contract.outbound import OutboundStanza
 from component_http.delivery.backlog import Budget
@@ -25,7 +26,7 @@ from component_http.delivery.status import Status, least_well
 from component_http.errors import SettingsError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Stream, Webhook
 from component_http.interfaces.tracer import Tracers
-from component_http.log import Logger, set_level
+from component_http.log import Logger, hide_addresses, set_level
 from component_http.lookout import Lookout
 from component_http.operations.metrics import Counters, Durations
 from component_http.operators import Operators
@@ -129,7 +130,7 @@ class Gateway(MultiService):
             lambda: self._settings.own_certificates(),
         )
         self._operators = Operators(settings, reactor, self._components, self._lookout.view, self.counters)
-        set_level(settings.log.level)
+        _use_log(settings)
         for lasting in self._components.values():
             self._adopt(lasting)
 
@@ -277,7 +278,16 @@ class Gateway(MultiService):
         if self._durations is not None:
             from component_http.operations_service import Operations
 
-            self._operations = Operations(settings, self._reactor, self._lookout.view, self.counters, self._durations)
+            self._operations = Operations(
+                settings,
+                self._reactor,
+                self._lookout.view,
+                self.counters,
+                self._durations,
+                self._tracers,
+                self._explain,
+                lambda: self._settings.pseudonyms(),
+            )
             self._operations.start()
 
     def _say_what_is_served(self, lasting: Lasting, lock: SpoolLock | None) -> None:
@@ -303,6 +313,12 @@ class Gateway(MultiService):
         if not self._run.is_restoring:
             return status
         return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
+
+    def _explain(self, delivery_id: str) -> Explanation | None:
+        """Say why a delivery has not ended; None if it is not here."""
+        served = () if self._run is None else self._run.served.values()
+        found = (each.relay.explain(delivery_id) for each in served)
+        return next((each for each in found if each is not None), None)
 
     def _view(self) -> dict[str, ComponentView]:
         from component_http.operations.view import ComponentView
@@ -397,7 +413,7 @@ class Gateway(MultiService):
         webhooks = {domain: new_webhooks(before[domain], lasting) for domain, lasting in adapted.items()}
         # From here on nothing can fail.
         self._settings, self._hooks = changes.settings, hooks
-        set_level(settings.log.level)
+        _use_log(settings)
         self._operators.use(changes.settings)
         self._budget.use(*most_of_all(changes.settings))
         self._components.update(adapted)
@@ -500,6 +516,11 @@ class Gateway(MultiService):
         self._run = self._prepared = None
         for stopped in run.stops:
             stopped.callback(result)
+
+
+def _use_log(settings: Settings) -> None:
+    set_level(settings.log.level)
+    hide_addresses(settings.pseudonyms() if settings.log.hash_addresses else None)
 
 
 def _hooks(settings: Settings) -> BySecret[Hook] | None:

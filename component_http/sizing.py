@@ -18,6 +18,9 @@ what Python and Twisted need. Without them a lost stream could not be connected 
 OPERATIONS_CONNECTIONS = 10
 """Connections at once to the port for those who watch the gateway: a few programs ask there, every few seconds."""
 
+WATCHERS = 4
+"""Watchers of conversations at once, so that others still have places at this port. Each costs time with each step."""
+
 MOST_PENDING = {"memory": 10_000, "sqlite": 100_000}
 """Deliveries that may be pending, by the kind of the spool, unless it is set."""
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, frozen
+from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, INegotiated, IPushProducer, ITCPTransport
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
-from component_http.api.exchange import Admitted, Answer, Call, Problem, problem_json
-from component_http.api.http1 import CONTINUE, Head, RequestReader, response
+from component_http.api.exchange import Admitted, Answer, Call, Live, Problem, problem_json
+from component_http.api.http1 import CONTINUE, Head, RequestReader, live_head, response
+from component_http.api.stages import Answering, Feeding, Leaving, Receiving
 from component_http.chunks import BodyTooLarge
 from component_http.interfaces import Observer
 from component_http.log import Logger
@@ -31,6 +31,12 @@ CLOSE_TIME = 5.0
 
 PROBE_TIME = 2.0
 """Seconds between two checks whether a client that has stopped sending is still there."""
+
+BEAT_TIME = 30.0
+"""Seconds between two empty lines in a response that goes on. Without them no lost client would be noticed."""
+
+UNREAD_TIME = 600.0
+"""Seconds after which a client that does not read such a response is taken for gone."""
 
 READ_AHEAD = 16_384
 """Bytes of later requests that are read while one is answered. Without reading, no lost client would be noticed."""
@@ -54,7 +60,7 @@ class Site:
         name: Names the server in the log.
     """
 
-    admit: Callable[[Call], Admitted | Answer]
+    admit: Callable[[Call], Admitted | Answer | Live]
     observer: Observer
     clock: Any
     turns: Turns
@@ -62,40 +68,6 @@ class Site:
     max_body_bytes: int
     request_timeout: float
     name: str = "the API"
-
-
-@define
-class _Receiving:
-    """The connection waits for a request, or for the rest of one."""
-
-    begun: bool = False
-    """The first byte of the request is in."""
-
-    request: tuple[Head, Admitted] | None = None
-    """The head of the request, and its admission by a secret of ours."""
-
-
-@frozen
-class _Answering:
-    """A request is in, and its answer is being made."""
-
-    known: bool
-    """The request came with a secret of ours."""
-
-    may_probe: bool
-    """Interim answers may be sent."""
-
-
-class _Leaving(Enum):
-    """The connection takes no more requests."""
-
-    TURNED_AWAY = auto()
-    """The connection has no place, and gets 503 as soon as it sends something."""
-
-    CLOSING = auto()
-    """The last answer is written; what still comes is thrown away until the client closes or the time limit ends."""
-
-    CLOSED = auto()
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
@@ -121,7 +93,7 @@ class Connection(Protocol):
         self._site = site
         self._places = places
         self._reader = RequestReader(site.max_body_bytes)
-        self._stage: _Receiving | _Answering | _Leaving = _Receiving() if has_place else _Leaving.TURNED_AWAY
+        self._stage: Receiving | Answering | Feeding | Leaving = Receiving() if has_place else Leaving.TURNED_AWAY
         self._running: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
         self._ended = False
@@ -131,14 +103,14 @@ class Connection(Protocol):
     @property
     def under_way(self) -> bool:
         """Tell whether a request with a secret of ours is coming in or being answered."""
-        if isinstance(self._stage, _Receiving):
+        if isinstance(self._stage, Receiving):
             return self._stage.request is not None
-        return isinstance(self._stage, _Answering) and self._stage.known
+        return isinstance(self._stage, Feeding) or (isinstance(self._stage, Answering) and self._stage.known)
 
     @property
     def arrives_by_url(self) -> bool:
         """Tell whether such a request is still coming in, from a client that has shown no token."""
-        return self.under_way and not self.has_token and isinstance(self._stage, _Receiving)
+        return self.under_way and not self.has_token and isinstance(self._stage, Receiving)
 
     @property
     def _wire(self) -> Any:
@@ -148,20 +120,20 @@ class Connection(Protocol):
         if ITCPTransport.providedBy(self.transport):
             self._wire.setTcpNoDelay(True)
         self._wire.registerProducer(self, True)
-        self._wait(BUSY_TIME if self._stage is _Leaving.TURNED_AWAY else self._site.request_timeout)
+        self._wait(BUSY_TIME if self._stage is Leaving.TURNED_AWAY else self._site.request_timeout)
 
     # -- requests --
 
     def dataReceived(self, data: bytes) -> None:
-        if self._stage is _Leaving.TURNED_AWAY:
+        if self._stage is Leaving.TURNED_AWAY:
             self._close(_BUSY)
-        elif isinstance(self._stage, _Receiving | _Answering):
+        elif isinstance(self._stage, Receiving | Answering):
             self._reader.feed(data)
-            if isinstance(self._stage, _Receiving):
+            if isinstance(self._stage, Receiving):
                 self._begin(self._stage)
             self._balance()
 
-    def _begin(self, stage: _Receiving) -> None:
+    def _begin(self, stage: Receiving) -> None:
         """Give a request its time, counted from its first byte, and have it read when it is its turn."""
         if not stage.begun:
             stage.begun = True
@@ -177,7 +149,7 @@ class Connection(Protocol):
         """Read one request, or as much of it as is in, and begin to answer it; False if there was nothing to do."""
         self.waits_for_turn = False
         due = False
-        if isinstance(self._stage, _Receiving) and not self._blocked:
+        if isinstance(self._stage, Receiving) and not self._blocked:
             due = True
             try:
                 self._step(self._stage)
@@ -187,13 +159,16 @@ class Connection(Protocol):
         self._balance()
         return due
 
-    def _step(self, stage: _Receiving) -> None:
+    def _step(self, stage: Receiving) -> None:
         is_new = stage.request is None
         if stage.request is None:
             head = self._reader.head()
             if head is None:
                 return
             admitted = self._admit(head)
+            if isinstance(admitted, Live):
+                self._go_live(admitted)
+                return
             if isinstance(admitted, Answer):
                 self._answer(head, admitted, body_is_read=self._reader.skip())
                 return
@@ -217,7 +192,7 @@ class Connection(Protocol):
             if not self.has_token:
                 self._places.bound_arriving()
 
-    def _admit(self, head: Head) -> Admitted | Answer:
+    def _admit(self, head: Head) -> Admitted | Answer | Live:
         if self._places.closing:
             return _STOPPING
         return self._site.admit(Call(head.method, head.path, head.query, head.headers))
@@ -225,7 +200,7 @@ class Connection(Protocol):
     # -- answers --
 
     def _run(self, head: Head, admitted: Admitted, body: bytes | None, *, body_is_read: bool) -> None:
-        answering = self._stage = _Answering(admitted.known, head.takes_interim)
+        answering = self._stage = Answering(admitted.known, head.takes_interim)
         self._wait(PROBE_TIME if self._ended else None)
 
         async def run() -> None:
@@ -249,11 +224,19 @@ class Connection(Protocol):
             self._close(answer, head.method, may_send_more=not body_is_read)
             return
         self._wire.write(response(answer, head.method, close=False))
-        self._stage = _Receiving()
+        self._stage = Receiving()
         self._wait(self._site.request_timeout)
         if self._reader.waiting:
             self._begin(self._stage)
         self._balance()
+
+    def _go_live(self, live: Live) -> None:
+        self._stage = Feeding(live.feed)
+        self.has_token = True
+        self._reader = RequestReader(0)
+        self._wait(BEAT_TIME)
+        self._wire.write(live_head(live))
+        live.feed.begin(self._wire.write)
 
     def _refuse(self, answer: Answer) -> None:
         """Close the connection, because what the client sent is no request."""
@@ -270,7 +253,9 @@ class Connection(Protocol):
                 thrown away for a while: a closed socket would answer it by a reset, which takes the answer away from
                 the client (RFC 9112 section 9.6).
         """
-        self._stage = _Leaving.CLOSING
+        if isinstance(self._stage, Feeding):
+            self._stage.feed.stop()
+        self._stage = Leaving.CLOSING
         may_send_more = may_send_more and not self._ended
         self.has_token = False
         self._reader = RequestReader(0)
@@ -291,12 +276,18 @@ class Connection(Protocol):
     def pauseProducing(self) -> None:
         """Take no more requests: the client does not read the answers."""
         self._blocked = True
+        if isinstance(self._stage, Feeding):
+            self._stage.feed.pause()
+            self._wait(UNREAD_TIME)
         self._balance()
 
     def resumeProducing(self) -> None:
         """Go on: the client has read all answers."""
         self._blocked = False
-        if isinstance(self._stage, _Receiving) and self._reader.waiting:
+        if isinstance(self._stage, Feeding):
+            self._wait(BEAT_TIME)
+            self._stage.feed.resume()
+        elif isinstance(self._stage, Receiving) and self._reader.waiting:
             self._ask_turn()
         self._balance()
 
@@ -308,11 +299,11 @@ class Connection(Protocol):
         if self._ended:
             # A transport that is told to read again would report the end again.
             return
-        if isinstance(self._stage, _Receiving):
+        if isinstance(self._stage, Receiving):
             pause = self._blocked or self.waits_for_turn
         else:
-            pause = isinstance(self._stage, _Answering) and self._reader.waiting > READ_AHEAD
-        if pause != self._paused and self._stage is not _Leaving.CLOSED:
+            pause = isinstance(self._stage, Answering) and self._reader.waiting > READ_AHEAD
+        if pause != self._paused and self._stage is not Leaving.CLOSED:
             self._paused = pause
             if pause:
                 self._wire.pauseProducing()
@@ -324,9 +315,9 @@ class Connection(Protocol):
     def readConnectionLost(self) -> None:
         # The client gets the answers to what it has sent. One that has closed its socket looks the same.
         self._ended = True
-        if isinstance(self._stage, _Answering):
+        if isinstance(self._stage, Answering):
             self._wait(PROBE_TIME)
-        elif isinstance(self._stage, _Receiving):
+        elif isinstance(self._stage, Receiving):
             self._close_if_done()
         else:
             self._wire.loseConnection()
@@ -337,7 +328,7 @@ class Connection(Protocol):
     def _close_if_done(self) -> None:
         """Close it if the client sends nothing more and all that it has sent is answered."""
         waits = self.waits_for_turn or (self._blocked and self._reader.waiting)
-        if not self._ended or not isinstance(self._stage, _Receiving) or waits:
+        if not self._ended or not isinstance(self._stage, Receiving) or waits:
             return
         if self.under_way or self._reader.waiting:
             self._refuse(_INCOMPLETE)
@@ -353,24 +344,27 @@ class Connection(Protocol):
     def _time_over(self) -> None:
         self._timer = None
         match self._stage:
-            case _Answering(may_probe=may_probe):
+            case Answering(may_probe=may_probe):
                 # Only a write shows that the client is gone (RFC 9110 section 15.2).
                 if may_probe and not self._blocked:
                     self._wire.write(CONTINUE)
                 self._wait(PROBE_TIME)
-            case _Receiving(begun=True) if not self._blocked:
+            case Feeding() if not self._blocked:
+                self._wait(BEAT_TIME)
+                self._wire.write(b"\n")
+            case Receiving(begun=True) if not self._blocked:
                 self._refuse(_LATE)
-            case _Receiving() if not self._blocked:
+            case Receiving() if not self._blocked:
                 self._close(None)
             case _:
                 self._wire.abortConnection()
 
     def turn_away(self) -> None:
         """Give its place to another connection; it is told 503, as if it had never had a place."""
-        if self._stage is _Leaving.CLOSING:
+        if self._stage is Leaving.CLOSING:
             return
-        begun = isinstance(self._stage, _Answering) or (isinstance(self._stage, _Receiving) and self._stage.begun)
-        self._stage = _Leaving.TURNED_AWAY
+        begun = isinstance(self._stage, Answering) or (isinstance(self._stage, Receiving) and self._stage.begun)
+        self._stage = Leaving.TURNED_AWAY
         self._wait(BUSY_TIME)
         if begun:
             self._close(_BUSY)
@@ -378,20 +372,22 @@ class Connection(Protocol):
 
     def drop(self) -> None:
         """Close it without an answer, and without waiting for a client that does not read."""
-        if self._blocked or self._stage is _Leaving.CLOSING:
+        if self._blocked or self._stage is Leaving.CLOSING:
             self._wire.abortConnection()
         else:
             self._close(None)
 
     def stop(self) -> None:
         """Close it because the server stops."""
-        if self._stage is _Leaving.CLOSING:
+        if self._stage is Leaving.CLOSING:
             self._wire.loseConnection()
         else:
             self._close(None)
 
     def connectionLost(self, reason: Any = None) -> None:
-        self._stage = _Leaving.CLOSED
+        if isinstance(self._stage, Feeding):
+            self._stage.feed.stop()
+        self._stage = Leaving.CLOSED
         self._wait(None)
         self._places.leave(self)
         if self._running is not None:

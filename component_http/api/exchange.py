@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
+from typing import Protocol
 from urllib.parse import parse_qsl
 
 from attrs import field, frozen
@@ -73,6 +74,30 @@ class Answer:
     body: bytes = b""
     media_type: str = JSON
     headers: Mapping[str, str] = field(factory=dict)
+
+
+class Feed(Protocol):
+    """The body of a response that goes on until somebody ends it."""
+
+    def begin(self, write: Callable[[bytes], object]) -> None:
+        """Write from now on, whatever comes and whenever."""
+
+    def pause(self) -> None:
+        """Write nothing until `resume`, because the client does not read."""
+
+    def resume(self) -> None:
+        """Write again."""
+
+    def stop(self) -> None:
+        """Write nothing any more: the client is gone, or the connection is closed."""
+
+
+@frozen
+class Live:
+    """A response of status 200 to a client with a secret of ours, whose body goes on."""
+
+    feed: Feed
+    media_type: str
 
 
 @frozen

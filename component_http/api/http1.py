@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 from attrs import frozen
 
-from component_http.api.exchange import Answer, Problem
+from component_http.api.exchange import Answer, Live, Problem
 from component_http.chunks import BodyTooLarge, ChunkedBody, ChunksMalformed, TrailerTooLarge
 from component_http.contract.http import TOKEN
 
@@ -246,3 +246,9 @@ def response(answer: Answer, method: str = "", *, close: bool) -> bytes:
         lines.append("Connection: close")
     head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
     return head if method == "HEAD" else head + answer.body
+
+
+def live_head(live: Live) -> bytes:
+    """Write the head of a response that ends with its connection (RFC 9112 section 6.3)."""
+    lines = ("HTTP/1.1 200 OK", f"Content-Type: {live.media_type}", "Cache-Control: no-store", "Connection: close")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"

@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from component_http.api.connection import CLOSE_TIME, Site
-from component_http.api.exchange import Admitted, Answer, Call
+from component_http.api.exchange import Admitted, Answer, Call, Live
 from component_http.api.gate import Gate
 from component_http.api.places import Places
 from component_http.interfaces import Observer
@@ -68,7 +68,7 @@ class ApiServer(Service):
 
     def __init__(
         self,
-        admit: Callable[[Call], Admitted | Answer],
+        admit: Callable[[Call], Admitted | Answer | Live],
         finish: Callable[[], Awaitable[None]],
         endpoint: IStreamServerEndpoint,
         observer: Observer,

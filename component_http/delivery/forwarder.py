@@ -22,7 +22,7 @@ from component_http.delivery.reports import report_of
 from component_http.delivery.retry import FINAL, AttemptResult, GiveUp, Retry, RetryPolicy, outcome_class
 from component_http.errors import CertificateInvalid, ConnectionFailed, TimedOut, WebhookError
 from component_http.interfaces import Observer, Webhook
-from component_http.interfaces.tracer import Follows, Tracers
+from component_http.interfaces.tracer import Follows, Tracers, without_secrets
 from component_http.log import Logger
 
 HANGING = 10.0
@@ -169,11 +169,13 @@ class Forwarder:
             headers[HEADER] = link
         self._observer.count("attempted")
         assert self._webhook is not None
-        if self._tracers.told is not None:
-            self._tracers.told.posted(delivery, content)
         answer = self._webhook.post(content, headers, fresh=attempt.fresh)
         post: Deferred[Any] = answer if isinstance(answer, Deferred) else Deferred.fromCoroutine(_awaited(answer))
         attempt.waits_for = post
+        if self._tracers.told is not None:
+            self._tracers.told.posted(
+                delivery, content, getattr(post, "headers", None) or without_secrets(headers.items())
+            )
         if attempt.probe == "short":
             post.addTimeout(PROBE_SECONDS, self._clock, _cut_short)
         post.addCallbacks(self._answered, self._failed, (content, attempt), errbackArgs=(content, attempt))
@@ -248,7 +250,8 @@ class Forwarder:
         assert self._tracers.told is not None
         delivery, seconds = attempt.delivery, self._clock.seconds() - attempt.began
         number, marks = delivery.tries + delivery.unreached, getattr(attempt.waits_for, "marks", None)
-        self._tracers.told.attempted(delivery, report_of(number, attempt.began, seconds, marks, result, follows, again))
+        report = report_of(number, attempt.began, seconds, marks, result, follows, again)
+        self._tracers.told.attempted(delivery, report, result if isinstance(result, Response) else None)
 
     def _left_open(self, delivery: Delivery, response: Response) -> Later:
         self._observer.count("left_open")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from attrs import define, frozen
 
 from component_http.contract.delivery import Delivery
 from component_http.contract.outbound import OutboundStanza
+from component_http.contract.reply import Response
 
 Follows = Literal[
     "replied",
@@ -27,7 +28,27 @@ Settlement = Literal["confirmed", "expired", "unsendable", "refused", "lost", "d
 """The end of an outbound stanza. One that is `lost` leaves once more, unless it is an iq request."""
 
 ANSWER_BYTES = 1024
-"""Bytes of a response's body that are told."""
+"""Bytes of a response's body that are told in an `AttemptReport`."""
+
+_SHOWN = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "content-type",
+        "user-agent",
+        "webhook-attempt",
+        "webhook-id",
+        "webhook-signature",
+        "webhook-timestamp",
+    }
+)
+
+Headers = Sequence[tuple[str, str]]
+
+
+def without_secrets(headers: Iterable[tuple[str, str]]) -> Headers:
+    """Hide the values of all headers of a request that may be secrets: those that are not ours, and reply links."""
+    return [(name, value if name.lower() in _SHOWN else "(hidden)") for name, value in headers]
 
 
 @define
@@ -88,12 +109,18 @@ class Tracer(Protocol):
         """Note that a delivery is pending: it was accepted, or the spool had kept it and its stanza has facts only."""
         ...  # pragma: no cover
 
-    def posted(self, delivery: Delivery, body: bytes) -> None:
-        """Note that the request body of a delivery is POSTed."""
+    def posted(self, delivery: Delivery, body: bytes, headers: Headers) -> None:
+        """
+        Note that the request body of a delivery is POSTed.
+
+        Args:
+            headers: Those of the request, without secrets. A webhook that adds some to those that it is given puts all
+                into the attribute `headers` of the Deferred that `Webhook.post` returns.
+        """
         ...  # pragma: no cover
 
-    def attempted(self, delivery: Delivery, report: AttemptReport) -> None:
-        """Note that an attempt has ended."""
+    def attempted(self, delivery: Delivery, report: AttemptReport, response: Response | None) -> None:
+        """Note that an attempt has ended; whoever keeps its response keeps up to `webhook.max_body_bytes` of it."""
         ...  # pragma: no cover
 
     def ended(self, delivery: Delivery, outcome: str, note: str | None, stanzas: Sequence[OutboundStanza]) -> None:
@@ -160,13 +187,13 @@ class _Several:
         for each in self.tracers:
             each.accepted(delivery, restored=restored)
 
-    def posted(self, delivery: Delivery, body: bytes) -> None:
+    def posted(self, delivery: Delivery, body: bytes, headers: Headers) -> None:
         for each in self.tracers:
-            each.posted(delivery, body)
+            each.posted(delivery, body, headers)
 
-    def attempted(self, delivery: Delivery, report: AttemptReport) -> None:
+    def attempted(self, delivery: Delivery, report: AttemptReport, response: Response | None) -> None:
         for each in self.tracers:
-            each.attempted(delivery, report)
+            each.attempted(delivery, report, response)
 
     def ended(self, delivery: Delivery, outcome: str, note: str | None, stanzas: Sequence[OutboundStanza]) -> None:
         for each in self.tracers:

@@ -11,6 +11,7 @@ from typing import Any
 from attrs import frozen
 from twisted.logger import formatEvent, formatTime
 
+from component_http.log import hidden, hidden_in
 from component_http.operations.terminal import printable
 
 MAX_CHARACTERS = 16_384
@@ -63,10 +64,10 @@ class Line:
             time=event["log_time"],
             level=name,
             system=event.get("log_system") or f"{event.get('log_namespace', '-')}#{'-' if level is None else name}",
-            text=_cut(text),
-            traceback="" if failure is None else _cut(failure.getTraceback()),
+            text=_cut(hidden_in(text)),
+            traceback="" if failure is None else _cut(hidden_in(failure.getTraceback())),
             delivery=delivery if isinstance(delivery, str) else None,
-            template=event.get("log_format") or "",
+            template=hidden_in(event.get("log_format") or ""),
             fields={name: value for name, value in event.items() if not name.startswith("log_") and name not in _OWN},
         )
 
@@ -114,7 +115,8 @@ def as_json(line: Line) -> bytes:
 
 
 def _plain(value: object) -> object:
-    return value if value is None or isinstance(value, bool | int | float) else _cut(str(value))
+    """A value of JSON, with addresses hidden if that is wanted."""
+    return value if value is None or isinstance(value, bool | int | float) else _cut(str(hidden(str(value))))
 
 
 def as_journal(line: Line) -> bytes:

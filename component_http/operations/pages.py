@@ -25,7 +25,10 @@ class Page:
 
 _ALIVE = Page(200, b"alive\n")
 _READY = Page(200, b"ready\n")
-_NOT_FOUND = Page(404, b"there are /metrics, /healthz, /readyz and /status\n")
+WATCH = Page(200, b"")
+"""The answer goes on; whoever answers requests has it."""
+
+_NOT_FOUND = Page(404, b"there are /metrics, /healthz, /readyz, /status and /watch\n")
 _NOT_ALLOWED = Page(405, b"only GET and HEAD\n", headers={"Allow": "GET, HEAD"})
 _UNAUTHORIZED = Page(
     401, b"the token of [operations] is needed: Authorization: Bearer ...\n", headers={"WWW-Authenticate": "Bearer"}
@@ -64,7 +67,7 @@ class Pages:
             return Page(503, "".join(f"{each}\n" for each in obstacles).encode()) if obstacles else _READY
         if path == "/status":
             return Page(200, json.dumps(self._view().as_json(), indent=2).encode() + b"\n", "application/json")
-        return _NOT_FOUND
+        return WATCH if (method, path) == ("GET", "/watch") else _NOT_FOUND
 
     def _may(self, authorization: str) -> bool:
         scheme, _, given = authorization.partition(" ")

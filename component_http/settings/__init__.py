@@ -17,11 +17,12 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from attrs import evolve, field, frozen
 
 from component_http.contract.conditions import StanzaError
+from component_http.contract.pseudonym import Pseudonyms
 from component_http.errors import SettingsError
 from component_http.settings.advice import (
     conflicts,
@@ -72,6 +73,7 @@ __all__ = [
     "SpoolSettings",
     "TokenSettings",
     "WebhookSettings",
+    "operations_from_toml",
     "reference",
     "retired_flags",
     "spool_from_toml",
@@ -257,6 +259,10 @@ class Settings(Table):
             ),
         )
 
+    def pseudonyms(self) -> Pseudonyms:
+        """The names of addresses for this installation: those of the first component's secret."""
+        return Pseudonyms(self.component.secret, [each.component.domain for each in self.each])
+
     def warnings(self) -> tuple[str, ...]:
         """Write a sentence, for the log, for each setting that works but should be better."""
         return tuple(warnings(self))
@@ -280,9 +286,21 @@ def spool_from_toml(path: str | os.PathLike[str]) -> SpoolSettings:
     Raises:
         SettingsError: Something in it cannot be used, or the file cannot.
     """
-    reading = Reading({})
-    reading.add_file(path, SpoolSettings.TABLE)
-    spool: SpoolSettings | None = reading.made(SpoolSettings, str(path))
-    if spool is None or reading.problems:
+    return _one_table(SpoolSettings, path, {})
+
+
+def operations_from_toml(path: str | os.PathLike[str], env: Mapping[str, str] = os.environ) -> OperationsSettings:
+    """Read the table [operations] of a settings file likewise; `env` is for the folder of credentials."""
+    return _one_table(OperationsSettings, path, env)
+
+
+_T = TypeVar("_T", bound=Table)
+
+
+def _one_table(table: type[_T], path: str | os.PathLike[str], env: Mapping[str, str]) -> _T:
+    reading = Reading(env)
+    reading.add_file(path, table.TABLE)
+    made: _T | None = reading.made(table, str(path))
+    if made is None or reading.problems:
         raise SettingsError(*reading.problems)
-    return spool
+    return made

@@ -9,7 +9,7 @@ from attrs import frozen
 from component_http.errors import SettingsError
 from component_http.log import LEVELS
 from component_http.settings.declaration import Table, setting
-from component_http.settings.values.plain import choice, file_path
+from component_http.settings.values.plain import SWITCH, choice, file_path
 
 
 @frozen
@@ -37,6 +37,14 @@ class LogSettings(Table):
         default=None,
         why="it is opened again on SIGUSR1, so that logrotate can move it",
         example='"component-http.log"',
+    )
+
+    hash_addresses: bool = setting(
+        SWITCH,
+        "whether XMPP addresses are hidden in the log, each behind a short name that stays the same",
+        default=False,
+        why="an address names a person; the names depend on the component's secret, so nobody else can look them up,"
+        " and component-http hash tells that of an address",
     )
 
     def __attrs_post_init__(self) -> None:

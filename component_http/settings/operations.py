@@ -30,8 +30,8 @@ class OperationsSettings(Table):
 
     listen: str | None = setting(
         LISTEN,
-        "the address of /metrics, /healthz, /readyz and /status, as a Twisted server endpoint; there is none unless it"
-        " is set",
+        "the address of /metrics, /healthz, /readyz, /status and /watch, as a Twisted server endpoint; there is none"
+        " unless it is set",
         default=None,
         why="a gateway that nobody watches needs no port, and measures no times",
         example='"tcp:9347:interface=127.0.0.1"',
@@ -40,7 +40,8 @@ class OperationsSettings(Table):
         "the token",
         "the file that holds in one line the token that each request has to bring, but for /healthz",
         '"operations-token"',
-        "others on the network should not see what goes on here; on this machine it may be left out",
+        "others on the network should not see what goes on here; on this machine it may be left out, but"
+        " not for /watch",
     )
     token: str | None = secret(CREDENTIAL, "the token itself", "token_file")
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from component_http.contract.delivery import Delivery
 from component_http.contract.outbound import OutboundStanza
-from component_http.interfaces.tracer import AttemptReport, Settlement
+from component_http.contract.reply import Response
+from component_http.interfaces.tracer import AttemptReport, Headers, Settlement
 from component_http.spool.rows import json_of
 
 MOST_ATTEMPTS = 20
@@ -68,10 +69,10 @@ class Journal:
     def accepted(self, delivery: Delivery, *, restored: bool) -> None:
         """Do nothing: the spool knows when it was accepted."""
 
-    def posted(self, delivery: Delivery, body: bytes) -> None:
+    def posted(self, delivery: Delivery, body: bytes, headers: Headers) -> None:
         """Do nothing: the spool has the body."""
 
-    def attempted(self, delivery: Delivery, report: AttemptReport) -> None:
+    def attempted(self, delivery: Delivery, report: AttemptReport, response: Response | None) -> None:
         if self._answer_bytes + len(report.answer) > MOST_ANSWER_BYTES:
             report = report._replace(answer=b"")
         self._answer_bytes += len(report.answer)

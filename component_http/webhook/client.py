@@ -33,7 +33,7 @@ from component_http.contract.http import BEARER, is_field_value, is_token
 from component_http.contract.reply import Response
 from component_http.contract.request import RESERVED_HEADERS
 from component_http.contract.url import WebhookUrl
-from component_http.interfaces.tracer import Tracers
+from component_http.interfaces.tracer import Tracers, without_secrets
 from component_http.log import Logger
 from component_http.signing import signatures, signer
 from component_http.throttle import LOG_INTERVAL, Throttle
@@ -108,7 +108,8 @@ class WebhookClient:
             tls: Files in its place, which are read again when they change.
             server_name: The name that the certificate has to have, instead of the URL's host.
             proxy: The URL of an HTTP proxy to go through; user:password in it becomes Basic auth.
-            tracers: While somebody follows deliveries, the Deferred of each POST has `marks` (`interfaces.Marks`).
+            tracers: While somebody follows deliveries, the Deferred of each POST has `marks` (`interfaces.Marks`), and
+                its `headers` (`interfaces.Tracer.posted`).
 
         Raises:
             ValueError: The URL is none, a header is reserved, malformed or given twice, or a file cannot be used.
@@ -130,7 +131,13 @@ class WebhookClient:
             max_connections=max_connections,
             body_limit=lambda status: max_body_bytes if status == 200 else MAX_OTHER_BODY_BYTES,
         )
-        self._agent = PooledAgent(origin, where.host_header, pool, timeout, tracers)
+        self._tracers = Tracers() if tracers is None else tracers
+        self._fixed = without_secrets(
+            (name.decode("ascii"), value.decode("ascii"))
+            for name, values in fixed.getAllRawHeaders()
+            for value in values
+        )
+        self._agent = PooledAgent(origin, where.host_header, pool, timeout, self._tracers)
         self._http = _PreparedClient(self._agent, self._agent.head(b"POST", origin + where.target, fixed))
 
     def __repr__(self) -> str:
@@ -156,11 +163,18 @@ class WebhookClient:
             ConnectionCut: The connection ended before the response was complete, or it was not HTTP.
         """
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("ascii")
+        signed = b""
         if self._signers:
             signed = signatures(self._signers, headers["webhook-id"], headers["webhook-timestamp"], body)
             lines = b"%swebhook-signature: %s\r\n" % (lines, signed)
-            return self._http.post(lines, body, fresh).addCallback(self._judged)
-        return self._http.post(lines, body, fresh)
+        post: Any = self._http.post(lines, body, fresh)
+        if self._tracers.told is not None:
+            signature = {"webhook-signature": signed.decode("ascii")} if signed else {}
+            post.headers = [*self._fixed, *without_secrets({**headers, **signature}.items())]
+        if self._signers:
+            post.addCallback(self._judged)
+        sent: Deferred[Response] = post
+        return sent
 
     def _judged(self, response: Response) -> Response:
         """Say so if the clocks may be the reason why a webhook refuses what is signed."""

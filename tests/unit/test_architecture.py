@@ -102,7 +102,7 @@ MODULES = {
     },
     # Seams.
     "interfaces": Allowed(VALUES, ["twisted.internet.defer", "twisted.words.xish"], pure=True),
-    "log": Allowed([], ["twisted.logger"], pure=True),
+    "log": Allowed(["contract"], ["twisted.logger"], pure=True),
     "turns": Allowed([], ["twisted.internet.defer", "twisted.internet.interfaces"], pure=True),
     "waiters": Allowed([], ["twisted.internet.defer", "twisted.python.failure"], pure=True),
     # Flow.

@@ -334,7 +334,7 @@ class PagesTests(SynchronousTestCase):
         """
         ours = {flag for row in reference() for flag in row.flags} | flags_of("letters", "list")
         ours |= flags_of("letters", "drop") | flags_of("spool", "status") | flags_of("example") | flags_of("check")
-        ours |= flags_of("deliveries", "replay")
+        ours |= flags_of("deliveries", "replay") | flags_of("watch")
         ours |= flags_of("route") | flags_of("doctor") | flags_of("secret", "new")
         others = {
             "--allow-untyped-calls",
@@ -344,6 +344,7 @@ class PagesTests(SynchronousTestCase):
             "--logfile",
             "--logged",
             "--logger",
+            "--no-buffer",
             "--now",
             "--pidfile",
             "--profile",

@@ -116,8 +116,8 @@ class KeepingTests(FileCase):
         assert spool.log is not None
         tracer = spool.log.tracer
         began = self.reactor.seconds()
-        tracer.attempted(delivery, AttemptReport(1, began, 0.01, 0.002, None, None, "refused", b"", "retry", 1.5))
-        tracer.attempted(delivery, AttemptReport(2, began, 0.25, None, 0.2, 200, None, b"\xff{}", "replied"))
+        tracer.attempted(delivery, AttemptReport(1, began, 0.01, 0.002, None, None, "refused", b"", "retry", 1.5), None)
+        tracer.attempted(delivery, AttemptReport(2, began, 0.25, None, 0.2, 200, None, b"\xff{}", "replied"), None)
         leaving = [
             OutboundStanza(xml=b"<message/>", kind="message", expires=9.0, stored=0.0, delivery_id=name)
         ] * stanzas

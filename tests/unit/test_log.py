@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from component_http.cli import main
 from component_http.gateway import Gateway
-from component_http.log import LEVELS, Logger, set_level
+from component_http.log import LEVELS, Logger, hide_addresses, set_level
 from component_http.settings import ComponentSettings, LogSettings, Settings, SpoolSettings
 from tests.unit.work import calls
 
@@ -61,6 +66,28 @@ class LevelTests(SynchronousTestCase):
         )
         Gateway(settings, MemoryReactorClock())
         self.assertEqual(list(LEVELS), self.levels())
+
+    def test_addresses_of_a_gateway(self) -> None:
+        """
+        A gateway hides addresses if its settings say so, by the names that `component-http hash` tells.
+        """
+        self.addCleanup(hide_addresses, None)
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "secret").touch(mode=0o600)
+        (folder / "secret").write_text("s3cret\n")
+        (file := folder / "bot.toml").write_text(
+            '[component]\ndomain = "bot.example.org"\nsecret_file = "secret"\n'
+            'component_post_url = "http://127.0.0.1/"\n[log]\nhash_addresses = true\n[spool]\nkind = "memory"\n'
+        )
+        Gateway(Settings.from_toml(file), MemoryReactorClock())
+        with capturedLogs() as events:
+            Speaker.log.warn("{who}", who="juliet@example.org")
+        with redirect_stdout(printed := StringIO()):
+            self.assertEqual(0, main(["hash", str(file), "juliet@example.org", "bot@bot.example.org/x"]))
+        juliet, bot = printed.getvalue().splitlines()
+        self.assertEqual(juliet, events[0]["who"])
+        self.assertRegex(bot, r"^<[a-z2-7]{10}>@bot\.example\.org/<[a-z2-7]{6}>$")
 
     def test_mistake_is_always_told(self) -> None:
         """

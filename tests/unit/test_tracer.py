@@ -13,7 +13,7 @@ from component_http.contract.delivery import Delivery
 from component_http.contract.outbound import OutboundStanza, Refused
 from component_http.contract.reply import Response
 from component_http.errors import ConnectionFailed
-from component_http.interfaces.tracer import AttemptReport, Settlement, Tracers
+from component_http.interfaces.tracer import AttemptReport, Headers, Settlement, Tracers
 from component_http.testing import RecordingOutlet, ScriptedWebhook, json_response
 from tests.relay_world import relay_world
 from tests.unit.test_delivery import a_stanza
@@ -29,10 +29,10 @@ class Notebook:
     def accepted(self, delivery: Delivery, *, restored: bool) -> None:
         self.said.append(f"{delivery.id} {'restored' if restored else 'accepted'}")
 
-    def posted(self, delivery: Delivery, body: bytes) -> None:
+    def posted(self, delivery: Delivery, body: bytes, headers: Headers) -> None:
         self.said.append(f"{delivery.id} posted {len(body) == delivery.size}")
 
-    def attempted(self, delivery: Delivery, report: AttemptReport) -> None:
+    def attempted(self, delivery: Delivery, report: AttemptReport, response: Response | None) -> None:
         self.said.append(f"{delivery.id} {report.status or report.failure}: {report.follows}")
         self.reports.append(report)
 
