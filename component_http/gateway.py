@@ -25,11 +25,9 @@ from component_http.delivery.backlog import Budget
 from component_http.delivery.status import Status, least_well
 from component_http.errors import SettingsError, SpoolUnusable
 from component_http.interfaces import AnswerFunction, Outlet, ReplyObjects, Stream, Webhook
-from component_http.interfaces.tracer import Tracers
-from component_http.log import Logger, hide_addresses, set_level
-from component_http.lookout import Lookout
-from component_http.operations.metrics import Counters, Durations
-from component_http.operators import Operators
+from component_http.log import Logger
+from component_http.operations.metrics import Counters
+from component_http.oversight import Oversight
 from component_http.running import Running
 from component_http.settings import Settings
 from component_http.settings.reloading import Changes
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from component_http.api.hooks import Hook
     from component_http.api.secrets import BySecret
     from component_http.operations.view import ComponentView
-    from component_http.operations_service import Operations
     from component_http.spool.database import SpoolLock
 
 
@@ -114,23 +111,13 @@ class Gateway(MultiService):
         # Components that come, go, or have another stream.
         self._changing = DeferredLock()
         self.counters = Counters()
-        # Whoever follows deliveries.
-        self._tracers = Tracers()
-        self._durations = None if settings.operations.listen is None else Durations()
-        self._operations: Operations | None = None
         self._budget = Budget(*most_of_all(settings))
         self._check(settings)
         self._hooks = _hooks(settings)
-        self._components = {each.component.domain: self._component(each) for each in settings.each}
-        self._lookout = Lookout(
-            settings.spool.file(),
-            reactor,
-            self._view,
-            self.counters,
-            lambda: self._settings.own_certificates(),
-        )
-        self._operators = Operators(settings, reactor, self._components, self._lookout.view, self.counters)
-        _use_log(settings)
+        self._components: dict[str, Lasting] = {}
+        self._oversight = Oversight(settings, reactor, self._components, self.counters, self._view, self._explain)
+        self._oversight.use(settings)
+        self._components.update({each.component.domain: self._component(each) for each in settings.each})
         for lasting in self._components.values():
             self._adopt(lasting)
 
@@ -154,8 +141,8 @@ class Gateway(MultiService):
             webhooks=webhooks_of(self._settings),
             sent=partial(self._sent, domain),
             first=partial(self._first_of_stream, domain),
-            durations=self._durations,
-            tracers=self._tracers,
+            durations=self._oversight.durations,
+            tracers=self._oversight.tracers,
         )
 
     def _adopt(self, lasting: Lasting) -> None:
@@ -260,7 +247,7 @@ class Gateway(MultiService):
         for lasting in self._components.values():
             self._adopt(lasting)
             self._say_what_is_served(lasting, lock)
-        spool = make_spool(settings, self._components, lock, self._reactor, self.counters, self._durations)
+        spool = make_spool(settings, self._components, lock, self._reactor, self.counters, self._oversight.durations)
         self._run = Running(
             settings,
             self._hooks,
@@ -269,26 +256,11 @@ class Gateway(MultiService):
             lock,
             self._reactor,
             self.counters,
-            self._operators.handler,
-            self._tracers,
+            self._oversight.operators.handler,
+            self._oversight.tracers,
         )
         self._run.start(super().startService)
-        self._lookout.start()
-        self._operators.start()
-        if self._durations is not None:
-            from component_http.operations_service import Operations
-
-            self._operations = Operations(
-                settings,
-                self._reactor,
-                self._lookout.view,
-                self.counters,
-                self._durations,
-                self._tracers,
-                self._explain,
-                lambda: self._settings.pseudonyms(),
-            )
-            self._operations.start()
+        self._oversight.start()
 
     def _say_what_is_served(self, lasting: Lasting, lock: SpoolLock | None) -> None:
         """Begin the log with what somebody who reads it at night would ask first."""
@@ -315,10 +287,7 @@ class Gateway(MultiService):
         return evolve(status, obstacles=(*status.obstacles, "the spool has not been read yet"))
 
     def _explain(self, delivery_id: str) -> Explanation | None:
-        """Say why a delivery has not ended; None if it is not here."""
-        served = () if self._run is None else self._run.served.values()
-        found = (each.relay.explain(delivery_id) for each in served)
-        return next((each for each in found if each is not None), None)
+        return None if self._run is None else self._run.explain(delivery_id)
 
     def _view(self) -> dict[str, ComponentView]:
         from component_http.operations.view import ComponentView
@@ -413,8 +382,7 @@ class Gateway(MultiService):
         webhooks = {domain: new_webhooks(before[domain], lasting) for domain, lasting in adapted.items()}
         # From here on nothing can fail.
         self._settings, self._hooks = changes.settings, hooks
-        _use_log(settings)
-        self._operators.use(changes.settings)
+        self._oversight.use(changes.settings)
         self._budget.use(*most_of_all(changes.settings))
         self._components.update(adapted)
         for domain, lasting in adapted.items():
@@ -500,12 +468,10 @@ class Gateway(MultiService):
         return stopped
 
     async def _stop(self, run: Running) -> None:
-        self._operators.stop()
+        self._oversight.operators.stop()
         # A component that is just being changed is left in order.
         await self._changing.run(lambda: Deferred.fromCoroutine(run.stop(self._close_stream)))
-        if self._operations is not None:
-            await self._operations.stop()
-        self._lookout.stop()
+        await self._oversight.stop()
         self._log.info("stopped; in all: {summary}", summary=self.counters.summary())
 
     async def _close_stream(self) -> None:
@@ -516,11 +482,6 @@ class Gateway(MultiService):
         self._run = self._prepared = None
         for stopped in run.stops:
             stopped.callback(result)
-
-
-def _use_log(settings: Settings) -> None:
-    set_level(settings.log.level)
-    hide_addresses(settings.pseudonyms() if settings.log.hash_addresses else None)
 
 
 def _hooks(settings: Settings) -> BySecret[Hook] | None:

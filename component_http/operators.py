@@ -74,12 +74,15 @@ class Operators:
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
         self._level_call: IDelayedCall | None = None
+        self._on = False
 
     def start(self) -> None:
+        self._on = True
         if self._settings.operations.admin_jids and not self._looking.running:
             self._looking.start(LOOK)
 
     def stop(self) -> None:
+        self._on = False
         if self._looking.running:
             self._looking.stop()
         self._end_level()
@@ -90,10 +93,10 @@ class Operators:
         if self._level_call is not None:
             self._level_call.cancel()
             self._level_call = None
-        if settings.operations.admin_jids:
-            self.start()
-        elif self._looking.running:
+        if not settings.operations.admin_jids and self._looking.running:
             self._looking.stop()
+        elif self._on:
+            self.start()
 
     # -- what is wrong --
 

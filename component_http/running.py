@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from wokkel.subprotocols import XMPPHandler
 
 from component_http.contract.delivery import DeadLetter, Delivery, by_domain
+from component_http.contract.explanation import Explanation
 from component_http.contract.link import KEY_BYTES
 from component_http.delivery.relay import Relay
 from component_http.delivery.replays import Replays
@@ -247,6 +248,11 @@ class Running:
     def spool_answers(self) -> Deferred[None]:
         """Fire when the spool has answered a question that costs nothing, be it by an error."""
         return self._spool.still_kept(()).addBoth(lambda _: None)
+
+    def explain(self, delivery_id: str) -> Explanation | None:
+        """Say why a delivery has not ended; None if it is not here."""
+        found = (serving.relay.explain(delivery_id) for serving in self.served.values())
+        return next((each for each in found if each is not None), None)
 
     def wake(self) -> dict[str, str]:
         """Ask all webhooks at once; returns the state of each by the domain of its component."""

@@ -90,6 +90,9 @@ class Routing:
             forwarders: Make the attempts of routes that are new.
         """
         self._routes = routes
+        pause = max(lane.forwarder.health.paused_until for lane in self.lanes.values()) - self._clock.seconds()
+        for forwarder in forwarders.values() if pause > 0 else ():
+            forwarder.health.hold(pause)
         self.lanes.update({name: self._lane(name, forwarder) for name, forwarder in forwarders.items()})
         for lane in self.lanes.values():
             while (parked := lane.unpark()) is not None:

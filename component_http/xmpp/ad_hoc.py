@@ -253,7 +253,7 @@ class AdHoc(LateHandler):
         session = _Session(self._new_id(), str(stanza.sender), command, now + SESSION_SECONDS)
         self._sessions[session.id] = session
         self._observer.count("operator_asked")
-        self._log.info("{operator} uses the command {command}", operator=session.user, command=command.node)
+        self._log.info("{operator} uses the command {command}", operator=str(stanza.sender.bare), command=command.node)
         self._carry_out(stanza, session, command.begin())
 
     def _go_on(self, stanza: Stanza, element: Element, session_id: str, action: str) -> None:

@@ -149,6 +149,7 @@ ASSEMBLY = (
     "gateway",
     "lookout",
     "operators",
+    "oversight",
     "running",
     "serving",
     "wiring",

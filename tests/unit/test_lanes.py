@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from hypothesis import given
@@ -139,6 +140,23 @@ class RoutesTests(DeliveryTestCase):
         self.say("/weather tomorrow")
         self.assertEqual(["/weather tomorrow"], self.bodies(self.own))
         self.assertEqual(0, self.relay.pending)
+        self.assert_accounts(self.relay)
+
+    def test_paused(self) -> None:
+        """
+        While an operator has paused the webhooks nothing is POSTed to any, a new route's included, until they are woken.
+        """
+        self.a_world()
+        self.relay.hold(inf)
+        other = ScriptedWebhook(answer=lambda *_: json_response("{}"))
+        routes = Routes([Route("new", Conditions(body="/new"))])
+        self.relay.use_routes(routes, {"new": self.world.forwarder(other)})
+        self.say("/new", "hello", sender="bob@example.org/x")
+        self.clock.pump([1] * 100)
+        self.assertEqual((0, 0), (len(other.posts), len(self.own.posts)))
+        self.relay.wake()
+        self.clock.pump([1] * 5)
+        self.assertEqual((1, 1), (len(other.posts), len(self.own.posts)))
         self.assert_accounts(self.relay)
 
     def test_restored(self) -> None:
