@@ -144,7 +144,7 @@ class RoutesTests(DeliveryTestCase):
 
     def test_paused(self) -> None:
         """
-        While an operator has paused the webhooks nothing is POSTed to any, a new route's included, until they are woken.
+        While an operator has paused the webhooks nothing is POSTed to any, nor to that of a new route, until they wake.
         """
         self.a_world()
         self.relay.hold(inf)
