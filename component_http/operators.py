@@ -176,7 +176,7 @@ class Operators:
         text = "".join(values.get("minutes", ())).strip()
         if not text:
             seconds, until = math.inf, "until somebody wakes it"
-        elif text.isascii() and text.isdigit() and 0 < int(text[:9]) <= MOST_MINUTES:
+        elif text.isascii() and text.isdigit() and len(text) < 9 and 0 < int(text) <= MOST_MINUTES:
             seconds, until = int(text) * 60.0, f"for {int(text)} minutes"
         else:
             raise BadValue(f"minutes must be a number from 1 to {MOST_MINUTES}, or nothing")

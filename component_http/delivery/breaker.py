@@ -77,15 +77,17 @@ class Breaker:
         self._requests = requests
         self._probe_interval = probe_interval
         self._window = Window(window)
+        self.paused_until = -inf
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: it is another webhook."""
+        """Begin anew: it is another webhook. A pause goes on."""
         self._window.clear()
         self._open = False
         self._probes: set[Probe] = set()
         self._probe_at = -inf
-        self._held_until = -inf
+        self._asked_until = -inf
+        self._held_until = self.paused_until
         # What has failed since the last sign of life, how many failures that were, and how many of them rejections.
         self._failed: set[Hashable] = set()
         self._row = self._rejected = 0
@@ -184,11 +186,17 @@ class Breaker:
         Args:
             seconds: 0 or more; what the webhook asked for, see `Retry.pause`.
         """
-        self._held_until = max(self._held_until, now + seconds)
+        self._asked_until = max(self._asked_until, now + seconds)
+        self._held_until = max(self._asked_until, self.paused_until)
+
+    def pause(self, seconds: float, now: float) -> None:
+        """Let nothing begin for so many seconds, in place of any pause before: an operator says so."""
+        self.paused_until = now + seconds
+        self._held_until = max(self._asked_until, self.paused_until)
 
     def ask_now(self) -> None:
         """Let the next attempt begin at once, whatever was asked for: somebody knows that the webhook is back."""
-        self._held_until = self._probe_at = -inf
+        self.paused_until = self._asked_until = self._held_until = self._probe_at = -inf
 
     def _nothing_succeeds(self, now: float) -> bool:
         window = self._window

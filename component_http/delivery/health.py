@@ -59,8 +59,6 @@ class Health:
         last_failure: Why the last attempt that failed did, for a person; None if none did.
         awakenings: How often the webhook was found to be back, or somebody said so: a back-off that began before one of
             these may end early.
-        paused_until: When the pause ends that an operator has asked for, in seconds of the clock; infinite for one that
-            only `ask_now` ends.
     """
 
     _log = Logger()
@@ -73,7 +71,6 @@ class Health:
     untrusted: bool = field(init=False, default=False)
     last_failure: str | None = field(init=False, default=None)
     awakenings: int = field(init=False, default=0)
-    paused_until: float = field(init=False, default=-inf)
     _throttle: Throttle = field(init=False, factory=lambda: Throttle(LOG_INTERVAL))
     _heard_at: float = field(init=False, default=-inf)
 
@@ -136,19 +133,21 @@ class Health:
         return probe, others
 
     @property
+    def paused_until(self) -> float:
+        """When the pause ends that an operator has asked for; infinite for one that only `ask_now` ends."""
+        return self._breaker.paused_until
+
+    @property
     def paused(self) -> bool:
         """An operator has paused the webhook."""
         return self.paused_until > self._clock.seconds()
 
     def hold(self, seconds: float) -> None:
         """Let nothing begin for so many seconds, because an operator says so; infinite means until `ask_now`."""
-        now = self._clock.seconds()
-        self.paused_until = now + seconds
-        self._breaker.hold(seconds, now)
+        self._breaker.pause(seconds, self._clock.seconds())
 
     def ask_now(self) -> None:
         """Let attempts begin at once: somebody knows that the webhook is back."""
-        self.paused_until = -inf
         self._breaker.ask_now()
         self._awake()
 
@@ -164,8 +163,6 @@ class Health:
         self._load.adapt(most, quota, moved=moved)
         if moved:
             self._breaker.forget()
-            if self.paused:
-                self.hold(self.paused_until - self._clock.seconds())
             self.untrusted = False
             self.last_failure = None
             self.awakenings += 1

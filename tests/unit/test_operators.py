@@ -325,13 +325,27 @@ class CommandTests(OperatorTestCase):
                 self.assertEqual(posted + 1, len(self.webhook.posts))
                 self.assertEqual((), gateway.status().obstacles)
 
+    def test_pause_again(self) -> None:
+        """
+        A pause with an end takes the place of one without, so nothing waits when nobody sees a pause any more.
+        """
+        gateway = self.a_gateway([PONG] * 9)
+        for minutes in ("", "5"):
+            session = self.command("pause").command["sessionid"]
+            self.fill_in("pause", session, minutes=minutes)
+            self.say("alice" + minutes)
+        self.reactor.pump([1] * 301)
+        status = gateway.status()
+        assert status is not None
+        self.assertEqual(((), 2), (status.obstacles, len(self.webhook.posts)))
+
     def test_wrong_values(self) -> None:
         """
         A form with a wrong value comes back with a sentence, and can be corrected.
         """
         self.a_gateway([])
         session = self.command("pause").command["sessionid"]
-        for wrong in ("soon", "-1", "0", "1e9", "99999999999999999999", "٣"):
+        for wrong in ("soon", "-1", "0", "1e9", "9" * 20, "٣", "000000001" + "9" * 9, "000000001" + "0" * 5000):
             answer = self.fill_in("pause", session, minutes=wrong).command
             self.assertEqual(("executing", "error"), (answer["status"], answer.note["type"]))
         self.assertEqual("completed", self.fill_in("pause", session, minutes="1").command["status"])
