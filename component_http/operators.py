@@ -111,19 +111,19 @@ class Operators:
             self._log.failure("cannot look for troubles")
 
     def _tell(self, domain: str, sentence: str) -> bool:
-        """Send a message to each operator, from the component that it is about if that can; False if none can."""
+        """Send a message to each operator, from the component that it is about if that can; False if none is sent."""
         there = [each for each in self._components.values() if each.outlet.connected]
         there.sort(key=lambda each: each.domain != domain)
-        if not there:
-            return False
-        for admin in self._settings.operations.admin_jids:
+        sent = 0
+        for admin in self._settings.operations.admin_jids if there else ():
             message = Element((NS_COMPONENT, "message"))
             message["from"], message["to"] = there[0].settings.component.default_sender, admin
             message["type"], message["id"] = "chat", new_id()
             message.addElement("body", content=sentence)
             if there[0].outlet.send(message):
                 self._observer.count("operator_told")
-        return True
+                sent += 1
+        return sent > 0
 
     # -- commands --
 
