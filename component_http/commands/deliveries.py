@@ -36,6 +36,7 @@ from component_http.contract.ended import (
     stamp,
 )
 from component_http.contract.stanza import STANZA_KINDS
+from component_http.operations.reasons import attempt_in_words, duration
 from component_http.operations.terminal import on_one_line, printable, size, table
 from component_http.spool.ended import Ended
 from component_http.spool.visit import holder
@@ -59,13 +60,6 @@ _LIMITS = (24, 32, 16, 4, 5, 9, 26, 22)
 _COLUMNS = 160
 
 NO_LOG = 'the log of deliveries is empty: set spool.keep_ended to "facts", or to "bodies" to replay deliveries, too'
-
-_FOLLOWS = {
-    "retry": "the next attempt in {again:.1f} s",
-    "left_open": "the webhook answers later",
-    "cut_off": "it was cut off",
-    "internal_error": "an internal error",
-}
 
 
 def add(commands: Any) -> None:
@@ -185,7 +179,7 @@ def _row(ended: EndedDelivery) -> tuple[str, ...]:
         f"{ended.outcome}{' (replay)' if ended.replay else ''}",
         "" if last is None or last.status is None else str(last.status),
         str(ended.tries),
-        _seconds(ended.ended - ended.accepted),
+        duration(ended.ended - ended.accepted),
         ended.sender,
         ended.recipient,
         why,
@@ -270,28 +264,21 @@ def _life(one: EndedDelivery) -> Iterator[str]:
     else:
         yield f"{_moment(one.accepted)} {one.id} was accepted: {kind}{named} from {one.sender} to {one.recipient}{way}"
     if one.attempts and not one.replay:
-        yield f"{_moment(one.attempts[0].began)} its turn came after {_seconds(one.attempts[0].began - one.accepted)}"
+        yield f"{_moment(one.attempts[0].began)} its turn came after {duration(one.attempts[0].began - one.accepted)}"
     for attempt in one.attempts:
         yield _attempt(attempt)
     if not one.replay and one.tries > len(one.attempts):
         yield f"{_moment(one.ended)} {one.tries} POSTs were made in all, of which the log has some"
     why = f": {one.note}" if one.note else ""
-    yield f"{_moment(one.ended)} it ended after {_seconds(one.ended - one.accepted)}: {one.outcome}{why}"
+    yield f"{_moment(one.ended)} it ended after {duration(one.ended - one.accepted)}: {one.outcome}{why}"
     for stanza in one.stanzas:
         yield _stanza(stanza, one)
 
 
-def _attempt(attempt: EndedAttempt) -> str:
-    times = [_seconds(attempt.seconds)]
-    if attempt.connecting is not None:
-        times.append(f"connected in {_seconds(attempt.connecting)}")
-    if attempt.first_byte is not None:
-        times.append(f"first byte after {_seconds(attempt.first_byte)}")
-    result = f"status {attempt.status}" if attempt.status is not None else f"failed: {attempt.failure}"
-    follows = _FOLLOWS.get(attempt.follows, "")
-    follows = "" if not follows else f"; {follows.format(again=attempt.again or 0.0)}"
-    answer = f"; answer: {attempt.answer}" if attempt.answer else ""
-    return f"{_moment(attempt.began)} attempt {attempt.number}: {result} ({', '.join(times)}){follows}{answer}"
+def _attempt(one: EndedAttempt) -> str:
+    answer = f"; answer: {one.answer}" if one.answer else ""
+    facts = (one.number, one.status, one.failure, one.seconds, one.connecting, one.first_byte, one.follows, one.again)
+    return f"{_moment(one.began)} {attempt_in_words(*facts)}{answer}"
 
 
 def _stanza(stanza: EndedStanza, one: EndedDelivery) -> str:
@@ -304,7 +291,7 @@ def _stanza(stanza: EndedStanza, one: EndedDelivery) -> str:
         return f"{_moment(one.ended)} sent, and not known to be with the server: {about}{xml}"
     why = f": {stanza.why}" if stanza.why else ""
     told = "the server has" if stanza.fate == "confirmed" else f"{stanza.fate}:"
-    return f"{_moment(stanza.at)} {told} {about}, {_seconds(stanza.at - one.ended)} later{why}{xml}"
+    return f"{_moment(stanza.at)} {told} {about}, {duration(stanza.at - one.ended)} later{why}{xml}"
 
 
 # -- replay --
@@ -340,7 +327,3 @@ def _told(ended: Ended, number: int, result: ReplayResult, chosen: argparse.Name
 
 def _moment(seconds: float) -> str:
     return stamp(seconds) or "an impossible time"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds * 1000:.1f} ms" if abs(seconds) < 1 else f"{seconds:.1f} s"

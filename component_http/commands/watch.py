@@ -17,7 +17,7 @@ from component_http.commands.printing import NOTHING, complain, note, say
 from component_http.contract.endpoint import Endpoint
 from component_http.errors import SettingsError
 from component_http.operations.log_lines import escaped
-from component_http.operations.reasons import Reason
+from component_http.operations.reasons import Reason, attempt_in_words
 from component_http.operations.terminal import size
 from component_http.settings import OperationsSettings, operations_from_toml
 from component_http.tap import exit_on_settings_error
@@ -27,14 +27,6 @@ CONNECT_TIMEOUT = 10.0
 
 SILENCE = 100.0
 """Seconds without a line, after which the gateway is taken for dead: it writes at least one in half a minute."""
-
-_FOLLOWS = {
-    "retry": "the next attempt in {again_seconds:.1f} s",
-    "left_open": "the webhook answers later",
-    "cut_off": "it was cut off",
-    "internal_error": "an internal error, which the log has",
-}
-"""What follows an attempt that ends no delivery."""
 
 
 def add(commands: Any) -> None:
@@ -222,15 +214,10 @@ def _waits(line: Mapping[str, Any]) -> str:
 
 
 def _attempted(line: Mapping[str, Any]) -> str:
-    status, follows = line["status"], _FOLLOWS.get(line["follows"])
-    result = f"status {status}" if status is not None else f"failed: {line['failure']}"
-    times = [f"{line['milliseconds']:.1f} ms"]
-    if line["connecting_milliseconds"] is not None:
-        times.append(f"connected in {line['connecting_milliseconds']:.1f} ms")
-    if line["first_byte_milliseconds"] is not None:
-        times.append(f"first byte after {line['first_byte_milliseconds']:.1f} ms")
-    then = "" if follows is None else f"; {follows.format(again_seconds=line['again_seconds'] or 0.0)}"
-    return f"attempt {line['attempt']}: {result} ({', '.join(times)}){then}"
+    times = ("milliseconds", "connecting_milliseconds", "first_byte_milliseconds")
+    seconds = [None if line[name] is None else line[name] / 1000 for name in times]
+    facts = (line["attempt"], line["status"], line["failure"], *seconds, line["follows"], line["again_seconds"])
+    return attempt_in_words(*facts)
 
 
 def _ended(line: Mapping[str, Any]) -> str:

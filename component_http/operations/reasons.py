@@ -1,4 +1,4 @@
-"""Why something waits, in a sentence for a person."""
+"""Why something waits, and how an attempt ended, in a sentence for a person."""
 
 from __future__ import annotations
 
@@ -69,3 +69,38 @@ def next_try(at: float | None, now: float) -> str:
     if at is None:
         return "a probe is under way"
     return f"next try in {age(at - now)}" if at - now >= 1 else "next try now"
+
+
+_FOLLOWS = {
+    "retry": "the next attempt in {again:.1f} s",
+    "left_open": "the webhook answers later",
+    "cut_off": "it was cut off",
+    "internal_error": "an internal error, which the log has",
+}
+"""What follows an attempt that ends no delivery."""
+
+
+def attempt_in_words(
+    number: int,
+    status: int | None,
+    failure: str | None,
+    seconds: float,
+    connecting: float | None,
+    first_byte: float | None,
+    follows: str,
+    again: float | None,
+) -> str:
+    """Say how an attempt ended; the arguments are as in `interfaces.tracer.AttemptReport`."""
+    times = [duration(seconds)]
+    if connecting is not None:
+        times.append(f"connected in {duration(connecting)}")
+    if first_byte is not None:
+        times.append(f"first byte after {duration(first_byte)}")
+    result = f"status {status}" if status is not None else f"failed: {failure}"
+    then = f"; {_FOLLOWS[follows].format(again=again or 0.0)}" if follows in _FOLLOWS else ""
+    return f"attempt {number}: {result} ({', '.join(times)}){then}"
+
+
+def duration(seconds: float) -> str:
+    """Write how long something took: `12.3 ms`."""
+    return f"{seconds * 1000:.1f} ms" if abs(seconds) < 1 else f"{seconds:.1f} s"
