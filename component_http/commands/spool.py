@@ -23,6 +23,7 @@ _WEBHOOKS = {
     "closed": "healthy",
     "open": "failing, so deliveries wait",
     "half_open": "failing, and probed now",
+    "paused": "paused by an operator",
     "gone": "gone: it answered 410",
     "none": "no webhook",
 }

@@ -85,10 +85,13 @@ class Health:
         return self.no_more.error if self.no_more is not None and self.no_more is not NO_WEBHOOK else None
 
     @property
-    def state(self) -> Literal["closed", "open", "half_open", "gone", "none"]:
-        """The state of the webhook: `none`: there is none. `gone`: it said so. Else the state of the breaker."""
+    def state(self) -> Literal["closed", "open", "half_open", "paused", "gone", "none"]:
+        """
+        The state of the webhook: `none`: there is none. `gone`: it said so. `paused`: an operator has paused it. Else
+        the state of the breaker.
+        """
         if self.no_more is None:
-            return self._breaker.state
+            return "paused" if self.paused else self._breaker.state
         return "none" if self.no_more is NO_WEBHOOK else "gone"
 
     @property

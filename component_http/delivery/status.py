@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
-STATES = ("gone", "stopping", "open", "half_open", "closed", "none")
+STATES = ("gone", "stopping", "paused", "open", "half_open", "closed", "none")
 """The states of a webhook, the least well first."""
 
 
@@ -25,7 +25,7 @@ class Status:
         running: Deliveries with a POST under way.
         webhook: `closed`: it is asked as usual. `open`: it failed, so deliveries wait. `half_open`: some of them probe
             it.
-            `gone`: it said 410 and is not asked any more. `none`: there is none.
+            `paused`: an operator has paused it. `gone`: it said 410 and is not asked any more. `none`: there is none.
         obstacles: Why no more should be sent here now, a phrase each; none means that all is well.
         failing_for: Seconds for which nothing but failures came from the webhook; None while it is well.
         last_failure: Why the last attempt that failed did; None if none did.

@@ -313,6 +313,7 @@ class CommandTests(OperatorTestCase):
                 status = gateway.status()
                 assert status is not None
                 self.assertEqual(("an operator has paused the webhook",), status.obstacles)
+                self.assertEqual("paused", status.webhook)
                 lines = [str(value) for value in self.command("pending").command.elements()]
                 self.assertIn("an operator has paused the webhook", "".join(lines))
                 if minutes:
