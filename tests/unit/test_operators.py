@@ -22,7 +22,7 @@ from component_http.operations.view import ComponentView, View, WebhookView
 from component_http.settings import Settings
 from component_http.settings.operations import OperationsSettings
 from component_http.xmpp.ad_hoc import MAX_SESSIONS, NS_COMMANDS, SESSION_SECONDS
-from tests.unit.test_monitoring import ALERTS
+from tests.unit.test_monitoring import ALERTS, RULES
 from tests.unit.test_operations import WatchedTestCase
 
 ADMIN = "admin@example.org"
@@ -63,6 +63,32 @@ class AlarmTests(SynchronousTestCase):
         """
         left = {f"ComponentHttp{name}" for name in ("Down", "ServerSlow", "HeldUp")}
         self.assertEqual([name for name in ALERTS if name not in left], list(CONDITIONS))
+
+    def test_same_thresholds(self) -> None:
+        """
+        A trouble is one from the threshold on that the rule for Prometheus has, and none below it.
+        """
+        day = 86_400
+        views: dict[str, Callable[[float], View]] = {
+            "StreamUnsteady": lambda limit: a_view(stream_lost=int(limit)),
+            "OldPending": lambda limit: a_view(oldest=limit),
+            "DiskFills": lambda limit: evolve(a_view(), disk_free_bytes=int(limit)),
+            "OwnCertificateEnds": lambda limit: evolve(a_view(), certificates={"api.listen": 1e9 + limit}),
+            "CatchesUpSlowly": lambda limit: evolve(a_view(), catch_up=limit),
+        }
+        for name, view in views.items():
+            rule = re.search(rf"ComponentHttp{name}\n +expr: .* ([<>]) ([0-9e]+)( \* {day})?\n", RULES)
+            assert rule is not None, name
+            limit = float(rule[2]) * (day if rule[3] else 1)
+            beyond, within = (limit + 10, limit - 10) if rule[1] == ">" else (limit - 10, limit + 10)
+            if name == "StreamUnsteady":
+                beyond, within = limit + 1, limit
+            for value, expected in ((beyond, 1), (within, 0)):
+                with self.subTest(name=name, value=value):
+                    self.alarms = Alarms()
+                    self.go_on(20, a_view(stream_lost=0))
+                    told = self.go_on(AFTER + 20, view(value))
+                    self.assertEqual(expected, len([line for line in told if f"ComponentHttp{name}" in line]), told)
 
     def test_once_and_resolved(self) -> None:
         """
