@@ -30,6 +30,10 @@ _SECRET_HEADER = re.compile("auth|cookie|key|pass|secret|token", re.IGNORECASE)
 """Finds the names of headers that usually hold a secret."""
 
 
+_FOR_TLS = ("ca_file", "client_certificate", "crl_file", "server_name")
+"""Settings of a webhook that mean nothing without TLS."""
+
+
 def conflicts(
     component: ComponentSettings | None,
     webhook: WebhookSettings | None,
@@ -183,7 +187,19 @@ def _of_component(settings: Settings) -> Iterator[str]:
                 f"{where} holds a user or a password: they are sent as Basic auth and stay out of the"
                 " log, but a file named by webhook.bearer_token_file keeps a secret better"
             )
+    yield from _unused(settings)
     yield from _idle_routes(component)
+
+
+def _unused(settings: Settings) -> Iterator[str]:
+    """Find what is set of the webhook and means nothing for any of the URLs."""
+    urls = [WebhookUrl.parse(one.component.component_post_url or "") for _, one in _urls(settings)]
+    secure = any(url.secure for url in urls)
+    for name in _FOR_TLS:
+        if urls and not secure and getattr(settings.webhook, name) is not None:
+            yield f"webhook.{name} does nothing without an https:// URL: take one, or remove it"
+    if urls and settings.webhook.proxy is not None and all(url.socket is not None for url in urls):
+        yield "webhook.proxy does nothing for a webhook on a Unix socket: remove it"
 
 
 def _urls(settings: Settings) -> Iterator[tuple[str, Settings]]:

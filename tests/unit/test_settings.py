@@ -1538,6 +1538,26 @@ class SecretTests(SettingsTestCase):
             self.assertTrue(str(error).startswith(f"--{flag} must not hold a user or a password"), str(error))
             self.assertNotIn(NOT_SHOWN, str(error))
 
+    def test_unused_settings(self) -> None:
+        """
+        What means nothing for the URL of a webhook, nor for that of any of its routes, is told.
+        """
+        route = {"name": "r", "to": ["a@bot.example.org"], "url": "https://127.0.0.1/"}
+        for url, webhook, routes, told in (
+            ("http://127.0.0.1/", {"server_name": "x.example"}, [], ["webhook.server_name does nothing"]),
+            ("http://127.0.0.1/", {"server_name": "x.example"}, [route], []),
+            ("https://127.0.0.1/", {"server_name": "x.example"}, [], []),
+            ("http+unix:///run/b.sock", {"proxy": "http://127.0.0.1:3128"}, [], ["webhook.proxy does nothing"]),
+            ("http://127.0.0.1/", {"proxy": "http://127.0.0.1:3128"}, [], []),
+        ):
+            with self.subTest(url=url, webhook=webhook, routes=routes):
+                component = {"domain": "bot.example.org", "component_post_url": url, "route": routes}
+                settings = Settings.from_mapping(
+                    {"component": component, "webhook": webhook}, env={"COMPONENT_HTTP_SECRET": "s"}
+                )
+                found = [warning.partition(" does")[0] for warning in settings.warnings() if "does nothing" in warning]
+                self.assertEqual([each.partition(" does")[0] for each in told], found)
+
     def test_warnings(self) -> None:
         """
         A password in the URL and a secret's file that everyone can read or change are taken, with a warning each; of a
