@@ -116,6 +116,8 @@ class Peer(Closing):
         self.gone = False
         self._said_goodbye = False
         self._routes = routes
+        # Nothing of one thread may come between what another one sends in pieces.
+        self._writing = threading.Lock()
         self._reads = threading.Event()
         self._reads.set()
         self._thread = threading.Thread(target=self._read, name="peer", daemon=True)
@@ -152,7 +154,7 @@ class Peer(Closing):
             return False
         with suppress(OSError):
             attributes = " ".join(f"{name}='{value}'" for name, value in element.items())
-            self._socket.sendall(f"<iq {attributes}><ping xmlns='{PING}'/></iq>".encode())
+            self.send(f"<iq {attributes}><ping xmlns='{PING}'/></iq>")
         return True
 
     @property
@@ -176,16 +178,18 @@ class Peer(Closing):
 
     def send(self, data: str | bytes) -> None:
         """Send raw XML."""
-        self._socket.sendall(data.encode() if isinstance(data, str) else data)
+        with self._writing:
+            self._socket.sendall(data.encode() if isinstance(data, str) else data)
 
     def send_in_pieces(self, data: str | bytes, sizes: Iterator[int]) -> None:
         """Send raw XML cut into segments of the given numbers of bytes, each handed to the network at once."""
         left = data.encode() if isinstance(data, str) else data
-        while left:
-            size = next(sizes)
-            self._socket.sendall(left[:size])
-            left = left[size:]
-            time.sleep(0)
+        with self._writing:
+            while left:
+                size = next(sizes)
+                self._socket.sendall(left[:size])
+                left = left[size:]
+                time.sleep(0)
 
     def wait(self, ready: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
         """Wait for a state of this peer; each arrival wakes it."""
